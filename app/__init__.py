@@ -1,0 +1,1 @@
+"""The service: HTTP API, tables, rules, storage, client and command line. Never loads torch."""

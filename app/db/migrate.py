@@ -1,0 +1,74 @@
+"""Brings the schema to the newest revision; one process at a time, never on a newer schema."""
+
+import fcntl
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, text
+
+import migrations
+
+LOCK_ID = 7_226_001  # advisory lock of PostgreSQL; any fixed number
+
+
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration, bound to a connection where one is given."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    return config
+
+
+def head() -> str:
+    """The newest revision this code knows."""
+    return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
+
+
+def current(engine: Engine) -> str | None:
+    """The revision of the database; None when it is empty."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def upgrade(engine: Engine) -> None:
+    """Upgrade to the newest revision under a lock.
+
+    Raises:
+        RuntimeError: if the database has a revision that this code does not know.
+    """
+    with _locked(engine), engine.connect() as connection:
+        known = ScriptDirectory.from_config(alembic_config())
+        found = MigrationContext.configure(connection).get_current_revision()
+        connection.rollback()
+        try:
+            known.get_revision(found or "base")
+        except CommandError as error:
+            raise RuntimeError(
+                f"the database is at revision {found}, newer than this code; "
+                "update this installation"
+            ) from error
+        command.upgrade(alembic_config(connection), "head")
+        connection.commit()
+
+
+@contextmanager
+def _locked(engine: Engine) -> Generator[None]:
+    if engine.dialect.name == "sqlite":
+        path = Path(str(engine.url.database)).with_suffix(".lock")
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        return
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:id)"), {"id": LOCK_ID})
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:id)"), {"id": LOCK_ID})
+            connection.commit()

@@ -1,0 +1,331 @@
+"""All tables. SQL is the only truth of the service; see ARCHITECTURE.md for who writes what."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import uuid_utils
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
+FINAL = ("succeeded", "failed", "cancelled")
+STATUS_REASONS = ("starting", "cancelling", "backoff")
+ARTIFACT_STATUSES = ("pending", "ready", "deleted")
+DATASET_STATUSES = ("uploading", "checking", "ready", "failed")
+
+
+def new_id(prefix: str) -> str:
+    """A new id such as ``job_019a...``: sortable by creation time (UUIDv7)."""
+    return f"{prefix}_{uuid_utils.uuid7().hex}"
+
+
+def utc_now() -> datetime:
+    """The time of this process; leases use the clock of the database instead."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite keeps no zone, so it is restored on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive times, store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time without zone: {value}")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class Base(DeclarativeBase):
+    """Declarative base with names for every constraint, so that migrations can address them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime: UtcDateTime,
+        dict[str, Any]: Json,
+        list[Any]: Json,
+        str: String(),
+    }
+
+
+class Tenant(Base):
+    """An owner of rows."""
+
+    __tablename__ = "tenants"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class ApiKey(Base):
+    """A caller's key; only its keyed hash is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str]
+    key_hash: Mapped[str]
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Job(Base):
+    """What a user asked for. ``status`` is written by ``services.lifecycle.transition`` alone."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        _one_of("status", STATUSES),
+        _one_of("status_reason", STATUS_REASONS),
+        Index(None, "tenant_id", "id"),
+        Index("ix_jobs_claim", "status", "queue", text("priority DESC"), "id"),
+        Index(None, "status", "lease_expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str]
+    method: Mapped[str]
+    name: Mapped[str | None]
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
+    spec: Mapped[dict[str, Any]]
+    resolved_spec: Mapped[dict[str, Any]]
+    resources: Mapped[dict[str, Any]]
+    limits: Mapped[dict[str, Any]]
+    device: Mapped[str] = mapped_column(default="auto")
+    gpus: Mapped[int] = mapped_column(default=0)
+    queue: Mapped[str]
+    priority: Mapped[int] = mapped_column(default=5)
+    parent_job_id: Mapped[str | None] = mapped_column(index=True)
+
+    status: Mapped[str] = mapped_column(default="queued")
+    status_reason: Mapped[str | None]
+    run_number: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    dispatched_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    queue_timeout_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    cancel_mode: Mapped[str | None]
+    cancel_save: Mapped[bool] = mapped_column(default=True)
+
+    progress: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    estimate: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    result: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    error: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    lineage: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    queued_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+    deleted_at: Mapped[datetime | None]
+
+
+class Run(Base):
+    """One execution of a job by a worker, numbered from 1."""
+
+    __tablename__ = "runs"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "number"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    tenant_id: Mapped[str]
+    worker_id: Mapped[str] = mapped_column(index=True)
+    host: Mapped[str]
+    boot_id: Mapped[str]
+    pid: Mapped[int | None]
+    pgid: Mapped[int | None]
+    pid_started_at: Mapped[float | None]
+    devices: Mapped[list[Any]] = mapped_column(default=list)
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    exit_code: Mapped[int | None]
+    signal: Mapped[int | None]
+    peak_rss_mb: Mapped[float | None]
+    peak_gpu_mb: Mapped[float | None]
+
+
+class Event(Base):
+    """An immutable fact of a job, ordered by ``seq`` = 1, 2, 3, ... without gaps."""
+
+    __tablename__ = "events"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "seq"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    seq: Mapped[int] = mapped_column(BigInteger)
+    tenant_id: Mapped[str]
+    run_number: Mapped[int | None]
+    type: Mapped[str]
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+    data: Mapped[dict[str, Any]]
+
+
+class Metric(Base):
+    """A named number at a step. A later run's value at the same step wins when read."""
+
+    __tablename__ = "metrics"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "name", "step", "run_number"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    step: Mapped[int] = mapped_column(BigInteger)
+    run_number: Mapped[int]
+    tenant_id: Mapped[str]
+    at: Mapped[datetime]
+    value: Mapped[float | None]
+    non_finite: Mapped[str | None]
+
+
+class Artifact(Base):
+    """An immutable file of a run; ``ready`` once its bytes are stored and checked."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (
+        _one_of("status", ARTIFACT_STATUSES),
+        Index(
+            "uq_artifacts_ready",
+            "job_id",
+            "name",
+            unique=True,
+            sqlite_where=text("status = 'ready'"),
+            postgresql_where=text("status = 'ready'"),
+        ),
+        Index(None, "status", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str]
+    job_id: Mapped[str] = mapped_column(index=True)
+    run_number: Mapped[int]
+    role: Mapped[str]
+    name: Mapped[str]
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    storage_key: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    sha256: Mapped[str | None]
+    media_type: Mapped[str]
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
+    status: Mapped[str] = mapped_column(default="pending")
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Dataset(Base):
+    """Uploaded immutable data; built-in sets have no row."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        _one_of("status", DATASET_STATUSES),
+        Index(
+            "uq_datasets_name",
+            "tenant_id",
+            "name",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        Index(None, "status", "lease_expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    format: Mapped[str]
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    status: Mapped[str] = mapped_column(default="uploading")
+    storage_key: Mapped[str | None]
+    sha256: Mapped[str | None]
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    failures: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+    deleted_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """The first answer to a POST, repeated for the same key; written in that POST's transaction."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (PrimaryKeyConstraint("tenant_id", "key"),)
+
+    tenant_id: Mapped[str]
+    key: Mapped[str]
+    request_hash: Mapped[str]
+    resource_id: Mapped[str | None]
+    status_code: Mapped[int]
+    headers: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    body: Mapped[dict[str, Any]]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Worker(Base):
+    """A worker process and its heartbeat."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    boot_id: Mapped[str]
+    pid: Mapped[int]
+    queues: Mapped[list[Any]]
+    gpus: Mapped[list[Any]] = mapped_column(default=list)
+    slots: Mapped[int]
+    slots_free: Mapped[int]
+    versions: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    draining: Mapped[bool] = mapped_column(default=False)
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    heartbeat_at: Mapped[datetime] = mapped_column(default=utc_now)
+    dispatcher_at: Mapped[datetime | None]

@@ -1,0 +1,123 @@
+"""The broker: wake-ups for workers, announcements for streams. Losing either costs only time.
+
+Both are sent by one background thread, so that no request waits for the broker; a message that
+is lost is made good by the dispatcher (wake-ups) or by polling (announcements).
+"""
+
+import atexit
+import queue as queues
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import redis
+import structlog
+from celery import Celery
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.settings import get_settings
+
+TASK = "claim"
+CHANNEL = "sextant:jobs"
+CONNECT_TIMEOUT_S = 1.0
+LISTEN_RETRY_S = 1.0
+DRAIN_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+@cache
+def make_celery() -> Celery:
+    """The Celery application that sends; the worker adds its task and settings."""
+    app = Celery("sextant", broker=get_settings().broker_url or "memory://", set_as_current=False)
+    app.conf.update(
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        broker_transport_options={"socket_connect_timeout": CONNECT_TIMEOUT_S},
+    )
+    return app
+
+
+@cache
+def make_redis() -> redis.Redis:
+    """A client of the broker for publishing and listening."""
+    url = get_settings().broker_url.replace("redis+socket://", "unix://", 1)
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+
+
+class _Sender(threading.Thread):
+    """Sends what is put into its box, in order; while the broker is away it drops."""
+
+    def __init__(self) -> None:
+        super().__init__(name="broker-sender", daemon=True)
+        self.box: queues.SimpleQueue[Callable[[], Any] | None] = queues.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while (send := self.box.get()) is not None:
+            try:
+                send()
+            except Exception as error:  # whatever the broker does, go on
+                log.warning("broker_away", error=str(error))
+
+    def stop(self) -> None:
+        self.box.put(None)
+        self.join(DRAIN_S)
+
+
+@cache
+def _sender() -> _Sender:
+    sender = _Sender()
+    atexit.register(sender.stop)
+    return sender
+
+
+def warm() -> None:
+    """Open the connections now: the first publish of a process costs up to 0.7 s."""
+    if get_settings().broker_url:
+        _sender().box.put(make_redis().ping)
+        _sender().box.put(lambda: make_celery().connection_for_write().ensure_connection(1))
+
+
+def enqueue(queue: str) -> None:
+    """Wake a worker of ``queue``; returns at once, sends in the background."""
+    if get_settings().broker_url:
+        _sender().box.put(lambda: _send_claim(queue))
+
+
+def _send_claim(queue: str) -> None:
+    make_celery().send_task(
+        TASK, args=[queue], queue=queue, ignore_result=True, retry=False, expires=3600
+    )
+
+
+def announce(job_id: str) -> None:
+    """Tell every listening stream that a job has news; returns at once."""
+    if get_settings().broker_url:
+        _sender().box.put(lambda: make_redis().publish(CHANNEL, job_id))
+
+
+def listen(heard: Callable[[str], None], stop: threading.Event) -> None:
+    """Call ``heard(job_id)`` for every announcement until ``stop`` is set; blocks.
+
+    While the broker is away it tries again every second; streams poll meanwhile.
+    """
+    while not stop.is_set():
+        try:
+            with make_redis().pubsub(ignore_subscribe_messages=True) as channel:
+                channel.subscribe(CHANNEL)
+                while not stop.is_set():
+                    message = channel.get_message(timeout=0.5)
+                    if message is not None:
+                        heard(message["data"])
+        except redis.RedisError as error:
+            log.warning("broker_away", error=str(error))
+            stop.wait(LISTEN_RETRY_S)

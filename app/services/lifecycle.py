@@ -1,0 +1,427 @@
+"""The life of a job: who may change its status, and how a worker holds a run.
+
+``transition`` is the only writer of ``jobs.status``. A run is held by a lease and fenced by its
+number: a write that carries an older number or another owner changes no row.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.db.session import database_now
+from app.db.tables import FINAL, Event, Job, Run
+from app.settings import get_settings
+
+TRANSITIONS = {
+    ("queued", "running"),
+    ("queued", "cancelled"),
+    ("queued", "failed"),
+    ("running", "succeeded"),
+    ("running", "failed"),
+    ("running", "cancelled"),
+    ("running", "queued"),
+}
+REQUEUED = {"worker_lost", "lease_lost", "storage_unavailable"}
+REQUEUED_ONCE = {"host_out_of_memory"}
+EXIT_STOPPED = 75
+CLAIM_TRIES = 8
+
+
+class ForbiddenTransitionError(Exception):
+    """A change of status that is not in the table: a defect of the caller."""
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """Who claims: identity and what it can run."""
+
+    id: str
+    host: str
+    boot_id: str
+    queues: tuple[str, ...]
+    gpus_total: int = 0
+    gpus_free: int = 0
+
+
+@dataclass
+class Outcome:
+    """How a run ended, as the runner saw it.
+
+    Attributes:
+        exit_code: of the child; None when a signal ended it.
+        error: ``code, message, hint`` the child reported or the runner found out.
+        result: the child's result, if it reported one.
+        stop_reason: why the runner stopped it (``cancel``, ``shutdown``, ``timeout``), if it did.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+    error: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    stop_reason: str | None = None
+    peak_rss_mb: float | None = None
+    peak_gpu_mb: float | None = None
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a renewal tells the runner."""
+
+    lost: bool = False
+    cancel_mode: str | None = None
+    save: bool = True
+
+
+def fence(run: Run | None) -> Sequence[ColumnElement[bool]]:
+    """Conditions that hold only while ``run`` still owns its job."""
+    if run is None:
+        return ()
+    return (Job.run_number == run.number, Job.lease_owner == run.worker_id)
+
+
+def transition(
+    session: Session, job_id: str, old: str, new: str, run: Run | None = None, **values: Any
+) -> Job | None:
+    """Compare-and-set of ``jobs.status`` with its event; None when someone else decided.
+
+    Raises:
+        ForbiddenTransitionError: if (old, new) is not in the table of ARCHITECTURE.md.
+    """
+    if (old, new) not in TRANSITIONS:
+        raise ForbiddenTransitionError(old, new)
+    now = database_now(session)
+    job = session.scalar(
+        update(Job)
+        .where(Job.id == job_id, Job.status == old, *fence(run))
+        .values(
+            {
+                "status_reason": None,
+                "updated_at": now,
+                **({"finished_at": now} if new in FINAL else {}),
+                **values,
+                "status": new,
+                "event_seq": Job.event_seq + 1,
+            }
+        )
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )
+    if job is not None:
+        session.add(_status_event(job, run, now))
+    return job
+
+
+def _status_event(job: Job, run: Run | None, now: datetime) -> Event:
+    data: dict[str, Any] = {
+        "status": job.status,
+        "status_reason": job.status_reason,
+        "run_number": job.run_number,
+    }
+    if job.status in FINAL:
+        data |= {"error": job.error, "result": job.result}
+    return Event(
+        job_id=job.id,
+        seq=job.event_seq,
+        tenant_id=job.tenant_id,
+        run_number=run.number if run else None,
+        type="status",
+        at=now,
+        data=data,
+    )
+
+
+def add_event(
+    session: Session, job_id: str, kind: str, data: dict[str, Any], run: Run | None = None
+) -> bool:
+    """Append an event under the next ``seq``; False when ``run`` no longer owns the job."""
+    job = session.execute(
+        update(Job)
+        .where(Job.id == job_id, *fence(run))
+        .values(event_seq=Job.event_seq + 1)
+        .returning(Job.event_seq, Job.tenant_id)
+    ).one_or_none()
+    if job is None:
+        return False
+    number = run.number if run else None
+    session.add(
+        Event(
+            job_id=job_id,
+            seq=job.event_seq,
+            tenant_id=job.tenant_id,
+            run_number=number,
+            type=kind,
+            data=data,
+        )
+    )
+    return True
+
+
+# -- claim and hold ------------------------------------------------------------------------------
+
+
+def eligible(worker: WorkerInfo, queues: Sequence[str], now: datetime) -> ColumnElement[bool]:
+    """Condition for the jobs that ``worker`` could start now."""
+    if worker.gpus_total:
+        device = or_(Job.device == "cpu", Job.gpus <= worker.gpus_free)
+    else:
+        device = Job.device != "cuda"
+    return and_(
+        Job.status == "queued",
+        Job.queue.in_(queues),
+        Job.deleted_at.is_(None),
+        or_(Job.not_before.is_(None), Job.not_before <= now),
+        device,
+    )
+
+
+def claim(session: Session, worker: WorkerInfo, queue: str) -> Run | None:
+    """Take the best waiting job of ``queue``; None when there is none for this worker.
+
+    The update count is the guard: of several workers after one job exactly one changes a row.
+    """
+    now = database_now(session)
+    expires = now + timedelta(seconds=get_settings().lease_s)
+    candidates = session.execute(
+        select(Job.id, Job.run_number)
+        .where(eligible(worker, [queue], now))
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(CLAIM_TRIES)
+    ).all()
+    for candidate in candidates:
+        job = transition(
+            session,
+            candidate.id,
+            "queued",
+            "running",
+            status_reason="starting",
+            run_number=candidate.run_number + 1,
+            lease_owner=worker.id,
+            lease_expires_at=expires,
+            started_at=now,
+            not_before=None,
+        )
+        if job is not None:
+            return _open_run(session, job, worker, now)
+    return None
+
+
+def _open_run(session: Session, job: Job, worker: WorkerInfo, now: datetime) -> Run:
+    run = Run(
+        job_id=job.id,
+        number=job.run_number,
+        tenant_id=job.tenant_id,
+        worker_id=worker.id,
+        host=worker.host,
+        boot_id=worker.boot_id,
+        started_at=now,
+    )
+    session.add(run)
+    add_event(session, job.id, "run", {"number": run.number, "worker": worker.id}, run)
+    session.flush()
+    return run
+
+
+def renew(session: Session, run: Run) -> Orders:
+    """Extend the lease of a run; tells of a cancel request and of a lost lease.
+
+    A dead lease is not revived: the reaper may already be deciding about it.
+    """
+    now = database_now(session)
+    row = session.execute(
+        update(Job)
+        .where(
+            Job.id == run.job_id,
+            Job.status == "running",
+            Job.lease_expires_at > now,
+            *fence(run),
+        )
+        .values(lease_expires_at=now + timedelta(seconds=get_settings().lease_s))
+        .returning(Job.cancel_requested_at, Job.cancel_mode, Job.cancel_save)
+    ).one_or_none()
+    if row is None:
+        return Orders(lost=True)
+    if row.cancel_requested_at is None:
+        return Orders()
+    return Orders(cancel_mode=row.cancel_mode or "graceful", save=row.cancel_save)
+
+
+def started(session: Session, run: Run, **process: Any) -> None:
+    """Note the child's identity, so that a later worker of this host can kill it if need be."""
+    session.execute(
+        update(Run).where(Run.job_id == run.job_id, Run.number == run.number).values(**process)
+    )
+
+
+def heard(session: Session, run: Run) -> None:
+    """The child said hello: it is no longer ``starting``."""
+    session.execute(
+        update(Job)
+        .where(Job.id == run.job_id, Job.status_reason == "starting", *fence(run))
+        .values(status_reason=None)
+    )
+
+
+# -- the end of a run ----------------------------------------------------------------------------
+
+
+def finish(session: Session, run: Run, outcome: Outcome) -> Job | None:
+    """Decide what a run's end means for its job; None when the run had lost it before."""
+    job = session.get(Job, run.job_id)
+    if job is None:
+        return None
+    new, values = _verdict(session, job, run, outcome)
+    done = transition(session, job.id, "running", new, run, **values)
+    if done is not None:
+        _close_run(session, run, new if new != "queued" else _loss(outcome), outcome)
+    return done
+
+
+def _loss(outcome: Outcome) -> str:
+    return outcome.error["code"] if outcome.error else "requeued"
+
+
+def _close_run(session: Session, run: Run, outcome: str, end: Outcome) -> None:
+    session.execute(
+        update(Run)
+        .where(Run.job_id == run.job_id, Run.number == run.number, Run.ended_at.is_(None))
+        .values(
+            ended_at=database_now(session),
+            outcome=outcome,
+            exit_code=end.exit_code,
+            signal=end.signal,
+            peak_rss_mb=end.peak_rss_mb,
+            peak_gpu_mb=end.peak_gpu_mb,
+        )
+    )
+
+
+def _verdict(session: Session, job: Job, run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
+    """New status and the values that go with it; the table of statuses in ARCHITECTURE.md."""
+    free: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None}
+    if outcome.lineage:
+        free["lineage"] = job.lineage | outcome.lineage
+    if outcome.exit_code == 0 and outcome.error is None:
+        return "succeeded", free | {"result": outcome.result, "error": None}
+    if job.cancel_requested_at is not None:
+        return "cancelled", free | {"result": outcome.result}
+    if outcome.stop_reason == "shutdown":
+        now = database_now(session)
+        return "queued", free | {"queued_at": now, "dispatched_at": None}
+    error = describe_error(run, outcome)
+    if _may_run_again(job, error["code"]):
+        return "queued", free | _back_off(session, job, error)
+    return "failed", free | {"error": error, "failures": job.failures + 1}
+
+
+def _may_run_again(job: Job, code: str) -> bool:
+    again = code in REQUEUED or (code in REQUEUED_ONCE and job.failures == 0)
+    return again and job.failures + 1 < job.limits["max_runs"]
+
+
+def _back_off(session: Session, job: Job, error: dict[str, Any]) -> dict[str, Any]:
+    wait_s = min(300.0, get_settings().worker_backoff_s * 2**job.failures)
+    wait_s *= random.uniform(0.8, 1.2)  # noqa: S311  # spread of retries, no secret
+    now = database_now(session)
+    return {
+        "status_reason": "backoff",
+        "failures": job.failures + 1,
+        "not_before": now + timedelta(seconds=wait_s),
+        "queued_at": now,
+        "dispatched_at": None,
+        "error": error,
+    }
+
+
+def describe_error(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """The job's ``error`` object."""
+    found = outcome.error or {}
+    code = found.get("code") or "worker_lost"
+    return {
+        "code": code,
+        "message": found.get("message") or _end_in_words(outcome),
+        "class": "infrastructure" if code in REQUEUED | REQUEUED_ONCE else "job",
+        "retryable": code in REQUEUED | REQUEUED_ONCE,
+        "run_number": run.number,
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal,
+        "traceback_artifact_id": found.get("traceback_artifact_id"),
+        "hint": found.get("hint"),
+    }
+
+
+def _end_in_words(outcome: Outcome) -> str:
+    if outcome.signal is not None:
+        return f"the child process was ended by signal {outcome.signal}"
+    return f"the child process ended with exit code {outcome.exit_code}"
+
+
+def expire(session: Session) -> list[str]:
+    """End every run whose lease is dead; returns the ids of the jobs it decided about."""
+    now = database_now(session)
+    dead = session.scalars(
+        select(Job.id).where(Job.status == "running", Job.lease_expires_at < now).limit(100)
+    ).all()
+    return [job_id for job_id in dead if _expire_one(session, job_id, now)]
+
+
+def _expire_one(session: Session, job_id: str, now: datetime) -> bool:
+    job = session.get(Job, job_id, populate_existing=True)
+    run = session.get(Run, (job_id, job.run_number)) if job else None
+    if job is None or run is None or job.lease_expires_at is None or job.lease_expires_at >= now:
+        return False
+    error = {"code": "worker_lost", "message": f"worker {run.worker_id} stopped renewing its lease"}
+    return finish(session, run, Outcome(error=error)) is not None
+
+
+def time_out_queued(session: Session) -> list[str]:
+    """Fail the jobs that waited longer than their ``queue_timeout_s``."""
+    now = database_now(session)
+    late = session.scalars(
+        select(Job.id).where(Job.status == "queued", Job.queue_timeout_at < now).limit(100)
+    ).all()
+    error = {
+        "code": "queue_timeout",
+        "message": "no worker took the job within limits.queue_timeout_s",
+        "class": "job",
+        "retryable": False,
+        "run_number": 0,
+        "exit_code": None,
+        "signal": None,
+        "traceback_artifact_id": None,
+        "hint": "start a worker for its queue, or raise limits.queue_timeout_s",
+    }
+    done = [transition(session, job_id, "queued", "failed", error=error) for job_id in late]
+    return [job.id for job in done if job is not None]
+
+
+def request_cancel(session: Session, job: Job, mode: str, *, save: bool) -> Job | None:
+    """Cancel a queued job at once, ask a running one to stop; None when the status moved on."""
+    now = database_now(session)
+    asked: dict[str, Any] = {"cancel_requested_at": now, "cancel_mode": mode, "cancel_save": save}
+    if job.status == "queued":
+        return transition(session, job.id, "queued", "cancelled", **asked)
+    kill = asked if mode == "kill" else {}
+    changed = session.scalar(
+        update(Job)
+        .where(Job.id == job.id, Job.status == "running", Job.cancel_requested_at.is_(None))
+        .values(**asked, status_reason="cancelling", updated_at=now)
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )
+    if changed is not None:
+        add_event(session, job.id, "status", {"status": "running", "status_reason": "cancelling"})
+        return changed
+    # asked before: a second call may only sharpen it
+    return session.scalar(
+        update(Job)
+        .where(Job.id == job.id, Job.status == "running")
+        .values(**kill, updated_at=now)
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )

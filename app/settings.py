@@ -1,0 +1,184 @@
+"""All settings of API, worker and command line: environment variables ``SEXTANT_*``.
+
+Nested groups use ``__``; ``.env`` is read in the working directory; secrets may come from files
+in the folder ``SEXTANT_SECRETS_DIR``. An unknown ``SEXTANT_`` variable is an error.
+"""
+
+import os
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# read by the child process or before the settings exist
+FOREIGN = {"SEXTANT_SECRETS_DIR", "SEXTANT_CHECKPOINT_INTERVAL_S", "SEXTANT_URL", "SEXTANT_KEY"}
+
+
+class Settings(BaseSettings):
+    """Safe on one machine: loopback only, everything under one state directory."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SEXTANT_",
+        env_file=".env",
+        env_nested_delimiter="__",
+        secrets_dir=os.environ.get("SEXTANT_SECRETS_DIR"),
+        extra="ignore",
+        frozen=True,
+    )
+
+    state_dir: Path = Field(
+        default=Path("sextant-state"), description="Folder of database, artifacts, runs and keys"
+    )
+    database_url: str = Field(
+        default="", description="SQLAlchemy URL; empty means SQLite in the state directory"
+    )
+    broker_url: str = Field(
+        default="",
+        description="redis:// or redis+socket:// URL; empty means that workers poll the database",
+    )
+    store_url: str = Field(
+        default="", description="file:///path or s3://bucket/prefix; empty: in the state directory"
+    )
+    store_endpoint: str = Field(default="", description="Address of an S3-compatible server")
+    bind: str = Field(default="127.0.0.1:8722", description="host:port of the API")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity of the JSON log lines"
+    )
+
+    auth_disabled: bool = Field(
+        default=False, description="Accept calls without a key; only on a loopback bind"
+    )
+    auth_pepper: SecretStr = Field(
+        default=SecretStr(""), description="Server secret of key hashes; empty: a 0600 file"
+    )
+    auth_metrics: bool = Field(default=False, description="Demand a key for GET /metrics")
+
+    upload_limit_bytes: int = Field(
+        default=5 * 2**30, gt=0, description="Largest upload of a dataset in bytes"
+    )
+    upload_timeout_s: int = Field(
+        default=600, gt=0, description="Wall seconds a dataset check may take"
+    )
+    upload_memory_mb: int = Field(
+        default=4096, ge=256, description="Address space of a dataset check in MiB"
+    )
+    body_limit_bytes: int = Field(
+        default=2**20, gt=0, description="Largest JSON request body in bytes"
+    )
+
+    lease_s: float = Field(default=30, gt=0, description="Seconds a worker owns a run unrenewed")
+    lease_renew_s: float = Field(default=5, gt=0, description="Seconds between renewals")
+    lease_stop_s: float = Field(
+        default=20, gt=0, description="Seconds without a renewal after which a child must stop"
+    )
+    lease_kill_s: float = Field(
+        default=25, gt=0, description="Seconds without a renewal after which a child is killed"
+    )
+
+    worker_slots: int = Field(default=1, ge=1, le=64, description="Runs at once in one worker")
+    worker_queues: str = Field(
+        default="", description="Comma-separated queues; empty: default, and gpu where GPUs are"
+    )
+    worker_gpus: str = Field(
+        default="auto", description="auto, none, or comma-separated GPU UUIDs this worker may use"
+    )
+    worker_tick_s: float = Field(
+        default=1, gt=0, description="Seconds between looks at a child's limits"
+    )
+    worker_dispatch_s: float = Field(
+        default=5, gt=0, description="Seconds between passes of the dispatcher"
+    )
+    worker_poll_s: float = Field(
+        default=1, gt=0, description="Seconds between looks into the database without a broker"
+    )
+    worker_stop_s: float = Field(
+        default=10, gt=0, description="Seconds for a child to stop without saving"
+    )
+    worker_save_s: float = Field(
+        default=60, gt=0, description="Seconds for a child to stop and save a checkpoint"
+    )
+    worker_shutdown_s: float = Field(
+        default=30, gt=0, description="The same, while the worker itself shuts down"
+    )
+    worker_term_s: float = Field(default=5, gt=0, description="Seconds from SIGTERM to SIGKILL")
+    worker_backoff_s: float = Field(
+        default=10, ge=0, description="Wait after a first lost run; doubles up to 300 s"
+    )
+    worker_log_limit_bytes: int = Field(
+        default=100 * 2**20, ge=4096, description="Largest log of one run; head and tail are kept"
+    )
+    worker_memory_mb: int = Field(
+        default=0, ge=0, description="Address-space limit of a child in MiB; 0: none"
+    )
+    worker_command: str = Field(
+        default="", description="Command instead of `python -m models` (tests use a stub)"
+    )
+
+    retention_idempotency_h: float = Field(
+        default=24, gt=0, description="Hours for which a POST's first answer is repeated"
+    )
+    retention_pending_h: float = Field(
+        default=1, gt=0, description="Hours after which an unfinished upload is collected"
+    )
+    retention_checkpoints: int = Field(
+        default=2, ge=1, description="Newest checkpoints of a job kept beside the best one"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.lease_renew_s < self.lease_stop_s < self.lease_kill_s < self.lease_s:
+            raise ValueError("need lease_renew_s < lease_stop_s < lease_kill_s < lease_s")
+        if self.auth_disabled and not _loopback(self.bind):
+            raise ValueError(
+                f"SEXTANT_AUTH_DISABLED needs a loopback SEXTANT_BIND, not {self.bind}"
+            )
+        return self
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL with the default filled in."""
+        return self.database_url or f"sqlite:///{self.state_dir.resolve() / 'sextant.db'}"
+
+    @property
+    def store(self) -> str:
+        """URL of the artifact store with the default filled in."""
+        return self.store_url or (self.state_dir.resolve() / "store").as_uri()
+
+    @property
+    def host(self) -> str:
+        """Host part of ``bind``."""
+        return self.bind.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """Port part of ``bind``."""
+        return int(self.bind.rpartition(":")[2])
+
+
+def _loopback(bind: str) -> bool:
+    host = bind.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def unknown_variables() -> list[str]:
+    """``SEXTANT_`` variables of the environment that no setting reads."""
+    known = {f"SEXTANT_{name.upper()}" for name in Settings.model_fields} | FOREIGN
+    return sorted(name for name in os.environ if name.startswith("SEXTANT_") and name not in known)
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        ValueError: for a wrong value or an unknown ``SEXTANT_`` variable.
+    """
+    if unknown := unknown_variables():
+        raise ValueError(f"unknown settings {', '.join(unknown)}; `sextant config check` lists all")
+    return Settings()

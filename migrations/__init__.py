@@ -1,0 +1,1 @@
+"""Schema migrations (Alembic), the same on SQLite and PostgreSQL."""

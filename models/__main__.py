@@ -1,0 +1,136 @@
+"""The child process of a run, and the same by hand.
+
+``python -m models run RUN_DIR`` carries out ``RUN_DIR/spec.json``; ``check DIR`` validates an
+uploaded dataset; ``fetch NAME DIR`` downloads a public one and converts it.
+"""
+
+import argparse
+import errno
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from models.catalog import JobSpec, load_entry
+from models.core import launch
+from models.core.errors import RunError, SpecError
+from models.core.run import Run, StoppedError
+
+EXIT_DONE, EXIT_SPEC, EXIT_INTERNAL, EXIT_STOPPED = 0, 64, 70, 75
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, do the work, and turn every end into an exit code."""
+    options = _parser().parse_args(argv)
+    folder = options.folder.resolve()
+    events = open(options.events, "w", encoding="utf-8") if options.events is not None else None  # noqa: PTH123, SIM115  # a descriptor, not a path
+    run = Run(folder, events)
+    signal.signal(signal.SIGTERM, lambda *_: run.request_stop("terminated"))
+    signal.signal(signal.SIGINT, lambda *_: run.request_stop("interrupted"))
+    if options.control is not None:
+        threading.Thread(target=_obey, args=(run, options.control), daemon=True).start()
+    return _guarded(run, lambda: options.action(run, options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m models", description=__doc__)
+    parser.add_argument("--events", type=int, help="descriptor of the event pipe")
+    parser.add_argument("--control", type=int, help="descriptor of the control pipe")
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="carry out RUN_DIR/spec.json")
+    run.add_argument("folder", type=Path, metavar="RUN_DIR")
+    run.add_argument("--ranks", type=int, default=1, help="processes, one a GPU, under torchrun")
+    run.set_defaults(action=_run)
+    check = commands.add_parser("check", help="validate the dataset in DIR")
+    check.add_argument("folder", type=Path, metavar="DIR")
+    check.set_defaults(action=_check)
+    fetch = commands.add_parser("fetch", help="download a public dataset into DIR")
+    fetch.add_argument("name")
+    fetch.add_argument("folder", type=Path, metavar="DIR")
+    fetch.set_defaults(action=_fetch)
+    return parser
+
+
+def _run(run: Run, options: argparse.Namespace) -> None:
+    spec = TypeAdapter(JobSpec).validate_python(json.loads((run.dir / "spec.json").read_bytes()))
+    run.emit("hello", pid=os.getpid(), versions={"python": platform.python_version()})
+    if options.ranks > 1:
+        launch.torchrun(run, options.ranks)
+        return
+    entry = load_entry(spec)
+    from models.core import device  # loads torch
+
+    run.device = device.pick()
+    if spec.deterministic:
+        device.make_deterministic()
+    run.emit("event", event="lineage", **device.describe(run.device))
+    entry(spec, run)
+
+
+def _check(run: Run, options: argparse.Namespace) -> None:
+    from models.data import files
+
+    run.emit("hello", pid=os.getpid(), versions={"python": platform.python_version()})
+    request = json.loads((run.dir / "dataset.json").read_bytes())
+    run.result(**files.check(run.dir / "content", request["format"], request.get("options") or {}))
+
+
+def _fetch(run: Run, options: argparse.Namespace) -> None:
+    from models.data import fetch
+
+    run.result(**fetch.fetch(options.name, run.dir, run))
+
+
+def _obey(run: Run, control: int) -> None:
+    """Read stop requests; the end of the pipe means that the worker is gone, so leave at once."""
+    with open(control, encoding="utf-8") as lines:  # noqa: PTH123  # a descriptor, not a path
+        for line in lines:
+            request = json.loads(line)
+            if "stop" in request:
+                run.request_stop(request["stop"]["reason"], save=request["stop"]["save"])
+    os._exit(EXIT_STOPPED)
+
+
+def _guarded(run: Run, work: Callable[[], None]) -> int:
+    """Run ``work``; every exception becomes an error line and the exit code of its class."""
+    try:
+        work()
+    except StoppedError:
+        return EXIT_STOPPED
+    except ValidationError as error:
+        return _report(run, SpecError(str(error)))
+    except BaseException as error:  # noqa: BLE001  # the last line of defence of the process
+        traceback.print_exc()
+        return _report(run, error)
+    run.emit("bye")
+    return EXIT_DONE
+
+
+def _report(run: Run, error: BaseException) -> int:
+    fields: dict[str, Any] = {"message": str(error)[:4000] or type(error).__name__, "hint": None}
+    exit_code = EXIT_INTERNAL
+    if isinstance(error, RunError):
+        fields |= {"code": error.code, "hint": error.hint}
+        exit_code = error.exit_code
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fields |= {"code": "storage_full", "hint": "free space in the worker's state directory"}
+    elif isinstance(error, MemoryError):
+        fields["code"] = "host_out_of_memory"
+    elif type(error).__name__ == "OutOfMemoryError":  # torch.cuda's, which this module never loads
+        fields |= {"code": "gpu_out_of_memory", "hint": "use a smaller batch_size"}
+    else:
+        fields |= {"code": "internal", "message": f"{type(error).__name__}: {fields['message']}"}
+    run.emit("error", **fields)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

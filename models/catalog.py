@@ -1,0 +1,29 @@
+"""Every kind of job: the union of the specs, and the way from a spec to its code."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from models.core.run import Run
+from models.core.spec import Spec
+from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.saliency.spec import SaliencyMap
+
+JobSpec = Annotated[
+    DynamicDownsamplingTrain | SaliencyMap,
+    Field(discriminator="kind"),
+]
+
+
+def kinds() -> dict[str, type[Spec]]:
+    """Spec classes by kind, in the order of the union."""
+    classes: tuple[type[Spec], ...] = get_args(get_args(JobSpec)[0])
+    return {get_args(spec.model_fields["kind"].annotation)[0]: spec for spec in classes}
+
+
+def load_entry(spec: Spec) -> Callable[[Spec, Run], None]:
+    """The function that carries out a spec; imports its method and, with it, torch."""
+    module, function = spec.entry.split(":")
+    return getattr(import_module(module), function)

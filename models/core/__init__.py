@@ -1,0 +1,1 @@
+"""What all methods share: specs, the run handle, the training loop, checkpoints."""

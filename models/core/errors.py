@@ -1,0 +1,43 @@
+"""Ways a run can fail that a user can act on. Torch-free.
+
+Anything else that escapes a method is ``internal``, exit code 70.
+"""
+
+from typing import ClassVar
+
+
+class RunError(Exception):
+    """A failure with a code of the service, an exit code and a way out."""
+
+    code: ClassVar[str] = "internal"
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class SpecError(RunError, ValueError):
+    """The spec is valid by itself but cannot work with this data or net."""
+
+    code = "spec_invalid"
+    exit_code = 64
+
+
+class DataError(RunError, ValueError):
+    """The data cannot be used: corrupt, hostile, of another shape than promised."""
+
+    code = "data_invalid"
+    exit_code = 65
+
+
+class DataMissingError(DataError):
+    """The data is not where the worker is."""
+
+    code = "data_missing"
+
+
+class DivergedError(RunError):
+    """A loss or parameter became NaN or infinite."""
+
+    code = "diverged"

@@ -1,0 +1,162 @@
+"""The handle through which a method reports: numbers, files, warnings; and hears of a stop.
+
+Torch-free. With a worker the lines go to its event pipe, by hand to ``RUN_DIR/events.jsonl``.
+"""
+
+import json
+import math
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from models.core.spec import ArtifactRef, DatasetRef
+
+LINE_LIMIT_BYTES = 65_536  # the runner refuses longer lines
+CHECKPOINT_INTERVAL_S = 60.0
+
+
+class StoppedError(Exception):
+    """The run was asked to stop and has left what it was asked to leave; exit code 75."""
+
+
+class Run:
+    """One execution of a spec in a folder of its own.
+
+    Attributes:
+        dir: the run's folder: ``spec.json``, ``inputs/``, ``resume/``, and all it produces.
+        device: ``cpu`` or ``cuda``, the torch device of this run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        events: TextIO | None = None,
+        device: str = "cpu",
+        checkpoint_interval_s: float | None = None,
+    ) -> None:
+        self.dir = folder
+        self.device = device
+        self._events = events or (folder / "events.jsonl").open("a", encoding="utf-8")
+        self._lock = threading.Lock()
+        self._stop: dict[str, Any] | None = None
+        self._interval_s = (
+            float(os.environ.get("SEXTANT_CHECKPOINT_INTERVAL_S", CHECKPOINT_INTERVAL_S))
+            if checkpoint_interval_s is None
+            else checkpoint_interval_s
+        )
+        self._saved_at = time.monotonic()
+
+    # -- what the method tells ---------------------------------------------------------------
+
+    def log(self, step: int, **values: float) -> None:
+        """Report named numbers at a step (from 1). Non-finite values arrive as words."""
+        numbers = {name: _plain(value) for name, value in values.items()}
+        self.emit("metric", step=step, at=time.time(), values=numbers)
+
+    def progress(
+        self,
+        step: int,
+        total_steps: int,
+        *,
+        epoch: int | None = None,
+        phase: str | None = None,
+        unit: str = "step",
+    ) -> None:
+        """Report that ``step`` of ``total_steps`` is done; the service works out rate and ETA."""
+        self.emit(
+            "progress", step=step, total_steps=total_steps, epoch=epoch, phase=phase, unit=unit
+        )
+
+    def artifact(self, name: str, role: str, step: int | None = None, **metadata: Any) -> None:
+        """Hand over the file ``dir / name``; it must not change afterwards.
+
+        Raises:
+            FileNotFoundError: if there is no such file in the run's folder.
+        """
+        if not (self.dir / name).is_file():
+            raise FileNotFoundError(self.dir / name)
+        self.emit("artifact", name=name, role=role, step=step, metadata=metadata)
+
+    def warn(self, code: str, message: str) -> None:
+        """Tell the user of something that does not end the run."""
+        self.emit("event", event="warning", code=code, message=message)
+
+    def result(self, **values: Any) -> None:
+        """Report the job's result: the numbers a user asks for first. NaN becomes null."""
+        self.emit("result", values=_finite(values))
+
+    # -- what the method is told -------------------------------------------------------------
+
+    def input(self, ref: ArtifactRef | DatasetRef) -> Path:
+        """Path to the bytes of a reference; the runner has placed them by their SHA-256.
+
+        Raises:
+            FileNotFoundError: if the reference was not resolved or its bytes are not there.
+        """
+        path = self.dir / "inputs" / str(ref.sha256)
+        if not path.is_file():
+            raise FileNotFoundError(f"the bytes of {ref.model_dump()} are not in {path.parent}")
+        return path
+
+    @property
+    def resume(self) -> Path | None:
+        """The checkpoint to go on from, or None for a run from the start."""
+        found = sorted((self.dir / "resume").glob("*.safetensors"))
+        return found[-1] if found else None
+
+    def checkpoint_due(self) -> bool:
+        """Whether the checkpoint interval has passed since this last answered True."""
+        due = time.monotonic() - self._saved_at >= self._interval_s
+        if due:
+            self._saved_at = time.monotonic()
+        return due
+
+    def request_stop(self, reason: str, *, save: bool = True) -> None:
+        """Ask the method to stop at its next step; called from signal handler and pipe thread."""
+        self._stop = {"reason": reason, "save": save}
+
+    @property
+    def stop_wants_checkpoint(self) -> bool:
+        """Whether a requested stop asked for a checkpoint."""
+        return bool(self._stop and self._stop["save"])
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was requested."""
+        return self._stop is not None
+
+    def check_stop(self) -> None:
+        """Call once a step, after saving what :attr:`stop_wants_checkpoint` asks for.
+
+        Raises:
+            StoppedError: if a stop was requested.
+        """
+        if self._stop is not None:
+            raise StoppedError(self._stop["reason"])
+
+    # -- the wire ----------------------------------------------------------------------------
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Write one line of the event protocol, ``{"type": kind, ...}``."""
+        line = json.dumps({"type": kind, **fields}, allow_nan=False, default=str)
+        if len(line) >= LINE_LIMIT_BYTES:
+            raise ValueError(f"a line of {len(line)} bytes; the limit is {LINE_LIMIT_BYTES}")
+        with self._lock:
+            self._events.write(line + "\n")
+            self._events.flush()
+
+
+def _plain(value: float) -> float | str:
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def _finite(value: Any) -> Any:
+    """The same structure with NaN and infinities as null, which JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

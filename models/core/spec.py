@@ -1,0 +1,130 @@
+"""What every spec is made of. Torch-free: the API validates with these classes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _integral(value: Any) -> Any:
+    """JSON writes 3 and 3.0 alike; strict mode accepts only the first."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_integral)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in hex")]
+
+
+class Part(BaseModel):
+    """A group of fields inside a spec: unknown fields refused, frozen, strict, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ArtifactRef(Part):
+    """An artifact of a job; the service pins ``sha256`` when the job is submitted."""
+
+    job: str = Field(pattern=r"^job_[0-9a-f]{32}$", description="Id of the job that made it")
+    artifact: str = Field(
+        pattern=r"^[A-Za-z0-9._/-]{1,200}$", description="Name of the artifact in that job"
+    )
+    sha256: Sha256 | None = None
+
+
+class DatasetRef(Part):
+    """A dataset by id or name; the service pins ``sha256`` when the job is submitted."""
+
+    dataset: str = Field(
+        pattern=r"^[A-Za-z0-9._-]{1,120}$", description="Name or id of a built-in or uploaded set"
+    )
+    sha256: Sha256 | None = None
+
+
+class Optimizer(Part):
+    """Stochastic gradient descent and its learning-rate schedule over the steps of the run."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(default=0.1, gt=0, le=100, description="Peak learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=5e-4, ge=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="Decay of the learning rate after the warm-up, to zero"
+    )
+    warmup: float = Field(
+        default=0.05, ge=0, le=1, description="Share of the steps in which the rate rises from 0"
+    )
+
+
+class MetricInfo(NamedTuple):
+    """A number that a kind reports."""
+
+    name: str
+    unit: str
+    goal: Literal["min", "max"] | None
+    description: str
+
+
+class ArtifactInfo(NamedTuple):
+    """A file that a kind leaves; ``name`` may hold ``*``."""
+
+    name: str
+    role: str
+    description: str
+
+
+class Estimate(BaseModel):
+    """What a job will cost, worked out before it runs."""
+
+    total_steps: int | None = Field(default=None, description="Progress steps of the run")
+    seconds: float | None = Field(default=None, description="Wall seconds, where they can be told")
+    details: dict[str, float | int | str | None] = {}
+
+
+class Spec(Part):
+    """What a job asks for: validated, frozen, and enough to repeat the run.
+
+    A kind declares beside its fields, all torch-free: ``entry`` (module:function that carries it
+    out), ``queue``, ``metrics``, ``artifacts``, ``presets``, ``smallest`` (a spec for conformance
+    tests) and ``estimate``.
+    """
+
+    entry: ClassVar[str]
+    resumable: ClassVar[bool] = False
+    queue: ClassVar[str] = "default"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = ()
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = ()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    smallest: ClassVar[Mapping[str, Any]] = {}
+
+    seed: Int = Field(default=0, ge=0, lt=2**32, description="Seed of every random stream")
+    deterministic: bool = Field(
+        default=False, description="Bit-equal repetition on the same device class; may be slower"
+    )
+    resume_from: ArtifactRef | None = Field(
+        default=None, description="Checkpoint to go on from; refused where not resumable"
+    )
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Cost of the run.
+
+        Args:
+            counts: for each dataset named in the spec, its counts (``train``, ``test``,
+                ``classes``, ``height``, ``width``, ``channels``) as far as known.
+        """
+        return Estimate()
+
+    def references(self) -> Iterator[tuple[str, ArtifactRef | DatasetRef]]:
+        """Every reference in the spec with its JSON pointer, for example ``/data``."""
+        yield from _references(self, "")
+
+
+def _references(value: Any, pointer: str) -> Iterator[tuple[str, ArtifactRef | DatasetRef]]:
+    if isinstance(value, ArtifactRef | DatasetRef):
+        yield pointer, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _references(getattr(value, name), f"{pointer}/{name}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _references(item, f"{pointer}/{index}")

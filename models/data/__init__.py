@@ -1,0 +1,1 @@
+"""Data: built-in sets, uploaded files, image sets on the device."""

