@@ -13,8 +13,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# read by the child process or before the settings exist
-FOREIGN = {"SEXTANT_SECRETS_DIR", "SEXTANT_CHECKPOINT_INTERVAL_S", "SEXTANT_URL", "SEXTANT_KEY"}
+# read before the settings exist, or by the client
+FOREIGN = {"SEXTANT_SECRETS_DIR", "SEXTANT_URL", "SEXTANT_KEY"}
 
 
 class Settings(BaseSettings):
@@ -104,6 +104,9 @@ class Settings(BaseSettings):
         default=30, gt=0, description="The same, while the worker itself shuts down"
     )
     worker_term_s: float = Field(default=5, gt=0, description="Seconds from SIGTERM to SIGKILL")
+    worker_checkpoint_s: float = Field(
+        default=60, ge=0, description="Seconds between the checkpoints of a run"
+    )
     worker_backoff_s: float = Field(
         default=10, ge=0, description="Wait after a first lost run; doubles up to 300 s"
     )

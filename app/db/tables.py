@@ -149,7 +149,6 @@ class Job(Base):
     event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    dispatched_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     queue_timeout_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]

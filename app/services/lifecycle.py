@@ -167,10 +167,11 @@ def add_event(
 
 def eligible(worker: WorkerInfo, queues: Sequence[str], now: datetime) -> ColumnElement[bool]:
     """Condition for the jobs that ``worker`` could start now."""
-    if worker.gpus_total:
-        device = or_(Job.device == "cpu", Job.gpus <= worker.gpus_free)
-    else:
-        device = Job.device != "cuda"
+    device = Job.device == "cpu"
+    if not worker.gpus_total:
+        device = and_(Job.device != "cuda", Job.gpus == 0)
+    elif worker.gpus_free:
+        device = or_(device, Job.gpus <= worker.gpus_free)
     return and_(
         Job.status == "queued",
         Job.queue.in_(queues),
@@ -312,7 +313,7 @@ def _verdict(session: Session, job: Job, run: Run, outcome: Outcome) -> tuple[st
         return "cancelled", free | {"result": outcome.result}
     if outcome.stop_reason == "shutdown":
         now = database_now(session)
-        return "queued", free | {"queued_at": now, "dispatched_at": None}
+        return "queued", free | {"queued_at": now}
     error = describe_error(run, outcome)
     if _may_run_again(job, error["code"]):
         return "queued", free | _back_off(session, job, error)
@@ -333,7 +334,6 @@ def _back_off(session: Session, job: Job, error: dict[str, Any]) -> dict[str, An
         "failures": job.failures + 1,
         "not_before": now + timedelta(seconds=wait_s),
         "queued_at": now,
-        "dispatched_at": None,
         "error": error,
     }
 

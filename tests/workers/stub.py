@@ -1,0 +1,110 @@
+"""A child without torch: the real entry point ``models.__main__`` around a stub method.
+
+Started by ``SEXTANT_WORKER_COMMAND="python stub.py BEHAVIOUR"``; see BEHAVIOURS at the end.
+"""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import models.__main__ as entry
+from models.core.run import Run, StoppedError
+
+STEPS = int(os.environ.get("LC_STUB_STEPS", "20"))  # LC_ passes the runner's allow-list
+STEP_S = float(os.environ.get("LC_STUB_STEP_S", "0.02"))
+
+
+def steps(spec, run: Run) -> None:
+    """Count to STEPS, with a checkpoint each 5; the last file tells the sum of all steps."""
+    first, total = 1, 0
+    if run.resume:
+        first, total = (int(word) for word in run.resume.read_text().split())
+    for step in range(first, STEPS + 1):
+        time.sleep(STEP_S)
+        total += step
+        run.log(step, loss=1.0 / step)
+        run.progress(step, STEPS)
+        if step % 5 == 0:
+            _save(run, step, total)
+        if run.stopping:
+            if run.stop_wants_checkpoint and step % 5:
+                _save(run, step, total)
+            run.check_stop()
+    (run.dir / "weights.safetensors").write_text(str(total))
+    run.artifact("weights.safetensors", "weights")
+    run.result(total=total)
+
+
+def _save(run: Run, step: int, total: int) -> None:
+    name = f"checkpoints/step-{step:08d}.safetensors"
+    (run.dir / "checkpoints").mkdir(exist_ok=True)
+    (run.dir / name).write_text(f"{step + 1} {total}")
+    run.artifact(name, "checkpoint", step=step)
+
+
+def crash(spec, run: Run) -> None:
+    """Die like a segmentation fault."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def deaf(spec, run: Run) -> None:
+    """Never look at a stop, not even at SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(0.05)
+
+
+def flood(spec, run: Run) -> None:
+    """Pour out 64 MiB of log and some broken event lines."""
+    print("first line")  # noqa: T201
+    for _ in range(64):
+        os.write(1, b"x" * 2**20)
+    run._events.write("this is no JSON\n" + "y" * 70_000 + "\n")
+    run._events.flush()
+    print("\nlast line")  # noqa: T201
+    run.result(done=True)
+
+
+def full(spec, run: Run) -> None:
+    """A full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def greedy(spec, run: Run) -> None:
+    """Hold 400 MiB until stopped."""
+    held = bytearray(400 * 2**20)
+    held[::4096] = b"x" * len(held[::4096])
+    while not run.stopping:
+        time.sleep(0.05)
+    raise StoppedError
+
+
+def parent(spec, run: Run) -> None:
+    """Leave a grandchild behind that holds every descriptor open."""
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(300)"], close_fds=False
+    )
+    (run.dir / "sleeper").write_text(str(sleeper.pid))
+    run.artifact("sleeper", "report")
+    run.result(sleeper=sleeper.pid)
+
+
+BEHAVIOURS = {f.__name__: f for f in (steps, crash, deaf, flood, full, greedy, parent)}
+
+
+if __name__ == "__main__":
+    behaviour = sys.argv.pop(1)
+    stub_device = types.ModuleType("models.core.device")
+    stub_device.pick = lambda: "cpu"
+    stub_device.describe = lambda _device: {"device_name": "stub"}
+    stub_device.make_deterministic = lambda: None
+    sys.modules["models.core.device"] = stub_device
+    import models.core
+
+    models.core.device = stub_device
+    entry.load_entry = lambda _spec: BEHAVIOURS[behaviour]
+    sys.exit(entry.main())

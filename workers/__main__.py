@@ -1,0 +1,59 @@
+"""``python -m workers``: a Celery worker with fixed flags; without a broker a polling loop."""
+
+import signal
+import sys
+
+import structlog
+
+from app.db import migrate
+from app.db.session import get_engine
+from app.settings import get_settings
+from workers.host import this_host
+
+
+def main() -> int:
+    """Serve until SIGTERM; running children are stopped with a checkpoint first."""
+    from app.telemetry import configure_logging
+
+    configure_logging()
+    migrate.upgrade(get_engine())
+    if get_settings().broker_url:
+        _serve_broker()
+    else:
+        _serve_database()
+    return 0
+
+
+def _serve_broker() -> None:
+    from workers import tasks  # registers the task
+
+    host = this_host()
+    tasks.celery_app.worker_main(
+        [
+            "worker",
+            f"--hostname={host.id}",
+            f"--queues={','.join(host.queues)}",
+            "--without-gossip",
+            "--without-mingle",
+            f"--loglevel={get_settings().log_level}",
+        ]
+    )
+
+
+def _serve_database() -> None:
+    from workers.dispatcher import start_dispatcher
+
+    host = this_host()
+
+    def drain(*_: object) -> None:
+        host.draining.set()
+        host.changed.set()
+
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGINT, drain)
+    structlog.get_logger(__name__).info("polling_database", queues=host.queues)
+    start_dispatcher().join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

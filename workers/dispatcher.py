@@ -1,0 +1,153 @@
+"""A thread of every worker: starts what no message announced, ends runs with dead leases, cleans.
+
+Safe when many run at once: every change is a compare-and-set. With it alone, without any broker,
+the service works; a message only makes it start sooner.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from functools import cache
+
+import psutil
+import structlog
+from sqlalchemy import exists, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app import queue
+from app.db.session import database_now, make_session
+from app.db.tables import Job
+from app.services import artifacts, datasets, idempotency, lifecycle, workers
+from app.settings import get_settings
+from workers import host as hosts
+from workers.host import this_host
+
+CLEAN_EVERY_S = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatcher(threading.Thread):
+    """Runs until the worker drains, then waits for the runs it started."""
+
+    def __init__(self, period_s: float) -> None:
+        super().__init__(name="dispatcher", daemon=True)
+        self._period_s = period_s
+        self._cleaned_at = 0.0
+        self._started: list[threading.Thread] = []
+
+    def run(self) -> None:
+        """A pass each period, and at once when a slot became free."""
+        host = this_host()
+        _safely(end_orphans)
+        next_pass_at = 0.0
+        while not host.draining.is_set():
+            if time.monotonic() >= next_pass_at:
+                next_pass_at = time.monotonic() + self._period_s
+                _safely(self._pass)
+            _safely(self._fill)
+            host.changed.wait(max(0.0, next_pass_at - time.monotonic()))
+            host.changed.clear()
+        _safely(_heartbeat)
+        for thread in self._started:
+            thread.join()
+        _safely(_leave)
+
+    def _pass(self) -> None:
+        _heartbeat()
+        with make_session() as session:
+            decided = lifecycle.expire(session) + lifecycle.time_out_queued(session)
+        for job_id in decided:
+            queue.announce(job_id)
+        if time.monotonic() - self._cleaned_at >= CLEAN_EVERY_S:
+            self._cleaned_at = time.monotonic()
+            artifacts.collect()
+            with make_session() as session:
+                idempotency.forget_expired(session)
+                workers.forget_gone(session)
+
+    def _fill(self) -> None:
+        """Start a thread for each free slot that has something to do."""
+        host = this_host()
+        self._started = [thread for thread in self._started if thread.is_alive()]
+        for name in host.queues:
+            for _ in range(host.slots_free):
+                with make_session(write=False) as session:
+                    if not _waiting(session, name):
+                        break
+                self._start(name)
+
+    def _start(self, name: str) -> None:
+        from workers.tasks import work
+
+        thread = threading.Thread(target=lambda: _safely(lambda: work(name)), name=f"work-{name}")
+        thread.start()
+        self._started.append(thread)
+
+
+def _waiting(session: Session, name: str) -> bool:
+    """Whether this worker could start something of a queue now."""
+    now = database_now(session)
+    jobs = exists(select(Job.id).where(lifecycle.eligible(this_host().info(), [name], now)))
+    return bool(session.scalar(select(jobs))) or datasets.check_waiting(session)
+
+
+def _heartbeat() -> None:
+    host = this_host()
+    with make_session() as session:
+        workers.beat(
+            session,
+            host.id,
+            host=host.name,
+            boot_id=host.boot_id,
+            pid=os.getpid(),
+            queues=list(host.queues),
+            gpus=list(host.gpus),
+            slots=host.slots,
+            slots_free=host.slots_free,
+            versions=hosts.versions(),
+            draining=host.draining.is_set(),
+        )
+
+
+def _leave() -> None:
+    with make_session() as session:
+        workers.leave(session, this_host().id)
+
+
+def end_orphans() -> None:
+    """Kill what a dead worker of this host left: its children that did not notice."""
+    host = this_host()
+    with make_session(write=False) as session:
+        runs = workers.open_runs(session, host.name, host.boot_id)
+        pids = {row.id: row.pid for row in workers.live(session)}
+    for run in runs:
+        if psutil.pid_exists(pids.get(run.worker_id, -1)) or run.pid is None:
+            continue
+        if hosts.process_started_at(run.pid) == run.pid_started_at:
+            log.warning("orphan_killed", job_id=run.job_id, pid=run.pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pgid or run.pid, signal.SIGKILL)
+
+
+def _safely(work: object) -> None:
+    """Call ``work``; the thread must outlive whatever happens in it."""
+    try:
+        work()  # ty: ignore[call-non-callable]
+    except SQLAlchemyError as error:
+        log.warning("database_away", error=str(error)[:200])
+    except Exception:
+        log.exception("dispatcher_failed")
+
+
+@cache
+def start_dispatcher() -> Dispatcher:
+    """The one dispatcher of this process, started at the first call."""
+    settings = get_settings()
+    period_s = settings.worker_dispatch_s if settings.broker_url else settings.worker_poll_s
+    dispatcher = Dispatcher(period_s)
+    dispatcher.start()
+    return dispatcher

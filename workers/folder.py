@@ -1,0 +1,124 @@
+"""The folder of a run: its spec, its inputs by SHA-256, the checkpoint to go on from."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import storage
+from app.db.session import make_session
+from app.db.tables import Artifact, Dataset, Job, Run
+from app.services import artifacts, datasets, events
+from app.settings import get_settings
+from models.catalog import JobSpec
+from models.core.spec import ArtifactRef, Spec
+
+
+class MissingInputError(Exception):
+    """An input of the spec is gone or no longer the bytes that were pinned."""
+
+
+def prepare(run: Run) -> tuple[Path, Job, dict[str, Any]]:
+    """Make the folder of a run.
+
+    Returns:
+        The folder, the job, and what of it belongs into the job's lineage.
+
+    Raises:
+        MissingInputError: if an input's bytes are gone or changed.
+    """
+    folder = get_settings().state_dir.resolve() / "runs" / f"{run.job_id}-r{run.number}"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "inputs").mkdir(parents=True, mode=0o700)
+    (folder / "resume").mkdir()
+    with make_session(write=False) as session:
+        job = session.get_one(Job, run.job_id)
+        spec: Spec = TypeAdapter(JobSpec).validate_python(job.resolved_spec)
+        wanted = _inputs(session, job, spec)
+        checkpoints = _checkpoints(session, job)
+    (folder / "spec.json").write_text(json.dumps(job.resolved_spec))
+    for sha256, key in wanted.items():
+        if not place(key, folder / "inputs" / sha256, sha256):
+            raise MissingInputError(f"the bytes with sha256 {sha256} have changed in the store")
+    resumed = _place_checkpoint(run, folder, checkpoints) or _place_given(folder, spec)
+    return folder, job, {"input_digests": sorted(wanted), "resumed_from": resumed}
+
+
+def prepare_check(dataset: Dataset) -> Path:
+    """Make the folder in which a child checks an uploaded dataset."""
+    folder = get_settings().state_dir.resolve() / "runs" / f"{dataset.id}-{dataset.failures}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    request = {"format": dataset.format, "options": dataset.options}
+    (folder / "dataset.json").write_text(json.dumps(request))
+    place(str(dataset.storage_key), folder / "content", str(dataset.sha256))
+    return folder
+
+
+def place(key: str, path: Path, sha256: str) -> bool:
+    """Bring stored bytes to ``path`` (a hard link where it can); False if they are damaged."""
+    local = storage.local_path(key)
+    try:
+        if local is None:
+            raise OSError("the store is not on this disk")  # noqa: TRY301  # one way to copy
+        os.link(local, path)
+    except OSError:
+        with path.open("wb") as file:
+            for chunk in storage.open(key):
+                file.write(chunk)
+    if _sha256(path) == sha256:
+        return True
+    path.unlink()
+    return False
+
+
+def _inputs(session: Session, job: Job, spec: Spec) -> dict[str, str]:
+    """Storage key by SHA-256 of every reference that has bytes; built-in sets have none."""
+    found: dict[str, str] = {}
+    for _pointer, ref in spec.references():
+        if ref.sha256 is None:
+            continue
+        source = artifacts if isinstance(ref, ArtifactRef) else datasets
+        found[ref.sha256] = source.open_input(session, job.tenant_id, ref)
+    return found
+
+
+def _checkpoints(session: Session, job: Job) -> list[Artifact]:
+    """Checkpoints of earlier runs of the same job, newest first."""
+    query = select(Artifact).where(
+        Artifact.job_id == job.id, Artifact.role == "checkpoint", Artifact.status == "ready"
+    )
+    return sorted(session.scalars(query), key=lambda row: row.step or 0, reverse=True)
+
+
+def _place_checkpoint(run: Run, folder: Path, checkpoints: list[Artifact]) -> str | None:
+    """Place the newest checkpoint whose bytes are whole; tell the user of damaged ones."""
+    for row in checkpoints:
+        if place(row.storage_key, folder / "resume" / Path(row.name).name, str(row.sha256)):
+            return row.name
+        message = f"{row.name} is damaged; falling back to the checkpoint before it"
+        warning = {"type": "event", "event": "warning", "code": "checkpoint_corrupt"}
+        with make_session() as session:
+            events.record(session, run, warning | {"message": message})
+    return None
+
+
+def _place_given(folder: Path, spec: Spec) -> str | None:
+    """The checkpoint of another job that the spec names."""
+    ref = spec.resume_from
+    if ref is None or ref.sha256 is None:
+        return None
+    source = folder / "inputs" / ref.sha256
+    os.link(source, folder / "resume" / Path(ref.artifact).name)
+    return f"{ref.job}/{ref.artifact}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

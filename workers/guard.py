@@ -1,0 +1,156 @@
+"""The thread beside every run: keeps its lease, its limits and its stop sequence."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db.session import make_session
+from app.db.tables import Run
+from app.services import lifecycle
+from app.settings import get_settings
+from workers import runner
+from workers.host import Grant, gpu_memory_mb, this_host
+
+DISK_FLOOR_BYTES = 64 * 2**20
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run may use: wall seconds and resident MiB (0: no limit)."""
+
+    timeout_s: float
+    memory_mb: int = 0
+
+
+class Guard(threading.Thread):
+    """Watches one child until :meth:`dismiss`.
+
+    Attributes:
+        lost: the lease is gone: nothing of this run counts any more.
+        stop_reason: why the child was stopped, if this thread stopped it.
+        error: the error that the stop stands for, such as a timeout.
+    """
+
+    def __init__(self, run: Run, child: runner.Child, limits: Limits, grant: Grant) -> None:
+        super().__init__(name=f"guard-{run.job_id}", daemon=True)
+        self.run_row, self.child, self.limits, self.grant = run, child, limits, grant
+        self.lost = False
+        self.stop_reason: str | None = None
+        self.error: dict[str, Any] | None = None
+        self.peak_rss_mb = 0.0
+        self.peak_gpu_mb: float | None = None
+        self._settings = get_settings()
+        self._done = threading.Event()
+        self._started_at = self._renewed_at = time.monotonic()
+        self._next_renewal_at = self._renewed_at
+        self._deadlines: list[tuple[float, str]] = []  # (monotonic time, terminate or kill)
+        self._patience_s = float("inf")
+
+    def run(self) -> None:
+        """One look every tick; sooner than a lease can run out."""
+        tick = min(self._settings.worker_tick_s, self._settings.lease_renew_s)
+        self.child.alive(self._settings.lease_kill_s)
+        while not self._done.wait(tick):
+            self._keep_lease()
+            self._check_limits()
+            if this_host().draining.is_set():
+                self.stop("shutdown", self._settings.worker_shutdown_s)
+            self._escalate()
+
+    def dismiss(self) -> None:
+        """End the thread: the run is closed."""
+        self._done.set()
+
+    # -- the lease ---------------------------------------------------------------------------
+
+    def _keep_lease(self) -> None:
+        now = time.monotonic()
+        if now < self._next_renewal_at or self.lost:
+            return
+        self._next_renewal_at = now + self._settings.lease_renew_s
+        try:
+            with make_session() as session:
+                orders = lifecycle.renew(session, self.run_row)
+        except SQLAlchemyError as error:
+            log.warning("renewal_failed", job_id=self.run_row.job_id, error=str(error)[:200])
+            self._without_database(now - self._renewed_at)
+            return
+        if orders.lost:
+            self._lose("lease_lost")
+            return
+        self._renewed_at = now
+        self.child.alive(self._settings.lease_kill_s)
+        if orders.cancel_mode == "kill":
+            self.stop("cancel", 0, save=False)
+        elif orders.cancel_mode is not None:
+            grace_s = self._settings.worker_save_s if orders.save else self._settings.worker_stop_s
+            self.stop("cancel", grace_s, save=orders.save)
+
+    def _without_database(self, silent_s: float) -> None:
+        """The old run must be dead before the reaper may give the job to another worker."""
+        if silent_s >= self._settings.lease_kill_s:
+            self._lose("lease_lost")
+        elif silent_s >= self._settings.lease_stop_s:
+            self.stop("lease", self._settings.lease_kill_s - self._settings.lease_stop_s)
+            self.error = {"code": "lease_lost", "message": "the database was away too long"}
+
+    def _lose(self, reason: str) -> None:
+        log.warning("lease_lost", job_id=self.run_row.job_id, run_number=self.run_row.number)
+        self.lost = True
+        self.stop_reason = reason
+        self.child.kill()
+
+    # -- the limits --------------------------------------------------------------------------
+
+    def _check_limits(self) -> None:
+        rss_mb, pids = self.child.usage()
+        self.peak_rss_mb = max(self.peak_rss_mb, rss_mb)
+        gpu_mb = gpu_memory_mb(pids, self.grant.gpus)
+        if gpu_mb is not None:
+            self.peak_gpu_mb = max(self.peak_gpu_mb or 0.0, gpu_mb)
+        if time.monotonic() - self._started_at > self.limits.timeout_s:
+            text = f"the run took longer than limits.timeout_s = {self.limits.timeout_s:g} s"
+            self._end("timeout", text, "raise limits.timeout_s; retry goes on from the checkpoint")
+        elif self.limits.memory_mb and rss_mb > self.limits.memory_mb:
+            text = f"{rss_mb:.0f} MiB resident, resources.memory_mb is {self.limits.memory_mb}"
+            self._end("host_out_of_memory", text, "raise resources.memory_mb")
+        elif _disk_free_bytes(self.child.folder) < DISK_FLOOR_BYTES:
+            self._end("storage_full", "the worker's disk is full", "free space in its state folder")
+
+    def _end(self, code: str, message: str, hint: str) -> None:
+        """Stop for good; only a timeout leaves time to save."""
+        if self.stop_reason is None:
+            self.error = {"code": code, "message": message, "hint": hint}
+        save = code == "timeout"
+        self.stop(code, self._settings.worker_save_s if save else 0, save=save)
+
+    # -- the stop sequence -------------------------------------------------------------------
+
+    def stop(self, reason: str, grace_s: float, *, save: bool = True) -> None:
+        """Ask, after ``grace_s`` SIGTERM, then SIGKILL; a second call can only be sharper."""
+        now = time.monotonic()
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self.child.stop(reason, save=save)
+        elif grace_s >= self._patience_s:
+            return
+        self._patience_s = grace_s
+        term_at = now + grace_s
+        kill_at = term_at + (self._settings.worker_term_s if grace_s else 0)
+        self._deadlines = [(term_at, "terminate"), (kill_at, "kill")]
+
+    def _escalate(self) -> None:
+        while self._deadlines and time.monotonic() >= self._deadlines[0][0]:
+            getattr(self.child, self._deadlines.pop(0)[1])()
+
+
+def _disk_free_bytes(folder: Path) -> int:
+    return psutil.disk_usage(str(folder)).free

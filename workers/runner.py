@@ -1,0 +1,261 @@
+"""Starts and watches a child process: its events, its log, its stop, its end.
+
+The child leads a process group of its own and holds two pipes: events come from it, stop requests
+go to it. When this process dies, the control pipe ends and the child leaves by itself.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import structlog
+
+from app.settings import get_settings
+from workers.host import Grant
+from workers.logfile import CappedLog
+
+LINE_LIMIT_BYTES = 65_536
+BACKLOG_LINES = 100_000  # unread events beyond this hold the child up
+REAP_S = 5.0
+# what a child may see of the worker's environment: no address or secret of the service
+PASSED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+PASSED_PREFIXES = ("LC_", "OPENBLAS_", "COVERAGE_")
+
+log = structlog.get_logger(__name__)
+
+
+class Child:
+    """A running child and the threads that drain it."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], events: int, control: int, folder: Path
+    ) -> None:
+        self.process = process
+        self.folder = folder
+        self.pgid = process.pid  # start_new_session made it the leader
+        self._control: int | None = control
+        self._control_lock = threading.Lock()
+        self._reaped = False
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG_LINES)
+        self.log_path = folder / "log.txt"
+        self._log_thread = _thread(self._drain_log)
+        self._event_thread = _thread(self._drain_events, events)
+
+    # -- what it says ------------------------------------------------------------------------
+
+    def events(self, tick: float) -> Iterator[dict[str, Any] | None]:
+        """Each event, and None at least once every ``tick`` seconds; ends with the child.
+
+        Leftovers of the group are killed before the end: they could hold the pipe open.
+        """
+        next_tick = time.monotonic() + tick
+        while True:
+            wait_s = max(0.0, next_tick - time.monotonic())
+            try:
+                item = self._lines.get(timeout=wait_s)
+            except queue.Empty:
+                item = {}
+            if item is None:
+                return
+            if item:
+                yield item
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + tick
+                if self.process.poll() is not None:
+                    self.kill()
+                yield None
+
+    def _drain_events(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb") as pipe:
+            while line := pipe.readline(LINE_LIMIT_BYTES):
+                if (event := _parse(line)) is not None:
+                    self._lines.put(event)
+        self._lines.put(None)
+
+    def _drain_log(self) -> None:
+        with CappedLog(self.log_path, get_settings().worker_log_limit_bytes) as capped:
+            while chunk := self.process.stdout.read1(65_536):  # ty: ignore[unresolved-attribute]
+                capped.write(chunk)
+
+    # -- what it is told ---------------------------------------------------------------------
+
+    def stop(self, reason: str, *, save: bool) -> None:
+        """Ask the child to stop at its next step."""
+        self._tell({"stop": {"reason": reason, "save": save}})
+
+    def alive(self, seconds: float) -> None:
+        """Let the child go on for ``seconds`` more; without this it leaves by itself."""
+        self._tell({"alive_s": seconds})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with self._control_lock:
+            if self._control is not None:
+                with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                    os.write(self._control, json.dumps(message).encode() + b"\n")
+
+    def terminate(self) -> None:
+        """SIGTERM to the whole group."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group, and to the groups of its ranks."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self._reaped:
+            return
+        for group in (self.pgid, *self._rank_groups()):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
+
+    def _rank_groups(self) -> list[int]:
+        """Groups that torchrun's ranks noted: each rank has a session of its own."""
+        path = self.folder / "ranks"
+        if not path.is_file():
+            return []
+        pids = [int(line) for line in path.read_text().split() if line.isdigit()]
+        return [pid for pid in pids if pid > 1 and _belongs(pid, self.folder)]
+
+    # -- its end -----------------------------------------------------------------------------
+
+    def wait(self) -> int:
+        """Reap the child and everything it left; its exit code, negative for a signal."""
+        code = self.process.wait()
+        if self._reaped:
+            return code
+        self.kill()
+        for thread in (self._event_thread, self._log_thread):
+            thread.join(REAP_S)
+        self._reaped = True  # from here on the group's number may be someone else's
+        with self._control_lock:
+            if self._control is not None:
+                os.close(self._control)
+                self._control = None
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+    def usage(self) -> tuple[float, set[int]]:
+        """Resident memory of the child's processes in MiB, and their pids."""
+        total, pids = 0.0, set()
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self.process.pid)
+            for process in (root, *root.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_info().rss / 2**20
+                    pids.add(process.pid)
+        return total, pids
+
+
+def start(
+    folder: Path,
+    grant: Grant,
+    action: str = "run",
+    *,
+    deterministic: bool = False,
+    memory_mb: int = 0,
+) -> Child:
+    """Start ``python -m models ACTION folder`` in a process group of its own."""
+    events_read, events_write = os.pipe()
+    control_read, control_write = os.pipe()
+    os.set_blocking(control_write, False)
+    settings = get_settings()
+    command = shlex.split(settings.worker_command) or [sys.executable, "-P", "-m", "models"]
+    command += ["--events", str(events_write), "--control", str(control_read), action]
+    command += [str(folder)]
+    if len(grant.gpus) > 1:
+        command += ["--ranks", str(len(grant.gpus))]
+    try:
+        process = subprocess.Popen(  # noqa: S603  # our own command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(events_write, control_read),
+            cwd=folder,
+            env=_environment(grant, folder, deterministic),
+            umask=0o077,
+        )
+    finally:
+        os.close(events_write)
+        os.close(control_read)
+    _limit(process.pid, memory_mb or settings.worker_memory_mb)
+    return Child(process, events_read, control_write, folder)
+
+
+def _environment(grant: Grant, folder: Path, deterministic: bool) -> dict[str, str]:
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name in PASSED or name.startswith(PASSED_PREFIXES)
+    }
+    if deterministic:
+        passed["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    threads = str(grant.cpus)
+    return passed | {
+        "CUDA_VISIBLE_DEVICES": ",".join(grant.gpus),
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "MPLCONFIGDIR": str(folder / ".matplotlib"),
+        "SEXTANT_CHECKPOINT_INTERVAL_S": str(get_settings().worker_checkpoint_s),
+    }
+
+
+def _limit(pid: int, memory_mb: int) -> None:
+    """No core files, first in line for the kernel's memory killer, optional address limit."""
+    if not hasattr(resource, "prlimit"):
+        return  # macOS
+    with contextlib.suppress(ProcessLookupError, PermissionError, FileNotFoundError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        if memory_mb:
+            resource.prlimit(pid, resource.RLIMIT_AS, (memory_mb * 2**20,) * 2)
+        Path(f"/proc/{pid}/oom_score_adj").write_text("500")
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+        if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+            raise ValueError("no object with a type")  # noqa: TRY301, TRY004  # one way out
+    except ValueError as error:
+        log.warning("broken_line", error=str(error), start=line[:80].decode(errors="replace"))
+        return None
+    return event
+
+
+def _belongs(pid: int, folder: Path) -> bool:
+    """Whether ``pid`` still is a process of this run: pids are used again."""
+    try:
+        return psutil.Process(pid).cwd() == str(folder)
+    except psutil.Error:
+        return False
+
+
+def _thread(target: Any, *args: Any) -> threading.Thread:
+    thread = threading.Thread(target=target, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def oom_kills() -> int:
+    """How often the kernel killed a process for memory since boot."""
+    path = Path("/proc/vmstat")
+    if not path.exists():
+        return 0
+    fields = dict(line.split() for line in path.read_text().splitlines())
+    return int(fields.get("oom_kill", 0))
