@@ -4,12 +4,14 @@ Started by ``SEXTANT_WORKER_COMMAND="python stub.py BEHAVIOUR"``; see BEHAVIOURS
 """
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import models.__main__ as entry
 from models.core.run import Run, StoppedError
@@ -93,10 +95,34 @@ def parent(spec, run: Run) -> None:
     run.result(sleeper=sleeper.pid)
 
 
-BEHAVIOURS = {f.__name__: f for f in (steps, crash, deaf, flood, full, greedy, parent)}
+def big(spec, run: Run) -> None:
+    """Leave a file of 2 MiB."""
+    (run.dir / "weights.safetensors").write_bytes(bytes(2 * 2**20))
+    run.artifact("weights.safetensors", "weights")
+    run.result(done=True)
+
+
+BEHAVIOURS = {f.__name__: f for f in (steps, crash, deaf, flood, full, greedy, parent, big)}
+
+
+def watch_for_overlap() -> object | None:
+    """Hold a lock on the job's name for life; a second process at the same time leaves a mark."""
+    journal = os.environ.get("LC_STUB_JOURNAL")
+    if journal is None:
+        return None
+    folder = Path(sys.argv[-1]).name
+    job, _, _number = folder.rpartition("-r")
+    lock = (Path(journal) / f"{job}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        (Path(journal) / f"{job}.overlap").touch()
+    (Path(journal) / f"{folder}.started").touch()
+    return lock
 
 
 if __name__ == "__main__":
+    held = watch_for_overlap()
     behaviour = sys.argv.pop(1)
     stub_device = types.ModuleType("models.core.device")
     stub_device.pick = lambda: "cpu"

@@ -1,0 +1,283 @@
+"""The real service for tests: API and workers as processes, and wires that can be cut."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from models.catalog import kinds
+
+STUB = Path(__file__).parent / "workers" / "stub.py"
+# every time of the service, a tenth of its default
+QUICK = {
+    "LEASE_S": 3.0,
+    "LEASE_RENEW_S": 0.4,
+    "LEASE_STOP_S": 1.6,
+    "LEASE_KILL_S": 2.2,
+    "WORKER_TICK_S": 0.1,
+    "WORKER_DISPATCH_S": 0.5,
+    "WORKER_POLL_S": 0.2,
+    "WORKER_STOP_S": 1.0,
+    "WORKER_SAVE_S": 3.0,
+    "WORKER_SHUTDOWN_S": 3.0,
+    "WORKER_TERM_S": 0.5,
+    "WORKER_BACKOFF_S": 0.2,
+}
+
+
+def free_port() -> int:
+    """A port nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(holds: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
+    """Poll until ``holds`` gives something true; its value."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := holds():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {timeout_s} s: {what or holds}")
+
+
+class Service:
+    """API and workers over one database, one broker and one state folder.
+
+    With ``behaviour`` the children are the stub of that behaviour; without, the real methods.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        broker_url: str = "",
+        *,
+        behaviour: str | None = None,
+        steps: int = 20,
+        step_s: float = 0.02,
+        **settings: Any,
+    ) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.journal = folder / "journal"
+        self.journal.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.processes: list[subprocess.Popen[bytes]] = []
+        values = QUICK | settings
+        values |= {
+            "STATE_DIR": self.state,
+            "DATABASE_URL": database_url,
+            "BROKER_URL": broker_url,
+            "BIND": f"127.0.0.1:{self.port}",
+            "AUTH_DISABLED": "true",
+        }
+        if behaviour:
+            values["WORKER_COMMAND"] = f"{sys.executable} {STUB} {behaviour}"
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("SEXTANT_")}
+        self.env = clean | {f"SEXTANT_{name}": str(value) for name, value in values.items()}
+        self.env |= {
+            "LC_STUB_STEPS": str(steps),
+            "LC_STUB_STEP_S": str(step_s),
+            "LC_STUB_JOURNAL": str(self.journal),
+        }
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+
+    # -- processes ---------------------------------------------------------------------------
+
+    def _start(self, name: str, *command: str, **env: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}-{len(self.processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env=self.env | env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def start_api(self, **env: str) -> subprocess.Popen[bytes]:
+        """Start the API and wait until it answers."""
+        command = ["uvicorn", "app.main:create_app", "--factory", "--port", str(self.port)]
+        command += ["--timeout-graceful-shutdown", "5", "--log-level", "warning"]
+        process = self._start("api", *command, **env)
+        wait_until(lambda: self._answers(process), 30, "the API answers")
+        return process
+
+    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
+        assert process.poll() is None, self.logs()
+        with contextlib.suppress(httpx.TransportError):
+            return self.client.get("/healthz").status_code == 200
+        return False
+
+    def start_worker(self, **env: str) -> subprocess.Popen[bytes]:
+        """Start a worker and wait for its first heartbeat."""
+        before = self.live_workers()
+        process = self._start("worker", "workers", **env)
+        wait_until(lambda: self.live_workers() > before, 30, "the worker's heartbeat")
+        return process
+
+    def live_workers(self) -> int:
+        """Workers that the API sees."""
+        return self.client.get("/readyz").json()["workers"]
+
+    def logs(self) -> str:
+        """What all processes wrote, for a failing test."""
+        parts = sorted(self.folder.glob("*.log"))
+        return "\n".join(f"== {part.name}\n{part.read_text()[-6000:]}" for part in parts)
+
+    def stop(self) -> None:
+        """End everything, politely first; nothing may be left."""
+        self.client.close()
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGCONT)
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def children(self) -> list[psutil.Process]:
+        """Living processes of runs in this service's state folder."""
+        return [
+            process
+            for process in psutil.process_iter(["cwd", "status"])
+            if str(process.info["cwd"] or "").startswith(str(self.state / "runs"))
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ]
+
+    # -- jobs --------------------------------------------------------------------------------
+
+    def submit(self, **body: Any) -> str:
+        """POST a job with the smallest spec of the first kind; its id."""
+        answer = self.post_job(**body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()["id"]
+
+    def post_job(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+        """POST a job with the smallest spec of the first kind."""
+        spec = dict(next(iter(kinds().values())).smallest)
+        return self.client.post("/v1/jobs", json={"spec": spec} | body, headers=headers)
+
+    def read(self, job_id: str) -> dict[str, Any]:
+        """The job object."""
+        return self.client.get(f"/v1/jobs/{job_id}").json()
+
+    def wait(self, job_id: str, *statuses: str, timeout_s: float = 30) -> dict[str, Any]:
+        """Wait for one of the statuses; any final one by default."""
+        wanted = statuses or ("succeeded", "failed", "cancelled")
+
+        def reached() -> dict[str, Any] | None:
+            job = self.read(job_id)
+            return job if job["status"] in wanted else None
+
+        try:
+            return wait_until(reached, timeout_s)
+        except AssertionError as error:
+            text = f"{job_id} is {self.read(job_id)}, not {wanted}\n{self.logs()}"
+            raise AssertionError(text) from error
+
+    def wait_step(self, job_id: str, step: int, timeout_s: float = 20) -> None:
+        """Wait until the job's progress has reached a step."""
+
+        def reached() -> bool:
+            return ((self.read(job_id)["progress"] or {}).get("step") or 0) >= step
+
+        wait_until(reached, timeout_s, f"step {step} of {job_id}\n{self.logs()}")
+
+    def artifacts(self, job_id: str) -> list[dict[str, Any]]:
+        """Ready artifacts of a job."""
+        return self.client.get(f"/v1/jobs/{job_id}/artifacts?limit=200").json()["data"]
+
+    # -- what must hold after every fault ----------------------------------------------------
+
+    def check(self, *job_ids: str) -> None:
+        """No job lost or run twice at once, no process left, store and rows agree."""
+        assert not list(self.journal.glob("*.overlap")), "two runs of one job at once"
+        for job_id in job_ids:
+            self._check_job(job_id)
+        wait_until(lambda: not self.children(), 10, f"no child left: {self.children()}")
+
+    def _check_job(self, job_id: str) -> None:
+        job = self.read(job_id)
+        assert job["status"] in ("succeeded", "failed", "cancelled"), job
+        page = self.client.get(f"/v1/jobs/{job_id}/events?limit=200").json()
+        seqs = [event["seq"] for event in page["data"]]
+        assert seqs == list(range(1, len(seqs) + 1))
+        finals = [
+            event
+            for event in page["data"]
+            if event["type"] == "status" and event["data"]["status"] == job["status"]
+        ]
+        assert page["has_more"] or len(finals) == 1
+        for artifact in self.artifacts(job_id):
+            content = self.client.get(f"/v1/jobs/{job_id}/artifacts/{artifact['name']}").content
+            assert len(content) == artifact["size_bytes"]
+
+
+class Wire:
+    """A unix-socket proxy that can be cut and joined again: a server that is away."""
+
+    def __init__(self, listen: Path, target: Path) -> None:
+        self.listen, self.target = listen, target
+        self._pairs: list[socket.socket] = []
+        self._server: socket.socket | None = None
+        self.silent = False  # take connections, answer nothing
+        self.join()
+
+    def join(self) -> None:
+        """Accept connections and pass them on."""
+        self.listen.unlink(missing_ok=True)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(self.listen))
+        self._server.listen(128)
+        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Close everything and refuse what comes."""
+        if self._server is not None:
+            with contextlib.suppress(OSError):
+                self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
+        self.listen.unlink(missing_ok=True)
+        for end in self._pairs:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._pairs.clear()
+
+    def _accept(self, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = server.accept()[0]
+                self._pairs.append(near)
+                if self.silent:
+                    continue
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(str(self.target))
+                self._pairs.append(far)
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
