@@ -15,6 +15,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     TypeDecorator,
+    desc,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -122,7 +123,7 @@ class Job(Base):
         _one_of("status", STATUSES),
         _one_of("status_reason", STATUS_REASONS),
         Index(None, "tenant_id", "id"),
-        Index("ix_jobs_claim", "status", "queue", text("priority DESC"), "id"),
+        Index("ix_jobs_claim", "status", "queue", desc("priority"), "id"),
         Index(None, "status", "lease_expires_at"),
     )
 
