@@ -6,10 +6,16 @@ from app.db.session import get_engine
 from app.db.tables import Base
 
 
+def _comparable(_object, name, _kind, _reflected, _other) -> bool:  # noqa: ANN001
+    """SQLite reports ``priority DESC`` of this index back as ``priority``."""
+    return name != "ix_jobs_claim" or context.get_context().dialect.name != "sqlite"
+
+
 def _migrate(connection) -> None:  # noqa: ANN001
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
+        include_object=_comparable,
         render_as_batch=True,
         transaction_per_migration=True,
     )
