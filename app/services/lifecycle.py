@@ -4,9 +4,8 @@
 number: a write that carries an older number or another owner changes no row.
 """
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.db.session import database_now
 from app.db.tables import FINAL, Event, Job, Run
+from app.services.outcome import Outcome, verdict
 from app.settings import get_settings
 
 TRANSITIONS = {
@@ -26,9 +26,6 @@ TRANSITIONS = {
     ("running", "cancelled"),
     ("running", "queued"),
 }
-REQUEUED = {"worker_lost", "lease_lost", "storage_unavailable"}
-REQUEUED_ONCE = {"host_out_of_memory"}
-EXIT_STOPPED = 75
 CLAIM_TRIES = 8
 
 
@@ -46,27 +43,6 @@ class WorkerInfo:
     queues: tuple[str, ...]
     gpus_total: int = 0
     gpus_free: int = 0
-
-
-@dataclass
-class Outcome:
-    """How a run ended, as the runner saw it.
-
-    Attributes:
-        exit_code: of the child; None when a signal ended it.
-        error: ``code, message, hint`` the child reported or the runner found out.
-        result: the child's result, if it reported one.
-        stop_reason: why the runner stopped it (``cancel``, ``shutdown``, ``timeout``), if it did.
-    """
-
-    exit_code: int | None = None
-    signal: int | None = None
-    error: dict[str, Any] | None = None
-    result: dict[str, Any] | None = None
-    stop_reason: str | None = None
-    peak_rss_mb: float | None = None
-    peak_gpu_mb: float | None = None
-    lineage: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -276,15 +252,13 @@ def finish(session: Session, run: Run, outcome: Outcome) -> Job | None:
     job = session.get(Job, run.job_id)
     if job is None:
         return None
-    new, values = _verdict(session, job, run, outcome)
+    new, values = verdict(job, run, outcome, database_now(session))
     done = transition(session, job.id, "running", new, run, **values)
     if done is not None:
-        _close_run(session, run, new if new != "queued" else _loss(outcome), outcome)
+        failure = values.get("error")
+        again = failure["code"] if failure else "requeued"
+        _close_run(session, run, again if new == "queued" else new, outcome)
     return done
-
-
-def _loss(outcome: Outcome) -> str:
-    return outcome.error["code"] if outcome.error else "requeued"
 
 
 def _close_run(session: Session, run: Run, outcome: str, end: Outcome) -> None:
@@ -300,65 +274,6 @@ def _close_run(session: Session, run: Run, outcome: str, end: Outcome) -> None:
             peak_gpu_mb=end.peak_gpu_mb,
         )
     )
-
-
-def _verdict(session: Session, job: Job, run: Run, outcome: Outcome) -> tuple[str, dict[str, Any]]:
-    """New status and the values that go with it; the table of statuses in ARCHITECTURE.md."""
-    free: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None}
-    if outcome.lineage:
-        free["lineage"] = job.lineage | outcome.lineage
-    if outcome.exit_code == 0 and outcome.error is None:
-        return "succeeded", free | {"result": outcome.result, "error": None}
-    if job.cancel_requested_at is not None:
-        return "cancelled", free | {"result": outcome.result}
-    if outcome.stop_reason == "shutdown":
-        now = database_now(session)
-        return "queued", free | {"queued_at": now}
-    error = describe_error(run, outcome)
-    if _may_run_again(job, error["code"]):
-        return "queued", free | _back_off(session, job, error)
-    return "failed", free | {"error": error, "failures": job.failures + 1}
-
-
-def _may_run_again(job: Job, code: str) -> bool:
-    again = code in REQUEUED or (code in REQUEUED_ONCE and job.failures == 0)
-    return again and job.failures + 1 < job.limits["max_runs"]
-
-
-def _back_off(session: Session, job: Job, error: dict[str, Any]) -> dict[str, Any]:
-    wait_s = min(300.0, get_settings().worker_backoff_s * 2**job.failures)
-    wait_s *= random.uniform(0.8, 1.2)  # noqa: S311  # spread of retries, no secret
-    now = database_now(session)
-    return {
-        "status_reason": "backoff",
-        "failures": job.failures + 1,
-        "not_before": now + timedelta(seconds=wait_s),
-        "queued_at": now,
-        "error": error,
-    }
-
-
-def describe_error(run: Run, outcome: Outcome) -> dict[str, Any]:
-    """The job's ``error`` object."""
-    found = outcome.error or {}
-    code = found.get("code") or "worker_lost"
-    return {
-        "code": code,
-        "message": found.get("message") or _end_in_words(outcome),
-        "class": "infrastructure" if code in REQUEUED | REQUEUED_ONCE else "job",
-        "retryable": code in REQUEUED | REQUEUED_ONCE,
-        "run_number": run.number,
-        "exit_code": outcome.exit_code,
-        "signal": outcome.signal,
-        "traceback_artifact_id": found.get("traceback_artifact_id"),
-        "hint": found.get("hint"),
-    }
-
-
-def _end_in_words(outcome: Outcome) -> str:
-    if outcome.signal is not None:
-        return f"the child process was ended by signal {outcome.signal}"
-    return f"the child process ended with exit code {outcome.exit_code}"
 
 
 def expire(session: Session) -> list[str]:
