@@ -1,0 +1,59 @@
+"""Reads the built-in sets from the packages of the extra ``samples``."""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from models.core.errors import DataError, DataMissingError
+from models.data.arrays import ImageArrays, Labelled, held_out
+
+DIGITS_TEST = 360
+PHOTOS = ("chelsea", "coffee", "rocket", "camera")
+
+
+def images(name: str) -> ImageArrays:
+    """A built-in set of labelled images.
+
+    ``digits``: 1,797 handwritten digits of 8 x 8, one channel; grey levels 0..16 scaled to
+    0..255; 360 held out for testing, the same share of each class, always the same ones.
+
+    Raises:
+        DataMissingError: if scikit-learn is not installed.
+        DataError: if ``name`` is no built-in set of labelled images.
+    """
+    if name != "digits":
+        raise DataError(f"{name!r} is no built-in set of labelled images; there is 'digits'")
+    bunch = _package("sklearn.datasets", name).load_digits()
+    labels = bunch.target.astype(np.int64)
+    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    test = held_out(labels, DIGITS_TEST)
+    return ImageArrays(
+        Labelled(grey[~test], labels[~test]),
+        Labelled(grey[test], labels[test]),
+        [str(digit) for digit in range(10)],
+    )
+
+
+def photo(index: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A photograph of scikit-image: 0 cat (chelsea), 1 coffee, 2 rocket, 3 camera (grey as RGB).
+
+    Raises:
+        DataMissingError: if scikit-image is not installed.
+        DataError: if there is no such index.
+    """
+    if not 0 <= index < len(PHOTOS):
+        raise DataError(f"photos has images 0 to {len(PHOTOS) - 1}, not {index}")
+    picture = getattr(_package("skimage.data", "photos"), PHOTOS[index])()
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+
+
+def _package(module: str, name: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise DataMissingError(
+            f"the built-in dataset {name!r} needs the package {module.partition('.')[0]}",
+            hint="install sextant[samples] where the worker is",
+        ) from error

@@ -1,0 +1,1 @@
+"""Input-perturbation saliency: maps from what a class score does when parts of the image change."""

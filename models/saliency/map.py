@@ -1,0 +1,272 @@
+"""Carries out ``saliency.map``: every image, method, baseline and class; maps as they come."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.core.run import Run
+from models.saliency import inputs, pictures
+from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
+from models.saliency.makers import Case, make
+from models.saliency.parts import Baseline, Method, labels
+from models.saliency.scores import Scorer, check_mode, probe
+from models.saliency.spec import ImageRef, SaliencyMap
+
+# Pixels a forward pass where ``batch`` is auto: 32 or 256 images of 224 x 224.
+AUTO_PIXELS = {"cpu": 32 * 224**2, "cuda": 256 * 224**2}
+AUTO_MOST = 1024
+
+
+class Rows:
+    """Counts rows through the net; after each batch reports progress and hears of a stop."""
+
+    def __init__(self, run: Run, total: int) -> None:
+        self.run, self.total, self.done = run, total, 0
+
+    def __call__(self, rows: int) -> None:
+        self.done += rows
+        self.run.progress(self.done, self.total, unit="row")
+        self.run.check_stop()
+
+
+def map_images(spec: SaliencyMap, run: Run) -> None:
+    """Explain every image of the spec.
+
+    Leaves each map as an artifact as soon as it is made, so that a cancelled job keeps those it
+    finished; then the pictures of an image, the archive and the report. Convolutions run in full
+    float32 on a GPU (no TF32), so that a map does not depend on the batch size.
+
+    Raises:
+        SpecError: if the spec does not fit the net or the images, or the net cannot be read.
+        DataError: if an image cannot be used.
+        StoppedError: between two batches, if a stop was requested.
+    """
+    subject = inputs.load_subject(spec, run)
+    images = inputs.load_images(spec, run)
+    check_mode(subject.net)
+    rows = Rows(run, spec.rows(*subject.size))
+    explainer = Explainer(spec, run, subject, Scorer(subject.net, spec.score, rows))
+    with (
+        torch.inference_mode(),
+        torch.backends.cudnn.flags(deterministic=spec.deterministic, allow_tf32=False),
+    ):
+        for position, image in enumerate(images):
+            explainer.explain(position, image)
+    if "npz" in spec.outputs:
+        write_archive(run.dir / "maps.npz", run.dir / "saliency", explainer.maps)
+        run.artifact("maps.npz", role="table")
+    explainer.write_report(rows.done)
+
+
+def chunk_size(batch: int | str, size: tuple[int, int], device: str) -> int:
+    """Images a forward pass: as asked, or as many as fit a fixed number of pixels."""
+    if isinstance(batch, int):
+        return batch
+    return max(1, min(AUTO_MOST, AUTO_PIXELS[device] // (size[0] * size[1])))
+
+
+class Explainer:
+    """Explains one image after the other and keeps what the report needs (no map)."""
+
+    def __init__(
+        self, spec: SaliencyMap, run: Run, subject: inputs.Subject, scorer: Scorer
+    ) -> None:
+        self.spec, self.run, self.subject, self.scorer = spec, run, subject, scorer
+        self.chunk = chunk_size(spec.batch, subject.size, torch.device(run.device).type)
+        self.maps: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+
+    def explain(self, position: int, image: np.ndarray) -> None:
+        """All maps of one image; the first image also serves to probe the net."""
+        ref = self.spec.images[position]
+        name = image_name(position, ref)
+        pixels = inputs.prepare(image, self.subject, f"images.{position}").to(self.run.device)
+        parameter = next(self.subject.net.parameters())
+        x = self.subject.space.normalise(pixels).to(parameter.dtype)
+        if position == 0:
+            probe(self.scorer, x)
+        outputs = self.scorer.outputs(x[None])
+        targets = inputs.choose_targets(self.spec.target, outputs[0])
+        index = torch.tensor(targets, device=x.device)
+        full = self.scorer.read(outputs)[0, index]
+        case = Case(x, self.scorer.of(index), full, self.spec.seed, self.chunk)
+        entry = {"image": name, **ref.model_dump(exclude_none=True)}
+        entry |= self._describe(self.scorer.probabilities(outputs)[0], targets, full)
+        self.images.append(entry)
+        replacements = {
+            label: baseline(part, x, self.subject.space, self.spec.seed)
+            for part, label in self._baselines()
+        }
+        entry["baselines"] = {
+            label: self._impact(name, label, case, index, found)
+            for label, found in replacements.items()
+        }
+        (self.run.dir / "saliency" / name).mkdir(parents=True, exist_ok=True)
+        for method, label in zip(self.spec.methods, labels(self.spec.methods), strict=True):
+            self._compare(method, label, case, replacements, entry, pixels)
+
+    def _describe(
+        self, probability: Float[Tensor, "classes"], targets: list[int], full: Float[Tensor, "k"]
+    ) -> dict[str, Any]:
+        """What the net makes of the unperturbed image."""
+        return {
+            "top_class": int(probability.argmax()),
+            "targets": [
+                {
+                    "class": target,
+                    "name": self.subject.classes[target],
+                    "score": score,
+                    "probability": probability[target].item(),
+                }
+                for target, score in zip(targets, full.tolist(), strict=True)
+            ],
+        }
+
+    def _baselines(self) -> list[tuple[Baseline, str]]:
+        return list(zip(self.spec.baselines, labels(self.spec.baselines), strict=True))
+
+    def _impact(
+        self, image: str, label: str, case: Case, targets: Tensor, found: list[Tensor]
+    ) -> dict[str, Any]:
+        """Baseline impact of section 4.1, with a warning where a baseline speaks for a class."""
+        numbers = impact(self.scorer, case.x, found, targets, self.chunk)
+        limit = NEUTRAL_FACTOR / len(self.subject.classes)
+        for target, p in zip(targets.tolist(), numbers["probability"], strict=True):
+            if p > limit:
+                self._warn(
+                    "baseline_not_neutral",
+                    f"{image}: baseline {label} alone has probability {p:.3g} for class "
+                    f"{self.subject.classes[target]!r}, over {NEUTRAL_FACTOR} times chance",
+                )
+        return numbers
+
+    def _warn(self, code: str, message: str) -> None:
+        self.warnings.append(message)
+        self.run.warn(code, message)
+
+    def _compare(
+        self,
+        method: Method,
+        label: str,
+        case: Case,
+        replacements: dict[str, list[Tensor]],
+        entry: dict[str, Any],
+        pixels: Float[Tensor, "c h w"],
+    ) -> None:
+        """The maps of one method with every baseline; then, a class each, their picture."""
+        panels: list[list[pictures.Panel]] = [[] for _ in entry["targets"]]
+        for baseline_label, found in replacements.items():
+            drawn = torch.stack([make(method, case, b) for b in found])
+            values = drawn.mean(0).float().cpu().numpy()  # [k, rows, columns]
+            error = drawn.std(0).mean((1, 2)) / len(found) ** 0.5 if len(found) > 1 else None
+            for k, target in enumerate(entry["targets"]):
+                described = {"method": label, "baseline": baseline_label, "class": target["class"]}
+                if error is not None:
+                    described["standard_error"] = error[k].item()
+                self._keep(entry, k, described, values[k])
+                panels[k].append(pictures.Panel(baseline_label, values[k]))
+        if "png" in self.spec.outputs:
+            for target, row in zip(entry["targets"], panels, strict=True):
+                self.run.check_stop()  # a picture takes as long as many rows
+                self._draw(method, label, entry["image"], target, row, pixels)
+
+    def _keep(
+        self, entry: dict[str, Any], k: int, described: dict[str, Any], values: np.ndarray
+    ) -> None:
+        """Write one map, hand it over and report its numbers."""
+        stem = f"{described['method']}-{described['baseline']}-class{described['class']}"
+        name = f"saliency/{entry['image']}/{stem}.npy"
+        np.save(self.run.dir / name, values)
+        low, high = float(values.min()), float(values.max())
+        described = {"image": entry["image"], **described, "shape": list(values.shape)}
+        self.run.artifact(name, role="saliency_map", **described)
+        self.maps.append({"artifact": name, **described, "min": low, "max": high})
+        numbers = entry["baselines"][described["baseline"]]
+        self.run.log(
+            len(self.maps),
+            score=entry["targets"][k]["score"],
+            baseline_score=numbers["score"][k],
+            neutrality=numbers["neutrality"],
+            map_min=low,
+            map_max=high,
+        )
+
+    def _draw(
+        self,
+        method: Method,
+        label: str,
+        image: str,
+        target: dict[str, Any],
+        panels: list[pictures.Panel],
+        pixels: Float[Tensor, "c h w"],
+    ) -> None:
+        name = f"saliency/{image}/{label}-class{target['class']}.png"
+        pictures.draw(
+            self.run.dir / name,
+            pixels.permute(1, 2, 0).cpu().numpy(),
+            panels,
+            f"{pictures.describe(method)}: {target['name']}, p = {target['probability']:.2f}",
+            pictures.quantity(method, self.spec.score),
+            self.spec.overlay,
+            pictures.signed(method),
+        )
+        self.run.artifact(name, role="image", image=image, method=label)
+
+    def write_report(self, rows: int) -> None:
+        """All numbers of the run, without times: the same spec leaves the same bytes."""
+        parameter = next(self.subject.net.parameters())
+        numbers = {
+            "kind": self.spec.kind,
+            "model": self.spec.model.model_dump(exclude_none=True),
+            "score": self.spec.score,
+            "seed": self.spec.seed,
+            "rows": rows,
+            "batch": self.chunk,
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "device": self.run.device,
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
+            "warnings": self.warnings,
+            "images": self.images,
+            "maps": self.maps,
+        }
+        (self.run.dir / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False))
+        self.run.artifact("report.json", role="report")
+        self.run.result(
+            images=len(self.images), maps=len(self.maps), rows=rows, warnings=len(self.warnings)
+        )
+
+
+def image_name(position: int, ref: ImageRef) -> str:
+    """Folder of an image's maps: its place in the spec, its dataset and its index there."""
+    return f"{position:03d}-{ref.dataset[:60].replace('.', '-')}-{ref.index}"
+
+
+def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:
+    """All maps as one npz, read and written one by one; ``index`` is a JSON string array.
+
+    ``json.loads(str(np.load(path)["index"]))`` lists, for each key, what it is a map of.
+    """
+    index = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in maps:
+            file = folder.parent / entry["artifact"]
+            key = str(file.relative_to(folder).with_suffix(""))
+            _add(archive, key, file.read_bytes())
+            index.append({"key": key, **entry})
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(json.dumps(index)))
+        _add(archive, "index", buffer.getvalue())
+
+
+def _add(archive: zipfile.ZipFile, key: str, content: bytes) -> None:
+    # A fixed date, so that the same maps make the same bytes.
+    entry = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+    archive.writestr(entry, content, zipfile.ZIP_DEFLATED)

@@ -1,0 +1,107 @@
+"""From batches of images to scores, counting rows; and the refusal of nets that cannot be read."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from models.core.errors import SpecError
+
+SUM_TOLERANCE = 1e-4  # of rows that look like probabilities
+ROW_TOLERANCE = 1e-3  # of one row alone against the same row in a batch, relative to its range
+
+Score = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n k"]]
+
+
+class Scorer:
+    """A net in evaluation mode, read as probability, output or log-probability.
+
+    Args:
+        net: gives one row of outputs for each image.
+        kind: ``prob``, ``logit`` (the outputs as they are) or ``logprob``.
+        tick: called with the number of rows after each forward pass.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        kind: Literal["prob", "logit", "logprob"],
+        tick: Callable[[int], None] | None = None,
+    ) -> None:
+        self.net = net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+        self.kind = kind
+        self._tick = tick
+
+    @torch.inference_mode()
+    def outputs(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """What the net gives, in float64."""
+        answer = self.net(images.contiguous(memory_format=torch.channels_last))
+        if self._tick is not None:
+            self._tick(len(images))
+        return answer.double()
+
+    def read(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+        """Scores of all classes from the net's outputs."""
+        if self.kind == "logit":
+            return outputs
+        return outputs.softmax(1) if self.kind == "prob" else outputs.log_softmax(1)
+
+    def probabilities(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+        """Class probabilities, whatever the score: the softmax unless the net ends in one."""
+        return outputs if _are_probabilities(outputs) else outputs.softmax(1)
+
+    def of(self, targets: Int64[Tensor, "k"]) -> Score:
+        """A function from images to the float64 scores of these classes: one pass for all."""
+        return lambda images: self.read(self.outputs(images))[:, targets]
+
+
+def check_mode(net: nn.Module) -> None:
+    """Refuse a net in training mode, before it has seen an image.
+
+    Raises:
+        SpecError: if any part of the net is in training mode.
+    """
+    for name, module in net.named_modules():
+        if module.training:
+            raise SpecError(
+                f"model: part {name or 'net'!r} ({type(module).__name__}) is in training mode, so "
+                "that a score would change from pass to pass",
+                hint="put the net into evaluation mode before it is saved or loaded",
+            )
+
+
+def probe(scorer: Scorer, x: Float[Tensor, "c h w"]) -> None:
+    """Refuse a net whose row depends on its batch or on chance, or that ends in a softmax.
+
+    Sends ``x`` alone, then ``x``, its negative and ``x`` again in one batch: four rows.
+
+    Raises:
+        SpecError: naming what was found and the way out.
+    """
+    alone = scorer.outputs(x[None])[0]
+    if alone.ndim != 1:
+        raise SpecError(
+            f"model: the net gives an output of shape {tuple(alone.shape)} for an image; saliency "
+            "needs one number a class"
+        )
+    first, _, last = scorer.outputs(torch.stack([x, -x, x]))
+    gap = max((first - alone).abs().max(), (last - first).abs().max()).item()
+    allowed = ROW_TOLERANCE * (1e-6 + (alone.max() - alone.min()).item())
+    if not gap <= allowed:
+        raise SpecError(
+            f"model: the output of an image changes by {gap:.3g} (allowed {allowed:.1g}) with the "
+            "rest of its batch or from pass to pass: dropout or batch statistics are at work",
+            hint="explain a net whose output depends on the image alone",
+        )
+    if scorer.kind != "logit" and _are_probabilities(alone[None]):
+        raise SpecError(
+            f"score: {scorer.kind!r} would apply a softmax, but the net's outputs are "
+            "probabilities already (non-negative, sum 1)",
+            hint="use score 'logit', which reads the outputs as they are",
+        )
+
+
+def _are_probabilities(outputs: Float[Tensor, "n classes"]) -> bool:
+    return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < SUM_TOLERANCE).all())

@@ -1,0 +1,217 @@
+"""Spec of ``saliency.map``: which net, which images, how to perturb them. Torch-free."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from models.core.spec import (
+    ArtifactInfo,
+    ArtifactRef,
+    DatasetRef,
+    Estimate,
+    Int,
+    MetricInfo,
+    Part,
+    Spec,
+)
+from models.saliency.parts import (
+    Baseline,
+    Method,
+    Occlusion,
+    Plain,
+    check_window,
+    draws,
+    form,
+    labels,
+)
+
+PRETRAINED_SIZE = 224
+PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
+PROBE_ROWS = 4  # one row alone, then in a batch of three
+
+
+class Pretrained(Part):
+    """A net whose trained weights come with a Python package of the extra ``samples``."""
+
+    pretrained: Literal["efficientnet_lite0"] = Field(
+        description="EfficientNet-Lite0 trained on ImageNet, 1,000 classes, 224 x 224 RGB"
+    )
+
+
+class ImageRef(DatasetRef):
+    """One image of a dataset."""
+
+    split: Literal["test", "train"] = Field(
+        default="test", description="Part of a labelled set; sets of photographs have only one"
+    )
+    index: Int = Field(default=0, ge=0, le=10**8, description="Position in that part, from 0")
+
+
+def _model_tag(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    if "pretrained" in keys:
+        return "pretrained"
+    return "artifact" if "job" in keys or "artifact" in keys else None
+
+
+Model = Annotated[
+    Annotated[ArtifactRef, Tag("artifact")] | Annotated[Pretrained, Tag("pretrained")],
+    Discriminator(
+        _model_tag,
+        custom_error_type="model_form",
+        custom_error_message='give {"job": id, "artifact": name} of a checkpoint or weights, '
+        'or {"pretrained": "efficientnet_lite0"}',
+    ),
+]
+
+
+ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
+Target = Annotated[
+    Annotated[ClassIndex, Tag("number")]
+    | Annotated[list[ClassIndex], Field(min_length=1, max_length=64), Tag("list")]
+    | Annotated[str, Field(pattern=r"^(argmax|topk:([1-9]|[1-5][0-9]|6[0-4]))$"), Tag("word")],
+    Discriminator(
+        form,
+        custom_error_type="target_form",
+        custom_error_message='give a class index, a list of them, "argmax" or "topk:N" with N '
+        "from 1 to 64",
+    ),
+]
+
+
+Batch = Annotated[
+    Annotated[Int, Field(ge=1, le=65536), Tag("number")] | Annotated[Literal["auto"], Tag("word")],
+    Discriminator(
+        form,
+        custom_error_type="batch_form",
+        custom_error_message='give a number of rows from 1 to 65536, or "auto"',
+    ),
+]
+
+
+class Overlay(Part):
+    """How maps are drawn over the image."""
+
+    colormap: Literal["RdBu_r", "PuOr_r", "coolwarm"] = Field(
+        default="RdBu_r", description="Diverging colours, the middle one at zero"
+    )
+    alpha: float = Field(default=0.65, ge=0, le=1, description="Opacity of the map")
+
+
+class Cell(NamedTuple):
+    """One map to make: a method with a baseline, and their labels."""
+
+    method: Method
+    method_label: str
+    baseline: Baseline
+    baseline_label: str
+
+
+class SaliencyMap(Spec):
+    """Maps of which parts of an image a trained net's score depends on, by perturbing the image."""
+
+    entry: ClassVar[str] = "models.saliency.map:map_images"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("score", "score", None, "Score of the target class on the image"),
+        MetricInfo("baseline_score", "score", None, "Score of the target class on the baseline"),
+        MetricInfo("neutrality", "1", "max", "1 - largest class probability of the baseline"),
+        MetricInfo("map_min", "score", None, "Smallest value of the map"),
+        MetricInfo("map_max", "score", None, "Largest value of the map"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("saliency/*/*.npy", "saliency_map", "One map, float32, a value a pixel"),
+        ArtifactInfo("saliency/*/*.png", "image", "Maps of one method and class over the image"),
+        ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
+        ArtifactInfo("report.json", "report", "Scores, baseline impact, rows, warnings, versions"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "zeiler2014": {"methods": [{"id": "occlusion", "window": 32, "stride": 16}]},
+        "rise2018": {
+            "methods": [{"id": "rise", "masks": 8000, "grid": 7, "p": 0.5}],
+            "baselines": [{"id": "zero"}],
+        },
+        "rise_quick": {
+            "methods": [{"id": "rise", "masks": 1000, "estimator": "slope", "sampling": "balanced"}]
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "saliency.map",
+        "model": {"pretrained": "efficientnet_lite0"},
+        "images": [{"dataset": "photos", "index": 0}],
+        "methods": [
+            {"id": "occlusion", "window": 112, "stride": 112},
+            {"id": "rise", "masks": 4, "grid": 2, "sampling": "balanced"},
+        ],
+        "batch": 2,
+    }
+
+    kind: Literal["saliency.map"]
+    model: Model = Field(description="The net to explain")
+    images: list[ImageRef] = Field(
+        default=[ImageRef(dataset="photos", index=0)],
+        min_length=1,
+        max_length=1000,
+        description="Images to explain; each is brought to the size of the net's input",
+    )
+    target: Target = Field(
+        default="argmax",
+        description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image; '
+        "further classes cost no further forward passes",
+    )
+    score: Literal["prob", "logit", "logprob"] = Field(
+        default="prob",
+        description="What is read: softmax probability, net output as it is, log-probability",
+    )
+    methods: list[Method] = Field(
+        default=[Occlusion(id="occlusion")], min_length=1, max_length=32, description="Map makers"
+    )
+    baselines: list[Baseline] = Field(
+        default=[Plain(id="zero")],
+        min_length=1,
+        max_length=32,
+        description="What removed pixels are replaced by; each method runs with each baseline",
+    )
+    batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
+    outputs: list[Literal["npz", "png"]] = Field(
+        default=["npz", "png"],
+        max_length=2,
+        description="Beside the .npy maps and report.json: one archive of all maps; pictures",
+    )
+    overlay: Overlay = Overlay()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SaliencyMap":
+        named = [(image.dataset, image.split, image.index) for image in self.images]
+        if len(set(named)) < len(named):
+            raise ValueError("images names the same image twice; give each once")
+        if isinstance(self.model, Pretrained):
+            for index, method in enumerate(self.methods):
+                check_window(method, f"methods.{index}", PRETRAINED_SIZE, PRETRAINED_SIZE)
+        return self
+
+    def cells(self) -> Iterator[Cell]:
+        """Every method with every baseline, methods outermost."""
+        for method, method_label in zip(self.methods, labels(self.methods), strict=True):
+            for baseline, label in zip(self.baselines, labels(self.baselines), strict=True):
+                yield Cell(method, method_label, baseline, label)
+
+    def rows(self, height: int, width: int) -> int:
+        """Rows through the net for images of this size, probes and baseline impact included."""
+        of_maps = sum(
+            cell.method.rows(height, width) * draws(cell.baseline) for cell in self.cells()
+        )
+        of_impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
+        return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Rows through the net; for a trained net its input is taken to be of the images' size."""
+        size = counts.get(self.images[0].dataset, {})
+        height, width = size.get("height"), size.get("width")
+        if isinstance(self.model, Pretrained):
+            height = width = PRETRAINED_SIZE
+        if height is None or width is None:
+            return Estimate()
+        rows = self.rows(height, width)
+        maps = len(self.images) * len(self.methods) * len(self.baselines)
+        return Estimate(total_steps=rows, details={"rows": rows, "maps_per_class": maps})

@@ -1,0 +1,51 @@
+"""Built-in sets: the same images every time, and a clear word where the package is missing."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from models.core.errors import DataError, DataMissingError
+from models.data import samples
+from models.data.builtin import BUILTIN
+
+
+def test_digits_are_what_the_list_promises():
+    pytest.importorskip("sklearn", reason="extra samples")
+    found = samples.images("digits")
+    counts = BUILTIN["digits"].counts
+    assert found.train.images.shape == (counts["train"], 8, 8, 1)
+    assert found.test.images.shape == (counts["test"], 8, 8, 1)
+    assert found.train.images.dtype == np.uint8
+    assert (found.train.images.min(), found.train.images.max()) == (0, 255)
+    share = np.bincount(found.test.labels) / np.bincount(
+        np.concatenate([found.train.labels, found.test.labels])
+    )
+    assert np.abs(share - 360 / 1797).max() < 1 / 170
+    np.testing.assert_array_equal(found.test.images, samples.images("digits").test.images)
+
+
+def test_photos_are_colour_pictures():
+    pytest.importorskip("skimage", reason="extra samples")
+    assert len(samples.PHOTOS) == BUILTIN["photos"].counts["images"]
+    for index in range(len(samples.PHOTOS)):
+        picture = samples.photo(index)
+        assert picture.dtype == np.uint8
+        assert picture.shape[2] == 3
+    with pytest.raises(DataError, match="images 0 to 3, not 4"):
+        samples.photo(4)
+
+
+@pytest.mark.parametrize("module", ["sklearn.datasets", "skimage.data"])
+def test_missing_package_says_what_to_install(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    read = {"sklearn.datasets": lambda: samples.images("digits"),
+            "skimage.data": lambda: samples.photo(0)}[module]  # fmt: skip
+    with pytest.raises(DataMissingError, match=module.partition(".")[0]) as caught:
+        read()
+    assert "sextant[samples]" in caught.value.hint
+
+
+def test_unknown_set_is_refused():
+    with pytest.raises(DataError, match="there is 'digits'"):
+        samples.images("photos")

@@ -1,0 +1,197 @@
+"""Baselines, their neutrality, and the refusal of nets that cannot be read."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from saliency_nets import conv_net, noise
+from torch import nn
+
+from models.core.errors import SpecError
+from models.saliency.baselines import Space, baseline, blur, impact
+from models.saliency.parts import Blur, Constant, GaussianNoise, Noise, Plain
+from models.saliency.scores import Scorer, check_mode, probe
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+SPACE = Space(MEAN, STD)
+
+
+def pixels_of(part, x=None, space=SPACE):
+    """The baseline of an image, back in pixels."""
+    x = noise(3, 6, 5) if x is None else x
+    (found,) = baseline(part, x, space, seed=0)
+    assert found.shape == x.shape
+    return found * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+
+
+@pytest.mark.parametrize(("name", "level"), [("black", 0.0), ("white", 1.0), ("gray", 0.5)])
+def test_grey_levels_are_pixels(name, level):
+    found = pixels_of(Plain(id=name))
+    torch.testing.assert_close(found, torch.full_like(found, level), atol=1e-7, rtol=0)
+
+
+def test_zero_is_the_mean_not_black():
+    found = pixels_of(Plain(id="zero"))
+    torch.testing.assert_close(found[:, 0, 0], torch.tensor(MEAN).double(), atol=1e-7, rtol=0)
+
+
+def test_dataset_mean_needs_a_net_that_records_it():
+    x = noise(3, 4, 4)
+    assert torch.equal(baseline(Plain(id="dataset_mean"), x, SPACE, 0)[0], torch.zeros_like(x))
+    with pytest.raises(SpecError, match="dataset_mean"):
+        baseline(Plain(id="dataset_mean"), x, Space(MEAN, STD, recorded=False), 0)
+
+
+@pytest.mark.parametrize(("space", "expected"), [("pixel", 0.5), ("normalised", None)])
+def test_constant_says_in_which_space_it_was_given(space, expected):
+    x = noise(3, 4, 4)
+    (found,) = baseline(Constant(id="constant", value=[0.5], space=space), x, SPACE, 0)
+    if expected is None:
+        assert (found == 0.5).all()
+    else:
+        torch.testing.assert_close(found[1], torch.zeros(4, 4).double())  # mean of channel 1
+    with pytest.raises(SpecError, match="2 values, the net's input 3"):
+        baseline(Constant(id="constant", value=[0.5, 0.1]), x, SPACE, 0)
+
+
+def test_channel_mean_is_of_this_image():
+    x = noise(3, 6, 5)
+    (found,) = baseline(Plain(id="channel_mean"), x, SPACE, 0)
+    torch.testing.assert_close(found[:, 2, 3], x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 20.0])
+def test_blur_is_a_gaussian_with_repeated_border(sigma):
+    """Against a direct sum over the kernel, wider than the image included."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    x = noise(2, 14, 9)
+    radius = math.ceil(4 * sigma)
+    expected = [
+        ndimage.gaussian_filter(plane.numpy(), sigma, mode="nearest", radius=radius) for plane in x
+    ]
+    np.testing.assert_allclose(blur(x, sigma).numpy(), np.stack(expected), atol=1e-12)
+    (found,) = baseline(Blur(id="blur", sigma=sigma), x, Space([0.0] * 2, [1.0] * 2), 0)
+    torch.testing.assert_close(found, blur(x, sigma))
+
+
+def test_shuffle_keeps_the_pixels_and_their_colours():
+    x = noise(3, 6, 5)
+    (found,) = baseline(Noise(id="shuffle"), x, SPACE, 0)
+    assert not torch.equal(found, x)
+    columns = [sorted(map(tuple, image.flatten(1).T.tolist())) for image in (found, x)]
+    assert columns[0] == columns[1]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Noise(id="uniform_noise", draws=2),
+        Noise(id="shuffle", draws=2),
+        GaussianNoise(id="gaussian_noise", draws=2),
+    ],
+)
+def test_random_baselines_repeat_and_differ_by_seed_and_draw(part):
+    """Property 9: drawn from (seed, draw) alone."""
+    x = noise(3, 6, 5)
+    first, second = baseline(part, x, SPACE, 0)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, baseline(part, x, SPACE, 0)[0])
+    assert not torch.equal(first, baseline(part, x, SPACE, 1)[0])
+    other = part.model_copy(update={"seed": 5})
+    assert not torch.equal(first, baseline(other, x, SPACE, 0)[0])
+
+
+def test_noise_has_the_moments_it_promises():
+    x = noise(3, 60, 60)
+    (grey,) = baseline(Noise(id="uniform_noise"), x, Space([0.0] * 3, [1.0] * 3), 0)
+    assert 0 < grey.min() < 0.01
+    assert 0.99 < grey.max() < 1
+    assert abs(grey.mean() - 0.5) < 0.02
+    (normal,) = baseline(GaussianNoise(id="gaussian_noise", sigma=2.0), x, SPACE, 0)
+    assert abs(normal.mean()) < 0.1
+    assert abs(normal.std() - 2.0) < 0.1
+
+
+def test_impact_reports_the_baseline_itself():
+    """Section 4.1, against the definitions."""
+    net, x, b = conv_net().double(), noise(3, 8, 8), noise(3, 8, 8, seed=1)
+    found = impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), chunk=4)
+    with torch.no_grad():
+        p, at_x = net(b[None]).softmax(1)[0], net(x[None]).softmax(1)[0]
+        t = torch.linspace(0, 1, 11).double()
+        path = net(torch.stack([(1 - s) * b + s * x for s in t])).softmax(1)
+    assert found["score"] == pytest.approx(p[[2, 0]].tolist())
+    assert found["max_probability"] == pytest.approx(p.max().item())
+    assert found["neutrality"] == pytest.approx(1 - p.max().item())
+    assert found["entropy"] == pytest.approx(-(p * p.log()).sum().item())
+    assert found["kl_uniform"] == pytest.approx((p * (p * 5).log()).sum().item())
+    assert found["top_class"] == int(p.argmax())
+    assert found["top_class_changes"] == bool(p.argmax() != at_x.argmax())
+    np.testing.assert_allclose(found["path"][0], path[:, 2], atol=1e-6)
+    area = (path[:-1, 0] + path[1:, 0]).sum().item() / 20
+    assert found["path_area"][1] == pytest.approx(area, abs=1e-6)
+
+
+def test_impact_of_draws_is_their_mean_with_its_error():
+    net, x = conv_net().double(), noise(3, 8, 8)
+    draws = [noise(3, 8, 8, seed=seed) for seed in (1, 2, 3)]
+    found = impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), chunk=64)
+    with torch.no_grad():
+        values = net(torch.stack(draws))[:, 0]
+    assert found["score"] == pytest.approx([values.mean().item()])
+    assert found["standard_error"] == pytest.approx([values.std().item() / math.sqrt(3)])
+
+
+def test_net_in_training_mode_is_refused():
+    """Property 11: one part in training mode is enough."""
+    net = conv_net()
+    check_mode(net)
+    net[1].train()
+    with pytest.raises(SpecError, match=r"BatchNorm2d.*training mode"):
+        check_mode(net)
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x.flatten(1), 0.5, training=True)
+
+
+class BatchMean(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) - x.flatten(1).mean(0)
+
+
+@pytest.mark.parametrize("net", [AlwaysDropout(), BatchMean()])
+def test_rows_that_depend_on_their_batch_are_refused(net):
+    """Property 11: one row alone against the same row inside a batch."""
+    with torch.random.fork_rng(), pytest.raises(SpecError, match="rest of its batch"):
+        probe(Scorer(net.eval(), "logit"), noise(3, 4, 4))
+
+
+def test_second_softmax_is_refused():
+    net = nn.Sequential(conv_net(), nn.Softmax(1)).eval().double()
+    x = noise(3, 8, 8)
+    with pytest.raises(SpecError, match="already"):
+        probe(Scorer(net, "prob"), x)
+    scorer = Scorer(net, "logit")
+    probe(scorer, x)
+    outputs = scorer.outputs(x[None])
+    assert torch.equal(scorer.probabilities(outputs), outputs)
+
+
+@pytest.mark.parametrize("kind", ["prob", "logit", "logprob"])
+def test_scores_are_what_they_are_called(kind):
+    net, x = conv_net().double(), noise(4, 3, 8, 8)
+    rows = []
+    scorer = Scorer(net, kind, rows.append)
+    found = scorer.of(torch.tensor([3, 1]))(x)
+    with torch.no_grad():
+        logits = net(x)[:, [3, 1]], torch.logsumexp(net(x), 1, keepdim=True)
+    expected = {
+        "prob": (logits[0] - logits[1]).exp(),
+        "logit": logits[0],
+        "logprob": logits[0] - logits[1],
+    }[kind]
+    torch.testing.assert_close(found, expected)
+    assert rows == [4]

