@@ -1,0 +1,156 @@
+"""Datasets: create, upload, finalize, list, read, delete."""
+
+import base64
+import binascii
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.exceptions import HTTPException
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from app import storage
+from app.db.session import make_session
+from app.db.tables import Dataset
+from app.deps import DatasetsRead, DatasetsWrite, DurableSession, Once, ReadSession, WriteSession
+from app.problems import problems
+from app.schemas.datasets import DatasetCreate, DatasetQuery, DatasetRead
+from app.schemas.page import Page
+from app.services import datasets, uploads
+from app.services.errors import invalid
+from app.services.idempotency import Answer
+from app.strict import StrictRoute
+from models.data.builtin import BUILTIN
+
+OCTETS = "application/octet-stream"
+UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]{1,100}):")
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
+
+Ref = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9._-]{1,120}$", description="Id or name of a dataset")
+]
+Digest = Annotated[str | None, Header(max_length=1000, description="`sha-256=:<base64>:`")]
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=DatasetRead,
+    responses={
+        201: {"headers": {"Location": {"schema": {"type": "string"}}}},
+        **problems(400, 409, 413, 415),
+    },
+)
+def create_dataset(
+    body: DatasetCreate, principal: DatasetsWrite, session: DurableSession, once: Once
+) -> Response:
+    """Make a dataset; then PUT its content and finalize it."""
+
+    def create() -> Answer:
+        options = body.options.model_dump(exclude_none=True)
+        row = datasets.create(
+            session, principal.tenant_id, body.name, body.format, options, body.sha256
+        )
+        headers = {"Location": f"/v1/datasets/{row.id}"}
+        return Answer(201, DatasetRead.of(row).model_dump(mode="json"), headers, row.id)
+
+    return once(create)
+
+
+@router.put(
+    "/{dataset}/content",
+    responses=problems(400, 404, 409, 413, 415),
+    openapi_extra=UPLOAD,
+)
+async def put_content(
+    dataset: Ref,
+    request: Request,
+    principal: DatasetsWrite,
+    content_type: Annotated[str, Header()] = OCTETS,
+    content_length: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
+    repr_digest: Digest = None,
+    content_digest: Digest = None,
+) -> DatasetRead:
+    """Upload the content; nothing is kept when it is cut off or has another digest."""
+    if content_type.partition(";")[0].strip().lower() != OCTETS:
+        raise HTTPException(415, f"the content is {content_type!r}; send {OCTETS}")
+    digest = _sha256("repr-digest", repr_digest) or _sha256("content-digest", content_digest)
+    tenant_id = principal.tenant_id
+    row = await run_in_threadpool(_writable, tenant_id, dataset)
+    try:
+        key, stored = await uploads.receive(row, request.stream(), content_length, digest)
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the upload was cut off") from error
+    return await run_in_threadpool(_accept, tenant_id, row.id, key, stored)
+
+
+def _writable(tenant_id: str, ref: str) -> Dataset:
+    with make_session(write=False) as session:
+        row = datasets.get(session, tenant_id, ref)
+    uploads.check_writable(row)
+    return row
+
+
+def _accept(tenant_id: str, dataset_id: str, key: str, stored: storage.Stored) -> DatasetRead:
+    with make_session() as session:
+        return DatasetRead.of(uploads.accept(session, tenant_id, dataset_id, key, stored))
+
+
+def _sha256(name: str, header: str | None) -> bytes | None:
+    """The SHA-256 of a digest field (RFC 9530); None where it names other algorithms only."""
+    if header is None:
+        return None
+    found = SHA256.search(header)
+    try:
+        digest = base64.b64decode(found[1], validate=True) if found else None
+    except binascii.Error:
+        digest = b""
+    if digest is not None and len(digest) != 32:  # bytes of a SHA-256
+        detail = "a SHA-256 looks like sha-256=:<44 characters of base64>:"
+        error = invalid(f"/{name}", detail, "digest")
+        error.errors[0]["location"] = "header"
+        raise error
+    return digest
+
+
+@router.post(
+    "/{dataset}/finalize",
+    status_code=202,
+    responses=problems(404, 409),
+)
+def finalize_dataset(dataset: Ref, principal: DatasetsWrite, session: WriteSession) -> DatasetRead:
+    """Have a worker check the content; then the dataset is `ready` or `failed`."""
+    return DatasetRead.of(uploads.finalize(session, principal.tenant_id, dataset))
+
+
+@router.get("")
+def list_datasets(
+    query: Annotated[DatasetQuery, Query()], principal: DatasetsRead, session: ReadSession
+) -> Page[DatasetRead]:
+    """List datasets: the built-in ones on the first page, then the uploaded, newest first."""
+    rows, next_cursor = datasets.list_page(session, principal.tenant_id, query.limit, query.cursor)
+    builtin = [] if query.cursor else [DatasetRead.of_builtin(each) for each in BUILTIN.values()]
+    found = builtin + [DatasetRead.of(row) for row in rows]
+    return Page(data=found, has_more=next_cursor is not None, next_cursor=next_cursor)
+
+
+@router.get("/{dataset}", responses=problems(404))
+def read_dataset(dataset: Ref, principal: DatasetsRead, session: ReadSession) -> DatasetRead:
+    """Read a dataset by id or name."""
+    if dataset in BUILTIN:
+        return DatasetRead.of_builtin(BUILTIN[dataset])
+    return DatasetRead.of(datasets.get(session, principal.tenant_id, dataset))
+
+
+@router.delete("/{dataset}", status_code=204, responses=problems(404, 409))
+def delete_dataset(dataset: Ref, principal: DatasetsWrite, session: WriteSession) -> None:
+    """Delete a dataset that no unfinished job refers to."""
+    datasets.delete(session, principal.tenant_id, dataset)

@@ -1,0 +1,66 @@
+"""Health, readiness, Prometheus numbers, explanations of problems. Outside of ``/v1``."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from app.auth import ADMIN, bearer, caller, demand
+from app.problems import PROBLEMS, problems
+from app.schemas.health import Health, ProblemRead, Ready
+from app.services import gauges, health
+from app.services.errors import NotFoundError
+from app.settings import get_settings
+from app.strict import StrictRoute
+
+router = APIRouter(tags=["health"], route_class=StrictRoute)
+
+
+async def metrics_allowed(request: Request) -> None:
+    """Demand an admin key where the settings say so: the numbers are of all tenants."""
+    if get_settings().auth_metrics:
+        principal = await caller(await bearer(request))
+        demand(principal, ADMIN)
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Tell that the process answers."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    response_model=Ready,
+    responses={503: {"model": Ready, "description": "A part is missing"}},
+)
+def readyz() -> Response:
+    """Tell whether database, store and migration are there, and how the rest is."""
+    found = health.readiness()
+    body = Ready(ready=found.ready, **found.parts).model_dump()
+    return JSONResponse(body, 200 if found.ready else 503)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **problems(401, 403, 503),
+    },
+    dependencies=[Depends(metrics_allowed)],
+)
+def prometheus() -> Response:
+    """Numbers for Prometheus: of this process, and of the whole service out of SQL."""
+    body = generate_latest(REGISTRY) + generate_latest(gauges.SQL)
+    return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/problems/{code}", responses=problems(404, 422))
+async def read_problem(code: Annotated[str, Path(max_length=64)]) -> ProblemRead:
+    """Explain the code of a problem."""
+    found = PROBLEMS.get(code)
+    if found is None:
+        raise NotFoundError(f"no problem {code!r}; there are {', '.join(PROBLEMS)}")
+    return ProblemRead(code=code, status=found.status, title=found.title, explanation=found.text)

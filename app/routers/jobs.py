@@ -1,0 +1,186 @@
+"""Jobs: submit, read, list, cancel, retry, delete, runs."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.db.session import make_session
+from app.db.tables import Job
+from app.deps import DurableSession, JobsRead, JobsWrite, Once, ReadSession, WriteSession
+from app.events import wait_for_news
+from app.problems import problems
+from app.schemas.jobs import (
+    CancelRequest,
+    DryRun,
+    JobCreate,
+    JobFilters,
+    JobRead,
+    RetryRequest,
+    RunRead,
+)
+from app.schemas.page import Page
+from app.services import jobs, retries
+from app.services.idempotency import Answer
+from app.strict import StrictRoute
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
+
+JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$", description="Id of a job")]
+LOCATION = {"Location": {"description": "Address of the new job", "schema": {"type": "string"}}}
+ETAG = {"ETag": {"description": "Changes with the job", "schema": {"type": "string"}}}
+
+
+def created(session: DurableSession, job: Job) -> Answer:
+    """Answer 201 with the job and its address."""
+    read = jobs.describe(session, [job])[0]
+    headers = {"Location": read.links.self}
+    return Answer(201, read.model_dump(mode="json"), headers, job.id)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=JobRead,
+    responses={
+        201: {"headers": LOCATION},
+        200: {"model": DryRun, "description": "With dry_run: nothing was stored"},
+        **problems(400, 409, 413, 415),
+    },
+)
+def create_job(
+    body: JobCreate,
+    principal: JobsWrite,
+    session: DurableSession,
+    once: Once,
+    dry_run: Annotated[bool, Query(description="Only tell what would be stored")] = False,
+) -> Response:
+    """Store a job and queue it. It is committed before the answer: it is never lost."""
+    if dry_run:
+        found = jobs.dry_run(session, principal.tenant_id, body)
+        return Response(found.model_dump_json(), media_type="application/json")
+    return once(lambda: created(session, jobs.submit(session, principal.tenant_id, body)))
+
+
+@router.get("")
+def list_jobs(
+    filters: Annotated[JobFilters, Query()], principal: JobsRead, session: ReadSession
+) -> Page[JobRead]:
+    """List jobs, newest first. `metadata.<key>=<value>` keeps those with that label."""
+    rows, next_cursor = jobs.list_page(session, principal.tenant_id, filters)
+    found = jobs.describe(session, rows)
+    return Page(data=found, has_more=next_cursor is not None, next_cursor=next_cursor)
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobRead,
+    responses={
+        200: {"headers": ETAG},
+        304: {"description": "Not changed", "headers": ETAG},
+        **problems(404),
+    },
+)
+async def read_job(
+    job_id: JobId,
+    request: Request,
+    principal: JobsRead,
+    wait_s: Annotated[
+        float,
+        Query(ge=0, le=60, description="Seconds to wait for another status, reason or progress"),
+    ] = 0,
+    if_none_match: Annotated[str | None, Header(max_length=4096)] = None,
+) -> Response:
+    """Read a job; with `wait_s` answer as soon as something changes.
+
+    With `If-None-Match` the change is the one from that version, else from the present one.
+    """
+
+    def look() -> JobRead:
+        with make_session(write=False) as session:
+            return jobs.read(session, principal.tenant_id, job_id)
+
+    read = await run_in_threadpool(look)
+    if if_none_match is None or _matches(if_none_match, read.etag):
+        seen, until = _news(read), time.monotonic() + wait_s
+        while _waiting(read, until) and _news(read) == seen:
+            await wait_for_news(job_id, until - time.monotonic())
+            if await request.is_disconnected():
+                break
+            read = await run_in_threadpool(look)
+    headers = {"ETag": f'"{read.etag}"', "Cache-Control": "no-cache"}
+    if if_none_match is not None and _matches(if_none_match, read.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(read.model_dump_json(), headers=headers, media_type="application/json")
+
+
+def _news(read: JobRead) -> tuple[object, ...]:
+    return (read.status, read.status_reason, read.progress)
+
+
+def _waiting(read: JobRead, until: float) -> bool:
+    return read.finished_at is None and time.monotonic() < until
+
+
+def _matches(header: str, etag: str) -> bool:
+    """Whether ``If-None-Match`` names this version, compared weakly (RFC 9110, 13.1.2)."""
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return "*" in tags or f'"{etag}"' in tags
+
+
+@router.delete("/{job_id}", status_code=204, responses=problems(404, 409))
+def delete_job(job_id: JobId, principal: JobsWrite, session: WriteSession) -> None:
+    """Delete a final job, its events, metrics and artifacts."""
+    jobs.delete(session, principal.tenant_id, job_id)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    responses={
+        200: {"model": JobRead, "description": "It was cancelled before"},
+        **problems(400, 404, 409, 413, 415),
+    },
+)
+def cancel_job(
+    job_id: JobId,
+    principal: JobsWrite,
+    session: WriteSession,
+    response: Response,
+    body: CancelRequest | None = None,
+) -> JobRead:
+    """Cancel a queued job at once, ask a running one to stop. Repeating it does no harm."""
+    asked = body or CancelRequest()
+    tenant_id = principal.tenant_id
+    if not jobs.cancel(session, tenant_id, job_id, asked.mode, save=asked.save_checkpoint):
+        response.status_code = 200
+    return jobs.read(session, tenant_id, job_id)
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=201,
+    response_model=JobRead,
+    responses={201: {"headers": LOCATION}, **problems(400, 404, 409, 413, 415)},
+)
+def retry_job(
+    job_id: JobId,
+    principal: JobsWrite,
+    session: DurableSession,
+    once: Once,
+    body: RetryRequest | None = None,
+) -> Response:
+    """Make a new job from a final one, from its latest checkpoint unless told otherwise."""
+    asked = body or RetryRequest()
+    return once(
+        lambda: created(session, retries.retry(session, principal.tenant_id, job_id, asked))
+    )
+
+
+@router.get("/{job_id}/runs", responses=problems(404))
+def list_runs(job_id: JobId, principal: JobsRead, session: ReadSession) -> Page[RunRead]:
+    """List the job's runs, oldest first."""
+    rows = jobs.runs(session, principal.tenant_id, job_id)
+    found = [RunRead.model_validate(row) for row in rows]
+    return Page(data=found, has_more=False, next_cursor=None)

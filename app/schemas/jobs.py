@@ -1,0 +1,279 @@
+"""Bodies of jobs: what a user sends, what the service answers."""
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from sqlalchemy import inspect
+
+from app.db.tables import Job
+from app.schemas.page import Body, Cursor, Limit, Params, Time
+from models.catalog import JobSpec
+from models.core.spec import Int
+
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+StatusReason = Literal[
+    "waiting_for_worker",
+    "waiting_for_gpu",
+    "backoff",
+    "not_before",
+    "starting",
+    "cancelling",
+    "stalled",
+]
+Device = Literal["auto", "cpu", "cuda"]
+Queue = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")]
+Label = Annotated[str, StringConstraints(max_length=512)]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+LABEL_FILTER = "metadata."
+
+
+class Resources(Body):
+    """What a run may use."""
+
+    device: Device = Field(default="auto", description="auto: a GPU where the worker has one")
+    gpus: Int | None = Field(default=None, ge=0, le=8, description="GPUs; null: by the device")
+    cpus: Int | None = Field(
+        default=None, ge=1, le=1024, description="CPU cores; null: the worker's share"
+    )
+    memory_mb: Int | None = Field(
+        default=None, ge=64, le=2**24, description="Resident memory in MiB; null: no limit"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.device == "cpu" and self.gpus:
+            raise ValueError(f"device cpu with gpus {self.gpus}; use device cuda or gpus 0")
+        if self.device == "cuda" and self.gpus == 0:
+            raise ValueError("device cuda with gpus 0; use device cpu or gpus 1 to 8")
+        return self
+
+
+class Limits(Body):
+    """When the service gives a job up."""
+
+    timeout_s: Int = Field(default=86_400, ge=1, le=2_592_000, description="Seconds a run may take")
+    queue_timeout_s: Int | None = Field(
+        default=None, ge=1, le=2_592_000, description="Seconds a job may wait; null: for ever"
+    )
+    max_runs: Int = Field(
+        default=3,
+        ge=1,
+        le=10,
+        description="Runs after which a lost job fails instead of requeueing",
+    )
+
+
+class JobCreate(Body):
+    """A job to carry out: a spec, and how."""
+
+    spec: JobSpec = Field(description="What to do; `kind` decides the other fields")
+    name: str | None = Field(default=None, max_length=120, description="For people; any text")
+    metadata: dict[LabelName, Label] = Field(
+        default={}, max_length=16, description="Labels to filter lists by"
+    )
+    queue: Queue | None = Field(
+        default=None, description="Queue; null: gpu where a GPU is asked for, else the kind's own"
+    )
+    not_before: Time | None = Field(default=None, description="Earliest start")
+    resources: Resources = Resources()
+    limits: Limits = Limits()
+
+
+class JobFilters(Params):
+    """Which jobs to list. Besides, `metadata.<key>=<value>` keeps jobs with that label."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: list[Status] = Field(default=[], max_length=5, description="Repeatable")
+    kind: str | None = Field(default=None, max_length=64)
+    method: str | None = Field(default=None, max_length=64, description="Part left of the dot")
+    name: str | None = Field(default=None, max_length=120, description="Exact name")
+    parent: str | None = Field(default=None, max_length=64, description="Id of the job retried")
+    created_after: Time | None = None
+    created_before: Time | None = None
+    order: Literal["-created_at", "created_at"] = "-created_at"
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The metadata filters: label by name."""
+        extra = self.model_extra or {}
+        return {name.removeprefix(LABEL_FILTER): str(value) for name, value in extra.items()}
+
+    @model_validator(mode="after")
+    def _labels_only(self) -> Self:
+        allowed = [*type(self).model_fields, f"{LABEL_FILTER}<key>"]
+        for name, value in (self.model_extra or {}).items():
+            if not name.startswith(LABEL_FILTER) or not isinstance(value, str):
+                raise ValueError(f"unknown filter {name!r}; there are {', '.join(allowed)}")
+        return self
+
+
+class Links(BaseModel):
+    """Addresses of a job and its parts."""
+
+    self: str
+    events: str
+    metrics: str
+    logs: str
+    artifacts: str
+
+
+class WorkerRead(BaseModel):
+    """Who carries a job out."""
+
+    id: str
+    host: str
+    device: Literal["cpu", "cuda"]
+
+
+class Progress(BaseModel):
+    """How far a run is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    fraction: float | None = Field(default=None, description="0 to 1")
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: int | None = None
+    phase: str | None = None
+    rate: float | None = Field(default=None, description="In rate_unit, mean over 30 s")
+    rate_unit: str | None = None
+    eta_s: float | None = Field(default=None, description="Seconds left; null until known")
+    updated_at: datetime | None = None
+
+
+class JobError(BaseModel):
+    """Why a run or job failed."""
+
+    model_config = ConfigDict(extra="allow", serialize_by_alias=True, validate_by_name=True)
+
+    code: str
+    message: str
+    class_: str = Field(alias="class", description="job or infrastructure")
+    retryable: bool
+    run_number: int
+    exit_code: int | None
+    signal: int | None
+    traceback_artifact_id: str | None
+    hint: str | None
+
+
+class Derived(NamedTuple):
+    """What is worked out when a job is read."""
+
+    status_reason: str | None
+    queue_position: int | None
+    worker: WorkerRead | None
+
+
+class JobRead(BaseModel):
+    """A job as the service answers it."""
+
+    id: str
+    object: Literal["job"] = "job"
+    kind: str
+    method: str
+    name: str | None
+    metadata: dict[str, str]
+    spec: dict[str, Any] = Field(description="As it was sent")
+    resolved_spec: dict[str, Any] = Field(description="With defaults and digests filled in")
+    resources: dict[str, Any]
+    limits: Limits
+    queue: str
+    priority: int
+    parent_job_id: str | None
+    etag: str = Field(default="", description="The ETag header without its quotes")
+    status: Status
+    status_reason: StatusReason | None
+    run_number: int
+    queue_position: int | None = Field(description="1 is next; null beyond 1,000")
+    not_before: datetime | None
+    created_at: datetime
+    queued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+    cancel_requested_at: datetime | None
+    worker: WorkerRead | None
+    progress: Progress | None
+    estimate: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: JobError | None
+    lineage: dict[str, Any]
+    links: Links
+
+    @classmethod
+    def of(cls, job: Job, derived: Derived) -> Self:
+        """The answer for a row; the ETag is a digest of everything else in it."""
+        columns = {name: getattr(job, name) for name in _COLUMNS}
+        others = {"metadata": job.labels, "links": links(job.id), **derived._asdict()}
+        read = cls.model_validate(columns | others)
+        # sorted: PostgreSQL does not keep the order of names; without what never changes
+        changing = read.model_dump(mode="json", exclude={"spec", "resolved_spec"})
+        text = json.dumps(changing, sort_keys=True)
+        read.etag = hashlib.sha256(text.encode()).hexdigest()[:24]
+        return read
+
+
+_COLUMNS = (JobRead.model_fields.keys() & set(inspect(Job).column_attrs.keys())) - {"status_reason"}
+
+
+def links(job_id: str) -> Links:
+    """Addresses of a job and its parts."""
+    job = f"/v1/jobs/{job_id}"
+    parts = {name: f"{job}/{name}" for name in Links.model_fields if name != "self"}
+    return Links(self=job, **parts)
+
+
+class DryRun(BaseModel):
+    """What a job would be, had it been stored."""
+
+    estimate: dict[str, Any]
+    resolved_spec: dict[str, Any]
+    queue: str
+    warnings: list[str]
+
+
+class CancelRequest(Body):
+    """How to stop a job."""
+
+    mode: Literal["graceful", "kill"] = Field(
+        default="graceful", description="graceful: at the next step; kill: at once"
+    )
+    save_checkpoint: bool = Field(default=True, description="Leave a checkpoint to retry from")
+
+
+class RetryRequest(Body):
+    """A new job from a final one."""
+
+    from_: Literal["latest", "best", "scratch"] | Int = Field(
+        default="latest",
+        alias="from",
+        description="Checkpoint to go on from: latest, best, or the one of a step; or scratch",
+    )
+    overrides: dict[str, Any] = Field(
+        default={}, description="Merged into the spec as it was sent; null removes a field"
+    )
+
+
+class RunRead(BaseModel):
+    """One execution of a job."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    worker_id: str
+    host: str
+    devices: list[str] = Field(description="GPU UUIDs; empty on a CPU")
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    exit_code: int | None
+    signal: int | None
+    peak_rss_mb: float | None
+    peak_gpu_mb: float | None

@@ -1,0 +1,269 @@
+"""Datasets: created, referred to by specs, checked by a worker, deleted; uploads apart."""
+
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import Select, String, cast, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app import storage
+from app.db.session import after_commit, database_now
+from app.db.tables import FINAL, Dataset, Job, new_id
+from app.services import paging
+from app.services.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+    invalid,
+)
+from app.settings import get_settings
+from models.core.spec import DatasetRef
+from models.data.builtin import BUILTIN
+
+CHECK_TRIES = 3  # workers lost over one dataset before it is given up
+
+log = structlog.get_logger(__name__)
+
+
+# -- rows ------------------------------------------------------------------------------------
+
+
+def create(
+    session: Session,
+    tenant_id: str,
+    name: str,
+    content_format: str,
+    options: dict[str, Any],
+    sha256: str | None = None,
+) -> Dataset:
+    """A dataset that waits for its content.
+
+    Args:
+        session: that writes.
+        tenant_id: the owner.
+        name: what specs will call it.
+        content_format: of the content.
+        options: of the format.
+        sha256: what the content must have, if it is known.
+
+    Raises:
+        InvalidError: for the name of a built-in dataset, or one like an id.
+        ConflictError: if the tenant has a dataset of this name.
+    """
+    if name in BUILTIN:
+        raise invalid("/name", f"{name!r} is the name of a built-in dataset; choose another")
+    if name.startswith("ds_"):
+        raise invalid("/name", f"{name!r} begins like an id; choose a name without ds_")
+    if session.scalar(_query(tenant_id, name)) is not None:
+        raise ConflictError(f"there is a dataset {name!r} already; delete it or choose another")
+    row = Dataset(
+        id=new_id("ds"),
+        tenant_id=tenant_id,
+        name=name,
+        format=content_format,
+        options=options,
+        sha256=sha256,
+    )
+    session.add(row)
+    try:
+        session.flush()
+    except IntegrityError as error:  # two at once
+        raise UnavailableError(f"another request made {name!r} just now; try again") from error
+    return row
+
+
+def get(session: Session, tenant_id: str, ref: str) -> Dataset:
+    """The dataset of this id or name.
+
+    Raises:
+        NotFoundError: if there is none, or it is another tenant's.
+    """
+    return _one(session, _query(tenant_id, ref), ref)
+
+
+def locked(session: Session, tenant_id: str, ref: str, *, shared: bool = False) -> Dataset:
+    """The same, not to be deleted (and unless ``shared`` not to be changed) until the commit."""
+    query = _query(tenant_id, ref).with_for_update(read=shared)
+    return _one(session, query.execution_options(populate_existing=True), ref)
+
+
+def _query(tenant_id: str, ref: str) -> Select[Dataset]:
+    named = or_(Dataset.id == ref, Dataset.name == ref)  # no name looks like an id
+    return select(Dataset).where(named, *_visible(tenant_id))
+
+
+def _one(session: Session, query: Select[Dataset], ref: str) -> Dataset:
+    row = session.scalar(query)
+    if row is None:
+        raise NotFoundError(f"no dataset {ref!r}")
+    return row
+
+
+def _visible(tenant_id: str) -> Any:
+    return Dataset.tenant_id == tenant_id, Dataset.deleted_at.is_(None)
+
+
+def list_page(session: Session, tenant_id: str, limit: int, cursor: str | None) -> paging.Rows:
+    """One page of the tenant's uploaded datasets, newest first."""
+    query = select(Dataset).where(*_visible(tenant_id))
+    return paging.fetch(session, query, Dataset.id, limit=limit, cursor=cursor)
+
+
+def delete(session: Session, tenant_id: str, ref: str) -> None:
+    """Remove a dataset and its bytes.
+
+    Raises:
+        ConflictError: while a job that is not final refers to it.
+    """
+    row = locked(session, tenant_id, ref)  # no job may pin it meanwhile
+    if user := _user(session, row):
+        raise ConflictError(f"the job {user} refers to it; wait for its end or cancel it")
+    key = row.storage_key
+    session.delete(row)
+    if key is not None:
+        after_commit(session, lambda: drop(key))
+
+
+def _user(session: Session, row: Dataset) -> str | None:
+    """A job that is not final and whose resolved spec names the dataset."""
+    text = cast(Job.resolved_spec, String)
+    named = [text.contains(f'"{word}"', autoescape=True) for word in (row.id, row.name)]
+    return session.scalar(
+        select(Job.id)
+        .where(
+            Job.tenant_id == row.tenant_id,
+            Job.status.not_in(FINAL),
+            text.contains(row.sha256 or "", autoescape=True),
+            or_(*named),
+        )
+        .limit(1)
+    )
+
+
+def drop(key: str) -> None:
+    """Remove bytes that no row names any more; what stays behind is swept up later."""
+    try:
+        storage.delete(key)
+    except (OSError, ServiceError) as error:
+        log.warning("bytes_not_removed", key=key, error=str(error))
+
+
+# -- references of specs ---------------------------------------------------------------------
+
+
+def resolve(session: Session, tenant_id: str, ref: str) -> tuple[str | None, dict[str, int]]:
+    """SHA-256 (None for a built-in set) and counts of a ready dataset, by id or name.
+
+    The row stays locked against deletion until the session ends.
+
+    Raises:
+        NotFoundError: if there is none.
+        InvalidError: if it is not ready.
+    """
+    if ref in BUILTIN:
+        return None, BUILTIN[ref].counts
+    row = locked(session, tenant_id, ref, shared=True)
+    if row.status != "ready":
+        raise InvalidError(f"the dataset {ref!r} is {row.status}; it must be ready")
+    return row.sha256, row.counts
+
+
+def open_input(session: Session, tenant_id: str, ref: DatasetRef) -> str:
+    """Storage key of the bytes that a reference names, of any dataset with the pinned digest.
+
+    Raises:
+        NotFoundError: if no ready dataset has them.
+    """
+    if ref.sha256 is None:
+        query = _query(tenant_id, ref.dataset)
+    else:
+        query = select(Dataset).where(Dataset.sha256 == ref.sha256, *_visible(tenant_id))
+    row = session.scalar(query.where(Dataset.status == "ready").limit(1))
+    key = row.storage_key if row else None
+    if key is None:
+        raise NotFoundError(f"the bytes of dataset {ref.dataset!r} are gone; upload it again")
+    return key
+
+
+# -- the check -------------------------------------------------------------------------------
+
+
+def _claimable(session: Session) -> Any:
+    now = database_now(session)
+    free = or_(Dataset.lease_expires_at.is_(None), Dataset.lease_expires_at < now)
+    return Dataset.status == "checking", free
+
+
+def check_waiting(session: Session) -> bool:
+    """Whether a dataset waits for a worker to check it."""
+    found = select(Dataset.id).where(*_claimable(session)).limit(1)
+    return session.scalar(found) is not None
+
+
+def claim_check(session: Session, worker_id: str) -> Dataset | None:
+    """Take the dataset that waits longest, under a lease; None when none waits.
+
+    ``failures`` counts the workers that were lost over it; the third time it is given up.
+    """
+    oldest = select(Dataset.id).where(*_claimable(session)).order_by(Dataset.id).limit(1)
+    while (dataset_id := session.scalar(oldest)) is not None:
+        row = session.scalar(
+            update(Dataset)
+            .where(Dataset.id == dataset_id, *_claimable(session))
+            .values(
+                lease_owner=worker_id,
+                lease_expires_at=database_now(session) + timedelta(seconds=get_settings().lease_s),
+                failures=Dataset.failures + 1,
+            )
+            .returning(Dataset)
+            .execution_options(populate_existing=True)
+        )
+        if row is None or row.failures <= CHECK_TRIES:
+            return row
+        message = f"{CHECK_TRIES} workers were lost while they checked it"
+        finish_check(session, row, worker_id, None, {"code": "worker_lost", "message": message})
+    return None
+
+
+def renew_check(session: Session, dataset: Dataset, worker_id: str) -> bool:
+    """Extend the lease; False when it was lost."""
+    expires = database_now(session) + timedelta(seconds=get_settings().lease_s)
+    return _update_held(session, dataset, worker_id, lease_expires_at=expires)
+
+
+def finish_check(
+    session: Session,
+    dataset: Dataset,
+    worker_id: str,
+    counts: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+) -> bool:
+    """Make the dataset ``ready`` with its counts, or ``failed``; False when the lease was lost."""
+    return _update_held(
+        session,
+        dataset,
+        worker_id,
+        status="failed" if counts is None else "ready",
+        counts=counts or {},
+        error=error,
+        lease_owner=None,
+        lease_expires_at=None,
+    )
+
+
+def _update_held(session: Session, dataset: Dataset, worker_id: str, **values: Any) -> bool:
+    changed = session.scalar(
+        update(Dataset)
+        .where(
+            Dataset.id == dataset.id,
+            Dataset.status == "checking",
+            Dataset.lease_owner == worker_id,
+        )
+        .values(**values, updated_at=database_now(session))
+        .returning(Dataset.id)
+    )
+    return changed is not None

@@ -1,0 +1,99 @@
+"""What a job's row does not hold: why it waits, its place in the queue, who carries it out.
+
+Worked out when a job is read, so it is right even when every worker is dead.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.db.session import database_now
+from app.db.tables import Job, Run
+from app.schemas.jobs import Derived, WorkerRead
+from app.services import workers
+
+POSITION_LIMIT = 1000
+
+# made once: building a statement costs more than running it
+_WAITING = select(Job.id).where(Job.status == "queued", Job.queue == bindparam("queue"))
+_BEFORE = (
+    _WAITING.where(Job.priority > bindparam("priority")),
+    _WAITING.where(Job.priority == bindparam("priority"), Job.id < bindparam("id")),
+)
+_COUNTS = [
+    select(func.count()).select_from(part.limit(POSITION_LIMIT).subquery()).scalar_subquery()
+    for part in _BEFORE
+]
+AHEAD = select(_COUNTS[0] + _COUNTS[1])
+FRONT = _WAITING.order_by(Job.priority.desc(), Job.id).limit(POSITION_LIMIT)
+
+
+def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
+    """The derived part of each job, by id; a fixed number of statements for any number of jobs."""
+    queued = [job for job in jobs if job.status == "queued"]
+    places = _places(session, queued)
+    served = _served_queues(session) if any(_needs_gpu(job) for job in queued) else set()
+    now = database_now(session) if any(_clocked(job) for job in jobs) else None
+    found = _workers(session, jobs)
+    return {
+        job.id: Derived(_reason(job, now, served), places.get(job.id), found.get(job.id))
+        for job in jobs
+    }
+
+
+def _clocked(job: Job) -> bool:
+    """Whether the reason depends on the time."""
+    return job.status == "running" or (job.status == "queued" and job.not_before is not None)
+
+
+def _needs_gpu(job: Job) -> bool:
+    return job.device == "cuda" or job.gpus > 0
+
+
+def _reason(job: Job, now: datetime | None, served: set[str]) -> str | None:
+    if job.status == "queued":
+        if now and job.not_before and job.not_before > now:
+            return job.status_reason or "not_before"
+        return (
+            "waiting_for_gpu" if job.queue in served and _needs_gpu(job) else "waiting_for_worker"
+        )
+    if job.status == "running" and now and job.lease_expires_at and job.lease_expires_at < now:
+        return "stalled"
+    return job.status_reason
+
+
+def _served_queues(session: Session) -> set[str]:
+    return {queue for worker in workers.live(session) for queue in worker.queues}
+
+
+def _places(session: Session, queued: Sequence[Job]) -> dict[str, int]:
+    """Place in its queue of each job among the first 1,000, by id; 1 is next."""
+    if len(queued) == 1:
+        ahead = session.scalars(AHEAD, _named(queued[0])).one()
+        return {queued[0].id: ahead + 1} if ahead < POSITION_LIMIT else {}
+    found: dict[str, int] = {}
+    for queue in {job.queue for job in queued}:
+        front = session.scalars(FRONT, {"queue": queue})
+        found |= {job_id: place for place, job_id in enumerate(front, start=1)}
+    return found
+
+
+def _named(job: Job) -> dict[str, Any]:
+    return {"queue": job.queue, "priority": job.priority, "id": job.id}
+
+
+def _workers(session: Session, jobs: Sequence[Job]) -> dict[str, WorkerRead]:
+    """The worker of each job's latest run, for jobs that are not waiting."""
+    wanted = [(job.id, job.run_number) for job in jobs if job.status != "queued" and job.run_number]
+    if not wanted:
+        return {}
+    runs = session.scalars(select(Run).where(tuple_(Run.job_id, Run.number).in_(wanted)))
+    return {
+        run.job_id: WorkerRead(
+            id=run.worker_id, host=run.host, device="cuda" if run.devices else "cpu"
+        )
+        for run in runs
+    }

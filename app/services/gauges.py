@@ -1,0 +1,104 @@
+"""Prometheus numbers that SQL knows: read when they are asked for, so right for any process."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db.session import database_now, make_session
+from app.db.tables import Artifact, Job, Run
+from app.services import workers
+from app.services.health import dispatcher_age_s
+
+RECENT = 1000  # runs over which waiting and running times are averaged
+LOST = "worker_lost"
+
+
+def families(session: Session) -> Iterator[Metric]:
+    """Every number as Prometheus expects it; no label holds an id."""
+    yield from _jobs(session)
+    yield from _runs(session)
+    yield from _workers(session)
+    stored = session.scalar(
+        select(func.coalesce(func.sum(Artifact.size_bytes), 0)).where(Artifact.status == "ready")
+    )
+    yield _plain("artifact_bytes_total", "Bytes of all ready artifacts", float(stored or 0))
+
+
+def _jobs(session: Session) -> Iterator[Metric]:
+    counts = select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status)
+    yield _labelled("jobs_total", "Jobs stored", ["kind", "status"], session, counts)
+    waiting = select(Job.queue, func.count()).where(Job.status == "queued").group_by(Job.queue)
+    yield _labelled("jobs_queue_depth", "Jobs waiting", ["queue"], session, waiting)
+    oldest = session.scalar(select(func.min(Job.queued_at)).where(Job.status == "queued"))
+    age_s = (database_now(session) - oldest).total_seconds() if oldest else 0.0
+    yield _plain("jobs_oldest_queued_seconds", "Age of the job that waits longest", age_s)
+
+
+def _runs(session: Session) -> Iterator[Metric]:
+    rows = session.execute(
+        select(Run.outcome, func.count()).where(Run.ended_at.is_not(None)).group_by(Run.outcome)
+    ).all()
+    ended = CounterMetricFamily("job_runs", "Runs that ended", labels=["outcome"])
+    for outcome, count in rows:
+        ended.add_metric([str(outcome)], count)
+    yield ended
+    lost = sum(count for outcome, count in rows if outcome == LOST)
+    yield CounterMetricFamily("lease_expired", "Runs whose worker was lost", value=lost)
+    recent = session.execute(
+        select(Job.queued_at, Run.started_at, Run.ended_at)
+        .join(Job, Job.id == Run.job_id)
+        .order_by(Run.job_id.desc())
+        .limit(RECENT)
+    ).all()
+    waits = [(row.started_at - row.queued_at).total_seconds() for row in recent]
+    lasted = [(row.ended_at - row.started_at).total_seconds() for row in recent if row.ended_at]
+    yield _mean("job_wait_seconds", "Mean seconds from queue to start", waits)
+    yield _mean("job_run_seconds", "Mean seconds of a run", lasted)
+
+
+def _workers(session: Session) -> Iterator[Metric]:
+    live = workers.live(session)
+    free = sum(worker.slots_free for worker in live)
+    slots = GaugeMetricFamily("worker_slots", "Slots of live workers", labels=["use"])
+    slots.add_metric(["free"], free)
+    slots.add_metric(["busy"], sum(worker.slots for worker in live) - free)
+    yield slots
+    age_s = dispatcher_age_s(session)
+    text = "Seconds since the last pass of a dispatcher; -1: never"
+    yield _plain("dispatch_lag_seconds", text, -1 if age_s is None else age_s)
+
+
+def _labelled(name: str, text: str, labels: list[str], session: Session, query: Any) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for row in session.execute(query):
+        family.add_metric(row[:-1], row[-1])
+    return family
+
+
+def _plain(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _mean(name: str, text: str, values: Iterable[float]) -> Metric:
+    found = [max(0.0, value) for value in values]
+    family = GaugeMetricFamily(name, f"{text}, latest {RECENT} runs", labels=[])
+    family.add_metric([], sum(found) / len(found) if found else 0.0)
+    return family
+
+
+class SqlCollector(Collector):
+    """Reads the numbers anew at every scrape."""
+
+    def collect(self) -> list[Metric]:
+        """All families."""
+        with make_session(write=False) as session:
+            return list(families(session))
+
+
+SQL = CollectorRegistry()
+SQL.register(SqlCollector())

@@ -1,0 +1,124 @@
+"""A POST that creates, carried out once for an ``Idempotency-Key``.
+
+The first answer is written in the transaction of what it created: both exist or neither.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, text
+from sqlalchemy.orm import Session
+
+from app.db.tables import IdempotencyKey, utc_now
+from app.services.errors import (
+    ConflictError,
+    IdempotencyMismatchError,
+    InvalidError,
+    ServiceError,
+)
+from app.settings import get_settings
+
+
+class InFlightError(ConflictError):
+    """The first request with this key has not been answered yet."""
+
+    code = "idempotency_in_flight"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a POST answers.
+
+    Attributes:
+        kept: the body that a repetition gets, where the first one holds a secret.
+    """
+
+    status_code: int
+    body: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
+    resource_id: str | None = None
+    kept: dict[str, Any] | None = None
+
+
+class Claim(NamedTuple):
+    """Whose key, and for which request."""
+
+    tenant_id: str
+    key: str
+    request_hash: str
+
+
+def request_hash(verb: str, path: str, body: bytes) -> str:
+    """Digest of what must be equal in a repetition; ``body`` in a canonical form."""
+    return hashlib.sha256(b"\n".join([verb.encode(), path.encode(), body])).hexdigest()
+
+
+def once(
+    session: Session,
+    claim: Claim,
+    work: Callable[[], Answer],
+    refusal: Callable[[ServiceError], Answer],
+) -> Answer:
+    """The first answer to this claim: ``work``'s now, or the one kept from before.
+
+    ``work`` must refuse before it writes, because its refusal is stored in this transaction.
+
+    Raises:
+        InFlightError: while the first request is still being carried out.
+        IdempotencyMismatchError: if the key came with another request before.
+    """
+    _take(session, claim)
+    if (first := session.get(IdempotencyKey, (claim.tenant_id, claim.key))) is not None:
+        return _again(first, claim)
+    try:
+        answer = work()
+    except (ConflictError, InvalidError) as error:
+        answer = refusal(error)
+    session.add(
+        IdempotencyKey(
+            **claim._asdict(),
+            resource_id=answer.resource_id,
+            status_code=answer.status_code,
+            headers=answer.headers,
+            body=answer.body if answer.kept is None else answer.kept,
+            expires_at=utc_now() + timedelta(hours=get_settings().retention_idempotency_h),
+        )
+    )
+    return answer
+
+
+def _take(session: Session, claim: Claim) -> None:
+    """Let one request at a time have the key; SQLite has one writer at a time anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        named = f"{claim.tenant_id} {claim.key}"
+        lock = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:named, 0))")
+        if not session.scalar(lock, {"named": named}):
+            raise InFlightError("the first request with this Idempotency-Key is in flight; retry")
+    session.execute(
+        delete(IdempotencyKey).where(
+            IdempotencyKey.tenant_id == claim.tenant_id,
+            IdempotencyKey.key == claim.key,
+            IdempotencyKey.expires_at < utc_now(),
+        )
+    )
+
+
+def _again(first: IdempotencyKey, claim: Claim) -> Answer:
+    if first.request_hash != claim.request_hash:
+        raise IdempotencyMismatchError(
+            "this Idempotency-Key came with another request before; use a new key"
+        )
+    return Answer(
+        first.status_code,
+        first.body,
+        {**first.headers, "Idempotent-Replayed": "true"},
+        first.resource_id,
+    )
+
+
+def forget_expired(session: Session) -> None:
+    """Remove the answers that are no longer repeated."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < utc_now()))

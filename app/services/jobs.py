@@ -1,0 +1,199 @@
+"""Jobs: submit, read, list, cancel, delete. Statuses change in ``lifecycle`` alone."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from app import queue
+from app.db.session import after_commit
+from app.db.tables import FINAL, Event, Job, Run, new_id, utc_now
+from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
+from app.services import lifecycle, paging, workers
+from app.services.derived import derive
+from app.services.errors import ConflictError, NotFoundError, UnavailableError
+from app.services.resolve import place, resolve
+
+CANCEL_TRIES = 5
+ID_MARGIN = timedelta(minutes=1)  # a row's created_at is read a moment after its id is made
+
+
+def get(session: Session, tenant_id: str, job_id: str) -> Job:
+    """The job of this tenant.
+
+    Raises:
+        NotFoundError: if there is none, it is another tenant's, or it is deleted.
+    """
+    job = session.get(Job, job_id)
+    if job is None or job.tenant_id != tenant_id or job.deleted_at is not None:
+        raise NotFoundError(f"no job {job_id}")
+    return job
+
+
+def read(session: Session, tenant_id: str, job_id: str) -> JobRead:
+    """The job as it is answered."""
+    return describe(session, [get(session, tenant_id, job_id)])[0]
+
+
+def describe(session: Session, jobs: list[Job]) -> list[JobRead]:
+    """Jobs as they are answered, with what is worked out now."""
+    derived = derive(session, jobs)
+    return [JobRead.of(job, derived[job.id]) for job in jobs]
+
+
+def submit(
+    session: Session,
+    tenant_id: str,
+    request: JobCreate,
+    *,
+    parent_id: str | None = None,
+    root: str = "/spec",
+) -> Job:
+    """Store a queued job with its first event; a worker is woken after the commit.
+
+    ``parent_id`` is the job that this one retries; ``root`` the JSON pointer of the spec in the
+    request, for messages.
+
+    Raises:
+        InvalidError: with the pointer of a reference that cannot be used.
+    """
+    resolved = resolve(session, tenant_id, request.spec, root)
+    device, gpus, queue_name = place(request)
+    limits = request.limits
+    now = utc_now()
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        kind=request.spec.kind,
+        method=request.spec.kind.partition(".")[0],
+        name=request.name,
+        labels=request.metadata,
+        spec=request.spec.model_dump(mode="json", exclude_unset=True),
+        resolved_spec=resolved.spec,
+        estimate=resolved.estimate,
+        resources=request.resources.model_dump(),
+        limits=limits.model_dump(),
+        device=device,
+        gpus=gpus,
+        queue=queue_name,
+        parent_job_id=parent_id,
+        not_before=request.not_before,
+        queue_timeout_at=_after(now, limits.queue_timeout_s),
+        event_seq=1,
+        created_at=now,
+        queued_at=now,
+        updated_at=now,
+    )
+    data = {"status": "queued", "status_reason": None, "run_number": 0}
+    session.add(job)
+    session.flush()
+    session.add(Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data))
+    after_commit(session, lambda: queue.enqueue(queue_name))
+    return job
+
+
+def _after(now: datetime, seconds: int | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)
+
+
+def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
+    """What :func:`submit` would store, and what is in its way."""
+    resolved = resolve(session, tenant_id, request.spec)
+    queue_name = place(request).queue
+    served = {name for worker in workers.live(session) for name in worker.queues}
+    warnings = [] if queue_name in served else [f"no live worker serves the queue {queue_name!r}"]
+    return DryRun(
+        estimate=resolved.estimate,
+        resolved_spec=resolved.spec,
+        queue=queue_name,
+        warnings=warnings,
+    )
+
+
+def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.Rows:
+    """One page of the tenant's jobs.
+
+    Raises:
+        InvalidError: for a cursor of another list.
+    """
+    query = select(Job).where(
+        Job.tenant_id == tenant_id, Job.deleted_at.is_(None), *_conditions(filters)
+    )
+    return paging.fetch(
+        session,
+        query,
+        Job.id,
+        limit=filters.limit,
+        cursor=filters.cursor,
+        filters=filters.model_dump(exclude={"limit", "cursor", "order"}),
+        newest_first=filters.order == "-created_at",
+        any_of=[Job.status == status for status in dict.fromkeys(filters.status)],
+    )
+
+
+def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
+    equal = {
+        Job.kind: filters.kind,
+        Job.method: filters.method,
+        Job.name: filters.name,
+        Job.parent_job_id: filters.parent,
+    }
+    found = [column == value for column, value in equal.items() if value is not None]
+    for name, value in filters.labels.items():
+        found.append(Job.labels[name].as_string() == value)
+    # ids are sortable by time: the condition on them is what the index serves
+    if filters.created_after is not None:
+        found.append(Job.created_at >= filters.created_after)
+        found.append(Job.id >= _id_at(filters.created_after, -ID_MARGIN))
+    if filters.created_before is not None:
+        found.append(Job.created_at < filters.created_before)
+        found.append(Job.id < _id_at(filters.created_before, ID_MARGIN))
+    return found
+
+
+def _id_at(time: datetime, margin: timedelta) -> str:
+    """Smallest id that a job made at this time can have."""
+    milliseconds = int((time.timestamp() + margin.total_seconds()) * 1000)
+    return f"job_{min(max(milliseconds, 0), 2**48 - 1):012x}"
+
+
+def cancel(session: Session, tenant_id: str, job_id: str, mode: str, *, save: bool) -> bool:
+    """Ask a job to stop; False if it was cancelled before.
+
+    Raises:
+        ConflictError: if it succeeded or failed.
+    """
+    for _ in range(CANCEL_TRIES):
+        job = get(session, tenant_id, job_id)
+        if job.status == "cancelled":
+            return False
+        if job.status in FINAL:
+            raise ConflictError(f"the job has {job.status}; a final status is never left")
+        if lifecycle.request_cancel(session, job, mode, save=save) is not None:
+            after_commit(session, lambda: queue.announce(job_id))
+            return True
+        session.refresh(job)
+    raise UnavailableError("the job changes its status too often; try again")
+
+
+def delete(session: Session, tenant_id: str, job_id: str) -> None:
+    """Hide a final job; the dispatcher removes its rows and artifacts.
+
+    Raises:
+        ConflictError: if it is not final.
+    """
+    job = get(session, tenant_id, job_id)
+    changed = session.scalar(
+        update(Job)
+        .where(Job.id == job.id, Job.status.in_(FINAL))
+        .values(deleted_at=utc_now())
+        .returning(Job.id)
+    )
+    if changed is None:
+        raise ConflictError(f"the job is {job.status}; cancel it first")
+
+
+def runs(session: Session, tenant_id: str, job_id: str) -> list[Run]:
+    """The job's runs, oldest first; at most ``limits.max_runs`` and requeues at shutdowns."""
+    job = get(session, tenant_id, job_id)
+    return list(session.scalars(select(Run).where(Run.job_id == job.id).order_by(Run.number)))

@@ -1,0 +1,71 @@
+"""A new job from a final one, from one of its checkpoints or from scratch."""
+
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.orm import Session
+
+from app.db.tables import FINAL, Artifact, Job
+from app.schemas.jobs import JobCreate, Limits, Resources, RetryRequest
+from app.services import artifacts, jobs
+from app.services.errors import ConflictError, InvalidError, NotFoundError, invalid
+from app.services.pointers import describe_errors
+from models.catalog import JobSpec
+
+ROOT = "/overrides"
+SPEC: TypeAdapter[Any] = TypeAdapter(JobSpec)
+
+
+def retry(session: Session, tenant_id: str, job_id: str, request: RetryRequest) -> Job:
+    """Submit the job's spec again with ``overrides`` merged in (RFC 7396).
+
+    Raises:
+        ConflictError: if the job is not final or has no such checkpoint.
+        InvalidError: if the merged spec is not valid.
+    """
+    parent = jobs.get(session, tenant_id, job_id)
+    if parent.status not in FINAL:
+        raise ConflictError(f"the job is {parent.status}; cancel it first or wait")
+    sent = {name: value for name, value in parent.spec.items() if name != "resume_from"}
+    if request.from_ != "scratch":
+        checkpoint = _checkpoint(session, parent, request.from_)
+        sent["resume_from"] = {"job": parent.id, "artifact": checkpoint.name}
+    if request.overrides.get("kind", parent.kind) != parent.kind:
+        raise invalid(f"{ROOT}/kind", f"a retry keeps its kind, {parent.kind}")
+    again = JobCreate(
+        spec=_validated(merge(sent, request.overrides)),
+        name=parent.name,
+        metadata=parent.labels,
+        queue=parent.queue,
+        resources=Resources(**parent.resources),
+        limits=Limits(**parent.limits),
+    )
+    return jobs.submit(session, tenant_id, again, parent_id=parent.id, root=ROOT)
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """RFC 7396: objects are merged, null removes a field, anything else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    kept = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            kept.pop(name, None)
+        else:
+            kept[name] = merge(kept.get(name), value)
+    return kept
+
+
+def _validated(spec: dict[str, Any]) -> Any:
+    try:
+        return SPEC.validate_python(spec)
+    except ValidationError as error:
+        errors = describe_errors(error.errors(), spec, SPEC, ROOT)
+        raise InvalidError("the spec with these overrides is not valid", errors) from error
+
+
+def _checkpoint(session: Session, job: Job, which: str | int) -> Artifact:
+    try:
+        return artifacts.checkpoint(session, job.tenant_id, job.id, str(which))
+    except NotFoundError as error:
+        raise ConflictError(f'{error.detail}; use "from": "scratch"') from error

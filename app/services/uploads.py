@@ -1,0 +1,132 @@
+"""Content of datasets: streamed into the store, digested on the way, handed to a check.
+
+The bytes of an upload get a key of their own and only then a place in the row, so that nothing
+half-stored is ever visible and two uploads at once do no harm.
+"""
+
+import hashlib
+import hmac
+from collections.abc import AsyncIterator
+
+from sqlalchemy.orm import Session
+
+from app import queue, storage
+from app.db.session import after_commit, database_now
+from app.db.tables import Dataset, new_id
+from app.services import datasets
+from app.services.errors import ConflictError, TooLargeError, UnavailableError, invalid
+from app.services.places import dataset_key
+from app.settings import get_settings
+
+CHECK_QUEUE = "default"
+SPACE_MARGIN_BYTES = 64 * 2**20
+SPACE_EVERY_BYTES = 64 * 2**20
+
+
+async def receive(
+    dataset: Dataset, chunks: AsyncIterator[bytes], size_bytes: int | None, digest: bytes | None
+) -> tuple[str, storage.Stored]:
+    """Stream an upload into the store under a key of its own.
+
+    Args:
+        dataset: that it belongs to; its ``sha256``, as promised or from an upload before, must
+            come out, so a lost answer may be asked for again but nothing ever changes.
+        chunks: the content.
+        size_bytes: how many bytes were announced, if it was told.
+        digest: SHA-256 that was announced, if it was told.
+
+    Returns:
+        The key, and what lies there.
+
+    Raises:
+        TooLargeError: over ``upload_limit_bytes``.
+        InvalidError: if the bytes have another digest than announced.
+        UnavailableError: if the disk is too full.
+    """
+    if size_bytes is not None:
+        _check_size(size_bytes)
+        _check_space(size_bytes)
+    key = dataset_key(dataset.tenant_id, dataset.id, new_id("up"))
+    hashed, size = hashlib.sha256(), 0
+
+    async def checked() -> AsyncIterator[bytes]:
+        nonlocal size
+        async for chunk in chunks:
+            hashed.update(chunk)
+            if size // SPACE_EVERY_BYTES != (size + len(chunk)) // SPACE_EVERY_BYTES:
+                _check_space(0)
+            size += len(chunk)
+            _check_size(size)
+            yield chunk
+        # before the store completes the object: a wrong one leaves nothing
+        _check_digest(hashed.digest(), digest)
+        _check_digest(hashed.digest(), bytes.fromhex(dataset.sha256) if dataset.sha256 else None)
+
+    await storage.put_stream(key, checked())
+    return key, storage.Stored(size, hashed.hexdigest())
+
+
+def _check_size(size_bytes: int) -> None:
+    limit = get_settings().upload_limit_bytes
+    if size_bytes > limit:
+        raise TooLargeError(f"an upload of {size_bytes} bytes or more; the limit is {limit}")
+
+
+def _check_space(size_bytes: int) -> None:
+    free = storage.free_bytes()
+    if free is not None and free < size_bytes + SPACE_MARGIN_BYTES:
+        raise UnavailableError(f"the store has {free} bytes left, too few for this upload")
+
+
+def _check_digest(found: bytes, expected: bytes | None) -> None:
+    if expected is not None and not hmac.compare_digest(found, expected):
+        raise invalid(
+            "", f"the content has the SHA-256 {found.hex()}, not {expected.hex()}", "digest"
+        )
+
+
+def check_writable(row: Dataset) -> None:
+    """Refuse content for a dataset that is past its upload.
+
+    Raises:
+        ConflictError: if it is checking, ready or failed.
+    """
+    if row.status != "uploading":
+        raise ConflictError(f"the dataset is {row.status}; make a new one for other content")
+
+
+def accept(
+    session: Session, tenant_id: str, dataset_id: str, key: str, stored: storage.Stored
+) -> Dataset:
+    """Give the row its uploaded bytes; the same ones of an earlier upload are removed.
+
+    Raises:
+        ConflictError: if the dataset was finalized or deleted meanwhile; the bytes are removed.
+    """
+    row = session.get(Dataset, dataset_id, with_for_update=True, populate_existing=True)
+    if row is None or row.tenant_id != tenant_id or row.status != "uploading":
+        datasets.drop(key)
+        raise ConflictError("the dataset was finalized or deleted during the upload")
+    before = row.storage_key
+    row.storage_key, (row.size_bytes, row.sha256) = key, stored
+    row.updated_at = database_now(session)
+    if before is not None:
+        after_commit(session, lambda: datasets.drop(before))
+    return row
+
+
+def finalize(session: Session, tenant_id: str, ref: str) -> Dataset:
+    """Hand an uploaded dataset to a worker that checks it; repeating it changes nothing.
+
+    Raises:
+        ConflictError: if there is no content yet, or the check is over.
+    """
+    row = datasets.locked(session, tenant_id, ref)
+    if row.status == "checking":
+        return row
+    check_writable(row)
+    if row.storage_key is None:
+        raise ConflictError(f"the dataset has no content; PUT /v1/datasets/{row.id}/content first")
+    row.status, row.updated_at = "checking", database_now(session)
+    after_commit(session, lambda: queue.enqueue(CHECK_QUEUE))
+    return row

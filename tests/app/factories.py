@@ -1,0 +1,81 @@
+"""Rows for tests, made without the services that are under test elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from app.db.session import make_session
+from app.db.tables import Event, Job, Run, Tenant, new_id
+from app.services import keys, lifecycle
+from app.services.lifecycle import WorkerInfo
+from models.catalog import kinds
+
+KIND = "saliency.map"
+WORKER = WorkerInfo(id="w1", host="here", boot_id="b1", queues=("default",))
+
+
+def add_job(tenant_id: str = keys.DEFAULT_TENANT, **values: Any) -> str:
+    """Id of a new queued job."""
+    spec = dict(kinds()[KIND].smallest)
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        kind=KIND,
+        method="saliency",
+        **{
+            "spec": spec,
+            "resolved_spec": spec,
+            "resources": {"device": "auto"},
+            "limits": {"timeout_s": 60, "queue_timeout_s": None, "max_runs": 3},
+            "queue": "default",
+            **values,
+        },
+    )
+    with make_session() as session:
+        if session.get(Tenant, tenant_id) is None:
+            session.add(Tenant(id=tenant_id, name=tenant_id))
+            session.flush()
+        session.add(job)
+    return job.id
+
+
+def claim() -> Run:
+    """The best waiting job, claimed."""
+    with make_session() as session:
+        run = lifecycle.claim(session, WORKER, "default")
+    assert run is not None
+    return run
+
+
+def start_run(**values: Any) -> Run:
+    """The first run of a new job."""
+    add_job(**values)
+    return claim()
+
+
+def requeue(run: Run) -> Run:
+    """The next run of the same job, after a shutdown of the worker."""
+    with make_session() as session:
+        lifecycle.finish(session, run, lifecycle.Outcome(exit_code=75, stop_reason="shutdown"))
+    return claim()
+
+
+def finish(run: Run, exit_code: int = 0) -> None:
+    """End a run and with it, if it succeeded, its job."""
+    with make_session() as session:
+        lifecycle.finish(session, run, lifecycle.Outcome(exit_code=exit_code))
+
+
+def events_of(job_id: str, kind: str | None = None) -> list[Event]:
+    """Events of a job in order, of one type or all."""
+    with make_session(write=False) as session:
+        found = session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq))
+        return [event for event in found if kind in (None, event.type)]
+
+
+def write(path: Path, data: bytes) -> Path:
+    """A file with these bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,322 @@
+"""Command line and client against the real API on a real port; runs are played by the test."""
+
+import asyncio
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from typer.testing import CliRunner, Result
+
+from app import cli, doctor
+from app.cli import follow, output
+from app.client import ApiError, AsyncClient, Client
+from app.db.session import make_session
+from app.db.tables import Run
+from app.main import create_app
+from app.services import artifacts, events, keys
+from app.settings import get_settings
+from models.catalog import kinds
+from tests.app.factories import claim, finish, write
+from tests.conftest import make_database
+from tests.service import wait_until
+
+KIND = "saliency.map"
+SMALLEST = dict(kinds()[KIND].smallest)
+
+
+@pytest.fixture(scope="module")
+def database_url(request, tmp_path_factory) -> str:
+    """SQLite alone: nothing here depends on the database."""
+    return make_database("sqlite", request, tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture
+def service(settings, monkeypatch) -> Iterator[str]:
+    """URL of the API on a port of its own; the key is that of the state directory."""
+    monkeypatch.delenv("SEXTANT_KEY", raising=False)
+    with make_session() as session:
+        keys.ensure_admin_key(session)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    monkeypatch.setenv("SEXTANT_URL", url)
+    yield url
+    server.should_exit = True
+    thread.join()
+    listening.close()
+
+
+@pytest.fixture
+def client(service) -> Iterator[Client]:
+    key = (get_settings().state_dir / "admin.key").read_text().strip()
+    with Client(service, key) as opened:
+        yield opened
+
+
+@pytest.fixture
+def call(service) -> Callable[..., Result]:
+    """Run a command that must succeed."""
+
+    def run(*arguments: str, text: str | None = None) -> Result:
+        result = CliRunner().invoke(cli.app, list(arguments), input=text, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result
+
+    return run
+
+
+def play(run: Run, folder: Path, *, exit_code: int = 0) -> None:
+    """What a worker writes down of a run: progress, numbers, a file, the end."""
+    lines: list[dict[str, Any]] = [
+        {"type": "progress", "step": step, "total_steps": 4} for step in (1, 2, 4)
+    ]
+    lines += [
+        {"type": "metric", "step": step, "values": {"loss": 1 / step}} for step in (1, 2, 3, 4)
+    ]
+    lines.append({"type": "event", "event": "warning", "code": "w", "message": "careful"})
+    with make_session() as session:
+        events.record_many(session, run, lines)
+    artifacts.store(
+        run, write(folder / "map.npy", bytes(100)), "saliency_map", "saliency/a/map.npy"
+    )
+    finish(run, exit_code)
+
+
+# -- the client ----------------------------------------------------------------------------------
+
+
+def test_the_whole_life_of_a_job(client, tmp_path):
+    spec = kinds()[KIND].model_validate(SMALLEST)
+    assert client.dry_run(spec)["estimate"]["total_steps"] > 0
+    job = client.submit(spec, name="mine", idempotency_key="one")
+    assert client.submit(spec, name="mine", idempotency_key="one")["id"] == job["id"]
+    assert [each["id"] for each in client.jobs(name="mine")] == [job["id"]]
+    worker = threading.Timer(0.3, lambda: play(claim(), tmp_path))
+    worker.start()
+    heard: list[dict[str, Any]] = []
+    final = client.wait(job["id"], on_event=heard.append, timeout_s=30)
+    worker.join()
+    assert final["status"] == "succeeded"
+    assert [event["seq"] for event in heard] == [*range(1, len(heard) + 1)]
+    assert {"status", "run", "progress", "metric", "artifact", "warning"} <= {
+        event["type"] for event in heard
+    }
+    assert [p["value"] for p in client.metrics(job["id"], names=["loss"])["series"]["loss"]] == [
+        1 / step for step in (1, 2, 3, 4)
+    ]
+    path = client.download(job["id"], "saliency/a/map.npy", tmp_path / "out" / "m.npy")
+    assert path.read_bytes() == bytes(100)
+    again = client.retry(job["id"], start="scratch")
+    assert again["parent_job_id"] == job["id"]
+    assert client.cancel(again["id"])["status"] == "cancelled"
+    client.delete(again["id"])
+    with pytest.raises(ApiError, match="Not found") as caught:
+        client.get(again["id"])
+    assert caught.value.status == 404
+
+
+def test_the_asynchronous_twin(client, service, tmp_path):
+    key = client.create_key("twin", ["jobs:read", "jobs:write"])["key"]
+
+    async def life() -> tuple[Any, list[Any], Path]:
+        async with AsyncClient(service, key) as twin:
+            job = await twin.submit(SMALLEST)
+            await asyncio.to_thread(play, claim(), tmp_path)
+            seen = [event async for event in twin.events(job["id"], after=1)]
+            path = await twin.download(job["id"], "saliency/a/map.npy", tmp_path)
+            return await twin.wait(job["id"]), seen, path
+
+    final, seen, path = asyncio.run(life())
+    assert final["status"] == "succeeded"
+    assert seen[0]["seq"] == 2
+    assert path.read_bytes() == bytes(100)
+
+
+def test_a_wrong_spec_is_explained(client):
+    with pytest.raises(ApiError) as caught:
+        client.submit(SMALLEST | {"batch": 0})
+    assert caught.value.status == 422
+    assert "/spec/batch" in str(caught.value)
+
+
+def test_an_upload_arrives_whole(client, tmp_path):
+    for name in ("train-0.parquet", "test-0.parquet"):
+        write(tmp_path / "data" / name, name.encode() * 1000)
+    flow = client.upload
+    thread = threading.Thread(target=lambda: _swallow(flow, "up", [tmp_path / "data"]), daemon=True)
+    thread.start()
+    found = wait_until(
+        lambda: [each for each in client.datasets() if each["status"] == "checking"], 10
+    )
+    assert (found[0]["name"], found[0]["format"]) == ("up", "parquet")
+    assert found[0]["size_bytes"] > len("train-0.parquet" * 1000) + len("test-0.parquet" * 1000)
+
+
+def _swallow(upload: Callable[..., Any], name: str, paths: list[Path]) -> None:
+    """The check never comes, as no worker runs; the end of the server ends the wait."""
+    try:
+        upload(name, paths)
+    except (ApiError, RuntimeError):
+        return
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+def test_submit_and_look(call, tmp_path):
+    file = write(tmp_path / "spec.json", json.dumps(SMALLEST).encode())
+    plan = json.loads(call("submit", str(file), "--dry-run").stdout)
+    assert plan["resolved_spec"]["kind"] == KIND
+    said = call("submit", str(file), "--name", "from a file").stdout
+    job_id = said.split()[0]
+    assert f"{job_id} {KIND} is queued" in said
+    request = json.dumps({"spec": SMALLEST, "name": "whole request"})
+    assert json.loads(call("submit", "-", "--json", text=request).stdout)["name"] == "whole request"
+    listed = call("jobs", "--kind", KIND, "--status", "queued").stdout
+    assert job_id in listed
+    assert "whole request" in listed
+    assert len(json.loads(call("jobs", "--limit", "1", "--json").stdout)) == 1
+    assert "is cancelled" in call("cancel", job_id).stdout
+    assert "cancelled" in call("show", job_id).stdout
+    assert call("delete", job_id).stdout.strip() == f"{job_id} is deleted"
+
+
+def test_follow_draw_download(call, tmp_path):
+    worker = threading.Timer(0.5, lambda: play(claim(), tmp_path))
+    worker.start()
+    said = call("submit", "-", "--follow", text=json.dumps(SMALLEST)).stdout
+    worker.join()
+    assert "careful" in said
+    assert "saliency/a/map.npy" in said
+    job_id = said.split()[0]
+    assert re.search(r"loss +4 +1 +0.25 +0.25 +1", call("metrics", job_id).stdout)
+    assert "█" in call("metrics", job_id, "--plot").stdout
+    call("download", job_id, "--to", str(tmp_path / "results"))
+    assert (tmp_path / "results/saliency/a/map.npy").read_bytes() == bytes(100)
+
+
+def test_a_failed_job_ends_with_code_1(service, tmp_path):
+    worker = threading.Timer(0.5, lambda: play(claim(), tmp_path, exit_code=70))
+    worker.start()
+    arguments = ["submit", "-", "--follow", "--json"]
+    request = {"spec": SMALLEST, "limits": {"max_runs": 1}}
+    result = CliRunner().invoke(cli.app, arguments, input=json.dumps(request))
+    worker.join()
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["status"] == "failed"
+
+
+def test_kinds_and_keys_and_datasets(call):
+    assert KIND in call("kinds").stdout
+    one = json.loads(call("kinds", KIND, "--json").stdout)
+    assert one["schema"]["properties"]["kind"]
+    assert "methods" in call("kinds", KIND).stdout
+    secret = call("keys", "create", "reader", "--scope", "jobs:read").stdout.splitlines()[1]
+    assert secret.startswith("sx_")
+    listed = json.loads(call("keys", "list", "--json").stdout)
+    key_id = next(key["id"] for key in listed if key["name"] == "reader")
+    assert "is revoked" in call("keys", "revoke", key_id).stdout
+    assert "digits" in call("datasets", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["show", "job_" + "0" * 32], 1, "error: Not found"),
+        (["submit", __file__], 1, "error: line 1: no JSON"),
+        (["kinds", "saliency.mop"], 1, "saliency.map"),
+        (["download"], 2, "Missing argument"),
+        (["doctor", "--only", "luck"], 1, "no check luck"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(service, monkeypatch, capsys, arguments, code, words):
+    monkeypatch.setattr("sys.argv", ["sextant", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_out_of_reach_is_code_3(settings, monkeypatch, capsys):
+    monkeypatch.setattr("app.client.flow.PAUSES_S", ())
+    monkeypatch.setenv("SEXTANT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("sys.argv", ["sextant", "jobs"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert "start it with `sextant up`" in capsys.readouterr().err
+
+
+def test_config_check_masks_secrets_and_knows_typos(settings, monkeypatch):
+    monkeypatch.setenv("SEXTANT_AUTH_PEPPER", "hush")
+    monkeypatch.setenv("SEXTANT_BROKER_URL", "redis://:hush@host:6379/0")
+    get_settings.cache_clear()
+    result = CliRunner().invoke(cli.app, ["config", "check"])
+    assert result.exit_code == 0
+    assert "hush" not in result.stdout
+    assert "redis://********@host:6379/0" in result.stdout
+    monkeypatch.setenv("SEXTANT_BINDD", "x")
+    result = CliRunner().invoke(cli.app, ["config", "check"])
+    assert isinstance(result.exception, ValueError)
+    assert "SEXTANT_BINDD" in str(result.exception)
+
+
+def test_doctor_finds_what_is_there_and_what_is_not(call, service, monkeypatch):
+    state = get_settings().state_dir
+    (state / "address").write_text(service)
+    found = {each.check: each for each in doctor.examine()}
+    assert found["python"].ok
+    assert found["packages"].ok
+    assert found["database"].ok
+    assert found["api"].ok
+    assert found["workers"].ok is False
+    assert all(each.hint for each in found.values() if not each.ok)
+    assert json.loads(call("doctor", "--only", "disk", "--json").stdout)[0]["check"] == "disk"
+    (state / "address").write_text("http://127.0.0.1:9")
+    assert doctor.examine(["api"])[0].ok is False
+
+
+# -- pieces --------------------------------------------------------------------------------------
+
+
+def test_a_curve_in_the_terminal():
+    lines = output.plot([(step, step * 2.0) for step in range(1, 101)], 40, 5).splitlines()
+    assert lines[0].lstrip().startswith("200")
+    assert lines[0].endswith("█")
+    assert lines[4].lstrip().startswith("2 ")
+    assert "▁" in lines[4]
+    assert lines[-1].split() == ["step", "1", "100"]
+    assert "nan" not in output.plot([(1, 3.0)])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (65, "1 min 05 s"), (7260, "2 h 01 min"), (None, "")]
+)
+def test_durations(seconds, text):
+    assert output.duration(seconds) == text
+
+
+def test_sizes():
+    assert [output.size(count) for count in (12, 2500, 3_000_000)] == ["12 B", "2.5 kB", "3.0 MB"]
+
+
+def test_the_watcher_survives_words_for_numbers():
+    bar = follow.Progress()
+    watcher = follow.Watcher(bar, "x [y]")
+    watcher.hear({"type": "metric", "data": {"values": {"loss": "nan"}}})
+    watcher.hear({"type": "status", "data": {"status": "running", "status_reason": "starting"}})
+    watcher.hear({"type": "progress", "data": {"step": 1, "total_steps": None}})
+    assert bar.tasks[0].completed == 1

@@ -1,0 +1,112 @@
+"""The compose file and the images, held against the settings and the rules of production."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.settings import FOREIGN, Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+OURS = ("api", "worker-cpu", "worker-gpu")
+SECRETS = Path("/run/secrets")
+
+
+def variables(service: str) -> dict[str, str]:
+    found = SERVICES[service]["environment"]
+    return {name: value for name, value in found.items() if name.startswith("SEXTANT_")}
+
+
+def plain(value: str) -> str:
+    """The value with the defaults of ``${NAME:-default}`` filled in."""
+    return re.sub(r"\$\{[^:}]+:-([^}]*)\}", r"\1", value)
+
+
+def test_the_services_of_the_specification():
+    assert set(SERVICES) == {*OURS, "redis", "postgres", "store"}
+    assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+    assert all("profiles" not in SERVICES[name] for name in SERVICES if name != "worker-gpu")
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_every_variable_is_a_setting_with_a_valid_value(service, monkeypatch, tmp_path):
+    known = {f"SEXTANT_{name.upper()}" for name in Settings.model_fields} | FOREIGN
+    assert set(variables(service)) <= known
+    for name, value in variables(service).items():
+        monkeypatch.setenv(name, plain(value))
+    for secret in SERVICES[service]["secrets"]:
+        (tmp_path / secret).write_text("redis://from-a-file")
+    settings = Settings(_secrets_dir=tmp_path, _env_file=None)  # ty: ignore[unknown-argument]  # pydantic-settings reads these two
+    assert settings.store.startswith("s3://")
+    assert settings.store_endpoint == "http://store:8333"
+    assert settings.broker_url == settings.database_url == "redis://from-a-file"
+    assert settings.auth_pepper.get_secret_value() == "redis://from-a-file"
+    assert settings.state_dir == Path("/state")
+    assert not settings.auth_disabled
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_secrets_come_from_files_named_like_settings(service):
+    assert variables(service)["SEXTANT_SECRETS_DIR"] == str(SECRETS)
+    known = {f"sextant_{name}" for name in Settings.model_fields}
+    assert set(SERVICES[service]["secrets"]) <= known & set(COMPOSE["secrets"])
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_hardened_watched_and_limited(service):
+    found = SERVICES[service]
+    assert found["read_only"] is True
+    assert found["cap_drop"] == ["ALL"]
+    assert found["security_opt"] == ["no-new-privileges:true"]
+    assert found["restart"] == "unless-stopped"
+    assert found["healthcheck"]["test"]
+    assert set(found["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+    assert found["volumes"]
+    assert {each.partition(":")[0] for each in found["volumes"]} <= set(COMPOSE["volumes"])
+    if service not in OURS:
+        assert found["user"] not in ("root", "0", "0:0")
+        assert re.search(r":\d", found["image"]), "pinned to a version"
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_images_of_ours_are_built_and_not_root(service):
+    file = ROOT / SERVICES[service]["build"]["dockerfile"]
+    text = file.read_text()
+    assert re.search(r"^USER sextant$", text, re.MULTILINE)
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in source.split())
+        ignored = (ROOT / ".dockerignore").read_text().splitlines()
+        assert all(f"!{name}" in ignored for name in source.split())
+    for argument in SERVICES[service]["build"].get("args", {}):
+        assert f"ARG {argument}" in text
+
+
+def test_no_torch_in_the_api():
+    text = (ROOT / "app/Dockerfile").read_text()
+    assert "torch" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
+    assert re.search(r"pip install [^\n]* \.$", text, re.MULTILINE)
+
+
+def test_only_the_api_is_reachable_and_only_from_this_machine():
+    published = {name: each["ports"] for name, each in SERVICES.items() if "ports" in each}
+    assert published == {"api": ["127.0.0.1:8722:8722"]}
+    assert variables("api")["SEXTANT_BIND"].endswith(":8722")
+
+
+def test_workers_have_time_to_save():
+    slack_s = 10
+    for service in OURS[1:]:
+        grace_s = int(SERVICES[service]["stop_grace_period"].removesuffix("s"))
+        defaults = Settings.model_fields
+        needed = defaults["worker_shutdown_s"].default + defaults["worker_term_s"].default
+        assert grace_s >= needed + slack_s
+
+
+def test_the_broker_forgets_nothing():
+    text = COMPOSE["configs"]["valkey"]["content"]
+    for line in ("appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"):
+        assert line in text.splitlines()

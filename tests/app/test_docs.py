@@ -1,0 +1,83 @@
+"""The README tells of every setting, kind and role, and its example is a script."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.settings import FOREIGN, Settings
+from models.catalog import kinds
+from models.data.builtin import BUILTIN
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def between(start: str, end: str) -> str:
+    found = re.search(f"<!-- {start} -->\n(.*?)<!-- {end} -->", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def setting_row(name: str) -> str:
+    field = Settings.model_fields[name]
+    default: Any = field.get_default()
+    if hasattr(default, "get_secret_value"):
+        default = default.get_secret_value()
+    shown = f"`{default}`" if str(default) else "empty"
+    return f"| `SEXTANT_{name.upper()}` | {shown} | {field.description} |"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_has_its_row(name):
+    assert setting_row(name) in README.splitlines()
+
+
+def test_no_row_of_a_setting_that_is_gone():
+    named = set(re.findall(r"SEXTANT_[A-Z_]+[A-Z]", README))
+    assert named <= {f"SEXTANT_{name.upper()}" for name in Settings.model_fields} | FOREIGN
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_kind_has_its_row_with_its_roles(kind):
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{kind}` |"))
+    roles = {artifact.role for artifact in kinds()[kind].artifacts}
+    assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == roles
+    assert (ROOT / "models" / kind.partition(".")[0] / "README.md").is_file()
+
+
+def test_every_role_is_explained():
+    explained = " ".join(README[README.index("Files have a role") :].split())
+    roles = {artifact.role for spec in kinds().values() for artifact in spec.artifacts}
+    assert {role for role in roles if f"`{role}` (" not in explained} == set()
+
+
+def test_every_builtin_dataset_is_named():
+    assert {name for name in BUILTIN if f"`{name}`" not in README} == set()
+
+
+def test_the_example_is_a_script_that_names_every_step():
+    script = between("curl:start", "curl:end").strip().removeprefix("```bash\n").removesuffix("```")
+    for step in ("/v1/jobs", "wait_s", "text/event-stream", "checkpoints/latest", "saliency_map"):
+        assert step in script
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run([bash, "-n"], input=script, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "models/saliency/README"]
+)
+def test_links_lead_somewhere(name):
+    page = ROOT / f"{name}.md"
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_make_target_in_the_readme_exists():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake (\w+)", README)) <= targets
