@@ -84,7 +84,9 @@ def warm() -> None:
     """Open the connections now: the first publish of a process costs up to 0.7 s."""
     if get_settings().broker_url:
         _sender().box.put(make_redis().ping)
-        _sender().box.put(lambda: make_celery().connection_for_write().ensure_connection(max_retries=1))
+        _sender().box.put(
+            lambda: make_celery().connection_for_write().ensure_connection(max_retries=1)
+        )
 
 
 def enqueue(queue: str) -> None:

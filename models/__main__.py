@@ -7,11 +7,14 @@ uploaded dataset; ``fetch NAME DIR`` downloads a public one and converts it.
 import argparse
 import errno
 import json
+import math
 import os
 import platform
+import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +34,19 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line, do the work, and turn every end into an exit code."""
     options = _parser().parse_args(argv)
     folder = options.folder.resolve()
+    rank = launch.this_rank(folder)
+    if rank is not None:
+        options.events, options.control = rank.open_events(), rank.open_control()
     events = open(options.events, "w", encoding="utf-8") if options.events is not None else None  # noqa: PTH123, SIM115  # a descriptor, not a path
     run = Run(folder, events)
     signal.signal(signal.SIGTERM, lambda *_: run.request_stop("terminated"))
     signal.signal(signal.SIGINT, lambda *_: run.request_stop("interrupted"))
     if options.control is not None:
         threading.Thread(target=_obey, args=(run, options.control), daemon=True).start()
-    return _guarded(run, lambda: options.action(run, options))
+    exit_code = _guarded(run, lambda: options.action(run, options))
+    if rank is not None:
+        rank.leave(exit_code)
+    return exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +84,7 @@ def _run(run: Run, options: argparse.Namespace) -> None:
     entry(spec, run)
 
 
-def _check(run: Run, options: argparse.Namespace) -> None:
+def _check(run: Run, _options: argparse.Namespace) -> None:
     from models.data import files
 
     run.emit("hello", pid=os.getpid(), versions={"python": platform.python_version()})
@@ -90,12 +99,31 @@ def _fetch(run: Run, options: argparse.Namespace) -> None:
 
 
 def _obey(run: Run, control: int) -> None:
-    """Read stop requests; the end of the pipe means that the worker is gone, so leave at once."""
-    with open(control, encoding="utf-8") as lines:  # noqa: PTH123  # a descriptor, not a path
-        for line in lines:
-            request = json.loads(line)
+    """Read the worker's requests; leave at once when it is gone or has been silent too long.
+
+    The worker says ``alive_s`` with every renewal of its lease. Without it another worker may
+    already hold the job, so this process must not go on.
+    """
+    silent_at = math.inf
+    rest = b""
+    while time.monotonic() < silent_at:
+        if not select.select([control], [], [], 1.0)[0]:
+            continue
+        if not (data := os.read(control, 4096)):
+            break
+        *lines, rest = (rest + data).split(b"\n")
+        for request in map(json.loads, lines):
+            if "alive_s" in request:
+                silent_at = time.monotonic() + request["alive_s"]
             if "stop" in request:
                 run.request_stop(request["stop"]["reason"], save=request["stop"]["save"])
+    _leave()
+
+
+def _leave() -> None:
+    """End this process and, where it leads a group of its own, everything it started."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(EXIT_STOPPED)
 
 
@@ -105,9 +133,11 @@ def _guarded(run: Run, work: Callable[[], None]) -> int:
         work()
     except StoppedError:
         return EXIT_STOPPED
+    except launch.RanksEndedError as ended:  # rank 0 has reported the error
+        return ended.exit_code
     except ValidationError as error:
         return _report(run, SpecError(str(error)))
-    except BaseException as error:  # noqa: BLE001  # the last line of defence of the process
+    except BaseException as error:  # the last line of defence of the process
         traceback.print_exc()
         return _report(run, error)
     run.emit("bye")

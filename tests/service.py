@@ -14,7 +14,10 @@ from typing import Any
 
 import httpx
 import psutil
+import sqlalchemy as sa
 
+from app.db.session import make_engine
+from app.db.tables import Worker
 from models.catalog import kinds
 
 STUB = Path(__file__).parent / "workers" / "stub.py"
@@ -70,6 +73,7 @@ class Service:
         **settings: Any,
     ) -> None:
         self.folder = folder
+        self.database_url = database_url
         self.state = folder / "state"
         self.journal = folder / "journal"
         self.journal.mkdir(parents=True, exist_ok=True)
@@ -92,7 +96,11 @@ class Service:
             "LC_STUB_STEP_S": str(step_s),
             "LC_STUB_JOURNAL": str(self.journal),
         }
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            timeout=60,
+            limits=httpx.Limits(max_connections=256),
+        )
 
     # -- processes ---------------------------------------------------------------------------
 
@@ -124,14 +132,16 @@ class Service:
 
     def start_worker(self, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait for its first heartbeat."""
-        before = self.live_workers()
         process = self._start("worker", "workers", **env)
-        wait_until(lambda: self.live_workers() > before, 30, "the worker's heartbeat")
+        wait_until(lambda: self._beats(process.pid), 30, f"the worker's heartbeat\n{self.logs()}")
         return process
 
-    def live_workers(self) -> int:
-        """Workers that the API sees."""
-        return self.client.get("/readyz").json()["workers"]
+    def _beats(self, pid: int) -> bool:
+        engine = make_engine(self.database_url)
+        with engine.connect() as connection:
+            found = connection.scalar(sa.select(Worker.id).where(Worker.pid == pid))
+        engine.dispose()
+        return found is not None
 
     def logs(self) -> str:
         """What all processes wrote, for a failing test."""
@@ -166,7 +176,7 @@ class Service:
     def submit(self, **body: Any) -> str:
         """POST a job with the smallest spec of the first kind; its id."""
         answer = self.post_job(**body)
-        assert answer.status_code == 201, answer.text
+        assert answer.status_code == 201, f"{answer.text}\n{self.logs()}"
         return answer.json()["id"]
 
     def post_job(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
@@ -198,11 +208,16 @@ class Service:
         def reached() -> bool:
             return ((self.read(job_id)["progress"] or {}).get("step") or 0) >= step
 
-        wait_until(reached, timeout_s, f"step {step} of {job_id}\n{self.logs()}")
+        try:
+            wait_until(reached, timeout_s)
+        except AssertionError as error:
+            text = f"{self.read(job_id)} has not reached step {step}\n{self.logs()}"
+            raise AssertionError(text) from error
 
-    def artifacts(self, job_id: str) -> list[dict[str, Any]]:
-        """Ready artifacts of a job."""
-        return self.client.get(f"/v1/jobs/{job_id}/artifacts?limit=200").json()["data"]
+    def artifacts(self, job_id: str, role: str | None = None) -> list[dict[str, Any]]:
+        """Ready artifacts of a job, by name."""
+        found = self.client.get(f"/v1/jobs/{job_id}/artifacts?limit=200").json()["data"]
+        return [artifact for artifact in found if role in (None, artifact["role"])]
 
     # -- what must hold after every fault ----------------------------------------------------
 

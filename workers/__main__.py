@@ -13,9 +13,9 @@ from workers.host import this_host
 
 def main() -> int:
     """Serve until SIGTERM; running children are stopped with a checkpoint first."""
-    from app.telemetry import configure_logging
+    from app import telemetry
 
-    configure_logging()
+    telemetry.configure(get_settings().log_level)
     migrate.upgrade(get_engine())
     if get_settings().broker_url:
         _serve_broker()
@@ -26,10 +26,13 @@ def main() -> int:
 
 def _serve_broker() -> None:
     from workers import tasks  # registers the task
+    from workers.dispatcher import start_dispatcher
 
     host = this_host()
+    start_dispatcher()  # before the broker answers: it may be away
     tasks.celery_app.worker_main(
         [
+            "--quiet",
             "worker",
             f"--hostname={host.id}",
             f"--queues={','.join(host.queues)}",

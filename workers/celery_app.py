@@ -3,7 +3,7 @@
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_shutdown, worker_shutting_down
 
 from app.queue import make_celery
 from app.settings import get_settings
@@ -36,13 +36,6 @@ def _configure(app: Celery) -> Celery:
 
 
 celery_app = _configure(make_celery())
-
-
-@worker_ready.connect
-def _ready(**_: Any) -> None:
-    from workers.dispatcher import start_dispatcher
-
-    start_dispatcher()
 
 
 @worker_shutting_down.connect

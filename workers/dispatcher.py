@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 
 import psutil
@@ -17,7 +18,6 @@ from sqlalchemy import exists, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import queue
 from app.db.session import database_now, make_session
 from app.db.tables import Job
 from app.services import artifacts, datasets, idempotency, lifecycle, workers
@@ -26,6 +26,7 @@ from workers import host as hosts
 from workers.host import this_host
 
 CLEAN_EVERY_S = 60.0
+SWEEP_EVERY_S = 3600.0  # looks at every key of the store
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +37,9 @@ class Dispatcher(threading.Thread):
     def __init__(self, period_s: float) -> None:
         super().__init__(name="dispatcher", daemon=True)
         self._period_s = period_s
-        self._cleaned_at = 0.0
-        self._started: list[threading.Thread] = []
+        self._cleaned_at = -CLEAN_EVERY_S
+        self._swept_at = time.monotonic()
+        self._working: list[threading.Thread] = []
 
     def run(self) -> None:
         """A pass each period, and at once when a slot became free."""
@@ -52,27 +54,29 @@ class Dispatcher(threading.Thread):
             host.changed.wait(max(0.0, next_pass_at - time.monotonic()))
             host.changed.clear()
         _safely(_heartbeat)
-        for thread in self._started:
+        for thread in self._working:
             thread.join()
         _safely(_leave)
 
     def _pass(self) -> None:
         _heartbeat()
         with make_session() as session:
-            decided = lifecycle.expire(session) + lifecycle.time_out_queued(session)
-        for job_id in decided:
-            queue.announce(job_id)
+            lifecycle.expire(session)
+            lifecycle.time_out_queued(session)
         if time.monotonic() - self._cleaned_at >= CLEAN_EVERY_S:
             self._cleaned_at = time.monotonic()
             artifacts.collect()
             with make_session() as session:
                 idempotency.forget_expired(session)
                 workers.forget_gone(session)
+        if time.monotonic() - self._swept_at >= SWEEP_EVERY_S:
+            self._swept_at = time.monotonic()
+            artifacts.sweep()
 
     def _fill(self) -> None:
         """Start a thread for each free slot that has something to do."""
         host = this_host()
-        self._started = [thread for thread in self._started if thread.is_alive()]
+        self._working = [thread for thread in self._working if thread.is_alive()]
         for name in host.queues:
             for _ in range(host.slots_free):
                 with make_session(write=False) as session:
@@ -85,7 +89,7 @@ class Dispatcher(threading.Thread):
 
         thread = threading.Thread(target=lambda: _safely(lambda: work(name)), name=f"work-{name}")
         thread.start()
-        self._started.append(thread)
+        self._working.append(thread)
 
 
 def _waiting(session: Session, name: str) -> bool:
@@ -133,10 +137,10 @@ def end_orphans() -> None:
                 os.killpg(run.pgid or run.pid, signal.SIGKILL)
 
 
-def _safely(work: object) -> None:
+def _safely(work: Callable[[], object]) -> None:
     """Call ``work``; the thread must outlive whatever happens in it."""
     try:
-        work()  # ty: ignore[call-non-callable]
+        work()
     except SQLAlchemyError as error:
         log.warning("database_away", error=str(error)[:200])
     except Exception:

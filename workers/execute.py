@@ -11,11 +11,11 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import queue
 from app.db.session import make_session
 from app.db.tables import Dataset, Job, Run
 from app.services import artifacts, datasets, events, lifecycle
-from app.services.lifecycle import Outcome
+from app.services.errors import ServiceError
+from app.services.outcome import Outcome
 from app.settings import get_settings
 from workers import folder as folders
 from workers import host, runner
@@ -35,7 +35,7 @@ def execute(run: Run, grant: Grant) -> None:
     """Carry out a claimed run; whatever happens, its job gets a status."""
     try:
         path, job, lineage = folders.prepare(run)
-    except (folders.MissingInputError, FileNotFoundError) as error:
+    except (folders.MissingInputError, FileNotFoundError, ServiceError) as error:
         _refuse(run, "data_missing", str(error))
         return
     except OSError as error:
@@ -76,7 +76,6 @@ def _refuse(run: Run, code: str, message: str) -> None:
     """Close a run that could not be started."""
     with make_session() as session:
         lifecycle.finish(session, run, Outcome(error={"code": code, "message": message}))
-    queue.announce(run.job_id)
 
 
 def _storage_code(error: OSError) -> str:
@@ -119,6 +118,7 @@ class Recorder:
         self._backlog: deque[dict[str, Any]] = deque()
         self._flushed_at = time.monotonic()
         self._log_size = 0
+        self._log_due_at = 0.0
 
     def take(self, event: dict[str, Any] | None) -> None:
         """An event of the child, or None at a tick."""
@@ -167,7 +167,6 @@ class Recorder:
             self._store(batch[0])
         for _ in batch:
             self._backlog.popleft()
-        queue.announce(self.run.job_id)
 
     def _store(self, event: dict[str, Any]) -> None:
         try:
@@ -185,22 +184,34 @@ class Recorder:
             self.child.kill()
 
     def _put_log(self) -> None:
-        size = self.child.log_path.stat().st_size if self.child.log_path.exists() else 0
-        if size == self._log_size:
+        """Let readers see the log grow; the store says how soon it may be copied again."""
+        path = self.child.log_path
+        size = path.stat().st_size if path.exists() else 0
+        if size == self._log_size or time.monotonic() < self._log_due_at:
             return
         try:
-            artifacts.put_log(self.run, self.child.log_path)
+            self._log_due_at = time.monotonic() + artifacts.put_log(self.run, path)
             self._log_size = size
         except (SQLAlchemyError, OSError) as error:
             log.warning("log_not_stored", job_id=self.run.job_id, error=str(error)[:200])
 
     def finish(self, guard: Guard, outcome: Outcome) -> None:
         """Write everything, then the end; goes on trying while the lease is held."""
-        self._put_log()
         _persist(guard, self._flush)
+        _persist(guard, self._keep_log)
         outcome.error = self.error or outcome.error
         _persist(guard, lambda: self._close(outcome))
-        queue.announce(self.run.job_id)
+
+    def _keep_log(self) -> bool:
+        """Make the log an artifact; a store that takes no more is no reason to fail the run."""
+        name = f"logs/run-{self.run.number}.log"
+        try:
+            artifacts.store(self.run, self.child.log_path, "log", name)
+        except SQLAlchemyError:
+            return False
+        except OSError as error:
+            log.warning("log_not_stored", job_id=self.run.job_id, error=str(error)[:200])
+        return True
 
     def _close(self, outcome: Outcome) -> bool:
         try:

@@ -84,8 +84,10 @@ def _inputs(session: Session, job: Job, spec: Spec) -> dict[str, str]:
     for _pointer, ref in spec.references():
         if ref.sha256 is None:
             continue
-        source = artifacts if isinstance(ref, ArtifactRef) else datasets
-        found[ref.sha256] = source.open_input(session, job.tenant_id, ref)
+        if isinstance(ref, ArtifactRef):
+            found[ref.sha256] = artifacts.open_input(session, job.tenant_id, ref)
+        else:
+            found[ref.sha256] = datasets.open_input(session, job.tenant_id, ref)
     return found
 
 

@@ -4,7 +4,7 @@ import os
 import platform
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -69,7 +69,7 @@ class Host:
         )
 
     @contextmanager
-    def slot(self) -> Iterator[bool]:
+    def slot(self) -> Generator[bool]:
         """Hold a slot; yields False, without waiting, when none is free or the worker drains."""
         with self._lock:
             taken = self.slots_free > 0

@@ -86,7 +86,7 @@ class Child:
 
     def _drain_log(self) -> None:
         with CappedLog(self.log_path, get_settings().worker_log_limit_bytes) as capped:
-            while chunk := self.process.stdout.read1(65_536):  # ty: ignore[unresolved-attribute]
+            while chunk := self.process.stdout.read1(65_536):  # ty: ignore[missing-attribute]
                 capped.write(chunk)
 
     # -- what it is told ---------------------------------------------------------------------
@@ -223,7 +223,8 @@ def _limit(pid: int, memory_mb: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError, FileNotFoundError):
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
         if memory_mb:
-            resource.prlimit(pid, resource.RLIMIT_AS, (memory_mb * 2**20,) * 2)
+            limit_bytes = memory_mb * 2**20
+            resource.prlimit(pid, resource.RLIMIT_AS, (limit_bytes, limit_bytes))
         Path(f"/proc/{pid}/oom_score_adj").write_text("500")
 
 

@@ -214,7 +214,10 @@ class Metric(Base):
     """A named number at a step. A later run's value at the same step wins when read."""
 
     __tablename__ = "metrics"
-    __table_args__ = (PrimaryKeyConstraint("job_id", "name", "step", "run_number"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "name", "step", "run_number"),
+        {"sqlite_with_rowid": False},  # rows lie in the order in which series are read
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     name: Mapped[str]

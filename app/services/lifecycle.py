@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db.session import database_now
+from app import queue
+from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, Run
 from app.services.outcome import Outcome, verdict
 from app.settings import get_settings
@@ -90,6 +91,7 @@ def transition(
     )
     if job is not None:
         session.add(_status_event(job, run, now))
+        after_commit(session, lambda: queue.announce(job_id))
     return job
 
 
@@ -135,6 +137,7 @@ def add_event(
             data=data,
         )
     )
+    after_commit(session, lambda: queue.announce(job_id))
     return True
 
 

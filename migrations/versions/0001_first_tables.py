@@ -240,6 +240,7 @@ def upgrade() -> None:
             ["job_id"], ["jobs.id"], name=op.f("fk_metrics_job_id_jobs"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("job_id", "name", "step", "run_number", name=op.f("pk_metrics")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "runs",

@@ -70,7 +70,15 @@ def test_the_example_is_a_script_that_names_every_step():
 
 
 @pytest.mark.parametrize(
-    "name", ["README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "models/saliency/README"]
+    "name",
+    [
+        "README",
+        "ARCHITECTURE",
+        "CONTRIBUTING",
+        "CHANGELOG",
+        "models/saliency/README",
+        "models/dynamic_downsampling/README",
+    ],
 )
 def test_links_lead_somewhere(name):
     page = ROOT / f"{name}.md"

@@ -64,7 +64,7 @@ def test_sigterm_of_the_worker_is_a_deploy(service):
     assert time.monotonic() - began < 5
     job = service.read(job_id)
     assert (job["status"], job["status_reason"]) == ("queued", "waiting_for_worker")
-    checkpoint = service.artifacts(job_id)[-1]
+    checkpoint = service.artifacts(job_id, role="checkpoint")[-1]
     service.start_worker()
     job = service.wait(job_id)
     assert job["result"] == {"total": TOTAL}
@@ -151,7 +151,7 @@ def test_cancel_keeps_a_checkpoint_from_which_a_retry_goes_on(service):
     assert again["parent_job_id"] == job_id
     assert again["result"] == {"total": TOTAL}
     metrics = service.client.get(f"/v1/jobs/{again['id']}/metrics?names=loss").json()
-    assert metrics["series"][0]["steps"][0] == step + 1
+    assert metrics["series"]["loss"][0]["step"] == step + 1
     service.check(job_id, again["id"])
 
 

@@ -1,0 +1,60 @@
+# Everything runs from .venv; nothing else on the machine changes.
+# Variables: PYTHON (the interpreter that makes .venv), TORCH_ARGS (pip options for torch alone,
+# for example --index-url https://download.pytorch.org/whl/cpu), DATA (training images of the demo).
+
+PYTHON ?= python3
+TORCH_ARGS ?=
+DATA ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test check
+
+help:
+	@echo "make demo     real jobs over HTTP from start to downloaded results, in ./demo-output"
+	@echo "make serve    the service on this machine until Ctrl-C"
+	@echo "make test     the test suite"
+	@echo "make check    lint, format, types, import contracts"
+	@echo "make install  only set up .venv for demo and serve"
+
+install: .venv/.installed
+
+demo: .venv/.installed
+	$(BIN)/sextant demo $(if $(DATA),--data $(DATA))
+
+serve: .venv/.installed
+	$(BIN)/sextant up
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest -q
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/ty check app workers models
+	$(BIN)/lint-imports
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Sextant needs Python 3.11 or later; $(PYTHON) is `$(PYTHON) --version 2>&1`."; \
+	  echo "Try: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@touch $@
+
+# torch comes first and alone: TORCH_ARGS may name the index of its CPU builds
+.venv/.torch: .venv/.python constraints.txt
+	@echo "Installing torch into .venv ..."
+	$(PIP) $(TORCH_ARGS) torch
+	@touch $@
+
+.venv/.installed: .venv/.torch pyproject.toml
+	@echo "Installing Sextant into .venv ..."
+	$(PIP) -e '.[worker,embedded,samples]'
+	@touch $@
+
+.venv/.installed-dev: .venv/.torch pyproject.toml
+	@echo "Installing Sextant and its tools into .venv ..."
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/.installed

@@ -1,0 +1,39 @@
+"""The console script ``sextant``: runs the service, and talks to it over HTTP.
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the service cannot be reached.
+"""
+
+import sys
+
+import typer
+
+from app.cli import datasets, jobs, keys, service
+from app.cli.output import complain
+from app.client import ApiError
+from app.embedded import StartError
+
+app = typer.Typer(
+    name="sextant",
+    help="Train and analyse neural networks by published methods, as a service.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+service.register(app)
+jobs.register(app)
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    """Run a command; every refusal becomes one line and an exit code."""
+    try:
+        app()
+    except ApiError as error:
+        complain(str(error))
+        if error.code == "unreachable":
+            complain("start it with `sextant up`, or set SEXTANT_URL", label="hint")
+        sys.exit(3 if error.code == "unreachable" else 1)
+    except (StartError, ValueError, OSError) as error:
+        complain(str(error))
+        sys.exit(1)

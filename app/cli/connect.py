@@ -1,0 +1,14 @@
+"""Which service the commands talk to."""
+
+import os
+
+from app.client import Client
+from app.embedded import admin_key, local_url
+from app.settings import get_settings
+
+
+def connect() -> Client:
+    """A client for SEXTANT_URL and SEXTANT_KEY, else for the service of the state directory."""
+    settings = get_settings()
+    url = os.environ.get("SEXTANT_URL") or local_url(settings)
+    return Client(url, os.environ.get("SEXTANT_KEY") or admin_key(settings))

@@ -1,0 +1,101 @@
+"""Follows a job on the terminal: progress bar, rate, time left, loss; then what came of it."""
+
+from time import monotonic
+from typing import Any
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from app.cli.output import coloured, console, duration, fields, say, size, table
+from app.client import Client
+
+SHOWN_FIGURES = 12
+LINE_EVERY_S = 10.0  # where no bar can move, in a file or a pipe
+
+
+FIELDS = ("state", "rate", "left", "loss")
+
+
+class Watcher:
+    """Turns the events of a job into one line that moves, and a few that stay."""
+
+    def __init__(self, bar: Progress, title: str) -> None:
+        self._bar = bar
+        self._title = title
+        self._told_at = monotonic()
+        self._task = bar.add_task(escape(title), total=None, state="", rate="", left="", loss="")
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """Take one event of the job."""
+        data = event["data"]
+        if event["type"] == "progress":
+            self._progress(data)
+        elif event["type"] == "metric":
+            self._metric(data.get("values") or {})
+        elif event["type"] == "status":
+            reason = data.get("status_reason")
+            state = f"{data['status']} ({reason})" if reason else data["status"]
+            self._bar.update(self._task, state=state)
+        elif event["type"] == "warning":
+            self._bar.console.print(f"[yellow]warning:[/] {escape(str(data.get('message')))}")
+        self._tell()
+
+    def _tell(self) -> None:
+        """A line now and then where the bar cannot be seen."""
+        if self._bar.console.is_terminal or monotonic() - self._told_at < LINE_EVERY_S:
+            return
+        self._told_at = monotonic()
+        task = self._bar.tasks[self._task]
+        shown = [f"{task.percentage:.0f} %", *(task.fields[name] for name in FIELDS)]
+        say(f"{self._title}: {', '.join(filter(None, shown))}")
+
+    def _progress(self, data: dict[str, Any]) -> None:
+        rate, left = data.get("rate"), data.get("eta_s")
+        unit = data.get("rate_unit") or "1/s"
+        self._bar.update(
+            self._task,
+            state=data.get("phase") or "running",
+            completed=data.get("step") or 0,
+            total=data.get("total_steps"),
+            rate=f"{rate:.3g} {unit}" if rate else "",
+            left=f"{duration(left)} left" if left else "",
+        )
+
+    def _metric(self, values: dict[str, Any]) -> None:
+        for name in ("loss", "baseline_loss"):
+            if isinstance(values.get(name), float | int):
+                self._bar.update(self._task, loss=f"{name} {values[name]:.4f}")
+
+
+def follow(client: Client, job: dict[str, Any], title: str | None = None) -> dict[str, Any]:
+    """Watch a job until it is final; returns it then."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("[cyan]{task.fields[state]}[/]"),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("[magenta]{task.fields[loss]}[/]"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    with bar:
+        watcher = Watcher(bar, title or job["name"] or job["kind"])
+        return client.wait(job["id"], on_event=watcher.hear)
+
+
+def report(client: Client, job: dict[str, Any]) -> None:
+    """What came of a final job: its figures, its files, or why it failed."""
+    console.print(f"{job['id']} {coloured(job['status'])}")
+    if error := job["error"]:
+        say(f"{error['code']}: {error['message']}")
+        if error.get("hint"):
+            say(f"hint: {error['hint']}")
+    figures = {n: v for n, v in (job["result"] or {}).items() if isinstance(v, float | int | str)}
+    fields(dict(list(figures.items())[:SHOWN_FIGURES]))
+    found = client.artifacts(job["id"])
+    table(
+        ("role", "file", "size"),
+        ((each["role"], each["name"], size(each["size_bytes"])) for each in found),
+    )

@@ -1,0 +1,264 @@
+"""Commands about jobs: submit, list, show, follow, download, cancel, retry, delete."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from app.cli import output
+from app.cli.connect import connect
+from app.cli.follow import follow, report
+from app.cli.output import AsJson, coloured, console, duration, fields, say, table, when
+from app.client import Client
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its end")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (submit, jobs, show, logs, metrics, download, cancel, retry, delete, kinds):
+        app.command()(command)
+
+
+def submit(
+    spec: Annotated[typer.FileText, typer.Argument(help="JSON of a spec or a job; - reads stdin")],
+    follow: Follow = False,
+    name: Annotated[str | None, typer.Option(help="Name for people")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only check it and say what it costs")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job from a JSON file."""
+    request = _request(spec.read(), name)
+    with connect() as client:
+        if dry_run:
+            output.print_json(client.dry_run(**request))
+            return
+        job = client.submit(**request)
+        if as_json and not follow:
+            output.print_json(job)
+            return
+        if not as_json:
+            say(f"{job['id']} {job['kind']} is {job['status']}")
+        if follow:
+            _end(client, job, as_json=as_json)
+
+
+def _request(text: str, name: str | None) -> dict[str, Any]:
+    """A whole job request, from one or from a bare spec."""
+    found = output.parse_json(text)
+    request = found if "spec" in found else {"spec": found}
+    return request | ({"name": name} if name else {})
+
+
+def _end(client: Client, job: dict[str, Any], *, as_json: bool) -> None:
+    """Follow a job to its end; exit code 1 unless it succeeded."""
+    final = client.wait(job["id"]) if as_json else follow(client, job)
+    if as_json:
+        output.print_json(final)
+    else:
+        report(client, final)
+    if final["status"] != "succeeded":
+        raise typer.Exit(1)
+
+
+def jobs(
+    status: Annotated[list[str] | None, typer.Option(help="Only these; repeatable")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    filters = {"status": status, "kind": kind, "limit": min(limit, 200)}
+    with connect() as client:
+        found = [job for job, _ in zip(client.jobs(**filters), range(limit), strict=False)]
+    if as_json:
+        output.print_json(found)
+        return
+    rows = (
+        (j["id"], j["kind"], j["name"], _state(j), _percent(j), when(j["created_at"]))
+        for j in found
+    )
+    table(("job", "kind", "name", "status", "done", "created"), rows)
+
+
+def _state(job: dict[str, Any]) -> str:
+    reason = job["status_reason"]
+    return coloured(job["status"]) + (f" ({reason})" if reason else "")
+
+
+def _percent(job: dict[str, Any]) -> str:
+    fraction = (job["progress"] or {}).get("fraction")
+    return "" if fraction is None else f"{fraction:.0%}"
+
+
+def show(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show a job: where it is, what it gave, which files it left."""
+    with connect() as client:
+        job = client.get(job_id)
+        if as_json:
+            output.print_json(job)
+            return
+        progress = job["progress"] or {}
+        fields(
+            {
+                "kind": job["kind"],
+                "name": job["name"],
+                "status": _state(job),
+                "queue position": job["queue_position"],
+                "run": job["run_number"] or None,
+                "worker": (job["worker"] or {}).get("id"),
+                "created": when(job["created_at"]),
+                "started": when(job["started_at"]),
+                "finished": when(job["finished_at"]),
+                "done": _percent(job),
+                "phase": progress.get("phase"),
+                "time left": duration(progress.get("eta_s")),
+            }
+        )
+        report(client, job)
+
+
+def logs(
+    job_id: JobId,
+    follow: Follow = False,
+    tail: Annotated[int | None, typer.Option(min=1, help="Only the last lines")] = None,
+    run: Annotated[int | None, typer.Option(min=1, help="Of this run; the last one else")] = None,
+) -> None:
+    """Print what the job's process wrote."""
+    with connect() as client:
+        if not follow:
+            typer.echo(client.logs(job_id, tail=tail, run=run), nl=False)
+            return
+        for event in client.follow_logs(job_id):
+            typer.echo(event["data"]["text"], nl=False)
+
+
+def metrics(
+    job_id: JobId,
+    name: Annotated[list[str] | None, typer.Option(help="Only these; repeatable")] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw curves in the terminal")] = False,
+    max_points: Annotated[int, typer.Option(min=2, help="Points a series")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Print the numbers a job reported."""
+    with connect() as client:
+        found = client.metrics(job_id, names=name, max_points=max_points)
+    if as_json:
+        output.print_json(found)
+        return
+    series = output.series(found)
+    if plot:
+        for each, points in series.items():
+            console.print(f"\n[bold]{each}[/]")
+            say(output.plot(points))
+        return
+    rows = ((n, len(p), *(output.number(v) for v in _ends(p))) for n, p in series.items())
+    table(("metric", "points", "first", "last", "least", "greatest"), rows)
+
+
+def _ends(points: list[tuple[float, float]]) -> tuple[float, float, float, float]:
+    values = [value for _, value in points]
+    return values[0], values[-1], min(values), max(values)
+
+
+def download(
+    job_id: JobId,
+    names: Annotated[list[str] | None, typer.Argument(help="Files; all where left out")] = None,
+    to: Annotated[Path, typer.Option(help="Folder to put them in")] = Path(),
+) -> None:
+    """Download files of a job; goes on where an earlier download was cut off."""
+    with connect() as client:
+        artifacts = {each["name"]: each for each in client.artifacts(job_id)}
+        for name in names or artifacts:
+            if name not in artifacts:
+                raise ValueError(f"{job_id} has no file {name!r}; it has {', '.join(artifacts)}")
+            target = to / name
+            if not target.resolve().is_relative_to(to.resolve()):
+                raise ValueError(f"the name {name!r} leads out of {to}; not downloaded")
+            fetch(client, job_id, artifacts[name], target)
+            say(f"{target} ({output.size(artifacts[name]['size_bytes'])}, SHA-256 checked)")
+
+
+def fetch(client: Client, job_id: str, artifact: dict[str, Any], target: Path) -> None:
+    """Download one file with a bar."""
+    with bytes_bar() as bar:
+        task = bar.add_task(artifact["name"], total=artifact["size_bytes"])
+        client.download(
+            job_id,
+            artifact["name"],
+            target,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def bytes_bar() -> Progress:
+    """A bar for bytes on their way; gone when they are there."""
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def cancel(
+    job_id: JobId,
+    kill: Annotated[bool, typer.Option("--kill", help="At once, not at its next step")] = False,
+    save: Annotated[bool, typer.Option(help="Leave a checkpoint to go on from")] = True,
+) -> None:
+    """Cancel a job."""
+    with connect() as client:
+        mode = "kill" if kill else "graceful"
+        job = client.cancel(job_id, mode=mode, save_checkpoint=save)
+    say(f"{job['id']} is {job['status_reason'] or job['status']}")
+
+
+def retry(
+    job_id: JobId,
+    start: Annotated[
+        str, typer.Option("--from", help="latest, best, a step, or scratch")
+    ] = "latest",
+    follow: Follow = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new job from a final one, going on from a checkpoint."""
+    with connect() as client:
+        job = client.retry(job_id, start=int(start) if start.isdecimal() else start)
+        if not as_json:
+            say(f"{job['id']} goes on from {start} of {job_id}")
+        elif not follow:
+            output.print_json(job)
+        if follow:
+            _end(client, job, as_json=as_json)
+
+
+def delete(job_id: JobId) -> None:
+    """Delete a final job with all its files."""
+    with connect() as client:
+        client.delete(job_id)
+    say(f"{job_id} is deleted")
+
+
+def kinds(
+    kind: Annotated[str | None, typer.Argument(help="Show this one in full")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the kinds of jobs, or show one with its fields."""
+    with connect() as client:
+        if kind is None:
+            found = client.kinds()
+            if as_json:
+                output.print_json(found)
+            else:
+                table(("kind", "what it does"), ((k["kind"], k["description"]) for k in found))
+            return
+        one, schema = client.kind(kind), client.schema(kind)
+    if as_json:
+        output.print_json(one | {"schema": schema})
+        return
+    say(one["description"])
+    properties = schema.get("properties", {}).items()
+    say("\nfields")
+    table(("", ""), ((f"  {name}", each.get("description", "")) for name, each in properties))
+    say("\nfiles")
+    table(("", "", ""), ((f"  {a['name']}", a["role"], a["description"]) for a in one["artifacts"]))
+    say("\nexample")
+    output.print_json(one["example"])

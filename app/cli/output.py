@@ -1,0 +1,166 @@
+"""What the commands print: text for people, JSON for machines."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+PIPE_WIDTH = 200  # a file or a pipe has no width of its own
+
+
+def _console(*, stderr: bool) -> Console:
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, width=width)
+
+
+console = _console(stderr=False)
+errors = _console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
+COLOURS = {
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "running": "cyan",
+    "ready": "green",
+}
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def say(text: str) -> None:
+    """A line for people; nothing in it is taken for markup."""
+    console.print(escape(text), soft_wrap=True)
+
+
+def complain(text: str, label: str = "error") -> None:
+    """A line on standard error."""
+    errors.print(f"[bold red]{label}:[/] {escape(text)}", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, never wrapped or coloured."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def coloured(status: str) -> str:
+    """A status in its colour."""
+    return f"[{COLOURS.get(status, 'white')}]{status}[/]"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Aligned columns without lines."""
+    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    made.columns[0].no_wrap = True
+    for row in rows:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    console.print(made)
+
+
+def size(count: float | None) -> str:
+    """Bytes as people read them: ``12.3 MB``."""
+    value = float(count or 0)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people read them: ``2 min 05 s``."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def when(text: str | None) -> str:
+    """A time of the service in the zone of this machine, to the second."""
+    if not text:
+        return ""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def number(value: Any) -> str:
+    """A figure with four digits that count."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def plot(points: Sequence[tuple[float, float]], width: int = 72, height: int = 12) -> str:
+    """A curve of (step, value) in block characters, with its range; means where points crowd.
+
+    Args:
+        points: finite values, ordered by step.
+        width: in characters, without the scale on the left.
+        height: in lines.
+    """
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    first, last = points[0][0], points[-1][0]
+    span, scale = (last - first) or 1, (high - low) or 1
+    columns: list[list[float]] = [[] for _ in range(width)]
+    for x, y in points:
+        columns[int((x - first) / span * (width - 1))].append((y - low) / scale)
+    heights = [sum(found) / len(found) * height * 8 if found else None for found in columns]
+    lines = []
+    for row in reversed(range(height)):
+        cells = [_cell(level, row) for level in heights]
+        edge = number(high) if row == height - 1 else number(low) if row == 0 else ""
+        lines.append(f"{edge:>10} │{''.join(cells)}".rstrip())
+    foot = f"{number(first)}{number(last):>{width - len(number(first))}}"
+    return "\n".join([*lines, f"{'':>10} └{'─' * width}", f"{'step':>10}  {foot}"])
+
+
+def _cell(level: float | None, row: int) -> str:
+    if level is None:
+        return " "
+    filled = min(8, max(0, math.ceil(level) - row * 8))
+    return BLOCKS[max(filled, 1) if row == 0 else filled]
+
+
+def fields(values: Mapping[str, Any]) -> None:
+    """Names and values, one a line; empty ones left out."""
+    made = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in values.items():
+        if value not in (None, "", {}, []):
+            made.add_row(f"[bold]{name}[/]", value if isinstance(value, str) else number(value))
+    console.print(made)
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """An object from a file.
+
+    Raises:
+        ValueError: saying where the text is no JSON object.
+    """
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}: no JSON: {error.msg}") from error
+    if not isinstance(found, dict):
+        raise ValueError("the file must hold one JSON object: a spec with its kind")  # noqa: TRY004  # wrong input, not a wrong call
+    return found
+
+
+def series(found: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """Finite points (step, value) of each metric, from the answer of ``/metrics``."""
+    points = {
+        name: [(p["step"], p["value"]) for p in values if p["value"] is not None]
+        for name, values in found["series"].items()
+    }
+    return {name: values for name, values in points.items() if values}
+
+
+def summary(values: dict[str, Any]) -> str:
+    """Figures in one line."""
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items())

@@ -1,0 +1,124 @@
+"""Commands that run the service or look after it."""
+
+import os
+import signal
+import sys
+import threading
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr
+
+from app import demo as demonstration
+from app import doctor as examination
+from app import embedded
+from app.cli import output
+from app.cli.output import AsJson, console, say, table
+from app.settings import Settings, get_settings, unknown_variables
+
+MARKS = {True: "[green]ok[/]", False: "[red]FAIL[/]", None: "[yellow]none[/]"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (up, demo, worker, doctor, version):
+        app.command()(command)
+    config = typer.Typer(help="Settings.")
+    config.command("check")(check)
+    app.add_typer(config, name="config")
+
+
+def up(
+    bind: Annotated[str | None, typer.Option(help="host:port of the API")] = None,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C."""
+    if bind is not None:
+        os.environ["SEXTANT_BIND"] = bind
+    _interruptible()
+    try:
+        with embedded.running(say) as address:
+            state = get_settings().state_dir
+            say(f"Sextant is ready at {address.url} (interactive docs: {address.url}/docs)")
+            if address.key:
+                say(f"key: {address.key}")
+            say(f"state: {state.resolve()}, logs in its folder logs; Ctrl-C stops everything")
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        say("stopped")
+
+
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Train on these images: a folder of train and test parquet"),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--output", help="Folder for everything it makes")] = Path(
+        "demo-output"
+    ),
+) -> None:
+    """Start a service, carry real jobs through it, download what they made, stop."""
+    _interruptible()
+    if not demonstration.run(folder, data):
+        raise typer.Exit(1)
+
+
+def _interruptible() -> None:
+    """SIGTERM and a closed terminal end the process as Ctrl-C does: in order."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+def worker() -> None:
+    """Run a worker; it takes the place of this process."""
+    os.execv(sys.executable, [sys.executable, "-m", "workers"])  # noqa: S606  # our own command
+
+
+def doctor(
+    only: Annotated[list[str] | None, typer.Option(help="Only this check; repeatable")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this installation, and the running service if there is one."""
+    found = examination.examine(only)
+    if as_json:
+        output.print_json([finding._asdict() for finding in found])
+    else:
+        table(("", "check", "found"), ((MARKS[f.ok], f.check, f.found) for f in found))
+        for finding in found:
+            if finding.hint:
+                console.print(f"[bold]{finding.check}:[/] {finding.hint}")
+    if any(finding.ok is False for finding in found):
+        raise typer.Exit(1)
+
+
+def check(as_json: AsJson = False) -> None:
+    """Print the settings in effect, secrets masked; complain of unknown ones."""
+    if unknown := unknown_variables():
+        known = ", ".join(f"SEXTANT_{name.upper()}" for name in Settings.model_fields)
+        raise ValueError(f"unknown settings {', '.join(unknown)}; there are {known}")
+    settings = get_settings()
+    values = {name: _masked(getattr(settings, name)) for name in Settings.model_fields}
+    if as_json:
+        output.print_json(values)
+        return
+    rows = (
+        (f"SEXTANT_{name.upper()}", value, Settings.model_fields[name].description)
+        for name, value in values.items()
+    )
+    table(("setting", "value", "meaning"), rows)
+
+
+def _masked(value: Any) -> Any:
+    """Without secrets, those inside of addresses too."""
+    if isinstance(value, SecretStr):
+        return "********" if value.get_secret_value() else ""
+    if isinstance(value, str) and "@" in value and "://" in value:
+        scheme, _, rest = value.partition("://")
+        return f"{scheme}://********@{rest.rpartition('@')[2]}"
+    return value
+
+
+def version() -> None:
+    """Print the version."""
+    say(f"sextant {version_of('sextant')}")

@@ -1,0 +1,67 @@
+"""The API: ``uvicorn app.main:create_app --factory``."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from app import events, problems, queue, telemetry
+from app.db import migrate
+from app.db.session import get_engine, make_session
+from app.middleware import Surroundings
+from app.routers import artifacts, datasets, health, jobs, keys, kinds
+from app.routers import events as event_routes
+from app.services import keys as key_service
+from app.settings import get_settings
+
+DESCRIPTION = "Trains and analyses neural networks by six published methods."
+
+
+class Api(FastAPI):
+    """The application; its OpenAPI document knows the body of problems."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made at first use."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["components"]["schemas"] |= problems.schemas()
+        return super().openapi()
+
+
+def _prepare_database() -> None:
+    migrate.upgrade(get_engine())
+    with make_session() as session:
+        key_service.ensure_tenant(session)
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+    """Bring the schema up to date, open the broker's connections, end streams at the end."""
+    await run_in_threadpool(_prepare_database)
+    queue.warm()
+    events.start()
+    try:
+        yield
+    finally:
+        events.stop()
+
+
+def create_app() -> FastAPI:
+    """The application with every route and handler."""
+    telemetry.configure(get_settings().log_level)
+    app = Api(
+        title="Sextant",
+        version=version("sextant"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    problems.install(app)
+    app.add_middleware(Surroundings)
+    for part in (jobs, event_routes, artifacts, datasets, kinds, keys):
+        app.include_router(part.router, responses=problems.problems(400, 401, 403, 422, 500, 503))
+    app.include_router(health.router)
+    return app

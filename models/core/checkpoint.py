@@ -1,0 +1,150 @@
+"""Nets and the state of a training in one safetensors file each; nothing is ever unpickled.
+
+A file holds tensors and, in its header, one JSON under ``sextant``. Final weights are the plain
+``state_dict`` of the net. A checkpoint holds ``net.*``, ``momentum.*``, ``extra.*`` and ``rng.*``;
+its JSON tells step, epoch, best and history. Only torch's random streams are kept: nothing in
+``models`` draws from those of Python or numpy.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.core.errors import DataError
+
+KEY = "sextant"
+FORMAT = 1
+
+
+class LoadedNet(NamedTuple):
+    """A trained net in eval mode and how to feed it.
+
+    Attributes:
+        net: takes normalised images, float32 [b, channels, h, w]; gives logits.
+        classes: their names, in the order of the logits.
+        mean: of each channel, of pixel values in [0, 1].
+        std: of each channel, of pixel values in [0, 1].
+        size: height and width in pixels of the images it was trained on.
+        channels: of the images.
+    """
+
+    net: nn.Module
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    size: tuple[int, int]
+    channels: int
+
+
+def name_of(step: int) -> str:
+    """File name of a checkpoint; sorting names sorts steps."""
+    return f"checkpoints/step-{step:08d}.safetensors"
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write a file that is either whole or absent, whatever happens meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, part, metadata={KEY: json.dumps({"format": FORMAT, **description})})
+    _sync(part)
+    part.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's bytes or a folder's names to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors on the CPU and description of a file of :func:`write`.
+
+    Raises:
+        DataError: if the file is damaged or of another kind or version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {}).get(KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path.name} is damaged or no safetensors file: {error}",
+            hint="take another checkpoint of the same job",
+        ) from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise DataError(
+            f"{path.name} was not written by this version of the service",
+            hint="name an artifact of role weights or checkpoint",
+        )
+    return tensors, description
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix.``, without it."""
+    start = len(prefix) + 1
+    return {
+        name[start:]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }
+
+
+def random_state(device: str) -> dict[str, Tensor]:
+    """State of torch's global random streams."""
+    state = {"rng.cpu": torch.get_rng_state()}
+    if device == "cuda":
+        state["rng.cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(tensors: Mapping[str, Tensor], device: str) -> None:
+    """Undo what happened to the random streams since :func:`random_state`."""
+    torch.set_rng_state(tensors["rng.cpu"])
+    if device == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+
+
+def load_net(path: Path, device: str) -> LoadedNet:
+    """The net that a file of weights or a checkpoint of any method holds.
+
+    Raises:
+        DataError: if the file is damaged, or its tensors do not fit the net it names.
+    """
+    tensors, description = read(path)
+    weights = part(tensors, "net") or tensors
+    try:
+        shown, classes = description["input"], description["classes"]
+        build = import_module("models.nets.build")  # nets know of core, not core of nets
+        net = build.build_net(description["net"], len(classes), shown["channels"])
+        net.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{path.name} does not describe a net that fits its weights: {error}"
+        ) from error
+    size = (shown["height"], shown["width"])
+    net.to(device).eval()
+    return LoadedNet(net, classes, shown["mean"], shown["std"], size, shown["channels"])
+
+
+def load_pickled_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a ``.pth`` file that came with a package we depend on, never with an upload.
+
+    Raises:
+        DataError: if the file holds anything but tensors.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # no code runs
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path.name} is damaged or holds more than weights: {error}") from error

@@ -1,0 +1,61 @@
+"""Several processes on one training: who is first, one decision for all, averaged gradients.
+
+Every function is the identity in an ordinary run of one process.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def size() -> int:
+    """Processes of this run, as torchrun says; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def index() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_first() -> bool:
+    """Whether this process reports and writes files."""
+    return index() == 0
+
+
+def start(device: str) -> None:
+    """Join the group: gradients by NCCL between GPUs, decisions by gloo, which needs no GPU."""
+    if size() > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+
+
+def agree(*flags: bool) -> tuple[bool, ...]:
+    """The flags of the first process, for all: clocks and stop requests differ between them."""
+    if size() == 1:
+        return flags
+    decided = torch.tensor(flags, dtype=torch.uint8)
+    dist.broadcast(decided, src=0)
+    return tuple(bool(flag) for flag in decided)
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in one transfer."""
+    if size() == 1:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= size()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(
+        list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+    )
+
+
+def share_first(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by that of the first process (running statistics before a test)."""
+    if size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)

@@ -1,0 +1,88 @@
+"""Fields that every training of an image classifier shares. Torch-free."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from models.core.spec import DatasetRef, Int, Optimizer, Part, Spec
+from models.nets.spec import ResidualNet
+
+
+class Augment(Part):
+    """Random changes of the training images, drawn per image and step."""
+
+    crop_padding: Int = Field(
+        default=0, ge=0, le=64, description="Zero border in pixels before a random crop; 0 is off"
+    )
+    flip: bool = Field(default=False, description="Mirror left to right with probability 1/2")
+
+
+class ImageOptions(Part):
+    """How the images of a dataset are used."""
+
+    subset: Int | None = Field(
+        default=None, ge=2, le=100_000_000, description="Training images to use, drawn by the seed"
+    )
+    image_size: Int | None = Field(
+        default=None,
+        ge=4,
+        le=1024,
+        description="Resize all images once to this height and width in pixels",
+    )
+    augment: Augment = Augment()
+
+
+class Budget(Part):
+    """Ends of a training before its last step."""
+
+    max_seconds: float | None = Field(
+        default=None, gt=0, le=31_536_000, description="Stop after this many seconds of training"
+    )
+    target_accuracy: float | None = Field(
+        default=None, gt=0, le=1, description="Stop once the test accuracy reaches this share"
+    )
+
+
+class SupervisedSpec(Spec):
+    """A net, image data, and how long and how to train."""
+
+    model: ResidualNet
+    data: DatasetRef
+    images: ImageOptions = ImageOptions()
+    epochs: Int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Passes over the training images; 10 when max_steps is not given either",
+    )
+    max_steps: Int | None = Field(
+        default=None, ge=1, le=10_000_000, description="Optimizer steps, in place of epochs"
+    )
+    batch_size: Int = Field(
+        default=128, ge=2, le=65_536, description="Images a step, over all devices together"
+    )
+    optimizer: Optimizer = Optimizer()
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="auto", description="Number format of the forward pass; auto is bf16 on a GPU"
+    )
+    channels_last: bool = Field(default=True, description="Keep images as NHWC in memory")
+    compile: Literal["off", "graphs", "auto"] = Field(
+        default="auto",
+        description="graphs records one CUDA graph a kind of step; auto does on one GPU",
+    )
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "SupervisedSpec":
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("give epochs or max_steps, not both")
+        return self
+
+    def batch(self, images: int) -> int:
+        """Images a step, given the number of training images."""
+        return min(self.batch_size, images)
+
+    def steps(self, images: int) -> tuple[int, int]:
+        """Steps of an epoch and of the run; an incomplete last batch of an epoch is dropped."""
+        per_epoch = images // self.batch(images)
+        return per_epoch, self.max_steps or (self.epochs or 10) * per_epoch

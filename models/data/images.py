@@ -1,0 +1,180 @@
+"""Image sets as tensors on the device: loading, normalisation, batches, augmentation.
+
+Images stay uint8 NHWC; one gather a batch crops, mirrors and selects. Every random number is keyed
+by (seed, epoch) or (seed, step): a resumed run continues with the same batches, and a schedule of
+cheap steps changes none of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from models.core.device import generator
+from models.core.errors import SpecError
+from models.core.run import Run
+from models.core.spec import DatasetRef
+from models.core.supervised import Augment, ImageOptions
+from models.data.builtin import BUILTIN
+
+CHUNK = 1024  # images resized or normalised at once
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Training and test images of one size on one device.
+
+    Attributes:
+        train: uint8 [n, h, w, c].
+        train_labels: int64 [n], classes from 0.
+        test: uint8 [m, h, w, c].
+        test_labels: int64 [m].
+        classes: names by label.
+        mean: of each channel over the training images, of values in [0, 1].
+        std: of each channel over the training images, of values in [0, 1].
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.train.shape[1], self.train.shape[2]
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.train.shape[3]
+
+
+def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageData:
+    """Read a built-in or uploaded set onto the run's device.
+
+    Raises:
+        DataError: if the data is not there or cannot be used.
+        SpecError: if more images are asked for than there are.
+    """
+    if ref.dataset in BUILTIN:
+        from models.data import samples
+
+        arrays = samples.images(ref.dataset)
+    else:
+        from models.data import files
+
+        arrays = files.read_images(Path(run.input(ref)))
+    train = [torch.from_numpy(array) for array in arrays.train]
+    test = [torch.from_numpy(array) for array in arrays.test]
+    if options.subset is not None:
+        train = _subset(train, options.subset, seed)
+    if options.image_size is not None:
+        train[0], test[0] = (resize(x[0], options.image_size) for x in (train, test))
+    return from_tensors(train, test, arrays.classes, run.device)
+
+
+def from_tensors(
+    train: list[Tensor], test: list[Tensor], classes: list[str], device: str
+) -> ImageData:
+    """Image data of [images, labels] pairs; statistics come from the training images."""
+    mean, std = statistics(train[0])
+    moved = [tensor.to(device) for tensor in (*train, *test)]
+    return ImageData(*moved, classes, mean, std)
+
+
+def _subset(pair: list[Tensor], count: int, seed: int) -> list[Tensor]:
+    n = len(pair[0])
+    if count > n:
+        raise SpecError(f"images.subset {count} is more than the {n} training images")
+    chosen = torch.randperm(n, generator=generator(seed, "subset", 0))[:count]
+    return [tensor[chosen] for tensor in pair]
+
+
+def resize(images: UInt8[Tensor, "n h w c"], size: int) -> UInt8[Tensor, "n new_h new_w c"]:
+    """Images of ``size`` x ``size`` pixels: area means where they shrink, bilinear where not."""
+    shrinks = size <= min(images.shape[1:3])
+    parts = []
+    for chunk in images.split(CHUNK):
+        x = chunk.permute(0, 3, 1, 2).float()
+        if shrinks:
+            x = functional.interpolate(x, size=(size, size), mode="area")
+        else:
+            x = functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+        parts.append(x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
+    return torch.cat(parts).contiguous()
+
+
+def statistics(images: UInt8[Tensor, "n h w c"]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of values in [0, 1]; a constant one has 1."""
+    counts = torch.stack(
+        [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(3)]
+    ).double()  # [c, 256], so the sums are exact
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(1)
+    std = torch.where(variance > 0, variance, 1.0).sqrt()
+    return mean.tolist(), std.tolist()
+
+
+def normalise(
+    images: UInt8[Tensor, "n h w c"], mean: list[float], std: list[float]
+) -> Float[Tensor, "n c h w"]:
+    """(x / 255 - mean) / std in float32; the memory stays in the order NHWC."""
+    scale = torch.tensor(std, device=images.device).reciprocal()
+    shift = -torch.tensor(mean, device=images.device) * scale
+    return (images.float() * (scale / 255) + shift).permute(0, 3, 1, 2)
+
+
+def order(count: int, seed: int, epoch: int) -> Int64[Tensor, "n"]:
+    """Order of the training images in an epoch (from 0), on the CPU."""
+    return torch.randperm(count, generator=generator(seed, "order", epoch))
+
+
+def batch(
+    data: ImageData, chosen: Int64[Tensor, "b"], augment: Augment, seed: int, step: int
+) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, "b"]]:
+    """Normalised, augmented training images and their labels.
+
+    Args:
+        data: the set.
+        chosen: indices of the images, on the CPU.
+        augment: what may change at random.
+        seed: of the job.
+        step: from 0; the random changes depend on (seed, step) and the place in the batch.
+    """
+    index = chosen.to(data.train.device, non_blocking=True)
+    images = data.train[index]
+    if augment.crop_padding or augment.flip:
+        images = _augmented(images, augment, generator(seed, "augment", step))
+    return normalise(images, data.mean, data.std), data.train_labels[index]
+
+
+def _augmented(
+    images: UInt8[Tensor, "b h w c"], augment: Augment, numbers: torch.Generator
+) -> UInt8[Tensor, "b h w c"]:
+    """Crop from the zero-padded image and mirror, each image its own way, by one gather."""
+    b, h, w, _ = images.shape
+    p, device = augment.crop_padding, images.device
+    corner = torch.randint(0, 2 * p + 1, (2, b, 1), generator=numbers).to(device)
+    mirrored = (torch.rand(b, 1, generator=numbers) < 0.5 * augment.flip).to(device)
+    rows = torch.arange(h, device=device) + corner[0]  # [b, h]
+    columns = torch.arange(w, device=device).expand(b, w)
+    columns = torch.where(mirrored, w - 1 - columns, columns) + corner[1]  # [b, w]
+    padded = functional.pad(images, (0, 0, p, p, p, p))
+    return padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None], columns[:, None]]
+
+
+def evaluation_batches(data: ImageData, size: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised test images and labels, in order."""
+    pairs = zip(data.test.split(size), data.test_labels.split(size), strict=True)
+    for images, labels in pairs:
+        yield normalise(images, data.mean, data.std), labels

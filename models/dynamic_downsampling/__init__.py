@@ -1,0 +1,1 @@
+"""Dynamic downsampling: training in which some steps see small images and small kernels."""

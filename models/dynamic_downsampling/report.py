@@ -1,0 +1,130 @@
+"""The figures that a training with cheap steps leaves: result, ``report.json``, ``history.csv``."""
+
+import csv
+import json
+from typing import Any
+
+from models.core import curves, device
+from models.core.evaluate import Scores, predict, score
+from models.core.run import Run
+from models.core.train import Fitted
+from models.core.training import spec_digest
+from models.data import images
+from models.dynamic_downsampling import cost, schedule
+from models.dynamic_downsampling.setup import Setup
+
+
+def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:
+    """The figures that need no plain run beside the method's.
+
+    Args:
+        setup: of the training.
+        fitted: what the training came to.
+        scores: of the final net, after any re-estimation of batch-norm statistics.
+    """
+    found = {
+        "test_accuracy": scores.accuracy,
+        "test_nll": scores.nll,
+        "test_ece": scores.ece,
+        "test_accuracy_as_trained": fitted.scores.accuracy,
+        "best_test_accuracy": max(fitted.best_accuracy, scores.accuracy),
+        "best_step": fitted.best_step,
+        "ended_by": fitted.ended_by,
+        "decisions_sha256": schedule.digest(setup.decisions),
+        **_speed(setup, fitted),
+    }
+    if setup.spec.downsample.bn_mode == "split":
+        found["cheap_test_accuracy"] = _cheap_scores(setup).accuracy
+    return found
+
+
+def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:
+    """Steps, times and operations by mode, and the saving that they predict: p (1 - r)."""
+    clock, batch, costs = fitted.clock, setup.spec.batch(len(setup.data.train)), _costs(setup)
+    steps = {mode: clock.counts.get(mode, 0) for mode in ("full", "cheap")}
+    ms = {mode: clock.median_ms(mode) for mode in steps}
+    share = steps["cheap"] / fitted.steps
+    measured = ms["cheap"] / ms["full"] if ms["cheap"] and ms["full"] else None
+    return {
+        "steps": steps,
+        "median_step_ms": ms,
+        "images_per_s": {mode: 1000 * batch / t if t else None for mode, t in ms.items()},
+        "train_seconds": clock.seconds,
+        "warmup_seconds": clock.warmup_seconds,
+        "peak_gpu_bytes": clock.peak_bytes,
+        "forward_macs": {"full": costs.full_macs, "cheap": costs.cheap_macs},
+        "flop_ratio": costs.ratio,
+        "measured_ratio": measured,
+        "predicted_saving": share * (1 - costs.ratio),
+        "predicted_saving_measured_ratio": None if measured is None else share * (1 - measured),
+    }
+
+
+def _costs(setup: Setup) -> cost.StepCosts:
+    data, spec = setup.data, setup.spec
+    shape, slow = (data.channels, *data.size), frozenset(setup.slow_layers())
+    return cost.step_costs(spec.model, spec.downsample, shape, len(data.classes), slow)
+
+
+def _cheap_scores(setup: Setup) -> Scores:
+    """Scores of the cheap mode itself, which has statistics of its own under ``split``."""
+    pairs = images.evaluation_batches(setup.data)
+    batches = ((setup.small(x), labels) for x, labels in pairs)
+    with setup.switch.cheap(), device.autocast(setup.spec.precision, setup.device):
+        return score(*predict(setup.net, batches))
+
+
+def comparison(fitted: Fitted, scores: Scores, plain: Fitted) -> dict[str, Any]:
+    """The plain run beside the method's; seconds leave out tests and checkpoints."""
+    return {
+        "baseline_test_accuracy": plain.scores.accuracy,
+        "baseline_test_nll": plain.scores.nll,
+        "baseline_train_seconds": plain.clock.seconds,
+        "baseline_warmup_seconds": plain.clock.warmup_seconds,
+        "baseline_median_step_ms": plain.clock.median_ms("full"),
+        "saving": 1 - fitted.clock.seconds / plain.clock.seconds,
+        "accuracy_change": scores.accuracy - plain.scores.accuracy,
+    }
+
+
+def write(setup: Setup, arms: dict[str, Fitted], found: dict[str, Any], run: Run) -> None:
+    """Leave ``report.json``, ``history.csv`` and ``curves.png`` as artifacts of the run.
+
+    Args:
+        setup: of the training with cheap steps.
+        arms: that training, then the plain one if there was one, by their names in the picture.
+        found: the figures of the result.
+        run: takes the files.
+    """
+    told = {
+        "result": found,
+        "spec": setup.spec.model_dump(mode="json"),
+        "spec_sha256": spec_digest(setup.spec),
+        "device": device.describe(run.device),
+        "layers": [layer._asdict() for layer in setup.layers],
+        "cheap_size": list(setup.size),
+    }
+    (run.dir / "report.json").write_text(json.dumps(told, indent=2))
+    run.artifact("report.json", role="report")
+    rows = _rows(setup, next(iter(arms.values())))
+    with (run.dir / "history.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    run.artifact("history.csv", role="table")
+    model, data = setup.spec.model, setup.spec.data.dataset
+    histories = {name: arm.history for name, arm in arms.items()}
+    curves.draw(run.dir / "curves.png", histories, f"{model.name} on {data}")
+    run.artifact("curves.png", role="image")
+
+
+def _rows(setup: Setup, fitted: Fitted) -> list[dict[str, float | int]]:
+    """The history with the steps of each mode and the operations until then."""
+    costs, batch = _costs(setup), setup.spec.batch(len(setup.data.train))
+    rows = []
+    for row in fitted.history:
+        full, cheap = (row["steps"].get(mode, 0) for mode in ("full", "cheap"))
+        gmacs = (full * costs.full_macs + cheap * costs.cheap_macs) * batch / 1e9
+        counts = {"full_steps": full, "cheap_steps": cheap, "forward_gmacs": gmacs}
+        rows.append({name: x for name, x in row.items() if name != "steps"} | counts)
+    return rows

@@ -1,0 +1,105 @@
+"""Which steps are cheap: deterministic and random schedules, decided before the run. Torch-free.
+
+Steps count from 0 here. Random decisions come from a stream keyed by (seed, step), so they are the
+same after a resume, on every rank, and leave data order and augmentation untouched.
+"""
+
+import hashlib
+import math
+
+from models.dynamic_downsampling.parts import Downsample, Schedule
+
+ESTIMATE_STEPS = 100_000  # longer runs are estimated on a run of this length
+_MASK = 2**64 - 1
+
+
+def uniform(seed: int, step: int) -> float:
+    """A number in [0, 1) that depends on (seed, step) alone: SplitMix64 of both, applied twice."""
+    return (_mix(_mix(seed) ^ step) >> 11) / 2**53
+
+
+def _mix(x: int) -> int:
+    """The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def decide(downsample: Downsample, total: int, per_epoch: int, seed: int) -> bytes:
+    """The decision of every step of a run: 1 cheap, 0 full.
+
+    Args:
+        downsample: schedule, warm-up and refinement.
+        total: steps of the run.
+        per_epoch: steps of an epoch, at least 1 (``block`` counts in epochs).
+        seed: of the random schedules.
+
+    Returns:
+        ``total`` bytes; zero outside [warm-up, total - ceil(refine * total)).
+    """
+    plan = downsample.schedule
+    start = math.floor(downsample.warmup_full_fraction * total)
+    end = max(start, total - math.ceil(downsample.refine_fraction * total))
+    decided = bytearray(total)
+    decided[start:end] = _window(plan, start, end, total, per_epoch, seed)
+    return bytes(decided)
+
+
+def _window(
+    plan: Schedule, start: int, end: int, total: int, per_epoch: int, seed: int
+) -> list[bool]:
+    """Decisions of the steps from ``start`` to ``end`` (excluded)."""
+    steps = range(start, end)
+    if plan.type == "periodic":
+        return [_in_period(t - start, plan.n_cheap, plan.period, plan.cheap_first) for t in steps]
+    if plan.type == "block":
+        epochs = plan.n_cheap_epochs + plan.n_full_epochs
+        return [
+            _in_period((t - start) // per_epoch, plan.n_cheap_epochs, epochs, plan.cheap_first)
+            for t in steps
+        ]
+    if plan.type == "list":
+        cheap = [(part.start * total, part.end * total) for part in plan.intervals]
+        return [any(a <= t < b for a, b in cheap) for t in steps]
+    chances = [_chance(plan, (t - start + 0.5) / (end - start)) for t in steps]
+    if plan.type == "anneal" and plan.draw == "diffusion":
+        return _diffuse(chances)
+    return [uniform(seed, t) < p for t, p in zip(steps, chances, strict=True)]
+
+
+def _in_period(t: int, n_cheap: int, period: int, cheap_first: bool) -> bool:
+    return t % period < n_cheap if cheap_first else t % period >= period - n_cheap
+
+
+def _chance(plan: Schedule, x: float) -> float:
+    """Probability that a step at the relative position ``x`` of the window is cheap."""
+    if plan.type == "bernoulli":
+        return plan.cheap_share
+    if plan.type == "off":
+        return 0.0
+    left = 1 - x if plan.shape == "linear" else (1 + math.cos(math.pi * x)) / 2
+    return plan.p1 + (plan.p0 - plan.p1) * left
+
+
+def _diffuse(chances: list[float]) -> list[bool]:
+    """Error diffusion: a step is cheap when the sum of the chances passes a half-integer."""
+    decided, owed = [], 0.5
+    for chance in chances:
+        owed += chance
+        cheap = owed >= 1
+        owed -= cheap
+        decided.append(cheap)
+    return decided
+
+
+def expected_share(downsample: Downsample, total: int, per_epoch: int) -> float:
+    """Share of cheap steps, in [0, 1]; drawn schedules with seed 0, long runs in miniature."""
+    scale = max(1.0, total / ESTIMATE_STEPS)
+    steps = round(total / scale)
+    return sum(decide(downsample, steps, max(1, round(per_epoch / scale)), seed=0)) / steps
+
+
+def digest(decisions: bytes) -> str:
+    """SHA-256 of a run's decisions, in hex: two runs with the same one took the same steps."""
+    return hashlib.sha256(decisions).hexdigest()

@@ -1,0 +1,118 @@
+"""All that a training with cheap steps needs, decided before its first step."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.core import checkpoint, device, ranks
+from models.core.run import Run
+from models.core.steps import Batch
+from models.data import images
+from models.data.images import ImageData
+from models.dynamic_downsampling import cost, schedule
+from models.dynamic_downsampling.cheap import Layer, dry_run, install, shrink, slower_pooled
+from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher
+from models.dynamic_downsampling.pooled_conv import PooledConv2d, Switch
+from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.nets.build import build_net
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A net that can take cheap steps, its data, and the decision of every step.
+
+    Attributes:
+        spec: of the job.
+        data: on the device.
+        device: ``cpu`` or ``cuda``.
+        net: with replaced layers; its ``state_dict`` is the plain net's.
+        switch: turns the net cheap.
+        layers: what cheap steps do with each convolution.
+        matcher: scales gradients with ``match_norm``, else None.
+        size: height and width of cheap images in pixels.
+        decisions: 1 for each cheap step, 0 for each full one.
+    """
+
+    spec: DynamicDownsamplingTrain
+    data: ImageData
+    device: str
+    net: nn.Module
+    switch: Switch
+    layers: list[Layer]
+    matcher: NormMatcher | None
+    size: tuple[int, int]
+    decisions: bytes
+
+    def small(self, x: Tensor, step: int = 0) -> Tensor:
+        """Images of a cheap step; ``crop`` depends on the step."""
+        return shrink(x, self.size, self.spec.downsample.input_resample, self.spec.seed, step)
+
+    def slow_layers(self) -> list[str]:
+        """Layers left full because pooling them was timed and took longer."""
+        return [layer.name for layer in self.layers if layer.reason == SLOWER]
+
+    def extras(self) -> dict[str, Tensor]:
+        """Tensors of the method that a checkpoint keeps beside net and optimizer."""
+        extras = {} if self.matcher is None else self.matcher.tensors()
+        for name, module in self.net.named_modules():
+            if isinstance(module, ModalBatchNorm2d):
+                extras |= {f"norm.{name}.{key}": x for key, x in module.cheap_buffers().items()}
+        return extras
+
+
+SLOWER = "slower pooled, when timed"
+
+
+def new_net(spec: DynamicDownsamplingTrain, data: ImageData, on: str) -> nn.Module:
+    """The plain net with the initial weights of the seed, on the device."""
+    device.seed_all(spec.seed)
+    return build_net(spec.model.model_dump(), len(data.classes), data.channels).to(on)
+
+
+def prepare(spec: DynamicDownsamplingTrain, data: ImageData, run: Run) -> Setup:
+    """Build the net, replace its layers, and decide every step.
+
+    Raises:
+        SpecError: if data or net cannot be downsampled as asked.
+    """
+    spec.check_sizes(*data.size)
+    down = spec.downsample
+    per_epoch, total = spec.steps(len(data.train))
+    size = cost.cheap_size(*data.size, down.input_scale, down.size_multiple)
+    net, switch = new_net(spec, data, run.device), Switch()
+    layers = install(net, down, switch)
+    matcher = NormMatcher(net) if down.cheap_lr_scale == "match_norm" else None
+    decisions = schedule.decide(down, total, per_epoch, spec.seed)
+    setup = Setup(spec, data, run.device, net, switch, layers, matcher, size, decisions)
+    if any(decisions):
+        dry_run(net, data.channels, size, switch)
+    if down.kernel_layers == "auto":
+        _leave_full(setup, _slow_layers(setup, run))
+    return setup
+
+
+def first_batch(setup: Setup) -> Batch:
+    """The first training images as they are, normalised, and their labels."""
+    data = setup.data
+    count = setup.spec.batch(len(data.train))
+    x = images.normalise(data.train[:count], data.mean, data.std)
+    return Batch(x, data.train_labels[:count])
+
+
+def _slow_layers(setup: Setup, run: Run) -> list[str]:
+    """Timed once a job, by the first rank; a resumed run reads the answer from its checkpoint."""
+    if run.resume is not None:
+        return checkpoint.read(run.resume)[1]["notes"]["slow_layers"]
+    names = [name for name, m in setup.net.named_modules() if isinstance(m, PooledConv2d)]
+    with device.autocast(setup.spec.precision, setup.device):
+        slow = slower_pooled(setup.net, setup.small(first_batch(setup).images), setup.switch)
+    flags = ranks.agree(*(name in slow for name in names))
+    return [name for name, is_slow in zip(names, flags, strict=True) if is_slow]
+
+
+def _leave_full(setup: Setup, slow: list[str]) -> None:
+    for index, layer in enumerate(setup.layers):
+        module = setup.net.get_submodule(layer.name)
+        if layer.name in slow and isinstance(module, PooledConv2d):
+            module.pools = False
+            setup.layers[index] = layer._replace(cheap_kernel=layer.kernel, reason=SLOWER)

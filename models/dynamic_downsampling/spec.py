@@ -1,0 +1,140 @@
+"""Spec of training with dynamic input and kernel downsampling. Torch-free."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from models.core.errors import SpecError
+from models.core.spec import ArtifactInfo, Estimate, MetricInfo
+from models.core.supervised import SupervisedSpec
+from models.dynamic_downsampling import cost, schedule
+from models.dynamic_downsampling.parts import Downsample
+from models.nets.spec import conv_shapes
+
+
+class DynamicDownsamplingTrain(SupervisedSpec):
+    """Train a residual net with some steps on shrunken images and pooled filters."""
+
+    entry: ClassVar[str] = "models.dynamic_downsampling.train:train"
+    resumable: ClassVar[bool] = True
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps, cheap ones too"),
+        MetricInfo("lr", "1", None, "learning rate before the factor of cheap steps"),
+        MetricInfo("images_per_s", "1/s", "max", "training images a second"),
+        MetricInfo("test_accuracy", "share", "max", "test images classified right, full mode"),
+        MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images, full mode"),
+        MetricInfo("gradient_cosine", "1", "max", "cosine of cheap and full gradient, one batch"),
+        MetricInfo("gradient_norm_ratio", "1", None, "norm of the cheap gradient over the full"),
+        MetricInfo("baseline_loss", "nats", "min", "loss of the plain run beside it"),
+        MetricInfo("baseline_lr", "1", None, "lr of the plain run"),
+        MetricInfo("baseline_images_per_s", "1/s", "max", "images_per_s of the plain run"),
+        MetricInfo("baseline_test_accuracy", "share", "max", "test_accuracy of the plain run"),
+        MetricInfo("baseline_test_nll", "nats", "min", "test_nll of the plain run"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("weights.safetensors", "weights", "final net, loads into the plain one"),
+        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
+        ArtifactInfo("report.json", "report", "all figures of the result, layers, versions"),
+        ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds, operations"),
+        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "digits": {
+            "kind": "dynamic_downsampling.train",
+            "model": {"name": "resnet8"},
+            "data": {"dataset": "digits"},
+            "images": {"image_size": 16, "augment": {"crop_padding": 1}},
+            "epochs": 20,
+            "batch_size": 64,
+            "downsample": {"schedule": {"type": "periodic", "period": 5, "n_cheap": 3}},
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "dynamic_downsampling.train",
+        "model": {"name": "resnet8", "width": 16},
+        "data": {"dataset": "digits"},
+        "images": {"subset": 64, "image_size": 16, "augment": {"crop_padding": 1}},
+        "max_steps": 12,
+        "batch_size": 16,
+    }
+
+    kind: Literal["dynamic_downsampling.train"]
+    downsample: Downsample = Downsample()
+    compare_baseline: bool = Field(
+        default=False,
+        description="Train a plain net of the same seed afterwards and report the saving",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DynamicDownsamplingTrain":
+        layers = self.downsample.kernel_layers
+        if layers == "auto" and self.deterministic:
+            raise ValueError("kernel_layers auto decides by timing: name the layers, or all")
+        if isinstance(layers, list):
+            self._check_layers(layers)
+        if self.images.image_size is not None:
+            self.check_sizes(self.images.image_size, self.images.image_size)
+        return self
+
+    def _check_layers(self, patterns: list[str]) -> None:
+        large = [shape.name for shape in conv_shapes(self.model, 3, 32, 32) if shape.kernel > 1]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in large):
+                raise ValueError(
+                    f"kernel_layers: {pattern!r} names no convolution of {self.model.name};"
+                    f" its 3x3 and larger ones are {', '.join(large)}"
+                )
+
+    def check_sizes(self, height: int, width: int) -> None:
+        """Refuse what cannot be downsampled.
+
+        Args:
+            height: of the full images, in pixels.
+            width: of the full images, in pixels.
+
+        Raises:
+            SpecError: if a cheap image is no smaller, or a cheap feature map is below 2 x 2.
+        """
+        down = self.downsample
+        if down.schedule.type == "off":
+            return
+        cheap = cost.cheap_size(height, width, down.input_scale, down.size_multiple)
+        if down.input_scale < 1 and cheap == (height, width):
+            raise SpecError(
+                f"input_scale {down.input_scale} with size_multiple {down.size_multiple} leaves"
+                f" images of {height} x {width} as they are: lower size_multiple"
+            )
+        smallest = min(min(shape.out) for shape in conv_shapes(self.model, 3, *cheap))
+        if smallest < 2:
+            raise SpecError(
+                f"input_scale {down.input_scale} gives images of {cheap[0]} x {cheap[1]} and"
+                f" feature maps below 2 x 2 in {self.model.name}: raise input_scale or"
+                " images.image_size"
+            )
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Steps, operations of a cheap step over a full one (r) and the predicted saving p(1-r).
+
+        Raises:
+            SpecError: if the sizes in ``counts`` cannot be downsampled as asked.
+        """
+        known = counts.get(self.data.dataset, {})
+        height = self.images.image_size or known.get("height")
+        width = self.images.image_size or known.get("width")
+        details: dict[str, float | int | str | None] = {}
+        if height and width:
+            self.check_sizes(height, width)
+            shape = (known.get("channels", 3), height, width)
+            costs = cost.step_costs(self.model, self.downsample, shape, known.get("classes", 10))
+            details |= costs._asdict() | {"flop_ratio": costs.ratio}
+        total = None
+        if "train" in known:
+            per_epoch, steps = self.steps(min(self.images.subset or known["train"], known["train"]))
+            share = schedule.expected_share(self.downsample, steps, per_epoch)
+            details |= {"cheap_steps": round(share * steps), "cheap_share": share}
+            if "flop_ratio" in details:
+                details["predicted_saving"] = share * (1 - costs.ratio)
+            total = steps * (2 if self.compare_baseline else 1)
+        return Estimate(total_steps=total, details=details)

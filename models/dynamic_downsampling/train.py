@@ -1,0 +1,112 @@
+"""Training with dynamic input and kernel downsampling (Poulos et al., arXiv 1910.06548)."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from models.core import checkpoint, device, ranks
+from models.core.evaluate import Scores
+from models.core.run import Run
+from models.core.steps import FULL, Batch, Mode, cross_entropy
+from models.core.train import Fitted, fit, test
+from models.core.training import Arm, describe
+from models.data import images
+from models.dynamic_downsampling import gradients, report
+from models.dynamic_downsampling.norms import reestimate
+from models.dynamic_downsampling.setup import Setup, new_net, prepare
+from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+
+
+def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
+    """Train as the spec says, then a plain net beside it when asked; leave weights and report.
+
+    Raises:
+        SpecError: if the data or the net cannot be downsampled as asked.
+        DataError: if the data or the checkpoint to go on from cannot be used.
+        DivergedError: if a loss is not finite.
+        StoppedError: if a stop was requested.
+    """
+    ranks.start(run.device)
+    data = images.load(spec.data, spec.images, run, spec.seed)
+    setup = prepare(spec, data, run)
+    total = len(setup.decisions)
+    fitted = fit_cheap(setup, run, Arm(total=2 * total if spec.compare_baseline else None))
+    scores = _finish(setup, fitted)
+    if ranks.is_first():
+        weights = "weights.safetensors"
+        checkpoint.write(run.dir / weights, setup.net.state_dict(), describe(spec, data))
+        run.artifact(weights, role="weights", step=fitted.steps)
+    values = report.values(setup, fitted, scores)
+    arms = {"some steps cheap": fitted}
+    if spec.compare_baseline:  # starts anew when a run is resumed in it
+        arm = Arm("baseline_", first=total, total=2 * total, keeps=False)
+        plain = fit(new_net(spec, data, run.device), data, spec, run, arm=arm)
+        values |= report.comparison(fitted, scores, plain)
+        arms["plain"] = plain
+    if ranks.is_first():
+        report.write(setup, arms, values, run)
+        run.result(**values)
+
+
+def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
+    """The supervised loop, with cheap steps where the schedule wants them."""
+    down, matcher = setup.spec.downsample, setup.matcher
+    scale = 1.0 if matcher else float(down.cheap_lr_scale)
+    cheap = Mode("cheap", scale, down.wd_on_cheap)
+    probes = _probe_steps(down.gradient_probes, setup.decisions)
+
+    def forward(net: nn.Module, batch: Batch, mode: Mode) -> Tensor:
+        if matcher:
+            matcher.prepare(cheap=mode is cheap)
+        if mode is FULL:
+            return cross_entropy(net, batch)
+        with setup.switch.cheap():
+            return cross_entropy(net, batch)
+
+    def after_step(done: int, mode: Mode) -> None:
+        if matcher:
+            matcher.update(cheap=mode is cheap)
+        if done in probes:
+            cosine, ratio = gradients.agreement(setup)
+            run.log(done, gradient_cosine=cosine, gradient_norm_ratio=ratio)
+
+    return fit(
+        setup.net,
+        setup.data,
+        setup.spec,
+        run,
+        forward=forward,
+        prepare=lambda x, step: setup.small(x, step) if setup.decisions[step] else x,
+        mode_of=lambda step: cheap if setup.decisions[step] else FULL,
+        after_step=after_step,
+        extras=setup.extras(),
+        notes={"slow_layers": setup.slow_layers()},
+        arm=arm,
+    )
+
+
+def _probe_steps(probes: int, decisions: bytes) -> set[int]:
+    """Steps after which gradients are compared, evenly spread; none without cheap steps."""
+    if not any(decisions):
+        return set()
+    return {max(1, len(decisions) * k // probes) for k in range(1, probes + 1)}
+
+
+def _finish(setup: Setup, fitted: Fitted) -> Scores:
+    """Scores of the final net, after batch-norm statistics were estimated anew if asked."""
+    if setup.spec.downsample.reestimate_batches == 0:
+        return fitted.scores
+    with device.autocast(setup.spec.precision, setup.device):
+        reestimate(setup.net, _full_batches(setup, fitted.steps))
+    return test(setup.net, setup.data, setup.spec, setup.device)
+
+
+def _full_batches(setup: Setup, steps: int) -> Iterator[Tensor]:
+    """Training batches at full size, augmented, as if training went on."""
+    spec, data = setup.spec, setup.data
+    size, (per_epoch, _) = spec.batch(len(data.train)), spec.steps(len(data.train))
+    for step in range(steps, steps + spec.downsample.reestimate_batches):
+        epoch, place = divmod(step, per_epoch)
+        order = images.order(len(data.train), spec.seed, epoch)
+        chosen = order[place * size : (place + 1) * size]
+        yield images.batch(data, chosen, spec.images.augment, spec.seed, step)[0]

@@ -1,0 +1,118 @@
+"""Which residual nets exist and the shapes of their convolutions. Torch-free.
+
+The API counts operations and checks layer names with :func:`conv_shapes`; ``resnet.py`` builds the
+same nets from the same table, and a test holds the two together.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from models.core.spec import Int, Part
+
+SMALL = ("resnet8", "resnet14", "resnet20", "resnet56")  # three stages, for images of about 32 px
+BLOCKS = {
+    "resnet8": (1, 1, 1),
+    "resnet14": (2, 2, 2),
+    "resnet20": (3, 3, 3),
+    "resnet56": (9, 9, 9),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+}
+EXPANSION = 4  # of the bottleneck blocks of resnet50
+
+
+class ResidualNet(Part):
+    """A residual net (He et al., arXiv 1512.03385) with projection shortcuts."""
+
+    name: Literal["resnet8", "resnet14", "resnet20", "resnet56", "resnet18", "resnet34", "resnet50"]
+    # Below 16, the NHWC backward pass of strided 1x1 convolutions in torch 2.11 and 2.13 writes out
+    # of bounds on CPUs (oneDNN brgconv_strided, fewer input channels than a vector) and kills the
+    # process.
+    width: Int | None = Field(
+        default=None,
+        ge=16,
+        le=512,
+        description="Channels of the first stage; 16 in resnet8 to resnet56, else 64, when null",
+    )
+    stem: Literal["3x3", "7x7"] = Field(
+        default="3x3",
+        description="First convolution: 3x3 for images of about 32 px, 7x7 of stride 2 and a"
+        " pooling for ImageNet sizes (resnet18, resnet34, resnet50 only)",
+    )
+
+    @model_validator(mode="after")
+    def _stem_fits(self) -> "ResidualNet":
+        if self.stem == "7x7" and self.name in SMALL:
+            raise ValueError(f"stem 7x7 needs resnet18, resnet34 or resnet50, not {self.name}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the first stage."""
+        return self.width or (16 if self.name in SMALL else 64)
+
+    @property
+    def features(self) -> int:
+        """Channels that reach the classifier."""
+        last = self.channels * 2 ** (len(BLOCKS[self.name]) - 1)
+        return last * EXPANSION if self.name == "resnet50" else last
+
+
+class ConvShape(NamedTuple):
+    """One convolution of a net: where it is, what it does, the size of its input.
+
+    ``height`` and ``width`` are those of its input in pixels; ``padding`` is (kernel - 1) / 2.
+    """
+
+    name: str
+    c_in: int
+    c_out: int
+    kernel: int
+    stride: int
+    height: int
+    width: int
+
+    @property
+    def out(self) -> tuple[int, int]:
+        """Height and width of its output in pixels."""
+        return -(-self.height // self.stride), -(-self.width // self.stride)
+
+
+def conv_shapes(net: ResidualNet, in_channels: int, height: int, width: int) -> list[ConvShape]:
+    """Every convolution of ``net`` in order, for an input of ``height`` x ``width`` pixels."""
+    kernel, stride = (7, 2) if net.stem == "7x7" else (3, 1)
+    stem = ConvShape("stem", in_channels, net.channels, kernel, stride, height, width)
+    shapes = [stem]
+    size = stem.out
+    if net.stem == "7x7":
+        size = (-(-size[0] // 2), -(-size[1] // 2))  # max-pooling of stride 2
+    c_in = net.channels
+    for stage, blocks in enumerate(BLOCKS[net.name]):
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            place = f"stages.{stage}.{block}"
+            added = list(_block(net, place, c_in, net.channels * 2**stage, stride, size))
+            shapes += added
+            last = next(shape for shape in reversed(added) if "shortcut" not in shape.name)
+            c_in, size = last.c_out, last.out
+    return shapes
+
+
+def _block(
+    net: ResidualNet, place: str, c_in: int, channels: int, stride: int, size: tuple[int, int]
+) -> Iterator[ConvShape]:
+    """The convolutions of one residual block, the projection last if there is one."""
+    if net.name == "resnet50":
+        plan = [(1, 1, channels), (3, stride, channels), (1, 1, channels * EXPANSION)]
+    else:
+        plan = [(3, stride, channels), (3, 1, channels)]
+    c_out, inner, inner_size = plan[-1][2], c_in, size
+    for index, (kernel, step, out) in enumerate(plan, 1):
+        shape = ConvShape(f"{place}.conv{index}", inner, out, kernel, step, *inner_size)
+        inner, inner_size = out, shape.out
+        yield shape
+    if stride != 1 or c_in != c_out:
+        yield ConvShape(f"{place}.shortcut.0", c_in, c_out, 1, stride, *size)

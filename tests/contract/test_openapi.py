@@ -1,0 +1,85 @@
+"""Generated requests, wrong ones included, against every operation of the OpenAPI document."""
+
+from collections import Counter
+
+import pytest
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import Status, from_schema
+from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
+
+from app.db.session import make_session
+from app.main import create_app
+from app.services import keys
+
+# A body that fits the schema may still name a dataset or job that does not exist (422), or be
+# too early or too late for its job or dataset (409): no schema can say so.
+ACCEPTED = ["2xx", "304", "404", "409", "416", "422"]
+
+
+def run(examples: int, phases: list[str]) -> tuple[Counter, list[str]]:
+    """Requests of each operation, and everything that was found."""
+    with make_session() as session:
+        key = keys.ensure_admin_key(session)
+    config = SchemathesisConfig.from_dict(
+        {
+            "seed": 1,
+            "headers": {"Authorization": f"Bearer {key}"},
+            "parameters": {"query.wait_s": 0},  # else a request may rightly take a minute
+            "generation": {"max-examples": examples, "deterministic": True, "database": "none"},
+            "checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED}},
+            "phases": {
+                name: {"enabled": name in phases}
+                for name in ("examples", "coverage", "fuzzing", "stateful")
+            },
+        }
+    )
+    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(), config=config)
+    seen: Counter = Counter()
+    found: list[str] = []
+    for event in from_schema(schema).execute():
+        if isinstance(event, FatalError):
+            raise event.exception
+        if isinstance(event, NonFatalError):
+            found.append(str(event.info))
+        elif isinstance(event, ScenarioFinished):
+            seen[event.label] += len(event.recorder.cases)
+            found += _failures(event)
+    return seen, found
+
+
+def _failures(event: ScenarioFinished) -> list[str]:
+    return [
+        f"{event.label}: {check.name}: {info.failure}\n{info.code_sample}"
+        for checks in event.recorder.checks.values()
+        for check in checks
+        if check.status == Status.FAILURE and (info := check.failure_info)
+    ]
+
+
+def assert_sound(examples: int, *phases: str) -> Counter:
+    seen, found = run(examples, list(phases))
+    assert not found, f"{len(found)} findings\n\n" + "\n\n".join(found[:20])
+    return seen
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("phases", [("examples", "coverage"), ("fuzzing",), ("stateful",)])
+def test_contract(settings, phases):
+    """Zero server errors, zero undocumented answers, nothing wrong accepted."""
+    seen = assert_sound(8, *phases)
+    assert sum(seen.values()) > 50
+    if phases == ("fuzzing",):
+        operations = {
+            f"{verb.upper()} {path}"
+            for path, item in create_app().openapi()["paths"].items()
+            for verb in item
+        }
+        assert operations <= set(seen)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_contract_at_length(settings):
+    """The same on both databases, with more of everything."""
+    assert_sound(100, "examples", "coverage", "fuzzing", "stateful")

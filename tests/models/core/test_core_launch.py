@@ -1,0 +1,108 @@
+"""Two ranks on a CPU under torchrun: one report, one training, stops and errors relayed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[3]
+SPEC = {
+    "kind": "dynamic_downsampling.train",
+    "model": {"name": "resnet8"},
+    "data": {"dataset": "digits"},
+    "images": {"subset": 64, "image_size": 16},
+    "max_steps": 8,
+    "batch_size": 16,
+}
+
+
+@pytest.fixture
+def start(tmp_path):
+    pytest.importorskip("sklearn", reason="extra samples is not installed")
+    started = []
+
+    def launch(**fields):
+        (tmp_path / "spec.json").write_text(json.dumps(SPEC | fields))
+        (tmp_path / "resume").mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "models", "run", str(tmp_path), "--ranks", "2"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                command, cwd=tmp_path, env=environment, stdout=log, stderr=log
+            )
+        started.append(process)
+        return process
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def events(folder, kind=None):
+    path = folder / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [e for e in map(json.loads, lines) if kind in (None, e["type"])]
+
+
+def wait_for_step(folder):
+    end = time.monotonic() + 90
+    while time.monotonic() < end and not events(folder, "metric"):
+        time.sleep(0.1)
+    assert events(folder, "metric"), (folder / "log").read_text()[-3000:]
+
+
+def pids(folder):
+    return [int(line) for line in (folder / "ranks").read_text().split()]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_two_ranks_report_once(start, tmp_path):
+    process = start()
+    assert process.wait(120) == 0, (tmp_path / "log").read_text()[-3000:]
+    assert len(events(tmp_path, "hello")) == len(events(tmp_path, "bye")) == 1
+    assert len(events(tmp_path, "result")) == 1
+    steps = [e["step"] for e in events(tmp_path, "metric") if "loss" in e["values"]]
+    assert steps == sorted(set(steps))
+    assert len(pids(tmp_path)) == 2
+    assert load_file(tmp_path / "weights.safetensors")
+
+
+def test_stop_is_relayed(start, tmp_path):
+    process = start(max_steps=100_000)
+    wait_for_step(tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert events(tmp_path, "artifact")[-1]["role"] == "checkpoint"
+    assert not any(alive(pid) for pid in pids(tmp_path))
+
+
+def test_errors_keep_their_exit_code(start, tmp_path):
+    process = start(batch_size=15)
+    assert process.wait(120) == 64
+    (error,) = events(tmp_path, "error")
+    assert error["code"] == "spec_invalid"
+    assert "multiple of the 2 devices" in error["message"]
+
+
+def test_ranks_end_with_their_launcher(start, tmp_path):
+    process = start(max_steps=100_000)
+    wait_for_step(tmp_path)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and any(alive(pid) for pid in pids(tmp_path)):
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in pids(tmp_path))

@@ -1,0 +1,93 @@
+"""Image sets: statistics, order, augmentation keyed by the step."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.core.errors import SpecError
+from models.core.spec import DatasetRef
+from models.core.supervised import Augment, ImageOptions
+from models.data import images, synthetic
+
+
+@pytest.fixture(scope="module")
+def data():
+    train, test = (synthetic.blobs(20, 2, 8, 3, seed) for seed in (1, 2))
+    return images.from_tensors(list(train), list(test), ["a", "b"], "cpu")
+
+
+def test_statistics_are_numpys():
+    pixels = torch.randint(0, 256, (7, 5, 6, 3), dtype=torch.uint8)
+    mean, std = images.statistics(pixels)
+    shares = pixels.numpy() / 255
+    np.testing.assert_allclose(mean, shares.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, shares.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_constant_channel_is_not_divided_by_zero():
+    pixels = torch.full((2, 4, 4, 1), 51, dtype=torch.uint8)
+    mean, std = images.statistics(pixels)
+    assert std == [1.0]
+    assert images.normalise(pixels, mean, std).abs().max() < 1e-6
+
+
+def test_normalised_training_images_have_mean_0_and_std_1(data):
+    x = images.normalise(data.train, data.mean, data.std)
+    torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_order_is_a_permutation_of_its_own():
+    first, second = images.order(50, 1, 0), images.order(50, 1, 1)
+    assert sorted(first.tolist()) == list(range(50))
+    assert first.tolist() != second.tolist()
+    assert torch.equal(first, images.order(50, 1, 0))
+
+
+def test_batch_without_augmentation_is_the_images(data):
+    chosen = torch.tensor([3, 1])
+    x, labels = images.batch(data, chosen, Augment(), 0, 0)
+    assert torch.equal(x, images.normalise(data.train[chosen], data.mean, data.std))
+    assert torch.equal(labels, data.train_labels[chosen])
+
+
+def test_augmentation_is_a_window_of_the_padded_image_or_its_mirror(data):
+    """Every augmented image is one of the 25 x 2 possible ones; the draws vary and repeat."""
+    chosen, seen = torch.arange(20), set()
+    plain = images.normalise(torch.zeros_like(data.train[:1]), data.mean, data.std)
+    padded = plain.repeat(20, 1, 2, 2)[:, :, :12, :12].clone()
+    padded[:, :, 2:10, 2:10] = images.normalise(data.train, data.mean, data.std)
+    x, _ = images.batch(data, chosen, Augment(crop_padding=2, flip=True), 7, 3)
+    for k in range(20):
+        windows = {
+            (i, j, flip): padded[k, :, i : i + 8, j : j + 8].flip(-1 if flip else ())
+            for i in range(5)
+            for j in range(5)
+            for flip in (False, True)
+        }
+        (found,) = [key for key, window in windows.items() if torch.equal(window, x[k])]
+        seen.add(found)
+    assert len(seen) > 10
+    again, _ = images.batch(data, chosen, Augment(crop_padding=2, flip=True), 7, 3)
+    other, _ = images.batch(data, chosen, Augment(crop_padding=2, flip=True), 7, 4)
+    assert torch.equal(x, again)
+    assert not torch.equal(x, other)
+
+
+def test_resize_by_area_and_bilinear():
+    pixels = torch.tensor([[0, 100], [200, 100]], dtype=torch.uint8).view(1, 2, 2, 1)
+    assert images.resize(pixels, 1).flatten().tolist() == [100]
+    grown = images.resize(pixels.repeat_interleave(4, 1).repeat_interleave(4, 2), 2)
+    assert torch.equal(grown, pixels)
+    assert images.resize(pixels, 6).shape == (1, 6, 6, 1)
+
+
+def test_digits_load(new_run):
+    pytest.importorskip("sklearn", reason="extra samples is not installed")
+    options = ImageOptions(subset=100, image_size=16)
+    data = images.load(DatasetRef(dataset="digits"), options, new_run(), seed=1)
+    assert data.train.shape == (100, 16, 16, 1)
+    assert data.size == (16, 16)
+    assert len(data.classes) == 10
+    with pytest.raises(SpecError, match="more than the"):
+        images.load(DatasetRef(dataset="digits"), ImageOptions(subset=5000), new_run(), seed=1)

@@ -1,0 +1,124 @@
+"""Schedules: shares, windows, randomness of their own (properties 13 and 17)."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from models.dynamic_downsampling.parts import Downsample, Schedule
+from models.dynamic_downsampling.schedule import decide, digest, expected_share, uniform
+
+
+def make(warmup=0.0, refine=0.0, **plan):
+    schedule = Schedule.model_validate(plan)
+    return Downsample(schedule=schedule, warmup_full_fraction=warmup, refine_fraction=refine)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    total=st.integers(1, 400),
+    period=st.integers(1, 9),
+    n_cheap=st.integers(0, 9),
+    warmup=st.floats(0, 0.5),
+    refine=st.floats(0, 0.5),
+    first=st.booleans(),
+)
+def test_periodic_share_and_window(total, period, n_cheap, warmup, refine, first):
+    """Property 13: share exact to a step in every prefix; the last ceil(refine T) steps full."""
+    n_cheap = min(n_cheap, period)
+    down = make(warmup, refine, type="periodic", period=period, n_cheap=n_cheap, cheap_first=first)
+    decided = decide(down, total, per_epoch=10, seed=0)
+    start, tail = math.floor(warmup * total), math.ceil(refine * total)
+    assert len(decided) == total
+    assert not any(decided[:start])
+    assert not any(decided[total - tail :])
+    window = decided[start : total - tail]
+    whole = len(window) // period
+    assert sum(window[: whole * period]) == whole * n_cheap
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_bernoulli_share(p):
+    """Property 13: within four standard deviations of p T."""
+    total = 20_000
+    cheap = sum(decide(make(type="bernoulli", cheap_share=p), total, 1, seed=5))
+    assert abs(cheap - p * total) <= 4 * math.sqrt(p * (1 - p) * total)
+
+
+def test_bernoulli_depends_on_seed_and_step_alone():
+    """Property 13: a longer run or a resumed one decides each common step alike."""
+    down = make(type="bernoulli", cheap_share=0.5)
+    long = decide(down, 500, 1, seed=1)
+    assert long[:200] == decide(down, 200, 1, seed=1)
+    assert long != decide(down, 500, 1, seed=2)
+    assert digest(long) != digest(decide(down, 500, 1, seed=2))
+    draws = [uniform(3, step) for step in range(10_000)]
+    assert min(draws) >= 0
+    assert max(draws) < 1
+    assert sum(draws) / len(draws) == pytest.approx(0.5, abs=0.015)
+
+
+@settings(deadline=None, max_examples=50)
+@given(total=st.integers(1, 500), p0=st.floats(0, 1), p1=st.floats(0, 1))
+def test_diffusion_is_exact_to_a_step(total, p0, p1):
+    """Anneal by error diffusion: every prefix has the sum of its chances, to one step."""
+    decided = decide(make(type="anneal", p0=p0, p1=p1), total, 1, seed=0)
+    chances = [p1 + (p0 - p1) * (1 - (t + 0.5) / total) for t in range(total)]
+    owed = 0.0
+    for cheap, chance in zip(decided, chances, strict=True):
+        owed += chance - cheap
+        assert abs(owed) <= 1
+
+
+def test_anneal_falls():
+    for shape in ("linear", "cosine"):
+        for draw in ("diffusion", "bernoulli"):
+            decided = decide(make(type="anneal", shape=shape, draw=draw), 3000, 1, seed=0)
+            thirds = [sum(decided[k * 1000 : (k + 1) * 1000]) for k in range(3)]
+            assert thirds[0] > thirds[1] > thirds[2] > 0
+
+
+def test_block_takes_whole_epochs():
+    down = make(type="block", n_cheap_epochs=2, n_full_epochs=1)
+    assert decide(down, 12, per_epoch=2, seed=0) == bytes([1, 1, 1, 1, 0, 0] * 2)
+
+
+def test_list_takes_intervals():
+    down = make(type="list", intervals=[{"start": 0.1, "end": 0.3}, {"start": 0.5, "end": 0.6}])
+    assert decide(down, 10, 1, seed=0) == bytes([0, 1, 1, 0, 0, 1, 0, 0, 0, 0])
+
+
+def test_warmup_and_refinement_may_fill_the_run():
+    """Property 17: a sum of 1 is valid and gives full steps only; above 1 it is refused."""
+    for plan in ({"type": "periodic"}, {"type": "anneal"}, {"type": "bernoulli"}):
+        assert not any(decide(make(0.4, 0.6, **plan), 77, 5, seed=0))
+    assert sum(decide(make(0.5, 0.5, type="anneal"), 1, 1, seed=0)) == 0
+    with pytest.raises(ValidationError, match="must be at most 1"):
+        make(0.5, 0.51, type="periodic")
+
+
+def test_expected_share_scales_down_long_runs():
+    down = make(refine=0.2, type="periodic", period=4, n_cheap=3)
+    assert expected_share(down, 5_000_000, 500) == pytest.approx(0.6, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"type": "bernoulli", "period": 5}, "mean nothing with type bernoulli"),
+        ({"type": "periodic", "period": 2, "n_cheap": 3}, "at most period 2"),
+        ({"type": "block", "n_cheap_epochs": 0, "n_full_epochs": 0}, "cannot both be 0"),
+        ({"type": "list", "intervals": [{"start": 0.5, "end": 0.5}]}, "must be above start"),
+    ],
+)
+def test_senseless_schedules_are_refused(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        Schedule.model_validate(fields)
+
+
+def test_resolved_schedule_validates_again():
+    """The service stores a spec with its defaults filled and validates that."""
+    resolved = Schedule(type="bernoulli").model_dump()
+    assert Schedule.model_validate(resolved) == Schedule(type="bernoulli")

@@ -1,0 +1,381 @@
+"""Training with cheap steps: properties 9 to 13 and 15 to 17, resume, result."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+from torch.nn import functional
+
+from models.core import checkpoint
+from models.core.errors import SpecError
+from models.core.run import StoppedError
+from models.core.steps import FULL, Batch, cross_entropy, learning_rate
+from models.core.train import fit
+from models.core.training import Arm
+from models.data import images
+from models.dynamic_downsampling import gradients, report
+from models.dynamic_downsampling import train as method
+from models.dynamic_downsampling.cheap import dry_run, install, shrink, slower_pooled
+from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher, reestimate
+from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.pooled_conv import Switch
+from models.dynamic_downsampling.setup import new_net, prepare
+
+STEPS = 24
+
+
+def plain_trainer(spec, data):
+    """The reference: torch's own SGD in a loop that shares no line with the service's."""
+    net = new_net(spec, data, "cpu")
+    net.to(memory_format=torch.channels_last)
+    hyper, size = spec.optimizer, spec.batch_size
+    optimizer = torch.optim.SGD(
+        net.parameters(), hyper.lr, hyper.momentum, 0, hyper.weight_decay, nesterov=True, fused=True
+    )
+    per_epoch, warm = len(data.train) // size, math.ceil(hyper.warmup * STEPS)
+    for step in range(STEPS):
+        epoch, place = divmod(step, per_epoch)
+        chosen = images.order(len(data.train), spec.seed, epoch)[place * size : (place + 1) * size]
+        x, labels = images.batch(data, chosen, spec.images.augment, spec.seed, step)
+        decayed = hyper.lr * (1 + math.cos(math.pi * (step - warm) / (STEPS - warm))) / 2
+        rate = hyper.lr * (step + 1) / warm if step < warm else decayed
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        logits = net(x.contiguous(memory_format=torch.channels_last))
+        functional.cross_entropy(logits, labels).backward()
+        optimizer.step()
+    return net.state_dict()
+
+
+def train_with(spec, data, run):
+    setup = prepare(spec, data, run)
+    fitted = method.fit_cheap(setup, run, Arm())
+    return setup, fitted
+
+
+def parameters_of(setup):
+    return {name: p.detach().clone() for name, p in setup.net.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "down",
+    [
+        {"schedule": {"type": "off"}},
+        {"schedule": {"type": "bernoulli", "cheap_share": 0.0}},
+        {"schedule": {"type": "periodic", "n_cheap": 0}, "cheap_lr_scale": "match_norm"},
+        {"input_scale": 1.0, "kernel_pool": "none"},
+    ],
+    ids=["off", "no share", "no cheap step", "nothing smaller"],
+)
+def test_no_downsampling_is_the_plain_trainer(data, make_spec, new_run, down):
+    """Property 9: parameters bit-identical after 24 steps."""
+    spec = make_spec(downsample=down)
+    setup, _ = train_with(spec, data, new_run())
+    expected = plain_trainer(spec, data)
+    found = parameters_of(setup)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_state_dict_is_the_plain_nets(data, make_spec, new_run):
+    """Property 10: same keys and shapes, strict loading, same logits."""
+    spec = make_spec(downsample={"bn_mode": "split", "kernel_gain": "white"})
+    setup, _ = train_with(spec, data, new_run())
+    plain = new_net(spec, data, "cpu").to(memory_format=torch.channels_last)
+    plain.load_state_dict(setup.net.state_dict(), strict=True)
+    x, _ = next(images.evaluation_batches(data))
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(x), setup.net.eval()(x))
+
+
+def norm_states(setup):
+    norms = [m for m in setup.net.modules() if isinstance(m, nn.BatchNorm2d)]
+    return [{name: b.clone() for name, b in norm.named_buffers()} for norm in norms]
+
+
+def test_skip_leaves_running_statistics(data, make_spec, new_run):
+    """Property 11: a cheap pass under ``skip`` changes no buffer, a full one all."""
+    setup = prepare(make_spec(), data, new_run())
+    x = torch.randn(8, 1, 16, 16)
+    before = norm_states(setup)
+    with setup.switch.cheap():
+        setup.net(setup.small(x))
+    after = norm_states(setup)
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(before, after, strict=True) for k in a)
+    setup.net(x)
+    assert not any(
+        torch.equal(a["running_mean"], b["running_mean"])
+        for a, b in zip(after, norm_states(setup), strict=True)
+    )
+
+
+def test_split_keeps_two_sets(data, make_spec, new_run):
+    """Property 11: each set equals that of a net which saw only its mode."""
+    split, full, cheap = (
+        prepare(make_spec(downsample={"bn_mode": mode}), data, new_run())
+        for mode in ("split", "shared", "shared")
+    )
+    for seed in range(4):
+        x = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+        if seed % 2:
+            split.net(x)
+            full.net(x)
+            continue
+        for setup in (split, cheap):
+            with setup.switch.cheap():
+                setup.net(setup.small(x))
+    for a, b in zip(norm_states(split), norm_states(full), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    twins = [m.cheap_buffers() for m in split.net.modules() if isinstance(m, ModalBatchNorm2d)]
+    for a, b in zip(twins, norm_states(cheap), strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_reestimation_is_the_mean_over_batches():
+    net = nn.Sequential(nn.BatchNorm2d(3)).eval()
+    batches = [torch.randn(8, 3, 4, 4) + k for k in range(3)]
+    reestimate(net, batches)
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(net[0].running_mean, means)
+    assert net[0].momentum == 0.1
+    assert not net.training
+
+
+def test_match_norm_scales_by_running_norms():
+    """Property 12: factor EMA of full norms over EMA of cheap norms, clipped to [0.1, 1]."""
+    net = nn.Linear(2, 1, bias=False)
+    matcher = NormMatcher(net)
+
+    def step(scale, cheap):
+        net.zero_grad()
+        matcher.prepare(cheap=cheap)
+        (scale * net(torch.tensor([3.0, 4.0]))).sum().backward()
+        matcher.update(cheap=cheap)
+        return net.weight.grad.norm().item()
+
+    assert step(4.0, cheap=True) == pytest.approx(20)  # nothing to match yet
+    assert step(1.0, cheap=False) == pytest.approx(5)
+    assert step(4.0, cheap=True) == pytest.approx(5)
+    assert step(1.0, cheap=False) == pytest.approx(5)  # full steps are never scaled
+    assert step(4000.0, cheap=True) == pytest.approx(20_000 * 0.25)
+    assert step(4.0, cheap=True) == pytest.approx(20 * 0.1)
+
+
+def test_gradients_agree_with_themselves_and_leave_the_net(data, make_spec, new_run):
+    """Property 12: cosine and ratio are 1 when nothing is smaller; below 1 when pooled."""
+    same = prepare(make_spec(downsample={"input_scale": 1, "kernel_pool": "none"}), data, new_run())
+    cosine, ratio = gradients.agreement(same)
+    assert cosine == pytest.approx(1, abs=1e-6)
+    assert ratio == pytest.approx(1, abs=1e-6)
+    setup = prepare(make_spec(downsample={"bn_mode": "split"}), data, new_run())
+    before = [t.clone() for t in [*setup.net.state_dict().values(), *setup.extras().values()]]
+    cosine, ratio = gradients.agreement(setup)
+    after = [*setup.net.state_dict().values(), *setup.extras().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert -1 < cosine < 0.99
+    assert ratio > 0
+
+
+@pytest.mark.parametrize(
+    "down",
+    [
+        {"schedule": {"type": "bernoulli", "cheap_share": 0.5}, "cheap_lr_scale": "match_norm"},
+        {"bn_mode": "split", "input_resample": "crop", "wd_on_cheap": False},
+        {"kernel_layers": "auto", "bn_mode": "shared", "cheap_lr_scale": 0.5},
+    ],
+    ids=["match_norm", "split, crop", "auto"],
+)
+def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, down):
+    """Property 13: bits of parameters, buffers and decisions, from the middle of an epoch."""
+    spec = make_spec(downsample=down)
+    stopped = new_run()
+    setup = prepare(spec, data, stopped)
+    taken = 0
+
+    def stop_in_step_13():
+        nonlocal taken
+        taken += setup.net.training
+        if taken == 13:
+            stopped.request_stop("test")
+
+    setup.net.register_forward_hook(lambda *_: stop_in_step_13())
+    with pytest.raises(StoppedError):
+        method.fit_cheap(setup, stopped, Arm())
+    resumed = new_run(resume=stopped, step=13)
+    again, fitted = train_with(spec, data, resumed)
+    whole_run = new_run()
+    whole = prepare(spec, data, whole_run)
+    if down.get("kernel_layers") == "auto":  # timed anew, so take over the first run's answer
+        whole = prepare(spec, data, new_run(resume=stopped, step=13))
+    expected = method.fit_cheap(whole, whole_run, Arm())
+    assert fitted.steps == expected.steps == STEPS
+    assert again.decisions == whole.decisions
+    for name, tensor in whole.net.state_dict().items():
+        assert torch.equal(again.net.state_dict()[name], tensor), name
+    for name, tensor in whole.extras().items():
+        assert torch.equal(again.extras()[name], tensor), name
+
+
+def test_cheap_factors_reach_the_optimizer(data, make_spec, new_run):
+    """One cheap step from rest moves the weights by lambda times what it moves them at 1."""
+    moved = []
+    for scale in (1.0, 0.5):
+        spec = make_spec(max_steps=1, downsample={"cheap_lr_scale": scale, "refine_fraction": 0})
+        start = dict(new_net(spec, data, "cpu").named_parameters())
+        setup, _ = train_with(spec, data, new_run())
+        moved.append(torch.cat([(p - start[n]).flatten() for n, p in setup.net.named_parameters()]))
+    torch.testing.assert_close(moved[1], moved[0] / 2, rtol=1e-3, atol=1e-7)
+
+
+def test_evaluation_is_always_full(data, make_spec, new_run):
+    """Property 15: a run that ends on a cheap step reports the scores of the full net."""
+    spec = make_spec(downsample={"refine_fraction": 0.0, "schedule": {"period": 1, "n_cheap": 1}})
+    setup, fitted = train_with(spec, data, new_run())
+    assert all(setup.decisions)
+    assert not setup.switch.is_cheap
+    x, labels = next(images.evaluation_batches(data))
+    plain = new_net(spec, data, "cpu")
+    plain.load_state_dict(setup.net.state_dict())
+    accuracy = (plain.eval()(x).argmax(1) == labels).float().mean().item()
+    assert fitted.scores.accuracy == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("size", [(31, 31), (33, 33), (24, 32)])
+@pytest.mark.parametrize("policy", ["alternate", "pair", "low", "high"])
+def test_odd_sizes_train(size, policy, make_spec, new_run):
+    """Property 16: residual additions match in both modes, forward and backward."""
+    spec = make_spec(downsample={"pad_policy": policy, "size_multiple": 1})
+    pixels = torch.randint(0, 256, (16, *size, 3), dtype=torch.uint8)
+    pair = [pixels, torch.arange(16) % 2]
+    odd = images.from_tensors(pair, pair, ["a", "b"], "cpu")
+    setup = prepare(spec, odd, new_run())
+    x = images.normalise(pixels, odd.mean, odd.std)
+    with setup.switch.cheap():
+        loss = cross_entropy(setup.net, Batch(setup.small(x), pair[1]))
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in setup.net.parameters())
+
+
+def test_fixed_size_head_is_refused_with_its_name():
+    """Property 16, second half."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 16 * 16, 3))
+    switch = Switch()
+    install(net, Downsample(), switch)
+    with pytest.raises(SpecError, match="layer 2 does not accept images of 8 x 8"):
+        dry_run(net, 1, (8, 8), switch)
+    assert not switch.is_cheap
+    assert net.training
+
+
+def test_layers_are_left_with_a_reason():
+    net = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding=1, groups=2),
+    )
+    layers = install(net, Downsample(), Switch())
+    reasons = [layer.reason.split(":")[0] for layer in layers]
+    assert reasons == ["depthwise", "dilated", "not square", "padding given by name", "pooled"]
+
+
+def test_auto_times_every_pooled_layer(data, make_spec, new_run):
+    setup = prepare(make_spec(), data, new_run())
+    slow = slower_pooled(setup.net, torch.randn(8, 1, 8, 8), setup.switch)
+    pooled = {layer.name for layer in setup.layers if layer.reason == "pooled"}
+    assert set(slow) <= pooled
+    assert setup.net.training
+    assert not setup.switch.is_cheap
+
+
+@pytest.mark.parametrize("how", ["area", "bilinear_aa", "nearest", "crop"])
+def test_shrink(how):
+    """Sizes; a constant stays; area at half size is the 2 x 2 mean, bit for bit."""
+    x = torch.randn(2, 3, 12, 8)
+    assert shrink(x, (6, 4), how, 0, 0).shape == (2, 3, 6, 4)
+    assert torch.equal(shrink(x, (12, 8), how, 0, 0), x)
+    ones = torch.ones(1, 1, 8, 8)
+    torch.testing.assert_close(shrink(ones, (4, 4), how, 0, 0), torch.ones(1, 1, 4, 4))
+    if how == "area":
+        assert torch.equal(shrink(x, (6, 4), how, 0, 0), functional.avg_pool2d(x, 2))
+
+
+def test_crop_depends_on_the_step_alone():
+    x = torch.arange(400.0).view(1, 1, 20, 20)
+    cuts = [shrink(x, (4, 4), "crop", 1, step)[0, 0, 0, 0].item() for step in range(30)]
+    again = [shrink(x, (4, 4), "crop", 1, step)[0, 0, 0, 0].item() for step in range(30)]
+    assert cuts == again
+    assert len(set(cuts)) > 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"images": {"image_size": 8}}, "feature maps below 2 x 2 in resnet8"),
+        ({"images": {"image_size": 4}}, "lower size_multiple"),
+        ({"downsample": {"kernel_layers": ["stage.*"]}}, "names no convolution of resnet8"),
+        ({"downsample": {"kernel_layers": "auto"}, "deterministic": True}, "decides by timing"),
+        ({"epochs": 2}, "not both"),
+        ({"model": {"name": "resnet8", "stem": "7x7"}}, "stem 7x7 needs"),
+    ],
+)
+def test_impossible_specs_are_refused(make_spec, fields, message):
+    with pytest.raises(ValidationError, match=message):
+        make_spec(**fields)
+
+
+def test_known_counts_refuse_small_images(make_spec):
+    counts = {"none": {"train": 100, "height": 8, "width": 8, "channels": 1, "classes": 4}}
+    with pytest.raises(SpecError, match="feature maps below 2 x 2"):
+        make_spec().estimate(counts)
+    estimate = make_spec().estimate({"none": counts["none"] | {"height": 16, "width": 16}})
+    assert estimate.total_steps == 24
+    share, ratio = estimate.details["cheap_share"], estimate.details["flop_ratio"]
+    assert estimate.details["predicted_saving"] == pytest.approx(share * (1 - ratio))
+
+
+def events(run, kind):
+    lines = (run.dir / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["type"] == kind]
+
+
+def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
+    """The whole entry: figures consistent with each other, weights that load by themselves."""
+    monkeypatch.setattr(method.images, "load", lambda *_: data)
+    down = {"bn_mode": "shared", "bn_reestimate_batches": 4, "gradient_probes": 2}
+    spec, run = make_spec(compare_baseline=True, downsample=down), new_run()
+    method.train(spec, run)
+    (result,) = (event["values"] for event in events(run, "result"))
+    assert result["steps"] == {"full": 14, "cheap": 10}
+    assert result["predicted_saving"] == pytest.approx(10 / 24 * (1 - result["flop_ratio"]))
+    told = result["train_seconds"] / result["baseline_train_seconds"]
+    assert result["saving"] == pytest.approx(1 - told)
+    names = {name for event in events(run, "metric") for name in event["values"]}
+    assert names == {metric.name for metric in spec.metrics}
+    loaded = checkpoint.load_net(run.dir / "weights.safetensors", "cpu")
+    x, labels = next(images.evaluation_batches(data))
+    accuracy = (loaded.net(x).argmax(1) == labels).float().mean().item()
+    assert accuracy == pytest.approx(result["test_accuracy"])
+    assert json.loads((run.dir / "report.json").read_text())["result"] == result
+    rows = list(csv.DictReader((run.dir / "history.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [8, 16, 24]
+    assert int(rows[-1]["full_steps"]) + int(rows[-1]["cheap_steps"]) == 24
+
+
+def test_split_reports_the_cheap_mode(data, make_spec, new_run):
+    spec = make_spec(downsample={"bn_mode": "split"})
+    setup, fitted = train_with(spec, data, new_run())
+    assert 0 <= report.values(setup, fitted, fitted.scores)["cheap_test_accuracy"] <= 1
+
+
+def test_plain_mode_is_the_default_of_fit(data, make_spec, new_run):
+    """Fit without any function of a method takes full steps only."""
+    spec = make_spec(max_steps=3)
+    fitted = fit(new_net(spec, data, "cpu"), data, spec, new_run())
+    assert fitted.clock.counts == {FULL.name: 3}
+    assert learning_rate(spec.optimizer, 0, 24) == pytest.approx(0.05 / 2)

@@ -1,0 +1,130 @@
+"""Every kind of the catalogue with its smallest spec keeps the promises of a method."""
+
+import json
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
+
+from models.catalog import JobSpec, kinds, load_entry
+from models.core.errors import DataMissingError
+from models.core.run import StoppedError
+
+TIMES = {"images_per_s", "curves.png"}  # metrics and files that tell of the machine
+
+
+def runs_of(kind):
+    spec = TypeAdapter(JobSpec).validate_python(dict(kinds()[kind].smallest))
+    return spec, load_entry(spec)
+
+
+def carry_out(kind, run):
+    spec, entry = runs_of(kind)
+    try:
+        entry(spec, run)
+    except DataMissingError as missing:
+        pytest.skip(f"the data of the smallest spec is not installed: {missing}")
+
+
+def events(run, kind):
+    lines = (run.dir / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["type"] == kind]
+
+
+def numbers(run):
+    """Metrics with their steps, without those that tell of time."""
+    return [
+        (event["step"], name, value)
+        for event in events(run, "metric")
+        for name, value in event["values"].items()
+        if name not in TIMES
+    ]
+
+
+def contents(run):
+    """Bytes of the artifacts that hold arrays, by name; headers may hold times."""
+    found = {}
+    for event in events(run, "artifact"):
+        path = run.dir / event["name"]
+        if path.suffix == ".safetensors":
+            found |= {f"{event['name']}:{k}": v for k, v in load_file(path).items()}
+        elif path.suffix in (".npy", ".npz", ".png") and path.name not in TIMES:
+            found[event["name"]] = path.read_bytes()
+    return found
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        same = torch.equal(value, b[name]) if torch.is_tensor(value) else value == b[name]
+        assert same, name
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_reports_what_it_declares(kind, new_run):
+    """A metric or a result, an artifact, and no name that the kind has not declared."""
+    run, cls = new_run(), kinds()[kind]
+    carry_out(kind, run)
+    names = {name for event in events(run, "metric") for name in event["values"]}
+    assert names or events(run, "result")
+    assert names <= {metric.name for metric in cls.metrics}
+    artifacts = events(run, "artifact")
+    assert artifacts
+    assert {event["role"] for event in artifacts} <= {artifact.role for artifact in cls.artifacts}
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_obeys_a_stop(kind, new_run):
+    """Asked before its first step, it ends with a stop and without a result."""
+    run = new_run()
+    run.request_stop("test")
+    with pytest.raises(StoppedError):
+        carry_out(kind, run)
+    assert not events(run, "result")
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_repeats_bit_for_bit(kind, new_run):
+    """The same seed gives the same numbers and the same arrays on a CPU."""
+    first, second = new_run(), new_run()
+    carry_out(kind, first)
+    carry_out(kind, second)
+    assert numbers(first) == numbers(second)
+    assert_same(contents(first), contents(second))
+
+
+@pytest.mark.parametrize("kind", [kind for kind, spec in kinds().items() if spec.resumable])
+def test_resumes_bit_for_bit(kind, new_run):
+    """From the checkpoint of a stopped run to the arrays of an uninterrupted one."""
+    stopped, whole = new_run(), new_run()
+    stopped.request_stop("test")
+    with pytest.raises(StoppedError):
+        carry_out(kind, stopped)
+    (left,) = [event for event in events(stopped, "artifact") if event["role"] == "checkpoint"]
+    resumed = new_run(resume=stopped, step=left["step"])
+    carry_out(kind, resumed)
+    carry_out(kind, whole)
+    found = contents(resumed)
+    assert found
+    assert_same(found, {name: x for name, x in contents(whole).items() if name in found})
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_declares_what_the_service_shows(kind):
+    """Kind, description, an estimate, presets of which nothing is wrong (but may be missing)."""
+    cls = kinds()[kind]
+    assert kind.partition(".")[0] in cls.entry
+    assert cls.__doc__
+    runs_of(kind)[0].estimate({})
+    for name, preset in cls.presets.items():
+        assert _faults({"kind": kind, **preset}) <= {"missing"}, name
+
+
+def _faults(spec):
+    """Types of what validation finds."""
+    try:
+        TypeAdapter(JobSpec).validate_python(spec)
+    except ValidationError as refused:
+        return {error["type"] for error in refused.errors()}
+    return set()
