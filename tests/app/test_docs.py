@@ -69,19 +69,8 @@ def test_the_example_is_a_script_that_names_every_step():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README",
-        "ARCHITECTURE",
-        "CONTRIBUTING",
-        "CHANGELOG",
-        "models/saliency/README",
-        "models/dynamic_downsampling/README",
-    ],
-)
-def test_links_lead_somewhere(name):
-    page = ROOT / f"{name}.md"
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("models/*/README.md")], ids=str)
+def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
 
