@@ -1,0 +1,42 @@
+"""The whole service as processes: API with keys, a worker, real methods, a real broker."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.client import Client
+from tests.service import Service
+
+
+class Live(Service):
+    """A service whose API asks for a key."""
+
+    def __init__(self, folder: Path, database_url: str, broker_url: str) -> None:
+        super().__init__(folder, database_url, broker_url, AUTH_DISABLED="false")
+        command = [Path(sys.executable).with_name("sextant"), "keys", "create", "--first"]
+        made = subprocess.run(command, env=self.env, capture_output=True, text=True, check=True)
+        self.key = made.stdout.split()[-1]
+        self.client.headers["Authorization"] = f"Bearer {self.key}"
+        self.url = f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="module")
+def live(database_url, valkey_url, tmp_path_factory) -> Iterator[Live]:
+    """API and worker of this module, once on SQLite and once on PostgreSQL."""
+    service = Live(tmp_path_factory.mktemp("live"), database_url, valkey_url)
+    try:
+        service.start_api()
+        service.start_worker()
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def client(live) -> Iterator[Client]:
+    """The package's own client, logged in."""
+    with Client(live.url, live.key) as opened:
+        yield opened
