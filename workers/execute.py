@@ -134,6 +134,7 @@ class Recorder:
             case "hello":
                 self._backlog.append(event)
                 self._flush()
+                self._flushed_at -= BATCH_S  # the first figure is written at once
             case "artifact" | "progress" | "metric" | "event":
                 self._backlog.append(event)
         if time.monotonic() - self._flushed_at >= BATCH_S:
