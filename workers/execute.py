@@ -134,7 +134,6 @@ class Recorder:
             case "hello":
                 self._backlog.append(event)
                 self._flush()
-                self._flushed_at -= BATCH_S  # the first figure is written at once
             case "artifact" | "progress" | "metric" | "event":
                 self._backlog.append(event)
         if time.monotonic() - self._flushed_at >= BATCH_S:
@@ -205,6 +204,8 @@ class Recorder:
 
     def _keep_log(self) -> bool:
         """Make the log an artifact; a store that takes no more is no reason to fail the run."""
+        if self.child.log_path.stat().st_size == 0:
+            return True
         name = f"logs/run-{self.run.number}.log"
         try:
             artifacts.store(self.run, self.child.log_path, "log", name)

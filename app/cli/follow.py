@@ -36,6 +36,11 @@ class Watcher:
             reason = data.get("status_reason")
             state = f"{data['status']} ({reason})" if reason else data["status"]
             self._bar.update(self._task, state=state)
+            if (
+                data["status"] == "succeeded"
+            ):  # the last progress may have come before the last step
+                total = self._bar.tasks[self._task].total or 1
+                self._bar.update(self._task, completed=total, total=total, left="")
         elif event["type"] == "warning":
             self._bar.console.print(f"[yellow]warning:[/] {escape(str(data.get('message')))}")
         self._tell()
