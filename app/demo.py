@@ -13,7 +13,7 @@ from app.client import Client
 MARKER = ".sextant-demo"
 DATASET = "demo-images"
 DIGITS = {"dataset": "digits", "split": "test"}
-EPOCHS = 8  # fewer than the preset's, so that the demo is short
+EPOCHS = 12  # fewer than the preset's, so that the demo is short
 EPOCHS_OF_IMAGES = 3
 
 
@@ -112,7 +112,7 @@ def _own_maps(job_id: str, images: dict[str, Any]) -> dict[str, Any]:
         "model": {"job": job_id, "artifact": "weights.safetensors"},
         "images": [{**images, "index": index} for index in range(4)],
         "methods": [
-            {"id": "occlusion", "window": 4, "stride": 2},
+            {"id": "occlusion", "window": 8, "stride": 4},
             {"id": "rise", "masks": 1000, "grid": 4, "estimator": "slope"},
         ],
     }

@@ -45,7 +45,7 @@ class DynamicDownsamplingTrain(SupervisedSpec):
             "kind": "dynamic_downsampling.train",
             "model": {"name": "resnet8"},
             "data": {"dataset": "digits"},
-            "images": {"image_size": 16, "augment": {"crop_padding": 1}},
+            "images": {"image_size": 32, "augment": {"crop_padding": 2}},
             "epochs": 20,
             "batch_size": 64,
             "downsample": {"schedule": {"type": "periodic", "period": 5, "n_cheap": 3}},
