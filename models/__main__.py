@@ -80,7 +80,9 @@ def _run(run: Run, options: argparse.Namespace) -> None:
     run.device = device.pick()
     if spec.deterministic:
         device.make_deterministic()
-    run.emit("event", event="lineage", **device.describe(run.device))
+    described = device.describe(run.device)
+    run.emit("event", event="lineage", **described)
+    sys.stderr.write(f"{spec.kind} with {json.dumps(described)}\n")  # the first line of the log
     entry(spec, run)
 
 

@@ -24,7 +24,7 @@ def find(job: Job, run_number: int | None) -> storage.Info:
     try:
         return storage.head(log_key(job.tenant_id, job.id, number))
     except FileNotFoundError as error:
-        raise NotFoundError(f"the job {job.id} has no log of run {number} yet") from error
+        raise NotFoundError(f"run {number} of the job {job.id} has written no log") from error
 
 
 def tail_start(log: storage.Info, lines: int) -> int:
