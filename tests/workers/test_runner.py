@@ -137,7 +137,7 @@ def test_no_process_of_the_group_is_left(stub, run_folder):
     drain(child)
     assert child.wait() == 0
     sleeper = int((run_folder / "sleeper").read_text())
-    assert group_is_empty(child.pgid)
+    wait_until(lambda: group_is_empty(child.pgid), 5)  # a kill takes a moment
     assert not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == "zombie"
 
 
