@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 
+from tests.service import wait_until
 from workers import runner
 from workers.host import Grant
 
