@@ -15,7 +15,7 @@ from models.data import files, samples
 from models.data.builtin import BUILTIN
 from models.nets import efficientnet_lite
 from models.saliency.baselines import Space
-from models.saliency.parts import check_window
+from models.saliency.methods import check_window
 from models.saliency.spec import ImageRef, Pretrained, SaliencyMap
 
 MARGIN = 256 / 224  # ImageNet practice: resize to 256, keep the central 224

@@ -15,16 +15,8 @@ from models.core.spec import (
     Part,
     Spec,
 )
-from models.saliency.parts import (
-    Baseline,
-    Method,
-    Occlusion,
-    Plain,
-    check_window,
-    draws,
-    form,
-    labels,
-)
+from models.saliency.methods import Method, Occlusion, check_window, rows_of
+from models.saliency.parts import Baseline, Plain, draws, form, labels
 
 PRETRAINED_SIZE = 224
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
@@ -172,6 +164,11 @@ class SaliencyMap(Spec):
         max_length=32,
         description="What removed pixels are replaced by; each method runs with each baseline",
     )
+    engine: Literal["auto", "plain"] = Field(
+        default="auto",
+        description="auto: a folded plan of the net and recomputation of changed boxes alone, "
+        "where the net can be traced; plain: the net as it is",
+    )
     batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
     outputs: list[Literal["npz", "png"]] = Field(
         default=["npz", "png"],
@@ -196,10 +193,17 @@ class SaliencyMap(Spec):
             for baseline, label in zip(self.baselines, labels(self.baselines), strict=True):
                 yield Cell(method, method_label, baseline, label)
 
+    def classes(self) -> int:
+        """How many classes are explained."""
+        if isinstance(self.target, str):
+            return int(self.target.partition(":")[2] or 1)
+        return 1 if isinstance(self.target, int) else len(set(self.target))
+
     def rows(self, height: int, width: int) -> int:
         """Rows through the net for images of this size, probes and baseline impact included."""
         of_maps = sum(
-            cell.method.rows(height, width) * draws(cell.baseline) for cell in self.cells()
+            rows_of(cell.method, height, width, self.classes()) * draws(cell.baseline)
+            for cell in self.cells()
         )
         of_impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
         return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
