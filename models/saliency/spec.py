@@ -100,45 +100,9 @@ class Cell(NamedTuple):
     baseline_label: str
 
 
-class SaliencyMap(Spec):
-    """Maps of which parts of an image a trained net's score depends on, by perturbing the image."""
+class Explanation(Spec):
+    """What all kinds share: which net, which images and classes, how to perturb them."""
 
-    entry: ClassVar[str] = "models.saliency.map:map_images"
-    metrics: ClassVar[tuple[MetricInfo, ...]] = (
-        MetricInfo("score", "score", None, "Score of the target class on the image"),
-        MetricInfo("baseline_score", "score", None, "Score of the target class on the baseline"),
-        MetricInfo("neutrality", "1", "max", "1 - largest class probability of the baseline"),
-        MetricInfo("map_min", "score", None, "Smallest value of the map"),
-        MetricInfo("map_max", "score", None, "Largest value of the map"),
-    )
-    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
-        ArtifactInfo("saliency/*/*.npy", "saliency_map", "One map, float32, a value a pixel"),
-        ArtifactInfo("saliency/*/*.png", "image", "Maps of one method and class over the image"),
-        ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
-        ArtifactInfo("report.json", "report", "Scores, baseline impact, rows, warnings, versions"),
-    )
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "zeiler2014": {"methods": [{"id": "occlusion", "window": 32, "stride": 16}]},
-        "rise2018": {
-            "methods": [{"id": "rise", "masks": 8000, "grid": 7, "p": 0.5}],
-            "baselines": [{"id": "zero"}],
-        },
-        "rise_quick": {
-            "methods": [{"id": "rise", "masks": 1000, "estimator": "slope", "sampling": "balanced"}]
-        },
-    }
-    smallest: ClassVar[Mapping[str, Any]] = {
-        "kind": "saliency.map",
-        "model": {"pretrained": "efficientnet_lite0"},
-        "images": [{"dataset": "photos", "index": 0}],
-        "methods": [
-            {"id": "occlusion", "window": 112, "stride": 112},
-            {"id": "rise", "masks": 4, "grid": 2, "sampling": "balanced"},
-        ],
-        "batch": 2,
-    }
-
-    kind: Literal["saliency.map"]
     model: Model = Field(description="The net to explain")
     images: list[ImageRef] = Field(
         default=[ImageRef(dataset="photos", index=0)],
@@ -170,15 +134,9 @@ class SaliencyMap(Spec):
         "where the net can be traced; plain: the net as it is",
     )
     batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
-    outputs: list[Literal["npz", "png"]] = Field(
-        default=["npz", "png"],
-        max_length=2,
-        description="Beside the .npy maps and report.json: one archive of all maps; pictures",
-    )
-    overlay: Overlay = Overlay()
 
     @model_validator(mode="after")
-    def _consistent(self) -> "SaliencyMap":
+    def _consistent(self) -> "Explanation":
         named = [(image.dataset, image.split, image.index) for image in self.images]
         if len(set(named)) < len(named):
             raise ValueError("images names the same image twice; give each once")
@@ -219,3 +177,50 @@ class SaliencyMap(Spec):
         rows = self.rows(height, width)
         maps = len(self.images) * len(self.methods) * len(self.baselines)
         return Estimate(total_steps=rows, details={"rows": rows, "maps_per_class": maps})
+
+
+class SaliencyMap(Explanation):
+    """Maps of which parts of an image a trained net's score depends on, by perturbing the image."""
+
+    entry: ClassVar[str] = "models.saliency.map:map_images"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("score", "score", None, "Score of the target class on the image"),
+        MetricInfo("baseline_score", "score", None, "Score of the target class on the baseline"),
+        MetricInfo("neutrality", "1", "max", "1 - largest class probability of the baseline"),
+        MetricInfo("map_min", "score", None, "Smallest value of the map"),
+        MetricInfo("map_max", "score", None, "Largest value of the map"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("saliency/*/*.npy", "saliency_map", "One map, float32, a value a pixel"),
+        ArtifactInfo("saliency/*/*.png", "image", "Maps of one method and class over the image"),
+        ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
+        ArtifactInfo("report.json", "report", "Scores, baseline impact, rows, warnings, versions"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "zeiler2014": {"methods": [{"id": "occlusion", "window": 32, "stride": 16}]},
+        "rise2018": {
+            "methods": [{"id": "rise", "masks": 8000, "grid": 7, "p": 0.5}],
+            "baselines": [{"id": "zero"}],
+        },
+        "rise_quick": {
+            "methods": [{"id": "rise", "masks": 1000, "estimator": "slope", "sampling": "balanced"}]
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "saliency.map",
+        "model": {"pretrained": "efficientnet_lite0"},
+        "images": [{"dataset": "photos", "index": 0}],
+        "methods": [
+            {"id": "occlusion", "window": 112, "stride": 112},
+            {"id": "rise", "masks": 4, "grid": 2, "sampling": "balanced"},
+        ],
+        "batch": 2,
+    }
+
+    kind: Literal["saliency.map"]
+    outputs: list[Literal["npz", "png"]] = Field(
+        default=["npz", "png"],
+        max_length=2,
+        description="Beside the .npy maps and report.json: one archive of all maps; pictures",
+    )
+    overlay: Overlay = Overlay()

@@ -1,9 +1,9 @@
 """A net as a list of steps: what each one computes, and where it looks.
 
 Made from the graph of ``torch.export``, for any batch size. Batch norm in evaluation mode is
-folded into the convolution before it, padding, addition and activation become part of it, weights are in
-channels-last order. A step that is local (convolution, pooling, element by element) can be asked
-for a box of its output alone; all others need whole maps.
+folded into the convolution before it; padding, addition and activation become part of it; weights
+are in channels-last order. A step that is local (convolution, pooling, element by element) can be
+asked for a box of its output alone; all others need whole maps.
 """
 
 from collections.abc import Callable, Mapping
