@@ -17,8 +17,8 @@ class Sums(NamedTuple):
     count: int
     scores: Float[Tensor, "k"]  # sum f
     products: Float[Tensor, "k h w"]  # sum f m
-    coverage: Float[Tensor, "h w"]  # sum m
-    squares: Float[Tensor, "h w"]  # sum m^2
+    coverage: Float[Tensor, "h w"]  # sum m, where the estimator needs it
+    squares: Float[Tensor, "h w"]  # sum m^2, likewise
 
 
 def rise(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
@@ -35,8 +35,10 @@ def rise(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k 
         f = case.score(torch.lerp(b, case.x, m[:, None].to(case.x.dtype)))
         scores += f.sum(0)
         products += (f.T @ m.flatten(1)).unflatten(1, (h, w))
-        coverage += m.sum(0)
-        squares += m.square().sum(0)
+        if part.estimator != "raw":
+            coverage += m.sum(0)
+        if part.estimator == "slope":
+            squares += m.square().sum(0)
     sums = Sums(part.masks, scores, products, coverage, squares)
     return estimate(sums, part.estimator, masks.density(part))
 
@@ -49,11 +51,12 @@ def estimate(sums: Sums, estimator: str, p: float) -> Float[Tensor, "k h w"]:
     variance of m, the coefficient of a regression of f on m. A pixel that no mask covered
     (``coverage``) or that all covered alike (``slope``) gets 0.
     """
-    n, mean = sums.count, sums.coverage / sums.count
+    n = sums.count
     if estimator == "raw":
         return sums.products / (n * p)
     if estimator == "coverage":
         return _ratio(sums.products, sums.coverage)
+    mean = sums.coverage / n
     covariance = sums.products / n - (sums.scores / n)[:, None, None] * mean
     if estimator == "centred":
         return covariance / p

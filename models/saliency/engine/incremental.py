@@ -69,8 +69,8 @@ class Base:
         """A map as rows."""
         if name not in self._rows:
             rows = _as_rows(self.values[name])
-            ends = rows.new_tensor([[0.0], [-torch.inf]]).expand(2, rows.shape[1])
-            self._rows[name] = torch.cat([rows, ends])
+            outside = [rows.new_full((1, rows.shape[1]), fill) for fill in (0.0, -torch.inf)]
+            self._rows[name] = torch.cat([rows, *outside])
         return self._rows[name]
 
 
