@@ -23,14 +23,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from models.saliency import inputs
 from models.saliency.case import Case
+from models.saliency.curves import pixel_curve
 from models.saliency.engine.trace import trace
 from models.saliency.makers import make
 from models.saliency.masks import draw, render
 from models.saliency.methods import FeatureAblation, Grid, Occlusion, Rise
+from models.saliency.metrics import Curve
 from models.saliency.scores import Scorer
 
 SIDE = 224
@@ -151,6 +154,49 @@ class Bench:
         works["sextant"] = lambda: make(part, self.case(), self.b)[0]
         return summary(interleaved(works, self.rounds), "sextant", gap) | {"masks": count}
 
+    def curves(self, step: int) -> dict[str, Any]:
+        """Cost of one state of a deletion curve beside Quantus' PixelFlipping.
+
+        Quantus flips single channel values, three times as many states of another kind, so only
+        costs by state are compared; our curve is checked against a plain loop.
+        """
+        import quantus
+
+        values = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        metric = quantus.PixelFlipping(
+            features_in_step=step, perturb_baseline=0.0, disable_warnings=True,
+            display_progressbar=False, normalise=False, abs=False,
+        )  # fmt: skip
+        part = Curve(id="deletion", points=SIDE * SIDE // step)
+
+        def peer() -> Any:
+            return metric(
+                model=self.net, x_batch=self.x[None].numpy(), y_batch=np.array([self.target]),
+                a_batch=values[None, None].numpy(), device="cpu", softmax=True,
+            )  # fmt: skip
+
+        works = {
+            "quantus": peer,
+            "sextant": lambda: pixel_curve(part, values, self.b, self.case(), 0)[0],
+        }
+        found = interleaved(works, self.rounds)
+        states = {"quantus": np.size(found["quantus"]["answer"][0]), "sextant": part.points + 1}
+        order = values.flatten().argsort(descending=True, stable=True)
+        image = self.x.clone().flatten(1)
+        image[:, order[:step]] = 0
+        with torch.no_grad():
+            second = self.prob(image.view_as(self.x)[None])[0, self.target]
+        gap_of_second = abs(found["sextant"].pop("answer").score[1].item() - second.item())
+        found["quantus"].pop("answer")
+        told: dict[str, Any] = {"states": states, "max_difference": gap_of_second}
+        for name, entry in found.items():
+            for clock in ("wall_s", "cpu_s"):
+                told[f"{name}_{clock}_per_state"] = round(min(entry[clock]) / states[name], 5)
+        for clock in ("wall_s", "cpu_s"):
+            ratio = told[f"quantus_{clock}_per_state"] / told[f"sextant_{clock}_per_state"]
+            told[f"ratio_{clock}_per_state"] = round(ratio, 2)
+        return told
+
 
 def describe() -> dict[str, Any]:
     versions = {}
@@ -181,6 +227,7 @@ def sections(bench: Bench) -> dict[str, Callable[[], dict[str, Any]]]:
         "occlusion_32_16": lambda: bench.occlusion(*((112, 56) if quick else (32, 16))),
         "ablation_14": lambda: bench.ablation(2 if quick else 14),
         "rise": lambda: bench.rise(8 if quick else 100),
+        "curves": lambda: bench.curves(SIDE * SIDE // 4 if quick else 896),
         "occlusion_16_8": lambda: bench.occlusion(*((112, 112) if quick else (16, 8))),
     }
 
@@ -196,6 +243,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     bench = Bench(options.quick, 1 if options.quick else options.rounds)
     result = {"machine": describe(), "model": "efficientnet_lite0 at 224, float32"}
+    if options.out and options.out.exists() and options.only:
+        result = json.loads(options.out.read_text())
     result["trace_s"] = round(bench.trace_s, 2)
     for name, work in sections(bench).items():
         if options.only and name not in options.only:
