@@ -15,8 +15,8 @@ from models.data import files, samples
 from models.data.builtin import BUILTIN
 from models.nets import efficientnet_lite
 from models.saliency.baselines import Space
-from models.saliency.parts import check_window
-from models.saliency.spec import ImageRef, Pretrained, SaliencyMap
+from models.saliency.methods import check_window
+from models.saliency.spec import Explanation, ImageRef, Pretrained
 
 MARGIN = 256 / 224  # ImageNet practice: resize to 256, keep the central 224
 
@@ -41,7 +41,7 @@ class Subject(NamedTuple):
     margin: float
 
 
-def load_subject(spec: SaliencyMap, run: Run) -> Subject:
+def load_subject(spec: Explanation, run: Run) -> Subject:
     """The net of the spec on the run's device.
 
     Raises:
@@ -70,7 +70,7 @@ def _pretrained(device: str) -> Subject:
     return Subject(net.to(device), classes, space, (side, side), 3, MARGIN)
 
 
-def _check(spec: SaliencyMap, subject: Subject) -> None:
+def _check(spec: Explanation, subject: Subject) -> None:
     try:
         for index, method in enumerate(spec.methods):
             check_window(method, f"methods.{index}", *subject.size)
@@ -96,7 +96,7 @@ def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:
     return outputs.argsort(descending=True, stable=True)[:count].tolist()
 
 
-def load_images(spec: SaliencyMap, run: Run) -> list[UInt8[np.ndarray, "_h _w _c"]]:
+def load_images(spec: Explanation, run: Run) -> list[UInt8[np.ndarray, "_h _w _c"]]:
     """The images of the spec as stored, each dataset read once.
 
     Raises:

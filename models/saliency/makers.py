@@ -1,107 +1,37 @@
-"""Map makers, one function each: from an image, a baseline and a scorer to maps of k classes."""
+"""From a method's part of a spec to its map: one function for all of them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.saliency import masks
-from models.saliency.occlusion import drops, spread, windows
-from models.saliency.parts import Method, Occlusion, OcclusionRaw, Rise
-from models.saliency.scores import Score
+from models.saliency import controls, gradients, methods, optimised
+from models.saliency.case import Case
+from models.saliency.coalitions import ablation, kernel_shap, lime, shapley
+from models.saliency.occlusion import drops, occlusion
+from models.saliency.rise import rise
+
+MAKERS: dict[type, Callable[..., Any]] = {
+    methods.Occlusion: occlusion,
+    methods.OcclusionRaw: drops,
+    methods.FeatureAblation: ablation,
+    methods.Rise: rise,
+    methods.Lime: lime,
+    methods.KernelShap: kernel_shap,
+    methods.ShapleyExact: shapley,
+    methods.Meaningful: optimised.meaningful,
+    methods.Extremal: optimised.extremal,
+    methods.Gradient: gradients.gradient,
+    methods.IntegratedGradients: gradients.integrated,
+    methods.SmoothGrad: gradients.smooth,
+    methods.GradCam: gradients.gradcam,
+    methods.Control: controls.control,
+}
 
 
-class Case(NamedTuple):
-    """An image to explain.
-
-    Attributes:
-        x: the image as the net sees it.
-        score: from a batch of images to the float64 scores of the k target classes.
-        full: ``f(x)``, those scores of the image itself.
-        seed: of every random choice.
-        chunk: images a forward pass.
-    """
-
-    x: Float[Tensor, "c h w"]
-    score: Score
-    full: Float[Tensor, "k"]
-    seed: int
-    chunk: int
-
-
-def make(part: Method, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k rows columns"]:
+def make(
+    part: methods.Method, case: Case, b: Float[Tensor, "c h w"]
+) -> Float[Tensor, "k rows columns"]:
     """The maps of one method with baseline ``b``, in float64: a value a pixel, or a window."""
-    if isinstance(part, Rise):
-        return rise(part, case, b)
-    if isinstance(part, Occlusion):
-        return occlusion(part, case, b)
-    return occlusion_raw(part, case, b)
-
-
-def occlusion_raw(
-    part: Occlusion | OcclusionRaw, case: Case, b: Float[Tensor, "c h w"]
-) -> Float[Tensor, "k n_h n_w"]:
-    """Fall of the score under each window of a grid of windows."""
-    over = windows(part, *case.x.shape[1:], case.x.device)
-    return drops(case.x, b, case.score, case.full, over, case.chunk)
-
-
-def occlusion(part: Occlusion, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Fall of the score, at each pixel the mean over the windows that cover it."""
-    over = windows(part, *case.x.shape[1:], case.x.device)
-    return spread(occlusion_raw(part, case, b), over)
-
-
-class Sums(NamedTuple):
-    """What RISE keeps of its masks m and their scores f, all float64."""
-
-    count: int
-    scores: Float[Tensor, "k"]  # sum f
-    products: Float[Tensor, "k h w"]  # sum f m
-    coverage: Float[Tensor, "h w"]  # sum m
-    squares: Float[Tensor, "h w"]  # sum m^2
-
-
-def rise(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Scores under random masks, put back on the masks (Petsiuk et al. 2018, eq. 6).
-
-    Masks are made a chunk at a time from (seed, index): memory does not grow with their number.
-    """
-    k, (_, h, w) = len(case.full), case.x.shape
-    zeros = torch.zeros(k + 2, h, w, dtype=torch.float64, device=case.x.device)
-    products, coverage, squares = zeros[:k], zeros[k], zeros[k + 1]
-    scores = torch.zeros(k, dtype=torch.float64, device=case.x.device)
-    for index in torch.arange(part.masks, device=case.x.device).split(case.chunk):
-        m = masks.render(masks.draw(part, case.seed, index, h, w), h, w)
-        f = case.score(torch.lerp(b, case.x, m[:, None].to(case.x.dtype)))
-        scores += f.sum(0)
-        products += (f.T @ m.flatten(1)).unflatten(1, (h, w))
-        coverage += m.sum(0)
-        squares += m.square().sum(0)
-    sums = Sums(part.masks, scores, products, coverage, squares)
-    return estimate(sums, part.estimator, masks.density(part))
-
-
-def estimate(sums: Sums, estimator: str, p: float) -> Float[Tensor, "k h w"]:
-    """The map from the sums over N masks.
-
-    ``raw`` is eq. 6 of the paper, ``sum f m / (N p)``; ``coverage`` is ``sum f m / sum m``;
-    ``centred`` is ``mean[(f - mean f)(m - mean m)] / p``; ``slope`` is that covariance over the
-    variance of m, the coefficient of a regression of f on m. A pixel that no mask covered
-    (``coverage``) or that all covered alike (``slope``) gets 0.
-    """
-    n, mean = sums.count, sums.coverage / sums.count
-    if estimator == "raw":
-        return sums.products / (n * p)
-    if estimator == "coverage":
-        return _ratio(sums.products, sums.coverage)
-    covariance = sums.products / n - (sums.scores / n)[:, None, None] * mean
-    if estimator == "centred":
-        return covariance / p
-    return _ratio(covariance, sums.squares / n - mean.square())
-
-
-def _ratio(above: Float[Tensor, "k h w"], below: Float[Tensor, "h w"]) -> Float[Tensor, "k h w"]:
-    tiny = 1e-12  # far above rounding in float64, far below one mask in a million
-    return torch.where(below > tiny, above / below.clamp(min=tiny), 0.0)
+    return MAKERS[type(part)](part, case, b)

@@ -14,14 +14,20 @@ from torch import Tensor
 from models.core.run import Run
 from models.saliency import inputs, pictures
 from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
-from models.saliency.makers import Case, make
-from models.saliency.parts import Baseline, Method, labels
+from models.saliency.case import Case
+from models.saliency.engine.plan import Plan
+from models.saliency.engine.trace import NotTraceableError, trace
+from models.saliency.makers import make
+from models.saliency.methods import Method
+from models.saliency.parts import Baseline, labels
 from models.saliency.scores import Scorer, check_mode, probe
 from models.saliency.spec import ImageRef, SaliencyMap
 
-# Pixels a forward pass where ``batch`` is auto: 32 or 256 images of 224 x 224.
-AUTO_PIXELS = {"cpu": 32 * 224**2, "cuda": 256 * 224**2}
+# Pixels a forward pass where ``batch`` is auto: 8 or 256 images of 224 x 224. On a CPU larger
+# batches leave the caches and cost more a row.
+AUTO_PIXELS = {"cpu": 8 * 224**2, "cuda": 256 * 224**2}
 AUTO_MOST = 1024
+TRACE_ROWS = 256  # fewer rows than this are done before a plan is made
 
 
 class Rows:
@@ -52,9 +58,10 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
     images = inputs.load_images(spec, run)
     check_mode(subject.net)
     rows = Rows(run, spec.rows(*subject.size))
-    explainer = Explainer(spec, run, subject, Scorer(subject.net, spec.score, rows))
+    plan = plan_of(subject, run) if spec.engine == "auto" and rows.total >= TRACE_ROWS else None
+    explainer = Explainer(spec, run, subject, Scorer(subject.net, spec.score, rows, plan))
     with (
-        torch.inference_mode(),
+        torch.no_grad(),
         torch.backends.cudnn.flags(deterministic=spec.deterministic, allow_tf32=False),
     ):
         for position, image in enumerate(images):
@@ -63,6 +70,15 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
         write_archive(run.dir / "maps.npz", run.dir / "saliency", explainer.maps)
         run.artifact("maps.npz", role="table")
     explainer.write_report(rows.done)
+
+
+def plan_of(subject: inputs.Subject, run: Run) -> Plan | None:
+    """The net's plan; None, with a warning that says why, where the net cannot be traced."""
+    try:
+        return trace(subject.net, (subject.channels, *subject.size))
+    except NotTraceableError as error:
+        run.warn("net_not_traceable", f"the net runs as it is, several times slower: {error}")
+        return None
 
 
 def chunk_size(batch: int | str, size: tuple[int, int], device: str) -> int:
@@ -97,7 +113,7 @@ class Explainer:
         targets = inputs.choose_targets(self.spec.target, outputs[0])
         index = torch.tensor(targets, device=x.device)
         full = self.scorer.read(outputs)[0, index]
-        case = Case(x, self.scorer.of(index), full, self.spec.seed, self.chunk)
+        case = Case(x, self.scorer, index, full, self.spec.seed, self.chunk, pixels)
         entry = {"image": name, **ref.model_dump(exclude_none=True)}
         entry |= self._describe(self.scorer.probabilities(outputs)[0], targets, full)
         self.images.append(entry)
@@ -230,6 +246,7 @@ class Explainer:
             "seed": self.spec.seed,
             "rows": rows,
             "batch": self.chunk,
+            "engine": "plain" if self.scorer.plan is None else "plan",
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": self.run.device,
             "versions": {"torch": torch.__version__, "numpy": np.__version__},

@@ -6,12 +6,15 @@ spreading their values back over the pixels are separable.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from models.saliency.parts import Occlusion, OcclusionRaw, pair, positions
-from models.saliency.scores import Score
+from models.saliency.case import Case
+from models.saliency.engine.boxes import Reach, Reaches, Regions, reach_of
+from models.saliency.methods import Occlusion, OcclusionRaw, positions
+from models.saliency.parts import pair
 
 
 class Windows(NamedTuple):
@@ -35,30 +38,33 @@ def _intervals(length: int, window: int, stride: int, device: torch.device) -> T
     return (pixel >= start) & (pixel < start + window)
 
 
-def drops(
-    x: Float[Tensor, "c h w"],
-    b: Float[Tensor, "c h w"],
-    score: Score,
-    full: Float[Tensor, "k"],
-    over: Windows,
-    chunk: int,
-) -> Float[Tensor, "k n_h n_w"]:
-    """Fall of each score under each window, ``f(x) - f(x with the window = b)``.
+def regions(over: Windows) -> Regions:
+    """The windows one after the other, the columns fastest."""
+    n_w = len(over.columns)
 
-    Args:
-        x: the image as the net sees it.
-        b: the baseline, likewise.
-        score: scores of k classes for a batch of images.
-        full: ``f(x)``.
-        over: the windows.
-        chunk: images a forward pass; no more are held at a time.
-    """
-    n_h, n_w = len(over.rows), len(over.columns)
-    found = []
-    for index in torch.arange(n_h * n_w, device=x.device).split(chunk):
-        covered = over.rows[index // n_w][:, :, None] & over.columns[index % n_w][:, None, :]
-        found.append(full - score(torch.where(covered[:, None], b, x)))
-    return torch.cat(found).T.unflatten(1, (n_h, n_w))
+    def masks(index: Int64[Tensor, "m"]) -> Bool[Tensor, "m h w"]:
+        return over.rows[index // n_w][:, :, None] & over.columns[index % n_w][:, None, :]
+
+    down, right = reach_of(over.rows), reach_of(over.columns)
+    rows = Reach(down.low.repeat(n_w), down.high.repeat(n_w), down.length)
+    count = len(over.rows)
+    columns = Reach(np.tile(right.low, count), np.tile(right.high, count), right.length)
+    return Regions(Reaches(rows, columns), masks)
+
+
+def drops(
+    part: Occlusion | OcclusionRaw, case: Case, b: Float[Tensor, "c h w"]
+) -> Float[Tensor, "k n_h n_w"]:
+    """Fall of each score under each window, ``f(x) - f(x with the window = b)``."""
+    over = windows(part, *case.x.shape[1:], case.x.device)
+    key = ("windows", *pair(part.window), *pair(part.stride))
+    found = case.full - case.under(regions(over), b, key)
+    return found.T.unflatten(1, (len(over.rows), len(over.columns)))
+
+
+def occlusion(part: Occlusion, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
+    """Fall of the score, at each pixel the mean over the windows that cover it."""
+    return spread(drops(part, case, b), windows(part, *case.x.shape[1:], case.x.device))
 
 
 def spread(values: Float[Tensor, "k n_h n_w"], over: Windows) -> Float[Tensor, "k h w"]:

@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 
-from models.saliency.parts import Method, Rise
+from models.saliency.methods import Method, Rise
 from models.saliency.spec import Overlay
 
 COLUMNS = 4
@@ -27,9 +27,15 @@ class Panel(NamedTuple):
     values: Float[np.ndarray, "rows columns"]
 
 
+UNSIGNED = ("meaningful", "extremal", "smoothgrad", "gradcam", "gradient", "random",
+            "centre_gaussian", "edge", "constant")  # fmt: skip
+
+
 def signed(method: Method) -> bool:
     """Whether zero means "no effect"; raw and coverage RISE are scores, not differences."""
-    return not (isinstance(method, Rise) and method.estimator in ("raw", "coverage"))
+    if isinstance(method, Rise):
+        return method.estimator not in ("raw", "coverage")
+    return method.id not in UNSIGNED
 
 
 def describe(method: Method) -> str:
@@ -39,20 +45,41 @@ def describe(method: Method) -> str:
             f"RISE ({method.estimator}, {method.masks} masks of {method.grid} x {method.grid}, "
             f"p {method.p:g}, {method.sampling})"
         )
-    return f"{method.id} (window {method.window}, stride {method.stride})"
+    told = method.model_dump(exclude={"id"})
+    segments = told.pop("segments", None)
+    if segments:
+        told["segments"] = " ".join(str(value) for value in segments.values())
+    name = method.id.replace("_", " ")
+    return (
+        f"{name} ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else name
+    )
 
 
 def quantity(method: Method, score: str) -> str:
     """What a map's values are, for the colour bar."""
     name = SCORES[score]
-    if not isinstance(method, Rise):
-        return f"fall of {name} when covered"
+    if isinstance(method, Rise):
+        return {
+            "raw": f"mean {name} when kept (raw)",
+            "coverage": f"mean {name} when kept",
+            "centred": f"covariance of {name} and mask / p",
+            "slope": f"rise of {name} when kept",
+        }[method.estimator]
     return {
-        "raw": f"mean {name} when kept (raw)",
-        "coverage": f"mean {name} when kept",
-        "centred": f"covariance of {name} and mask / p",
-        "slope": f"rise of {name} when kept",
-    }[method.estimator]
+        "occlusion": f"fall of {name} when covered",
+        "occlusion_raw": f"fall of {name} when covered",
+        "feature_ablation": f"fall of {name} without the segment",
+        "lime": f"rise of {name} with the segment (LIME)",
+        "kernel_shap": f"Shapley value of {name}",
+        "shapley_exact": f"Shapley value of {name}",
+        "meaningful": "share removed",
+        "extremal": "share kept, summed over areas",
+        "gradient": f"|d {name} / d x|",
+        "smoothgrad": f"mean |d {name} / d x|",
+        "input_x_gradient": f"d {name} / d x times (x - b)",
+        "integrated_gradients": f"share of f(x) - f(b) in {name}",
+        "gradcam": "class activation",
+    }.get(method.id, "control, arbitrary units")
 
 
 def draw(

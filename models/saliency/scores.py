@@ -1,18 +1,20 @@
 """From batches of images to scores, counting rows; and the refusal of nets that cannot be read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.core.errors import SpecError
+from models.saliency.engine.boxes import Regions
+from models.saliency.engine.graphed import GraphedChanges
+from models.saliency.engine.incremental import KEPT, Base, Changes, in_order
+from models.saliency.engine.plan import Plan
 
 SUM_TOLERANCE = 1e-4  # of rows that look like probabilities
 ROW_TOLERANCE = 1e-3  # of one row alone against the same row in a batch, relative to its range
-
-Score = Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n k"]]
 
 
 class Scorer:
@@ -22,6 +24,7 @@ class Scorer:
         net: gives one row of outputs for each image.
         kind: ``prob``, ``logit`` (the outputs as they are) or ``logprob``.
         tick: called with the number of rows after each forward pass.
+        plan: of the net, if it could be traced; runs in its place.
     """
 
     def __init__(
@@ -29,18 +32,75 @@ class Scorer:
         net: nn.Module,
         kind: Literal["prob", "logit", "logprob"],
         tick: Callable[[int], None] | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.net = net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
-        self.kind = kind
+        self.kind, self.plan = kind, plan
         self._tick = tick
+        self._changes: dict[Hashable, Changes] = {}
+        self._graphs: dict[Hashable, GraphedChanges | None] = {}
 
     @torch.inference_mode()
     def outputs(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """What the net gives, in float64."""
-        answer = self.net(images.contiguous(memory_format=torch.channels_last))
-        if self._tick is not None:
-            self._tick(len(images))
+        run = self.net if self.plan is None else self.plan
+        answer = run(images.contiguous(memory_format=torch.channels_last))
+        self.tick(len(images))
         return answer.double()
+
+    def _replayed(self, changes: Changes, base: Base, b: Tensor, key: Hashable) -> Tensor:
+        """The same as a CUDA graph, recorded at the second use; eager where that fails."""
+        x = base.values[base.plan.image][0]
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = GraphedChanges(changes, x, b)
+            except RuntimeError:
+                self._graphs[key] = None
+        graph = self._graphs[key]
+        if graph is None:
+            return in_order([(i, out.double()) for i, out in changes.outputs(base, b)])
+        self.tick(changes.regions.number)
+        return graph(x, b).double()
+
+    @torch.inference_mode()
+    def base(self, x: Float[Tensor, "c h w"]) -> Base:
+        """The plan's values of an image.
+
+        Raises:
+            ValueError: if there is no plan.
+        """
+        if self.plan is None:
+            raise ValueError("values of an image need a plan of the net")
+        return Base(self.plan, x)
+
+    def tick(self, rows: int) -> None:
+        """Tell of rows that went through the net."""
+        if self._tick is not None:
+            self._tick(rows)
+
+    @torch.inference_mode()
+    def changed(
+        self, base: Base, b: Float[Tensor, "c h w"], regions: Regions, key: Hashable, size: int
+    ) -> Float[Tensor, "n classes"]:
+        """Outputs with each region's pixels taken from ``b``, by the plan, in float64.
+
+        Args:
+            base: the plan's values of the image.
+            b: the baseline.
+            regions: where pixels change.
+            key: names the regions; their way through the net is kept for the next image.
+            size: regions at once.
+        """
+        changes = self._changes.get(key)
+        if changes is None:
+            changes = self._changes[key] = Changes(base.plan, regions, size)
+        elif b.is_cuda and regions.number <= KEPT:
+            return self._replayed(changes, base, b, key)
+        out = []
+        for index, outputs in changes.outputs(base, b):
+            self.tick(len(index))
+            out.append((index, outputs.double()))
+        return in_order(out)
 
     def read(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
         """Scores of all classes from the net's outputs."""
@@ -51,10 +111,6 @@ class Scorer:
     def probabilities(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
         """Class probabilities, whatever the score: the softmax unless the net ends in one."""
         return outputs if _are_probabilities(outputs) else outputs.softmax(1)
-
-    def of(self, targets: Int64[Tensor, "k"]) -> Score:
-        """A function from images to the float64 scores of these classes: one pass for all."""
-        return lambda images: self.read(self.outputs(images))[:, targets]
 
 
 def check_mode(net: nn.Module) -> None:

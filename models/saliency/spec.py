@@ -15,16 +15,8 @@ from models.core.spec import (
     Part,
     Spec,
 )
-from models.saliency.parts import (
-    Baseline,
-    Method,
-    Occlusion,
-    Plain,
-    check_window,
-    draws,
-    form,
-    labels,
-)
+from models.saliency.methods import Method, Occlusion, check_window, rows_of
+from models.saliency.parts import Baseline, Plain, draws, form, labels
 
 PRETRAINED_SIZE = 224
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
@@ -108,7 +100,86 @@ class Cell(NamedTuple):
     baseline_label: str
 
 
-class SaliencyMap(Spec):
+class Explanation(Spec):
+    """What all kinds share: which net, which images and classes, how to perturb them."""
+
+    model: Model = Field(description="The net to explain")
+    images: list[ImageRef] = Field(
+        default=[ImageRef(dataset="photos", index=0)],
+        min_length=1,
+        max_length=1000,
+        description="Images to explain; each is brought to the size of the net's input",
+    )
+    target: Target = Field(
+        default="argmax",
+        description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image; '
+        "further classes cost no further forward passes",
+    )
+    score: Literal["prob", "logit", "logprob"] = Field(
+        default="prob",
+        description="What is read: softmax probability, net output as it is, log-probability",
+    )
+    methods: list[Method] = Field(
+        default=[Occlusion(id="occlusion")], min_length=1, max_length=32, description="Map makers"
+    )
+    baselines: list[Baseline] = Field(
+        default=[Plain(id="zero")],
+        min_length=1,
+        max_length=32,
+        description="What removed pixels are replaced by; each method runs with each baseline",
+    )
+    engine: Literal["auto", "plain"] = Field(
+        default="auto",
+        description="auto: a folded plan of the net and recomputation of changed boxes alone, "
+        "where the net can be traced; plain: the net as it is",
+    )
+    batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Explanation":
+        named = [(image.dataset, image.split, image.index) for image in self.images]
+        if len(set(named)) < len(named):
+            raise ValueError("images names the same image twice; give each once")
+        if isinstance(self.model, Pretrained):
+            for index, method in enumerate(self.methods):
+                check_window(method, f"methods.{index}", PRETRAINED_SIZE, PRETRAINED_SIZE)
+        return self
+
+    def cells(self) -> Iterator[Cell]:
+        """Every method with every baseline, methods outermost."""
+        for method, method_label in zip(self.methods, labels(self.methods), strict=True):
+            for baseline, label in zip(self.baselines, labels(self.baselines), strict=True):
+                yield Cell(method, method_label, baseline, label)
+
+    def classes(self) -> int:
+        """How many classes are explained."""
+        if isinstance(self.target, str):
+            return int(self.target.partition(":")[2] or 1)
+        return 1 if isinstance(self.target, int) else len(set(self.target))
+
+    def rows(self, height: int, width: int) -> int:
+        """Rows through the net for images of this size, probes and baseline impact included."""
+        of_maps = sum(
+            rows_of(cell.method, height, width, self.classes()) * draws(cell.baseline)
+            for cell in self.cells()
+        )
+        of_impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
+        return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Rows through the net; for a trained net its input is taken to be of the images' size."""
+        size = counts.get(self.images[0].dataset, {})
+        height, width = size.get("height"), size.get("width")
+        if isinstance(self.model, Pretrained):
+            height = width = PRETRAINED_SIZE
+        if height is None or width is None:
+            return Estimate()
+        rows = self.rows(height, width)
+        maps = len(self.images) * len(self.methods) * len(self.baselines)
+        return Estimate(total_steps=rows, details={"rows": rows, "maps_per_class": maps})
+
+
+class SaliencyMap(Explanation):
     """Maps of which parts of an image a trained net's score depends on, by perturbing the image."""
 
     entry: ClassVar[str] = "models.saliency.map:map_images"
@@ -147,71 +218,9 @@ class SaliencyMap(Spec):
     }
 
     kind: Literal["saliency.map"]
-    model: Model = Field(description="The net to explain")
-    images: list[ImageRef] = Field(
-        default=[ImageRef(dataset="photos", index=0)],
-        min_length=1,
-        max_length=1000,
-        description="Images to explain; each is brought to the size of the net's input",
-    )
-    target: Target = Field(
-        default="argmax",
-        description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image; '
-        "further classes cost no further forward passes",
-    )
-    score: Literal["prob", "logit", "logprob"] = Field(
-        default="prob",
-        description="What is read: softmax probability, net output as it is, log-probability",
-    )
-    methods: list[Method] = Field(
-        default=[Occlusion(id="occlusion")], min_length=1, max_length=32, description="Map makers"
-    )
-    baselines: list[Baseline] = Field(
-        default=[Plain(id="zero")],
-        min_length=1,
-        max_length=32,
-        description="What removed pixels are replaced by; each method runs with each baseline",
-    )
-    batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
     outputs: list[Literal["npz", "png"]] = Field(
         default=["npz", "png"],
         max_length=2,
         description="Beside the .npy maps and report.json: one archive of all maps; pictures",
     )
     overlay: Overlay = Overlay()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "SaliencyMap":
-        named = [(image.dataset, image.split, image.index) for image in self.images]
-        if len(set(named)) < len(named):
-            raise ValueError("images names the same image twice; give each once")
-        if isinstance(self.model, Pretrained):
-            for index, method in enumerate(self.methods):
-                check_window(method, f"methods.{index}", PRETRAINED_SIZE, PRETRAINED_SIZE)
-        return self
-
-    def cells(self) -> Iterator[Cell]:
-        """Every method with every baseline, methods outermost."""
-        for method, method_label in zip(self.methods, labels(self.methods), strict=True):
-            for baseline, label in zip(self.baselines, labels(self.baselines), strict=True):
-                yield Cell(method, method_label, baseline, label)
-
-    def rows(self, height: int, width: int) -> int:
-        """Rows through the net for images of this size, probes and baseline impact included."""
-        of_maps = sum(
-            cell.method.rows(height, width) * draws(cell.baseline) for cell in self.cells()
-        )
-        of_impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
-        return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
-
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
-        """Rows through the net; for a trained net its input is taken to be of the images' size."""
-        size = counts.get(self.images[0].dataset, {})
-        height, width = size.get("height"), size.get("width")
-        if isinstance(self.model, Pretrained):
-            height = width = PRETRAINED_SIZE
-        if height is None or width is None:
-            return Estimate()
-        rows = self.rows(height, width)
-        maps = len(self.images) * len(self.methods) * len(self.baselines)
-        return Estimate(total_steps=rows, details={"rows": rows, "maps_per_class": maps})

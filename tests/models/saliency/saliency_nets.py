@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.saliency.makers import Case
+from models.saliency.case import Case
 from models.saliency.scores import Scorer
 
 
@@ -43,5 +43,6 @@ def case(
     net: nn.Module, x: torch.Tensor, kind: str = "logit", targets=(0,), chunk: int = 7
 ) -> Case:
     """An image to explain with a net of the image's dtype."""
-    score = Scorer(net.to(x.dtype), kind).of(torch.tensor(targets))
-    return Case(x, score, score(x[None])[0], 0, chunk)
+    scorer, index = Scorer(net.to(x.dtype).eval(), kind), torch.tensor(targets)
+    full = scorer.read(scorer.outputs(x[None]))[0, index]
+    return Case(x, scorer, index, full, 0, chunk)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from saliency_nets import Linear, case, conv_net, noise
 
-from models.saliency.makers import make, occlusion, occlusion_raw
-from models.saliency.occlusion import spread, windows
-from models.saliency.parts import Occlusion, OcclusionRaw
+from models.saliency.makers import make
+from models.saliency.methods import Occlusion, OcclusionRaw
+from models.saliency.occlusion import drops, occlusion, spread, windows
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def test_linear_net_gives_the_sum_of_its_weights(window, stride):
     """Property 1: a window's value is sum w (x - b) over the window and channels."""
     w, x, b = noise(2, 3, 9, 11), noise(3, 9, 11, seed=1), noise(3, 9, 11, seed=2)
     part = raw(window, stride)
-    found = occlusion_raw(part, case(Linear(w, 0.7), x, targets=(1, 0)), b)
+    found = drops(part, case(Linear(w, 0.7), x, targets=(1, 0)), b)
     over = windows(part, 9, 11, CPU)
     worth = (w * (x - b)).sum(1)[[1, 0]]
     for i, rows in enumerate(over.rows):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency import counter, masks
-from models.saliency.makers import Sums, estimate, make, rise
-from models.saliency.parts import Rise
+from models.saliency.makers import make
+from models.saliency.methods import Rise
+from models.saliency.rise import Sums, estimate, rise
 
 
 def part(**fields) -> Rise:

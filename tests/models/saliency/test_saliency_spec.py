@@ -44,7 +44,14 @@ def test_targets(target):
         ({"target": True}, "target: give a class index"),
         ({"target": [0, -1]}, "target.list.1: Input should be greater"),
         ({"batch": 0}, "batch.number: Input should be greater"),
-        ({"methods": [{"id": "lime"}]}, "methods.0: Input tag 'lime'"),
+        ({"methods": [{"id": "magic"}]}, "methods.0: Input tag 'magic'"),
+        ({"methods": [{"id": "lime", "samples": 40}]}, "under-determined; use at least 52"),
+        ({"methods": [{"id": "kernel_shap", "samples": 61}]}, "use 62"),
+        (
+            {"methods": [{"id": "shapley_exact", "segments": {"id": "grid", "rows": 4}}]},
+            "use at most 12 segments",
+        ),
+        ({"methods": [{"id": "extremal", "areas": [1.0]}]}, "areas.0: Input should be less"),
         (
             {"methods": [{"id": "occlusion", "window": 8, "stride": [4, 9]}]},
             "use stride <= window",

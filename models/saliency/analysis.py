@@ -1,0 +1,191 @@
+"""What a sweep says: how far maps, grades and rankings disagree, and beside which noise floor."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from models.saliency.agreement import bootstrap, krippendorff, spearman_matrix
+from models.saliency.metrics import LOWER_IS_BETTER
+from models.saliency.study import Graded, Key
+
+CONTROLS = ("random", "centre_gaussian", "edge", "constant")
+FACTORS = ("baseline", "hyper-parameter", "seed", "method")
+
+
+def family(method: str) -> str:
+    """The id of a method without the number that tells variants apart."""
+    return method.rpartition("-")[0] if method.rpartition("-")[2].isdigit() else method
+
+
+def factor(a: Key, b: Key) -> str | None:
+    """What alone sets two maps apart; None where more than one thing does."""
+    differs = {
+        "baseline": a.baseline != b.baseline,
+        "hyper-parameter": a.method != b.method and family(a.method) == family(b.method),
+        "method": family(a.method) != family(b.method),
+        "seed": a.seed != b.seed and a.method == b.method,
+    }
+    if differs["method"] and "none" in (a.baseline, b.baseline):
+        differs["baseline"] = False  # a method without a baseline stands beside all
+    found = [name for name, different in differs.items() if different]
+    return found[0] if len(found) == 1 else None
+
+
+def cases(found: Graded) -> Iterator[tuple[tuple[str, int], list[Key]]]:
+    """The maps of each image and class."""
+    groups: dict[tuple[str, int], list[Key]] = defaultdict(list)
+    for key in found.maps:
+        groups[key.image, key.target].append(key)
+    yield from groups.items()
+
+
+def divergence(found: Graded, seed: int) -> dict[str, Any]:
+    """Mean 1 - Spearman when one factor alone changes, by family of methods.
+
+    Images are averaged first; ``interval`` is a bootstrap over them. The factor ``seed`` is the
+    noise floor: a divergence below it is no finding.
+    """
+    by: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = defaultdict(dict)
+    for case, keys in cases(found):
+        matrix = spearman_matrix(np.stack([found.maps[key] for key in keys]))
+        for (i, a), (j, b) in itertools.combinations(enumerate(keys), 2):
+            name = factor(a, b)
+            if name in (None, "method") or np.isnan(matrix[i, j]):
+                continue
+            by[family(a.method), str(name)].setdefault(case, []).append(1 - matrix[i, j])
+    told: dict[str, Any] = defaultdict(dict)
+    for (method, name), images in by.items():
+        means = np.array([np.mean(values) for values in images.values()])
+        told[method][name] = {
+            "mean": float(means.mean()),
+            "least": float(means.min()),
+            "greatest": float(means.max()),
+            "interval": bootstrap(means, seed),
+            "pairs": sum(map(len, images.values())),
+        }
+    return dict(told)
+
+
+def method_agreement(found: Graded) -> tuple[list[str], Float[np.ndarray, "n n"]]:
+    """Mean Spearman correlation of every two methods at the same baseline, over all images.
+
+    On the diagonal that of two seeds, 1 without a second seed.
+    """
+    names = list(dict.fromkeys(key.method for key in found.maps))
+    sums, counts = (np.zeros((len(names), len(names))) for _ in range(2))
+    for _, keys in cases(found):
+        matrix = spearman_matrix(np.stack([found.maps[key] for key in keys]))
+        for (i, a), (j, b) in itertools.product(enumerate(keys), repeat=2):
+            same = a.baseline == b.baseline or "none" in (a.baseline, b.baseline)
+            if same and i != j and not np.isnan(matrix[i, j]):
+                place = names.index(a.method), names.index(b.method)
+                sums[place] += matrix[i, j]
+                counts[place] += 1
+    counts[counts == 0] = np.nan
+    found_at = sums / counts
+    alone = np.isnan(found_at.diagonal())  # no second seed: a map agrees with itself
+    found_at[np.flatnonzero(alone), np.flatnonzero(alone)] = 1.0
+    return names, found_at
+
+
+def makers_of(found: Graded) -> list[tuple[str, str]]:
+    """Methods with their baselines: what graders rank."""
+    return list(dict.fromkeys((key.method, key.baseline) for key in found.maps))
+
+
+def goodness(found: Graded, graders: list[str]) -> Mapping[str, Float[np.ndarray, "images makers"]]:
+    """Grades turned so that more is better, mean over seeds; NaN where there is none."""
+    makers = makers_of(found)
+    told = {}
+    for grader in graders:
+        sign = -1 if grader.partition("@")[0].partition("-")[0] in LOWER_IS_BETTER else 1
+        rows = []
+        for _, keys in cases(found):
+            values: dict[tuple[str, str], list[float]] = defaultdict(list)
+            for key in keys:
+                value = found.grades[key][grader]
+                if value is not None:
+                    values[key.method, key.baseline].append(sign * value)
+            rows.append([np.mean(values[m]) if values[m] else np.nan for m in makers])
+        told[grader] = np.array(rows, dtype=np.float64)
+    return told
+
+
+def grader_agreement(
+    good: Mapping[str, Float[np.ndarray, "_i _m"]],
+) -> tuple[list[str], Float[np.ndarray, "n n"]]:
+    """Kendall's tau between the rankings of every two graders, ranked per image, then averaged."""
+    names = list(good)
+    matrix = np.full((len(names), len(names)), np.nan)
+    for i, j in itertools.product(range(len(names)), repeat=2):
+        taus = []
+        for a, b in zip(good[names[i]], good[names[j]], strict=True):
+            known = ~(np.isnan(a) | np.isnan(b))
+            if known.sum() > 1 and min(np.ptp(a[known]), np.ptp(b[known])) > 0:
+                taus.append(stats.kendalltau(a[known], b[known]).statistic)
+        matrix[i, j] = np.mean(taus) if taus else np.nan
+    return names, matrix
+
+
+def reliability(good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, float | None]:
+    """Krippendorff's alpha of each grader: images as raters of the map makers' ranks."""
+    told: dict[str, float | None] = {}
+    for name, values in good.items():
+        known = values[:, ~np.isnan(values).any(0)]
+        ranks = stats.rankdata(known, axis=1) if known.size else known
+        told[name] = krippendorff(ranks)
+    return told
+
+
+def winners(found: Graded, good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, Any]:
+    """For each id of graders, the share of images whose best method changes with the baseline."""
+    makers = makers_of(found)
+    by: dict[str, list[list[str]]] = defaultdict(list)
+    for name, values in good.items():
+        best = [makers[int(np.nanargmax(row))][0] for row in values if not np.isnan(row).all()]
+        by[name.partition("@")[0]].append(best)
+    return {
+        name: float(np.mean([len(set(image)) > 1 for image in zip(*rows, strict=False)]))
+        for name, rows in by.items()
+        if len(rows) > 1
+    }
+
+
+def controls(found: Graded, good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, Any]:
+    """How often a control is graded at least as good as a method, by grader and control."""
+    makers = makers_of(found)
+    told: dict[str, Any] = {}
+    for name, values in good.items():
+        for place, (method, _) in enumerate(makers):
+            if family(method) not in CONTROLS:
+                continue
+            others = [i for i, maker in enumerate(makers) if family(maker[0]) not in CONTROLS]
+            pairs = values[:, [place]] >= values[:, others]
+            known = ~(np.isnan(values[:, [place]]) | np.isnan(values[:, others]))
+            if known.any():
+                told.setdefault(name, {})[method] = float(pairs[known].mean())
+    return told
+
+
+def interaction(found: Graded, graders: list[str]) -> list[dict[str, Any]]:
+    """Mean grade by method, baseline of the map and grader: does a map win with its own?"""
+    by: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for key, grades in found.grades.items():
+        for name in graders:
+            value = grades[name]
+            if value is not None:
+                by[key.method, key.baseline, name].append(value)
+    return [
+        {"method": m, "baseline": b, "grader": g, "mean": float(np.mean(v)), "maps": len(v)}
+        for (m, b, g), v in by.items()
+    ]
+
+
+def finite(matrix: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
+    """A matrix for JSON, with null for NaN."""
+    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]

@@ -1,0 +1,68 @@
+"""An image to explain: what every map maker and grader is given."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from models.saliency.engine.boxes import Regions
+from models.saliency.engine.incremental import Base
+from models.saliency.scores import Scorer
+
+TOGETHER = {"cpu": 16, "cuda": 96}  # regions carried through the net at once
+
+
+@dataclass
+class Case:
+    """An image with the classes to explain.
+
+    Attributes:
+        x: the image as the net sees it.
+        scorer: reads the net.
+        targets: the k classes.
+        full: ``f(x)``, their scores on the image itself, float64.
+        seed: of every random choice.
+        chunk: images a forward pass.
+        pixels: the image in [0, 1], for segments and edges; ``x`` where it is not known.
+    """
+
+    x: Float[Tensor, "c h w"]
+    scorer: Scorer
+    targets: Int64[Tensor, "k"]
+    full: Float[Tensor, "k"]
+    seed: int
+    chunk: int
+    pixels: Float[Tensor, "c h w"] | None = field(default=None)
+
+    def score(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Scores of the k classes for a batch, float64."""
+        return self.scorer.read(self.scorer.outputs(images))[:, self.targets]
+
+    def under(
+        self, regions: Regions, b: Float[Tensor, "c h w"], key: Hashable
+    ) -> Float[Tensor, "n k"]:
+        """Scores with each region's pixels taken from ``b``, by boxes where the net has a plan.
+
+        ``key`` names the regions; the same key must mean the same regions of images of one size.
+        """
+        if self.scorer.plan is None:
+            return self._one_by_one(regions, b)
+        size = TOGETHER[self.x.device.type]
+        out = self.scorer.changed(self._base, b, regions, key, size)
+        return self.scorer.read(out)[:, self.targets]
+
+    @cached_property
+    def _base(self) -> Base:
+        return self.scorer.base(self.x)
+
+    def _one_by_one(self, regions: Regions, b: Float[Tensor, "c h w"]) -> Float[Tensor, "n k"]:
+        every = torch.arange(regions.number, device=self.x.device)
+        return torch.cat(
+            [
+                self.score(torch.where(regions.masks(index)[:, None], b, self.x))
+                for index in every.split(self.chunk)
+            ]
+        )

@@ -1,0 +1,118 @@
+"""Curves: the score while pixels are swapped in the order of a map."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from models.saliency import counter
+from models.saliency.case import Case
+from models.saliency.methods import Slic
+from models.saliency.metrics import Curve, RegionCurve
+from models.saliency.segments import segment
+
+
+class Traced(NamedTuple):
+    """A curve.
+
+    Attributes:
+        share: of the pixels that are swapped, at each state.
+        score: of the class there.
+    """
+
+    share: Float[Tensor, "states"]
+    score: Float[Tensor, "states"]
+
+    @property
+    def auc(self) -> float:
+        """Area by trapezoids over the true share, divided by the share reached."""
+        return (torch.trapezoid(self.score, self.share) / self.share[-1]).item()
+
+    @property
+    def auc_rise(self) -> float:
+        """The rule of RISE's code: ``(sum - first / 2 - last / 2) / K``."""
+        y = self.score
+        return ((y.sum() - y[0] / 2 - y[-1] / 2) / (len(y) - 1)).item()
+
+    @property
+    def aopc(self) -> float:
+        """Mean fall from the first state (Samek et al. 2017, eq. 12)."""
+        return (self.score[0] - self.score).mean().item()
+
+
+def ranks(
+    values: Float[Tensor, "h w"], lowest_first: bool, shuffle: int = 0, seed: int = 0
+) -> Int64[Tensor, "h w"]:
+    """Place of each pixel in the order, from 0; ties by index, or shuffled by ``shuffle`` > 0."""
+    flat = values.flatten() if lowest_first else -values.flatten()
+    start = torch.arange(flat.numel(), device=flat.device)
+    if shuffle:
+        index = torch.full((1,), shuffle, device=flat.device)
+        start = counter.words((seed, 4), counter.SHIFTS, index, flat.numel())[0].argsort()
+    order = start[flat[start].argsort(stable=True)]
+    found = torch.empty_like(order)
+    found[order] = torch.arange(len(order), device=order.device)
+    return found.view_as(values)
+
+
+def follow(
+    rank: Int64[Tensor, "h w"],
+    counts: Int64[Tensor, "states"],
+    start: Float[Tensor, "c h w"],
+    end: Float[Tensor, "c h w"],
+    case: Case,
+    k: int,
+) -> Traced:
+    """Scores of class ``k``: state i has the pixels of rank below ``counts[i]`` from ``end``.
+
+    Every state comes from the rank map alone, so they are built on the device a batch at a time.
+    """
+    scores = [
+        case.score(torch.where(rank < count[:, None, None, None], end, start))[:, k]
+        for count in counts.split(case.chunk)
+    ]
+    return Traced(counts.double() / rank.numel(), torch.cat(scores))
+
+
+def pixel_curve(
+    part: Curve, values: Float[Tensor, "h w"], b: Float[Tensor, "c h w"], case: Case, k: int
+) -> list[Traced]:
+    """The curve of a map, and one for each shuffle of its ties."""
+    total = values.numel()
+    steps = torch.arange(part.points + 1, device=values.device)
+    counts = (steps * total / part.points).round().long().unique()
+    start, end = (b, case.x) if part.id == "insertion" else (case.x, b)
+    return [
+        follow(ranks(values, part.id == "lerf", shuffle, case.seed), counts, start, end, case, k)
+        for shuffle in range(part.shuffles + 1)
+    ]
+
+
+def region_curve(
+    part: RegionCurve, values: Float[Tensor, "h w"], b: Float[Tensor, "c h w"], case: Case, k: int
+) -> Traced:
+    """The curve over regions, ordered by the mean of the map in them, ties by index."""
+    labels = _regions(part, case)
+    number = int(labels.max()) + 1
+    sums = torch.zeros(number, dtype=torch.float64, device=labels.device)
+    sizes = sums.index_add(0, labels.flatten(), torch.ones_like(values.flatten()).double())
+    mean = sums.index_add(0, labels.flatten(), values.double().flatten()) / sizes
+    if part.order == "random":
+        index = torch.zeros(1, dtype=torch.int64, device=labels.device)
+        mean = counter.uniform((case.seed, 5), counter.CELLS, index, number)[0]
+    rank = ranks(mean[None], part.order == "lerf")[0]
+    used = min(part.regions, number)
+    counts = torch.arange(used + 1, device=labels.device)
+    curve = follow(rank[labels], counts, case.x, b, case, k)
+    swapped = torch.cat([sizes.new_zeros(1), sizes[rank.argsort()].cumsum(0)[:used]])
+    return Traced(swapped / labels.numel(), curve.score)
+
+
+def _regions(part: RegionCurve, case: Case) -> Int64[Tensor, "h w"]:
+    height, width = case.x.shape[1:]
+    if part.id == "irof":
+        return segment(Slic(id="slic", count=max(2, min(part.regions, 2000))), case)
+    across = -(-width // part.patch)
+    rows, columns = (torch.arange(n, device=case.x.device) // part.patch for n in (height, width))
+    return rows[:, None] * across + columns

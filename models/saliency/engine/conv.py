@@ -1,0 +1,162 @@
+"""A convolution with what follows it: bias, batch norm, addition, activation, in one call.
+
+The kernels that fuse them are oneDNN's on the CPU and cuDNN's on the GPU. Where they are missing,
+or give another answer than plain torch on a small input, plain torch is used.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TOLERANCE = 2e-2  # of a fused kernel against plain torch, relative: bfloat16 rounds at 4e-3
+
+
+class Window(NamedTuple):
+    """Where a spatial operation looks.
+
+    Attributes:
+        kernel: rows and columns, dilation included.
+        stride: down and right.
+        pad: rows above and columns to the left of the map that the first window covers.
+        fill: the value outside of the map, 0 or minus infinity.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int]
+    fill: float = 0.0
+
+
+@dataclass(frozen=True)
+class Conv:
+    """``clamp(conv(x) + bias + other, low, high)``.
+
+    Attributes:
+        weight: [out, in / groups, rows, columns].
+        bias: [out] or None.
+        stride: down and right.
+        pads: zeros above, left, below, right.
+        dilation: of rows and columns.
+        groups: of channels.
+        clamp: least and greatest value of the result, None for none; (0, inf) is ReLU.
+        backend: ``mkldnn``, ``cudnn`` or ``plain``.
+        packed: the weight in the kernel's own order.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    clamp: tuple[float, float] | None = None
+    backend: str = "plain"
+    packed: Tensor | None = None
+
+    @property
+    def window(self) -> Window:
+        """Where each output looks."""
+        rows, columns = self.weight.shape[2:]
+        kernel = ((rows - 1) * self.dilation[0] + 1, (columns - 1) * self.dilation[1] + 1)
+        return Window(kernel, self.stride, self.pads[:2])
+
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Of the whole map, [n, in, h, w]; ``other`` has the result's shape."""
+        top, left, bottom, right = self.pads
+        if (top, left) != (bottom, right):
+            return self.valid(F.pad(x, (left, right, top, bottom)), other)
+        return self._run(x, other, [top, left])
+
+    def valid(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Of a map whose padding is already there."""
+        return self._run(x, other, [0, 0])
+
+    def _run(self, x: Tensor, other: Tensor | None, pad: list[int]) -> Tensor:
+        if self.backend == "mkldnn":
+            return self._mkldnn(x, other, pad)
+        if self.backend == "cudnn" and self.clamp == (0.0, math.inf):
+            return self._cudnn(x, other, pad)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups)
+        if other is not None:
+            y += other
+        return y if self.clamp is None else y.clamp_(*self.clamp)
+
+    def _mkldnn(self, x: Tensor, other: Tensor | None, pad: list[int]) -> Tensor:
+        shape = (pad, list(self.stride), list(self.dilation), self.groups)
+        act, limits = _activation(self.clamp)
+        run = torch.ops.mkldnn._convolution_pointwise
+        if other is None:
+            return run(x, self.packed, self.bias, *shape, act or "none", limits, "")
+        y = run.binary(
+            x, other, self.packed, self.bias, *shape, "add", None, act if act == "relu" else None,
+            [], None,
+        )  # fmt: skip
+        return y.clamp_(*self.clamp) if self.clamp is not None and act != "relu" else y
+
+    def _cudnn(self, x: Tensor, other: Tensor | None, pad: list[int]) -> Tensor:
+        shape = (self.stride, pad, self.dilation, self.groups)
+        if other is None:
+            return torch.cudnn_convolution_relu(x, self.weight, self.bias, *shape)
+        return torch.cudnn_convolution_add_relu(x, self.weight, other, 1.0, self.bias, *shape)
+
+
+def _activation(clamp: tuple[float, float] | None) -> tuple[str | None, list[float]]:
+    """OneDNN's name of a clamp and its limits."""
+    if clamp is None:
+        return None, []
+    return ("relu", []) if clamp == (0.0, math.inf) else ("hardtanh", list(clamp))
+
+
+def fastest(conv: Conv, size: tuple[int, int]) -> Conv:
+    """The same convolution with the fastest kernel of its device.
+
+    Args:
+        conv: a plain one.
+        size: height and width of the maps it will see.
+    """
+    weight = conv.weight.contiguous(memory_format=torch.channels_last)
+    name = kernel_of(weight.device.type, weight.dtype)
+    return _with(replace(conv, weight=weight), name, size)
+
+
+@cache
+def kernel_of(device: str, dtype: torch.dtype) -> str:
+    """The backend that fuses on this device and agrees with plain torch on a small input."""
+    name = {"cpu": "mkldnn", "cuda": "cudnn"}.get(device, "plain")
+    if name == "mkldnn" and dtype != torch.float32:
+        return "plain"
+    try:
+        return name if all(_agrees(name, device, dtype, groups) for groups in (1, 8)) else "plain"
+    except (RuntimeError, AttributeError):  # a build without this kernel
+        return "plain"
+
+
+def _with(conv: Conv, name: str, size: tuple[int, int]) -> Conv:
+    if name != "mkldnn":
+        return replace(conv, backend=name)
+    channels = conv.weight.shape[1] * conv.groups
+    shape = (list(conv.pads[:2]), list(conv.stride), list(conv.dilation), conv.groups)
+    packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *shape, [8, channels, *size])
+    return replace(conv, backend=name, packed=packed)
+
+
+def _agrees(name: str, device: str, dtype: torch.dtype, groups: int) -> bool:
+    """Whether a backend and plain torch give the same, with and without an addition."""
+    numbers = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(*shape, generator=numbers).to(device, dtype)
+        for shape in ((2, 8, 6, 6), (8, 8 // groups, 3, 3), (8,))
+    )
+    x, weight = (v.contiguous(memory_format=torch.channels_last) for v in (x, weight))
+    plain = Conv(weight, bias, (1, 1), (1, 1, 1, 1), (1, 1), groups, (0.0, math.inf))
+    other = _with(plain, name, (6, 6))
+    for added in (None, torch.ones_like(x)):
+        wanted, found = plain(x, added), other(x, added)
+        if (wanted - found).abs().max() > TOLERANCE * (1 + wanted.abs().max()):
+            return False
+    return True

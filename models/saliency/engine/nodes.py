@@ -1,0 +1,96 @@
+"""Reading the nodes of a ``torch.export`` graph."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+
+
+def constants_of(program: torch.export.ExportedProgram) -> dict[str, Tensor]:
+    """Weights, buffers and constants by the names of their placeholders."""
+    signature, state = program.graph_signature, {**program.state_dict, **program.constants}
+    named = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    return {name: state[target].detach() for name, target in named.items()}
+
+
+def needed_by(result: fx.Node) -> set[fx.Node]:
+    """The node and all that it is computed from."""
+    found, todo = set(), [result]
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo += node.all_input_nodes
+    return found
+
+
+def arguments(node: fx.Node, defaults: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """Positional arguments, completed by defaults."""
+    return (*node.args, *defaults[len(node.args) :])
+
+
+def two(value: Any) -> tuple[int, int]:
+    """One number for both axes, or one for each."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return (values * 2)[:2]
+
+
+def paddings(padding: Any, weight: Tensor, dilation: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Zeros above, left, below, right of a convolution's input."""
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding == "same":
+        total = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
+        top, left = (t // 2 for t in total)
+        return top, left, total[0] - top, total[1] - left
+    top, left = two(padding)
+    return top, left, top, left
+
+
+def map_size(node: fx.Node) -> tuple[int, int, int] | None:
+    """Channels, height and width of a value that is a batch of maps."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return None
+    channels, height, width = value.shape[1:]
+    known = all(isinstance(size, int) for size in (channels, height, width))
+    return (channels, height, width) if known else None
+
+
+def packet_of(node: fx.Node) -> Any:
+    """The operation without its overload, in the form that leaves its inputs alone."""
+    return getattr(functional_of(node.target), "overloadpacket", None)
+
+
+def functional_of(target: Any) -> Any:
+    """The form of an in-place operation that leaves its input as it was."""
+    packet = getattr(target, "overloadpacket", None)
+    name = getattr(packet, "__name__", "")
+    if not name.endswith("_") or target.namespace != "aten":
+        return target
+    return getattr(getattr(aten, name[:-1]), target._overloadname)
+
+
+def limits_of(node: fx.Node) -> tuple[float, float] | None:
+    """Limits of an activation that is a clamp."""
+    packet = packet_of(node)
+    if packet == aten.relu:
+        return 0.0, math.inf
+    if packet == aten.relu6:
+        return 0.0, 6.0
+    if packet == aten.hardtanh:
+        low, high = arguments(node, (None, -1.0, 1.0))[1:3]
+        return float(low), float(high)
+    return None
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Batch norm that no convolution could take."""
+    return x * scale + shift

@@ -1,0 +1,91 @@
+"""A net as a list of steps: what each one computes, and where it looks.
+
+Made from the graph of ``torch.export``, for any batch size. Batch norm in evaluation mode is
+folded into the convolution before it; padding, addition and activation become part of it; weights
+are in channels-last order. A step that is local (convolution, pooling, element by element) can be
+asked for a box of its output alone; all others need whole maps.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.saliency.engine.conv import Window
+from models.saliency.engine.threads import each
+
+
+@dataclass(frozen=True)
+class Step:
+    """One value of the net.
+
+    Attributes:
+        name: of the value.
+        inputs: names of the values it is computed from.
+        call: computes it from the whole values.
+        local: computes a box of it from boxes of its inputs, None where it needs them whole.
+        window: where it looks in its first input; None means at the same place. All other inputs
+            are read at the place of the output.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    call: Callable[..., Any]
+    local: Callable[..., Tensor] | None = None
+    window: Window | None = None
+
+
+class Plan:
+    """Runs the steps of a net.
+
+    Args:
+        image: name of the value that the images are.
+        steps: in an order in which each finds its inputs.
+        output: name of the value that the net gives.
+        shapes: channels, height and width of each value that is a batch of maps.
+    """
+
+    def __init__(
+        self,
+        image: str,
+        steps: list[Step],
+        output: str,
+        shapes: Mapping[str, tuple[int, int, int]],
+    ) -> None:
+        self.image, self.steps, self.output, self.shapes = image, steps, output, shapes
+        self.last_use = last_uses(steps, output)
+
+    def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Outputs of a batch; on a CPU each core takes a part of it."""
+        device = images.device.type
+        count = torch.get_num_threads() if device == "cpu" else 1
+        return torch.cat(list(each(self._run, images.chunk(count), device)))
+
+    def _run(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Each value is dropped after its last use."""
+        values: dict[str, Any] = {self.image: images.contiguous(memory_format=torch.channels_last)}
+        for step in self.steps:
+            values[step.name] = step.call(*(values[name] for name in step.inputs))
+            for name in self.last_use[step.name]:
+                del values[name]
+        return values[self.output]
+
+    def values(self, images: Float[Tensor, "n c h w"]) -> dict[str, Any]:
+        """All values of a batch."""
+        values: dict[str, Any] = {self.image: images.contiguous(memory_format=torch.channels_last)}
+        for step in self.steps:
+            values[step.name] = step.call(*(values[name] for name in step.inputs))
+        return values
+
+
+def last_uses(steps: list[Step], output: str) -> dict[str, list[str]]:
+    """For each step the values that no later step needs."""
+    seen = {output}
+    found: dict[str, list[str]] = {}
+    for step in reversed(steps):
+        found[step.name] = [name for name in dict.fromkeys(step.inputs) if name not in seen]
+        seen.update(step.inputs)
+    return found

@@ -1,0 +1,262 @@
+"""Saliency on the CPU beside captum, Quantus and the published RISE algorithm.
+
+    python -m tests.bench.saliency --out FILE.json     # EfficientNet-Lite0 at 224, some minutes
+    python -m tests.bench.saliency --quick             # few windows, to see that it works
+
+Peer and ours alternate in one process on the same image, baseline and net; every answer is checked.
+captum 0.9.0 and Quantus 0.6.0 are installed by hand; a peer that is missing is reported as missing.
+Whole jobs are timed: each of ours includes the base values and, in ``first_s``, also the trace, the
+routes and the kernels that are made once a net and window set.
+"""
+
+import argparse
+import copy
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.saliency import inputs
+from models.saliency.case import Case
+from models.saliency.curves import pixel_curve
+from models.saliency.engine.trace import trace
+from models.saliency.makers import make
+from models.saliency.masks import draw, render
+from models.saliency.methods import FeatureAblation, Grid, Occlusion, Rise
+from models.saliency.metrics import Curve
+from models.saliency.scores import Scorer
+
+SIDE = 224
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    answer = work()
+    return time.perf_counter() - wall, time.process_time() - cpu, answer
+
+
+def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
+    """Each work once to warm up, then ``rounds`` times in turn; its answer is kept."""
+    found: dict[str, Any] = {name: {"wall_s": [], "cpu_s": []} for name in works}
+    for name, work in works.items():
+        found[name]["first_s"], _, found[name]["answer"] = timed(work)
+    for _ in range(rounds):
+        for name, work in works.items():
+            wall, cpu, _ = timed(work)
+            found[name]["wall_s"].append(wall)
+            found[name]["cpu_s"].append(cpu)
+    return found
+
+
+def summary(found: dict[str, Any], ours: str, check: Callable[[Any, Any], float]) -> dict[str, Any]:
+    """Minimum and median of each work, ratios of the best peer to ours, difference of answers."""
+    told: dict[str, Any] = {}
+    for name, entry in found.items():
+        told[name] = {"first_s": round(entry["first_s"], 3)}
+        for clock in ("wall_s", "cpu_s"):
+            told[name][f"{clock}_min"] = round(min(entry[clock]), 4)
+            told[name][f"{clock}_median"] = round(statistics.median(entry[clock]), 4)
+        if name != ours:
+            told[name]["max_difference"] = check(entry["answer"], found[ours]["answer"])
+    peers = [name for name in found if name != ours]
+    for figure in ("wall_s_min", "wall_s_median", "cpu_s_min", "cpu_s_median"):
+        best = min(told[name][figure] for name in peers)
+        told[f"ratio_{figure}"] = round(best / told[ours][figure], 2)
+    return told
+
+
+def gap(a: Any, b: Any) -> float:
+    return float((torch.as_tensor(a).double() - torch.as_tensor(b).double()).abs().max())
+
+
+class Bench:
+    def __init__(self, quick: bool, rounds: int) -> None:
+        self.quick, self.rounds = quick, rounds
+        subject = inputs._pretrained("cpu")
+        self.net = subject.net  # as it comes, for the peers
+        pixels = inputs.prepare(inputs.samples.photo(0), subject, "image")
+        self.x = subject.space.normalise(pixels).float()
+        self.trace_s, _, self.plan = timed(lambda: trace(self.net, (3, SIDE, SIDE)))
+        self.scorer = Scorer(copy.deepcopy(self.net), "prob", plan=self.plan)
+        self.b = torch.zeros_like(self.x)
+        with torch.no_grad():
+            self.target = int(self.net(self.x[None]).argmax())
+
+    def prob(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net(images).softmax(1)
+
+    def case(self, chunk: int = 8) -> Case:
+        """As the job makes it; the scorer with its kept routes lives as long as a job."""
+        target = torch.tensor([self.target])
+        full = self.scorer.read(self.scorer.outputs(self.x[None]))[0, target]
+        return Case(self.x, self.scorer, target, full, 0, chunk)
+
+    def occlusion(self, window: int, stride: int) -> dict[str, Any]:
+        from captum.attr import Occlusion as Peer
+
+        part = Occlusion(id="occlusion", window=window, stride=stride)
+
+        def peer(batch: int) -> torch.Tensor:
+            with torch.no_grad():
+                return Peer(self.prob).attribute(
+                    self.x[None], sliding_window_shapes=(3, window, window),
+                    strides=(3, stride, stride), baselines=0, target=self.target,
+                    perturbations_per_eval=batch,
+                )[0, 0]  # fmt: skip
+
+        works = {f"captum_{n}": (lambda n=n: peer(n)) for n in (1, 8, 32)}
+        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
+        told = summary(interleaved(works, self.rounds), "sextant", gap)
+        return told | {"windows": part.rows(SIDE, SIDE)}
+
+    def ablation(self, cells: int) -> dict[str, Any]:
+        from captum.attr import FeatureAblation as Peer
+
+        part = FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=cells))
+        rows = torch.arange(SIDE) * cells // SIDE
+        labels = (rows[:, None] * cells + rows)[None, None]
+
+        def peer(batch: int) -> torch.Tensor:
+            with torch.no_grad():
+                return Peer(self.prob).attribute(
+                    self.x[None], baselines=0, target=self.target, feature_mask=labels,
+                    perturbations_per_eval=batch,
+                )[0, 0]  # fmt: skip
+
+        works = {f"captum_{n}": (lambda n=n: peer(n)) for n in (1, 8, 32)}
+        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
+        return summary(interleaved(works, self.rounds), "sextant", gap) | {"cells": cells**2}
+
+    def rise(self, count: int) -> dict[str, Any]:
+        """The published algorithm on the same masks; making them is in both times."""
+        part = Rise(id="rise", masks=count)
+
+        def published(batch: int) -> torch.Tensor:
+            masks = render(draw(part, 0, torch.arange(count), SIDE, SIDE), SIDE, SIDE).float()
+            with torch.no_grad():
+                found = [self.prob(self.x * chunk[:, None]) for chunk in masks.split(batch)]
+            scores = torch.cat(found)
+            return (scores.T @ masks.view(count, -1) / count / part.p).view(-1, SIDE, SIDE)[
+                self.target
+            ]
+
+        works = {f"published_{n}": (lambda n=n: published(n)) for n in (4, 100)}
+        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
+        return summary(interleaved(works, self.rounds), "sextant", gap) | {"masks": count}
+
+    def curves(self, step: int) -> dict[str, Any]:
+        """Cost of one state of a deletion curve beside Quantus' PixelFlipping.
+
+        Quantus flips single channel values, three times as many states of another kind, so only
+        costs by state are compared; our curve is checked against a plain loop.
+        """
+        import quantus
+
+        values = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        metric = quantus.PixelFlipping(
+            features_in_step=step, perturb_baseline=0.0, disable_warnings=True,
+            display_progressbar=False, normalise=False, abs=False,
+        )  # fmt: skip
+        part = Curve(id="deletion", points=SIDE * SIDE // step)
+
+        def peer() -> Any:
+            return metric(
+                model=self.net, x_batch=self.x[None].numpy(), y_batch=np.array([self.target]),
+                a_batch=values[None, None].numpy(), device="cpu", softmax=True,
+            )  # fmt: skip
+
+        works = {
+            "quantus": peer,
+            "sextant": lambda: pixel_curve(part, values, self.b, self.case(), 0)[0],
+        }
+        found = interleaved(works, self.rounds)
+        states = {"quantus": np.size(found["quantus"]["answer"][0]), "sextant": part.points + 1}
+        order = values.flatten().argsort(descending=True, stable=True)
+        image = self.x.clone().flatten(1)
+        image[:, order[:step]] = 0
+        with torch.no_grad():
+            second = self.prob(image.view_as(self.x)[None])[0, self.target]
+        gap_of_second = abs(found["sextant"].pop("answer").score[1].item() - second.item())
+        found["quantus"].pop("answer")
+        told: dict[str, Any] = {"states": states, "max_difference": gap_of_second}
+        for name, entry in found.items():
+            for clock in ("wall_s", "cpu_s"):
+                told[f"{name}_{clock}_per_state"] = round(min(entry[clock]) / states[name], 5)
+        for clock in ("wall_s", "cpu_s"):
+            ratio = told[f"quantus_{clock}_per_state"] / told[f"sextant_{clock}_per_state"]
+            told[f"ratio_{clock}_per_state"] = round(ratio, 2)
+        return told
+
+
+def describe() -> dict[str, Any]:
+    versions = {}
+    for name in ("torch", "captum", "quantus", "numpy", "scikit-image"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+         if line.startswith("model name")), platform.processor(),
+    )  # fmt: skip
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def sections(bench: Bench) -> dict[str, Callable[[], dict[str, Any]]]:
+    quick = bench.quick
+    return {
+        "occlusion_32_16": lambda: bench.occlusion(*((112, 56) if quick else (32, 16))),
+        "ablation_14": lambda: bench.ablation(2 if quick else 14),
+        "rise": lambda: bench.rise(8 if quick else 100),
+        "curves": lambda: bench.curves(SIDE * SIDE // 4 if quick else 896),
+        "occlusion_16_8": lambda: bench.occlusion(*((112, 112) if quick else (16, 8))),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    bench = Bench(options.quick, 1 if options.quick else options.rounds)
+    result = {"machine": describe(), "model": "efficientnet_lite0 at 224, float32"}
+    if options.out and options.out.exists() and options.only:
+        result = json.loads(options.out.read_text())
+    result["trace_s"] = round(bench.trace_s, 2)
+    for name, work in sections(bench).items():
+        if options.only and name not in options.only:
+            continue
+        result[name] = work()
+        result[name]["load"] = os.getloadavg()[0]
+        result["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(name, json.dumps(result[name], indent=1), flush=True)
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

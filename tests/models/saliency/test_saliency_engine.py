@@ -1,0 +1,183 @@
+"""The fast engine against the plain net: the same numbers for nets of every shape."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from saliency_nets import case, conv_net, noise
+from torch import nn
+from torch.nn import functional as F
+
+from models.nets.build import build_net
+from models.nets.efficientnet_lite import InvertedResidual
+from models.saliency.engine import incremental
+from models.saliency.engine.boxes import Reach, Reaches, groups, regions_of
+from models.saliency.engine.trace import NotTraceableError, trace
+from models.saliency.makers import make
+from models.saliency.methods import FeatureAblation, Grid, Occlusion
+from models.saliency.scores import Scorer
+
+
+class Mixed(nn.Module):
+    """Concatenation, depthwise and dilated convolutions, pools, a gate over all pixels."""
+
+    def __init__(self, gated: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.deep = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
+        self.side = nn.Conv2d(8, 4, 1)
+        self.last = nn.Conv2d(12, 6, (1, 3), padding="same")
+        self.fc, self.gated = nn.Linear(6, 4), gated
+
+    def forward(self, x):
+        x = F.silu(self.norm(F.pad(self.stem(x), (0, 1, 0, 1))))
+        y = torch.cat([F.relu(self.deep(x), inplace=True), self.side(x).sigmoid()], 1)
+        y = F.max_pool2d(y, 3, 2, 1) + F.avg_pool2d(y, 3, 2, 1)
+        y = F.hardtanh(self.last(y), -0.5, 2.0)
+        if self.gated:
+            y = y * y.mean((2, 3), keepdim=True).sigmoid()
+        return self.fc(y.mean((2, 3)))
+
+
+class Efficient(nn.Module):
+    """Inverted residuals with TensorFlow's uneven padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            InvertedResidual(3, 8, 3, 2, 4), InvertedResidual(8, 8, 5, 1, 4)
+        )
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.blocks(x).mean((2, 3)))
+
+
+def nets():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        found = {
+            "plain": conv_net(),
+            "residual": build_net({"name": "resnet8", "width": 16}, 4),
+            "bottleneck": build_net({"name": "resnet50", "width": 16, "stem": "7x7"}, 4),
+            "mixed": Mixed(),
+            "gated": Mixed(gated=True),
+            "depthwise": Efficient(),
+        }
+    for net in found.values():
+        for part in net.modules():
+            if isinstance(part, nn.BatchNorm2d):  # statistics that are not the initial ones
+                part.running_mean.copy_(noise(part.num_features, seed=3) * 0.1)
+                part.running_var.copy_(noise(part.num_features, seed=4).square() + 0.5)
+        net.eval()
+    return found
+
+
+NETS = nets()
+
+
+@pytest.fixture(scope="module", params=NETS)
+def traced(request):
+    net = NETS[request.param].double()
+    return net, trace(net, (3, 40, 36))
+
+
+def test_plan_computes_what_the_net_computes(traced):
+    """Folding, fused activations and padding are exact in real arithmetic: 1e-10 in float64."""
+    net, plan = traced
+    for count in (1, 3):
+        x = noise(count, 3, 40, 36)
+        with torch.no_grad():
+            torch.testing.assert_close(plan(x), net(x), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.5, 2.0])
+def test_boxes_give_what_whole_images_give(traced, cut):
+    """Windows of any place and size, at any switch to whole maps."""
+    net, plan = traced
+    x, b = noise(3, 40, 36), noise(3, 40, 36, seed=1)
+    masks = torch.zeros(11, 40, 36, dtype=torch.bool)
+    places = [(0, 0, 7, 7), (33, 29, 7, 7), (0, 30, 9, 6), (12, 15, 4, 4), (20, 3, 1, 1)]
+    places += [(i * 5, i * 4, 8, 8) for i in range(5)]
+    for mask, (top, left, height, width) in zip(masks, places, strict=False):
+        mask[top : top + height, left : left + width] = True
+    masks[3, 13, 16] = False  # a window with a hole; the last mask changes nothing
+    changes = incremental.Changes(plan, regions_of(masks), 4, cut)
+    with torch.no_grad():
+        base = incremental.Base(plan, x)
+        found = incremental.in_order(list(changes.outputs(base, b)))
+        expected = net(torch.where(masks[:, None], b, x))
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+
+
+def test_boxes_carry_through_local_steps_and_stop_at_global_ones(traced):
+    """The engine does less work where it can: at least the first convolution goes by boxes."""
+    net, plan = traced
+    masks = torch.zeros(2, 40, 36, dtype=torch.bool)
+    masks[:, 4:8, 4:8] = True
+    regions = regions_of(masks)
+    way = incremental.route(plan, regions, np.arange(2), 0.9, torch.device("cpu"))
+    by_boxes = [work.local for work in way.work]
+    assert by_boxes[0]
+    assert not by_boxes[-1]
+    assert sum(by_boxes) >= (1 if isinstance(net, Mixed) else 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 30), st.integers(1, 9), st.integers(1, 3), st.integers(0, 4), st.integers(0, 29)
+)
+def test_box_rule_holds_every_changed_output(length, kernel, stride, pad, start):
+    """Section 8.1: exactly the outputs whose window meets the changed interval."""
+    kernel, pad, start = min(kernel, length), min(pad, kernel - 1), min(start, length - 1)
+    stop = min(length, start + 3)
+    size = (length + 2 * pad - kernel) // stride + 1
+    reach = Reach(np.array([start]), np.array([stop]), length).through(kernel, stride, pad, size)
+    windows = [range(i * stride - pad, i * stride - pad + kernel) for i in range(size)]
+    touched = [i for i, w in enumerate(windows) if set(w) & set(range(start, stop))]
+    if touched:
+        assert (reach.low[0], reach.high[0]) == (touched[0], touched[-1] + 1)
+    assert 0 <= reach.low[0] < reach.high[0] <= size
+
+
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_groups_hold_every_region_once(count, size):
+    low = np.arange(count) * 7 % 31
+    axis = Reach(low, low + 2, 40)
+    found = groups(Reaches(axis, axis), size)
+    assert sorted(np.concatenate(found).tolist()) == list(range(count))
+    assert max(map(len, found)) <= size
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Occlusion(id="occlusion", window=9, stride=5),
+        FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=5)),
+    ],
+)
+def test_float32_maps_agree_with_the_plain_net(part):
+    """Property 8 with the fused kernels of this machine: 1e-5 in probability."""
+    net = NETS["residual"].float()
+    x, b = noise(3, 40, 36, dtype=torch.float32), torch.zeros(3, 40, 36)
+    plain = case(net, x, "prob", (2, 0))
+    fast = case(net, x, "prob", (2, 0))
+    fast.scorer = Scorer(net, "prob", plan=trace(net, (3, 40, 36)))
+    for _ in range(2):  # the second time with the kept routes
+        torch.testing.assert_close(make(part, fast, b), make(part, plain, b), atol=1e-5, rtol=0)
+
+
+def test_net_that_cannot_be_traced_says_why():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x):
+            x = x.mean((2, 3))
+            return self.fc(x) if x.sum() > 0 else self.fc(-x)
+
+    with pytest.raises(NotTraceableError, match=r"\w+: \w+"):
+        trace(Branches().eval(), (3, 8, 8))

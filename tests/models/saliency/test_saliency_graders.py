@@ -1,0 +1,224 @@
+"""Graders of maps and agreement between maps against their definitions."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from saliency_nets import Linear, case, conv_net, noise
+
+from models.saliency import agreement, metrics, road
+from models.saliency.baselines import Space
+from models.saliency.curves import pixel_curve, ranks, region_curve
+from models.saliency.faithfulness import correlation, infidelity, localisation
+from models.saliency.grade import grade
+from models.saliency.makers import make
+from models.saliency.methods import Control, Occlusion
+
+SPACE = Space([0.0] * 3, [1.0] * 3)
+
+
+def subject(kind="prob"):
+    x, b, net = noise(3, 12, 14), noise(3, 12, 14, seed=1), conv_net().double()
+    return x, b, case(net, x, kind, (2, 0))
+
+
+def curve(name, points=20, **fields):
+    return metrics.Curve(id=name, points=points, **fields)
+
+
+def test_deletion_goes_from_the_image_to_the_baseline():
+    """Property 7; and every state by hand."""
+    _x, b, one = subject()
+    values = noise(12, 14, seed=3)
+    (found,) = pixel_curve(curve("deletion"), values, b, one, 0)
+    assert found.score[0] == pytest.approx(one.full[0].item(), abs=1e-12)
+    assert found.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
+    order = values.flatten().argsort(descending=True)
+    image = one.x.clone().flatten(1)
+    image[:, order[:84]] = b.flatten(1)[:, order[:84]]  # half of 168 pixels
+    middle = one.score(image.view_as(one.x)[None])[0, 0]
+    assert found.score[10] == pytest.approx(middle.item(), abs=1e-12)
+    assert found.share[10] == 0.5
+
+
+def test_insertion_is_the_reversed_deletion_of_the_negated_map():
+    """Property 7."""
+    _x, b, one = subject()
+    values = noise(12, 14, seed=3)
+    (inserted,) = pixel_curve(curve("insertion"), values, b, one, 0)
+    (deleted,) = pixel_curve(curve("deletion"), -values, b, one, 0)
+    torch.testing.assert_close(inserted.score, deleted.score.flip(0), atol=1e-12, rtol=0)
+
+
+def test_monotone_transforms_change_nothing():
+    """Property 7."""
+    _x, b, one = subject()
+    values = noise(12, 14, seed=3)
+    first, second = (
+        pixel_curve(curve("morf"), v, b, one, 0)[0] for v in (values, (3 * values).exp() - 7)
+    )
+    assert torch.equal(first.score, second.score)
+
+
+@pytest.mark.parametrize("name", ["deletion", "insertion", "lerf"])
+def test_flat_curves_have_their_own_level_as_area(name):
+    """Properties 3 and 7: b = x; the trapezoid and the rule of RISE agree."""
+    x, _b, one = subject()
+    (found,) = pixel_curve(curve(name, points=13), noise(12, 14), x, one, 0)
+    level = one.full[0].item()
+    assert found.auc == pytest.approx(level, abs=1e-12)
+    assert found.auc_rise == pytest.approx(level, abs=1e-12)
+    assert found.aopc == pytest.approx(0, abs=1e-12)
+
+
+def test_ties_go_by_index_or_by_seeded_shuffles():
+    values = torch.zeros(4, 5)
+    assert ranks(values, lowest_first=False).flatten().tolist() == list(range(20))
+    first, second = (ranks(values, False, shuffle, 7).flatten() for shuffle in (1, 2))
+    assert first.tolist() != second.tolist()
+    assert sorted(first.tolist()) == list(range(20))
+    assert torch.equal(first, ranks(values, False, 1, 7).flatten())
+    untied = noise(4, 5)
+    assert torch.equal(ranks(untied, False), ranks(untied, False, 3, 1))
+
+
+def test_regions_are_swapped_whole_and_in_order():
+    _x, b, one = subject()
+    part = metrics.RegionCurve(id="region_perturbation", patch=4, regions=3)
+    values = torch.zeros(12, 14).double()
+    values[4:8, 8:12] = 5.0
+    found = region_curve(part, values, b, one, 0)
+    image = one.x.clone()
+    image[:, 4:8, 8:12] = b[:, 4:8, 8:12]
+    assert found.score[1] == pytest.approx(one.score(image[None])[0, 0].item(), abs=1e-12)
+    assert found.share.tolist() == pytest.approx([0, 16 / 168, 32 / 168, 48 / 168])
+
+
+def test_gradient_of_a_linear_score_has_no_infidelity():
+    """Property 1: a map that serves one channel."""
+    w, x = noise(1, 1, 12, 12), noise(1, 12, 12, seed=1)
+    one = case(Linear(w), x)
+    for kind in ("noise", "square"):
+        part = metrics.Infidelity(id="infidelity", perturbation=kind, samples=20, side=4)
+        assert infidelity(part, w[0, 0], one, 0) < 1e-20
+        scaled = part.model_copy(update={"optimal_scale": True})
+        assert infidelity(scaled, 5 * w[0, 0], one, 0) < 1e-20
+        assert infidelity(part, 5 * w[0, 0], one, 0) > 1e-3
+
+
+def test_worth_of_pixels_correlates_perfectly_for_a_linear_score():
+    w, x, b = noise(1, 3, 12, 12), noise(3, 12, 12, seed=1), noise(3, 12, 12, seed=2)
+    one, worth = case(Linear(w), x), (w[0] * (x - b)).sum(0)
+    part = metrics.Correlation(id="faithfulness_correlation", runs=20, subset=30)
+    assert correlation(part, worth, b, one, 0) == pytest.approx(1)
+    assert correlation(part, -worth, b, one, 0) == pytest.approx(-1)
+    assert correlation(part, torch.ones_like(worth), b, one, 0) is None
+
+
+def test_localisation_by_hand():
+    values = torch.zeros(20, 20)
+    values[5, 6], values[15, 15] = 3.0, 1.0
+    box = [4, 10, 9, 14]
+    pointing = [
+        localisation(metrics.Localisation(id="pointing_game", box=box, tolerance=t), values)
+        for t in (3, 4)
+    ]
+    assert pointing == [0, 1]  # the maximum is 4 columns left of the box
+    mass = metrics.Localisation(id="mass_in_box", box=[0, 0, 10, 10])
+    assert localisation(mass, values) == pytest.approx(0.75)
+
+
+def test_imputed_pixels_solve_the_published_system():
+    """Section 5.4, against a dense solve."""
+    x = noise(2, 7, 6)
+    removed = noise(3, 7, 6, seed=4) > 0.2
+    found = road.impute(x, removed)
+    weights = {
+        (a, b): road.KERNEL[a + 1][b + 1] for a, b in itertools.product((-1, 0, 1), repeat=2)
+    }
+    for state, gone in enumerate(removed):
+        for row, column in gone.nonzero().tolist():
+            near = {
+                (row + a, column + b): w
+                for (a, b), w in weights.items()
+                if w and 0 <= row + a < 7 and 0 <= column + b < 6
+            }
+            mean = sum(w * found[state, :, i, j] for (i, j), w in near.items())
+            torch.testing.assert_close(
+                found[state, :, row, column], mean / sum(near.values()), atol=1e-5, rtol=0
+            )
+        assert torch.equal(found[state][:, ~gone], x[:, ~gone])
+
+
+@given(st.integers(0, 1000))
+def test_agreement_is_symmetric_and_perfect_with_itself(seed):
+    """Property 12."""
+    a, b = noise(12, 12, seed=seed).numpy(), noise(12, 12, seed=seed + 1).numpy()
+    one, other = agreement.compare(a, b), agreement.compare(b, a)
+    for name, value in one.items():
+        assert value == pytest.approx(other[name], abs=1e-9), name
+    same = agreement.compare(a, a)
+    assert same.pop("centre_shift") == 0
+    assert all(value == pytest.approx(1) for value in same.values())
+    monotone = agreement.compare(np.exp(a), b)
+    assert monotone["spearman"] == pytest.approx(one["spearman"], abs=1e-9)
+    assert all(0 <= one[name] <= 1 for name in one if name.startswith("iou"))
+
+
+def test_constant_maps_give_null_with_a_reason():
+    told = agreement.compare(np.zeros((9, 9)), noise(9, 9).numpy())
+    assert told["spearman"] is None
+    assert told["reason"] == "a map is constant"
+    matrix = agreement.spearman_matrix(np.stack([np.zeros((9, 9)), noise(9, 9).numpy()]))
+    assert np.isnan(matrix[0]).all()
+    assert matrix[1, 1] == pytest.approx(1)
+
+
+def test_top_sets_tied_at_the_threshold_are_not_compared():
+    a = np.zeros((20, 20))
+    a[:2] = 1.0
+    assert agreement.top_iou(a, noise(20, 20).numpy(), 0.2) is None
+
+
+def test_spearman_matrix_is_that_of_scipy():
+    maps = np.round(noise(4, 6, 6).numpy(), 0)  # with ties
+    matrix = agreement.spearman_matrix(maps)
+    for i, j in itertools.combinations(range(4), 2):
+        assert matrix[i, j] == pytest.approx(agreement.compare(maps[i], maps[j])["spearman"])
+
+
+def test_krippendorff_is_one_where_raters_agree():
+    ranks_of = np.array([[1.0, 2, 3, 4]] * 3)
+    assert agreement.krippendorff(ranks_of) == pytest.approx(1)
+    assert agreement.krippendorff(np.array([[1.0, 2], [2.0, 1]])) < 0
+
+
+def run_grader(part, method, one):
+    values = make(method, one, torch.zeros_like(one.x))
+    return grade(
+        part, values, one, 0, SPACE, lambda other: make(method, other, torch.zeros_like(other.x))
+    ).value
+
+
+def test_randomisation_shows_which_maps_depend_on_the_net():
+    """Section 5.6: a control is not moved by new weights or another class, an occlusion map is."""
+    one = subject()[2]
+    occlusion, edge = Occlusion(id="occlusion", window=4, stride=2), Control(id="edge")
+    for name in ("mprt", "random_logit"):
+        part = metrics.Randomisation(id=name, layers=2)
+        assert run_grader(part, edge, one) == pytest.approx(1)
+        assert run_grader(part, occlusion, one) < 0.9
+
+
+def test_robustness_of_a_linear_score_is_that_of_its_input():
+    """Occlusion of a linear score moves with x alone; maximum and mean are in order."""
+    one = subject()[2]
+    part = metrics.Robustness(id="sensitivity_max", samples=4)
+    occlusion = Occlusion(id="occlusion", window=4, stride=2)
+    largest = run_grader(part, occlusion, one)
+    mean = run_grader(part.model_copy(update={"id": "sensitivity_avg"}), occlusion, one)
+    assert 0 < mean <= largest
+    assert run_grader(part, Control(id="centre_gaussian"), one) == 0

@@ -1,0 +1,179 @@
+"""The jobs saliency.evaluate and saliency.sweep on a small net, from spec to files."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+from saliency_nets import conv_net
+
+from models.core.errors import SpecError
+from models.core.run import StoppedError
+from models.saliency import analysis, inputs
+from models.saliency.baselines import Space
+from models.saliency.evaluate import evaluate
+from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
+from models.saliency.study import Graded, Key
+from models.saliency.sweep import sweep
+
+FIELDS = {
+    "model": {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"},
+    "images": [{"dataset": "photos", "index": 0}, {"dataset": "photos", "index": 1}],
+    "methods": [
+        {"id": "occlusion", "window": 8, "stride": 4},
+        {"id": "occlusion", "window": 12, "stride": 6},
+        {"id": "rise", "masks": 16, "estimator": "slope"},
+        {"id": "edge"},
+    ],
+    "baselines": [{"id": "black"}, {"id": "gray"}],
+    "graders": [
+        {"id": "deletion", "points": 4},
+        {"id": "insertion", "points": 4, "baseline": {"id": "black"}},
+        {"id": "insertion", "points": 4, "baseline": {"id": "gray"}},
+    ],
+    "batch": 16,
+}
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """A small net of 24 x 24 pixels in place of a checkpoint."""
+    subject = inputs.Subject(
+        conv_net(), list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0
+    )
+    monkeypatch.setattr(inputs, "load_subject", lambda *_: subject)
+
+
+def the_sweep(**fields):
+    return SaliencySweep.model_validate(
+        {"kind": "saliency.sweep", "seeds": [0, 1], **FIELDS, **fields}
+    )
+
+
+def events(run):
+    return [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
+
+
+def test_sweep_makes_every_map_once(new_run):
+    """Section 6.1: without a baseline once, random ones with every seed; rows as planned."""
+    run, spec = new_run(), the_sweep()
+    sweep(spec, run)
+    told = json.loads((run.dir / "sweep.json").read_text())
+    assert len(told["grades"]) == 2 * (2 + 2 + 2 * 2 + 1)
+    progress = [event for event in events(run) if event["type"] == "progress"]
+    assert progress[-1]["step"] == progress[-1]["total_steps"] == told["rows"]
+    archive = np.load(run.dir / "maps.npz", allow_pickle=False)
+    index = json.loads(str(archive["index"]))
+    assert len(index) == len(told["grades"])
+    assert all(archive[entry["key"]].shape == (24, 24) for entry in index)
+    assert {entry["seed"] for entry in index if entry["method"] == "rise"} == {0, 1}
+    floor = told["divergence"]["rise"]["seed"]
+    assert 0 < floor["least"] <= floor["mean"] <= floor["greatest"]
+    assert set(told["divergence"]["occlusion"]) == {"baseline", "hyper-parameter"}
+    assert set(told["winner_changes_with_baseline"]) == {"insertion"}
+    assert set(told["controls_not_beaten"]["deletion@zero"]) == {"edge"}
+
+
+def test_report_is_one_file_with_its_pictures(new_run):
+    run = new_run()
+    sweep(the_sweep(), run)
+    page = (run.dir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len([*run.dir.glob("*.png")]) == 5
+    assert "http" not in page.partition("base64")[0]
+    for picture in run.dir.glob("*.png"):
+        assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 20
+
+
+def test_sweep_goes_on_where_it_stopped(new_run):
+    """In the middle: the finished maps are kept, and the end is that of a run without a stop."""
+    stopped, whole = new_run(), new_run()
+    spec = the_sweep(images=FIELDS["images"][:1])
+    log, left = stopped.log, [5]
+
+    def counting(step, **values):
+        log(step, **values)
+        left[0] -= 1
+        if left[0] == 0:
+            stopped.request_stop("test")
+
+    stopped.log = counting
+    with pytest.raises(StoppedError):
+        sweep(spec, stopped)
+    (saved,) = [event for event in events(stopped) if event.get("role") == "checkpoint"]
+    assert saved["step"] > 0
+    resumed = new_run(resume=stopped, step=saved["step"])
+    sweep(spec, resumed)
+    sweep(spec, whole)
+    for name in ("grades.csv", "curves.csv", "maps.npz"):
+        assert (resumed.dir / name).read_bytes() == (whole.dir / name).read_bytes(), name
+
+
+def test_evaluate_leaves_tables_and_agreement(new_run):
+    run = new_run()
+    spec = SaliencyEvaluate.model_validate({"kind": "saliency.evaluate", **FIELDS})
+    evaluate(spec, run)
+    told = json.loads((run.dir / "metrics.json").read_text())
+    assert len(told["agreement"]) == 2 * 7 * 6 / 2
+    rows = (run.dir / "grades.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 7 * 3
+    assert (run.dir / "curves.csv").read_text().count("\n") == 1 + 2 * 7 * 3 * 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"methods": [{"id": "occlusion_raw"}]}, "use occlusion"),
+        (
+            {"model": {"pretrained": "efficientnet_lite0"}, "max_rows": 10},
+            r"needs [\d,]+ rows.*max_rows allows 10",
+        ),
+        ({"graders": [{"id": "pointing_game", "box": [5, 5, 5, 9]}]}, "holds no pixel"),
+        ({"graders": [{"id": "taste"}]}, "Input tag 'taste'"),
+    ],
+)
+def test_specs_that_cannot_work_are_refused(fields, expected):
+    with pytest.raises(ValidationError, match=expected):
+        the_sweep(**fields)
+
+
+def test_too_many_rows_for_an_own_net_are_refused_before_the_first(new_run):
+    with pytest.raises(SpecError, match="max_rows allows 10"):
+        sweep(the_sweep(max_rows=10), new_run())
+
+
+def key(method="occlusion-1", baseline="black", seed=0):
+    return Key("image", method, baseline, seed, 0)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (key(baseline="gray"), "baseline"),
+        (key("occlusion-2"), "hyper-parameter"),
+        (key(seed=1), "seed"),
+        (key("rise"), "method"),
+        (key("edge", "none"), "method"),
+        (key("occlusion-2", "gray"), None),
+    ],
+)
+def test_factors_are_told_apart(other, expected):
+    """Section 6.3: only pairs that differ in one thing count for it."""
+    assert analysis.factor(key(), other) == expected
+
+
+def test_divergence_is_zero_for_equal_maps_and_one_for_unrelated_ranks():
+    up = np.arange(16.0).reshape(4, 4)
+    found = Graded({key(): up, key(baseline="gray"): up**3, key(seed=1): up[::-1, ::-1]})
+    told = analysis.divergence(found, 0)["occlusion"]
+    assert told["baseline"]["mean"] == pytest.approx(0)
+    assert told["seed"]["mean"] == pytest.approx(2)  # the reversed order
+
+
+def test_lower_grades_of_deletion_are_better():
+    found = Graded(
+        {key(): np.eye(3), key(baseline="gray"): np.eye(3)},
+        {key(): {"deletion@zero": 0.1}, key(baseline="gray"): {"deletion@zero": 0.4}},
+    )
+    good = analysis.goodness(found, ["deletion@zero"])["deletion@zero"]
+    assert good.tolist() == [[-0.1, -0.4]]
