@@ -78,7 +78,7 @@ def trace(net: nn.Module, shape: tuple[int, int, int]) -> Plan:
     """
     parameter = next(net.parameters())
     example = torch.zeros(EXAMPLES, *shape, dtype=parameter.dtype, device=parameter.device)
-    batch = torch.export.Dim("batch", min=1, max=2**20)
+    batch = torch.export.Dim.DYNAMIC
     try:
         program = torch.export.export(net, (example,), dynamic_shapes=({0: batch},), strict=False)
         return _Builder(program).plan()
