@@ -9,10 +9,11 @@ from pydantic import Field
 from models.core.run import Run
 from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.lcw.spec import LcwSample, LcwTrain
 from models.saliency.spec import SaliencyMap
 
 JobSpec = Annotated[
-    DynamicDownsamplingTrain | SaliencyMap,
+    DynamicDownsamplingTrain | LcwTrain | LcwSample | SaliencyMap,
     Field(discriminator="kind"),
 ]
 

@@ -6,7 +6,7 @@ import triton.language as tl  # ty: ignore
 
 
 @triton.jit
-def pair_sums(
+def pair_sums(  # noqa: C901  # one program
     left,  # [n, D + 2] rows (-p, h, 1), h = (1 + |p|^2) / 2
     right,  # [m, D + 2] rows (p, 1, h)
     coefficients,  # Q, then R, the highest power first

@@ -21,12 +21,12 @@ def gather(x: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004  # autograd's signature
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004  # autograd's signature
         ranks = dist.get_world_size()
         return grads[0].chunk(ranks)[dist.get_rank()] * ranks
