@@ -52,7 +52,7 @@ def two_sample(
     """d2(X, Y) = T [mean phi(xx) + mean phi(yy) - 2 mean phi(xy)], T = 1 / (2 sqrt(pi gamma)).
 
     phi takes |a - b|^2 / (4 gamma). The sums are float64, products float32 or float64 whatever the
-    autocast; the points are centred first. Once differentiable.
+    autocast; the target is centred first. Once differentiable.
 
     Args:
         x: points, one a row.
@@ -186,7 +186,7 @@ def _sweep(
 ) -> tuple[Tensor, list[Tensor]]:
     """Value in float64 and the wanted gradients; without y only x's own pairs count."""
     n, m, dim = len(x), len(y), x.shape[1]
-    centre = torch.cat([x.mean(0, keepdim=True), y.mean(0, keepdim=True)] if m else [x]).mean(0)
+    centre = (y if m else x).mean(0)
     c, kernel = profile.scale(dim) / form.gamma, profile.make(dim, form.mode, x.dtype)
     a, b = (
         pairs.sample(points - centre, c, gradient=need)
@@ -199,7 +199,7 @@ def _sweep(
             found = fused.add_pairs(left, right, kernel, weight * scale)
         else:
             found = pairs.add_pairs(left, right, kernel, weight * scale, form.rows, form.columns)
-        total += weight * scale * (found - diagonal)
+        total.add_(found - diagonal if diagonal else found, alpha=weight * scale)
     return total, [pairs.gradient(p, p.slopes, c) for p in (a, b) if p.slopes is not None]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.lcw.profile import Profile, evaluate
 
 ROWS, COLUMNS = 256, 1024  # float32 block of 1 MiB
-FOLD = 16  # rows added in the block's own format before sums go on in float64
+FOLD = 4  # rows added in the block's own format before sums go on in float64
 
 
 class Sample(NamedTuple):
@@ -39,11 +39,12 @@ class Sample(NamedTuple):
 def sample(x: Float[Tensor, "n d"], c: float, *, gradient: bool) -> Sample:
     """Prepare points, given c = K / gamma."""
     n, d = x.shape
-    p = x * math.sqrt(2 * c)
-    h = p.square().sum(1, keepdim=True).add_(1).mul_(0.5)
-    one = torch.ones_like(h)
-    slopes = x.new_zeros(n, d + 1) if gradient else None
-    return Sample(torch.cat([-p, h, one], 1), torch.cat([p, one, h], 1), slopes)
+    left, right = x.new_ones(2, n, d + 2)
+    p = torch.mul(x, math.sqrt(2 * c), out=right[:, :d])
+    torch.neg(p, out=left[:, :d])
+    h = torch.linalg.vecdot(p, p).add_(1).mul_(0.5)
+    left[:, d], right[:, d + 1] = h, h
+    return Sample(left, right, x.new_zeros(n, d + 1) if gradient else None)
 
 
 def gradient(points: Sample, slopes: Float[Tensor, "n wide"], c: float) -> Float[Tensor, "n d"]:
@@ -74,7 +75,7 @@ def add_pairs(
         if diagonal:
             q.fill_diagonal_(1)
         value, slope = evaluate(profile, q, slope=slopes)
-        total += _sum(value) * (2 if own and not diagonal else 1)
+        total.add_(_sum(value), alpha=2 if own and not diagonal else 1)
         factor = weight * (2 if own else 1)  # an own pair moves with either of its points
         _add(a.slopes, i, slope, b.right[j], factor)
         if not diagonal:
@@ -90,6 +91,8 @@ def _add(slopes: Tensor | None, at: slice, slope: Tensor, right: Tensor, weight:
 def _sum(block: Tensor) -> Tensor:
     """Sum in float64; rows are first added in groups, which is exact enough and far cheaper."""
     whole = len(block) // FOLD * FOLD
+    if whole == len(block):
+        return block.view(-1, FOLD, block.shape[1]).sum(1).sum(dtype=torch.float64)
     head = block[:whole].view(-1, FOLD, block.shape[1]).sum(1).sum(dtype=torch.float64)
     return head + block[whole:].sum(dtype=torch.float64)
 
