@@ -2,8 +2,8 @@
 
     python -m tests.bench.lcw [--quick] [--out FILE.json]
 
-All forms do the same work (float32, gradient for x only) on the same points in one process, in turn;
-value and gradient are compared with float64. ``cw-torch`` takes part where it is installed.
+All forms do the same work (float32, gradient for x only) on the same points in one process, in
+turn; value and gradient are compared with float64. ``cw-torch`` takes part where it is installed.
 """
 
 import argparse
@@ -70,7 +70,10 @@ def compare(n, d, rounds):
     for name, taken in times.items():
         row = {}
         for clock, seconds in taken.items():
-            row |= {f"{clock}_min": min(seconds[1:]), f"{clock}_median": statistics.median(seconds[1:])}
+            row |= {
+                f"{clock}_min": min(seconds[1:]),
+                f"{clock}_median": statistics.median(seconds[1:]),
+            }
         v, g = exact if name == "ours_exact" else (value, gradient)
         if name != "ours_without_yy":
             row["value_error"] = abs(results[name][0].item() / v.item() - 1)
@@ -114,12 +117,12 @@ def peak(name, n, d):
 def end_to_end(steps):
     """CPU seconds of a whole training step of the 28 x 28 MLP, n = 256, d = 8."""
     losses = {
-        "squared_error": lambda x, z, y: objectives.squared_error(x, y),
+        "squared_error": lambda x, _, y: objectives.squared_error(x, y),
         "cw2_ours": lambda x, z, y: objectives.autoencoder(Phase1(), x, z, y, 0.3081),
-        "cw2_cdist": lambda x, z, y: torch.log(
-            cdist_form(y.flatten(1), x.flatten(1), silverman(0.3081, len(x)))
-        )
-        + torch.log(normality(z) + 1e-7),
+        "cw2_cdist": lambda x, z, y: (
+            torch.log(cdist_form(y.flatten(1), x.flatten(1), silverman(0.3081, len(x))))
+            + torch.log(normality(z) + 1e-7)
+        ),
     }
     times = {name: [] for name in losses}
     states = {}

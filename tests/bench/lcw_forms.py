@@ -38,7 +38,11 @@ def gram_form(x, y, gamma):
 def machine(device="cpu"):
     """What the figures depend on."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    found = {"python": platform.python_version(), **describe(device), "commit": commit.stdout.strip()}
+    found = {
+        "python": platform.python_version(),
+        **describe(device),
+        "commit": commit.stdout.strip(),
+    }
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
