@@ -9,11 +9,13 @@ from pydantic import Field
 from models.core.run import Run
 from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.lcw.spec import LcwSample, LcwTrain
 from models.saliency.spec import SaliencyMap
 from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
 
 JobSpec = Annotated[
     DynamicDownsamplingTrain | SaliencyMap | SaliencyEvaluate | SaliencySweep,
+    DynamicDownsamplingTrain | LcwTrain | LcwSample | SaliencyMap,
     Field(discriminator="kind"),
 ]
 

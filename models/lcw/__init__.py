@@ -1,0 +1,1 @@
+"""Generative model with kernel distances: Cramer-Wold autoencoder and latent generator."""

@@ -1,0 +1,170 @@
+"""Scores of samples, of peers on the same data, and the floors beside them."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from models.core.device import generator
+from models.core.errors import DataMissingError, SpecError
+from models.core.run import Run
+from models.lcw import distance, objectives, scores
+from models.lcw.features import make
+from models.lcw.nets import in_parts
+from models.lcw.parts import FEATURE_DIMS
+from models.lcw.setup import Data, encode, pixels
+from models.lcw.spec import LcwTrain
+from models.lcw.stages import Job, noise
+
+LATENTS = 4096  # of the distance between encoded and generated latents, at most
+
+
+def to_bytes(images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n h w c"]:
+    """Images in [0, 1] as bytes, truncated as in the authors' protocol."""
+    return (images.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def decode(decoder: torch.nn.Module, latents: Float[Tensor, "n d"]) -> UInt8[Tensor, "n h w c"]:
+    """Latents to bytes, in parts."""
+    return torch.cat([to_bytes(in_parts(decoder, part)) for part in latents.split(1024)])
+
+
+def evaluate(job: Job, data: Data, run: Run) -> tuple[dict[str, Any], UInt8[Tensor, "n h w c"]]:
+    """All figures of the method, its peers and the floors, and the samples of the method.
+
+    Raises:
+        SpecError: if there are too few test images for a Frechet distance.
+        DataMissingError: if a package of a baseline or of the features is missing.
+        StoppedError: if a stop was requested.
+    """
+    spec = job.spec
+    check(spec, len(data.train), len(data.test))
+    features = make(spec, data, run)
+    real, held = features.of(data.train), features.of(data.test)
+    found: dict[str, Any] = {
+        "features": features.about,
+        "num_samples": spec.evaluation.num_samples,
+        "seed": spec.seed,
+        "reference": {"set": "training images", "count": len(data.train)},
+        "floor": {"set": "test images", **_score(held, real, spec)},
+        "scores": {},
+    }
+    kept = data.train[:0]
+    for name, latents, decoder in _sources(job, data):
+        run.check_stop()
+        made = decode(decoder, latents)
+        kept = made if name == "lcw" else kept
+        values = _score(features.of(made), real, spec)
+        # The floor has fewer images; the distance depends on the number.
+        values["frechet_at_floor_count"] = scores.frechet(features.of(made[: len(held)]), real)
+        found["scores"][name] = values
+        run.progress(len(found["scores"]), len(_names(spec)), phase="scores", unit="generator")
+    found |= {"reconstruction": _reconstruction(job, data), "latent": _latent(job, data)}
+    found["memorisation"] = _memorisation(kept, data)
+    return found, kept
+
+
+def check(spec: LcwTrain, train: int, test: int) -> None:
+    """Refuse sets that are too small for the features.
+
+    Raises:
+        SpecError: if a covariance would be singular.
+    """
+    dim = FEATURE_DIMS[spec.evaluation.features]
+    if min(train, test) <= dim:
+        raise SpecError(
+            f"{train} training and {test} test images: a Frechet distance in the {dim} dimensions"
+            f" of {spec.evaluation.features} needs more than {dim} of each",
+            hint="use more images, or evaluation.features fd_clf (64 dimensions)",
+        )
+
+
+def _names(spec: LcwTrain) -> list[str]:
+    return ["lcw", *spec.evaluation.baselines]
+
+
+def _sources(job: Job, data: Data) -> Iterator[tuple[str, Tensor, torch.nn.Module]]:
+    """Name, latents to decode, and the decoder of each generator."""
+    spec, nets, run = job.spec, job.nets, job.run
+    count, dim = spec.evaluation.num_samples, spec.arch.latent_dim
+    for name in _names(spec):
+        if name == "lcw":
+            draws = noise(spec.seed, "samples", 0, (count, spec.arch.inputs), run.device)
+            yield name, in_parts(nets["generator"], draws), nets["decoder"]
+            continue
+        normal = noise(spec.seed, "samples", 0, (count, dim), run.device)
+        if name == "gmm10":
+            yield name, mixture(encode(nets["encoder"], data.train), count, spec), nets["decoder"]
+        elif name == "normal":
+            yield name, normal, nets["decoder"]
+        else:
+            yield name, normal, nets[f"{name}_decoder"]
+
+
+def mixture(encoded: Float[Tensor, "n d"], count: int, spec: LcwTrain) -> Float[Tensor, "m d"]:
+    """Samples of a mixture of 10 Gaussians with full covariances, fitted to the latents.
+
+    Raises:
+        DataMissingError: if scikit-learn is not installed.
+    """
+    try:
+        fit = import_module("sklearn.mixture").GaussianMixture
+    except ImportError as error:
+        raise DataMissingError(
+            "the baseline gmm10 needs the package sklearn",
+            hint="install sextant[samples] where the worker is, or leave gmm10 out",
+        ) from error
+    points = encoded.cpu().double().numpy()
+    model = fit(min(10, len(points)), random_state=spec.seed % 2**31, reg_covar=1e-6)
+    model.fit(points)
+    drawn = torch.from_numpy(model.sample(count)[0]).float()
+    # scikit-learn returns one component after the other
+    order = torch.randperm(count, generator=generator(spec.seed, "mixture", 0))
+    return drawn[order].to(encoded.device)
+
+
+def _score(made: Tensor, real: Tensor, spec: LcwTrain) -> dict[str, float | int]:
+    values: dict[str, float | int] = {"count": len(made), "frechet": scores.frechet(made, real)}
+    if spec.evaluation.kid:
+        values["kid"], values["kid_spread"] = scores.kid(made, real, spec.seed)
+    some = slice(0, 10_000)  # of the pairwise distances
+    return values | scores.prdc(real[some], made[some], spec.evaluation.prdc_k)
+
+
+def _reconstruction(job: Job, data: Data) -> float:
+    """Mean over test images of the sum of squared errors, values in [0, 1]."""
+    decoder, total = job.nets["decoder"], 0.0
+    for part in data.test.split(1024):
+        images = pixels(part)
+        decoded = in_parts(decoder, in_parts(job.nets["encoder"], images))
+        total += objectives.squared_error(images, decoded).item() * len(part)
+    return total / len(data.test)
+
+
+def _latent(job: Job, data: Data) -> dict[str, float]:
+    """How the latents of test images lie, to N(0, I) and to generated ones."""
+    spec = job.spec
+    z = encode(job.nets["encoder"], data.test[:LATENTS])
+    shape = (len(z), spec.arch.inputs)
+    made = in_parts(job.nets["generator"], noise(spec.seed, "latents", 0, shape, job.run.device))
+    gamma = max(distance.silverman(z.std().item(), len(z)), 1e-12)
+    return {
+        "std": z.std().item(),
+        "dead_dimensions": int((z.std(0) < 1e-3 * z.std()).sum()),
+        "cw_to_normal": distance.normality(z).item(),
+        "cw_to_generated": distance.two_sample(made, z, gamma, "exact").item(),
+        **objectives.mardia(z),
+    }
+
+
+def _memorisation(made: Tensor, data: Data) -> dict[str, float]:
+    """Distances in pixels from samples, and from test images, to the nearest training image."""
+    some, train = 1000, pixels(data.train).flatten(1)
+    gaps = {
+        name: scores.nearest(pixels(images[:some]).flatten(1), train)[1].median().item()
+        for name, images in (("samples", made), ("test_images", data.test))
+    }
+    return {f"median_nearest_{name}": gap for name, gap in gaps.items()}

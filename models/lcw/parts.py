@@ -1,0 +1,163 @@
+"""The groups of fields of lcw.train. Torch-free."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from models.core.errors import SpecError
+from models.core.spec import Int, Part
+
+FEATURE_DIMS = {"fd_clf": 64, "fd_effnetlite0": 1280}
+TRAINED = ("cwae", "wae_mmd", "swae")
+Phi = Literal["exact", "asymptotic"]
+
+
+class GeneratorShape(Part):
+    """The net from noise to latents: blocks of Linear, BatchNorm, ReLU."""
+
+    depth: Int = Field(default=5, ge=1, le=20, description="Blocks")
+    width: Int = Field(default=512, ge=2, le=8192, description="Units of a block")
+
+
+class Architecture(Part):
+    """Encoder, decoder and latent generator."""
+
+    preset: Literal["auto", "mlp", "conv"] = Field(
+        default="auto", description="auto: conv for colour images whose side allows it, else mlp"
+    )
+    latent_dim: Int = Field(default=8, ge=2, le=512)
+    noise_dim: Int | None = Field(
+        default=None, ge=1, le=512, description="Of the generator's input; latent_dim if left out"
+    )
+    width: Int | None = Field(
+        default=None,
+        ge=4,
+        le=4096,
+        description="Hidden units of mlp (256), or channels of the first convolution (64)",
+    )
+    depth: Int = Field(default=3, ge=1, le=5, description="Convolutions of conv, each halving")
+    generator: GeneratorShape = GeneratorShape()
+
+    @property
+    def inputs(self) -> int:
+        """Width of the noise."""
+        return self.noise_dim or self.latent_dim
+
+    def resolve(self, side: int, channels: int) -> "Architecture":
+        """The same with every choice made."""
+        fits = channels == 3 and side % 2**self.depth == 0
+        preset = ("conv" if fits else "mlp") if self.preset == "auto" else self.preset
+        return self.model_copy(
+            update={
+                "preset": preset,
+                "noise_dim": self.inputs,
+                "width": self.width or (64 if preset == "conv" else 256),
+            }
+        )
+
+    def check(self, side: int, channels: int, *, square: bool = True) -> None:
+        """Refuse images that the encoder cannot take.
+
+        Raises:
+            SpecError: if they are not square, or convolutions do not divide their side.
+        """
+        if not square:
+            raise SpecError("the images are not square: give images.image_size")
+        shape = self.resolve(side, channels)
+        if shape.preset == "conv" and side % 2**shape.depth:
+            raise SpecError(
+                f"arch.preset conv halves the side {shape.depth} times and images are of {side}"
+                f" pixels: give images.image_size as a multiple of {2**shape.depth}, a lower"
+                " arch.depth, or preset mlp"
+            )
+
+
+class Gamma(Part):
+    """Smoothing variance of a two-sample distance."""
+
+    gamma_mode: Literal["fixed", "dynamic", "value"] = Field(
+        default="fixed",
+        description="Silverman's rule for the whole target, for each batch of it, or a value",
+    )
+    gamma: float | None = Field(
+        default=None, gt=0, le=1e6, description="Smoothing variance, with gamma_mode value"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Gamma":
+        if (self.gamma_mode == "value") != (self.gamma is not None):
+            raise ValueError("gamma goes with gamma_mode value: give both or neither")
+        return self
+
+
+class Phase(Gamma):
+    """Length and step of a phase."""
+
+    batch_size: Int = Field(default=256, ge=8, le=65_536, description="Images or latents a step")
+    lr: float = Field(default=2e-3, ge=1e-5, le=1e-1, description="Rate of Adam")
+    max_steps: Int = Field(default=5000, ge=1, le=10_000_000, description="Optimizer steps")
+    patience: Int | None = Field(
+        default=None, ge=1, le=1000, description="Stop after so many validations without a gain"
+    )
+    validate_every: Int = Field(default=500, ge=1, le=1_000_000, description="In steps")
+
+
+class Phase1(Phase):
+    """The autoencoder. ae: squared error; cwae: + penalty log d2(z, N); cw2: log d2(y, x) + it."""
+
+    objective: Literal["ae", "cwae", "cw2"] = "cw2"
+    penalty: float = Field(
+        default=1.0, ge=0, le=1e6, description="Weight of the latent's term (lambda); not for ae"
+    )
+    phi_latent: Literal["exact", "asymptotic", "imq"] = "exact"
+    phi_data: Phi = "asymptotic"
+    eps: float = Field(default=1e-7, ge=1e-12, le=1e-3, description="Added inside the logarithms")
+
+
+class Phase2(Phase):
+    """The latent generator, trained against the frozen encoder's latents."""
+
+    phi: Phi = Field(default="asymptotic", description="Kernel; exact is needed below 4 dimensions")
+    reference: Literal["batch", "full"] = Field(
+        default="batch", description="Encoded images of a step: a batch, or all of them"
+    )
+    statistic: Literal["v", "u"] = Field(
+        default="v", description="u: leave a generated point's pair with itself out"
+    )
+
+
+class Evaluation(Part):
+    """How samples are judged. A score is named after its features and is not the usual FID."""
+
+    features: Literal["fd_clf", "fd_effnetlite0"] = Field(
+        default="fd_clf",
+        description="fd_clf: a classifier trained here on the labels; fd_effnetlite0: ImageNet's."
+        " Scores in Inception features need weights that do not come with the service",
+    )
+    num_samples: Int = Field(default=10_000, ge=2, le=1_000_000, description="Images to draw")
+    kid: bool = True
+    prdc_k: Int = Field(default=5, ge=1, le=100, description="Neighbours of precision and recall")
+    baselines: list[Literal["gmm10", "normal", "cwae", "wae_mmd", "swae"]] = Field(
+        default=["gmm10", "normal"],
+        max_length=5,
+        description="Peers on the same data: the last three train autoencoders of their own",
+    )
+    classifier_steps: Int = Field(
+        default=1000, ge=1, le=1_000_000, description="Of the classifier behind fd_clf"
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> "Evaluation":
+        dim = FEATURE_DIMS[self.features]
+        if self.num_samples <= dim:
+            raise ValueError(
+                f"num_samples {self.num_samples}: a Frechet distance in the {dim} dimensions of"
+                f" {self.features} needs more than {dim} samples; 10 times as many are better"
+            )
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError("baselines names one twice: give each once")
+        return self
+
+    def trained_baselines(self) -> list[str]:
+        """Those with an autoencoder of their own, in the order given."""
+        return [name for name in self.baselines if name in TRAINED]

@@ -1,0 +1,145 @@
+"""Pictures of a generator: grids of images, curves, and how its latents lie."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from models.lcw import scores
+from models.lcw.evaluate import decode, pixels
+from models.lcw.nets import Nets, in_parts
+from models.lcw.stages import noise
+
+GRID = 8
+STEPS = 10  # images of a strip
+SHOWN = 2000  # points of the scatter, at most
+LABELS = {
+    "autoencoder": "objective of phase 1",
+    "generator": "Cramer-Wold distance of latents",
+}
+
+
+def tile(images: UInt8[np.ndarray, "n h w c"], columns: int) -> UInt8[np.ndarray, "_h _w c"]:
+    """Images in rows, one grey pixel between them."""
+    n, h, w, c = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1, c), 128, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (h + 1), index % columns * (w + 1)
+        sheet[top : top + h, left : left + w] = image
+    return sheet
+
+
+def _show(axes: Axes, images: UInt8[Tensor, "n h w c"], columns: int, title: str) -> None:
+    sheet = tile(images.cpu().numpy(), columns)
+    grey = sheet.shape[2] == 1
+    shown = sheet[..., 0] if grey else sheet
+    axes.imshow(shown, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, metadata={"Software": None})
+
+
+def samples(path: Path, images: UInt8[Tensor, "n h w c"], title: str) -> None:
+    """The first 64 samples."""
+    figure = Figure(figsize=(5, 5.3), dpi=140, layout="constrained")
+    _show(figure.subplots(), images[: GRID**2], GRID, title)
+    _save(figure, path)
+
+
+def reconstructions(path: Path, nets: Nets, test: UInt8[Tensor, "n h w c"]) -> None:
+    """Rows of test images, each above its reconstruction."""
+    images = test[: 4 * GRID]
+    decoded = decode(nets.decoder, in_parts(nets.encoder, pixels(images)))
+    count = len(images) // GRID * GRID or len(images)
+    columns = min(GRID, count)
+    pairs = torch.stack(
+        [images[:count].unflatten(0, (-1, columns)), decoded[:count].unflatten(0, (-1, columns))], 1
+    )  # [rows, 2, columns, h, w, c]
+    figure = Figure(figsize=(5, 5.3), dpi=140, layout="constrained")
+    title = "test images, each row above its reconstructions"
+    _show(figure.subplots(), pairs.flatten(0, 2), columns, title)
+    _save(figure, path)
+
+
+def path_between(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], steps: int, *, spherical: bool
+) -> Float[Tensor, "n steps d"]:
+    """Points from ``a`` to ``b``: on the line, or on the arc with radii between theirs."""
+    t = torch.linspace(0, 1, steps, device=a.device)[None, :, None]
+    if not spherical:
+        return a[:, None] * (1 - t) + b[:, None] * t
+    p, q = a.norm(dim=1)[:, None, None], b.norm(dim=1)[:, None, None]
+    u, v = a[:, None] / p, b[:, None] / q
+    angle = (u * v).sum(2, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
+    arc = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
+    return arc * (p * (1 - t) + q * t)
+
+
+def interpolations(path: Path, nets: Nets, pairs: int, width: int, seed: int, on: str) -> None:
+    """Strips between pairs of noise vectors: along the line, and along the sphere."""
+    ends = noise(seed, "interpolations", 0, (2 * pairs, width), on)
+    figure = Figure(figsize=(9, 0.45 * pairs + 0.8), dpi=140, layout="constrained")
+    for axes, spherical in zip(figure.subplots(1, 2), (False, True), strict=True):
+        points = path_between(ends[:pairs], ends[pairs:], STEPS, spherical=spherical)
+        images = decode(nets.decoder, in_parts(nets.generator, points.flatten(0, 1)))
+        title = "spherical in noise" if spherical else "linear in noise"
+        _show(axes, images, STEPS, f"{title}, {STEPS} steps")
+    _save(figure, path)
+
+
+def neighbours(path: Path, made: UInt8[Tensor, "n h w c"], train: UInt8[Tensor, "m h w c"]) -> None:
+    """Samples, each above the training image nearest in pixels."""
+    some = made[: 2 * GRID]
+    index, gap = scores.nearest(pixels(some).flatten(1), pixels(train).flatten(1))
+    rows = torch.stack([some.unflatten(0, (2, GRID)), train[index].unflatten(0, (2, GRID))], 1)
+    figure = Figure(figsize=(6, 3.4), dpi=140, layout="constrained")
+    title = f"samples above their nearest training images (median distance {gap.median():.2f})"
+    _show(figure.subplots(), rows.flatten(0, 2), GRID, title)
+    _save(figure, path)
+
+
+def latents(path: Path, encoded: Float[Tensor, "n d"], made: Float[Tensor, "m d"]) -> None:
+    """Encoded and generated latents on the two main axes of the encoded ones, one scale."""
+    z, g = (points[:SHOWN].double().cpu() for points in (encoded, made))
+    axes_of = torch.linalg.svd(z - z.mean(0), full_matrices=False)[2][:2].T
+    flat = [(points - z.mean(0)) @ axes_of for points in (z, g)]
+    figure = Figure(figsize=(8.5, 4.4), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    names = ("encoded training images", "generated from noise")
+    for axes, points, name, colour in zip(panels, flat, names, ("C0", "C1"), strict=True):
+        axes.scatter(*points.T.numpy(), s=5, alpha=0.5, color=colour, linewidths=0)
+        axes.set_title(f"{name} ({len(points)})", fontsize=10)
+        axes.set_xlabel("first principal axis of the encoded latents")
+        axes.set_aspect("equal")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("second principal axis")
+    _save(figure, path)
+
+
+def curves(path: Path, history: dict[str, list[dict[str, Any]]]) -> None:
+    """Loss and validation of each stage against its steps."""
+    figure = Figure(figsize=(4.6 * len(history), 3.6), dpi=120, layout="constrained")
+    for axes, (name, rows) in zip(
+        figure.subplots(1, len(history), squeeze=False)[0], history.items(), strict=True
+    ):
+        axes.plot([r["step"] for r in rows], [r["loss"] for r in rows], label="training")
+        tested = [r for r in rows if "validation" in r]
+        values = [r["validation"] for r in tested]
+        axes.plot([r["step"] for r in tested], values, "o-", ms=3, label="held-out")
+        if name == "generator" and min(r["loss"] for r in rows) > 0 and min(values) > 0:
+            axes.set_yscale("log")
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("optimizer step of the stage")
+        axes.set_ylabel(LABELS.get(name, "objective of the peer"))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    _save(figure, path)

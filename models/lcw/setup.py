@@ -1,0 +1,227 @@
+"""The data of a run and its stages."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.core import checkpoint, device
+from models.core.device import generator
+from models.core.errors import DataError, SpecError
+from models.core.run import Run
+from models.core.supervised import ImageOptions
+from models.data import images
+from models.lcw import distance, objectives
+from models.lcw.nets import Nets, Shape, build, describe, in_parts
+from models.lcw.parts import Architecture
+from models.lcw.spec import LcwTrain
+from models.lcw.stages import Job, Stage, noise
+
+
+class Data(NamedTuple):
+    """Images uint8 [n, h, w, c] on the device: to train, to validate, to test once; labels."""
+
+    train: Tensor
+    labels: Tensor
+    validation: Tensor
+    test: Tensor
+    test_labels: Tensor
+    classes: list[str]
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.train.shape[3], self.train.shape[1])
+
+
+def pixels(images: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n c h w"]:
+    """Values in [0, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
+def load(spec: LcwTrain, run: Run) -> Data:
+    """Read the images and keep a part of the training ones to validate.
+
+    Raises:
+        DataError: if the data is not there or too small.
+        SpecError: if the architecture or a phase cannot use it.
+    """
+    options = ImageOptions(subset=spec.images.subset, image_size=spec.images.image_size)
+    found = images.load(spec.data, options, run, spec.seed)
+    height, width = found.size
+    spec.arch.check(height, found.channels, square=height == width)
+    n = len(found.train)
+    kept = math.ceil(n * spec.images.val_fraction)
+    if min(kept, n - kept) < 8:
+        raise SpecError(
+            f"images.val_fraction {spec.images.val_fraction} of {n} training images leaves"
+            f" {n - kept} to train and {kept} to validate; 8 of each are needed"
+        )
+    order = torch.randperm(n, generator=generator(spec.seed, "validation", 0)).to(run.device)
+    held, rest = order[:kept], order[kept:]
+    train, labels = found.train[rest], found.train_labels[rest]
+    return Data(
+        train, labels, found.train[held], found.test, found.test_labels, list(found.classes)
+    )
+
+
+def make_job(spec: LcwTrain, data: Data, run: Run) -> Job:
+    """All nets with the initial weights of the seed, phase 1 taken over where asked for.
+
+    Raises:
+        DataError: if the weights to take over cannot be read.
+        SpecError: if they are of another architecture.
+    """
+    arch = spec.arch.resolve(data.shape.side, data.shape.channels)
+    device.seed_all(spec.seed)
+    nets = nn.ModuleDict(build(arch, data.shape)._asdict())
+    for name in spec.evaluation.trained_baselines():
+        peer = build(arch, data.shape)
+        nets.update({f"{name}_encoder": peer.encoder, f"{name}_decoder": peer.decoder})
+    if spec.phase1_from is not None:
+        found = load_nets(run.input(spec.phase1_from), run.device)[0]
+        if describe(found.arch, found.shape)["image"] != data.shape._asdict() or not _agree(
+            found.arch, arch
+        ):
+            raise SpecError(
+                f"phase1_from holds {found.arch.model_dump()} for {found.shape}; this spec asks for"
+                f" {arch.model_dump()} and images {data.shape}"
+            )
+        nets["encoder"].load_state_dict(found.nets.encoder.state_dict())
+        nets["decoder"].load_state_dict(found.nets.decoder.state_dict())
+    nets.to(run.device)
+    peers = spec.evaluation.trained_baselines()
+    about = {**describe(arch, data.shape), "baselines": peers}
+    return Job(spec, run, nets.eval(), {"lcw": about, "classes": data.classes})
+
+
+def _agree(a: Architecture, b: Architecture) -> bool:
+    fields = ("preset", "latent_dim", "width", "depth")
+    return all(getattr(a, field) == getattr(b, field) for field in fields)
+
+
+class Loaded(NamedTuple):
+    """Nets of a file, in evaluation mode."""
+
+    nets: Nets
+    arch: Architecture
+    shape: Shape
+
+
+def load_nets(path: Path, on: str) -> tuple[Loaded, dict[str, Any]]:
+    """Nets of weights or a checkpoint of lcw.train, and the file's description.
+
+    Raises:
+        DataError: if the file is of something else.
+    """
+    tensors, description = checkpoint.read(path)
+    try:
+        about = description["lcw"]
+        arch, shape = Architecture.model_validate(about["arch"]), Shape(**about["image"])
+        nets = build(arch, shape)
+        for name, net in nets._asdict().items():
+            whole = checkpoint.part(tensors, "net") or tensors
+            net.load_state_dict(checkpoint.part(whole, name))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{path.name} holds no generator of lcw.train: {error}",
+            hint="name an artifact of role weights or checkpoint of a job of kind lcw.train",
+        ) from error
+    return Loaded(Nets(*(net.to(on).eval() for net in nets)), arch, shape), description
+
+
+def autoencoder_stage(job: Job, data: Data) -> Stage:
+    """Phase 1."""
+    spec, nets = job.spec.phase1, job.nets
+    std = pixels(data.train).std().item()
+
+    def loss(batch: Tensor) -> Tensor:
+        latents = nets["encoder"](batch)
+        return objectives.autoencoder(spec, batch, latents, nets["decoder"](latents), std)
+
+    return Stage(
+        "autoencoder",
+        ("encoder", "decoder"),
+        spec,
+        spec.max_steps,
+        len(data.train),
+        lambda rows, _: loss(pixels(data.train[rows])),
+        lambda: _mean(loss, data.validation, spec.batch_size),
+    )
+
+
+def _mean(loss: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> float:
+    """Mean of a loss over batches of held-out images; a ragged last one is dropped."""
+    size = min(size, len(rows))
+    parts = rows[: len(rows) // size * size].split(size)
+    return torch.stack([loss(pixels(part)) for part in parts]).mean().item()
+
+
+def generator_stage(job: Job, data: Data) -> Stage:
+    """Phase 2, the Latent Trick: encode once, then match noise to the latents."""
+    spec, phase, nets = job.spec, job.spec.phase2, job.nets
+    encoded = encode(nets["encoder"], data.train)
+    held = encode(nets["encoder"], data.validation)
+    std = encoded.std().item()
+    if std == 0:
+        raise DataError("every image has the same latent: phase 1 has learned nothing")
+    width = spec.arch.inputs
+
+    def draw(count: int, stage: str, step: int) -> Tensor:
+        return nets["generator"](noise(spec.seed, stage, step, (count, width), job.run.device))
+
+    def loss(rows: Int64[Tensor, "b"], step: int) -> Tensor:
+        whole = phase.reference == "full"
+        target = encoded if whole else encoded[rows]
+        gamma = objectives.bandwidth(phase, std, target, len(rows))
+        made = draw(len(rows), "generator", step)
+        return distance.two_sample(
+            made, target, gamma, phase.phi, own_y=not whole, statistic=phase.statistic
+        )
+
+    def validate() -> float:
+        gamma = distance.silverman(std, len(held))
+        made = draw(len(held), "generator validation", 0)
+        return distance.two_sample(made, held, gamma, "exact").item()
+
+    steps = phase.max_steps
+    return Stage("generator", ("generator",), phase, steps, len(encoded), loss, validate)
+
+
+def encode(encoder: nn.Module, rows: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n d"]:
+    """Latents of images, in evaluation mode."""
+    return torch.cat([in_parts(encoder, pixels(part)) for part in rows.split(1024)])
+
+
+def baseline_stage(job: Job, data: Data, name: str) -> Stage:
+    """An autoencoder whose latents are pushed to N(0, I) by a peer's penalty."""
+    spec, nets = job.spec, job.nets
+    encoder, decoder = nets[f"{name}_encoder"], nets[f"{name}_decoder"]
+
+    def penalty(latents: Tensor, step: int) -> Tensor:
+        if name == "cwae":
+            return torch.log(distance.normality(latents) + spec.phase1.eps)
+        normal = noise(spec.seed, name, step, (len(latents), latents.shape[1]), job.run.device)
+        if name == "wae_mmd":
+            return latents.shape[1] * objectives.wae_mmd(latents, normal)
+        shape = (objectives.SWAE_PROJECTIONS, latents.shape[1])
+        lines = functional.normalize(noise(spec.seed, "lines", step, shape, job.run.device))
+        return latents.shape[1] * objectives.swae(latents, normal, lines)
+
+    def loss(batch: Tensor, step: int) -> Tensor:
+        latents = encoder(batch)
+        return objectives.squared_error(batch, decoder(latents)) + penalty(latents, step)
+
+    return Stage(
+        name,
+        (f"{name}_encoder", f"{name}_decoder"),
+        spec.phase1,
+        spec.phase1.max_steps + spec.phase2.max_steps,
+        len(data.train),
+        lambda rows, step: loss(pixels(data.train[rows]), step),
+        lambda: _mean(lambda batch: loss(batch, 0), data.validation, spec.phase1.batch_size),
+    )

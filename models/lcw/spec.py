@@ -1,0 +1,185 @@
+"""Specs of training and sampling a latent Cramer-Wold generator. Torch-free."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from models.core.spec import (
+    ArtifactInfo,
+    ArtifactRef,
+    DatasetRef,
+    Estimate,
+    Int,
+    MetricInfo,
+    Part,
+    Spec,
+)
+from models.lcw.parts import Architecture, Evaluation, Phase1, Phase2
+
+EXACT_ONLY_DIM = 3  # up to here the asymptotic kernel is refused
+
+
+class LcwImages(Part):
+    """Which images, and how many of them are kept from training."""
+
+    subset: Int | None = Field(
+        default=None, ge=16, le=100_000_000, description="Training images to use, drawn by the seed"
+    )
+    image_size: Int | None = Field(
+        default=None, ge=4, le=256, description="Resize all images once to this side in pixels"
+    )
+    val_fraction: float = Field(
+        default=0.1, ge=0.01, le=0.5, description="Share of the training images kept to validate"
+    )
+
+
+class LcwTrain(Spec):
+    """Train an autoencoder, then a generator of its latents by the Cramer-Wold distance."""
+
+    entry: ClassVar[str] = "models.lcw.train:train"
+    resumable: ClassVar[bool] = True
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("autoencoder_loss", "1", "min", "objective of phase 1, mean of the last steps"),
+        MetricInfo("autoencoder_validation", "1", "min", "objective of phase 1 on held-out images"),
+        MetricInfo("generator_loss", "1", "min", "Cramer-Wold distance of latents, last steps"),
+        MetricInfo("generator_validation", "1", "min", "the same against held-out latents"),
+        MetricInfo("baseline_loss", "1", "min", "objective of a baseline's autoencoder"),
+        MetricInfo("baseline_validation", "1", "min", "the same on held-out images"),
+        MetricInfo("images_per_s", "1/s", "max", "training images a second"),
+        MetricInfo("frechet", "1", "min", "Frechet distance of samples, in the chosen features"),
+        MetricInfo("kid", "1", "min", "kernel distance of samples, in the chosen features"),
+        MetricInfo("reconstruction", "1", "min", "sum of squares over a test image, values 0..1"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("weights.safetensors", "weights", "encoder, decoder, latent generator"),
+        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
+        ArtifactInfo("generator.onnx", "export", "noise to images, any batch"),
+        ArtifactInfo("report.html", "report", "scores, curves and pictures on one page"),
+        ArtifactInfo("report.json", "report", "all figures with their features, floors and seeds"),
+        ArtifactInfo("*.png", "image", "samples, reconstructions, interpolations, and more"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "digits": {
+            "data": {"dataset": "digits"},
+            "arch": {"latent_dim": 8, "width": 256},
+            "phase1": {"max_steps": 1500},
+            "phase2": {"max_steps": 1500},
+            "evaluation": {"num_samples": 5000, "baselines": ["gmm10", "normal", "cwae"]},
+        },
+        "cifar10": {
+            "arch": {"preset": "conv", "latent_dim": 64, "width": 64},
+            "phase1": {"max_steps": 20_000},
+            "phase2": {"max_steps": 20_000},
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "lcw.train",
+        "data": {"dataset": "digits"},
+        "images": {"subset": 200},
+        "arch": {"latent_dim": 4, "width": 16, "generator": {"depth": 1, "width": 16}},
+        "phase1": {"max_steps": 6, "batch_size": 32, "validate_every": 3},
+        "phase2": {"max_steps": 6, "batch_size": 32, "validate_every": 3},
+        "evaluation": {"num_samples": 100, "classifier_steps": 10, "baselines": ["normal"]},
+    }
+
+    kind: Literal["lcw.train"]
+    data: DatasetRef
+    images: LcwImages = LcwImages()
+    arch: Architecture = Architecture()
+    phase1: Phase1 = Phase1()
+    phase1_from: ArtifactRef | None = Field(
+        default=None,
+        description="Weights of another lcw.train with this architecture: phase 1 is skipped",
+    )
+    phase2: Phase2 = Phase2()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _has_a_kernel(self) -> "LcwTrain":
+        dim = self.arch.latent_dim
+        if dim > EXACT_ONLY_DIM:
+            return self
+        for field, mode in (
+            ("phase1.phi_latent", self.phase1.phi_latent),
+            ("phase2.phi", self.phase2.phi),
+        ):
+            if mode in ("asymptotic", "imq"):
+                raise ValueError(
+                    f"{field} {mode} with arch.latent_dim {dim}: the asymptotic kernel errs by over"
+                    " a tenth below 4 dimensions; use exact, or latent_dim of 4 or more"
+                )
+        return self
+
+    def steps(self) -> dict[str, int]:
+        """Optimizer steps of each stage, in order, at most."""
+        first = 0 if self.phase1_from else self.phase1.max_steps
+        stages = {"autoencoder": first, "generator": self.phase2.max_steps}
+        total = self.phase1.max_steps + self.phase2.max_steps
+        for name in self.evaluation.trained_baselines():
+            stages[name] = total  # a peer gets as many steps as both phases together
+        return {name: steps for name, steps in stages.items() if steps}
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Steps of all stages; epochs of phase 1 where the size of the data is known.
+
+        Raises:
+            SpecError: if the images cannot be used with this architecture.
+        """
+        known = counts.get(self.data.dataset, {})
+        side = self.images.image_size or known.get("height")
+        if side and known.get("channels"):
+            square = self.images.image_size is not None or side == known.get("width", side)
+            self.arch.check(side, known["channels"], square=square)
+        details: dict[str, float | int | str | None] = dict(self.steps())
+        if "train" in known:
+            used = min(self.images.subset or known["train"], known["train"])
+            kept = used - math.ceil(used * self.images.val_fraction)
+            details["autoencoder_epochs"] = (
+                self.phase1.max_steps * min(self.phase1.batch_size, kept) / kept
+            )
+        return Estimate(total_steps=sum(self.steps().values()), details=details)
+
+
+class Bundled(Part):
+    """A generator that comes with the service."""
+
+    pretrained: Literal["digits"] = Field(
+        description="digits: 8 x 8 handwritten digits, trained by lcw.train"
+    )
+
+
+class LcwSample(Spec):
+    """Draw images from a trained latent Cramer-Wold generator, interpolate, export it."""
+
+    entry: ClassVar[str] = "models.lcw.sample:sample"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("samples", "images", None, "images drawn so far"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("samples.npz", "samples", "images uint8 [n, h, w, c] and their noise"),
+        ArtifactInfo("samples.png", "image", "the first of the samples"),
+        ArtifactInfo("interpolations.png", "image", "strips between pairs of noise vectors"),
+        ArtifactInfo("generator.onnx", "export", "noise to images, any batch"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "digits": {"model": {"pretrained": "digits"}, "count": 256},
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "lcw.sample",
+        "model": {"pretrained": "digits"},
+        "count": 64,
+    }
+
+    kind: Literal["lcw.sample"]
+    model: ArtifactRef | Bundled = Field(description="Weights of lcw.train, or a bundled generator")
+    count: Int = Field(default=64, ge=1, le=1_000_000, description="Images to draw")
+    interpolations: Int = Field(
+        default=6, ge=0, le=32, description="Strips to draw, each linear and spherical; 0: none"
+    )
+    onnx: bool = Field(default=True, description="Leave the generator as ONNX, checked")
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """One step an image."""
+        return Estimate(total_steps=self.count)

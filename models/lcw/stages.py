@@ -1,0 +1,228 @@
+"""One loop for all that is trained here: autoencoder, latent generator, baselines.
+
+Batches and noise depend on (seed, stage, step) alone, so a resumed run ends, on a CPU, with the
+bits of an uninterrupted one.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from models.core import checkpoint
+from models.core.device import generator
+from models.core.errors import DivergedError, SpecError
+from models.core.run import Run
+from models.lcw.parts import Phase
+from models.lcw.spec import LcwTrain
+
+LOG_EVERY = 20  # steps, at least
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training within the job.
+
+    Attributes:
+        name: ``autoencoder``, ``generator``, or that of a baseline.
+        nets: names, in the job's nets, of those it trains.
+        spec: rate, batch, patience.
+        steps: at most.
+        rows: of its training data; an epoch is all of them in a new order.
+        loss: (rows of the batch, step) to the loss.
+        validate: the objective on held-out data.
+    """
+
+    name: str
+    nets: tuple[str, ...]
+    spec: Phase
+    steps: int
+    rows: int
+    loss: Callable[[Int64[Tensor, "b"], int], Tensor]
+    validate: Callable[[], float]
+
+    @property
+    def prefix(self) -> str:
+        """Of its metrics."""
+        return self.name if self.name in ("autoencoder", "generator") else "baseline"
+
+
+@dataclass
+class State:
+    """Where the job stands, besides tensors.
+
+    Attributes:
+        stage: number of the stage, from 0.
+        step: done in it.
+        best: least validation of the stage.
+        stale: validations since.
+        history: by stage, rows of step, loss, validation.
+    """
+
+    stage: int = 0
+    step: int = 0
+    best: float | None = None
+    stale: int = 0
+    history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+class Job:
+    """The nets of a run, its place in the stages, and the way into a checkpoint and back.
+
+    Args:
+        spec: of the job.
+        run: told of metrics, progress and checkpoints.
+        nets: all that is trained, in a fixed order.
+        description: what a checkpoint must tell besides.
+    """
+
+    def __init__(
+        self, spec: LcwTrain, run: Run, nets: nn.ModuleDict, description: dict[str, Any]
+    ) -> None:
+        self.spec, self.run, self.nets, self.description = spec, run, nets, description
+        self.state = State()
+        self.sizes = list(spec.steps().values())
+        self._order: tuple[str, int, Tensor] | None = None
+        self.kept: dict[str, Tensor] = {}
+        if run.resume is not None:
+            self._restore(checkpoint.read(run.resume))
+
+    def done(self) -> int:
+        """Steps of the whole job; a stage that ended early counts in full."""
+        return sum(self.sizes[: self.state.stage]) + self.state.step
+
+    def train(self, number: int, stage: Stage) -> None:
+        """Carry out a stage, or what is left of it, and leave a checkpoint.
+
+        Raises:
+            DivergedError: if a loss is not finite.
+            StoppedError: if a stop was requested.
+        """
+        if self.state.stage > number:
+            return
+        nets = [self.nets[name] for name in stage.nets]
+        optimizer = self._optimizer(nets, stage.spec.lr)
+        for net in nets:
+            net.train()
+        losses: list[Tensor] = []
+        started = time.perf_counter()
+        while self.state.step < stage.steps and not self._is_stale(stage):
+            losses.append(self._step(stage, optimizer))
+            self.state.step += 1
+            if len(losses) >= LOG_EVERY or self._validates(stage):
+                started = self._report(stage, losses, started)
+            self._end_of_step(optimizer)
+        for net in nets:
+            net.eval()
+        self.state.stage, self.state.step = number + 1, 0
+        self.state.best, self.state.stale = None, 0
+        self.save(None)
+
+    def _optimizer(self, nets: list[nn.Module], lr: float) -> torch.optim.Adam:
+        optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], lr=lr)
+        for name, tensor in self.kept.items():
+            index, key = name.split(".")
+            parameter = optimizer.param_groups[0]["params"][int(index)]
+            device = "cpu" if key == "step" else parameter.device
+            optimizer.state[parameter][key] = tensor.to(device)
+        self.kept = {}
+        return optimizer
+
+    def _step(self, stage: Stage, optimizer: torch.optim.Adam) -> Tensor:
+        size = min(stage.spec.batch_size, stage.rows)
+        epoch, place = divmod(self.state.step, stage.rows // size)
+        order = self._ordered(stage, epoch)
+        optimizer.zero_grad()
+        loss = stage.loss(order[place * size : (place + 1) * size], self.state.step)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def _ordered(self, stage: Stage, epoch: int) -> Int64[Tensor, "n"]:
+        """Order of the rows in an epoch; made once."""
+        if self._order is None or self._order[:2] != (stage.name, epoch):
+            draws = generator(self.spec.seed, f"{stage.name} order", epoch)
+            order = torch.randperm(stage.rows, generator=draws).to(self.run.device)
+            self._order = (stage.name, epoch, order)
+        return self._order[2]
+
+    def _validates(self, stage: Stage) -> bool:
+        return self.state.step % stage.spec.validate_every == 0 or self.state.step == stage.steps
+
+    def _is_stale(self, stage: Stage) -> bool:
+        return stage.spec.patience is not None and self.state.stale >= stage.spec.patience
+
+    def _report(self, stage: Stage, losses: list[Tensor], started: float) -> float:
+        """Log the mean loss, the rate, and the validation where it is time."""
+        state, values = self.state, torch.stack(losses).tolist()
+        losses.clear()
+        if not all(map(math.isfinite, values)):
+            raise DivergedError(
+                f"the loss of the {stage.name} was not finite before step {state.step}",
+                hint="lower lr, or raise eps",
+            )
+        mean = sum(values) / len(values)
+        spent = time.perf_counter() - started
+        rate = len(values) * min(stage.spec.batch_size, stage.rows) / spent
+        self.run.log(self.done(), **{f"{stage.prefix}_loss": mean, "images_per_s": rate})
+        row: dict[str, Any] = {"step": state.step, "loss": mean}
+        if self._validates(stage):
+            row["validation"] = self._validate(stage)
+        state.history.setdefault(stage.name, []).append(row)
+        self.run.progress(self.done(), sum(self.sizes), phase=stage.name)
+        return time.perf_counter()
+
+    def _validate(self, stage: Stage) -> float:
+        nets = [self.nets[name] for name in stage.nets]
+        for net in nets:
+            net.eval()
+        with torch.no_grad():
+            value = stage.validate()
+        for net in nets:
+            net.train()
+        self.run.log(self.done(), **{f"{stage.prefix}_validation": value})
+        if self.state.best is None or value < self.state.best:
+            self.state.best, self.state.stale = value, 0
+        else:
+            self.state.stale += 1
+        return value
+
+    def _end_of_step(self, optimizer: torch.optim.Adam) -> None:
+        due = self.run.checkpoint_due()
+        if due or self.run.stop_wants_checkpoint:
+            self.save(optimizer)
+        self.run.check_stop()
+
+    def save(self, optimizer: torch.optim.Adam | None) -> None:
+        """Write a checkpoint; without an optimizer, one between stages."""
+        tensors = {f"net.{name}": tensor for name, tensor in self.nets.state_dict().items()}
+        if optimizer is not None:
+            for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+                for key, tensor in optimizer.state[parameter].items():
+                    tensors[f"adam.{index}.{key}"] = tensor
+        name, state = checkpoint.name_of(self.done()), vars(self.state)
+        checkpoint.write(self.run.dir / name, tensors, {**self.description, "state": state})
+        self.run.artifact(name, role="checkpoint", step=self.done())
+
+    def _restore(self, saved: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+        tensors, description = saved
+        if description.get("lcw") != self.description["lcw"]:
+            raise SpecError(
+                f"the checkpoint is of {description.get('lcw') or description.get('net')}",
+                hint="ask for the same architecture and baselines, or leave resume_from out",
+            )
+        self.nets.load_state_dict(checkpoint.part(tensors, "net"))
+        self.kept = checkpoint.part(tensors, "adam")
+        self.state = State(**description["state"])
+
+
+def noise(
+    seed: int, stage: str, step: int, shape: tuple[int, int], on: str
+) -> Float[Tensor, "n d"]:
+    """Normal numbers of a step."""
+    return torch.randn(*shape, generator=generator(seed, f"{stage} noise", step)).to(on)

@@ -1,0 +1,123 @@
+"""Training of a latent Cramer-Wold generator (Knop et al., arXiv 2009.07327), start to report."""
+
+from typing import Any
+
+import torch
+
+from models.core import checkpoint, device, ranks
+from models.core.errors import SpecError
+from models.core.run import Run
+from models.lcw import evaluate, export, pictures, report
+from models.lcw.nets import Nets, in_parts
+from models.lcw.setup import (
+    Data,
+    autoencoder_stage,
+    baseline_stage,
+    encode,
+    generator_stage,
+    load,
+    make_job,
+)
+from models.lcw.spec import LcwTrain
+from models.lcw.stages import Job, Stage, noise
+
+STRIPS = 6
+
+
+def train(spec: LcwTrain, run: Run) -> None:
+    """Both phases and the baselines, then scores, pictures, ONNX and report.
+
+    Raises:
+        SpecError: if the data cannot be used as asked, or more than one device is.
+        DataError: if the data, a checkpoint or weights cannot be used.
+        DivergedError: if a loss is not finite.
+        StoppedError: if a stop was requested.
+    """
+    if ranks.size() > 1:
+        raise SpecError("lcw.train runs on one device", hint="ask for one GPU, or none")
+    device.tune(run.device)
+    data = load(spec, run)
+    evaluate.check(spec, len(data.train), len(data.test))
+    job = make_job(spec, data, run)
+    for number, name in enumerate(spec.steps()):
+        job.train(number, _stage(job, data, name))
+    nets = Nets(job.nets["encoder"], job.nets["decoder"], job.nets["generator"])
+    _leave_weights(job, nets)
+    figures, made = evaluate.evaluate(job, data, run)
+    figures |= {
+        "data": spec.data.dataset,
+        "spec": spec.model_dump(mode="json"),
+        "device": device.describe(run.device),
+        "history": job.state.history,
+        "onnx_gap": _export(job, nets),
+    }
+    report.write(run, figures, _draw(job, data, nets, made))
+    _tell(job, figures)
+
+
+def _stage(job: Job, data: Data, name: str) -> Stage:
+    if name == "autoencoder":
+        return autoencoder_stage(job, data)
+    if name == "generator":
+        return generator_stage(job, data)
+    return baseline_stage(job, data, name)
+
+
+def _leave_weights(job: Job, nets: Nets) -> None:
+    whole = torch.nn.ModuleDict(nets._asdict()).state_dict()
+    checkpoint.write(job.run.dir / "weights.safetensors", whole, job.description)
+    job.run.artifact("weights.safetensors", role="weights", step=job.done())
+
+
+def _export(job: Job, nets: Nets) -> float:
+    width = job.spec.arch.inputs
+    draws = noise(job.spec.seed, "onnx", 0, (export.TESTED, width), job.run.device)
+    gap = export.write(job.run.dir / "generator.onnx", nets.whole(), width, draws)
+    job.run.artifact("generator.onnx", role="export")
+    return gap
+
+
+def _draw(job: Job, data: Data, nets: Nets, made: Any) -> dict[str, str]:
+    """All pictures as artifacts; file name to caption."""
+    run, spec, folder = job.run, job.spec, job.run.dir
+    width = job.spec.arch.inputs
+    pictures.samples(folder / "samples.png", made, "samples, not selected")
+    pictures.reconstructions(folder / "reconstructions.png", nets, data.test)
+    pictures.interpolations(
+        folder / "interpolations.png", nets, STRIPS, width, spec.seed, run.device
+    )
+    pictures.neighbours(folder / "neighbours.png", made, data.train)
+    draws = noise(spec.seed, "latents", 0, (pictures.SHOWN, width), run.device)
+    encoded = encode(nets.encoder, data.train[: pictures.SHOWN])
+    pictures.latents(folder / "latents.png", encoded, in_parts(nets.generator, draws))
+    pictures.curves(folder / "curves.png", job.state.history)
+    captions = {
+        "samples.png": "Samples",
+        "reconstructions.png": "Reconstructions",
+        "interpolations.png": "Interpolations",
+        "neighbours.png": "Nearest training images",
+        "latents.png": "Latents",
+        "curves.png": "Training",
+    }
+    for name in captions:
+        run.artifact(name, role="image")
+    return captions
+
+
+def _tell(job: Job, figures: dict[str, Any]) -> None:
+    """Final metrics and the result."""
+    own = figures["scores"]["lcw"]
+    told = {"frechet": own["frechet"], "reconstruction": figures["reconstruction"]}
+    if "kid" in own:
+        told["kid"] = own["kid"]
+    job.run.log(job.done(), **told)
+    kept = (
+        "features",
+        "num_samples",
+        "floor",
+        "scores",
+        "reconstruction",
+        "latent",
+        "memorisation",
+    )
+    job.run.result(**{name: figures[name] for name in kept}, onnx_gap=figures["onnx_gap"])
