@@ -10,9 +10,15 @@ from models.core.run import Run
 from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.saliency.spec import SaliencyMap
+from models.terrain.spec import TerrainCompare, TerrainDownsample, TerrainSimulate, TerrainTrain
 
 JobSpec = Annotated[
-    DynamicDownsamplingTrain | SaliencyMap,
+    DynamicDownsamplingTrain
+    | SaliencyMap
+    | TerrainTrain
+    | TerrainDownsample
+    | TerrainSimulate
+    | TerrainCompare,
     Field(discriminator="kind"),
 ]
 

@@ -22,6 +22,13 @@ from models.terrain.stepping import UnstableError
 WHOLE_TAPE_BYTES = 512 * 2**20  # shorter floods than this need no second run
 
 
+class World(NamedTuple):
+    """What surrounds a bed: everything else of the ground (its ``z`` is not used), the water."""
+
+    ground: Ground
+    forcing: Forcing
+
+
 class Spans(NamedTuple):
     """What backward needs of one sample: states at the begin of spans, and the spans.
 
@@ -42,8 +49,7 @@ class Spans(NamedTuple):
 
 def rollout(
     z: Float[Tensor, "b ny nx"],
-    ground: Ground,
-    forcing: Forcing,
+    worlds: list[World],
     physics: Physics,
     times: list[float],
     span: int | None = None,
@@ -52,8 +58,7 @@ def rollout(
 
     Args:
         z: bed in m, float32 on the CPU.
-        ground: the rest of it; its ``z`` is not used.
-        forcing: water entering.
+        worlds: of each sample.
         physics: constants; no Froude cap.
         times: s, rising.
         span: steps between kept states; None: as many as the tape's memory allows at once.
@@ -64,22 +69,7 @@ def rollout(
     """
     if physics.froude is not None:
         raise SpecError("solver.froude cannot be differentiated; leave it out for training")
-    return _Rollout.apply(z, ground, forcing, physics, tuple(times), span)
-
-
-def _of_sample(ground: Ground, z: Tensor, k: int) -> Ground:
-    """Sample k of a batch with its own bed; fields of one sample serve all."""
-
-    def own(field: Tensor) -> Tensor:
-        return field[min(k, len(field) - 1) :][:1]
-
-    return Ground(
-        z[k : k + 1].detach(),
-        own(ground.manning) if isinstance(ground.manning, Tensor) else ground.manning,
-        ground.dx,
-        None if ground.drain is None else own(ground.drain),
-        None if ground.level is None else own(ground.level),
-    )
+    return _Rollout.apply(z, worlds, physics, tuple(times), span)
 
 
 class _Rollout(torch.autograd.Function):
@@ -89,14 +79,14 @@ class _Rollout(torch.autograd.Function):
     def forward(
         ctx: Any,
         z: Tensor,
-        ground: Ground,
-        forcing: Forcing,
+        worlds: list[World],
         physics: Physics,
         times: tuple[float, ...],
         span: int | None,
     ) -> Tensor:
         def run(k: int) -> tuple[Tensor, Spans]:
-            flood = FusedFlood(_of_sample(ground, z, k), forcing, physics)
+            ground = worlds[k].ground._replace(z=z[k : k + 1].detach())
+            flood = FusedFlood(ground, worlds[k].forcing, physics)
             return _forward(flood, times, span)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -113,7 +103,7 @@ class _Rollout(torch.autograd.Function):
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             by_z = torch.stack(list(pool.map(run, range(grad.shape[1]))))
-        return by_z, None, None, None, None, None
+        return by_z, None, None, None, None
 
 
 def _forward(flood: FusedFlood, times: tuple[float, ...], span: int | None) -> tuple[Tensor, Spans]:

@@ -9,7 +9,7 @@ from models.core.errors import SpecError
 from models.terrain import fused
 from models.terrain.forcing import Forcing, Inlet, constant
 from models.terrain.fused import FusedFlood
-from models.terrain.rollout import rollout
+from models.terrain.rollout import World, rollout
 from models.terrain.scheme import Ground, Physics, authors_physics, dry
 from models.terrain.stepping import Clock, UnstableError, advance
 
@@ -104,7 +104,7 @@ def test_refusals():
     with pytest.raises(UnstableError, match=r"blew up in step \d+"):
         FusedFlood(ground, forcing, Physics(alpha=50, limiter=False, dt_max=1e3)).advance(1e5)
     with pytest.raises(SpecError, match="froude"):
-        rollout(ground.z, ground, forcing, Physics(froude=1.0), [1.0])
+        rollout(ground.z, [World(ground, forcing)], Physics(froude=1.0), [1.0])
     ground.z[0, 3, 3] = np.nan
     with pytest.raises(UnstableError):
         FusedFlood(ground, forcing, Physics()).advance(100.0)
@@ -137,7 +137,9 @@ def test_gradient_equals_autograd(physics, span, monkeypatch):
     forcing = Forcing((Inlet(constant(20.0), (29, 30, 31), (0, 0, 0)),), constant(2e-5))
     weights = torch.randn(2, 2, 60, 24, generator=torch.Generator().manual_seed(0))
     bed = z.clone().requires_grad_()
-    depths = rollout(bed, ground, forcing, physics, [20.0, 50.0], span)
+    ground = ground._replace(manning=ground.manning[:1])
+    worlds = [World(ground, forcing)] * 2
+    depths = rollout(bed, worlds, physics, [20.0, 50.0], span)
     (depths * weights).sum().backward()
     times = [20.0, 50.0]
     expected = reference_gradient(z, ground, forcing, physics, times, weights.double())
@@ -151,7 +153,7 @@ def test_spans_do_not_change_the_gradient(monkeypatch):
     for span, tape_bytes in ((None, 2**29), (None, 2**18), (16, 2**29)):
         monkeypatch.setattr("models.terrain.rollout.WHOLE_TAPE_BYTES", tape_bytes)
         bed = ground.z.clone().requires_grad_()
-        rollout(bed, ground, forcing, Physics(), [100.0], span).sum().backward()
+        rollout(bed, [World(ground, forcing)], Physics(), [100.0], span).sum().backward()
         found.append(bed.grad)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
