@@ -18,7 +18,7 @@ NEIGHBOURS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 Fine = Float[Tensor, "ny nx"]
 
 
-def fitted(z: Fine, factor: int, edges: str) -> Fine:
+def fitted(z: Fine, factor: int, edges: str) -> Tensor:
     """Rows and columns made multiples of ``factor``: repeated at the end, or cut off."""
     ny, nx = z.shape
     if edges == "crop":
