@@ -16,6 +16,15 @@ from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
 JobSpec = Annotated[
     DynamicDownsamplingTrain | SaliencyMap | SaliencyEvaluate | SaliencySweep,
     DynamicDownsamplingTrain | LcwTrain | LcwSample | SaliencyMap,
+from models.terrain.spec import TerrainCompare, TerrainDownsample, TerrainSimulate, TerrainTrain
+
+JobSpec = Annotated[
+    DynamicDownsamplingTrain
+    | SaliencyMap
+    | TerrainTrain
+    | TerrainDownsample
+    | TerrainSimulate
+    | TerrainCompare,
     Field(discriminator="kind"),
 ]
 

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
+from matplotlib import cbook
 
 from models.core.errors import DataError, DataMissingError
 from models.data.arrays import ImageArrays, Labelled, held_out
@@ -57,3 +58,18 @@ def _package(module: str, name: str) -> Any:
             f"the built-in dataset {name!r} needs the package {module.partition('.')[0]}",
             hint="install sextant[samples] where the worker is",
         ) from error
+
+
+def heights_of(name: str) -> Float32[np.ndarray, "ny nx"]:
+    """A built-in elevation in metres: ``jacksboro_dem`` of matplotlib, 344 x 403 cells.
+
+    Its cells are 3 arc-seconds, at its latitude 74 m wide and 93 m high.
+
+    Raises:
+        DataError: if ``name`` is no built-in elevation.
+    """
+    if name != "jacksboro_dem":
+        raise DataError(f"{name!r} is no built-in elevation; there is 'jacksboro_dem'")
+    path = cbook.get_sample_data("jacksboro_fault_dem.npz", asfileobj=False)
+    with np.load(str(path), allow_pickle=False) as archive:
+        return archive["elevation"].astype(np.float32)

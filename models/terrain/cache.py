@@ -1,0 +1,44 @@
+"""Compiled entry points, kept on disk between processes."""
+
+import hashlib
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from numba import njit
+
+from models.terrain.tile import MATH
+
+SOURCES = ("vectors", "tile", "sweep", "reverse")
+
+
+def _digest() -> str:
+    """Of all compiled sources: numba's cache looks only at the file of the function itself."""
+    found = hashlib.sha256()
+    for name in SOURCES:
+        found.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return found.hexdigest()[:12]
+
+
+DIGEST = _digest()
+
+
+def cached(function: FunctionType, variant: str = "", **options: Any) -> Any:
+    """Compile on the first call; later processes find the machine code on disk.
+
+    Where no folder for the code can be written (a read-only installation without a home) every
+    process compiles anew.
+
+    Args:
+        function: the entry point; what it calls is compiled into it.
+        variant: tells apart two ways to compile one function.
+        options: of ``numba.njit``.
+    """
+    name = f"{function.__name__}{variant}_{DIGEST}"
+    twin = FunctionType(function.__code__, function.__globals__, name)
+    twin.__qualname__, twin.__module__ = name, function.__module__
+    options |= {"fastmath": MATH, "nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(twin)
+    except RuntimeError:  # numba: no locator available
+        return njit(**options)(twin)

@@ -1,0 +1,210 @@
+"""Carries out ``terrain.compare``: the fine flood once, then every coarse terrain beside it."""
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.core.errors import SpecError
+from models.core.run import Run
+from models.terrain import measures, pictures, rasters, trained
+from models.terrain.boundary import forcing_of, ground_of, physics_of
+from models.terrain.floods import Scene, stages
+from models.terrain.pooling import BASELINES, fitted, mean
+from models.terrain.rollout import World, rollout
+from models.terrain.simulate import scene_of
+from models.terrain.spec import TerrainCompare
+
+WET_M = 0.1
+OPTIMISE_LR = 0.02  # metres a step of Adam
+
+
+class Entry(NamedTuple):
+    """A coarse terrain and its flood."""
+
+    name: str
+    z: np.ndarray
+    depth: np.ndarray
+    row: dict[str, float | str]
+
+
+class Truth(NamedTuple):
+    """The fine flood, pooled: depth and arrival; its wall seconds and cell-steps."""
+
+    depth: np.ndarray
+    arrival: np.ndarray
+    seconds: float
+    cell_steps: float
+
+
+def compare(spec: TerrainCompare, run: Run) -> None:
+    """Measure every method against the fine flood; leaves table, rasters and maps.
+
+    Raises:
+        SpecError: if the water does not fit, the terrain is too small, a net is for another factor.
+        DataError: if the terrain or a net cannot be used.
+        UnstableError: if a flood blows up.
+        StoppedError: if a stop was requested.
+    """
+    fine = rasters.load(spec.terrain, run, spec.seed)
+    if min(fine.z.shape) < 2 * spec.factor:
+        raise SpecError(f"factor {spec.factor}: the terrain has only {fine.z.shape} cells")
+    scene = scene_of(spec, fine, WET_M)
+    z = fitted(torch.from_numpy(fine.z), spec.factor, "pad")
+    makers = len(spec.methods) + len(spec.nets) + (spec.optimise_steps > 0)
+    truth = _fine_flood(spec, run, scene, fine, 1 + makers)
+    dx = fine.dx * spec.factor
+    entries: list[Entry] = []
+    baseline = _flood("mean", mean(z, spec.factor).numpy(), spec, run, scene, fine, truth)
+    for name, coarse in _coarse_terrains(spec, run, z, scene, truth, dx):
+        entry = baseline if name == "mean" else _flood(name, coarse, spec, run, scene, fine, truth)
+        ratio = float(entry.row["mae_m"]) / max(float(baseline.row["mae_m"]), 1e-12)
+        moved = float(np.sqrt(np.mean((entry.z - baseline.z) ** 2)))
+        entry.row.update(error_ratio=ratio, moved_rms_m=moved)
+        entries.append(entry)
+        _keep(spec, run, fine, entry, len(entries))
+        run.progress(1 + len(entries), 1 + makers, phase=name, unit="flood")
+    _leave(spec, run, fine, truth, entries)
+
+
+def _fine_flood(
+    spec: TerrainCompare, run: Run, scene: Scene, fine: rasters.Elevation, total: int
+) -> Truth:
+    began = time.perf_counter()
+    flood = scene.open(fine.z, fine.dx)
+    for _ in stages(flood, [spec.duration_s], run, lambda _: None):
+        run.progress(1, total, phase="fine", unit="flood")
+    took = time.perf_counter() - began
+    depth = measures.pooled(flood.depth[0], spec.factor).numpy()
+    early = fitted(flood.arrival, spec.factor, "pad")
+    arrival = -torch.nn.functional.max_pool2d(-early[None], spec.factor)[0]
+    return Truth(depth, arrival.numpy(), took, float(fine.z.size) * flood.totals.steps)
+
+
+def _coarse_terrains(
+    spec: TerrainCompare, run: Run, z: Tensor, scene: Scene, truth: Truth, dx: float
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and heights of every coarse terrain asked for."""
+    start = mean(z, spec.factor).numpy()
+    for name in spec.methods:
+        yield name, BASELINES[name](z, spec.factor).numpy()
+    for index, ref in enumerate(spec.nets, 1):
+        net = trained.load_for(spec, ref, run, spec.solver)
+        made = trained.apply(net, z, run.device)
+        start = made if index == 1 else start
+        yield f"net {index}" if len(spec.nets) > 1 else "net", made
+    if spec.optimise_steps:
+        yield "optimised", _optimise(spec, run, start, scene, truth, dx)
+
+
+def _optimise(
+    spec: TerrainCompare,
+    run: Run,
+    start: np.ndarray,
+    scene: Scene,
+    truth: Truth,
+    dx: float,
+) -> np.ndarray:
+    """The coarse heights themselves as free variables of this one flood; keeps the best."""
+    datum = float(start.mean())
+    z = torch.from_numpy(start - np.float32(datum))[None].clone().requires_grad_()
+    ground = ground_of(z.detach(), datum, scene.water, scene.extent, dx, scene.solver)
+    forcing = forcing_of(scene.water, scene.extent, (z.shape[1], z.shape[2]), dx)
+    physics = physics_of(scene.solver, coarse=True)
+    target, best = torch.from_numpy(truth.depth), (float("inf"), z.detach().clone())
+    optimiser = torch.optim.Adam([z], lr=OPTIMISE_LR)
+    for step in range(spec.optimise_steps + 1):
+        run.check_stop()
+        depth = rollout(z, [World(ground, forcing)], physics, [spec.duration_s])[0, 0]
+        loss = (depth - target).abs().mean()
+        best = min(best, (float(loss.detach()), z.detach().clone()), key=lambda pair: pair[0])
+        if step < spec.optimise_steps:
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return best[1][0].numpy() + np.float32(datum)
+
+
+def _flood(
+    name: str,
+    z: np.ndarray,
+    spec: TerrainCompare,
+    run: Run,
+    scene: Scene,
+    fine: rasters.Elevation,
+    truth: Truth,
+) -> Entry:
+    began = time.perf_counter()
+    flood = scene.open(z, fine.dx * spec.factor, coarse=True)
+    for _ in stages(flood, [spec.duration_s], run, lambda _: None):
+        pass
+    took = time.perf_counter() - began
+    depth = flood.depth[0].numpy()
+    row: dict[str, float | str] = {"method": name, **measures.errors(depth, truth.depth)}
+    both = np.isfinite(truth.arrival) & np.isfinite(flood.arrival.numpy())
+    late = np.abs(flood.arrival.numpy()[both] - truth.arrival[both])
+    row |= {"arrival_error_s": float(late.mean()) if both.any() else 0.0}
+    row |= {"speed_up": truth.seconds / max(took, 1e-9)}
+    row |= {"fewer_cell_steps": truth.cell_steps / max(z.size * flood.totals.steps, 1)}
+    return Entry(name, z, depth, row)
+
+
+def _keep(
+    spec: TerrainCompare, run: Run, fine: rasters.Elevation, entry: Entry, index: int
+) -> None:
+    """Rasters and figures of one method, as soon as they are there."""
+    grid = rasters.coarsened(fine, entry.z, spec.factor)
+    stem = entry.name.replace(" ", "-")
+    for folder, values in (("coarse", entry.z), ("depth", entry.depth)):
+        rasters.write(run.dir / folder / f"{stem}.tif", values, grid, method=entry.name)
+        run.artifact(f"{folder}/{stem}.tif", role="raster", method=entry.name)
+    names = {"mae_m": "mae_m", "error_ratio": "error_ratio", "csi_01": "csi_01"}
+    run.log(index, **{name: float(entry.row[key]) for name, key in names.items()})
+
+
+def _leave(
+    spec: TerrainCompare, run: Run, fine: rasters.Elevation, truth: Truth, entries: list[Entry]
+) -> None:
+    """Table, pictures and report."""
+    with (run.dir / "metrics.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(entries[0].row))
+        table.writeheader()
+        table.writerows(entry.row for entry in entries)
+    run.artifact("metrics.csv", role="table")
+    shown = fitted(torch.from_numpy(fine.z), spec.factor, "pad").numpy()
+    unknown = fitted(torch.from_numpy(fine.missing).float(), spec.factor, "pad").numpy() > 0
+    stage = pictures.Stage(shown, fine.dx, unknown)
+    said = [
+        pictures.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3f} m", e.depth) for e in entries
+    ]
+    title = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
+    truth_panel = pictures.Panel("fine flood, pooled", truth.depth)
+    pictures.depths(run.dir / "depths.png", stage, [truth_panel, *said], title)
+    gaps = [pictures.Panel(panel.title, panel.values - truth.depth) for panel in said]
+    label = "coarse less pooled fine depth (m)"
+    pictures.differences(run.dir / "differences.png", stage, gaps, title, label)
+    marks = [
+        pictures.Panel(f"{e.name}: CSI {float(e.row['csi_01']):.2f}", e.depth) for e in entries
+    ]
+    pictures.extents(run.dir / "extent.png", stage, truth.depth, marks, WET_M, title)
+    for name in ("depths.png", "differences.png", "extent.png"):
+        run.artifact(name, role="image")
+    timed = ("speed_up",)
+    rows = [{k: v for k, v in e.row.items() if k not in timed} for e in entries]
+    report = {"methods": rows, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
+    (run.dir / "report.json").write_text(json.dumps(report, indent=1))
+    run.artifact("report.json", role="report")
+    best = min(entries, key=lambda e: float(e.row["mae_m"]))
+    speed = {e.name: float(e.row["speed_up"]) for e in entries}
+    run.result(
+        best=best.name,
+        mae_m={e.name: float(e.row["mae_m"]) for e in entries},
+        error_ratio={e.name: float(e.row["error_ratio"]) for e in entries},
+        speed_up=speed,
+        fine_seconds=truth.seconds,
+    )

@@ -1,0 +1,73 @@
+"""Carries out ``terrain.downsample``: a fine raster in, a coarse one out."""
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.core.errors import SpecError
+from models.core.run import Run
+from models.terrain import pictures, rasters, trained
+from models.terrain.pooling import BASELINES, fitted, mean
+from models.terrain.spec import TerrainDownsample
+
+
+def downsample(spec: TerrainDownsample, run: Run) -> None:
+    """Leave ``coarse.tif``: same corner and CRS, cells ``factor`` times as large, nodata kept.
+
+    Raises:
+        SpecError: if the terrain is smaller than a coarse cell, or the net is for another factor.
+        DataError: if the terrain or the net cannot be used.
+        StoppedError: if a stop was requested.
+    """
+    fine = rasters.load(spec.terrain, run, spec.seed)
+    ny, nx = fine.z.shape
+    if min(ny, nx) < spec.factor:
+        raise SpecError(f"factor is {spec.factor}; the terrain has only {ny} x {nx} cells")
+    run.check_stop()
+    z = fitted(torch.from_numpy(fine.z), spec.factor, spec.edges)
+    pooled = mean(z, spec.factor).numpy()
+    made, title = pooled, spec.method
+    if spec.net is not None:
+        net = trained.load_for(spec, spec.net, run, None)
+        made, title = trained.apply(net, z, run.device), "trained net"
+    elif spec.method != "mean":
+        made = BASELINES[spec.method](z, spec.factor).numpy()
+    run.progress(1, 1, phase="downsample")
+    padding = {"rows": max(0, z.shape[0] - ny), "columns": max(0, z.shape[1] - nx)}
+    target = rasters.coarsened(fine, made, spec.factor, crop=spec.edges == "crop")
+    tags = {f"padded_{name}": count for name, count in padding.items()}
+    rasters.write(run.dir / "coarse.tif", made, target, method=title, factor=spec.factor, **tags)
+    run.artifact("coarse.tif", role="raster")
+    moved = made - pooled
+    known = ~target.missing
+    figures: dict[str, Any] = {
+        "rows": made.shape[0],
+        "columns": made.shape[1],
+        "cell_size_m": target.dx,
+        "moved_rms_m": float(np.sqrt(np.mean(moved[known].astype(np.float64) ** 2))),
+        "padded_rows": padding["rows"],
+        "padded_columns": padding["columns"],
+    }
+    run.log(1, moved_rms_m=figures["moved_rms_m"])
+    _draw(run, fine, z.numpy(), made, moved, f"{fine.name}, {title}, factor {spec.factor}")
+    report = {"result": figures, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
+    (run.dir / "report.json").write_text(json.dumps(report, indent=1))
+    run.artifact("report.json", role="report")
+    run.result(**figures)
+
+
+def _draw(
+    run: Run,
+    fine: rasters.Elevation,
+    z: np.ndarray,
+    made: np.ndarray,
+    moved: np.ndarray,
+    title: str,
+) -> None:
+    stage = pictures.Stage(z, fine.dx, np.zeros(z.shape, bool))
+    panels = [pictures.Panel("fine", z), pictures.Panel("coarse", made)]
+    difference = pictures.Panel("coarse less mean pooling", moved)
+    pictures.terrains(run.dir / "coarse.png", stage, panels, difference, title)
+    run.artifact("coarse.png", role="image")

@@ -1,0 +1,78 @@
+"""Water that enters and leaves: what a spec says in metres, on a grid of any cell size."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Series(NamedTuple):
+    """A quantity over time, linear between its points, constant before and after them.
+
+    Attributes:
+        times: seconds from the start, rising.
+        values: at these times.
+    """
+
+    times: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def at(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Values at times t in s; float64."""
+        x = torch.tensor(self.times, dtype=torch.float64, device=t.device)
+        y = torch.tensor(self.values, dtype=torch.float64, device=t.device)
+        if len(self.times) == 1:
+            return y.expand_as(t)
+        after = torch.searchsorted(x, t.double().contiguous()).clamp(1, len(self.times) - 1)
+        share = ((t - x[after - 1]) / (x[after] - x[after - 1])).clamp(0, 1)
+        return y[after - 1] + share * (y[after] - y[after - 1])
+
+
+def constant(value: float) -> Series:
+    """The same at all times."""
+    return Series((0.0,), (value,))
+
+
+class Inlet(NamedTuple):
+    """Water entering a few cells.
+
+    Attributes:
+        series: discharge in m3/s.
+        rows: of the cells.
+        columns: of the cells; each gets the same share.
+    """
+
+    series: Series
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+class Forcing(NamedTuple):
+    """All water that enters, the same for every sample of a batch.
+
+    Attributes:
+        inlets: inflow through edges and point sources.
+        rain: m/s over time.
+        rain_map: share of ``rain`` that falls on each cell [ny, nx]; None: 1 everywhere.
+    """
+
+    inlets: tuple[Inlet, ...] = ()
+    rain: Series | None = None
+    rain_map: Tensor | None = None
+
+    def rate(
+        self, shape: tuple[int, int], dx: float, t: Float[Tensor, "b"], dtype: torch.dtype
+    ) -> Tensor | float:
+        """Rise of the water in m/s at times t [b, ny, nx], 0.0 where nothing enters."""
+        if not self.inlets and self.rain is None:
+            return 0.0
+        found = torch.zeros(len(t), *shape, dtype=dtype, device=t.device)
+        if self.rain is not None:
+            amount = self.rain.at(t).to(dtype)[:, None, None]
+            found += amount if self.rain_map is None else amount * self.rain_map.to(found)
+        for inlet in self.inlets:
+            each = inlet.series.at(t) / (len(inlet.rows) * dx * dx)
+            for row, column in zip(inlet.rows, inlet.columns, strict=True):
+                found[:, row, column] += each.to(dtype)
+        return found

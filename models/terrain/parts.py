@@ -1,0 +1,216 @@
+"""Parts of the terrain specs: where a terrain comes from, its water, the solver. Torch-free."""
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from models.core.spec import ArtifactRef, DatasetRef, Int, Part
+
+Edge = Literal["left", "right", "top", "bottom"]
+Metres = Annotated[float, Field(gt=0, le=1e7)]
+CELLS = 50_000_000
+CELL_STEPS = 1e13  # what one job may ask of the solver; hours on a GPU, a day on a few cores
+
+
+class Area(Part):
+    """A rectangle of cells of a raster."""
+
+    row: Int = Field(default=0, ge=0, description="First row, from the top")
+    column: Int = Field(default=0, ge=0, description="First column")
+    rows: Int = Field(ge=2, le=50_000)
+    columns: Int = Field(ge=2, le=50_000)
+
+
+class DatasetTerrain(DatasetRef):
+    """An uploaded elevation, or the built-in ``jacksboro_dem``."""
+
+    cell_size_m: float | None = Field(
+        default=None,
+        ge=1e-3,
+        le=1e6,
+        description="Side of a cell in metres, where the file does not tell (npy, degrees)",
+    )
+    area: Area | None = Field(default=None, description="Part of it; all where left out")
+
+
+class ArtifactTerrain(ArtifactRef):
+    """A GeoTIFF that another job left, for example of ``terrain.downsample``."""
+
+    area: Area | None = None
+
+
+class Synthetic(Part):
+    """Hills of spectral noise with a tilted valley, its channel, levees, roads and buildings."""
+
+    rows: Int = Field(default=256, ge=8, le=8192)
+    columns: Int = Field(default=256, ge=8, le=8192)
+    cell_size_m: float = Field(default=5.0, ge=0.1, le=1000)
+    relief_m: float = Field(default=3.0, ge=0, le=1000, description="Height of the hills")
+    slope: float = Field(
+        default=0.002, ge=0, le=0.5, description="Fall of the valley, to the right"
+    )
+    channel_depth_m: float = Field(default=2.0, ge=0, le=100)
+    channel_width_cells: float = Field(default=4.0, ge=1, le=1000)
+    levee_height_m: float = Field(default=1.5, ge=0, le=100)
+    levees: Int = Field(default=2, ge=0, le=64, description="Walls of 2 cells along the valley")
+    roads: Int = Field(default=2, ge=0, le=64, description="Dams across it, with one gap each")
+    buildings: Int = Field(default=0, ge=0, le=10_000, description="Blocks of 5 to 10 m")
+    variant: Int = Field(default=0, ge=0, lt=2**31, description="Which one; part of its seed")
+
+
+class SyntheticTerrain(Part):
+    """A generated terrain."""
+
+    synthetic: Synthetic
+
+
+def _terrain_tag(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    for name, tag in (("dataset", "dataset"), ("job", "artifact"), ("synthetic", "synthetic")):
+        if name in keys:
+            return tag
+    return None
+
+
+Terrain = Annotated[
+    Annotated[DatasetTerrain, Tag("dataset")]
+    | Annotated[ArtifactTerrain, Tag("artifact")]
+    | Annotated[SyntheticTerrain, Tag("synthetic")],
+    Discriminator(
+        _terrain_tag,
+        custom_error_type="terrain_form",
+        custom_error_message='give {"dataset": name} of an elevation, {"job": id, "artifact": '
+        'name} of a GeoTIFF, or {"synthetic": {...}}',
+    ),
+]
+
+
+class Moment(Part):
+    """A value at a time; between two moments it changes linearly."""
+
+    time_s: float = Field(ge=0, le=1e9)
+    value: float = Field(ge=0, le=1e7)
+
+
+class Varying(Part):
+    """Something constant, or a series of moments."""
+
+    series: list[Moment] | None = Field(
+        default=None, min_length=1, max_length=1000, description="Over time, times rising"
+    )
+
+    def check(self, constant: float | None, name: str) -> None:
+        """Refuse both or neither, and times that do not rise.
+
+        Raises:
+            ValueError: naming what to give.
+        """
+        if (constant is None) == (self.series is None):
+            raise ValueError(f"give {name} or series, one of the two")
+        times = [moment.time_s for moment in self.series or ()]
+        if any(b <= a for a, b in pairwise(times)):
+            raise ValueError("series: the times must rise")
+
+
+class Segment(Part):
+    """A stretch of an edge of the terrain."""
+
+    edge: Edge
+    centre_m: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e7,
+        description="From the edge's upper or left end; None: its middle",
+    )
+    length_m: Metres | None = Field(default=None, description="None: the whole edge")
+
+
+class Inflow(Segment, Varying):
+    """Water entering through an edge."""
+
+    type: Literal["inflow"]
+    discharge_m3_s: float | None = Field(default=None, ge=0, le=1e7)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Inflow":
+        self.check(self.discharge_m3_s, "discharge_m3_s")
+        return self
+
+
+class Outflow(Segment):
+    """Water leaving through an edge, at Manning's normal depth."""
+
+    type: Literal["outflow"]
+    slope: float = Field(default=0.001, gt=0, le=1, description="Of the ground beyond the edge")
+
+
+class Level(Segment):
+    """A water level held along an edge, such as a sea or a lake."""
+
+    type: Literal["level"]
+    level_m: float = Field(ge=-1e4, le=1e4, description="Height above the terrain's datum")
+
+
+class Source(Varying):
+    """Water entering in a disc, such as a spring or a burst pipe."""
+
+    type: Literal["source"]
+    x_m: float = Field(ge=0, le=1e7, description="From the left edge")
+    y_m: float = Field(ge=0, le=1e7, description="From the upper edge")
+    radius_m: float = Field(default=0.0, ge=0, le=1e6, description="0: one cell")
+    discharge_m3_s: float | None = Field(default=None, ge=0, le=1e7)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Source":
+        self.check(self.discharge_m3_s, "discharge_m3_s")
+        return self
+
+
+class Rain(Varying):
+    """Rain on every cell."""
+
+    type: Literal["rain"]
+    mm_per_h: float | None = Field(default=None, ge=0, le=1e4)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Rain":
+        self.check(self.mm_per_h, "mm_per_h")
+        return self
+
+
+class Valley(Part):
+    """Inflow at the middle of the edge opposite to the lowest border cell, outflow there."""
+
+    type: Literal["valley"]
+    discharge_m3_s: float = Field(default=50.0, gt=0, le=1e7)
+    length_m: Metres = Field(default=100.0, description="Of both segments")
+    slope: float = Field(default=0.001, gt=0, le=1)
+
+
+Water = Annotated[Inflow | Outflow | Level | Source | Rain | Valley, Field(discriminator="type")]
+Waters = Annotated[list[Water], Field(min_length=1, max_length=64)]
+
+
+class Solver(Part):
+    """Constants of the shallow-water scheme."""
+
+    manning: float = Field(default=0.05, gt=0, le=1, description="Roughness, s/m^(1/3)")
+    theta: float = Field(default=0.7, gt=0, le=1, description="1: no smoothing of discharges")
+    alpha: float = Field(default=0.7, gt=0, le=1, description="Courant number")
+    h_dry_m: float = Field(default=1e-5, ge=1e-7, le=0.01, description="No flow below this depth")
+    limiter: bool = Field(default=True, description="No cell gives more water than it has")
+    froude: float | None = Field(
+        default=None, gt=0, le=10, description="Largest Froude number; 1 suits steep ground"
+    )
+    reference_mode: bool = Field(
+        default=False,
+        description="The authors' scheme: their time step and outflow, no dry rule, no limiter",
+    )
+
+
+Method = Literal["mean", "max", "min", "bilinear", "bilateral", "channel"]
+METHODS: tuple[Method, ...] = ("mean", "max", "min", "bilinear", "bilateral", "channel")
+Factor = Annotated[
+    Literal[2, 4, 8, 16, 32], Field(description="Fine cells a coarse cell, per side")
+]

@@ -1,0 +1,167 @@
+"""Pictures of terrains and floods: hillshade, depth over it, differences, extents, scale bars."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LightSource, ListedColormap, Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+PANEL_INCHES, COLUMNS = 3.0, 4
+# from a blue that stands out from the hillshade; shallower water is not drawn
+WATER, SHOWN_M = ListedColormap(colormaps["Blues"](np.linspace(0.3, 1, 256))), 0.02
+DIFFERENCE = "RdBu"
+EXTENTS = (("hit", "#3182bd"), ("miss", "#de2d26"), ("false alarm", "#fdae6b"))
+Field = Float[np.ndarray, "ny nx"]
+
+
+class Panel(NamedTuple):
+    """A field on its own grid and what is written above it."""
+
+    title: str
+    values: np.ndarray
+
+
+class Stage(NamedTuple):
+    """The terrain that panels are drawn over."""
+
+    z: np.ndarray
+    dx: float
+    missing: np.ndarray
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom, top in metres."""
+        return (0.0, self.z.shape[1] * self.dx, self.z.shape[0] * self.dx, 0.0)
+
+
+def hillshade(stage: Stage) -> Float[np.ndarray, "ny nx"]:
+    """Light from the north-west, 0 to 1; relief stretched so that flat ground shows its shape."""
+    relief = float(np.percentile(stage.z, 98) - np.percentile(stage.z, 2)) or 1.0
+    stretch = 0.12 * min(stage.z.shape) * stage.dx / relief
+    shade = LightSource(315, 45).hillshade(stage.z, stretch, stage.dx, stage.dx)
+    return np.where(stage.missing, np.nan, shade)
+
+
+def _grid(count: int, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
+    rows = math.ceil(count / COLUMNS)
+    columns = math.ceil(count / rows)
+    tall = PANEL_INCHES * min(2.0, max(0.4, shape[0] / shape[1]))
+    size = (PANEL_INCHES * columns + 1.2, (tall + 0.35) * rows + 0.5)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axis in axes:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _ground(axis: Axes, stage: Stage, shade: np.ndarray, title: str) -> None:
+    axis.imshow(shade, cmap="gray", vmin=0, vmax=1, extent=stage.extent, interpolation="nearest")
+    axis.set_title(title, fontsize=9)
+
+
+def scale_bar(axis: Axes, stage: Stage) -> None:
+    """A bar of a round length in the lower left corner, on white."""
+    width, height = stage.extent[1], stage.extent[2]
+    power = 10 ** math.floor(math.log10(width / 4))
+    length = max(k * power for k in (1, 2, 5) if k * power <= width / 4 or k == 1)
+    x, y, thick = 0.04 * width, 0.96 * height, 0.015 * height
+    back = Rectangle((0, 0.86 * height), length + 2 * x, 0.14 * height, fc="white", alpha=0.8)
+    axis.add_patch(back)
+    axis.add_patch(Rectangle((x, y - thick), length, thick, fc="black"))
+    text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+    axis.text(x + length / 2, y - 1.6 * thick, text, ha="center", va="bottom", fontsize=7)
+
+
+def depths(path: Path, stage: Stage, panels: list[Panel], title: str) -> None:
+    """Write a PNG: depth of each panel over the hillshade, one scale."""
+    figure, axes = _grid(len(panels), stage.z.shape)
+    deepest = max(float(np.nanmax(panel.values)) for panel in panels)
+    norm, shade = Normalize(0, max(deepest, SHOWN_M)), hillshade(stage)
+    for axis, panel in zip(axes, panels, strict=False):
+        _ground(axis, stage, shade, panel.title)
+        wet = np.ma.masked_less(np.nan_to_num(panel.values), SHOWN_M)
+        axis.imshow(
+            wet, cmap=WATER, norm=norm, alpha=0.85, extent=stage.extent, interpolation="nearest"
+        )
+    scale_bar(axes[0], stage)
+    label = f"depth of water (m), from {SHOWN_M:g} m"
+    figure.colorbar(ScalarMappable(norm, WATER), ax=axes, shrink=0.8, label=label)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def differences(path: Path, stage: Stage, panels: list[Panel], title: str, label: str) -> None:
+    """Write a PNG: signed fields on one scale about zero, cut at the 99th percentile."""
+    figure, axes = _grid(len(panels), stage.z.shape)
+    magnitudes = np.concatenate([np.abs(panel.values).ravel() for panel in panels])
+    most = float(np.nanpercentile(magnitudes, 99)) or float(np.nanmax(magnitudes)) or 1.0
+    norm, shade = TwoSlopeNorm(0, -most, most), hillshade(stage)
+    for axis, panel in zip(axes, panels, strict=False):
+        _ground(axis, stage, shade, panel.title)
+        axis.imshow(
+            panel.values,
+            cmap=DIFFERENCE,
+            norm=norm,
+            alpha=0.85,
+            extent=stage.extent,
+            interpolation="nearest",
+        )
+    scale_bar(axes[0], stage)
+    shown = ScalarMappable(norm, DIFFERENCE)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label=label, extend="both")
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def extents(
+    path: Path, stage: Stage, truth: np.ndarray, panels: list[Panel], wet_m: float, title: str
+) -> None:
+    """Write a PNG: where a coarse flood is wet rightly, is dry wrongly, is wet wrongly."""
+    figure, axes = _grid(len(panels), stage.z.shape)
+    colours, shade = ListedColormap([colour for _, colour in EXTENTS]), hillshade(stage)
+    for axis, panel in zip(axes, panels, strict=False):
+        _ground(axis, stage, shade, panel.title)
+        said, is_wet = panel.values > wet_m, truth > wet_m
+        code = np.where(said & is_wet, 0.0, np.where(is_wet, 1.0, np.where(said, 2.0, np.nan)))
+        axis.imshow(
+            code, cmap=colours, vmin=-0.5, vmax=2.5, alpha=0.85, extent=stage.extent,
+            interpolation="nearest",
+        )  # fmt: skip
+    scale_bar(axes[0], stage)
+    handles = [Patch(color=colour, label=name) for name, colour in EXTENTS]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def terrains(path: Path, fine: Stage, panels: list[Panel], moved: Panel, title: str) -> None:
+    """Write a PNG: heights of each panel on one scale, and a signed difference beside them."""
+    figure, axes = _grid(len(panels) + 1, fine.z.shape)
+    values = np.concatenate([panel.values.ravel() for panel in panels])
+    low, high = np.nanpercentile(values, (1, 99))
+    norm = Normalize(float(low), float(high))
+    for axis, panel in zip(axes, panels, strict=False):
+        axis.imshow(
+            panel.values, cmap="terrain", norm=norm, extent=fine.extent, interpolation="nearest"
+        )
+        axis.set_title(panel.title, fontsize=9)
+    scale_bar(axes[0], fine)
+    shown = ScalarMappable(norm, "terrain")
+    figure.colorbar(shown, ax=axes[: len(panels)], shrink=0.8, label="height (m)", extend="both")
+    most = float(np.nanmax(np.abs(moved.values))) or 1.0
+    last = axes[len(panels)]
+    drawn = last.imshow(
+        moved.values, cmap="RdBu_r", vmin=-most, vmax=most, extent=fine.extent,
+        interpolation="nearest",
+    )  # fmt: skip
+    last.set_title(moved.title, fontsize=9)
+    figure.colorbar(drawn, ax=last, shrink=0.8, label="difference (m)")
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, metadata={"Software": None})

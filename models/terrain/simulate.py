@@ -1,0 +1,122 @@
+"""Carries out ``terrain.simulate``: one flood, its depths over time, and where the water went."""
+
+import csv
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.core.errors import DataError
+from models.core.run import Run
+from models.terrain import animation, pictures, rasters
+from models.terrain.boundary import Extent, settle
+from models.terrain.floods import Scene, stages
+from models.terrain.rasters import Elevation
+from models.terrain.spec import TerrainSimulate
+
+
+def scene_of(spec: Any, fine: Elevation, wet_m: float) -> Scene:
+    """The water of a spec, settled on a fine terrain.
+
+    Raises:
+        SpecError: if a segment or source is off the terrain.
+    """
+    ny, nx = fine.z.shape
+    water = settle(list(spec.water), fine.z, fine.missing, fine.dx)
+    return Scene(water, Extent(ny * fine.dx, nx * fine.dx), spec.solver, wet_m)
+
+
+def simulate(spec: TerrainSimulate, run: Run) -> None:
+    """Flood the terrain; each output time leaves its raster at once, so a stop keeps them.
+
+    Raises:
+        SpecError: if the water does not fit the terrain.
+        DataError: if the terrain cannot be used.
+        UnstableError: if the flood blows up.
+        StoppedError: if a stop was requested.
+    """
+    ground = rasters.load(spec.terrain, run, spec.seed)
+    if ground.missing.any():
+        run.warn(
+            "nodata_filled", f"{int(ground.missing.sum())} cells without height: no result there"
+        )
+    flood = scene_of(spec, ground, spec.wet_depth_m).open(ground.z, ground.dx)
+    times = [spec.duration_s * (k + 1) / spec.outputs for k in range(spec.outputs)]
+    rows: list[dict[str, float]] = []
+    frames: list[np.ndarray] = []
+
+    def tell(t: float) -> None:
+        run.progress(round(t), round(spec.duration_s), phase="flood", unit="s")
+
+    for index, t in enumerate(stages(flood, times, run, tell), 1):
+        depth = flood.depth[0].numpy()
+        row = _row(flood, ground, t, spec.wet_depth_m)
+        rows.append(row)
+        run.log(index, **row)
+        name = f"depth/t{round(t):08d}.tif"
+        rasters.write(run.dir / name, depth, ground, time_s=t, quantity="depth in m")
+        run.artifact(name, role="raster", time_s=t)
+        frames.append(depth)
+    _leave(spec, run, ground, flood, rows, frames)
+
+
+def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, float]:
+    """Figures of an output time.
+
+    Raises:
+        DataError: if a depth is not finite.
+    """
+    depth, totals = flood.depth[0], flood.totals
+    if not bool(torch.isfinite(depth).all()):
+        raise DataError(f"a depth is not finite at {t:g} s")
+    volume = float(depth.sum(dtype=torch.float64)) * ground.dx**2
+    return {
+        "time_s": t,
+        "volume_m3": volume,
+        "entered_m3": totals.entered,
+        "left_m3": totals.left,
+        "balance_error": abs(volume - totals.entered + totals.left) / max(totals.entered, 1e-9),
+        "wet_share": float((depth > wet_m).double().mean()),
+        "deepest_m": float(depth.max()),
+    }
+
+
+def _leave(
+    spec: TerrainSimulate,
+    run: Run,
+    ground: Elevation,
+    flood: Any,
+    rows: list[dict[str, float]],
+    frames: list[np.ndarray],
+) -> None:
+    """The rasters, table and pictures of the whole flood, and the report."""
+    peak, arrival = flood.peak.numpy(), flood.arrival.numpy()
+    rasters.write(run.dir / "max_depth.tif", peak, ground, quantity="greatest depth in m")
+    run.artifact("max_depth.tif", role="raster")
+    rasters.write(run.dir / "arrival.tif", arrival, ground, quantity="s until wet")
+    run.artifact("arrival.tif", role="raster")
+    with (run.dir / "volume.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    run.artifact("volume.csv", role="table")
+    stage = pictures.Stage(ground.z, ground.dx, ground.missing)
+    panels = [pictures.Panel("greatest depth", peak)]
+    shown = sorted({0, (len(frames) - 1) // 2, len(frames) - 1})
+    panels += [pictures.Panel(f"after {rows[k]['time_s']:.0f} s", frames[k]) for k in shown]
+    pictures.depths(run.dir / "flood.png", stage, panels, f"Flood on {ground.name}")
+    run.artifact("flood.png", role="image")
+    if spec.animation:
+        animation.write(run.dir / "flood.gif", stage, [row["time_s"] for row in rows], frames)
+        run.artifact("flood.gif", role="image")
+    found = rows[-1] | {"steps": flood.totals.steps, "cells": int(ground.z.size)}
+    report: dict[str, Any] = {
+        "result": found,
+        "spec": spec.model_dump(mode="json"),
+        "dx": ground.dx,
+    }
+    report |= {"torch": torch.__version__, "nodata_cells": int(ground.missing.sum())}
+    (run.dir / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
+    run.artifact("report.json", role="report")
+    run.result(**found)

@@ -1,0 +1,130 @@
+"""Training terrains with their fine floods, pooled: made once, kept in the checkpoints."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.core.errors import DataError, SpecError
+from models.core.run import Run
+from models.terrain import measures, rasters
+from models.terrain.boundary import forcing_of, ground_of
+from models.terrain.floods import Scene, stages
+from models.terrain.parts import Area, SyntheticTerrain
+from models.terrain.rasters import Elevation
+from models.terrain.rollout import World
+from models.terrain.simulate import scene_of
+from models.terrain.spec import TerrainTrain
+
+WET_M = 0.1
+
+
+class Lesson(NamedTuple):
+    """A terrain and what a coarse flood on it should come to.
+
+    Attributes:
+        z: fine heights in m about 0, float32 [ny, nx].
+        datum: their mean, taken off.
+        world: surroundings of the coarse bed.
+        scene: to open floods on it.
+        dx: side of a coarse cell, m.
+        name: where it is from.
+    """
+
+    z: Tensor
+    datum: float
+    world: World
+    scene: Scene
+    dx: float
+    name: str
+
+
+def terrains(spec: TerrainTrain, run: Run, *, test: bool) -> Iterator[Elevation]:
+    """Training or held-out terrains; a raster is cut into tiles, those with nodata dropped.
+
+    Raises:
+        DataError: if a raster has no whole tile with data.
+    """
+    scenes, tile = spec.scenes, spec.scenes.tile
+    count = scenes.test if test else scenes.train
+    first = scenes.train if test else 0
+    for k in range(count if scenes.synthetic is not None else 0):
+        made = scenes.synthetic.model_copy(update={"variant": first + k})  # ty: ignore
+        yield rasters.load(SyntheticTerrain(synthetic=made), run, spec.seed)
+    for source in scenes.test_rasters if test else scenes.rasters:
+        whole = rasters.load(source, run, spec.seed)
+        found = 0
+        for row in range(0, whole.z.shape[0] - tile + 1, tile):
+            for column in range(0, whole.z.shape[1] - tile + 1, tile):
+                part = (slice(row, row + tile), slice(column, column + tile))
+                if not whole.missing[part].any():
+                    found += 1
+                    area = Area(row=row, column=column, rows=tile, columns=tile)
+                    yield rasters.cut(whole, area)
+        if found == 0:
+            raise DataError(
+                f"{whole.name}: no tile of {tile} x {tile} cells without nodata",
+                hint="lower scenes.tile",
+            )
+
+
+def lesson_of(spec: TerrainTrain, fine: Elevation) -> Lesson:
+    """A terrain with its coarse surroundings."""
+    scene, dx = scene_of(spec, fine, WET_M), fine.dx * spec.factor
+    datum = float(fine.z.mean())
+    z = torch.from_numpy(fine.z - np.float32(datum))
+    shape = (z.shape[0] // spec.factor, z.shape[1] // spec.factor)
+    empty = torch.zeros(1, *shape)
+    ground = ground_of(empty, datum, scene.water, scene.extent, dx, spec.solver)
+    forcing = forcing_of(scene.water, scene.extent, shape, dx)
+    return Lesson(z, datum, World(ground, forcing), scene, dx, fine.name)
+
+
+def load(spec: TerrainTrain, run: Run) -> tuple[list[Lesson], list[Lesson]]:
+    """Training and held-out lessons.
+
+    Raises:
+        SpecError: if their sizes differ.
+    """
+    parts = [
+        [lesson_of(spec, fine) for fine in terrains(spec, run, test=test)] for test in (False, True)
+    ]
+    sizes = {tuple(lesson.z.shape) for part in parts for lesson in part}
+    if len(sizes) > 1:
+        raise SpecError(
+            f"scenes: terrains of {sorted(sizes)} cells; make scenes.tile equal to "
+            "scenes.synthetic.rows and columns"
+        )
+    return parts[0], parts[1]
+
+
+def digest(lessons: list[Lesson]) -> str:
+    """SHA-256 of all heights, in hex."""
+    found = hashlib.sha256()
+    for lesson in lessons:
+        found.update(lesson.z.numpy().tobytes())
+    return found.hexdigest()
+
+
+def times_of(spec: TerrainTrain) -> list[float]:
+    """Target times in s, the last one the end."""
+    return [spec.duration_s * (k + 1) / spec.targets for k in range(spec.targets)]
+
+
+def fine_depths(spec: TerrainTrain, run: Run, lesson: Lesson) -> Float[Tensor, "times nyc nxc"]:
+    """Pooled depth of the fine flood at the target times, m.
+
+    Raises:
+        StoppedError: if a stop was requested.
+        UnstableError: if the flood blows up.
+    """
+    flood = lesson.scene.open(lesson.z.numpy() + np.float32(lesson.datum), lesson.dx / spec.factor)
+    found = [
+        measures.pooled(flood.depth[0], spec.factor)
+        for _ in stages(flood, times_of(spec), run, lambda _: None)
+    ]
+    return torch.stack(found)

@@ -1,0 +1,239 @@
+"""The four kinds from GeoTIFF to GeoTIFF: place on the earth, nodata, refusals, baselines."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from pydantic import TypeAdapter, ValidationError
+from rasterio import Affine
+
+from models.catalog import JobSpec, load_entry
+from models.core.errors import DataError, SpecError
+from models.terrain import measures, net, rasters
+from models.terrain.boundary import Extent, covered, settle
+from models.terrain.parts import Inflow, Synthetic, Valley
+from models.terrain.pooling import BASELINES, accumulation, fitted
+from models.terrain.scenes import generate
+
+SHA = "0" * 64
+ORIGIN = Affine(2.0, 0, 500_000, 0, -2.0, 6_000_000)
+RASTER = {"dataset": "mine", "sha256": SHA}
+
+
+def tif(path, z, crs="EPSG:28356", transform=ORIGIN, nodata=-9999.0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=z.shape[0], width=z.shape[1], dtype="float32",
+        crs=crs, transform=transform, nodata=nodata,
+    ) as raster:  # fmt: skip
+        raster.write(z.astype(np.float32), 1)
+
+
+def heights(ny=45, nx=70):
+    made = Synthetic(rows=ny, columns=nx, cell_size_m=2.0)
+    z = generate(made, 0).numpy() + 900
+    z[:9, :9] = -9999
+    return z
+
+
+@pytest.fixture
+def carry_out(new_run):
+    """Run a spec on an uploaded raster; gives the folder and the result."""
+
+    def carry_out(z=None, **fields):
+        run = new_run()
+        if z is not None:
+            tif(run.dir / "inputs" / SHA, z)
+        spec = TypeAdapter(JobSpec).validate_python({"terrain": RASTER, **fields})
+        load_entry(spec)(spec, run)
+        lines = map(json.loads, (run.dir / "events.jsonl").read_text().splitlines())
+        return run.dir, next(line["values"] for line in lines if line["type"] == "result")
+
+    return carry_out
+
+
+def test_coarse_raster_keeps_its_place(carry_out):
+    """Same upper-left corner and CRS, cells times the factor, padding told, nodata kept."""
+    folder, result = carry_out(heights(), kind="terrain.downsample", factor=8)
+    with rasterio.open(folder / "coarse.tif") as raster:
+        assert raster.crs.to_epsg() == 28356
+        assert raster.transform == ORIGIN @ Affine.scale(8, 8)
+        assert raster.shape == (6, 9)
+        assert raster.tags()["padded_rows"] == "3"
+        band = raster.read(1, masked=True)
+    assert band.mask.sum() == 1  # only the block that has no known cell
+    assert band.mask[0, 0]
+    assert result["padded_columns"] == 2
+    whole = heights()[16:24, 16:24].mean()
+    assert band[2, 2] == pytest.approx(whole, abs=1e-3)
+
+
+def test_cropping_leaves_whole_cells(carry_out):
+    folder, _ = carry_out(heights(), kind="terrain.downsample", factor=8, edges="crop")
+    with rasterio.open(folder / "coarse.tif") as raster:
+        assert raster.shape == (5, 8)
+
+
+def test_simulation_leaves_rasters_without_nan(carry_out):
+    """Depths on the raster's own grid, masked where it had no height, water in balance."""
+    folder, result = carry_out(
+        heights(), kind="terrain.simulate", duration_s=120.0, outputs=3,
+        water=[{"type": "rain", "mm_per_h": 60.0}, {"type": "outflow", "edge": "right"}],
+    )  # fmt: skip
+    names = sorted(path.name for path in (folder / "depth").iterdir())
+    assert names == ["t00000040.tif", "t00000080.tif", "t00000120.tif"]
+    with rasterio.open(folder / "depth" / names[-1]) as raster:
+        assert raster.transform == ORIGIN
+        band = raster.read(1, masked=True)
+    assert band.mask[:9, :9].all()
+    assert band.mask.sum() == 81
+    assert np.isfinite(band.compressed()).all()
+    assert result["balance_error"] < 1e-5
+    assert result["entered_m3"] == pytest.approx(45 * 70 * 4 * 0.060 * 120 / 3600, rel=1e-4)
+
+
+def test_comparison_counts_from_mean_pooling(carry_out):
+    """Mean pooling has ratio 1; free heights are never worse than where they started."""
+    folder, result = carry_out(
+        terrain={"synthetic": {"rows": 64, "columns": 64, "cell_size_m": 8.0}},
+        kind="terrain.compare", duration_s=600.0, factor=8, optimise_steps=5,
+    )  # fmt: skip
+    ratio = result["error_ratio"]
+    assert ratio["mean"] == 1.0
+    assert ratio["optimised"] < 1.0
+    assert set(ratio) == {*BASELINES, "optimised"}
+    with rasterio.open(folder / "depth" / "channel.tif") as raster:
+        assert raster.res == (64.0, 64.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"terrain": {"synthetic": {"rows": 40_000, "columns": 40_000}}}, "less than or equal"),
+        ({"water": []}, "at least 1 item"),
+        ({"water": [{"type": "inflow", "edge": "left"}]}, "give discharge_m3_s or series"),
+        ({"solver": {"manning": -1.0}}, "greater than 0"),
+        ({"terrain": {"file": "x"}}, "of an elevation"),
+        (
+            {"water": [{"type": "rain", "series": [{"time_s": 5, "value": 1}] * 2}]},
+            "the times must rise",
+        ),
+    ],
+)
+def test_specs_that_cannot_work(fields, match):
+    base = {"kind": "terrain.simulate", "terrain": RASTER}
+    with pytest.raises(ValidationError, match=match):
+        TypeAdapter(JobSpec).validate_python({**base, **fields})
+
+
+def test_too_much_work_is_refused_before_it_runs():
+    """Work is estimated from the dataset's counts; the way out is named."""
+    spec = TypeAdapter(JobSpec).validate_python({"kind": "terrain.simulate", "terrain": RASTER})
+    with pytest.raises(SpecError, match=r"1,000,000,000 cells; at most 50,000,000.*terrain\.area"):
+        spec.estimate({"mine": {"rows": 40_000, "columns": 25_000, "cell_size_m": 1}})
+    with pytest.raises(SpecError, match="cell-steps"):
+        spec.model_copy(update={"duration_s": 1e7}).estimate(
+            {"mine": {"rows": 5000, "columns": 5000, "cell_size_m": 1}}
+        )
+
+
+def test_training_splits_by_source_and_fits_the_factor():
+    for scenes, match in (
+        ({"rasters": [RASTER], "test_rasters": [RASTER]}, "split by source"),
+        ({"synthetic": {"rows": 100, "columns": 96}}, "multiples of factor 16"),
+    ):
+        with pytest.raises(ValidationError, match=match):
+            TypeAdapter(JobSpec).validate_python({"kind": "terrain.train", "scenes": scenes})
+
+
+def test_rasters_that_cannot_be_used(tmp_path):
+    """Degrees, nodata everywhere, NaN, cells that are not square: told by what is wrong."""
+    z = np.ones((8, 8))
+    cases = {
+        "in degrees": {"crs": "EPSG:4326", "transform": Affine(0.1, 0, 5, 0, -0.1, 50)},
+        "must be square": {"transform": Affine(2, 0, 0, 0, -3, 0)},
+    }
+    for match, options in cases.items():
+        tif(tmp_path / "x.tif", z, **options)
+        with pytest.raises(DataError, match=match):
+            rasters.read(tmp_path / "x.tif", None, "x")
+    for value, match in ((-9999.0, "no data"), (np.nan, "NaN or infinite")):
+        tif(tmp_path / "x.tif", z * 0 + value)
+        with pytest.raises(DataError, match=match):
+            rasters.read(tmp_path / "x.tif", None, "x")
+
+
+def test_segment_off_the_edge_is_refused(carry_out):
+    water = [{"type": "inflow", "edge": "left", "centre_m": 85.0, "length_m": 20.0,
+              "discharge_m3_s": 1.0}]  # fmt: skip
+    with pytest.raises(SpecError, match=r"water\.0: the segment from 75 to 95 m is off the left"):
+        carry_out(heights(), kind="terrain.simulate", water=water)
+
+
+def test_segments_cover_the_same_stretch_on_every_grid():
+    """Pitfall 1: the number of covered cells times their size is the length, odd counts too."""
+    extent = Extent(800.0, 400.0)
+    item = Inflow(type="inflow", edge="left", centre_m=400.0, length_m=400.0, discharge_m3_s=1.0)
+    for dx in (1.0, 16.0, 25.0):
+        rows, columns = covered(item, extent, (round(800 / dx), round(400 / dx)), dx)
+        assert abs(len(rows) * dx - 400) <= dx
+        assert set(columns) == {0}
+        assert abs((np.mean(rows) + 0.5) * dx - 400) <= dx / 2
+
+
+def test_valley_flows_to_the_lowest_border_cell():
+    z = np.add.outer(np.arange(20.0), np.abs(np.arange(30.0) - 11))
+    into, out = settle([Valley(type="valley", length_m=4.0)], z, np.zeros(z.shape, bool), 2.0)
+    assert (into.edge, out.edge) == ("bottom", "top")
+    assert out.centre_m == 23.0
+
+
+def test_baselines_on_a_plane_with_a_ditch():
+    """Pools keep a constant; the flow path is burnt in as min does, a wall kept as max does."""
+    flat = torch.full((32, 32), 5.0)
+    for maker in BASELINES.values():
+        torch.testing.assert_close(maker(flat, 8), torch.full((4, 4), 5.0))
+    tilted = flat + 0.05 * torch.arange(32.0)
+    ditch = 0.05 * torch.arange(64.0) + 0.1 * (torch.arange(64.0)[:, None] - 13).abs()
+    burnt, low = BASELINES["channel"](ditch, 4), BASELINES["min"](ditch, 4)
+    assert torch.equal(burnt[3, :8], low[3, :8])
+    assert (burnt[8:, 4:] > low[8:, 4:]).all()
+    wall = tilted.clone()
+    wall[:, 13] += 2
+    top = BASELINES["max"](wall, 8)[:, 1]
+    torch.testing.assert_close(BASELINES["channel"](wall, 8)[:, 1], top)
+    assert accumulation(tilted.double().numpy())[:, 0].tolist() == [32.0] * 32
+
+
+def test_padding_repeats_the_edge():
+    z = torch.arange(12.0).view(3, 4)
+    assert fitted(z, 4, "pad")[3].tolist() == z[2].tolist()
+    assert fitted(z, 2, "crop").shape == (2, 4)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
+def test_net_begins_at_mean_pooling(factor):
+    """Zero head: the untrained net is the mean pool, at the terrain's own height."""
+    z = 300 + torch.randn(2, 64, 96, generator=torch.Generator().manual_seed(0))
+    made = net.coarse(net.Downsampler(factor, 16), z)
+    expected = torch.nn.functional.avg_pool2d(z, factor)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-3)
+
+
+def test_net_is_the_papers():
+    """11,168,192 parameters at factor 16, width 64, batch norm."""
+    made = net.Downsampler(16, 64, "batch")
+    assert sum(p.numel() for p in made.parameters()) == 11_168_192
+
+
+def test_measures_by_hand():
+    truth, said = np.array([[0.0, 0.2], [1.0, 0.0]]), np.array([[0.2, 0.2], [0.0, 0.0]])
+    found = measures.errors(said, truth)
+    assert found["mae_m"] == pytest.approx(0.3)
+    assert found["csi_01"] == pytest.approx(1 / 3)
+    assert found["far_share"] == 0.25
+    assert found["volume_error"] == pytest.approx(-0.8 / 1.2)
+    depth = torch.rand(7, 9)
+    assert float(measures.pooled(depth, 4).sum()) * 16 == pytest.approx(float(depth.sum()), 1e-5)
