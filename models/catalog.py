@@ -9,10 +9,11 @@ from pydantic import Field
 from models.core.run import Run
 from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.freetickets.spec import FreeTicketsTrain
 from models.saliency.spec import SaliencyMap
 
 JobSpec = Annotated[
-    DynamicDownsamplingTrain | SaliencyMap,
+    DynamicDownsamplingTrain | FreeTicketsTrain | SaliencyMap,
     Field(discriminator="kind"),
 ]
 
