@@ -66,7 +66,7 @@ def densities(
         rest = [i for i in range(len(layers)) if i not in dense]
         budget = (1 - sparsity) * sum(layers[i].size for i in rest)
         budget -= sparsity * sum(layers[i].size for i in dense)
-        if not rest:
+        if not rest and sparsity == 0:
             return [1.0] * len(layers)
         if budget <= 0:
             raise ValueError(
