@@ -61,12 +61,13 @@ def densities(
         ValueError: if the dense layers alone have more weights than may be active.
     """
     raw = [_raw(layer, distribution) for layer in layers]
-    dense = {i for i, x in enumerate(layers) if any(fnmatchcase(x.name, p) for p in keep_dense)}
+    named = {i for i, x in enumerate(layers) if any(fnmatchcase(x.name, p) for p in keep_dense)}
+    dense = set(named)
     while True:
         rest = [i for i in range(len(layers)) if i not in dense]
         budget = (1 - sparsity) * sum(layers[i].size for i in rest)
         budget -= sparsity * sum(layers[i].size for i in dense)
-        if not rest and sparsity == 0:
+        if (not rest and len(named) < len(layers)) or sparsity == 0:
             return [1.0] * len(layers)
         if budget <= 0:
             raise ValueError(

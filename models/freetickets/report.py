@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.core import curves, device
+from models.core import device
 from models.core.evaluate import predict
 from models.core.train import Fitted
 from models.core.training import describe, spec_digest
 from models.data import images
-from models.freetickets import cost, ensemble, pictures, shifts, tickets
+from models.freetickets import cost, ensemble, shifts, tickets
 
 if TYPE_CHECKING:
     from models.freetickets.train import Training
@@ -37,7 +37,7 @@ def finish(training: "Training", fitted: Fitted) -> None:
     path = run.dir / "ensemble.safetensors"
     checksum = tickets.write(path, training.kept[:done], training.form, about)
     run.artifact(path.name, role="weights", step=fitted.steps, tickets=done)
-    tested = _test(training, done, fitted.steps)
+    tested = test_tickets(training, done, fitted.steps)
     values = _values(training, tested, fitted)
     values |= {"ensemble_bytes": path.stat().st_size, "content_sha256": checksum}
     values |= _under_shift(training, tested)
@@ -62,7 +62,7 @@ def _complete(training: "Training", fitted: Fitted) -> int:
     return max(1, done)
 
 
-def _test(training: "Training", done: int, steps: int) -> Tested:
+def test_tickets(training: "Training", done: int, steps: int) -> Tested:
     """Predictions of each ticket, reported one by one."""
     about = describe(training.spec, training.data)
     nets, logs, labels = [], [], training.data.test_labels
@@ -108,7 +108,7 @@ def _values(training: "Training", tested: Tested, fitted: Fitted) -> dict[str, A
         "kl_nats_matrix": apart.tolist(),
         "ended_by": fitted.ended_by,
         **_topology(training, len(tested.nets)),
-        **_work(training, fitted),
+        **work(training, fitted),
     }
 
 
@@ -140,7 +140,7 @@ def _masks(training: "Training", done: int) -> list[Tensor]:
     return [torch.cat([mask.reshape(-1) for mask in masks.values()]) for masks in every]
 
 
-def _work(training: "Training", fitted: Fitted) -> dict[str, Any]:
+def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
     """Operations as the papers count them beside the seconds that were measured."""
     spec, clock = training.spec, fitted.clock
     layers = training.topology.layers
@@ -241,9 +241,7 @@ def _write(training: "Training", tested: Tested, values: dict[str, Any], fitted:
     _table(training, "history.csv", fitted.history)
     if changes:
         _table(training, "updates.csv", changes)
-    curves.draw(run.dir / "curves.png", {spec.variant: fitted.history}, _title(training))
-    run.artifact("curves.png", role="image")
-    _draw(training, tested)
+    _draw(training, tested, fitted)
 
 
 def _title(training: "Training") -> str:
@@ -259,7 +257,14 @@ def _table(training: "Training", name: str, rows: list[dict[str, Any]]) -> None:
     training.run.artifact(name, role="table")
 
 
-def _draw(training: "Training", tested: Tested) -> None:
+def _draw(training: "Training", tested: Tested, fitted: Fitted) -> None:
+    # matplotlib is for these pictures alone: a training started by a script does without.
+    from models.core import curves
+    from models.freetickets import pictures
+
+    histories = {str(training.spec.variant): fitted.history}
+    curves.draw(training.run.dir / "curves.png", histories, _title(training))
+    training.run.artifact("curves.png", role="image")
     run, chosen, topology = training.run, training.spec.evaluate, training.topology
     count, mode = chosen.ece_bins, chosen.ece_mode
     members = [ensemble.bins(logs, tested.labels, count, mode) for logs in tested.logs]
