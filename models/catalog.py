@@ -10,6 +10,7 @@ from models.core.run import Run
 from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.lcw.spec import LcwSample, LcwTrain
+from models.freetickets.spec import FreeTicketsTrain
 from models.saliency.spec import SaliencyMap
 from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
 
@@ -25,6 +26,7 @@ JobSpec = Annotated[
     | TerrainDownsample
     | TerrainSimulate
     | TerrainCompare,
+    DynamicDownsamplingTrain | FreeTicketsTrain | SaliencyMap,
     Field(discriminator="kind"),
 ]
 

@@ -60,6 +60,8 @@ def fit(
     prepare: Callable[[Tensor, int], Tensor] = lambda images, _: images,
     mode_of: Callable[[int], Mode] = lambda _: FULL,
     after_step: Callable[[int, Mode], None] = lambda *_: None,
+    rate: Callable[[int], float] | None = None,
+    attach: Callable[[torch.optim.SGD], None] = lambda _: None,
     extras: Mapping[str, Tensor] = MappingProxyType({}),
     notes: Mapping[str, Any] = MappingProxyType({}),
     arm: Arm = Arm(),  # noqa: B008  # immutable
@@ -75,6 +77,8 @@ def fit(
         prepare: (images [b, c, h, w], step) to the images of the step; steps count from 0.
         mode_of: mode of a step, from 0; all ranks must agree.
         after_step: told of (steps done, mode of the last); gradients are still there.
+        rate: learning rate of a step, from 0, in place of the optimizer's schedule.
+        attach: told of the optimizer, once, when everything is restored.
         extras: further tensors of the method to save and, on resuming, to restore in place.
         notes: what the method wants to read back from a checkpoint, as JSON can hold it.
         arm: place in a job that trains more than once.
@@ -88,14 +92,16 @@ def fit(
     state = State(StepClock(run.device))
     if arm.keeps and run.resume is not None:
         restore(plan, state, run.resume)
+    attach(plan.optimizer)
     advance = _stepper(plan, forward)
+    rate = rate or (lambda step: learning_rate(spec.optimizer, step, plan.total))
     net.train()
     while not (ended_by := _ended(plan, state)):
         started = time.perf_counter()
         mode = mode_of(state.step)
         with state.clock.step(mode.name):
             batch = _batch(plan, state, prepare)
-            state.rate = learning_rate(spec.optimizer, state.step, plan.total)
+            state.rate = rate(state.step)
             plan.optimizer.param_groups[0]["lr"].fill_(state.rate * mode.lr_scale)
             state.losses.append(advance(mode, batch))
             state.step += 1

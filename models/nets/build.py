@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from models.nets.resnet import ResNet
-from models.nets.spec import BLOCKS, ResidualNet
+from models.nets.spec import BLOCKS, ResidualNet, WideResNet
+from models.nets.wide_resnet import WideNet
 
 Builder = Callable[[Mapping[str, Any], int, int], nn.Module]
 
@@ -15,7 +16,11 @@ def _residual(spec: Mapping[str, Any], num_classes: int, channels: int) -> nn.Mo
     return ResNet(ResidualNet.model_validate(dict(spec)), num_classes, channels)
 
 
-BUILDERS: dict[str, Builder] = dict.fromkeys(BLOCKS, _residual)
+def _wide(spec: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
+    return WideNet(WideResNet.model_validate(dict(spec)), num_classes, channels)
+
+
+BUILDERS: dict[str, Builder] = {**dict.fromkeys(BLOCKS, _residual), "wide_resnet": _wide}
 
 
 def build_net(spec: Mapping[str, Any], num_classes: int, channels: int = 3) -> nn.Module:

@@ -1,11 +1,11 @@
 """Which residual nets exist and the shapes of their convolutions. Torch-free.
 
-The API counts operations and checks layer names with :func:`conv_shapes`; ``resnet.py`` builds the
-same nets from the same table, and a test holds the two together.
+The API counts operations and checks layer names with :func:`conv_shapes`; ``resnet.py`` and
+``wide_resnet.py`` build the same nets from the same tables, and a test holds them together.
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -61,6 +61,40 @@ class ResidualNet(Part):
         return last * EXPANSION if self.name == "resnet50" else last
 
 
+class WideResNet(Part):
+    """A wide residual net with pre-activation (Zagoruyko and Komodakis, arXiv 1605.07146)."""
+
+    name: Literal["wide_resnet"]
+    depth: Int = Field(
+        default=16, ge=10, le=100, description="Layers, 6 n + 4: 10, 16, 22, 28, 34, 40, ..."
+    )
+    widen: Int = Field(
+        default=4, ge=1, le=20, description="Factor on the channels 16, 32 and 64 of the stages"
+    )
+
+    @model_validator(mode="after")
+    def _depth_fits(self) -> "WideResNet":
+        if self.depth % 6 != 4:
+            below = 6 * ((self.depth - 4) // 6) + 4
+            raise ValueError(
+                f"depth {self.depth} is not 6 n + 4; the nearest are {below} and {below + 6}"
+            )
+        return self
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of each of the three stages."""
+        return (self.depth - 4) // 6
+
+    @property
+    def features(self) -> int:
+        """Channels that reach the classifier."""
+        return 64 * self.widen
+
+
+Net = Annotated[ResidualNet | WideResNet, Field(discriminator="name")]
+
+
 class ConvShape(NamedTuple):
     """One convolution of a net: where it is, what it does, the size of its input.
 
@@ -81,8 +115,12 @@ class ConvShape(NamedTuple):
         return -(-self.height // self.stride), -(-self.width // self.stride)
 
 
-def conv_shapes(net: ResidualNet, in_channels: int, height: int, width: int) -> list[ConvShape]:
+def conv_shapes(
+    net: ResidualNet | WideResNet, in_channels: int, height: int, width: int
+) -> list[ConvShape]:
     """Every convolution of ``net`` in order, for an input of ``height`` x ``width`` pixels."""
+    if isinstance(net, WideResNet):
+        return list(_wide_shapes(net, in_channels, (height, width)))
     kernel, stride = (7, 2) if net.stem == "7x7" else (3, 1)
     stem = ConvShape("stem", in_channels, net.channels, kernel, stride, height, width)
     shapes = [stem]
@@ -116,3 +154,19 @@ def _block(
         yield shape
     if stride != 1 or c_in != c_out:
         yield ConvShape(f"{place}.shortcut.0", c_in, c_out, 1, stride, *size)
+
+
+def _wide_shapes(net: WideResNet, in_channels: int, size: tuple[int, int]) -> Iterator[ConvShape]:
+    """The convolutions of a wide net; the projection of a block after its two others."""
+    yield ConvShape("stem", in_channels, 16, 3, 1, *size)
+    c_in = 16
+    for stage in range(3):
+        c_out = 16 * 2**stage * net.widen
+        for block in range(net.blocks):
+            place, stride = f"stages.{stage}.{block}", 2 if stage > 0 and block == 0 else 1
+            first = ConvShape(f"{place}.conv1", c_in, c_out, 3, stride, *size)
+            yield first
+            yield ConvShape(f"{place}.conv2", c_out, c_out, 3, 1, *first.out)
+            if stride != 1 or c_in != c_out:
+                yield ConvShape(f"{place}.shortcut", c_in, c_out, 1, stride, *size)
+            c_in, size = c_out, first.out

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from models.nets.build import build_net
-from models.nets.spec import BLOCKS, ResidualNet, conv_shapes
+from models.nets.spec import BLOCKS, ResidualNet, WideResNet, conv_shapes
 
 SHAPES = [
     (name, stem)
@@ -51,6 +52,36 @@ def test_known_parameter_counts():
         with torch.device("meta"):
             net = build_net({"name": name, "stem": "7x7"}, 1000)
         assert sum(p.numel() for p in net.parameters()) == count
+
+
+@pytest.mark.parametrize(("depth", "widen"), [(10, 1), (16, 2)])
+def test_shapes_of_wide_nets(depth, widen):
+    """Names, channels and output sizes of all convolutions, at an odd size; gradients to all."""
+    spec = WideResNet(name="wide_resnet", depth=depth, widen=widen)
+    net, seen = build_net(spec.model_dump(), 5, channels=2), {}
+    for place, module in net.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda conv, _, out, place=place: seen.update({place: (conv, out)})
+            )
+    net(torch.randn(2, 2, 21, 18)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    shapes = conv_shapes(spec, 2, 21, 18)
+    assert [shape.name for shape in shapes] == list(seen)
+    for shape in shapes:
+        conv, out = seen[shape.name]
+        assert (conv.in_channels, conv.out_channels) == (shape.c_in, shape.c_out)
+        assert out.shape[2:] == shape.out
+
+
+def test_wide_nets_as_published():
+    """WRN-28-10 has 36.5 million parameters, WRN-16-4 2.75; depths are 6 n + 4."""
+    for depth, widen, count in ((28, 10, 36_479_194), (16, 4, 2_748_890)):
+        with torch.device("meta"):
+            net = build_net({"name": "wide_resnet", "depth": depth, "widen": widen}, 10)
+        assert sum(p.numel() for p in net.parameters()) == count
+    with pytest.raises(ValidationError, match="nearest are 16 and 22"):
+        WideResNet(name="wide_resnet", depth=20)
 
 
 def test_unknown_net_is_refused():

@@ -1,0 +1,1 @@
+"""FreeTickets: ensembles of sparse nets from dynamic sparse training."""

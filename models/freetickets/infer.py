@@ -1,0 +1,223 @@
+"""The ensemble as one module, and the fastest way to run it on this machine, found by timing.
+
+Ways: members one after the other; each on a CUDA stream of its own; one net of M times the channels
+with grouped convolutions; ``vmap`` over stacked weights. On a GPU each is one CUDA graph.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from torch.nn.utils import fusion
+
+from models.freetickets.ensemble import mixture
+from models.nets.resnet import BasicBlock, Bottleneck, ResNet
+from models.nets.wide_resnet import WideBlock
+
+# Convolutions and the norms right after them; in a wide net the other norms follow a sum.
+PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
+    ResNet: (("stem", "stem_norm"),),
+    BasicBlock: (("conv1", "norm1"), ("conv2", "norm2")),
+    Bottleneck: (("conv1", "norm1"), ("conv2", "norm2"), ("conv3", "norm3")),
+    WideBlock: (("conv1", "norm2"),),
+    nn.Sequential: (("0", "1"),),  # a projection with its norm
+}
+Logits = Callable[[Tensor], Tensor]  # images to logits [members, b, classes]
+
+
+class Ensemble(nn.Module):
+    """Members as sub-modules: (log of the mean probability, log-probabilities of the members)."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "members b classes"]]:
+        logs = torch.stack([net(x).float().log_softmax(1) for net in self.members])
+        return mixture(logs).float(), logs
+
+
+def fold(net: nn.Module) -> nn.Module:
+    """A copy in eval mode whose norms right after a convolution are part of it."""
+    net = copy.deepcopy(net).eval()
+    for module in list(net.modules()):
+        for conv_name, norm_name in PAIRS.get(type(module), ()):
+            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fusion.fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return net
+
+
+class GroupedLinear(nn.Module):
+    """M linear layers, each on its own part of the features: [b, M f] to [b, M classes]."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, x: Float[Tensor, "b features"]) -> Float[Tensor, "b classes"]:
+        parts = x.unflatten(1, (len(self.weight), -1)).transpose(0, 1)
+        return torch.baddbmm(self.bias[:, None], parts, self.weight.mT).transpose(0, 1).flatten(1)
+
+
+def grouped(nets: Sequence[nn.Module]) -> nn.Module:
+    """One net of M times the channels that computes all members side by side, in eval mode.
+
+    Takes the images repeated M times over the channels; gives logits [b, M classes].
+    """
+    whole = copy.deepcopy(nets[0]).eval()
+    for name, module in list(whole.named_modules()):
+        same = [net.get_submodule(name) for net in nets]
+        if isinstance(module, nn.Conv2d):
+            _replace(whole, name, _grouped_conv(cast("list[nn.Conv2d]", same)))
+        elif isinstance(module, nn.BatchNorm2d):
+            _replace(whole, name, _joined_norm(cast("list[nn.BatchNorm2d]", same)))
+        elif isinstance(module, nn.Linear):
+            _replace(whole, name, GroupedLinear(cast("list[nn.Linear]", same)))
+    return whole
+
+
+def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(net.get_submodule(parent), child, module)
+
+
+@torch.no_grad()
+def _grouped_conv(convs: list[nn.Conv2d]) -> nn.Conv2d:
+    m, one = len(convs), convs[0]
+    joined = nn.Conv2d(
+        one.in_channels * m,
+        one.out_channels * m,
+        cast("tuple[int, int]", one.kernel_size),
+        cast("tuple[int, int]", one.stride),
+        cast("tuple[int, int]", one.padding),
+        groups=m,
+        bias=one.bias is not None,
+    ).to(one.weight)
+    joined.weight.copy_(torch.cat([conv.weight for conv in convs]))
+    if joined.bias is not None:
+        joined.bias.copy_(torch.cat([cast("Tensor", conv.bias) for conv in convs]))
+    return joined
+
+
+@torch.no_grad()
+def _joined_norm(norms: list[nn.BatchNorm2d]) -> nn.BatchNorm2d:
+    joined = nn.BatchNorm2d(norms[0].num_features * len(norms), norms[0].eps).eval()
+    joined.to(norms[0].weight.device)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(joined, name).copy_(torch.cat([getattr(norm, name) for norm in norms]))
+    return joined
+
+
+def ways(nets: Sequence[nn.Module]) -> dict[str, Logits]:
+    """Every way to compute the logits of all members, by name; nets in eval mode."""
+    whole, m = grouped(nets), len(nets)
+    found: dict[str, Logits] = {
+        "sequential": lambda x: torch.stack([net(x) for net in nets]),
+        "grouped": lambda x: whole(x.repeat(1, m, 1, 1)).unflatten(1, (m, -1)).transpose(0, 1),
+        "vmap": _vmapped(nets),
+    }
+    if next(nets[0].parameters()).is_cuda:
+        found["streams"] = _streamed(nets)
+    return found
+
+
+def _vmapped(nets: Sequence[nn.Module]) -> Logits:
+    parameters, buffers = stack_module_state(list(nets))
+    skeleton = copy.deepcopy(nets[0]).to("meta")
+
+    def one(weights: dict[str, Tensor], state: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(skeleton, (weights, state), (x,))
+
+    return lambda x: torch.vmap(one, (0, 0, None))(parameters, buffers, x)
+
+
+def _streamed(nets: Sequence[nn.Module]) -> Logits:
+    streams = [torch.cuda.Stream() for _ in nets]
+
+    def run(x: Tensor) -> Tensor:
+        present, parts = torch.cuda.current_stream(), []
+        for net, stream in zip(nets, streams, strict=True):
+            stream.wait_stream(present)
+            with torch.cuda.stream(stream):
+                parts.append(net(x))
+        for stream in streams:
+            present.wait_stream(stream)
+        return torch.stack(parts)
+
+    return run
+
+
+class Recorded:
+    """A way as one CUDA graph for images of one shape; the answer lives until the next call."""
+
+    def __init__(self, way: Logits, x: Tensor) -> None:
+        self._x = x.clone(memory_format=torch.preserve_format)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # algorithms are chosen before recording
+                way(self._x)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._out = way(self._x)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._x.copy_(x)
+        self._graph.replay()
+        return self._out
+
+
+class Choice(NamedTuple):
+    """The fastest way, and milliseconds of every way that gave the same answer."""
+
+    name: str
+    run: Logits
+    milliseconds: dict[str, float]
+
+
+@torch.inference_mode()
+def fastest(nets: Sequence[nn.Module], x: Float[Tensor, "b c h w"], rounds: int = 20) -> Choice:
+    """Time every way on images of this shape; a way whose answer differs is left out.
+
+    Args:
+        nets: members in eval mode on the device of ``x``; folded ones run faster.
+        x: normalised images.
+        rounds: calls of each way, interleaved; the median counts.
+    """
+    expected = ways(nets)["sequential"](x)
+    exact = x.dtype == torch.float32 and not x.is_cuda  # else TF32 or a half format
+    tolerance = (1e-4 if exact else 3e-2) * float(expected.abs().max())
+    ready: dict[str, Logits] = {}
+    for name, way in ways(nets).items():
+        run = Recorded(way, x) if x.is_cuda else way
+        if torch.allclose(run(x), expected, rtol=0, atol=tolerance):
+            ready[name] = run
+    spent: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(rounds):
+        for name, run in ready.items():
+            spent[name].append(_milliseconds(run, x))
+    ms = {name: median(times) for name, times in spent.items()}
+    best = min(ms, key=lambda name: ms[name])
+    return Choice(best, ready[best], ms)
+
+
+def _milliseconds(run: Logits, x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    run(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - started)

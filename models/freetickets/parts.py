@@ -1,0 +1,67 @@
+"""Groups of fields in the spec of FreeTickets. Torch-free."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from models.core.spec import DatasetRef, Int, Part
+
+
+class PruneRate(Part):
+    """Share of a layer's active weights that an update drops and grows elsewhere."""
+
+    p: float = Field(default=0.5, ge=0, le=1, description="Share at the begin of a phase")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="cosine falls from p to p_min over each phase"
+    )
+    p_min: float = Field(default=0.005, ge=0, le=1, description="Share at the end of the cosine")
+
+
+class Escape(Part):
+    """The large update between two tickets of one run, which leaves the basin of the last one."""
+
+    q: float = Field(default=0.8, ge=0, le=1, description="Share of active weights replaced")
+    growth: Literal["gradient", "random", "same"] = Field(
+        default="same", description="How positions are chosen; same as in ordinary updates"
+    )
+    regrow_dropped: bool = Field(
+        default=True,
+        description="Whether a weight just dropped may be grown again; growth by gradient takes"
+        " many back, so the escape is weaker than q (the report tells the share)",
+    )
+    reset_momentum: bool = Field(default=False, description="Forget all momentum at an escape")
+
+
+class Rates(Part):
+    """Learning rates of the two halves of a refinement, as factors on optimizer.lr."""
+
+    high: float = Field(default=0.1, gt=0, le=10, description="First half of a refinement")
+    low: float = Field(default=0.01, gt=0, le=10, description="Second half of a refinement")
+
+
+class Evaluation(Part):
+    """What the tickets and their ensemble are tested on."""
+
+    ece_bins: Int = Field(default=15, ge=2, le=1000, description="Equal bins of confidence")
+    ece_mode: Literal["equal", "reference14"] = Field(
+        default="equal",
+        description="reference14: the 14 bins between 15 edges of the authors' code",
+    )
+    corruptions: bool = Field(
+        default=False, description="Six corruptions of CIFAR-C, five severities, pooled"
+    )
+    ood: list[DatasetRef] = Field(
+        default=[], max_length=8, description="Sets whose images belong to none of the classes"
+    )
+    fgsm_eps: list[float] = Field(
+        default=[],
+        max_length=8,
+        description="Sizes of a one-step attack on the ensemble, in pixel values on 0..1",
+    )
+
+    @field_validator("fgsm_eps")
+    @classmethod
+    def _small_enough(cls, sizes: list[float]) -> list[float]:
+        if any(not 0 < size <= 1 for size in sizes):
+            raise ValueError(f"fgsm_eps {sizes}: each in (0, 1], for example 0.0314 for 8/255")
+        return sizes

@@ -1,0 +1,85 @@
+"""Pictures of a job: calibration, and how the tickets differ."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from models.freetickets.ensemble import Bins
+
+
+def reliability(path: Path, members: Sequence[Bins], ensemble: Bins) -> None:
+    """Accuracy against confidence of each ticket and of the ensemble; counts below."""
+    figure = Figure(figsize=(6, 6.4), dpi=120, layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    above.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
+    for index, found in enumerate(members):
+        label = "single tickets" if index == 0 else None
+        _points(above, found, color="tab:blue", alpha=0.5, linewidth=1, marker=".", label=label)
+    told = f"ensemble, ECE {ensemble.ece:.2%}"
+    _points(above, ensemble, color="tab:red", linewidth=2, marker="o", label=told)
+    edges = ensemble.edges.numpy()
+    width = edges[1] - edges[0]
+    share = ensemble.counts.numpy() / ensemble.counts.sum().item()
+    below.bar(edges[:-1], share, width=width, align="edge", color="tab:red", alpha=0.7)
+    above.set_ylabel("accuracy (share of images)")
+    above.legend(loc="upper left")
+    below.set_ylabel("share of images")
+    below.set_xlabel("confidence (largest probability)")
+    below.set_xlim(0, 1)
+    above.set_ylim(0, 1.02)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _points(axes: Axes, found: Bins, **style: object) -> None:
+    filled = found.counts > 0
+    axes.plot(found.confidence[filled], found.accuracy[filled], **style)  # ty: ignore[invalid-argument-type]
+
+
+def diversity(
+    path: Path, densities: Mapping[str, float], iou: Tensor | None, differ: Tensor
+) -> None:
+    """Share of active weights of each layer; overlap of masks and disagreement of tickets.
+
+    Args:
+        path: of the PNG.
+        densities: by name of the layer, in order.
+        iou: overlap of each two masks; None where nothing is masked.
+        differ: share of test images on which two tickets disagree.
+    """
+    matrices = [(differ, "predictions that differ", "share of test images")]
+    if iou is not None:
+        matrices.insert(0, (iou, "masks in common", "intersection / union"))
+    wide = max(6.0, 0.22 * len(densities) + 1.5)
+    figure = Figure(figsize=(wide + 3.6 * len(matrices), 4.2), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 1 + len(matrices), width_ratios=[wide, *[3.6] * len(matrices)])
+    bars, *maps = axes
+    names = list(densities)
+    bars.bar(range(len(names)), list(densities.values()), color="tab:blue")
+    bars.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    bars.set_ylabel("active weights (share of the layer)")
+    bars.set_ylim(0, 1.02)
+    bars.grid(axis="y", alpha=0.3)
+    for place, (matrix, title, unit) in zip(maps, matrices, strict=True):
+        _matrix(figure, place, matrix.numpy(), title, unit)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _matrix(figure: Figure, axes: Axes, values: np.ndarray, title: str, unit: str) -> None:
+    """A square of numbers between tickets; the diagonal, known beforehand, is left blank."""
+    m = len(values)
+    shown = np.ma.masked_array(values, mask=np.eye(m, dtype=bool))
+    top = float(shown.max()) if m > 1 else 1.0
+    image = axes.imshow(shown, vmin=0, vmax=top or 1.0, cmap="viridis")
+    for i, j in np.argwhere(~np.eye(m, dtype=bool)):
+        dark = values[i, j] < 0.6 * (top or 1.0)
+        axes.text(j, i, f"{values[i, j]:.3f}", ha="center", va="center", color="w" if dark else "k")
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks(range(m))
+    axes.set_yticks(range(m))
+    axes.set_xlabel("ticket")
+    axes.set_ylabel("ticket")
+    figure.colorbar(image, ax=axes, label=unit, shrink=0.7)

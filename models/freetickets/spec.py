@@ -1,0 +1,305 @@
+"""Spec of FreeTickets training. Torch-free."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from models.core.errors import SpecError
+from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
+from models.core.supervised import SupervisedSpec
+from models.freetickets import cost, timetable
+from models.freetickets.densities import Layer, can_cap, counts, densities, layers_of
+from models.freetickets.parts import Escape, Evaluation, PruneRate, Rates
+from models.freetickets.timetable import Phase, Update
+from models.nets.spec import Net
+
+
+class FreeTicketsTrain(SupervisedSpec):
+    """Train an ensemble of sparse nets by dynamic sparse training, or a baseline beside it."""
+
+    entry: ClassVar[str] = "models.freetickets.train:train"
+    resumable: ClassVar[bool] = True
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps"),
+        MetricInfo("lr", "1", None, "learning rate"),
+        MetricInfo("images_per_s", "1/s", "max", "training images a second"),
+        MetricInfo("test_accuracy", "share", "max", "test images classified right, present net"),
+        MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images"),
+        MetricInfo("prune_rate", "share", None, "active weights dropped by an update"),
+        MetricInfo("regrown", "share", "min", "of the dropped weights, those grown at once again"),
+        MetricInfo("explored", "share", "max", "positions that were active at least once"),
+        MetricInfo("ticket_accuracy", "share", "max", "test accuracy of a ticket at its end"),
+        MetricInfo("ticket_nll", "nats", "min", "mean cross-entropy of a ticket at its end"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("tickets/ticket-*.safetensors", "weights", "a ticket as a plain net"),
+        ArtifactInfo("ensemble.safetensors", "weights", "all tickets, zeros left out, checksum"),
+        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
+        ArtifactInfo("report.json", "report", "all figures, layers, updates, operations, times"),
+        ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds"),
+        ArtifactInfo("updates.csv", "table", "a row an update of the masks"),
+        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+        ArtifactInfo("reliability.png", "image", "confidence against accuracy, tickets, ensemble"),
+        ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "digits": {
+            "kind": "freetickets.train",
+            "model": {"name": "wide_resnet", "depth": 10, "widen": 1},
+            "data": {"dataset": "digits"},
+            "images": {"image_size": 16, "augment": {"crop_padding": 1}},
+            "epochs": 27,
+            "batch_size": 64,
+            "update_interval": 20,
+        },
+        "cifar_edst": {
+            "kind": "freetickets.train",
+            "model": {"name": "wide_resnet", "depth": 28, "widen": 10},
+            "images": {"augment": {"crop_padding": 4, "flip": True}},
+            "epochs": 450,
+            "explore": 150,
+            "refine": 100,
+            "optimizer": {"nesterov": False, "warmup": 0},
+        },
+        "cifar_dst": {
+            "kind": "freetickets.train",
+            "variant": "dst",
+            "model": {"name": "wide_resnet", "depth": 28, "widen": 10},
+            "images": {"augment": {"crop_padding": 4, "flip": True}},
+            "epochs": 750,
+            "prune_rate": {"schedule": "cosine"},
+            "optimizer": {"nesterov": False, "warmup": 0},
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "freetickets.train",
+        "model": {"name": "resnet8", "width": 16},
+        "data": {"dataset": "digits"},
+        "images": {"subset": 64, "image_size": 8},
+        "max_steps": 12,
+        "members": 2,
+        "update_interval": 2,
+        "batch_size": 16,
+    }
+
+    kind: Literal["freetickets.train"]
+    model: Net  # ty: ignore[incompatible-attribute-override]  # frozen: a wider type does no harm
+    variant: Literal["edst", "dst", "static", "dense", "dense_ensemble", "snapshot"] = Field(
+        default="edst",
+        description="edst: one run, M tickets; dst: M runs; static: M runs with masks at rest;"
+        " dense: one plain run; dense_ensemble: M of them; snapshot: one plain run, M cycles",
+    )
+    members: Int = Field(default=3, ge=1, le=16, description="Tickets M of the ensemble")
+    explore: Int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Exploration of edst in epochs, or in steps where max_steps is given;"
+        " what refine leaves, or a third of the run when null",
+    )
+    refine: Int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Each refinement of edst in the same unit; an equal share when null",
+    )
+    sparsity: float = Field(default=0.8, ge=0, lt=1, description="Share S of weights that are 0")
+    distribution: Literal["erk", "er", "uniform"] = Field(
+        default="erk", description="How the active weights are spread over the layers"
+    )
+    keep_dense: list[str] = Field(
+        default=[], max_length=100, description="Names or patterns of layers that stay dense"
+    )
+    growth: Literal["gradient", "random"] = Field(
+        default="gradient", description="Grow the largest gradients (RigL) or at random (SET)"
+    )
+    prune_rate: PruneRate = PruneRate()
+    update_interval: Int = Field(
+        default=1000, ge=1, le=10_000_000, description="Steps between updates of the masks"
+    )
+    freeze_last: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of each phase, at its end, without updates"
+    )
+    regrow_dropped: bool = Field(
+        default=True, description="Whether an update may grow again what it has just dropped"
+    )
+    regrown_value: Literal["zero", "keep"] = Field(
+        default="zero", description="Value of a weight dropped and grown at once"
+    )
+    structure: Literal["none", "cap24"] = Field(
+        default="none",
+        description="cap24: at most 2 active in 4 neighbouring inputs where the density is at most"
+        " 1/2, so that sparse tensor cores can run the layer",
+    )
+    escape: Escape = Escape()
+    rates: Rates = Rates()
+    evaluate: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _works(self) -> "FreeTicketsTrain":
+        if self.variant == "dense" and "members" in self.model_fields_set and self.members != 1:
+            raise ValueError("variant dense has one member: use dense_ensemble, or members 1")
+        if self.prune_rate.p_min > self.prune_rate.p:
+            raise ValueError("prune_rate: p_min is above p; lower p_min or raise p")
+        self._check_names()
+        self.shares(self.layers(3, 10, 32, 32))
+        self.explored_units()
+        if self.max_steps is not None:
+            self.check_interval(self.phases(1))
+        return self
+
+    def _check_names(self) -> None:
+        names = [layer.name for layer in self.layers(3, 10, 32, 32)]
+        for pattern in self.keep_dense:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(
+                    f"keep_dense: {pattern!r} names no layer of {self.model.name};"
+                    f" there are {', '.join(names)}"
+                )
+
+    @property
+    def tickets(self) -> int:
+        """Members of the ensemble."""
+        return 1 if self.variant == "dense" else self.members
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether weights are masked at all."""
+        return self.variant in ("edst", "dst", "static")
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether masks change."""
+        return self.variant in ("edst", "dst")
+
+    @property
+    def restarts(self) -> bool:
+        """Whether each member starts anew from weights of its own."""
+        return self.variant not in ("edst", "snapshot")
+
+    def layers(self, channels: int, classes: int, height: int, width: int) -> list[Layer]:
+        """Every layer of the net whose weight may be masked."""
+        return layers_of(self.model, channels, classes, height, width)
+
+    def shares(self, layers: list[Layer]) -> list[float]:
+        """Share of active weights of each layer.
+
+        Raises:
+            SpecError: if the layers kept dense or the cap of 2 in 4 leave no way.
+        """
+        if not self.is_sparse:
+            return [1.0] * len(layers)
+        try:
+            found = densities(layers, self.sparsity, self.distribution, self.keep_dense)
+        except ValueError as error:
+            raise SpecError(str(error)) from error
+        if self.structure == "cap24" and not any(map(can_cap, layers, found)):
+            raise SpecError(
+                f"structure cap24: at sparsity {self.sparsity} no layer of {self.model.name} with a"
+                " multiple of 4 inputs has a density of at most 1/2: raise sparsity to 0.6 or more,"
+                " or use structure none"
+            )
+        return found
+
+    def active(self, layers: list[Layer]) -> list[int]:
+        """Active weights of each layer, in exact numbers."""
+        sparsity = self.sparsity if self.is_sparse else 0.0
+        return counts(layers, self.shares(layers), sparsity)
+
+    def explored_units(self) -> int:
+        """Epochs (or steps) of the exploration; 0 for all variants but edst.
+
+        Raises:
+            SpecError: if the phases do not add up.
+        """
+        total, m = self.max_steps or self.epochs or 10, self.tickets
+        if self.variant != "edst":
+            if self.explore is not None or self.refine is not None:
+                raise SpecError(
+                    f"explore and refine are phases of edst; {self.variant} splits the run evenly:"
+                    " leave them out"
+                )
+            first = 0
+        elif self.explore is not None and self.refine is not None:
+            first = self.explore
+            if first + m * self.refine != total:
+                raise SpecError(
+                    f"explore {first} + {m} members x refine {self.refine} ="
+                    f" {first + m * self.refine}, but the run has {total}: change one of them, or"
+                    " leave refine out"
+                )
+        elif self.explore is not None:
+            first = self.explore
+        else:
+            first = total - m * self.refine if self.refine else -(-total // 3)
+        rest = total - first
+        if rest < (2 * m if self.variant == "edst" else m) or (
+            self.variant == "edst" and first < 1
+        ):
+            raise SpecError(
+                f"{total} {'steps' if self.max_steps else 'epochs'} do not hold"
+                f" {'an exploration and ' if self.variant == 'edst' else ''}{m} phases: raise"
+                f" {'max_steps' if self.max_steps else 'epochs'}, or lower members or explore"
+            )
+        return first
+
+    def phases(self, per_epoch: int) -> list[Phase]:
+        """The phases in steps, given the steps of an epoch."""
+        scale = 1 if self.max_steps else per_epoch
+        total = self.max_steps or self.epochs or 10
+        explore = self.explored_units()
+        return timetable.phases(self.variant, self.tickets, total, explore, scale)
+
+    def updates(self, plan: list[Phase]) -> dict[int, Update]:
+        """The ordinary updates of the masks by steps done."""
+        if not self.is_dynamic:
+            return {}
+        return timetable.updates(
+            plan, self.update_interval, self.prune_rate, self.freeze_last, restarts=self.restarts
+        )
+
+    def check_interval(self, plan: list[Phase]) -> None:
+        """Refuse an interval that leaves a phase without an update.
+
+        Raises:
+            SpecError: naming the longest interval that works.
+        """
+        shortest = min(phase.length for phase in plan)
+        longest = max(1, int((1 - self.freeze_last) * shortest))
+        if self.is_dynamic and self.update_interval > longest:
+            raise SpecError(
+                f"update_interval {self.update_interval} is longer than the changing part of a"
+                f" phase, {longest} of {shortest} steps: give at most {longest}, or train longer"
+            )
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Steps, active weights, and operations against one dense member, both conventions.
+
+        Raises:
+            SpecError: if the phases are too short for the data.
+        """
+        known = counts.get(self.data.dataset, {})
+        size = self.images.image_size
+        shape = (size or known.get("height", 32), size or known.get("width", 32))
+        layers = self.layers(known.get("channels", 3), known.get("classes", 10), *shape)
+        active = self.active(layers)
+        shares = [k / layer.size for k, layer in zip(active, layers, strict=True)]
+        interval = self.update_interval if self.is_dynamic else None
+        found = cost.costs(layers, shares, interval)
+        details: dict[str, float | int | str | None] = {
+            "weights": sum(layer.size for layer in layers),
+            "active_weights": sum(active),
+            "step_ratio_counted": found.counted_ratio,
+            "step_ratio_executed": found.executed_ratio,
+            "inference_ratio": self.tickets * found.forward_ratio,
+        }
+        total = None
+        if "train" in known:
+            per_epoch, total = self.steps(min(self.images.subset or known["train"], known["train"]))
+            plan = self.phases(per_epoch)
+            self.check_interval(plan)
+            details["updates"] = len(self.updates(plan))
+            total += self.tickets
+        return Estimate(total_steps=total, details=details)

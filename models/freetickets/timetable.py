@@ -1,0 +1,99 @@
+"""When what happens: phases, tickets, updates of the masks. Torch-free, a function of the spec.
+
+A job is one training of ``total`` steps. An EDST run (section 2 of the README) is an exploration
+and M refinements; the other variants are M members one after the other. A phase ends with a ticket,
+except for the exploration.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from models.freetickets.parts import PruneRate
+
+
+class Phase(NamedTuple):
+    """Steps ``start`` <= step < ``stop`` of the job.
+
+    Attributes:
+        name: ``explore``, ``refine``, ``member`` or ``cycle``.
+        ticket: number of the ticket left at its end, from 0; None for the exploration.
+        start: first step, from 0.
+        middle: first step of the second half.
+        stop: step after the last.
+    """
+
+    name: str
+    ticket: int | None
+    start: int
+    middle: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """Steps of the phase."""
+        return self.stop - self.start
+
+
+def phases(variant: str, members: int, total: int, explore: int, scale: int) -> list[Phase]:
+    """The phases of a job; boundaries between whole units are rounded up, as in the authors' code.
+
+    Args:
+        variant: of the spec.
+        members: tickets M.
+        total: units (epochs, or steps) of the job.
+        explore: units of the exploration T0; 0 for all variants but ``edst``.
+        scale: steps of a unit.
+    """
+    name = {"edst": "refine", "snapshot": "cycle"}.get(variant, "member")
+    length = (total - explore) / members
+
+    def edge(count: int | float) -> int:
+        return scale * min(total, explore + math.ceil(count * length - 1e-9))
+
+    found = [Phase("explore", None, 0, scale * explore, scale * explore)] if explore else []
+    edges = [(m, edge(m), edge(m + 0.5), edge(m + 1)) for m in range(members)]
+    return found + [Phase(name, *places) for places in edges]
+
+
+class Update(NamedTuple):
+    """A change of the masks after a step: number from 0, and share p."""
+
+    number: int
+    rate: float
+
+
+def updates(
+    plan: Sequence[Phase], interval: int, prune: PruneRate, freeze: float, *, restarts: bool
+) -> dict[int, Update]:
+    """The ordinary updates by steps done.
+
+    Args:
+        plan: phases of the job.
+        interval: steps between updates; counted anew for each member if ``restarts``.
+        prune: share of the active weights that an update changes.
+        freeze: share of each phase, at its end, in which the masks rest: a weight grown in the
+            last steps of a ticket would be noise.
+        restarts: whether each phase is a training of its own.
+    """
+    found: dict[int, Update] = {}
+    for phase in plan:
+        origin = phase.start if restarts else 0
+        changing = (1 - freeze) * phase.length
+        for done in range(phase.start + 1, phase.stop):
+            if (done - origin) % interval == 0 and done - phase.start <= changing:
+                share = _rate(prune, (done - phase.start) / max(1.0, changing))
+                found[done] = Update(len(found), share)
+    return found
+
+
+def _rate(prune: PruneRate, x: float) -> float:
+    if prune.schedule == "constant":
+        return prune.p
+    return prune.p_min + (prune.p - prune.p_min) * (1 + math.cos(math.pi * x)) / 2
+
+
+def phase_at(plan: Sequence[Phase], step: int) -> Phase:
+    """The phase of a step, from 0."""
+    return plan[bisect_right([phase.start for phase in plan], step) - 1]

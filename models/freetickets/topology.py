@@ -1,0 +1,209 @@
+"""The masks of a net in training: which weights live, and everything that changes them.
+
+Masks act on gradients inside of the step: with weight, momentum and masked gradient at 0, decay
+and step leave them at 0, bit for bit, for one multiplication in place of two (weight, momentum).
+In a step before an update gradients stay dense, since growth wants them; masks then act after it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from models.core import ranks
+from models.core.device import generator
+from models.core.steps import momentum
+from models.freetickets import masks
+from models.freetickets.densities import Layer, can_cap
+from models.freetickets.spec import FreeTicketsTrain
+
+
+class Told(NamedTuple):
+    """An update in numbers: share asked for, weights dropped, weights regrown at once."""
+
+    rate: float
+    dropped: int
+    regrown: int
+
+
+class Topology:
+    """Masks of one net and the rules of their changes.
+
+    Args:
+        net: whose layers are masked, on its device.
+        layers: of the net, in order.
+        spec: names seed, growth and structure.
+
+    Attributes:
+        masks: bool by layer name, of the weight's shape.
+        pending: masks chosen and not yet true; of an escape they wait for the next step.
+        surviving: positions whose value outlives the change to the pending masks.
+        seen: positions that were active at least once since the member began.
+        dense_gradients: whether the present step leaves gradients as they are.
+    """
+
+    def __init__(self, net: nn.Module, layers: Sequence[Layer], spec: FreeTicketsTrain) -> None:
+        self.spec, self.layers = spec, list(layers)
+        self.active = dict(zip([x.name for x in layers], spec.active(self.layers), strict=True))
+        self.weights = {x.name: _weight(net, x.name) for x in layers}
+        shares = spec.shares(self.layers)
+        cap = spec.structure == "cap24" and spec.is_sparse
+        self.capped = {
+            x.name for x, share in zip(layers, shares, strict=True) if cap and can_cap(x, share)
+        }
+        self.masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self.weights.items()}
+        self.pending = {name: mask.clone() for name, mask in self.masks.items()}
+        self.surviving = {name: mask.clone() for name, mask in self.masks.items()}
+        self.seen = {name: mask.clone() for name, mask in self.masks.items()}
+        self.dense_gradients = False
+        self._optimizer: torch.optim.SGD | None = None
+        self._net = net
+
+    @property
+    def open_layers(self) -> list[str]:
+        """Layers with a weight to spare: the others are dense, and no update touches them."""
+        return [name for name, w in self.weights.items() if self.active[name] < w.numel()]
+
+    def attach(self, optimizer: torch.optim.SGD) -> None:
+        """Mask the gradients of every step from now on, also in a recorded one."""
+        self._optimizer = optimizer
+        pairs = [(self.weights[name], self.masks[name]) for name in self.open_layers]
+
+        def mask_gradients(*_: object) -> None:
+            if self.dense_gradients:
+                return
+            for weight, mask in pairs:
+                if weight.grad is not None:
+                    weight.grad.mul_(mask)
+
+        if pairs:
+            optimizer.register_step_pre_hook(mask_gradients)
+
+    @torch.no_grad()
+    def draw(self, member: int) -> None:
+        """New random masks with the exact counts, keyed by (seed, layer, member); apply them."""
+        for name, weight in self.weights.items():
+            numbers = generator(self.spec.seed, f"mask.{name}", member)
+            if name in self.capped:
+                mask = masks.capped_mask(weight.shape, self.active[name], numbers)
+            else:
+                mask = masks.random_mask(weight.numel(), self.active[name], numbers)
+            self.masks[name].copy_(mask.view(weight.shape))
+            self.seen[name].copy_(self.masks[name])
+        self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Zero weights and momentum outside of the masks."""
+        buffers = self._momentum()
+        for name in self.open_layers:
+            self.weights[name].mul_(self.masks[name])
+            if buffers:
+                buffers[name].mul_(self.masks[name])
+
+    def _momentum(self) -> dict[str, Tensor]:
+        if self._optimizer is None:
+            return {}
+        state = momentum(self._net, self._optimizer)
+        return {name: state[f"{name}.weight"] for name in self.weights}
+
+    @torch.no_grad()
+    def update(self, rate: float, number: int) -> Told:
+        """One ordinary update, in place: needs the dense gradients of the step just done."""
+        told = self._changed(
+            rate, number, self.spec.growth, "grow", regrow=self.spec.regrow_dropped
+        )
+        self._install()
+        return told
+
+    @torch.no_grad()
+    def plan_escape(self, number: int) -> Told:
+        """Choose the masks after an escape while the gradients are there; nothing changes yet."""
+        escape = self.spec.escape
+        growth = self.spec.growth if escape.growth == "same" else escape.growth
+        return self._changed(escape.q, number, growth, "escape", regrow=escape.regrow_dropped)
+
+    @torch.no_grad()
+    def escape(self) -> None:
+        """Throw the net out of its basin: what :meth:`plan_escape` chose becomes true."""
+        if self.spec.escape.reset_momentum:
+            self.forget()
+        self._install()
+
+    def forget(self) -> None:
+        """Set all momentum to 0."""
+        if self._optimizer is not None:
+            for buffer in momentum(self._net, self._optimizer).values():
+                buffer.zero_()
+
+    def _changed(
+        self, rate: float, number: int, growth: str, purpose: str, *, regrow: bool
+    ) -> Told:
+        """Fill ``pending``; the same on all ranks."""
+        self.apply()  # the step has moved weights outside of the masks
+        dropped, regrown = 0, torch.zeros((), dtype=torch.long)
+        for name in self.open_layers:
+            weight, mask = self.weights[name], self.masks[name]
+            wish = self._wish(name, growth, f"{purpose}.{name}", number)
+            found = masks.change(
+                weight, mask, wish, rate, regrow_dropped=regrow, capped=name in self.capped
+            )
+            self.pending[name].copy_(found.mask)
+            keeps = self.spec.regrown_value == "keep"
+            self.surviving[name].copy_(found.mask if keeps else found.kept)
+            dropped += found.dropped
+            regrown = regrown.to(weight.device) + found.regrown
+        share_masks(
+            [found[n] for found in (self.pending, self.surviving) for n in self.open_layers]
+        )
+        return Told(rate, dropped, int(regrown))
+
+    def _wish(self, name: str, growth: str, stream: str, number: int) -> Tensor:
+        weight = self.weights[name]
+        if growth == "gradient":
+            return cast("Tensor", weight.grad).abs()  # of the step just done
+        numbers = generator(self.spec.seed, stream, number)
+        return torch.rand(weight.shape, generator=numbers).to(weight.device)
+
+    def _install(self) -> None:
+        """Make the pending masks true; what was grown begins at 0, its momentum too."""
+        buffers = self._momentum()
+        for name in self.open_layers:
+            self.masks[name].copy_(self.pending[name])
+            self.seen[name] |= self.pending[name]
+            self.weights[name].mul_(self.surviving[name])
+            if buffers:
+                buffers[name].mul_(self.surviving[name])
+
+    def explored(self) -> float:
+        """Share of all maskable positions that were active at least once: R_s."""
+        seen = sum(int(seen.sum()) for seen in self.seen.values())
+        return seen / sum(seen.numel() for seen in self.seen.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of the masks; restored in place."""
+        if not self.spec.is_sparse:
+            return {}
+        groups = {"mask": self.masks, "seen": self.seen}
+        if self.spec.variant == "edst":
+            groups |= {"pending": self.pending, "surviving": self.surviving}
+        return {f"{group}.{name}": found[name] for group, found in groups.items() for name in found}
+
+
+def _weight(net: nn.Module, name: str) -> nn.Parameter:
+    return cast("nn.Parameter", net.get_submodule(name).weight)
+
+
+def share_masks(found: Sequence[Tensor]) -> None:
+    """Replace masks by those of the first process, as packed bits: an eighth of a byte each."""
+    if ranks.size() == 1 or not found:
+        return
+    flat = torch.cat([mask.reshape(-1) for mask in found]).cpu()
+    packed = torch.from_numpy(np.packbits(flat.numpy()))
+    dist.broadcast(packed, src=0)
+    bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=flat.numel())).bool()
+    for mask, part in zip(found, bits.split([mask.numel() for mask in found]), strict=True):
+        mask.copy_(part.view(mask.shape))

@@ -1,0 +1,241 @@
+"""FreeTickets: ensembles from dynamic sparse training (Liu et al., arXiv 2106.14568).
+
+All variants are one training of phases, so one loop, one progress and one way to resume serve them.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from models.core import checkpoint, device, ranks
+from models.core.run import Run
+from models.core.steps import FULL, Batch, Mode, cross_entropy, learning_rate
+from models.core.train import Fitted, fit
+from models.core.training import Arm, describe
+from models.data import images
+from models.data.images import ImageData
+from models.freetickets import report, tickets
+from models.freetickets.spec import FreeTicketsTrain
+from models.freetickets.tickets import Form, Ticket
+from models.freetickets.timetable import Phase, Update, phase_at
+from models.freetickets.topology import Told, Topology
+from models.nets.build import build_net
+
+CHANGING = Mode("update")  # a step whose gradients stay dense, since the masks change after it
+
+
+@dataclass
+class Training:
+    """A net on its way to tickets.
+
+    Attributes:
+        plan: phases of the job.
+        updates: ordinary updates by steps done.
+        kept: room for each ticket; filled in order.
+        told: a row of CHANGE_COLUMNS (of the report) for each change of the masks, zeros until
+            then.
+        change_ms: milliseconds of each change in this process.
+    """
+
+    spec: FreeTicketsTrain
+    data: ImageData
+    run: Run
+    net: nn.Module
+    topology: Topology
+    form: Form
+    plan: list[Phase]
+    updates: dict[int, Update]
+    kept: list[Ticket]
+    told: Tensor
+    change_ms: list[float] = field(default_factory=list)
+
+    def extras(self) -> dict[str, Tensor]:
+        """Tensors that a checkpoint keeps beside net and optimizer."""
+        packed = {f"ticket.{m}.{k}": x for m, t in enumerate(self.kept) for k, x in t.items()}
+        return {**self.topology.tensors(), **packed, "told": self.told}
+
+    @property
+    def total(self) -> int:
+        """Steps of the job."""
+        return self.plan[-1].stop
+
+    def changes(self) -> list[dict[str, int | float]]:
+        """Each change of the masks so far, in order."""
+        rows = self.told[self.told[:, 0] > 0].tolist()
+        whole = {"step", "escape", "dropped", "regrown"}
+        names = report.CHANGE_COLUMNS
+        return [
+            {n: int(x) if n in whole else x for n, x in zip(names, row, strict=True)}
+            for row in rows
+        ]
+
+    def leave_ticket(self, number: int, done: int) -> None:
+        """Write a ticket as the weights of a plain net, for any kind that takes one."""
+        name = f"tickets/ticket-{number}.safetensors"
+        about = describe(self.spec, self.data) | {"ticket": number, "step": done}
+        state = tickets.state_of(self.kept[number], self.form)
+        checkpoint.write(self.run.dir / name, state, about)
+        self.run.artifact(name, role="weights", step=done, ticket=number)
+
+    @property
+    def ends(self) -> dict[int, Phase]:
+        """Phases by the steps done at their end."""
+        return {phase.stop: phase for phase in self.plan}
+
+
+def train(spec: FreeTicketsTrain, run: Run) -> None:
+    """Train as the spec says; leave tickets, ensemble, report and pictures.
+
+    Raises:
+        SpecError: if phases or interval do not fit the data.
+        DataError: if the data or the checkpoint to go on from cannot be used.
+        DivergedError: if a loss is not finite.
+        StoppedError: if a stop was requested.
+    """
+    ranks.start(run.device)
+    data = images.load(spec.data, spec.images, run, spec.seed)
+    training = prepare(spec, data, run)
+    fitted = fit_tickets(training)
+    if ranks.is_first():
+        report.finish(training, fitted)
+
+
+def prepare(spec: FreeTicketsTrain, data: ImageData, run: Run) -> Training:
+    """Net, masks and timetable of a job.
+
+    Raises:
+        SpecError: if phases or interval do not fit the data.
+    """
+    device.seed_all(spec.seed)
+    per_epoch, _ = spec.steps(len(data.train))
+    plan = spec.phases(per_epoch)
+    spec.check_interval(plan)
+    net = new_net(spec, data, 0).to(run.device)
+    if spec.channels_last:  # before the masks, which then lie in memory as the weights do
+        net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
+    topology = Topology(net, spec.layers(data.channels, len(data.classes), *data.size), spec)
+    topology.draw(0)
+    shapes = {f"{name}.weight": tuple(w.shape) for name, w in topology.weights.items()}
+    form = Form(shapes, sum(topology.active.values()))
+    kept = [tickets.empty(net, form) for _ in range(spec.tickets)]
+    updates = spec.updates(plan)
+    told = torch.zeros(len(updates) + spec.tickets, len(report.CHANGE_COLUMNS), dtype=torch.float64)
+    return Training(spec, data, run, net, topology, form, plan, updates, kept, told)
+
+
+def new_net(spec: FreeTicketsTrain, data: ImageData, member: int) -> nn.Module:
+    """The plain net with the initial weights of a member, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        key = device.generator(spec.seed, "weights", member)
+        device.seed_all(int(torch.randint(2**62, (), generator=key)))
+        return build_net(spec.model.model_dump(), len(data.classes), data.channels)
+
+
+def fit_tickets(training: Training) -> Fitted:
+    """The supervised loop over all phases."""
+    spec, topology = training.spec, training.topology
+    starts = {phase.start: phase for phase in training.plan if (phase.ticket or 0) > 0}
+    changing = set(training.updates) | _escapes(training)
+
+    def begin(x: Tensor, step: int) -> Tensor:
+        if step in starts:
+            _begin_phase(training, starts[step])
+        return x
+
+    def mode_of(step: int) -> Mode:
+        return CHANGING if step + 1 in changing else FULL
+
+    def forward(net: nn.Module, batch: Batch, mode: Mode) -> Tensor:
+        topology.dense_gradients = mode is CHANGING
+        return cross_entropy(net, batch)
+
+    def after_step(done: int, _: Mode) -> None:
+        if done in training.updates:
+            _change(training, done, training.updates[done])
+        if done in training.ends:
+            _end_phase(training, done)
+
+    return fit(
+        training.net,
+        training.data,
+        spec,
+        training.run,
+        forward=forward,
+        prepare=begin,
+        mode_of=mode_of,
+        after_step=after_step,
+        rate=lambda step: rate(spec, training.plan, step),
+        attach=topology.attach,
+        extras=training.extras(),
+        arm=Arm(total=training.total + spec.tickets),
+    )
+
+
+def rate(spec: FreeTicketsTrain, plan: list[Phase], step: int) -> float:
+    """Learning rate of a step, from 0: the table of EDST, or the optimizer's own in each phase."""
+    phase = phase_at(plan, step)
+    if phase.name == "refine":
+        factor = spec.rates.high if step < phase.middle else spec.rates.low
+        return spec.optimizer.lr * factor
+    constant = spec.optimizer.model_copy(update={"schedule": "constant"})
+    optimizer = constant if phase.name == "explore" else spec.optimizer
+    return learning_rate(optimizer, step - phase.start, phase.length)
+
+
+def _escapes(training: Training) -> set[int]:
+    """Steps done at the ends of refinements that another one follows."""
+    if training.spec.variant != "edst":
+        return set()
+    return {phase.stop for phase in training.plan[1:-1]}
+
+
+def _change(training: Training, done: int, update: Update) -> None:
+    started = _now(training.run)
+    told = training.topology.update(update.rate, update.number)
+    _tell(training, done, told, 1000 * (_now(training.run) - started), is_escape=False)
+
+
+def _tell(training: Training, done: int, told: Told, ms: float, *, is_escape: bool) -> None:
+    row = int((training.told[:, 0] > 0).sum())
+    numbers = [done, float(is_escape), told.rate, told.dropped, told.regrown]
+    training.change_ms.append(ms)
+    training.told[row] = torch.tensor(numbers, dtype=torch.float64)
+    share = told.regrown / told.dropped if told.dropped else 0.0
+    explored = training.topology.explored()
+    training.run.log(done, prune_rate=told.rate, regrown=share, explored=explored)
+
+
+def _now(run: Run) -> float:
+    """Seconds of a clock, once the device has done what it was asked to."""
+    if run.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _end_phase(training: Training, done: int) -> None:
+    """Keep the ticket; choose the masks of an escape while the gradients are there."""
+    phase, topology = training.ends[done], training.topology
+    if phase.ticket is not None:
+        ranks.share_first(list(training.net.buffers()))
+        topology.apply()
+        masks = {f"{name}.weight": mask for name, mask in topology.masks.items()}
+        tickets.keep(training.net, masks, training.form, training.kept[phase.ticket])
+        if ranks.is_first():
+            training.leave_ticket(phase.ticket, done)
+    if done in _escapes(training):
+        started = _now(training.run)
+        told = topology.plan_escape(phase.ticket or 0)
+        _tell(training, done, told, 1000 * (_now(training.run) - started), is_escape=True)
+
+
+def _begin_phase(training: Training, phase: Phase) -> None:
+    """Before the first step after a ticket: escape, start anew, or go on (snapshot)."""
+    if training.spec.variant == "edst":
+        training.topology.escape()
+    elif training.spec.restarts and phase.ticket is not None:
+        fresh = new_net(training.spec, training.data, phase.ticket)
+        training.net.load_state_dict(fresh.state_dict())
+        training.topology.forget()
+        training.topology.draw(phase.ticket)

@@ -1,0 +1,35 @@
+"""Small data and specs of this method."""
+
+import pytest
+
+from models.data import images, synthetic
+from models.freetickets.spec import FreeTicketsTrain
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Four classes of 8 x 8 grey patterns: 64 training and 32 test images."""
+    train = synthetic.blobs(64, classes=4, size=8, channels=1, seed=1)
+    test = synthetic.blobs(32, classes=4, size=8, channels=1, seed=2)
+    return images.from_tensors(list(train), list(test), ["a", "b", "c", "d"], "cpu")
+
+
+@pytest.fixture
+def make_spec():
+    """A spec on the data above: 24 steps, two tickets, an update every other step."""
+
+    def make(**fields):
+        base = {
+            "kind": "freetickets.train",
+            "model": {"name": "resnet8", "width": 16},
+            "data": {"dataset": "none"},
+            "images": {"augment": {"crop_padding": 1}},
+            "max_steps": 24,
+            "members": 2,
+            "batch_size": 8,
+            "update_interval": 2,
+            "optimizer": {"lr": 0.05, "nesterov": False},
+        }
+        return FreeTicketsTrain.model_validate(base | fields)
+
+    return make
