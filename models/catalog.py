@@ -10,9 +10,10 @@ from models.core.run import Run
 from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.saliency.spec import SaliencyMap
+from models.selective_convolution.spec import SelectiveConvolutionTrain
 
 JobSpec = Annotated[
-    DynamicDownsamplingTrain | SaliencyMap,
+    DynamicDownsamplingTrain | SaliencyMap | SelectiveConvolutionTrain,
     Field(discriminator="kind"),
 ]
 

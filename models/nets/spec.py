@@ -24,7 +24,13 @@ BLOCKS = {
 EXPANSION = 4  # of the bottleneck blocks of resnet50
 
 
-class ResidualNet(Part):
+class Net(Part):
+    """A net by name; each family adds the fields that shape it."""
+
+    name: str
+
+
+class ResidualNet(Net):
     """A residual net (He et al., arXiv 1512.03385) with projection shortcuts."""
 
     name: Literal["resnet8", "resnet14", "resnet20", "resnet56", "resnet18", "resnet34", "resnet50"]
