@@ -6,7 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.nets.preactivation import Unit
-from models.nets.shifted_norm import ShiftedNorm, move, sample
+from models.nets.shifted_norm import Group, ShiftedNorm, groups_of, largest_group, move, sample
+
+PIECE_BYTES = 2**21  # of input that a compact unit takes through all its steps at once
+FEW = 2**16  # values of moved slots below which the number of calls decides, not memory
 
 
 class GatedUnit(Unit):
@@ -47,8 +50,12 @@ class SelectiveUnit(GatedUnit):
         norm = self.norm
         if x.is_cuda or torch.compiler.is_compiling():  # nothing here waits for the device
             return functional.relu_(norm(sample(x, self.source, self.shift)))
-        if self.source.max() < 0:
+        slots = (self.source >= 0).nonzero().flatten()
+        if len(slots) == 0:
             return functional.relu_(norm(x))
+        if len(slots) * x[:, 0].numel() < FEW:
+            moved = sample(x, self.source[slots], self.shift[slots])
+            return functional.relu_(norm(x.index_copy(1, slots, moved.to(x.dtype))))
         if norm.training:
             norm.num_batches_tracked.add_(1)  # ty: ignore[missing-union-attribute]  # a buffer
         stats = (norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps)
@@ -79,10 +86,24 @@ class CompactUnit(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
         if x.is_cuda or torch.compiler.is_compiling():
-            z = sample(x, self.root, self.shift)
-        else:
-            z = x.index_select(1, self.root)
-            move(z, x, torch.where((self.shift == 0).all(1), -1, self.root), self.shift)
-        shape = (-1, 1, 1)
-        a = torch.addcmul(self.offset.view(shape), z, self.scale.view(shape)).relu_()
+            return self._convolve(sample(x, self.root, self.shift))
+        pieces = x.split(max(1, PIECE_BYTES * len(x) // max(1, x.numel() * x.element_size())))
+        still = (self.shift == 0).all(1)
+        own = bool(still.all()) and torch.equal(self.root, torch.arange(x.shape[1]))
+        source, size = torch.where(still, -1, self.root), (x.shape[2], x.shape[3])
+        groups = groups_of(source, self.shift, size, largest_group(pieces[0]))
+        found = [self._convolve(z if own else self._gather(z, groups)) for z in pieces]
+        return torch.cat(found)
+
+    def _convolve(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
+        zero, one = torch.zeros_like(self.scale), torch.ones_like(self.scale)
+        a = functional.batch_norm(z, zero, one, self.scale, self.offset, eps=0.0).relu_()
         return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)
+
+    def _gather(
+        self, x: Float[Tensor, "b c h w"], groups: list[Group]
+    ) -> Float[Tensor, "b slots h w"]:
+        """What the slots read."""
+        z = x.index_select(1, self.root)
+        move(z, x, groups)
+        return z

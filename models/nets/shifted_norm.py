@@ -1,14 +1,12 @@
 """ReLU(BN(z)) where some slots z read another channel, shifted by fractions of a pixel.
 
 Coordinates are clamped to the border. :func:`sample` says what is computed, for any device and for
-``torch.compile``; :class:`ShiftedNorm` does it on a CPU: batch norm of the input goes into a new
-buffer anyway, so only re-used slots are computed beside it, in groups of one whole-pixel shift
-that stay in the cache, and nothing but the input and the result is kept for the backward pass.
+``torch.compile``; :class:`ShiftedNorm` does it on a CPU, where traffic to memory decides: slots are
+read in groups of one whole-pixel shift that fit a cache, each pass over them does much at once,
+and the backward pass keeps slots, result and the channels that copies read, not the input.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -56,77 +54,99 @@ def _taps(shift: Float[Tensor, "c"], size: int) -> tuple[Tensor, Tensor, Tensor]
     return low.long(), (low.long() + 1).clamp(max=size - 1), place - low
 
 
-class _Group(NamedTuple):
-    """Slots of one whole-pixel shift; padding (left, right, top, bottom) that the shift needs."""
+class Group(NamedTuple):
+    """Slots of one whole-pixel shift, the window of the map that they read and its padding."""
 
     slots: Tensor  # int64 [g]
     roots: Tensor  # int64 [g]
-    padding: tuple[int, int, int, int]
-    x0: int  # first column of the padded map that is read
-    y0: int
-    fx: Tensor  # [g, 1, 1], in [0, 1)
+    rows: slice
+    columns: slice
+    padding: tuple[int, int, int, int]  # left, right, top, bottom, up to w + 1 columns, h + 1 rows
+    fx: Tensor  # [g, 1, 1], in [0, 1]
     fy: Tensor
 
 
-def _groups(x: Tensor, source: Tensor, shift: Tensor) -> Iterator[_Group]:
-    n, _, h, w = x.shape
-    members: dict[tuple[int, int], list[int]] = defaultdict(list)
-    sources, shifts = source.tolist(), shift.tolist()
-    for slot, (root, (sx, sy)) in enumerate(zip(sources, shifts, strict=True)):
-        if root >= 0:  # beyond the map all is border
-            place = (max(-w, min(w, math.floor(sx))), max(-h, min(h, math.floor(sy))))
-            members[place].append(slot)
-    limit = max(1, GROUP_BYTES // max(1, n * h * w * x.element_size()))
-    for (ix, iy), slots in sorted(members.items()):
+def groups_of(
+    source: Int64[Tensor, "s"], shift: Float[Tensor, "s 2"], size: tuple[int, int], largest: int
+) -> list[Group]:
+    """The slots whose source is not -1, in groups of one whole-pixel shift.
+
+    Args:
+        source: -1 or the channel that a slot reads.
+        shift: of each slot in pixels.
+        size: height and width of the map in pixels.
+        largest: slots in a group, at most.
+    """
+    h, w = size
+    limits = shift.new_tensor([w, h])  # beyond the map all is border
+    whole = shift.floor().clamp(-limits, limits - 1)
+    places = whole.int().tolist()
+    moved = [slot for slot, root in enumerate(source.tolist()) if root >= 0]
+    moved.sort(key=lambda slot: places[slot])
+    slots = torch.tensor(moved, dtype=torch.int64)
+    roots, fractions = source[slots], (shift - whole).clamp(0, 1)[slots, :, None, None]
+    groups, begin = [], 0
+    for (ix, iy), same in groupby(places[slot] for slot in moved):
+        columns, rows = (slice(max(0, i), min(e, i + e + 1)) for i, e in ((ix, w), (iy, h)))
         padding = (max(0, -ix), max(0, ix + 1), max(0, -iy), max(0, iy + 1))
-        for begin in range(0, len(slots), limit):
-            chosen = torch.tensor(slots[begin : begin + limit])
-            fraction = (shift[chosen] - shift.new_tensor([ix, iy])).clamp(0, 1).to(x.dtype)
-            fx, fy = fraction[:, 0, None, None], fraction[:, 1, None, None]
-            yield _Group(chosen, source[chosen], padding, max(0, ix), max(0, iy), fx, fy)
+        end = begin + len(list(same))
+        for first in range(begin, end, largest):
+            part = slice(first, min(first + largest, end))
+            fx, fy = fractions[part, 0], fractions[part, 1]
+            groups.append(Group(slots[part], roots[part], rows, columns, padding, fx, fy))
+        begin = end
+    return groups
+
+
+def largest_group(x: Tensor) -> int:
+    """Slots of a map that fit into a group."""
+    return max(1, GROUP_BYTES // max(1, x[:, 0].numel() * x.element_size()))
 
 
 @torch.autocast("cpu", enabled=False)  # or padding would be in float32
-def _read(x: Tensor, group: _Group) -> tuple[Tensor, Tensor, Tensor]:
-    """Padded roots, their mean along the width [n, g, h + 1, w], and the slots [n, g, h, w]."""
-    h, w = x.shape[2:]
-    padded = functional.pad(x.index_select(1, group.roots), group.padding, mode="replicate")
-    rows = padded[:, :, group.y0 : group.y0 + h + 1]
-    first, second = (rows[..., group.x0 + k : group.x0 + k + w] for k in (0, 1))
-    across = torch.lerp(first, second, group.fx)
-    return padded, across, torch.lerp(across[:, :, :-1], across[:, :, 1:], group.fy)
+def _read(x: Tensor, roots: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+    """Window of the roots [n, g, h + 1, w + 1] and its mean along the width [n, g, h + 1, w]."""
+    window = x.index_select(1, roots)[:, :, group.rows, group.columns]
+    padded = functional.pad(window, group.padding, mode="replicate")
+    return padded, torch.lerp(padded[..., :-1], padded[..., 1:], group.fx.to(x.dtype))
 
 
-def move(
-    z: Float[Tensor, "n s h w"],
-    x: Float[Tensor, "n c h w"],
-    source: Int64[Tensor, "s"],
-    shift: Float[Tensor, "s 2"],
-) -> None:
-    """Overwrite the slots of ``z`` whose source is not -1 with what they read, on a CPU."""
-    for group in _groups(x, source, shift):
-        z.index_copy_(1, group.slots, _read(x, group)[2])
+def _down(across: Tensor, group: Group) -> Tensor:
+    """Mean along the height: the slots [n, g, h, w]."""
+    fy = group.fy.to(across.dtype)
+    return torch.lerp(across[:, :, :-1], across[:, :, 1:], fy)
+
+
+def move(z: Float[Tensor, "n s h w"], x: Float[Tensor, "n c h w"], groups: list[Group]) -> None:
+    """Overwrite the slots of ``z`` in the groups with what they read, on a CPU."""
+    for group in groups:
+        z.index_copy_(1, group.slots, _down(_read(x, group.roots, group)[1], group))
 
 
 def _spread(
-    grad: Tensor, padded: Tensor, across: Tensor, group: _Group
+    grad: Tensor, padded: Tensor, across: Tensor, group: Group
 ) -> tuple[Tensor, Float[Tensor, "g 2"]]:
-    """Gradients of the roots [n, g, h, w] and of the shifts, from that of the slots."""
-    _, _, h, w = grad.shape
+    """Gradients of the window of the roots and of the shifts, from that of the slots.
+
+    The adjoint of an interpolation is the opposite interpolation of the zero-padded gradient.
+    """
     d_y = (grad * (across[:, :, 1:] - across[:, :, :-1])).sum((0, 2, 3))
-    lower = grad * group.fy
-    g_across = functional.pad(grad - lower, (0, 0, 0, 1))
-    g_across[:, :, 1:] += lower
-    rows = padded[:, :, group.y0 : group.y0 + h + 1]
-    first, second = (rows[..., group.x0 + k : group.x0 + k + w] for k in (0, 1))
-    d_x = (g_across * (second - first)).sum((0, 2, 3))
-    right = g_across * group.fx
-    g_padded = torch.zeros_like(padded)
-    g_rows = g_padded[:, :, group.y0 : group.y0 + h + 1]
-    g_rows[..., group.x0 : group.x0 + w] = g_across - right
-    g_rows[..., group.x0 + 1 : group.x0 + 1 + w] += right
-    g_roots = torch.ops.aten.replication_pad2d_backward(g_padded, grad, group.padding)
-    return g_roots, torch.stack([d_x, d_y], 1)
+    wide = functional.pad(grad, (1, 1, 1, 1))
+    wide = torch.lerp(
+        wide[:, :, 1:], wide[:, :, :-1], group.fy.to(grad.dtype)
+    )  # [n, g, h + 1, w + 2]
+    d_x = (wide[..., 1:-1] * (padded[..., 1:] - padded[..., :-1])).sum((0, 2, 3))
+    wide = torch.lerp(
+        wide[..., 1:], wide[..., :-1], group.fx.to(grad.dtype)
+    )  # [n, g, h + 1, w + 1]
+    size = (*grad.shape[:2], *(_length(part) for part in (group.rows, group.columns)))
+    inside = wide.new_empty(()).expand(size)  # only its shape is read
+    back = torch.ops.aten.replication_pad2d_backward(wide, inside, group.padding)
+    return back, torch.stack([d_x, d_y], 1)
+
+
+def _length(part: slice) -> int:
+    return part.stop - part.start
 
 
 class ShiftedNorm(torch.autograd.Function):
@@ -161,49 +181,31 @@ class ShiftedNorm(torch.autograd.Function):
             momentum: of the running statistics.
             eps: added to the variance.
         """
-        x = x.contiguous()
-        groups = list(_groups(x, source, shift))
-        slots = torch.cat([group.slots for group in groups])
-        kept = mean[slots], var[slots]
+        z = x.clone(memory_format=torch.contiguous_format)
+        ctx.groups = groups_of(source, shift.detach(), (x.shape[2], x.shape[3]), largest_group(x))
+        move(z, x, ctx.groups)
         norm = torch.native_batch_norm
-        a, *saved = norm(x, weight, bias, mean, var, training, momentum, eps)
-        mean[slots], var[slots] = kept
-        for group in groups:
-            at = group.slots
-            m, v = mean[at], var[at]
-            z = _read(x, group)[2]
-            y, *stats = norm(z, weight[at], bias[at], m, v, training, momentum, eps)
-            a.index_copy_(1, at, y)
-            mean[at], var[at] = m, v
-            for whole, part in zip(saved, stats, strict=True):
-                if training:
-                    whole[at] = part
+        a, *saved = norm(z, weight, bias, mean, var, training, momentum, eps)
         a.relu_()
-        ctx.groups, ctx.slots, ctx.training, ctx.eps = groups, slots, training, eps
-        ctx.save_for_backward(x, a, weight, shift, mean.clone(), var.clone(), *saved)
+        ctx.roots, ctx.training, ctx.eps = source[source >= 0].unique(), training, eps
+        read = x.index_select(1, ctx.roots)
+        ctx.save_for_backward(z, read, a, weight, shift, mean.clone(), var.clone(), *saved)
         return a
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, weight, shift, mean, var, batch_mean, batch_invstd = ctx.saved_tensors
+        z, read, a, weight, shift, *stats = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grads[0], a, 0)
-        parts = [grad.index_select(1, group.slots) for group in ctx.groups]
-        grad.index_fill_(1, ctx.slots, 0)
-
-        def norm_backward(g: Tensor, z: Tensor, at: Tensor | slice) -> tuple[Tensor, ...]:
-            stats = [t[at] if t.numel() else t for t in (mean, var, batch_mean, batch_invstd)]
-            return torch.ops.aten.native_batch_norm_backward(
-                g, z, weight[at], *stats, ctx.training, ctx.eps, [True] * 3
-            )
-
-        g_x, g_weight, g_bias = norm_backward(grad, x, slice(None))
+        g_x, g_weight, g_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, z, weight, *stats, ctx.training, ctx.eps, [True] * 3
+        )
+        parts = [g_x.index_select(1, group.slots) for group in ctx.groups]
+        g_x.index_fill_(1, torch.cat([group.slots for group in ctx.groups]), 0)
         g_shift = torch.zeros_like(shift)
         for group, part in zip(ctx.groups, parts, strict=True):
-            at = group.slots
-            padded, across, z = _read(x, group)
-            g_z, g_weight[at], g_bias[at] = norm_backward(part, z, at)
-            g_roots, d_shift = _spread(g_z, padded, across, group)
-            g_x.index_add_(1, group.roots, g_roots)
-            g_shift[at] = d_shift.to(shift.dtype)
+            place = torch.searchsorted(ctx.roots, group.roots)
+            g_roots, d_shift = _spread(part, *_read(read, place, group), group)
+            g_x[:, :, group.rows, group.columns].index_add_(1, group.roots, g_roots)
+            g_shift[group.slots] = d_shift.to(shift.dtype)
         return g_x, g_weight, g_bias, g_shift, *(None,) * 6

@@ -25,7 +25,7 @@ def compact(
         The net in eval mode, and how ``nets.build`` makes its units.
     """
     units = units_of(net)
-    states = {name: _folded(unit, whole) for name, unit in units.items()}
+    states = {name: folded(unit, whole=whole) for name, unit in units.items()}
     form = Units(form="compact", open=[len(state["root"]) for state in states.values()])
     small = build_net(model.model_dump() | {"units": form.model_dump()}, classes, channels)
     inside = tuple(f"{name}." for name in units)
@@ -36,7 +36,7 @@ def compact(
 
 
 @torch.no_grad()
-def _folded(unit: GatedUnit, whole: bool) -> dict[str, Tensor]:
+def folded(unit: GatedUnit, *, whole: bool) -> dict[str, Tensor]:
     """State of the ``CompactUnit`` that does what ``unit`` does in eval mode."""
     norm, weight = unit.norm, unit.conv.weight
     kept = unit.gate.nonzero().flatten()

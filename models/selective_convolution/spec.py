@@ -53,7 +53,7 @@ class SelectiveConvolutionTrain(SupervisedSpec):
             "images": {"augment": {"crop_padding": 1}},
             "epochs": 20,
             "batch_size": 64,
-            "selective": {"threshold": 0.03},
+            "selective": {"threshold": 0.1},
         },
         "paper-cifar10": {
             "kind": "selective_convolution.train",
