@@ -8,10 +8,18 @@ import pytest
 import torch
 from torch.nn import functional
 
+from models.nets import selective
 from models.nets.preactivation import Unit
 from models.nets.selective import GatedUnit, SelectiveUnit
 from models.nets.shifted_norm import sample
 from tests.models.selective_convolution.selective_units import make_unit, reference, sampled
+
+
+@pytest.fixture(autouse=True, params=["by call", "by group"])
+def _both_ways(request, monkeypatch):
+    """Few moved values are sampled at once, many in groups; both must hold everywhere."""
+    if request.param == "by group":
+        monkeypatch.setattr(selective, "FEW", 0)
 
 
 def gradients(out, inputs, seed=3):
@@ -53,6 +61,9 @@ def test_is_the_definition(training, kernel, size):
     other = deepcopy(unit)
     x = torch.randn(3, 6, *size, dtype=torch.float64, requires_grad=True)
     a, b = unit(x), reference(other, x)
+    assert (selective.FEW == 0) == ("ShiftedNorm" in str(unit.activate(x).grad_fn))
+    unit.load_state_dict(make_unit(6, 4, kernel, moved=(0, 2, 3, 5), closed=(1, 5)).state_dict())
+    a = unit(x)
     torch.testing.assert_close(a, b)
     found = gradients(a, [x, *unit.parameters()])
     expected = gradients(b, [x, *other.parameters()])
