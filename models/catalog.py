@@ -9,24 +9,26 @@ from pydantic import Field
 from models.core.run import Run
 from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
-from models.lcw.spec import LcwSample, LcwTrain
 from models.freetickets.spec import FreeTicketsTrain
+from models.lcw.spec import LcwSample, LcwTrain
 from models.saliency.spec import SaliencyMap
 from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
-
-JobSpec = Annotated[
-    DynamicDownsamplingTrain | SaliencyMap | SaliencyEvaluate | SaliencySweep,
-    DynamicDownsamplingTrain | LcwTrain | LcwSample | SaliencyMap,
+from models.selective_convolution.spec import SelectiveConvolutionTrain
 from models.terrain.spec import TerrainCompare, TerrainDownsample, TerrainSimulate, TerrainTrain
 
 JobSpec = Annotated[
     DynamicDownsamplingTrain
+    | SelectiveConvolutionTrain
     | SaliencyMap
+    | SaliencyEvaluate
+    | SaliencySweep
     | TerrainTrain
     | TerrainDownsample
     | TerrainSimulate
-    | TerrainCompare,
-    DynamicDownsamplingTrain | FreeTicketsTrain | SaliencyMap,
+    | TerrainCompare
+    | FreeTicketsTrain
+    | LcwTrain
+    | LcwSample,
     Field(discriminator="kind"),
 ]
 

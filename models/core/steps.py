@@ -1,7 +1,8 @@
 """One optimizer step: what a batch, a mode and an update are; the learning rate of each step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -57,15 +58,25 @@ def learning_rate(spec: Optimizer, step: int, total: int) -> float:
     return spec.lr * decay[spec.schedule]
 
 
-def make_optimizer(net: nn.Module, spec: Optimizer) -> torch.optim.SGD:
-    """SGD whose rate is a tensor on the device and whose momentum is there from the start."""
+def make_optimizer(
+    net: nn.Module, spec: Optimizer, decays: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.SGD:
+    """SGD whose rate is a tensor on the device and whose momentum is there from the start.
+
+    Args:
+        net: its parameters are trained.
+        spec: rate, momentum, weight decay.
+        decays: weight decay of parameters, by name, that do not take the one of ``spec``.
+    """
     parameters = list(net.parameters())
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        groups.setdefault(decays.get(name, spec.weight_decay), []).append(parameter)
     optimizer = torch.optim.SGD(
-        parameters,
+        [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
         lr=torch.zeros((), device=parameters[0].device),
         momentum=spec.momentum,
         nesterov=spec.nesterov and spec.momentum > 0,
-        weight_decay=spec.weight_decay,
         fused=True,
     )
     for parameter in parameters:
@@ -93,7 +104,7 @@ def make_step(
         spec: names precision and weight decay.
         on: torch device, ``cpu`` or ``cuda``.
     """
-    (group,) = optimizer.param_groups
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
 
     def step(mode: Mode, batch: Batch) -> Tensor:
         optimizer.zero_grad(set_to_none=False)  # a CUDA graph holds the addresses
@@ -101,7 +112,8 @@ def make_step(
             loss = forward(net, batch, mode)
         loss.backward()
         ranks.average([p.grad for p in net.parameters() if p.grad is not None])
-        group["weight_decay"] = spec.optimizer.weight_decay if mode.weight_decay else 0.0
+        for group, decay in zip(optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay if mode.weight_decay else 0.0
         optimizer.step()
         return loss.detach()
 

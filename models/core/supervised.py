@@ -1,11 +1,11 @@
 """Fields that every training of an image classifier shares. Torch-free."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from models.core.spec import DatasetRef, Int, Optimizer, Part, Spec
-from models.nets.spec import ResidualNet
+from models.nets.spec import Net
 
 
 class Augment(Part):
@@ -46,7 +46,7 @@ class Budget(Part):
 class SupervisedSpec(Spec):
     """A net, image data, and how long and how to train."""
 
-    model: ResidualNet
+    model: Net  # each kind narrows it to the families that it trains
     data: DatasetRef
     images: ImageOptions = ImageOptions()
     epochs: Int | None = Field(
@@ -77,6 +77,10 @@ class SupervisedSpec(Spec):
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("give epochs or max_steps, not both")
         return self
+
+    def net(self) -> dict[str, Any]:
+        """What a file must tell so that ``nets.build`` makes the trained net again."""
+        return self.model.model_dump()
 
     def batch(self, images: int) -> int:
         """Images a step, given the number of training images."""

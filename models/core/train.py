@@ -27,6 +27,7 @@ from models.core.steps import (
     learning_rate,
     make_optimizer,
     make_step,
+    momentum,
 )
 from models.core.supervised import SupervisedSpec
 from models.core.training import Arm, Plan, State, is_over_time, restore, save
@@ -59,9 +60,11 @@ def fit(
     forward: Forward = cross_entropy,
     prepare: Callable[[Tensor, int], Tensor] = lambda images, _: images,
     mode_of: Callable[[int], Mode] = lambda _: FULL,
+    before_step: Callable[[int, Mapping[str, Tensor]], None] = lambda *_: None,
     after_step: Callable[[int, Mode], None] = lambda *_: None,
     rate: Callable[[int], float] | None = None,
     attach: Callable[[torch.optim.SGD], None] = lambda _: None,
+    decays: Mapping[str, float] = MappingProxyType({}),
     extras: Mapping[str, Tensor] = MappingProxyType({}),
     notes: Mapping[str, Any] = MappingProxyType({}),
     arm: Arm = Arm(),  # noqa: B008  # immutable
@@ -76,9 +79,12 @@ def fit(
         forward: loss of a batch (net, batch, mode); may be recorded as a CUDA graph once a mode.
         prepare: (images [b, c, h, w], step) to the images of the step; steps count from 0.
         mode_of: mode of a step, from 0; all ranks must agree.
+        before_step: told of (step, momentum by parameter name) after the test and the checkpoint
+            that end an epoch; may change net and momentum in place, on all ranks alike.
         after_step: told of (steps done, mode of the last); gradients are still there.
         rate: learning rate of a step, from 0, in place of the optimizer's schedule.
         attach: told of the optimizer, once, when everything is restored.
+        decays: weight decay of parameters, by name, that do not take the spec's.
         extras: further tensors of the method to save and, on resuming, to restore in place.
         notes: what the method wants to read back from a checkpoint, as JSON can hold it.
         arm: place in a job that trains more than once.
@@ -88,20 +94,22 @@ def fit(
         SpecError: if the batch does not divide over the ranks or a checkpoint is of another net.
         StoppedError: if a stop was requested.
     """
-    plan = _plan(net, data, spec, run, arm, extras, notes)
+    plan = _plan(net, data, spec, run, arm, decays, extras, notes)
     state = State(StepClock(run.device))
     if arm.keeps and run.resume is not None:
         restore(plan, state, run.resume)
     attach(plan.optimizer)
-    advance = _stepper(plan, forward)
     rate = rate or (lambda step: learning_rate(spec.optimizer, step, plan.total))
+    advance, moving = _stepper(plan, forward), momentum(net, plan.optimizer)
     net.train()
     while not (ended_by := _ended(plan, state)):
         started = time.perf_counter()
+        before_step(state.step, moving)
         mode = mode_of(state.step)
         with state.clock.step(mode.name):
             batch = _batch(plan, state, prepare)
             state.rate = rate(state.step)
+            # one tensor, shared by all groups
             plan.optimizer.param_groups[0]["lr"].fill_(state.rate * mode.lr_scale)
             state.losses.append(advance(mode, batch))
             state.step += 1
@@ -123,6 +131,7 @@ def _plan(
     spec: SupervisedSpec,
     run: Run,
     arm: Arm,
+    decays: Mapping[str, float],
     extras: Mapping[str, Tensor],
     notes: Mapping[str, Any],
 ) -> Plan:
@@ -133,7 +142,7 @@ def _plan(
         raise SpecError(f"batch_size {batch} must be a multiple of the {ranks.size()} devices")
     if spec.channels_last:
         net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
-    optimizer = make_optimizer(net, spec.optimizer)
+    optimizer = make_optimizer(net, spec.optimizer, decays)
     return Plan(net, data, spec, run, arm, optimizer, extras, notes, *spec.steps(len(data.train)))
 
 

@@ -83,7 +83,7 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
         "mean": data.mean,
         "std": data.std,
     }
-    return {"net": spec.model.model_dump(), "classes": data.classes, "input": shown}
+    return {"net": spec.net(), "classes": data.classes, "input": shown}
 
 
 def spec_digest(spec: SupervisedSpec) -> str:
@@ -127,7 +127,7 @@ def restore(plan: Plan, state: State, path: Path) -> None:
         SpecError: if it is of another net.
     """
     tensors, saved = checkpoint.read(path)
-    if saved["net"] != plan.spec.model.model_dump() or saved["classes"] != plan.data.classes:
+    if saved["net"] != plan.spec.net() or saved["classes"] != plan.data.classes:
         raise SpecError(
             f"the checkpoint is of the net {saved['net']} with {len(saved['classes'])} classes",
             hint="ask for the same model and data, or leave resume_from out",

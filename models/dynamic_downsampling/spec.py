@@ -11,7 +11,7 @@ from models.core.spec import ArtifactInfo, Estimate, MetricInfo
 from models.core.supervised import SupervisedSpec
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.parts import Downsample
-from models.nets.spec import conv_shapes
+from models.nets.spec import ResidualNet, conv_shapes
 
 
 class DynamicDownsamplingTrain(SupervisedSpec):
@@ -61,6 +61,7 @@ class DynamicDownsamplingTrain(SupervisedSpec):
     }
 
     kind: Literal["dynamic_downsampling.train"]
+    model: ResidualNet
     downsample: Downsample = Downsample()
     compare_baseline: bool = Field(
         default=False,

@@ -13,7 +13,7 @@ from models.freetickets import cost, timetable
 from models.freetickets.densities import Layer, can_cap, counts, densities, layers_of
 from models.freetickets.parts import Escape, Evaluation, PruneRate, Rates
 from models.freetickets.timetable import Phase, Update
-from models.nets.spec import Net
+from models.nets.spec import ResidualFamily
 
 
 class FreeTicketsTrain(SupervisedSpec):
@@ -85,7 +85,7 @@ class FreeTicketsTrain(SupervisedSpec):
     }
 
     kind: Literal["freetickets.train"]
-    model: Net  # ty: ignore[incompatible-attribute-override]  # frozen: a wider type does no harm
+    model: ResidualFamily
     variant: Literal["edst", "dst", "static", "dense", "dense_ensemble", "snapshot"] = Field(
         default="edst",
         description="edst: one run, M tickets; dst: M runs; static: M runs with masks at rest;"

@@ -5,7 +5,11 @@ from typing import Any
 
 from torch import nn
 
+from models.nets.densenet import DenseNet
+from models.nets.preactivation import MakeUnit, Unit
+from models.nets.preactivation_spec import DENSE_LAYERS, DenseNetSpec, Role, Units
 from models.nets.resnet import ResNet
+from models.nets.selective import CompactUnit, GatedUnit, SelectiveUnit
 from models.nets.spec import BLOCKS, ResidualNet, WideResNet
 from models.nets.wide_resnet import WideNet
 
@@ -20,7 +24,34 @@ def _wide(spec: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module
     return WideNet(WideResNet.model_validate(dict(spec)), num_classes, channels)
 
 
-BUILDERS: dict[str, Builder] = {**dict.fromkeys(BLOCKS, _residual), "wide_resnet": _wide}
+def _dense(spec: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
+    fields = dict(spec)
+    units = Units.model_validate(fields.pop("units", {}))
+    shape = DenseNetSpec.model_validate(fields)
+    return DenseNet(shape, num_classes, channels, _unit_maker(units, shape.dropout))
+
+
+def _unit_maker(units: Units, dropout: float) -> MakeUnit:
+    """Makes each unit in the form asked for; compact ones take their slots in the net's order."""
+    slots = iter(units.open or ())
+
+    def make(c_in: int, c_out: int, kernel: int, role: Role, groups: int = 1) -> nn.Module:
+        if units.form == "plain" or role == "plain":
+            return Unit(c_in, c_out, kernel, groups, dropout)
+        if units.form == "compact":
+            return CompactUnit(next(slots), c_out, kernel)
+        if role == "reallocate" or units.everywhere:
+            return SelectiveUnit(c_in, c_out, kernel, dropout)
+        return GatedUnit(c_in, c_out, kernel, dropout)
+
+    return make
+
+
+BUILDERS: dict[str, Builder] = {
+    **dict.fromkeys(BLOCKS, _residual),
+    **dict.fromkeys(DENSE_LAYERS, _dense),
+    "wide_resnet": _wide,
+}
 
 
 def build_net(spec: Mapping[str, Any], num_classes: int, channels: int = 3) -> nn.Module:

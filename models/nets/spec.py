@@ -24,7 +24,13 @@ BLOCKS = {
 EXPANSION = 4  # of the bottleneck blocks of resnet50
 
 
-class ResidualNet(Part):
+class Net(Part):
+    """A net by name; each family adds the fields that shape it."""
+
+    name: str
+
+
+class ResidualNet(Net):
     """A residual net (He et al., arXiv 1512.03385) with projection shortcuts."""
 
     name: Literal["resnet8", "resnet14", "resnet20", "resnet56", "resnet18", "resnet34", "resnet50"]
@@ -61,7 +67,7 @@ class ResidualNet(Part):
         return last * EXPANSION if self.name == "resnet50" else last
 
 
-class WideResNet(Part):
+class WideResNet(Net):
     """A wide residual net with pre-activation (Zagoruyko and Komodakis, arXiv 1605.07146)."""
 
     name: Literal["wide_resnet"]
@@ -92,7 +98,7 @@ class WideResNet(Part):
         return 64 * self.widen
 
 
-Net = Annotated[ResidualNet | WideResNet, Field(discriminator="name")]
+ResidualFamily = Annotated[ResidualNet | WideResNet, Field(discriminator="name")]
 
 
 class ConvShape(NamedTuple):

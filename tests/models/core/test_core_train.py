@@ -15,12 +15,19 @@ from models.core.supervised import SupervisedSpec
 from models.core.train import fit
 from models.data import images, synthetic
 from models.nets.build import build_net
+from models.nets.spec import ResidualNet
 
 
 @pytest.fixture(scope="module")
 def data():
     train, test = (synthetic.blobs(48, 3, 8, 3, seed) for seed in (1, 2))
     return images.from_tensors(list(train), list(test), ["a", "b", "c"], "cpu")
+
+
+class Training(SupervisedSpec):
+    """Of residual nets."""
+
+    model: ResidualNet
 
 
 def spec_of(**fields):
@@ -31,7 +38,7 @@ def spec_of(**fields):
         "batch_size": 16,
         "optimizer": {"lr": 0.02},
     }
-    return SupervisedSpec.model_validate(base | fields)
+    return Training.model_validate(base | fields)
 
 
 def net_of(seed=0):
@@ -215,3 +222,38 @@ def test_graphs_without_a_gpu_are_told(data, new_run):
     run = new_run()
     fit(net_of(), data, spec_of(compile="graphs", epochs=1), run)
     assert [e["code"] for e in events(run, "event")] == ["no_cuda_graphs"]
+
+
+def test_before_step_may_change_net_and_momentum(data, new_run):
+    """Told of every step from 0 on; what it zeroes without weight decay stays zero in one step."""
+    net, told = net_of(), []
+
+    def before_step(step, momentum):
+        told.append(step)
+        assert momentum.keys() == dict(net.named_parameters()).keys()
+        with torch.no_grad():
+            net.head.bias.zero_()
+            momentum["head.bias"].fill_(1.0)
+
+    fit(net, data, spec_of(max_steps=2, epochs=None), new_run(), before_step=before_step)
+    assert told == [0, 1]
+    assert net.head.bias.abs().sum() > 0
+
+
+def test_named_parameters_decay_by_their_own_rate(data, new_run):
+    """Without gradient and momentum, one step shrinks each parameter by rate times its decay."""
+    net = net_of()
+    start = {name: p.detach().clone() for name, p in net.named_parameters()}
+    spec = spec_of(
+        max_steps=1,
+        epochs=None,
+        optimizer={"lr": 0.5, "momentum": 0.0, "nesterov": False, "warmup": 0.0},
+    )
+
+    def forward(net, batch, mode):
+        return cross_entropy(net, batch, mode) * 0
+
+    fit(net, data, spec, new_run(), forward=forward, decays={"head.weight": 0.1})
+    for name, p in net.named_parameters():
+        decay = 0.1 if name == "head.weight" else 5e-4
+        torch.testing.assert_close(p.detach(), start[name] * (1 - 0.5 * decay))

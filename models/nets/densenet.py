@@ -1,0 +1,63 @@
+"""DenseNets for small images: stem, three blocks of bottleneck layers, linear classifier."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.nets.preactivation import MakeUnit, conv
+from models.nets.preactivation_spec import BOTTLENECK, DENSE_BLOCKS, DenseNetSpec
+
+
+class DenseLayer(nn.Module):
+    """1x1 to four growths, 3x3 to one growth; the result is appended to the input."""
+
+    def __init__(self, c_in: int, growth: int, make: MakeUnit) -> None:
+        super().__init__()
+        self.reduce = make(c_in, BOTTLENECK * growth, 1, "reallocate")
+        self.grow = make(BOTTLENECK * growth, growth, 3, "prune")
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        return torch.cat([x, self.grow(self.reduce(x))], 1)
+
+
+class Transition(nn.Module):
+    """A 1x1 where channels are fewer afterwards, then 2 x 2 means."""
+
+    def __init__(self, c_in: int, c_out: int, make: MakeUnit) -> None:
+        super().__init__()
+        self.unit = make(c_in, c_out, 1, "reallocate") if c_out < c_in else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        return functional.avg_pool2d(self.unit(x), 2)
+
+
+class DenseNet(nn.Module):
+    """Takes normalised images of any size from 4 x 4 on; gives logits.
+
+    Args:
+        spec: which net.
+        num_classes: outputs.
+        channels: of the input images.
+        make: makes the units.
+    """
+
+    def __init__(self, spec: DenseNetSpec, num_classes: int, channels: int, make: MakeUnit) -> None:
+        super().__init__()
+        c = 2 * spec.width
+        self.stem = conv(channels, c, 3)
+        self.features = nn.Sequential()  # in order of use, which is the order of the units
+        for block in range(DENSE_BLOCKS):
+            layers = [DenseLayer(c + i * spec.width, spec.width, make) for i in range(spec.depth)]
+            self.features.add_module(f"block{block}", nn.Sequential(*layers))
+            c += spec.depth * spec.width
+            if block + 1 < DENSE_BLOCKS:
+                transition = Transition(c, spec.compressed(c), make)
+                self.features.add_module(f"transition{block}", transition)
+                c = spec.compressed(c)
+        self.norm = nn.BatchNorm2d(c)
+        self.head = nn.Linear(c, num_classes)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        x = self.features(self.stem(x))
+        return self.head(torch.relu(self.norm(x)).mean((2, 3)))

@@ -1,0 +1,109 @@
+"""The unit whose slots choose their channel (Jeong and Shin, ICML 2019), and its compact form."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.nets.preactivation import Unit
+from models.nets.shifted_norm import Group, ShiftedNorm, groups_of, largest_group, move, sample
+
+PIECE_BYTES = 2**21  # of input that a compact unit takes through all its steps at once
+FEW = 2**16  # values of moved slots below which the number of calls decides, not memory
+
+
+class GatedUnit(Unit):
+    """conv(m ReLU(BN(x))): a slot whose ``gate`` m_c is 0 is closed.
+
+    The gate is multiplied into the weight: the same output and gradients as on the activation,
+    and no further map is kept.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, dropout: float = 0.0) -> None:
+        super().__init__(c_in, c_out, kernel, dropout=dropout)
+        self.gate: Tensor
+        self.register_buffer("gate", torch.ones(c_in))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+        return self.convolve(self.activate(x), self.conv.weight * self.gate[:, None, None])
+
+    def activate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """ReLU(BN(z)) of the slots z."""
+        return functional.relu_(self.norm(x))
+
+
+class SelectiveUnit(GatedUnit):
+    """A gated unit whose slot c reads channel c, or channel p_c shifted by s_c pixels.
+
+    ``source`` p [c] is -1 for the slot's own channel; ``shift`` s [c, 2] is along the width, then
+    along the height. Fresh, it is the plain unit, bit for bit.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, dropout: float = 0.0) -> None:
+        super().__init__(c_in, c_out, kernel, dropout)
+        self.shift = nn.Parameter(torch.zeros(c_in, 2))
+        self.source: Tensor
+        self.register_buffer("source", torch.full((c_in,), -1))
+
+    def activate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """ReLU(BN(z)) of the slots z."""
+        norm = self.norm
+        if x.is_cuda or torch.compiler.is_compiling():  # nothing here waits for the device
+            return functional.relu_(norm(sample(x, self.source, self.shift)))
+        slots = (self.source >= 0).nonzero().flatten()
+        if len(slots) == 0:
+            return functional.relu_(norm(x))
+        if len(slots) * x[:, 0].numel() < FEW:
+            moved = sample(x, self.source[slots], self.shift[slots])
+            return functional.relu_(norm(x.index_copy(1, slots, moved.to(x.dtype))))
+        if norm.training:
+            norm.num_batches_tracked.add_(1)  # ty: ignore[missing-union-attribute]  # a buffer
+        stats = (norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps)
+        return ShiftedNorm.apply(x, norm.weight, norm.bias, self.shift, self.source, *stats)
+
+
+class CompactUnit(nn.Module):
+    """A selective unit for inference: open slots alone, batch norm folded to scale and offset.
+
+    Args:
+        slots: open ones.
+        c_out: output channels.
+        kernel: side of the filters.
+    """
+
+    def __init__(self, slots: int, c_out: int, kernel: int) -> None:
+        super().__init__()
+        self.root: Int64[Tensor, slots]
+        self.shift: Float[Tensor, "slots 2"]
+        self.scale: Float[Tensor, slots]
+        self.offset: Float[Tensor, slots]
+        self.weight: Float[Tensor, "o slots k k"]
+        self.register_buffer("root", torch.zeros(slots, dtype=torch.int64))  # channel it reads
+        self.register_buffer("shift", torch.zeros(slots, 2))
+        self.register_buffer("scale", torch.ones(slots))
+        self.register_buffer("offset", torch.zeros(slots))
+        self.register_buffer("weight", torch.zeros(c_out, slots, kernel, kernel))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+        if x.is_cuda or torch.compiler.is_compiling():
+            return self._convolve(sample(x, self.root, self.shift))
+        pieces = x.split(max(1, PIECE_BYTES * len(x) // max(1, x.numel() * x.element_size())))
+        still = (self.shift == 0).all(1)
+        own = bool(still.all()) and torch.equal(self.root, torch.arange(x.shape[1]))
+        source, size = torch.where(still, -1, self.root), (x.shape[2], x.shape[3])
+        groups = groups_of(source, self.shift, size, largest_group(pieces[0]))
+        found = [self._convolve(z if own else self._gather(z, groups)) for z in pieces]
+        return torch.cat(found)
+
+    def _convolve(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
+        zero, one = torch.zeros_like(self.scale), torch.ones_like(self.scale)
+        a = functional.batch_norm(z, zero, one, self.scale, self.offset, eps=0.0).relu_()
+        return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)
+
+    def _gather(
+        self, x: Float[Tensor, "b c h w"], groups: list[Group]
+    ) -> Float[Tensor, "b slots h w"]:
+        """What the slots read."""
+        z = x.index_select(1, self.root)
+        move(z, x, groups)
+        return z

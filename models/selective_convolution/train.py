@@ -1,0 +1,104 @@
+"""Training with selective allocation of channels (Jeong and Shin, ICML 2019)."""
+
+from typing import Any
+
+from torch import nn
+
+from models.core import checkpoint, device, ranks
+from models.core.run import Run
+from models.core.train import Fitted, fit, test
+from models.core.training import Arm, describe
+from models.data import images
+from models.data.images import ImageData
+from models.nets.build import build_net
+from models.selective_convolution import report
+from models.selective_convolution.export import compact
+from models.selective_convolution.rounds import Rounds
+from models.selective_convolution.spec import SelectiveConvolutionTrain
+
+WEIGHTS, EXPORT = "weights.safetensors", "export.safetensors"
+
+
+def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
+    """Train as the spec says, then a plain net beside it when asked; leave weights and report.
+
+    Raises:
+        SpecError: if the run would have no round of allocation.
+        DataError: if the data or the checkpoint to go on from cannot be used.
+        DivergedError: if a loss is not finite.
+        StoppedError: if a stop was requested.
+    """
+    ranks.start(run.device)
+    data = images.load(spec.data, spec.images, run, spec.seed)
+    spec.check_rounds(len(data.train))
+    net = new_net(spec, data, run.device)
+    _, total = spec.steps(len(data.train))
+    whole = 2 * total if spec.compare_with_plain else None
+    rounds, fitted = fit_selective(net, spec, data, run, Arm(total=whole))
+    found = report.values(spec, data, net, rounds, fitted)
+    if ranks.is_first():
+        checkpoint.write(run.dir / WEIGHTS, net.state_dict(), describe(spec, data))
+        run.artifact(WEIGHTS, role="weights", step=fitted.steps)
+    if spec.export != "none":
+        found |= _export(net, spec, data, run)
+    arms = {"selective" if spec.selective.enabled else "plain": fitted}
+    if spec.compare_with_plain:  # starts anew when a run is resumed in it
+        arm = Arm("baseline_", first=total, total=whole, keeps=False)
+        plain = fit(plain_net(spec, data, run.device), data, spec, run, arm=arm)
+        found |= report.comparison(fitted, plain)
+        arms["plain, same seed"] = plain
+    if ranks.is_first():
+        report.write(spec, data, rounds, arms, found, run)
+        run.result(**found)
+
+
+def new_net(spec: SelectiveConvolutionTrain, data: ImageData, on: str) -> nn.Module:
+    """The net with the initial weights of the seed, on the device."""
+    device.seed_all(spec.seed)
+    return build_net(spec.net(), len(data.classes), data.channels).to(on)
+
+
+def plain_net(spec: SelectiveConvolutionTrain, data: ImageData, on: str) -> nn.Module:
+    """The plain net with the same initial weights."""
+    device.seed_all(spec.seed)
+    return build_net(spec.model.model_dump(), len(data.classes), data.channels).to(on)
+
+
+def fit_selective(
+    net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData, run: Run, arm: Arm
+) -> tuple[Rounds, Fitted]:
+    """The supervised loop, with rounds of allocation between epochs."""
+    rounds = Rounds(spec, net, len(data.train), run)
+    shifts = [name for name, _ in net.named_parameters() if name.endswith(".shift")]
+    fitted = fit(
+        net,
+        data,
+        spec,
+        run,
+        before_step=rounds.before_step,
+        decays=dict.fromkeys(shifts, spec.selective.shift_weight_decay),
+        extras=rounds.extras(),
+        arm=arm,
+    )
+    if rounds.units and not report.slots(rounds)["reallocated"]:
+        run.warn(
+            "nothing_reallocated",
+            "no slot was closed and used again, so this was the training of a plain net or of a"
+            " pruned one: raise selective.threshold, the width of the net or the number of epochs",
+        )
+    return rounds, fitted
+
+
+def _export(
+    net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData, run: Run
+) -> dict[str, Any]:
+    """Leave the net for inference as an artifact; its figures."""
+    whole = spec.export == "integer_shift"
+    small, units = compact(net, spec.model, len(data.classes), data.channels, whole=whole)
+    scores = test(small, data, spec, run.device)
+    if ranks.is_first():
+        told = describe(spec, data)
+        told["net"] = spec.model.model_dump() | {"units": units.model_dump()}
+        checkpoint.write(run.dir / EXPORT, small.state_dict(), told)
+        run.artifact(EXPORT, role="weights", form=spec.export)
+    return {"export_test_accuracy": scores.accuracy, "export_test_nll": scores.nll}
