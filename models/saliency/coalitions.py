@@ -3,6 +3,7 @@
 Feature ablation, LIME, kernel SHAP and the exact Shapley values share :func:`worth`.
 """
 
+import hashlib
 import math
 
 import torch
@@ -22,7 +23,10 @@ def ablation(part: FeatureAblation, case: Case, b: Float[Tensor, "c h w"]) -> Te
     """``f(x) - f(x with the segment = b)`` at each pixel of the segment: [k, h, w]."""
     labels = segment(part.segments, case)
     shape = tuple(labels.shape)
-    key = ("grid", part.segments.rows, shape) if isinstance(part.segments, Grid) else (id(labels),)
+    if isinstance(part.segments, Grid):
+        key = ("grid", part.segments.rows, shape)
+    else:
+        key = ("labels", hashlib.sha256(labels.cpu().numpy().tobytes()).digest())
     found = case.full - case.under(regions(labels), b, key)
     return found.T[:, labels]
 
