@@ -8,6 +8,7 @@ from torch.nn import functional
 from models.nets.preactivation import Unit
 from models.nets.shifted_norm import Group, ShiftedNorm, groups_of, largest_group, move, sample
 
+EPS = 1e-12  # nothing beside a variance of 1 in float32; torch 2.11 refuses 0 on a GPU
 PIECE_BYTES = 2**21  # of input that a compact unit takes through all its steps at once
 FEW = 2**16  # values of moved slots below which the number of calls decides, not memory
 
@@ -97,7 +98,7 @@ class CompactUnit(nn.Module):
 
     def _convolve(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
         zero, one = torch.zeros_like(self.scale), torch.ones_like(self.scale)
-        a = functional.batch_norm(z, zero, one, self.scale, self.offset, eps=0.0).relu_()
+        a = functional.batch_norm(z, zero, one, self.scale, self.offset, eps=EPS).relu_()
         return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)
 
     def _gather(
