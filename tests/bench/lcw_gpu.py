@@ -361,7 +361,9 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     assert options.quick or device == "cuda", "no GPU: give --quick"
     until = time.monotonic() + options.budget_s
-    results = {"machine": machine(device), "options": {k: str(v) for k, v in vars(options).items()}}
+    told = vars(options) | {"data": [path.name for path in options.data]}
+    told = {name: str(value) for name, value in told.items() if name != "out"}
+    results = {"machine": machine(device), "options": told}
     if options.quality:
         _quality(options, device, results, until)
         return
