@@ -4,8 +4,21 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import DatasetRef, Int, Optimizer, Part, Spec
+from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Part, Spec
 from models.nets.spec import Net
+
+# what models/core/train.py reports of every training
+METRICS = (
+    MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps"),
+    MetricInfo("lr", "1", None, "learning rate"),
+    MetricInfo("images_per_s", "1/s", "max", "training images a second"),
+    MetricInfo("test_accuracy", "share", "max", "test images classified right"),
+    MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images"),
+)
+BASELINE_METRICS = tuple(
+    metric._replace(name=f"baseline_{metric.name}", description=f"{metric.name} of the plain run")
+    for metric in METRICS
+)
 
 
 class Augment(Part):

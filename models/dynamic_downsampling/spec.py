@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, MetricInfo
-from models.core.supervised import SupervisedSpec
+from models.core.supervised import BASELINE_METRICS, METRICS, SupervisedSpec
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.parts import Downsample
 from models.nets.spec import ResidualNet, conv_shapes
@@ -20,18 +20,10 @@ class DynamicDownsamplingTrain(SupervisedSpec):
     entry: ClassVar[str] = "models.dynamic_downsampling.train:train"
     resumable: ClassVar[bool] = True
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
-        MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps, cheap ones too"),
-        MetricInfo("lr", "1", None, "learning rate before the factor of cheap steps"),
-        MetricInfo("images_per_s", "1/s", "max", "training images a second"),
-        MetricInfo("test_accuracy", "share", "max", "test images classified right, full mode"),
-        MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images, full mode"),
+        *METRICS,
         MetricInfo("gradient_cosine", "1", "max", "cosine of cheap and full gradient, one batch"),
         MetricInfo("gradient_norm_ratio", "1", None, "norm of the cheap gradient over the full"),
-        MetricInfo("baseline_loss", "nats", "min", "loss of the plain run beside it"),
-        MetricInfo("baseline_lr", "1", None, "lr of the plain run"),
-        MetricInfo("baseline_images_per_s", "1/s", "max", "images_per_s of the plain run"),
-        MetricInfo("baseline_test_accuracy", "share", "max", "test_accuracy of the plain run"),
-        MetricInfo("baseline_test_nll", "nats", "min", "test_nll of the plain run"),
+        *BASELINE_METRICS,
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("weights.safetensors", "weights", "final net, loads into the plain one"),

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
-from models.core.supervised import SupervisedSpec
+from models.core.supervised import METRICS, SupervisedSpec
 from models.freetickets import cost, timetable
 from models.freetickets.densities import Layer, can_cap, counts, densities, layers_of
 from models.freetickets.parts import Escape, Evaluation, PruneRate, Rates
@@ -22,11 +22,7 @@ class FreeTicketsTrain(SupervisedSpec):
     entry: ClassVar[str] = "models.freetickets.train:train"
     resumable: ClassVar[bool] = True
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
-        MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps"),
-        MetricInfo("lr", "1", None, "learning rate"),
-        MetricInfo("images_per_s", "1/s", "max", "training images a second"),
-        MetricInfo("test_accuracy", "share", "max", "test images classified right, present net"),
-        MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images"),
+        *METRICS,
         MetricInfo("prune_rate", "share", None, "active weights dropped by an update"),
         MetricInfo("regrown", "share", "min", "of the dropped weights, those grown at once again"),
         MetricInfo("explored", "share", "max", "positions that were active at least once"),

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
-from models.core.supervised import SupervisedSpec
+from models.core.supervised import BASELINE_METRICS, METRICS, SupervisedSpec
 from models.nets.preactivation_spec import DenseNetSpec, Role, Units, unit_shapes
 from models.selective_convolution.parts import Selective
 
@@ -18,21 +18,13 @@ class SelectiveConvolutionTrain(SupervisedSpec):
     entry: ClassVar[str] = "models.selective_convolution.train:train"
     resumable: ClassVar[bool] = True
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
-        MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps"),
-        MetricInfo("lr", "1", None, "learning rate"),
-        MetricInfo("images_per_s", "1/s", "max", "training images a second"),
-        MetricInfo("test_accuracy", "share", "max", "test images classified right"),
-        MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images"),
+        *METRICS,
         MetricInfo("closed", "slots", None, "slots closed in a round, over all units"),
         MetricInfo("reallocated", "slots", None, "slots opened again in a round as copies"),
         MetricInfo("open_share", "share", None, "slots open after a round"),
         MetricInfo("copy_share", "share", None, "slots that read another channel after a round"),
         MetricInfo("mean_abs_shift", "pixels", None, "mean |shift| of the copies after a round"),
-        MetricInfo("baseline_loss", "nats", "min", "loss of the plain run beside it"),
-        MetricInfo("baseline_lr", "1", None, "lr of the plain run"),
-        MetricInfo("baseline_images_per_s", "1/s", "max", "images_per_s of the plain run"),
-        MetricInfo("baseline_test_accuracy", "share", "max", "test_accuracy of the plain run"),
-        MetricInfo("baseline_test_nll", "nats", "min", "test_nll of the plain run"),
+        *BASELINE_METRICS,
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("weights.safetensors", "weights", "final net with gates, sources and shifts"),
