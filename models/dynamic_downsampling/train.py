@@ -31,7 +31,7 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
     setup = prepare(spec, data, run)
     total = len(setup.decisions)
     fitted = fit_cheap(setup, run, Arm(total=2 * total if spec.compare_baseline else None))
-    scores = _finish(setup, fitted)
+    scores = finish(setup, fitted)
     if ranks.is_first():
         weights = "weights.safetensors"
         checkpoint.write(run.dir / weights, setup.net.state_dict(), describe(spec, data))
@@ -92,7 +92,7 @@ def _probe_steps(probes: int, decisions: bytes) -> set[int]:
     return {max(1, len(decisions) * k // probes) for k in range(1, probes + 1)}
 
 
-def _finish(setup: Setup, fitted: Fitted) -> Scores:
+def finish(setup: Setup, fitted: Fitted) -> Scores:
     """Scores of the final net, after batch-norm statistics were estimated anew if asked."""
     if setup.spec.downsample.reestimate_batches == 0:
         return fitted.scores

@@ -28,7 +28,7 @@ from models.core.training import Arm
 from models.data.images import ImageData
 from models.dynamic_downsampling.setup import new_net, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
-from models.dynamic_downsampling.train import _finish, fit_cheap
+from models.dynamic_downsampling.train import finish, fit_cheap
 from tests.bench import cifar10
 
 PERIODIC = {"type": "periodic", "period": 5, "n_cheap": 3}  # in the first 80 %: near 2 of 5 in all
@@ -84,7 +84,7 @@ def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) ->
         if arm in DOWN:
             setup = prepare(spec, data, run)
             fitted = fit_cheap(setup, run, Arm(keeps=False))
-            accuracy, switched = _finish(setup, fitted).accuracy, sum(setup.decisions)
+            accuracy, switched = finish(setup, fitted).accuracy, sum(setup.decisions)
             pooled = sum(layer.reason == "pooled" for layer in setup.layers)
         else:
             net = new_net(spec, data, on)
