@@ -1,4 +1,4 @@
-"""CIFAR-10 for benchmarks: from the parquet files, or from one small npz of their JPEG bytes.
+"""CIFAR-10 for benchmarks, as one small npz of the JPEG bytes of its parquet files.
 
 python -m tests.bench.cifar10 FOLDER_WITH_PARQUET cifar10.npz     # for a machine without pyarrow
 """
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from models.data import images
 from models.data.images import ImageData
 
 CLASSES = [
@@ -38,7 +39,7 @@ def pack(folder: Path, out: Path) -> None:
 def load(path: Path, device: str, subset: int | None = None) -> ImageData:
     """Images decoded and put on the device; ``subset`` takes the first training images."""
     packed = np.load(path)
-    parts = {}
+    parts = []
     for split in ("train", "test"):
         ends = packed[f"{split}_ends"]
         stop = len(ends) if split == "test" else min(len(ends), subset or len(ends))
@@ -48,12 +49,9 @@ def load(path: Path, device: str, subset: int | None = None) -> ImageData:
             np.asarray(Image.open(io.BytesIO(blob[starts[i] : ends[i]])).convert("RGB"))
             for i in range(stop)
         ]
-        parts[split] = torch.from_numpy(np.stack(pixels)).to(device)
-        labels = torch.from_numpy(packed[f"{split}_labels"][:stop])
-        parts[f"{split}_labels"] = labels.to(device)
-    values = parts["train"].double() / 255
-    mean, std = values.mean((0, 1, 2)).tolist(), values.std((0, 1, 2)).tolist()
-    return ImageData(**parts, classes=CLASSES, mean=mean, std=std)
+        labels = packed[f"{split}_labels"][:stop]
+        parts.append([torch.from_numpy(np.stack(pixels)), torch.from_numpy(labels)])
+    return images.from_tensors(*parts, CLASSES, device)
 
 
 if __name__ == "__main__":

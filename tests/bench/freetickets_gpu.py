@@ -1,11 +1,10 @@
 """FreeTickets on a GPU: correctness, cost of masks, ensemble inference, 2:4 layers, quality.
 
     python -m tests.bench.freetickets_gpu --out FILE.json [--quick] [--budget-s 240]
-    python -m tests.bench.freetickets_gpu --quality --data TRAIN.parquet TEST.parquet
+    python -m tests.bench.freetickets_gpu --quality --data NPZ
 
 ``--quick`` runs the same code, small, also on a CPU. JSON is written after every section.
-``--data`` is one npz of an upload's form or two parquet files; where pyarrow is missing,
-``--to-npz FILE`` makes the one of the others beforehand.
+NPZ is CIFAR-10 as ``tests.bench.cifar10`` packs it.
 """
 
 import argparse
@@ -14,23 +13,21 @@ import json
 import math
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 from statistics import mean, median, stdev
 
-import numpy as np
 import torch
 
 from models.core import device
 from models.core.run import Run
 from models.core.steps import FULL, Batch, cross_entropy, make_optimizer, make_step
 from models.data import images, synthetic
-from models.data.npz import read_npz
 from models.freetickets import ensemble, infer, masks, sparse
 from models.freetickets import train as method
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.topology import Topology
 from models.nets.build import build_net
+from tests.bench import cifar10
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -265,32 +262,12 @@ ARMS = {
 }
 
 
-def read_two(train, test):
-    from models.data.parquet import read_parquet_archive
-
-    with tempfile.NamedTemporaryFile(suffix=".zip") as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.write(train, "train.parquet")
-            archive.write(test, "test.parquet")
-        return read_parquet_archive(Path(file.name))
-
-
-def to_npz(data, path):
-    """The form that needs no pyarrow."""
-    (train, train_labels), (test, test_labels), classes = read_two(*data)
-    parts = {"train_images": train, "train_labels": train_labels}
-    parts |= {"test_images": test, "test_labels": test_labels, "classes": np.array(classes)}
-    np.savez_compressed(path, **parts)
-
-
 def load_data(path):
     if path is None:
         train = synthetic.blobs(256, classes=10, size=32, channels=3, seed=1)
         test = synthetic.blobs(100, classes=10, size=32, channels=3, seed=2)
         return images.from_tensors(list(train), list(test), [str(i) for i in range(10)], ON)
-    arrays = read_npz(Path(path[0])) if path[0].endswith(".npz") else read_two(*path)
-    train, test = ([torch.from_numpy(x) for x in part] for part in (arrays.train, arrays.test))
-    return images.from_tensors(train, test, arrays.classes, ON)
+    return cifar10.load(path, ON)
 
 
 def quality_arm(data, fields, quick, epochs, seed):
@@ -366,15 +343,11 @@ def main():
     parser.add_argument("--out", default="freetickets_gpu.json")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--data", nargs="+")
-    parser.add_argument("--to-npz")
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--epochs", type=int, default=10, help="epochs of one dense member")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget-s", type=float, default=240)
     options = parser.parse_args()
-    if options.to_npz:
-        to_npz(options.data, options.to_npz)
-        return
     bench = Bench(options.out, options.budget_s)
     device.tune(ON)
     bench.section("correctness", correctness, options.quick)

@@ -1,9 +1,9 @@
 """Selective units and DenseNets on one GPU: correct first, then timed, then (--quality) trained.
 
     python -m tests.bench.selective_gpu --out FILE [--quick] [--budget-s 240]
-    python -m tests.bench.selective_gpu --out FILE --quality --data FOLDER [--budget-s 600]
+    python -m tests.bench.selective_gpu --out FILE --quality --data NPZ [--budget-s 600]
 
-FOLDER holds CIFAR-10 as ``*train*.parquet`` and ``*test*.parquet``. The file is written after every
+NPZ is CIFAR-10 as ``tests.bench.cifar10`` packs it. The file is written after every
 section. ``--quick`` runs the same code in seconds, on a CPU too.
 """
 
@@ -35,6 +35,7 @@ from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from tests.bench import cifar10
 from tests.bench.selective import moved
 
 LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
@@ -208,26 +209,12 @@ def make_spec(arm: str, seed: int, epochs: int, growth: int = 12, threshold: flo
     )
 
 
-def read_cifar(folder: Path, quick: bool) -> ImageData:
-    """CIFAR-10 from parquet, or generated images."""
+def read_cifar(path: Path, quick: bool) -> ImageData:
+    """CIFAR-10 of ``tests.bench.cifar10``, or generated images."""
     if quick:
         pairs = [synthetic.blobs(n, 10, 16, 3, seed) for n, seed in ((256, 1), (128, 2))]
         return images.from_tensors(*map(list, pairs), [str(k) for k in range(10)], "cpu")
-    import numpy as np
-    import pyarrow.parquet as pq
-    from PIL import Image
-
-    pairs = []
-    for part in ("train", "test"):
-        table = pq.read_table(next(folder.glob(f"*{part}*.parquet")))
-        names = table.column_names
-        pictures = table[names[0]].to_pylist()
-        arrays = [np.asarray(Image.open(io.BytesIO(p["bytes"])).convert("RGB")) for p in pictures]
-        pairs.append(
-            [torch.from_numpy(np.stack(arrays)), torch.tensor(table[names[1]].to_pylist())]
-        )
-    on = "cuda" if torch.cuda.is_available() else "cpu"
-    return images.from_tensors(*pairs, [str(k) for k in range(10)], on)
+    return cifar10.load(path, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def held_out(data: ImageData) -> ImageData:
