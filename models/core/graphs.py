@@ -5,70 +5,71 @@ the graph; the graphs share a memory pool, so only the largest step counts.
 """
 
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from models.core.steps import Batch, Mode
-
 WARMUP = 3  # eager steps of a kind, real ones, before it is recorded
+Kind = TypeVar("Kind", bound=Hashable)
+Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
 
 
 class _Recorded(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    batch: Batch
+    batch: Any
     loss: Tensor
 
 
-class GraphedStep:
-    """Calls like ``step(mode, batch)``, recorded once for each mode and shape.
+class GraphedStep(Generic[Kind, Batch]):
+    """Calls like ``step(kind, batch)``, recorded once for each kind and shapes.
 
     Args:
-        step: does one optimizer step on the GPU without waiting for it; gives the loss.
+        step: does one optimizer step on the GPU without waiting for it; gives the loss. The batch
+            is a NamedTuple of tensors.
         warn: told the reason when recording fails; steps then stay eager.
     """
 
-    def __init__(self, step: Callable[[Mode, Batch], Tensor], warn: Callable[[str], None]) -> None:
+    def __init__(self, step: Callable[[Kind, Batch], Tensor], warn: Callable[[str], None]) -> None:
         self._step = step
         self._warn = warn
         self._stream = torch.cuda.Stream()
-        self._seen: Counter[tuple[Mode, torch.Size]] = Counter()
-        self._recorded: dict[tuple[Mode, torch.Size], _Recorded] = {}
+        self._seen: Counter[Hashable] = Counter()
+        self._recorded: dict[Hashable, _Recorded] = {}
         self._gave_up = False
 
-    def __call__(self, mode: Mode, batch: Batch) -> Tensor:
-        key = (mode, batch.images.shape)
+    def __call__(self, kind: Kind, batch: Batch) -> Tensor:
+        key = (kind, tuple(tensor.shape for tensor in batch))
         self._seen[key] += 1
         if self._gave_up or self._seen[key] <= WARMUP:
-            return self._eagerly(mode, batch)
+            return self._eagerly(kind, batch)
         if key not in self._recorded:
             try:
-                self._recorded[key] = self._record(mode, batch)
+                self._recorded[key] = self._record(kind, batch)
             except RuntimeError as error:
                 self._gave_up = True
                 self._warn(f"steps run without CUDA graphs: {error}")
-                return self._eagerly(mode, batch)
+                return self._eagerly(kind, batch)
         graph, buffers, loss = self._recorded[key]
-        buffers.images.copy_(batch.images)
-        buffers.labels.copy_(batch.labels)
+        for buffer, tensor in zip(buffers, batch, strict=True):
+            buffer.copy_(tensor)
         graph.replay()
         return loss.clone()
 
-    def _eagerly(self, mode: Mode, batch: Batch) -> Tensor:
+    def _eagerly(self, kind: Kind, batch: Batch) -> Tensor:
         """On the stream that records, where autograd must have seen the parameters before."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            loss = self._step(mode, batch)
+            loss = self._step(kind, batch)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
-    def _record(self, mode: Mode, batch: Batch) -> _Recorded:
+    def _record(self, kind: Kind, batch: Batch) -> _Recorded:
         """Record without executing."""
-        buffers = Batch(batch.images.clone(), batch.labels.clone())
+        buffers = type(batch)._make(tensor.clone() for tensor in batch)  # ty: ignore[missing-attribute]  # a NamedTuple
         pool = next((recorded.graph.pool() for recorded in self._recorded.values()), None)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool, stream=self._stream):
-            loss = self._step(mode, buffers)
+            loss = self._step(kind, buffers)
         return _Recorded(graph, buffers, loss)

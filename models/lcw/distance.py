@@ -110,7 +110,7 @@ BLOCK = (pairs.ROWS, pairs.COLUMNS)
 def _imq_terms(x: Float[Tensor, "n d"], gamma: float) -> Float[Tensor, ""]:
     """E k(Z, Z') - 2 mean_i E k(x_i, Z), k(a, b) = (gamma + K |a - b|^2)^(-1/2), by quadrature."""
     d = x.shape[1]
-    t, weights = (part.to(x.device) for part in profile.quadrature(gamma, x.dtype))
+    t, weights = profile.quadrature(gamma, x.dtype, x.device)
     tk = t * profile.scale(d)
     spread = 1 + 2 * tk
     radius = x.square().sum(1, keepdim=True)

@@ -70,8 +70,7 @@ def _launch(
     (n, width), m = a.left.shape, len(b.right)
     dim, slopes = width - 2, a.slopes
     sums = a.left.new_empty(n, dtype=torch.float64)
-    flat = (*profile.value, *profile.slope)
-    coefficients = torch.tensor(flat, dtype=torch.float32, device=a.left.device)
+    coefficients = _coefficients(profile, a.left.device)
     program = _compiled()
     program[(-(-n // tile.rows),)](
         a.left,
@@ -94,6 +93,13 @@ def _launch(
         num_stages=tile.stages,
     )
     return sums.sum()
+
+
+@cache
+def _coefficients(profile: Profile, device: torch.device) -> Float[Tensor, "k"]:
+    """Copied once: a copy from the host cannot be part of a CUDA graph."""
+    flat = (*profile.value, *profile.slope)
+    return torch.tensor(flat, dtype=torch.float32, device=device)
 
 
 @cache

@@ -125,7 +125,10 @@ def phi(s: Float[Tensor, "*n"], dim: int, mode: str = "exact") -> Float[Tensor, 
     return evaluate(make(dim, mode, s.dtype), q)[0]
 
 
-def quadrature(gamma: float, dtype: torch.dtype, nodes: int = 128) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=64)  # a copy from the host cannot be part of a CUDA graph
+def quadrature(
+    gamma: float, dtype: torch.dtype, device: torch.device, nodes: int = 128
+) -> tuple[Tensor, Tensor]:
     """Nodes t and weights of (gamma + a)^(-1/2) = sum_k w_k exp(-t_k a), for a >= 0.
 
     Trapezoid rule in log t of pi^(-1/2) int t^(-1/2) exp(-t (gamma + a)) dt.
@@ -135,4 +138,4 @@ def quadrature(gamma: float, dtype: torch.dtype, nodes: int = 128) -> tuple[Tens
     step = (high - low) / (nodes - 1)
     t = tau.exp()
     weights = t.sqrt() * torch.exp(-t * gamma) * (step / math.sqrt(math.pi))
-    return t.to(dtype), weights.to(dtype)
+    return t.to(device, dtype), weights.to(device, dtype)

@@ -20,7 +20,7 @@ from models.lcw import distance, objectives
 from models.lcw.nets import Nets, Shape, build, describe, in_parts
 from models.lcw.parts import Architecture
 from models.lcw.spec import LcwTrain
-from models.lcw.stages import Job, Stage, noise
+from models.lcw.stages import Inputs, Job, Stage, noise
 
 
 class Data(NamedTuple):
@@ -143,14 +143,20 @@ def autoencoder_stage(job: Job, data: Data) -> Stage:
         latents = nets["encoder"](batch)
         return objectives.autoencoder(spec, batch, latents, nets["decoder"](latents), std)
 
+    def inputs(rows: Int64[Tensor, "b"], _: int) -> Inputs:
+        batch = pixels(data.train[rows])
+        return Inputs(batch, batch.new_empty(0))
+
     return Stage(
         "autoencoder",
         ("encoder", "decoder"),
         spec,
         spec.max_steps,
         len(data.train),
-        lambda rows, _: loss(pixels(data.train[rows])),
+        inputs,
+        lambda given: loss(given.rows),
         lambda: _mean(loss, data.validation, spec.batch_size),
+        waits=spec.gamma_mode == "dynamic",
     )
 
 
@@ -169,27 +175,38 @@ def generator_stage(job: Job, data: Data) -> Stage:
     std = encoded.std().item()
     if std == 0:
         raise DataError("every image has the same latent: phase 1 has learned nothing")
-    width = spec.arch.inputs
+    width, whole = spec.arch.inputs, phase.reference == "full"
 
-    def draw(count: int, stage: str, step: int) -> Tensor:
-        return nets["generator"](noise(spec.seed, stage, step, (count, width), job.run.device))
+    def inputs(rows: Int64[Tensor, "b"], step: int) -> Inputs:
+        draws = noise(spec.seed, "generator", step, (len(rows), width), job.run.device)
+        return Inputs(encoded[:0] if whole else encoded[rows], draws)
 
-    def loss(rows: Int64[Tensor, "b"], step: int) -> Tensor:
-        whole = phase.reference == "full"
-        target = encoded if whole else encoded[rows]
-        gamma = objectives.bandwidth(phase, std, target, len(rows))
-        made = draw(len(rows), "generator", step)
+    def loss(given: Inputs) -> Tensor:
+        target = encoded if whole else given.rows
+        gamma = objectives.bandwidth(phase, std, target, len(given.draws))
+        made = nets["generator"](given.draws)
         return distance.two_sample(
             made, target, gamma, phase.phi, own_y=not whole, statistic=phase.statistic
         )
 
+    shape = (len(held), width)
+    fixed = noise(spec.seed, "generator validation", 0, shape, job.run.device)
+
     def validate() -> float:
         gamma = distance.silverman(std, len(held))
-        made = draw(len(held), "generator validation", 0)
-        return distance.two_sample(made, held, gamma, "exact").item()
+        return distance.two_sample(nets["generator"](fixed), held, gamma, "exact").item()
 
-    steps = phase.max_steps
-    return Stage("generator", ("generator",), phase, steps, len(encoded), loss, validate)
+    return Stage(
+        "generator",
+        ("generator",),
+        phase,
+        phase.max_steps,
+        len(encoded),
+        inputs,
+        loss,
+        validate,
+        waits=phase.gamma_mode == "dynamic",
+    )
 
 
 def encode(encoder: nn.Module, rows: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n d"]:
@@ -202,19 +219,29 @@ def baseline_stage(job: Job, data: Data, name: str) -> Stage:
     spec, nets = job.spec, job.nets
     encoder, decoder = nets[f"{name}_encoder"], nets[f"{name}_decoder"]
 
-    def penalty(latents: Tensor, step: int) -> Tensor:
+    dim = spec.arch.latent_dim
+
+    def inputs(rows: Int64[Tensor, "b"], step: int) -> Inputs:
+        return given(pixels(data.train[rows]), step)
+
+    def given(batch: Tensor, step: int) -> Inputs:
+        count, on = len(batch), job.run.device
+        if name == "swae":
+            count += objectives.SWAE_PROJECTIONS  # directions, after the normal sample
+        empty = name == "cwae"
+        return Inputs(batch, noise(spec.seed, name, step, (0 if empty else count, dim), on))
+
+    def loss(given: Inputs) -> Tensor:
+        latents, batch = encoder(given.rows), given.rows
+        return objectives.squared_error(batch, decoder(latents)) + penalty(latents, given.draws)
+
+    def penalty(latents: Tensor, draws: Tensor) -> Tensor:
         if name == "cwae":
             return torch.log(distance.normality(latents) + spec.phase1.eps)
-        normal = noise(spec.seed, name, step, (len(latents), latents.shape[1]), job.run.device)
         if name == "wae_mmd":
-            return latents.shape[1] * objectives.wae_mmd(latents, normal)
-        shape = (objectives.SWAE_PROJECTIONS, latents.shape[1])
-        lines = functional.normalize(noise(spec.seed, "lines", step, shape, job.run.device))
-        return latents.shape[1] * objectives.swae(latents, normal, lines)
-
-    def loss(batch: Tensor, step: int) -> Tensor:
-        latents = encoder(batch)
-        return objectives.squared_error(batch, decoder(latents)) + penalty(latents, step)
+            return dim * objectives.wae_mmd(latents, draws)
+        normal, lines = draws.split((len(latents), objectives.SWAE_PROJECTIONS))
+        return dim * objectives.swae(latents, normal, functional.normalize(lines))
 
     return Stage(
         name,
@@ -222,6 +249,7 @@ def baseline_stage(job: Job, data: Data, name: str) -> Stage:
         spec.phase1,
         spec.phase1.max_steps + spec.phase2.max_steps,
         len(data.train),
-        lambda rows, step: loss(pixels(data.train[rows]), step),
-        lambda: _mean(lambda batch: loss(batch, 0), data.validation, spec.phase1.batch_size),
+        inputs,
+        loss,
+        lambda: _mean(lambda batch: loss(given(batch, 0)), data.validation, spec.phase1.batch_size),
     )

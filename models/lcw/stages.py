@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,11 +17,19 @@ from torch import Tensor, nn
 from models.core import checkpoint
 from models.core.device import generator
 from models.core.errors import DivergedError, SpecError
+from models.core.graphs import GraphedStep
 from models.core.run import Run
 from models.lcw.parts import Phase
 from models.lcw.spec import LcwTrain
 
 LOG_EVERY = 20  # steps, at least
+
+
+class Inputs(NamedTuple):
+    """What changes from step to step: rows of the data, normal numbers; either may be empty."""
+
+    rows: Tensor
+    draws: Tensor
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,10 @@ class Stage:
         spec: rate, batch, patience.
         steps: at most.
         rows: of its training data; an epoch is all of them in a new order.
-        loss: (rows of the batch, step) to the loss.
+        inputs: (rows of the batch, step) to what the loss takes.
+        loss: of a batch; the same work in every step.
         validate: the objective on held-out data.
+        waits: whether the loss reads numbers back from the device.
     """
 
     name: str
@@ -43,8 +53,10 @@ class Stage:
     spec: Phase
     steps: int
     rows: int
-    loss: Callable[[Int64[Tensor, "b"], int], Tensor]
+    inputs: Callable[[Int64[Tensor, "b"], int], Inputs]
+    loss: Callable[[Inputs], Tensor]
     validate: Callable[[], float]
+    waits: bool = False
 
     @property
     def prefix(self) -> str:
@@ -109,10 +121,11 @@ class Job:
         optimizer = self._optimizer(nets, stage.spec.lr)
         for net in nets:
             net.train()
+        advance = self._stepper(stage, optimizer)
         losses: list[Tensor] = []
         started = time.perf_counter()
         while self.state.step < stage.steps and not self._is_stale(stage):
-            losses.append(self._step(stage, optimizer))
+            losses.append(advance(stage.name, self._inputs(stage)))
             self.state.step += 1
             if len(losses) >= LOG_EVERY or self._validates(stage):
                 started = self._report(stage, losses, started)
@@ -124,24 +137,38 @@ class Job:
         self.save(None)
 
     def _optimizer(self, nets: list[nn.Module], lr: float) -> torch.optim.Adam:
-        optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], lr=lr)
+        on_gpu = self.run.device == "cuda"  # then a graph may hold the step
+        parameters = [p for net in nets for p in net.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=lr, capturable=on_gpu)
         for name, tensor in self.kept.items():
             index, key = name.split(".")
             parameter = optimizer.param_groups[0]["params"][int(index)]
-            device = "cpu" if key == "step" else parameter.device
+            device = "cpu" if key == "step" and not on_gpu else parameter.device
             optimizer.state[parameter][key] = tensor.to(device)
         self.kept = {}
         return optimizer
 
-    def _step(self, stage: Stage, optimizer: torch.optim.Adam) -> Tensor:
+    def _stepper(
+        self, stage: Stage, optimizer: torch.optim.Adam
+    ) -> Callable[[str, Inputs], Tensor]:
+        """The step, as a CUDA graph on a GPU; these nets are bound by launches without."""
+
+        def step(_: str, inputs: Inputs) -> Tensor:
+            optimizer.zero_grad(set_to_none=False)  # a CUDA graph holds the addresses
+            loss = stage.loss(inputs)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        if self.run.device != "cuda" or stage.waits:
+            return step
+        return GraphedStep(step, lambda reason: self.run.warn("no_cuda_graphs", reason))
+
+    def _inputs(self, stage: Stage) -> Inputs:
         size = min(stage.spec.batch_size, stage.rows)
         epoch, place = divmod(self.state.step, stage.rows // size)
         order = self._ordered(stage, epoch)
-        optimizer.zero_grad()
-        loss = stage.loss(order[place * size : (place + 1) * size], self.state.step)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
+        return stage.inputs(order[place * size : (place + 1) * size], self.state.step)
 
     def _ordered(self, stage: Stage, epoch: int) -> Int64[Tensor, "n"]:
         """Order of the rows in an epoch; made once."""

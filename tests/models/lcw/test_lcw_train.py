@@ -171,7 +171,7 @@ def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
         own_y=not whole,
         statistic=fields.get("statistic", "v"),
     )
-    assert stage.loss(rows, 3).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert stage.loss(stage.inputs(rows, 3)).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
