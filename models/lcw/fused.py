@@ -15,6 +15,7 @@ from torch import Tensor
 from models.lcw.pairs import Sample
 from models.lcw.profile import Profile
 
+NEAR = 2**-6  # of |p|^2: below this, 2^10 times the rounding of a product, differences are taken
 MAX_DIM = 256  # the gradient of a program's rows must fit its registers
 
 
@@ -26,19 +27,19 @@ class Tile(NamedTuple):
         columns: visited at a time.
         warps: of a program.
         stages: of the software pipeline.
-        precision: of tensor-core products; tf32x3 has the error of float32.
+        precision: of tensor-core products: parts a number is split in, and products taken of them.
     """
 
     rows: int = 64
     columns: int = 64
     warps: int = 4
     stages: int = 2
-    precision: str = "tf32x3"
+    precision: str = "bf16x3"
 
 
 def tile_of(dim: int) -> Tile:
     """The tile of a dimension."""
-    return Tile() if dim <= MAX_DIM // 2 else Tile(rows=32, columns=32)
+    return Tile() if dim <= MAX_DIM // 2 else Tile(32, 32, 4, 2)
 
 
 @cache
@@ -89,6 +90,7 @@ def _launch(
         OWN=own,
         SLOPES=slopes is not None,
         PRECISION=tile.precision,
+        NEAR=NEAR,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )

@@ -62,7 +62,6 @@ TILES += tuple(
 CASES = ((300, 517, 5), (1000, 333, 64), (257, 1025, 100), (512, 512, 256))
 PEERS = ("cwae", "wae_mmd")
 VARIANTS = {
-    "lcw": {},
     "lcw_full_reference": {"reference": "full"},
     "lcw_u": {"statistic": "u"},
     "lcw_batch_2048": {"batch_size": 2048},
@@ -396,7 +395,8 @@ def quality(data, options, seed, device):
         figures, _ = evaluate.evaluate(job, data, run)
         features = evaluate.make(spec, data, run)  # the same net again: same seed, same data
         real = features.of(data.train)
-        for name, change in list(VARIANTS.items())[1:]:
+        for name in options.variants.split(","):
+            change = VARIANTS[name]
             other = LcwTrain.model_validate({**fields, "phase2": {**fields["phase2"], **change}})
             again = setup.make_job(other, data, run)
             again.nets.encoder.load_state_dict(job.nets.encoder.state_dict())
@@ -433,11 +433,12 @@ def main():
     parser.add_argument("--budget-s", type=float, default=240)
     parser.add_argument("--data", type=Path, nargs="*", default=[])
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--objective", default="cw2", choices=("ae", "cwae", "cw2"))
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert options.quick or device == "cuda", "no GPU: give --quick"
+    assert options.quick or options.quality or device == "cuda", "no GPU: give --quick"
     until = time.monotonic() + options.budget_s
     told = vars(options) | {"data": [path.name for path in options.data]}
     told = {name: str(value) for name, value in told.items() if name != "out"}
@@ -465,11 +466,11 @@ def main():
 
 def _quality(options, device, results, until):
     if options.quick:
-        options.steps, options.seeds = 4, 1
+        options.steps, options.seeds = 4, [0]
     sets = {path.name: data_of(read(path, device), device, options.quick) for path in options.data}
     results["sets"] = {name: {"runs": []} for name in sets}
     longest = 0.0
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         for name, data in sets.items():
             if time.monotonic() + longest > until:
                 print("the budget ends here")
