@@ -70,7 +70,7 @@ def test_tickets(training: "Training", done: int, steps: int) -> Tested:
     for number in range(done):
         net = tickets.rebuild(training.kept[number], training.form, about, training.run.device)
         nets.append(net)
-        logs.append(_predict(training, net, images.evaluation_batches(training.data)))
+        logs.append(predicted(training, net, images.evaluation_batches(training.data)))
         found = ensemble.figures(logs[-1], labels)
         at = min(stops[number], steps)
         training.run.log(at, ticket_accuracy=found.accuracy, ticket_nll=found.nll)
@@ -80,7 +80,7 @@ def test_tickets(training: "Training", done: int, steps: int) -> Tested:
     return Tested(nets, torch.stack(logs), labels)
 
 
-def _predict(training: "Training", net: nn.Module, pairs: Any) -> Tensor:
+def predicted(training: "Training", net: nn.Module, pairs: Any) -> Tensor:
     with device.autocast(training.spec.precision, training.run.device):
         return predict(net, pairs)[0]
 
@@ -116,7 +116,7 @@ def _topology(training: "Training", done: int) -> dict[str, Any]:
     """Overlap of the tickets' masks, and how much was tried."""
     if not training.spec.is_sparse:
         return {}
-    found = _masks(training, done)
+    found = masks_of_tickets(training, done)
     iou = ensemble.jaccard(found)
     changes = training.changes()
     dropped = sum(row["dropped"] for row in changes)
@@ -134,7 +134,7 @@ def _topology(training: "Training", done: int) -> dict[str, Any]:
     }
 
 
-def _masks(training: "Training", done: int) -> list[Tensor]:
+def masks_of_tickets(training: "Training", done: int) -> list[Tensor]:
     """The whole mask of each ticket as one row."""
     every = [tickets.masks_of(kept, training.form) for kept in training.kept[:done]]
     return [torch.cat([mask.reshape(-1) for mask in masks.values()]) for masks in every]
@@ -178,7 +178,7 @@ def _under_shift(training: "Training", tested: Tested) -> dict[str, Any]:
 
 def _all(training: "Training", nets: Sequence[nn.Module], pixels: Tensor) -> Tensor:
     data = training.data
-    return torch.stack([_predict(training, net, shifts.batches(data, pixels)) for net in nets])
+    return torch.stack([predicted(training, net, shifts.batches(data, pixels)) for net in nets])
 
 
 def _corrupted(training: "Training", tested: Tested) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _draw(training: "Training", tested: Tested, fitted: Fitted) -> None:
     run.artifact("reliability.png", role="image")
     shares = {x.name: topology.active[x.name] / x.size for x in topology.layers}
     sparse = training.spec.is_sparse
-    iou = ensemble.jaccard(_masks(training, len(tested.nets))) if sparse else None
+    iou = ensemble.jaccard(masks_of_tickets(training, len(tested.nets))) if sparse else None
     differ = ensemble.disagreement(tested.logs).cpu()
     pictures.diversity(run.dir / "tickets.png", shares, iou, differ)
     run.artifact("tickets.png", role="image")
