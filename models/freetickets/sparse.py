@@ -69,7 +69,7 @@ def time_24(weight: Float[Tensor, "out in"], x: Float[Tensor, "b in"], rounds: i
 
 
 def _packed(weight: Tensor, x: Tensor) -> Tensor:
-    """The weight in 2:4 form, with cuSPARSELt's fastest algorithm for this batch where it is there."""
+    """The weight in 2:4 form, with cuSPARSELt's fastest algorithm where it is there."""
     packed = cast("Any", torch.sparse.to_sparse_semi_structured(weight))
     if packed.BACKEND == "cusparselt":
         packed.alg_id_cusparselt = torch._cslt_sparse_mm_search(packed.packed, x.T)
