@@ -2,32 +2,23 @@
 
 import csv
 import json
-from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.core import device
-from models.core.evaluate import predict
 from models.core.train import Fitted
 from models.core.training import describe, spec_digest
 from models.data import images
-from models.freetickets import cost, ensemble, shifts, tickets
+from models.freetickets import cost, ensemble, infer, sparse, tickets
+from models.freetickets.evaluate import Tested, figures, mean_of, test_tickets, under_shift
 
 if TYPE_CHECKING:
     from models.freetickets.train import Training
 
 CHANGE_COLUMNS = ("step", "escape", "prune_rate", "dropped", "regrown")
-
-
-class Tested(NamedTuple):
-    """The tickets that there are, as nets, and what they say of the test images."""
-
-    nets: list[nn.Module]
-    logs: Tensor
-    labels: Tensor
 
 
 def finish(training: "Training", fitted: Fitted) -> None:
@@ -40,8 +31,10 @@ def finish(training: "Training", fitted: Fitted) -> None:
     tested = test_tickets(training, done, fitted.steps)
     values = _values(training, tested, fitted)
     values |= {"ensemble_bytes": path.stat().st_size, "content_sha256": checksum}
-    values |= _under_shift(training, tested)
-    _write(training, tested, values, fitted)
+    values |= under_shift(training, tested)
+    values |= _exported(training, tested)
+    rows = _layers(training, tested)
+    _write(training, tested, values, fitted, rows)
     run.result(**values)
 
 
@@ -62,39 +55,10 @@ def _complete(training: "Training", fitted: Fitted) -> int:
     return max(1, done)
 
 
-def test_tickets(training: "Training", done: int, steps: int) -> Tested:
-    """Predictions of each ticket, reported one by one."""
-    about = describe(training.spec, training.data)
-    nets, logs, labels = [], [], training.data.test_labels
-    stops = [phase.stop for phase in training.plan if phase.ticket is not None]
-    for number in range(done):
-        net = tickets.rebuild(training.kept[number], training.form, about, training.run.device)
-        nets.append(net)
-        logs.append(predicted(training, net, images.evaluation_batches(training.data)))
-        found = ensemble.figures(logs[-1], labels)
-        at = min(stops[number], steps)
-        training.run.log(at, ticket_accuracy=found.accuracy, ticket_nll=found.nll)
-        total = training.total + training.spec.tickets
-        training.run.progress(training.total + number + 1, total, phase="test")
-        training.run.check_stop()
-    return Tested(nets, torch.stack(logs), labels)
-
-
-def predicted(training: "Training", net: nn.Module, pairs: Any) -> Tensor:
-    with device.autocast(training.spec.precision, training.run.device):
-        return predict(net, pairs)[0]
-
-
-def _figures(training: "Training", logs: Tensor, labels: Tensor) -> dict[str, float]:
-    chosen = training.spec.evaluate
-    found = ensemble.figures(logs, labels, chosen.ece_bins, chosen.ece_mode)
-    return found._asdict()
-
-
 def _values(training: "Training", tested: Tested, fitted: Fitted) -> dict[str, Any]:
-    members = [_figures(training, logs, tested.labels) for logs in tested.logs]
-    together = _figures(training, ensemble.mixture(tested.logs), tested.labels)
-    mean = {name: sum(m[name] for m in members) / len(members) for name in members[0]}
+    members = [figures(training, logs, tested.labels) for logs in tested.logs]
+    together = figures(training, ensemble.mixture(tested.logs), tested.labels)
+    mean = mean_of(members)
     differ, apart = ensemble.disagreement(tested.logs), ensemble.divergence(tested.logs)
     return {
         **{f"ensemble_{name}": value for name, value in together.items()},
@@ -165,63 +129,53 @@ def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _under_shift(training: "Training", tested: Tested) -> dict[str, Any]:
-    chosen, found = training.spec.evaluate, {}
-    if chosen.corruptions:
-        found["corruptions"] = _corrupted(training, tested)
-    if chosen.ood:
-        found["ood"] = {ref.dataset: _strange(training, tested, ref) for ref in chosen.ood}
-    if chosen.fgsm_eps:
-        found["fgsm"] = [_attacked(training, tested, eps) for eps in chosen.fgsm_eps]
-    return found
+def _exported(training: "Training", tested: Tested) -> dict[str, Any]:
+    """The files for other programs that the spec asks for, and how far they are from the nets."""
+    asked, run = training.spec.export, training.run
+    if not (asked.program or asked.onnx):
+        return {}
+    from models.freetickets import export  # onnx is for these files alone
+
+    about = describe(training.spec, training.data) | {"tickets": len(tested.nets)}
+    program = export.program_of(tested.nets, _samples(training, 2))
+    found = {}
+    for name, wanted, write in (
+        ("ensemble.pt2", asked.program, export.write_program),
+        ("ensemble.onnx", asked.onnx, export.write_onnx),
+    ):
+        if wanted:
+            found[name] = write(run.dir / name, program, tested.nets, about)
+            run.artifact(name, role="export", tickets=len(tested.nets))
+    return {"export_gaps": found}
 
 
-def _all(training: "Training", nets: Sequence[nn.Module], pixels: Tensor) -> Tensor:
+def _samples(training: "Training", count: int) -> Tensor:
+    """Normalised test images, over again where there are too few."""
     data = training.data
-    return torch.stack([predicted(training, net, shifts.batches(data, pixels)) for net in nets])
+    some = data.test[torch.arange(count) % len(data.test)]
+    return images.normalise(some, data.mean, data.std).contiguous()
 
 
-def _corrupted(training: "Training", tested: Tested) -> dict[str, Any]:
-    """Each corruption and severity, and all of them pooled as the authors do."""
-    rows, pooled = [], []
-    for kind in shifts.SEVERITIES:
-        for severity in range(1, 6):
-            pixels = shifts.corrupt(training.data.test, kind, severity)
-            logs = ensemble.mixture(_all(training, tested.nets, pixels))
-            pooled.append(logs)
-            figures = _figures(training, logs, tested.labels)
-            rows.append({"corruption": kind, "severity": severity, **figures})
-            training.run.check_stop()
-    labels = tested.labels.repeat(len(pooled))
-    return {"aggregation": "pooled", **_figures(training, torch.cat(pooled), labels), "sets": rows}
-
-
-def _strange(training: "Training", tested: Tested, ref: Any) -> dict[str, dict[str, float]]:
-    """Detection of the test images of another set, brought to the size of this one."""
-    plain = images.ImageOptions(image_size=training.data.size[0])
-    other = images.load(ref, plain, training.run, training.spec.seed).test
-    if other.shape[3] != training.data.channels:
-        mean = other.float().mean(3, keepdim=True).round().to(torch.uint8)
-        other = mean.expand(-1, -1, -1, training.data.channels).contiguous()
-    inside = ensemble.doubt(tested.logs)
-    outside = ensemble.doubt(_all(training, tested.nets, other))
-    return {name: ensemble.detect(inside[name], outside[name])._asdict() for name in inside}
-
-
-def _attacked(training: "Training", tested: Tested, eps: float) -> dict[str, Any]:
-    """Figures under FGSM on the ensemble's mean, of the ensemble."""
-    data, logs = training.data, []
-    pairs = zip(data.test.split(images.CHUNK), data.test_labels.split(images.CHUNK), strict=True)
-    for pixels, labels in pairs:
-        x = shifts.attacked(tested.nets, data, pixels, labels, eps)
-        with torch.no_grad():
-            each = torch.stack([net(x).float().log_softmax(1) for net in tested.nets])
-        logs.append(ensemble.mixture(each))
+def _layers(training: "Training", tested: Tested) -> list[dict[str, Any]]:
+    """Every layer of the first ticket with its zeros left out, timed on this machine."""
+    net = infer.fold(tested.nets[0])
+    if training.run.device == "cuda":
+        net.bfloat16()
+    rows = []
+    for size in training.spec.export.layers:
+        x = _samples(training, size).to(next(net.parameters()).dtype)
+        rows += [row._asdict() for row in sparse.choose_layers(net, x)[1]]
         training.run.check_stop()
-    return {"eps": eps, "target": "ensemble", **_figures(training, torch.cat(logs), tested.labels)}
+    return rows
 
 
-def _write(training: "Training", tested: Tested, values: dict[str, Any], fitted: Fitted) -> None:
+def _write(
+    training: "Training",
+    tested: Tested,
+    values: dict[str, Any],
+    fitted: Fitted,
+    layers: list[dict[str, Any]],
+) -> None:
     run, spec, topology = training.run, training.spec, training.topology
     changes = training.changes()
     told = {
@@ -235,17 +189,29 @@ def _write(training: "Training", tested: Tested, values: dict[str, Any], fitted:
             for x in topology.layers
         ],
         "changes": changes,
+        "layer_timings": layers,
     }
     (run.dir / "report.json").write_text(json.dumps(told, indent=2))
     run.artifact("report.json", role="report")
     _table(training, "history.csv", fitted.history)
-    if changes:
-        _table(training, "updates.csv", changes)
-    _draw(training, tested, fitted)
+    tables = {"updates.csv": changes, "layers.csv": layers}
+    if "corruptions" in values:
+        tables["corruptions.csv"] = [_flat(row) for row in values["corruptions"]["sets"]]
+    for name, rows in tables.items():
+        if rows:
+            _table(training, name, rows)
+    _draw(training, tested, fitted, values)
 
 
 def _title(training: "Training") -> str:
     return f"{training.spec.model.name} on {training.spec.data.dataset}"
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Groups of figures as columns ``group_figure``."""
+    plain = {key: value for key, value in row.items() if not isinstance(value, dict)}
+    groups = {key: value for key, value in row.items() if isinstance(value, dict)}
+    return plain | {f"{key}_{k}": x for key, group in groups.items() for k, x in group.items()}
 
 
 def _table(training: "Training", name: str, rows: list[dict[str, Any]]) -> None:
@@ -257,7 +223,7 @@ def _table(training: "Training", name: str, rows: list[dict[str, Any]]) -> None:
     training.run.artifact(name, role="table")
 
 
-def _draw(training: "Training", tested: Tested, fitted: Fitted) -> None:
+def _draw(training: "Training", tested: Tested, fitted: Fitted, values: dict[str, Any]) -> None:
     # matplotlib is for these pictures alone: a training started by a script does without.
     from models.core import curves
     from models.freetickets import pictures
@@ -277,3 +243,10 @@ def _draw(training: "Training", tested: Tested, fitted: Fitted) -> None:
     differ = ensemble.disagreement(tested.logs).cpu()
     pictures.diversity(run.dir / "tickets.png", shares, iou, differ)
     run.artifact("tickets.png", role="image")
+    if "corruptions" in values:
+        clean = {
+            "ensemble": values["ensemble_accuracy"],
+            "ticket_mean": values["ticket_accuracy_mean"],
+        }
+        pictures.corrupted(run.dir / "corruptions.png", values["corruptions"], clean)
+        run.artifact("corruptions.png", role="image")

@@ -18,7 +18,7 @@ from models.core import train
 from models.core.run import Run
 from models.data import images, synthetic
 from models.data.images import ImageData
-from models.freetickets import ensemble, report, shifts
+from models.freetickets import ensemble, evaluate, report, shifts
 from models.freetickets import train as method
 from models.freetickets.spec import FreeTicketsTrain
 from tests.bench import cifar10
@@ -122,7 +122,7 @@ def trained(data, spec):
             run = Run(run_dir, events, device=ON, checkpoint_interval_s=1e9)
             training = method.prepare(spec, data, run)
             fitted = method.fit_tickets(training)
-            tested = report.test_tickets(training, spec.tickets, fitted.steps)
+            tested = evaluate.test_tickets(training, spec.tickets, fitted.steps)
     return training, fitted, tested
 
 
@@ -199,7 +199,7 @@ def arm(data, strange, quick, fields, seed, dense_steps):
 
 def said(training, tested, pixels):
     pairs = list(shifts.batches(training.data, pixels))
-    return torch.stack([report.predicted(training, net, pairs) for net in tested.nets])
+    return torch.stack([evaluate.predicted(training, net, pairs) for net in tested.nets])
 
 
 def summary(rows):
