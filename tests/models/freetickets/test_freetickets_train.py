@@ -7,7 +7,7 @@ import torch
 
 from models.core.run import StoppedError
 from models.core.steps import momentum
-from models.freetickets import tickets
+from models.freetickets import ensemble, tickets
 from models.freetickets import train as method
 
 VARIANTS = ["edst", "dst", "static", "dense_ensemble", "snapshot"]
@@ -183,3 +183,37 @@ def test_tickets_are_the_net_at_their_ends(data, make_spec, new_run, watched):
     wide = f"{training.topology.layers[-3].name}.weight"  # has room for all that is dropped
     both = (first[wide] & seen[16][wide]).sum() / (first[wide] | seen[16][wide]).sum()
     assert both == pytest.approx(0.2 / 1.8, abs=0.01)
+
+
+def test_tickets_differ_as_their_escape_allows(data, make_spec, new_run, trained):
+    """Property 7: masks of tickets have less in common the stronger the escape.
+
+    Growth by gradient takes back part of what was dropped, so the true escape is weaker than q; a
+    position that may not come back at once is not taken back.
+    """
+
+    def overlap(**fields):
+        training, _ = trained(make_spec(max_steps=60, **fields), data, new_run())
+        a, b = (tickets.masks_of(kept, training.form) for kept in training.kept)
+        (escape,) = [row for row in training.changes() if row["escape"]] or [None]
+        share = escape["regrown"] / max(1, escape["dropped"]) if escape else None
+        flat = (torch.cat([m.flatten() for m in masks.values()]) for masks in (a, b))
+        return float(ensemble.jaccard(list(flat))[0, 1]), share
+
+    quiet = {"prune_rate": {"p": 0.05}}  # the escape rules, not the updates
+    none, _ = overlap(escape={"q": 0.0}, **quiet)
+    gradient, taken_back = overlap(**quiet)
+    barred, nothing = overlap(escape={"q": 0.8, "regrow_dropped": False}, **quiet)
+    apart, _ = overlap(variant="dst", **quiet)
+    assert 0 < taken_back < 1
+    assert nothing == 0
+    assert none > gradient > barred
+    assert none > gradient > apart
+
+
+def test_a_dense_net_is_the_first_of_a_dense_ensemble(data, make_spec, new_run, trained):
+    """The same training, bit for bit: a benchmark need not run both."""
+    one, _ = trained(make_spec(variant="dense", members=1, max_steps=12), data, new_run())
+    many, _ = trained(make_spec(variant="dense_ensemble", max_steps=24), data, new_run())
+    for name, tensor in one.kept[0].items():
+        assert torch.equal(tensor, many.kept[0][name]), name
