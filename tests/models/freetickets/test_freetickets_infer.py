@@ -1,11 +1,10 @@
-"""Ways to run an ensemble, exported programs, sparse layers: property 13."""
+"""Ways to run an ensemble, and layers that skip zeros."""
 
 import pytest
 import torch
 from torch.nn import functional
 
 from models.freetickets import infer, masks, sparse
-from models.freetickets.ensemble import mixture
 from models.nets.build import build_net
 
 NETS = [
@@ -43,20 +42,6 @@ def test_every_way_gives_the_same_answer(spec):
     choice = infer.fastest(folded, x, rounds=1)
     assert choice.name in choice.milliseconds
     assert set(choice.milliseconds) == {"sequential", "grouped", "vmap"}
-
-
-@torch.no_grad()
-def test_exported_program_with_any_batch():
-    """torch.export of the folded ensemble, batch left open, gives the same log-probabilities."""
-    nets, x = members(NETS[2], 2), torch.randn(4, 2, 12, 12)
-    ensemble = infer.Ensemble([infer.fold(net) for net in nets]).eval()
-    batch = {0: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(ensemble, (x,), dynamic_shapes=(batch,)).module()
-    for other in (x, torch.randn(7, 2, 12, 12)):
-        mean, logs = program(other)
-        plain = torch.stack([net(other).log_softmax(1) for net in nets])
-        torch.testing.assert_close(logs, plain, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(mean, mixture(plain).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_csr_is_the_dense_layer():
