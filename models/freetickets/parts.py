@@ -68,22 +68,22 @@ class Evaluation(Part):
 
 
 class Export(Part):
-    """What is left of the ensemble for other programs, and what skipping zeros would bring."""
+    """What is left of the ensemble for other programs, and how fast it runs here."""
 
     program: bool = Field(
         default=False, description="Leave ensemble.pt2, for torch.export.load, checked"
     )
     onnx: bool = Field(default=False, description="Leave ensemble.onnx, checked")
-    layers: list[Int] = Field(
+    timings: list[Int] = Field(
         default=[],
         max_length=8,
-        description="Batch sizes at which every layer of the first ticket is timed dense and"
-        " sparse: CSR on a CPU, 2:4 on a GPU",
+        description="Batch sizes at which ways to run the ensemble are timed, and every layer of"
+        " the first ticket dense and sparse: CSR on a CPU, 2:4 on a GPU",
     )
 
-    @field_validator("layers")
+    @field_validator("timings")
     @classmethod
     def _batches(cls, sizes: list[int]) -> list[int]:
         if any(not 1 <= size <= 4096 for size in sizes):
-            raise ValueError(f"layers {sizes}: batch sizes from 1 to 4096, for example 16 or 256")
+            raise ValueError(f"timings {sizes}: batch sizes from 1 to 4096, for example 16 or 256")
         return sizes

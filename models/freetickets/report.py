@@ -18,6 +18,7 @@ from models.freetickets.evaluate import Tested, figures, mean_of, test_tickets, 
 if TYPE_CHECKING:
     from models.freetickets.train import Training
 
+TIMED_ROUNDS = 7
 CHANGE_COLUMNS = ("step", "escape", "prune_rate", "dropped", "regrown")
 
 
@@ -33,8 +34,8 @@ def finish(training: "Training", fitted: Fitted) -> None:
     values |= {"ensemble_bytes": path.stat().st_size, "content_sha256": checksum}
     values |= under_shift(training, tested)
     values |= _exported(training, tested)
-    rows = _layers(training, tested)
-    _write(training, tested, values, fitted, rows)
+    timings = _timed(training, tested)
+    _write(training, tested, values, fitted, timings)
     run.result(**values)
 
 
@@ -111,6 +112,8 @@ def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
     shares = [training.topology.active[x.name] / x.size for x in layers]
     found = cost.costs(layers, shares, spec.update_interval if spec.is_dynamic else None)
     ms = median(training.change_ms) if training.change_ms else 0.0
+    # backward counts twice
+    dense = 3 * found.dense * fitted.steps * spec.batch(len(training.data.train))
     changing_s = ms * len(training.changes()) / 1000
     return {
         "steps": fitted.steps,
@@ -119,6 +122,8 @@ def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
         "step_ratio_counted": found.counted_ratio,
         "step_ratio_executed": found.executed_ratio,
         "inference_ratio": spec.tickets * found.forward_ratio,
+        "train_macs_counted": dense * found.counted_ratio,
+        "train_macs_executed": dense * found.executed_ratio,
         "train_seconds": clock.seconds,
         "median_update_ms": ms,
         "update_seconds": changing_s,
@@ -158,17 +163,22 @@ def _samples(training: "Training", count: int) -> Tensor:
     return images.normalise(some, data.mean, data.std).contiguous()
 
 
-def _layers(training: "Training", tested: Tested) -> list[dict[str, Any]]:
-    """Every layer of the first ticket with its zeros left out, timed on this machine."""
-    net = infer.fold(tested.nets[0])
-    if training.run.device == "cuda":
-        net.bfloat16()
-    rows = []
-    for size in training.spec.export.layers:
-        x = _samples(training, size).to(next(net.parameters()).dtype)
-        rows += [row._asdict() for row in sparse.choose_layers(net, x)[1]]
+def _timed(training: "Training", tested: Tested) -> dict[str, list[dict[str, Any]]]:
+    """Ways to run the ensemble, and every layer of the first ticket with its zeros left out."""
+    layout = torch.channels_last if training.spec.channels_last else torch.contiguous_format
+    nets = [infer.fold(net).to(memory_format=layout) for net in tested.nets]  # ty: ignore[no-matching-overload]  # a torch gap
+    if training.run.device == "cuda":  # what sparse tensor cores take
+        nets = [net.bfloat16() for net in nets]
+    found: dict[str, list[dict[str, Any]]] = {"ways": [], "layers": []}
+    for size in training.spec.export.timings:
+        x = _samples(training, size).to(next(nets[0].parameters()).dtype)
+        x = x.contiguous(memory_format=layout)
+        name, _, ms, left_out = infer.fastest(nets, x, TIMED_ROUNDS)
+        found["ways"].append({"batch": size, "chosen": name, "ms": ms, "left_out": left_out})
+        rows = sparse.choose_layers(nets[0], x)[1] if training.spec.is_sparse else []
+        found["layers"] += [row._asdict() for row in rows]
         training.run.check_stop()
-    return rows
+    return found
 
 
 def _write(
@@ -176,7 +186,7 @@ def _write(
     tested: Tested,
     values: dict[str, Any],
     fitted: Fitted,
-    layers: list[dict[str, Any]],
+    timings: dict[str, list[dict[str, Any]]],
 ) -> None:
     run, spec, topology = training.run, training.spec, training.topology
     changes = training.changes()
@@ -191,12 +201,12 @@ def _write(
             for x in topology.layers
         ],
         "changes": changes,
-        "layer_timings": layers,
+        "timings": timings,
     }
     (run.dir / "report.json").write_text(json.dumps(told, indent=2))
     run.artifact("report.json", role="report")
     _table(training, "history.csv", fitted.history)
-    tables = {"updates.csv": changes, "layers.csv": layers}
+    tables = {"updates.csv": changes, "layers.csv": timings["layers"]}
     if "corruptions" in values:
         tables["corruptions.csv"] = [_flat(row) for row in values["corruptions"]["sets"]]
     for name, rows in tables.items():

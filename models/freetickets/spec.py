@@ -122,7 +122,11 @@ class FreeTicketsTrain(SupervisedSpec):
         if self.prune_rate.p_min > self.prune_rate.p:
             raise ValueError("prune_rate: p_min is above p; lower p_min or raise p")
         self._check_names()
-        self._check_sparse_fields()
+        if self.structure != "none" and not self.is_sparse:
+            raise ValueError(
+                f"structure {self.structure}: the layers of variant {self.variant} are dense, and"
+                " nothing can be skipped: choose edst, dst or static, or structure none"
+            )
         self._check_exports()
         self.shares(self.layers(3, 10, 32, 32))
         self.explored_units()
@@ -137,17 +141,6 @@ class FreeTicketsTrain(SupervisedSpec):
                 raise ValueError(
                     f"keep_dense: {pattern!r} names no layer of {self.model.name};"
                     f" there are {', '.join(names)}"
-                )
-
-    def _check_sparse_fields(self) -> None:
-        if self.is_sparse:
-            return
-        named = {"structure": self.structure != "none", "export.layers": bool(self.export.layers)}
-        for field, is_set in named.items():
-            if is_set:
-                raise ValueError(
-                    f"{field}: the layers of variant {self.variant} are dense, nothing can be"
-                    " skipped; choose edst, dst or static, or leave it out"
                 )
 
     def _check_exports(self) -> None:

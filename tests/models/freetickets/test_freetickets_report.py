@@ -50,7 +50,7 @@ def finished(tmp_path_factory):
                 "fgsm_eps": [0.03],
                 "ood": [{"dataset": "noise", "sha256": OTHER}, own],
             },
-            "export": {"onnx": True, "program": True, "layers": [16]},
+            "export": {"onnx": True, "program": True, "timings": [16]},
         }
     )
     with (folder / "events.jsonl").open("w") as events:
@@ -144,6 +144,9 @@ def test_operations_stand_beside_seconds(finished):
     assert result["step_ratio_executed"] == pytest.approx((2 * share + 1) / 3)
     assert result["step_ratio_counted"] == pytest.approx((3 * share * 5 + 2 * share + 1) / 18)
     assert result["inference_ratio"] == pytest.approx(3 * share)
+    for name in ("counted", "executed"):
+        expected = 3 * dense * 60 * 32 * result[f"step_ratio_{name}"]
+        assert result[f"train_macs_{name}"] == pytest.approx(expected)
     assert result["train_seconds"] > 0
     assert result["median_step_ms"] > 0
 
@@ -155,6 +158,9 @@ def test_tables_and_pictures_are_left(finished):
     assert [row["layer"] for row in rows] == [x["name"] for x in told["layers"]]
     assert all(row["reason"] for row in rows)
     assert {row["kept"] for row in rows} <= {"dense", "csr"}
+    (ways,) = told["timings"]["ways"]
+    assert ways["batch"] == 16
+    assert ways["ms"][ways["chosen"]] == min(ways["ms"].values())
     with (folder / "corruptions.csv").open() as file:
         assert len(list(csv.DictReader(file))) == CORRUPTED_SETS
     for name in ("curves", "reliability", "tickets", "corruptions"):

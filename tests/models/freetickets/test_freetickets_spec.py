@@ -61,8 +61,7 @@ def test_masks_rest_at_the_end_of_phases(make_spec):
         ({"structure": "cap24", "sparsity": 0.1}, "raise sparsity to 0.6"),
         ({"structure": "cap24", "keep_dense": ["stages.*"]}, "raise sparsity to 0.6|fewer layers"),
         ({"structure": "cap24", "variant": "dense_ensemble"}, "layers of variant .* are dense"),
-        ({"export": {"layers": [16]}, "variant": "snapshot"}, "export.layers: the layers of"),
-        ({"export": {"layers": [0]}}, "from 1 to 4096"),
+        ({"export": {"timings": [0]}}, "from 1 to 4096"),
         ({"explore": 25}, "do not hold an exploration and 2 phases"),
         ({"refine": 12}, "do not hold an exploration"),
         (
