@@ -8,6 +8,7 @@ Every seed goes through all main arms before the next begins, so a run cut off l
 import gzip
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -17,33 +18,43 @@ import torch
 from models.core import train
 from models.core.run import Run
 from models.data import images, synthetic
-from models.data.images import ImageData
 from models.freetickets import ensemble, evaluate, report, shifts
 from models.freetickets import train as method
 from models.freetickets.spec import FreeTicketsTrain
 from tests.bench import cifar10
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
-HELD_OUT = 5000  # the last training images: validation of the pilot
+HELD_OUT = 5000  # the last training images, a fifth at most: validation of the pilot
 EDST_COST = 1.8  # 450 epochs to 250
-COSINE = {"prune_rate": {"schedule": "cosine"}}
+LENGTH = 50_000  # images of an epoch, at least: a subset is repeated, or tests would rule the time
 
 # cost in trainings of one dense net; A, the dense net, is a member of B: the same training
 MAIN = {
     "B dense ensemble": (3.0, {"variant": "dense_ensemble"}),
     "D edst": (EDST_COST, {"variant": "edst"}),
-    "C dst": (3.0, {"variant": "dst", **COSINE}),
+    "C dst": (3.0, {"variant": "dst"}),
 }
 ABLATIONS = {
     "E edst q=0": (EDST_COST, {"variant": "edst", "escape": {"q": 0.0}}),
     "G snapshot": (EDST_COST, {"variant": "snapshot"}),
     "F static": (3.0, {"variant": "static"}),
 }
+GENTLE = {"prune_rate": {"p": 0.3, "schedule": "cosine"}, "freeze_last": 0.25}  # as RigL has it
 SETTINGS = {
-    "constant p, rates .1 .01": {},
-    "cosine p, rates .1 .01": COSINE,
-    "cosine p, rates .2 .02": {**COSINE, "rates": {"high": 0.2, "low": 0.02}},
+    "edst": {
+        "cosine p, rates .2 .02": {
+            "prune_rate": {"schedule": "cosine"},
+            "rates": {"high": 0.2, "low": 0.02},
+        },
+        "cosine p, rates .5 .05": {
+            "prune_rate": {"schedule": "cosine"},
+            "rates": {"high": 0.5, "low": 0.05},
+        },
+        "gentle, rates .5 .05": {**GENTLE, "rates": {"high": 0.5, "low": 0.05}},
+    },
+    "dst": {"cosine p": {"prune_rate": {"schedule": "cosine"}}, "gentle": GENTLE},
 }
+PILOTS = {"edst": (EDST_COST / 2, 3), "dst": (0.5, 1)}  # cost at half length, members
 FIGURES = ("accuracy", "nll", "ece", "brier")
 
 
@@ -51,42 +62,56 @@ def arguments(parser):
     parser.add_argument("--data", type=Path)
     parser.add_argument("--ood", type=Path, help="test images of MNIST, IDX in gzip")
     parser.add_argument("--steps", type=int, help="of one dense net, in place of the probe")
-    parser.add_argument("--setting", choices=list(SETTINGS), help="in place of the pilot")
+    parser.add_argument("--subset", type=int, help="training images; their order is the file's")
+    for variant, settings in SETTINGS.items():
+        parser.add_argument(f"--{variant}", choices=list(settings), help="in place of the pilot")
     parser.add_argument("--arms", choices=["main", "ablations", "all"], default="all")
     parser.add_argument("--seeds", type=int, default=3)
 
 
 def run(bench, options):
     """Probe, pilot, arms seed by seed, summary; the file is written after each."""
-    quick, data = options.quick, read(options.data)
+    quick, data = options.quick, read(options.data, options.subset)
     strange = outside(options.ood, data)
-    bench.found |= {"images": [len(data.train), len(data.test)], "held_out": HELD_OUT}
-    warm = bench.section("probe", probe, data, quick)
+    bench.found["images"] = [len(data.train), len(data.test)]
+    whole = lengthened(data)
+    warm = bench.section("probe", probe, whole, quick)
     steps = options.steps or sized(bench, warm, options)
     bench.found["steps_of_a_dense_net"] = steps
-    chosen = options.setting or pilot(bench, data, quick, steps)
-    bench.found["setting"] = chosen
+    chosen = {
+        variant: getattr(options, variant) or pilot(bench, data, quick, steps, variant)
+        for variant in SETTINGS
+    }
+    bench.found["settings"] = chosen
     groups = {"main": [MAIN], "ablations": [ABLATIONS], "all": [MAIN, ABLATIONS]}[options.arms]
     rows = {}
     for arms in groups:
         for seed in range(options.seeds):
             for name, (cost, fields) in arms.items():
-                own = SETTINGS[chosen] if fields["variant"] == "edst" else {}
+                variant = fields["variant"]
+                own = SETTINGS[variant][chosen[variant]] if variant in SETTINGS else {}
                 total = {"max_steps": int(cost * steps), **own, **fields}
                 key = f"{name} / seed {seed}"
-                row = bench.section(key, arm, data, strange, quick, total, seed, steps)
+                row = bench.section(key, arm, whole, strange, quick, total, seed, steps)
                 if "nll" in row:
                     rows.setdefault(name, []).append(row)
                 bench.found["summary"] = summary(rows)
                 bench.write()
 
 
-def read(path):
-    """CIFAR-10, or generated images."""
+def read(path, subset):
+    """CIFAR-10 or the first of its training images, or generated images."""
     if path is not None:
-        return cifar10.load(path, ON)
+        return cifar10.load(path, ON, subset)
     pairs = [synthetic.blobs(n, 10, 32, 3, seed) for n, seed in ((256, 1), (100, 2))]
     return images.from_tensors(*map(list, pairs), [str(k) for k in range(10)], ON)
+
+
+def lengthened(data):
+    """The training images over and over, up to the length of an epoch."""
+    times = max(1, LENGTH // len(data.train)) if ON == "cuda" else 1
+    train = data.train.repeat(times, 1, 1, 1)
+    return replace(data, train=train, train_labels=data.train_labels.repeat(times))
 
 
 def outside(path, data):
@@ -148,20 +173,26 @@ def sized(bench, warm, options):
     }
     units["all"] = units["main"] + once
     arms = 3 * options.seeds + (3 if options.arms == "all" else 0)
-    pilots = 0 if options.setting else len(SETTINGS) * EDST_COST / 2
-    left = 0.92 * bench.left() - 0.7 * arms  # tickets are tested, nets are made
+    pilots = sum(
+        len(SETTINGS[variant]) * cost
+        for variant, (cost, _) in PILOTS.items()
+        if not getattr(options, variant)
+    )
+    left = 0.9 * bench.left() - 0.7 * arms  # tickets are tested, nets are made
     steps = int(left / (units[options.arms] + pilots) / warm["whole_step_s"])
-    return max(12, min(steps, 24 if options.quick else 20_000))
+    return 24 if options.quick else max(500, min(steps, 20_000))
 
 
-def pilot(bench, data, quick, steps):
-    """The setting of EDST with the best NLL on held-out images, at half length."""
-    cut = len(data.train) - min(HELD_OUT, len(data.train) // 4)
-    parts = (data.train[:cut], data.train_labels[:cut], data.train[cut:], data.train_labels[cut:])
-    part, found = ImageData(*parts, data.classes, data.mean, data.std), {}
-    for name, fields in SETTINGS.items():
-        total = {"variant": "edst", "max_steps": int(EDST_COST * steps / 2), **fields}
-        row = bench.section(f"pilot / {name}", arm, part, None, quick, total, 98, steps)
+def pilot(bench, data, quick, steps, variant):
+    """The setting of a variant with the best NLL on held-out images, at half length."""
+    cut = len(data.train) - min(HELD_OUT, len(data.train) // 5)
+    held = {"test": data.train[cut:], "test_labels": data.train_labels[cut:]}
+    part = replace(data, train=data.train[:cut], train_labels=data.train_labels[:cut], **held)
+    part, found = lengthened(part), {}
+    cost, members = PILOTS[variant]
+    for name, fields in SETTINGS[variant].items():
+        total = {"variant": variant, "members": members, "max_steps": int(cost * steps), **fields}
+        row = bench.section(f"pilot {variant} / {name}", arm, part, None, quick, total, 98, steps)
         found[name] = row.get("nll", float("inf"))
     return min(found, key=found.get)
 
@@ -183,6 +214,7 @@ def arm(data, strange, quick, fields, seed, dense_steps):
         "train_ratio_executed": share * work["step_ratio_executed"],
         "inference_ratio": work["inference_ratio"],
         "wall_s": fitted.clock.seconds,
+        "steady_s": steady(work, len(training.changes())),
         "changes": training.changes()[-40:],
         "history": [{k: row[k] for k in ("step", "test_accuracy")} for row in fitted.history],
         "work": work,
@@ -195,6 +227,12 @@ def arm(data, strange, quick, fields, seed, dense_steps):
         inside, out = ensemble.doubt(tested.logs), ensemble.doubt(said(training, tested, strange))
         found["ood"] = {name: ensemble.detect(inside[name], out[name])._asdict() for name in inside}
     return found
+
+
+def steady(work, changes):
+    """Seconds by median steps: what others do on the same GPU, and recording, are left out."""
+    plain = (work["steps"] - changes) * (work["median_step_ms"] or 0.0)
+    return (plain + changes * (work["median_update_step_ms"] or 0.0)) / 1000
 
 
 def said(training, tested, pixels):
@@ -220,6 +258,7 @@ def summary(rows):
         pairs = list(zip(some, dense, singles, strict=False))
         found[name]["against"] = {
             "wall_over_dense_ensemble": mean(r["wall_s"] / b["wall_s"] for r, b, _ in pairs),
+            "steady_over_dense_ensemble": mean(r["steady_s"] / b["steady_s"] for r, b, _ in pairs),
             "points_to_dense": mean(100 * (r["accuracy"] - a["accuracy"]) for r, _, a in pairs),
             "points_to_dense_ensemble": mean(
                 100 * (r["accuracy"] - b["accuracy"]) for r, b, _ in pairs
