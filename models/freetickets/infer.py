@@ -5,9 +5,7 @@ with grouped convolutions; ``vmap`` over stacked weights. On a GPU each is one C
 """
 
 import copy
-import time
-from collections.abc import Callable, Sequence
-from statistics import median
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -16,7 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.utils import fusion
 
+from models.freetickets import timing
 from models.freetickets.ensemble import mixture
+from models.freetickets.timing import Way
 from models.nets.resnet import BasicBlock, Bottleneck, ResNet
 from models.nets.wide_resnet import WideBlock
 
@@ -28,7 +28,6 @@ PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     WideBlock: (("conv1", "norm2"),),
     nn.Sequential: (("0", "1"),),  # a projection with its norm
 }
-Logits = Callable[[Tensor], Tensor]  # images to logits [members, b, classes]
 
 
 class Ensemble(nn.Module):
@@ -84,7 +83,17 @@ def grouped(nets: Sequence[nn.Module]) -> nn.Module:
             _replace(whole, name, _joined_norm(cast("list[nn.BatchNorm2d]", same)))
         elif isinstance(module, nn.Linear):
             _replace(whole, name, GroupedLinear(cast("list[nn.Linear]", same)))
+    if _is_nhwc(nets[0]):
+        whole.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
     return whole
+
+
+def _is_nhwc(net: nn.Module) -> bool:
+    return all(
+        module.weight.is_contiguous(memory_format=torch.channels_last)
+        for module in net.modules()
+        if isinstance(module, nn.Conv2d)
+    )
 
 
 def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
@@ -119,12 +128,13 @@ def _joined_norm(norms: list[nn.BatchNorm2d]) -> nn.BatchNorm2d:
     return joined
 
 
-def ways(nets: Sequence[nn.Module]) -> dict[str, Logits]:
-    """Every way to compute the logits of all members, by name; nets in eval mode."""
+def ways(nets: Sequence[nn.Module]) -> dict[str, Way]:
+    """Ways from images to the logits [members, b, classes] of all members; nets in eval mode."""
     whole, m = grouped(nets), len(nets)
-    found: dict[str, Logits] = {
+    found: dict[str, Way] = {
         "sequential": lambda x: torch.stack([net(x) for net in nets]),
-        "grouped": lambda x: whole(x.repeat(1, m, 1, 1)).unflatten(1, (m, -1)).transpose(0, 1),
+        # cat keeps NHWC, which repeat would undo
+        "grouped": lambda x: whole(torch.cat([x] * m, 1)).unflatten(1, (m, -1)).transpose(0, 1),
         "vmap": _vmapped(nets),
     }
     if next(nets[0].parameters()).is_cuda:
@@ -132,17 +142,19 @@ def ways(nets: Sequence[nn.Module]) -> dict[str, Logits]:
     return found
 
 
-def _vmapped(nets: Sequence[nn.Module]) -> Logits:
-    parameters, buffers = stack_module_state(list(nets))
-    skeleton = copy.deepcopy(nets[0]).to("meta")
+def _vmapped(nets: Sequence[nn.Module]) -> Way:
+    """In NCHW, whatever the nets are in: under vmap torch cannot ask for another order."""
+    plain = [copy.deepcopy(net).to(memory_format=torch.contiguous_format) for net in nets]  # ty: ignore[no-matching-overload]  # a torch gap
+    parameters, buffers = stack_module_state(plain)
+    skeleton = copy.deepcopy(plain[0]).to("meta")
 
     def one(weights: dict[str, Tensor], state: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(skeleton, (weights, state), (x,))
 
-    return lambda x: torch.vmap(one, (0, 0, None))(parameters, buffers, x)
+    return lambda x: torch.vmap(one, (0, 0, None))(parameters, buffers, x.contiguous())
 
 
-def _streamed(nets: Sequence[nn.Module]) -> Logits:
+def _streamed(nets: Sequence[nn.Module]) -> Way:
     streams = [torch.cuda.Stream() for _ in nets]
 
     def run(x: Tensor) -> Tensor:
@@ -158,33 +170,20 @@ def _streamed(nets: Sequence[nn.Module]) -> Logits:
     return run
 
 
-class Recorded:
-    """A way as one CUDA graph for images of one shape; the answer lives until the next call."""
-
-    def __init__(self, way: Logits, x: Tensor) -> None:
-        self._x = x.clone(memory_format=torch.preserve_format)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):  # algorithms are chosen before recording
-                way(self._x)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._out = way(self._x)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self._x.copy_(x)
-        self._graph.replay()
-        return self._out
-
-
 class Choice(NamedTuple):
-    """The fastest way, and milliseconds of every way that gave the same answer."""
+    """The fastest way of those that gave the same answer.
+
+    Attributes:
+        name: of the way.
+        run: images of the timed shape to logits [members, b, classes].
+        milliseconds: of every way that was timed.
+        left_out: why the others were not.
+    """
 
     name: str
-    run: Logits
+    run: Way
     milliseconds: dict[str, float]
+    left_out: dict[str, str]
 
 
 @torch.inference_mode()
@@ -196,41 +195,23 @@ def fastest(nets: Sequence[nn.Module], x: Float[Tensor, "b c h w"], rounds: int 
         x: normalised images.
         rounds: calls of each way, interleaved; the median counts.
     """
-    expected = ways(nets)["sequential"](x)
+    every = ways(nets)
+    expected = every["sequential"](x)
     exact = x.dtype == torch.float32 and not x.is_cuda  # else TF32 or a half format
     tolerance = (1e-4 if exact else 3e-2) * float(expected.abs().max())
-    ready: dict[str, Logits] = {}
-    for name, way in ways(nets).items():
-        run = _prepared(way, x)
-        if run is not None and torch.allclose(run(x), expected, rtol=0, atol=tolerance):
+    ready: dict[str, Way] = {}
+    left_out: dict[str, str] = {}
+    for name, way in every.items():
+        try:
+            run = timing.recorded(way, x)
+            gap = float((run(x) - expected).abs().max())
+        except RuntimeError as error:  # what torch cannot do under vmap or within a graph
+            left_out[name] = f"refused: {str(error).splitlines()[0]}"
+            continue
+        if gap <= tolerance:
             ready[name] = run
-    spent: dict[str, list[float]] = {name: [] for name in ready}
-    for _ in range(rounds):
-        for name, run in ready.items():
-            spent[name].append(_milliseconds(run, x))
-    ms = {name: median(times) for name, times in spent.items()}
+        else:
+            left_out[name] = f"its logits differ by {gap:.2g}"
+    ms = timing.medians(ready, x, rounds)
     best = min(ms, key=lambda name: ms[name])
-    return Choice(best, ready[best], ms)
-
-
-def _prepared(way: Logits, x: Tensor) -> Logits | None:
-    """A way as a CUDA graph where there is a GPU; None where torch cannot run it there.
-
-    vmap over convolutions in channels_last is such a case in torch 2.11.
-    """
-    if not x.is_cuda:
-        return way
-    try:
-        return Recorded(way, x)
-    except RuntimeError:
-        return None
-
-
-def _milliseconds(run: Logits, x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    run(x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - started)
+    return Choice(best, ready[best], ms, left_out)

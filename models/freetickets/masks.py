@@ -54,6 +54,7 @@ def change(
     *,
     regrow_dropped: bool,
     capped: bool = False,
+    active: int | None = None,
 ) -> Change:
     """Drop the weakest active weights and grow as many elsewhere.
 
@@ -65,12 +66,13 @@ def change(
         regrow_dropped: whether a position just dropped is free. If not and too few are free, the
             strongest of those to be dropped stay.
         capped: keep at most 2 active in each aligned group of 4 inputs.
+        active: positions of ``mask``, where known: counting them makes the host wait for a GPU.
 
     Returns:
         The new mask with exactly as many active positions.
     """
     flat = mask.reshape(-1)
-    active = int(flat.sum())
+    active = int(flat.sum()) if active is None else active
     k = math.ceil(rate * active - 1e-9)
     if not regrow_dropped and not capped:  # K <= half of a capped layer: there is always room
         k = min(k, flat.numel() - active)

@@ -48,7 +48,7 @@ class Evaluation(Part):
         description="reference14: the 14 bins between 15 edges of the authors' code",
     )
     corruptions: bool = Field(
-        default=False, description="Six corruptions of CIFAR-C, five severities, pooled"
+        default=False, description="Corruptions of CIFAR-C, five severities each"
     )
     ood: list[DatasetRef] = Field(
         default=[], max_length=8, description="Sets whose images belong to none of the classes"
@@ -64,4 +64,26 @@ class Evaluation(Part):
     def _small_enough(cls, sizes: list[float]) -> list[float]:
         if any(not 0 < size <= 1 for size in sizes):
             raise ValueError(f"fgsm_eps {sizes}: each in (0, 1], for example 0.0314 for 8/255")
+        return sizes
+
+
+class Export(Part):
+    """What is left of the ensemble for other programs, and how fast it runs here."""
+
+    program: bool = Field(
+        default=False, description="Leave ensemble.pt2, for torch.export.load, checked"
+    )
+    onnx: bool = Field(default=False, description="Leave ensemble.onnx, checked")
+    timings: list[Int] = Field(
+        default=[],
+        max_length=8,
+        description="Batch sizes at which ways to run the ensemble are timed, and every layer of"
+        " the first ticket dense and sparse: CSR on a CPU, 2:4 on a GPU",
+    )
+
+    @field_validator("timings")
+    @classmethod
+    def _batches(cls, sizes: list[int]) -> list[int]:
+        if any(not 1 <= size <= 4096 for size in sizes):
+            raise ValueError(f"timings {sizes}: batch sizes from 1 to 4096, for example 16 or 256")
         return sizes

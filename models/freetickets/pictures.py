@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,6 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from models.freetickets.ensemble import Bins
+
+SHOWN = {"ensemble": "ensemble", "ticket_mean": "single ticket, mean"}
+COLOURS = {"ensemble": "tab:red", "ticket_mean": "tab:blue"}
 
 
 def reliability(path: Path, members: Sequence[Bins], ensemble: Bins) -> None:
@@ -65,6 +69,34 @@ def diversity(
     bars.grid(axis="y", alpha=0.3)
     for place, (matrix, title, unit) in zip(maps, matrices, strict=True):
         _matrix(figure, place, matrix.numpy(), title, unit)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def corrupted(path: Path, found: Mapping[str, Any], clean: Mapping[str, float]) -> None:
+    """Accuracy by severity, and by corruption over all severities: ensemble and mean ticket.
+
+    Args:
+        path: of the PNG.
+        found: of ``evaluate.under_shift``, with ``by_severity`` and ``by_corruption``.
+        clean: accuracy on the test images as they are.
+    """
+    figure = Figure(figsize=(10, 4.4), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2), sharey=True)
+    names = list(found["by_corruption"])
+    for place, (who, label) in enumerate(SHOWN.items()):
+        rows = [row[who]["accuracy"] for row in found["by_severity"].values()]
+        style = {"color": COLOURS[who], "label": label}
+        left.plot(range(6), [clean[who], *rows], marker="o", **style)
+        means = [found["by_corruption"][name][who]["accuracy"] for name in names]
+        right.bar([i + 0.4 * place - 0.2 for i in range(len(names))], means, width=0.4, **style)
+    left.set_xlabel("severity (0: clean), mean over corruptions")
+    left.set_ylabel("accuracy (share of images)")
+    left.set_ylim(0, 1.02)
+    left.legend(loc="lower left")
+    right.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=90)
+    right.set_xlabel("corruption, mean over severities 1 to 5")
+    for axes in (left, right):
+        axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, metadata={"Software": None})
 
 

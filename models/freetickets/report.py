@@ -2,32 +2,24 @@
 
 import csv
 import json
-from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.core import device
-from models.core.evaluate import predict
 from models.core.train import Fitted
 from models.core.training import describe, spec_digest
 from models.data import images
-from models.freetickets import cost, ensemble, shifts, tickets
+from models.freetickets import cost, ensemble, infer, sparse, tickets
+from models.freetickets.evaluate import Tested, figures, mean_of, test_tickets, under_shift
 
 if TYPE_CHECKING:
     from models.freetickets.train import Training
 
+TIMED_ROUNDS = 7
 CHANGE_COLUMNS = ("step", "escape", "prune_rate", "dropped", "regrown")
-
-
-class Tested(NamedTuple):
-    """The tickets that there are, as nets, and what they say of the test images."""
-
-    nets: list[nn.Module]
-    logs: Tensor
-    labels: Tensor
 
 
 def finish(training: "Training", fitted: Fitted) -> None:
@@ -40,8 +32,10 @@ def finish(training: "Training", fitted: Fitted) -> None:
     tested = test_tickets(training, done, fitted.steps)
     values = _values(training, tested, fitted)
     values |= {"ensemble_bytes": path.stat().st_size, "content_sha256": checksum}
-    values |= _under_shift(training, tested)
-    _write(training, tested, values, fitted)
+    values |= under_shift(training, tested)
+    values |= _exported(training, tested)
+    timings = _timed(training, tested)
+    _write(training, tested, values, fitted, timings)
     run.result(**values)
 
 
@@ -62,39 +56,10 @@ def _complete(training: "Training", fitted: Fitted) -> int:
     return max(1, done)
 
 
-def test_tickets(training: "Training", done: int, steps: int) -> Tested:
-    """Predictions of each ticket, reported one by one."""
-    about = describe(training.spec, training.data)
-    nets, logs, labels = [], [], training.data.test_labels
-    stops = [phase.stop for phase in training.plan if phase.ticket is not None]
-    for number in range(done):
-        net = tickets.rebuild(training.kept[number], training.form, about, training.run.device)
-        nets.append(net)
-        logs.append(_predict(training, net, images.evaluation_batches(training.data)))
-        found = ensemble.figures(logs[-1], labels)
-        at = min(stops[number], steps)
-        training.run.log(at, ticket_accuracy=found.accuracy, ticket_nll=found.nll)
-        total = training.total + training.spec.tickets
-        training.run.progress(training.total + number + 1, total, phase="test")
-        training.run.check_stop()
-    return Tested(nets, torch.stack(logs), labels)
-
-
-def _predict(training: "Training", net: nn.Module, pairs: Any) -> Tensor:
-    with device.autocast(training.spec.precision, training.run.device):
-        return predict(net, pairs)[0]
-
-
-def _figures(training: "Training", logs: Tensor, labels: Tensor) -> dict[str, float]:
-    chosen = training.spec.evaluate
-    found = ensemble.figures(logs, labels, chosen.ece_bins, chosen.ece_mode)
-    return found._asdict()
-
-
 def _values(training: "Training", tested: Tested, fitted: Fitted) -> dict[str, Any]:
-    members = [_figures(training, logs, tested.labels) for logs in tested.logs]
-    together = _figures(training, ensemble.mixture(tested.logs), tested.labels)
-    mean = {name: sum(m[name] for m in members) / len(members) for name in members[0]}
+    members = [figures(training, logs, tested.labels) for logs in tested.logs]
+    together = figures(training, ensemble.mixture(tested.logs), tested.labels)
+    mean = mean_of(members)
     differ, apart = ensemble.disagreement(tested.logs), ensemble.divergence(tested.logs)
     return {
         **{f"ensemble_{name}": value for name, value in together.items()},
@@ -116,7 +81,7 @@ def _topology(training: "Training", done: int) -> dict[str, Any]:
     """Overlap of the tickets' masks, and how much was tried."""
     if not training.spec.is_sparse:
         return {}
-    found = _masks(training, done)
+    found = masks_of_tickets(training, done)
     iou = ensemble.jaccard(found)
     changes = training.changes()
     dropped = sum(row["dropped"] for row in changes)
@@ -134,7 +99,7 @@ def _topology(training: "Training", done: int) -> dict[str, Any]:
     }
 
 
-def _masks(training: "Training", done: int) -> list[Tensor]:
+def masks_of_tickets(training: "Training", done: int) -> list[Tensor]:
     """The whole mask of each ticket as one row."""
     every = [tickets.masks_of(kept, training.form) for kept in training.kept[:done]]
     return [torch.cat([mask.reshape(-1) for mask in masks.values()]) for masks in every]
@@ -147,6 +112,8 @@ def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
     shares = [training.topology.active[x.name] / x.size for x in layers]
     found = cost.costs(layers, shares, spec.update_interval if spec.is_dynamic else None)
     ms = median(training.change_ms) if training.change_ms else 0.0
+    # backward counts twice
+    dense = 3 * found.dense * fitted.steps * spec.batch(len(training.data.train))
     changing_s = ms * len(training.changes()) / 1000
     return {
         "steps": fitted.steps,
@@ -155,6 +122,8 @@ def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
         "step_ratio_counted": found.counted_ratio,
         "step_ratio_executed": found.executed_ratio,
         "inference_ratio": spec.tickets * found.forward_ratio,
+        "train_macs_counted": dense * found.counted_ratio,
+        "train_macs_executed": dense * found.executed_ratio,
         "train_seconds": clock.seconds,
         "median_update_ms": ms,
         "update_seconds": changing_s,
@@ -165,63 +134,60 @@ def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _under_shift(training: "Training", tested: Tested) -> dict[str, Any]:
-    chosen, found = training.spec.evaluate, {}
-    if chosen.corruptions:
-        found["corruptions"] = _corrupted(training, tested)
-    if chosen.ood:
-        found["ood"] = {ref.dataset: _strange(training, tested, ref) for ref in chosen.ood}
-    if chosen.fgsm_eps:
-        found["fgsm"] = [_attacked(training, tested, eps) for eps in chosen.fgsm_eps]
+def _exported(training: "Training", tested: Tested) -> dict[str, Any]:
+    """The files for other programs that the spec asks for, and how far they are from the nets."""
+    asked, run = training.spec.export, training.run
+    if not (asked.program or asked.onnx):
+        return {}
+    from models.freetickets import export  # onnx is for these files alone
+
+    about = describe(training.spec, training.data) | {"tickets": len(tested.nets)}
+    program = export.program_of(tested.nets, _samples(training, 2))
+    found = {}
+    for name, wanted, write in (
+        ("ensemble.pt2", asked.program, export.write_program),
+        ("ensemble.onnx", asked.onnx, export.write_onnx),
+    ):
+        if wanted:
+            answer = write(run.dir / name, program, about)
+            # another batch size than the program was recorded with, so that it must be open
+            found[name] = export.distance(answer, tested.nets, _samples(training, 3))
+            run.artifact(name, role="export", tickets=len(tested.nets))
+    return {"export_gaps": found}
+
+
+def _samples(training: "Training", count: int) -> Tensor:
+    """Normalised test images, over again where there are too few."""
+    data = training.data
+    some = data.test[torch.arange(count) % len(data.test)]
+    return images.normalise(some, data.mean, data.std).contiguous()
+
+
+def _timed(training: "Training", tested: Tested) -> dict[str, list[dict[str, Any]]]:
+    """Ways to run the ensemble, and every layer of the first ticket with its zeros left out."""
+    layout = torch.channels_last if training.spec.channels_last else torch.contiguous_format
+    nets = [infer.fold(net).to(memory_format=layout) for net in tested.nets]  # ty: ignore[no-matching-overload]  # a torch gap
+    if training.run.device == "cuda":  # what sparse tensor cores take
+        nets = [net.bfloat16() for net in nets]
+    found: dict[str, list[dict[str, Any]]] = {"ways": [], "layers": []}
+    for size in training.spec.export.timings:
+        x = _samples(training, size).to(next(nets[0].parameters()).dtype)
+        x = x.contiguous(memory_format=layout)
+        name, _, ms, left_out = infer.fastest(nets, x, TIMED_ROUNDS)
+        found["ways"].append({"batch": size, "chosen": name, "ms": ms, "left_out": left_out})
+        rows = sparse.choose_layers(nets[0], x)[1] if training.spec.is_sparse else []
+        found["layers"] += [row._asdict() for row in rows]
+        training.run.check_stop()
     return found
 
 
-def _all(training: "Training", nets: Sequence[nn.Module], pixels: Tensor) -> Tensor:
-    data = training.data
-    return torch.stack([_predict(training, net, shifts.batches(data, pixels)) for net in nets])
-
-
-def _corrupted(training: "Training", tested: Tested) -> dict[str, Any]:
-    """Each corruption and severity, and all of them pooled as the authors do."""
-    rows, pooled = [], []
-    for kind in shifts.SEVERITIES:
-        for severity in range(1, 6):
-            pixels = shifts.corrupt(training.data.test, kind, severity)
-            logs = ensemble.mixture(_all(training, tested.nets, pixels))
-            pooled.append(logs)
-            figures = _figures(training, logs, tested.labels)
-            rows.append({"corruption": kind, "severity": severity, **figures})
-            training.run.check_stop()
-    labels = tested.labels.repeat(len(pooled))
-    return {"aggregation": "pooled", **_figures(training, torch.cat(pooled), labels), "sets": rows}
-
-
-def _strange(training: "Training", tested: Tested, ref: Any) -> dict[str, dict[str, float]]:
-    """Detection of the test images of another set, brought to the size of this one."""
-    plain = images.ImageOptions(image_size=training.data.size[0])
-    other = images.load(ref, plain, training.run, training.spec.seed).test
-    if other.shape[3] != training.data.channels:
-        mean = other.float().mean(3, keepdim=True).round().to(torch.uint8)
-        other = mean.expand(-1, -1, -1, training.data.channels).contiguous()
-    inside = ensemble.doubt(tested.logs)
-    outside = ensemble.doubt(_all(training, tested.nets, other))
-    return {name: ensemble.detect(inside[name], outside[name])._asdict() for name in inside}
-
-
-def _attacked(training: "Training", tested: Tested, eps: float) -> dict[str, Any]:
-    """Figures under FGSM on the ensemble's mean, of the ensemble."""
-    data, logs = training.data, []
-    pairs = zip(data.test.split(images.CHUNK), data.test_labels.split(images.CHUNK), strict=True)
-    for pixels, labels in pairs:
-        x = shifts.attacked(tested.nets, data, pixels, labels, eps)
-        with torch.no_grad():
-            each = torch.stack([net(x).float().log_softmax(1) for net in tested.nets])
-        logs.append(ensemble.mixture(each))
-        training.run.check_stop()
-    return {"eps": eps, "target": "ensemble", **_figures(training, torch.cat(logs), tested.labels)}
-
-
-def _write(training: "Training", tested: Tested, values: dict[str, Any], fitted: Fitted) -> None:
+def _write(
+    training: "Training",
+    tested: Tested,
+    values: dict[str, Any],
+    fitted: Fitted,
+    timings: dict[str, list[dict[str, Any]]],
+) -> None:
     run, spec, topology = training.run, training.spec, training.topology
     changes = training.changes()
     told = {
@@ -235,17 +201,29 @@ def _write(training: "Training", tested: Tested, values: dict[str, Any], fitted:
             for x in topology.layers
         ],
         "changes": changes,
+        "timings": timings,
     }
     (run.dir / "report.json").write_text(json.dumps(told, indent=2))
     run.artifact("report.json", role="report")
     _table(training, "history.csv", fitted.history)
-    if changes:
-        _table(training, "updates.csv", changes)
-    _draw(training, tested, fitted)
+    tables = {"updates.csv": changes, "layers.csv": timings["layers"]}
+    if "corruptions" in values:
+        tables["corruptions.csv"] = [_flat(row) for row in values["corruptions"]["sets"]]
+    for name, rows in tables.items():
+        if rows:
+            _table(training, name, rows)
+    _draw(training, tested, fitted, values)
 
 
 def _title(training: "Training") -> str:
     return f"{training.spec.model.name} on {training.spec.data.dataset}"
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Groups of figures as columns ``group_figure``."""
+    plain = {key: value for key, value in row.items() if not isinstance(value, dict)}
+    groups = {key: value for key, value in row.items() if isinstance(value, dict)}
+    return plain | {f"{key}_{k}": x for key, group in groups.items() for k, x in group.items()}
 
 
 def _table(training: "Training", name: str, rows: list[dict[str, Any]]) -> None:
@@ -257,7 +235,7 @@ def _table(training: "Training", name: str, rows: list[dict[str, Any]]) -> None:
     training.run.artifact(name, role="table")
 
 
-def _draw(training: "Training", tested: Tested, fitted: Fitted) -> None:
+def _draw(training: "Training", tested: Tested, fitted: Fitted, values: dict[str, Any]) -> None:
     # matplotlib is for these pictures alone: a training started by a script does without.
     from models.core import curves
     from models.freetickets import pictures
@@ -273,7 +251,14 @@ def _draw(training: "Training", tested: Tested, fitted: Fitted) -> None:
     run.artifact("reliability.png", role="image")
     shares = {x.name: topology.active[x.name] / x.size for x in topology.layers}
     sparse = training.spec.is_sparse
-    iou = ensemble.jaccard(_masks(training, len(tested.nets))) if sparse else None
+    iou = ensemble.jaccard(masks_of_tickets(training, len(tested.nets))) if sparse else None
     differ = ensemble.disagreement(tested.logs).cpu()
     pictures.diversity(run.dir / "tickets.png", shares, iou, differ)
     run.artifact("tickets.png", role="image")
+    if "corruptions" in values:
+        clean = {
+            "ensemble": values["ensemble_accuracy"],
+            "ticket_mean": values["ticket_accuracy_mean"],
+        }
+        pictures.corrupted(run.dir / "corruptions.png", values["corruptions"], clean)
+        run.artifact("corruptions.png", role="image")

@@ -11,9 +11,13 @@ from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
 from models.core.supervised import METRICS, SupervisedSpec
 from models.freetickets import cost, timetable
 from models.freetickets.densities import Layer, can_cap, counts, densities, layers_of
-from models.freetickets.parts import Escape, Evaluation, PruneRate, Rates
+from models.freetickets.parts import Escape, Evaluation, Export, PruneRate, Rates
+from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.spec import ResidualFamily
+
+ONNX_LIMIT_BYTES = 2**31
+CORRUPTED_SETS = 70  # 14 corruptions, 5 severities: models/freetickets/corruptions.py
 
 
 class FreeTicketsTrain(SupervisedSpec):
@@ -33,42 +37,19 @@ class FreeTicketsTrain(SupervisedSpec):
         ArtifactInfo("tickets/ticket-*.safetensors", "weights", "a ticket as a plain net"),
         ArtifactInfo("ensemble.safetensors", "weights", "all tickets, zeros left out, checksum"),
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
+        ArtifactInfo("ensemble.pt2", "export", "the ensemble for torch.export.load, any batch"),
+        ArtifactInfo("ensemble.onnx", "export", "the ensemble as ONNX, any batch"),
         ArtifactInfo("report.json", "report", "all figures, layers, updates, operations, times"),
         ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds"),
         ArtifactInfo("updates.csv", "table", "a row an update of the masks"),
+        ArtifactInfo("layers.csv", "table", "a row a layer and batch: dense and sparse timings"),
+        ArtifactInfo("corruptions.csv", "table", "a row a corruption and severity"),
+        ArtifactInfo("corruptions.png", "image", "accuracy and NLL by severity, ECE by corruption"),
         ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
         ArtifactInfo("reliability.png", "image", "confidence against accuracy, tickets, ensemble"),
         ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
     )
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "digits": {
-            "kind": "freetickets.train",
-            "model": {"name": "wide_resnet", "depth": 10, "widen": 1},
-            "data": {"dataset": "digits"},
-            "images": {"image_size": 16, "augment": {"crop_padding": 1}},
-            "epochs": 27,
-            "batch_size": 64,
-            "update_interval": 20,
-        },
-        "cifar_edst": {
-            "kind": "freetickets.train",
-            "model": {"name": "wide_resnet", "depth": 28, "widen": 10},
-            "images": {"augment": {"crop_padding": 4, "flip": True}},
-            "epochs": 450,
-            "explore": 150,
-            "refine": 100,
-            "optimizer": {"nesterov": False, "warmup": 0},
-        },
-        "cifar_dst": {
-            "kind": "freetickets.train",
-            "variant": "dst",
-            "model": {"name": "wide_resnet", "depth": 28, "widen": 10},
-            "images": {"augment": {"crop_padding": 4, "flip": True}},
-            "epochs": 750,
-            "prune_rate": {"schedule": "cosine"},
-            "optimizer": {"nesterov": False, "warmup": 0},
-        },
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     smallest: ClassVar[Mapping[str, Any]] = {
         "kind": "freetickets.train",
         "model": {"name": "resnet8", "width": 16},
@@ -132,6 +113,7 @@ class FreeTicketsTrain(SupervisedSpec):
     escape: Escape = Escape()
     rates: Rates = Rates()
     evaluate: Evaluation = Evaluation()
+    export: Export = Export()
 
     @model_validator(mode="after")
     def _works(self) -> "FreeTicketsTrain":
@@ -140,6 +122,12 @@ class FreeTicketsTrain(SupervisedSpec):
         if self.prune_rate.p_min > self.prune_rate.p:
             raise ValueError("prune_rate: p_min is above p; lower p_min or raise p")
         self._check_names()
+        if self.structure != "none" and not self.is_sparse:
+            raise ValueError(
+                f"structure {self.structure}: the layers of variant {self.variant} are dense, and"
+                " nothing can be skipped: choose edst, dst or static, or structure none"
+            )
+        self._check_exports()
         self.shares(self.layers(3, 10, 32, 32))
         self.explored_units()
         if self.max_steps is not None:
@@ -155,10 +143,27 @@ class FreeTicketsTrain(SupervisedSpec):
                     f" there are {', '.join(names)}"
                 )
 
+    def _check_exports(self) -> None:
+        weights = sum(layer.size for layer in self.layers(3, 10, 32, 32))
+        size = 4 * weights * self.tickets
+        if self.export.onnx and size >= ONNX_LIMIT_BYTES:
+            raise ValueError(
+                f"export.onnx: {self.tickets} members of {self.model.name} take"
+                f" {size / 1e9:.1f} GB, a file of ONNX holds 2.1: lower members, or use"
+                " export.program"
+            )
+
     @property
     def tickets(self) -> int:
         """Members of the ensemble."""
         return 1 if self.variant == "dense" else self.members
+
+    @property
+    def tests(self) -> int:
+        """Tests after the training: of tickets, corrupted sets, other sets, attacks."""
+        asked = self.evaluate
+        corrupted = CORRUPTED_SETS if asked.corruptions else 0
+        return self.tickets + corrupted + len(asked.ood) + len(asked.fgsm_eps)
 
     @property
     def is_sparse(self) -> bool:
@@ -210,36 +215,9 @@ class FreeTicketsTrain(SupervisedSpec):
         Raises:
             SpecError: if the phases do not add up.
         """
-        total, m = self.max_steps or self.epochs or 10, self.tickets
-        if self.variant != "edst":
-            if self.explore is not None or self.refine is not None:
-                raise SpecError(
-                    f"explore and refine are phases of edst; {self.variant} splits the run evenly:"
-                    " leave them out"
-                )
-            first = 0
-        elif self.explore is not None and self.refine is not None:
-            first = self.explore
-            if first + m * self.refine != total:
-                raise SpecError(
-                    f"explore {first} + {m} members x refine {self.refine} ="
-                    f" {first + m * self.refine}, but the run has {total}: change one of them, or"
-                    " leave refine out"
-                )
-        elif self.explore is not None:
-            first = self.explore
-        else:
-            first = total - m * self.refine if self.refine else -(-total // 3)
-        rest = total - first
-        if rest < (2 * m if self.variant == "edst" else m) or (
-            self.variant == "edst" and first < 1
-        ):
-            raise SpecError(
-                f"{total} {'steps' if self.max_steps else 'epochs'} do not hold"
-                f" {'an exploration and ' if self.variant == 'edst' else ''}{m} phases: raise"
-                f" {'max_steps' if self.max_steps else 'epochs'}, or lower members or explore"
-            )
-        return first
+        total, unit = self.max_steps or self.epochs or 10, "steps" if self.max_steps else "epochs"
+        asked = (self.variant, self.tickets, total, self.explore, self.refine, unit)
+        return timetable.explored(timetable.Lengths(*asked))
 
     def phases(self, per_epoch: int) -> list[Phase]:
         """The phases in steps, given the steps of an epoch."""
@@ -297,5 +275,5 @@ class FreeTicketsTrain(SupervisedSpec):
             plan = self.phases(per_epoch)
             self.check_interval(plan)
             details["updates"] = len(self.updates(plan))
-            total += self.tickets
+            total += self.tests
         return Estimate(total_steps=total, details=details)

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from models.core.errors import SpecError
 from models.freetickets.parts import PruneRate
 
 
@@ -34,6 +35,60 @@ class Phase(NamedTuple):
     def length(self) -> int:
         """Steps of the phase."""
         return self.stop - self.start
+
+
+class Lengths(NamedTuple):
+    """How a run is to be divided, in units.
+
+    Attributes:
+        variant: of the spec.
+        members: tickets M.
+        total: units of the run.
+        explore: of the exploration of ``edst``; None for what refine leaves, or a third.
+        refine: of each refinement of ``edst``; None for an equal share.
+        unit: ``epochs`` or ``steps``, for messages.
+    """
+
+    variant: str
+    members: int
+    total: int
+    explore: int | None
+    refine: int | None
+    unit: str
+
+
+def explored(asked: Lengths) -> int:
+    """Units of the exploration; 0 for all variants but ``edst``.
+
+    Raises:
+        SpecError: if the phases do not add up, or the run is too short for them.
+    """
+    variant, m, total, explore, refine, unit = asked
+    if variant != "edst":
+        if explore is not None or refine is not None:
+            raise SpecError(
+                f"explore and refine are phases of edst; {variant} splits the run evenly: leave"
+                " them out"
+            )
+        _must_hold(asked, total, m, "")
+        return 0
+    if explore is not None and refine is not None and explore + m * refine != total:
+        raise SpecError(
+            f"explore {explore} + {m} members x refine {refine} = {explore + m * refine}, but the"
+            f" run has {total} {unit}: change one of them, or leave refine out"
+        )
+    first = explore or (total - m * refine if refine else -(-total // 3))
+    _must_hold(asked, total - first if first > 0 else 0, 2 * m, "an exploration and ")
+    return first
+
+
+def _must_hold(asked: Lengths, rest: int, least: int, before: str) -> None:
+    if rest < least:
+        field = "max_steps" if asked.unit == "steps" else "epochs"
+        raise SpecError(
+            f"{asked.total} {asked.unit} do not hold {before}{asked.members} phases: raise {field},"
+            " or lower members or explore"
+        )
 
 
 def phases(variant: str, members: int, total: int, explore: int, scale: int) -> list[Phase]:

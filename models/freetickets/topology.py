@@ -149,7 +149,13 @@ class Topology:
             weight, mask = self.weights[name], self.masks[name]
             wish = self._wish(name, growth, f"{purpose}.{name}", number)
             found = masks.change(
-                weight, mask, wish, rate, regrow_dropped=regrow, capped=name in self.capped
+                weight,
+                mask,
+                wish,
+                rate,
+                regrow_dropped=regrow,
+                capped=name in self.capped,
+                active=self.active[name],
             )
             self.pending[name].copy_(found.mask)
             keeps = self.spec.regrown_value == "keep"
@@ -180,8 +186,8 @@ class Topology:
 
     def explored(self) -> float:
         """Share of all maskable positions that were active at least once: R_s."""
-        seen = sum(int(seen.sum()) for seen in self.seen.values())
-        return seen / sum(seen.numel() for seen in self.seen.values())
+        seen = torch.stack([seen.sum() for seen in self.seen.values()]).sum()
+        return int(seen) / sum(seen.numel() for seen in self.seen.values())
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of the masks; restored in place."""

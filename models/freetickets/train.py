@@ -61,6 +61,11 @@ class Training:
         """Steps of the job."""
         return self.plan[-1].stop
 
+    @property
+    def whole(self) -> int:
+        """Steps of progress: of the training, and one for each test after it."""
+        return self.total + self.spec.tests
+
     def changes(self) -> list[dict[str, int | float]]:
         """Each change of the masks so far, in order."""
         rows = self.told[self.told[:, 0] > 0].tolist()
@@ -169,7 +174,7 @@ def fit_tickets(training: Training) -> Fitted:
         rate=lambda step: rate(spec, training.plan, step),
         attach=topology.attach,
         extras=training.extras(),
-        arm=Arm(total=training.total + spec.tickets),
+        arm=Arm(total=training.whole),
     )
 
 

@@ -2,13 +2,15 @@
 
     python -m tests.bench.freetickets [--quick] [--out FILE.json]
 
-Ours and the other way run interleaved on the same work; the answers are compared. One thread.
+Ours and the other way run interleaved on the same work; the answers are compared. One thread;
+speedups are ratios of median CPU seconds.
 """
 
 import argparse
 import json
 import platform
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -44,6 +46,10 @@ def interleaved(calls, rounds):
     }
 
 
+def speedup(found, slow, fast):
+    return found[slow]["cpu_ms"]["median"] / found[fast]["cpu_ms"]["median"]
+
+
 def full_sort(weight, mask, gradient, rate):
     """Drop and grow by sorting whole layers, as the authors' code does."""
     flat, k = mask.flatten(), -(-int(mask.sum() * rate * 1000) // 1000)
@@ -75,7 +81,7 @@ def updates(quick):
         "full_sort": lambda: [full_sort(w, m, g, 0.5) for w, m, g in work],
     }
     found = interleaved(calls, 2 if quick else 5)
-    ratio = found["full_sort"]["wall_ms"]["median"] / found["ours"]["wall_ms"]["median"]
+    ratio = speedup(found, "full_sort", "ours")
     return {"weights": sum(len(w) for w, _, _ in work), **found, "speedup": ratio}
 
 
@@ -88,7 +94,7 @@ def csr(quick):
         mask = masks.random_mask(out * inputs, round((1 - sparsity) * out * inputs), draw)
         weight = (torch.randn(out * inputs, generator=draw) * mask).view(out, inputs)
         layer = sparse.CsrLinear(weight, None)
-        for batch in (1, 16, 64, 256):
+        for batch in (1, 16, 64, 256, 1024):
             x = torch.randn(batch, inputs, generator=draw)
             torch.testing.assert_close(layer(x), x @ weight.T, rtol=1e-4, atol=1e-3)
             calls = {
@@ -96,9 +102,41 @@ def csr(quick):
                 "csr": lambda x=x, layer=layer: layer(x),
             }
             found = interleaved(calls, 5 if quick else 25)
-            ratio = found["dense"]["wall_ms"]["median"] / found["csr"]["wall_ms"]["median"]
+            ratio = speedup(found, "dense", "csr")
             rows.append({"sparsity": sparsity, "batch": batch, **found, "speedup": ratio})
     return {"shape": [out, inputs], "rows": rows, "target": "2 at S >= .9 and batch >= 16"}
+
+
+@torch.inference_mode()
+def layers(quick):
+    """A ticket of ResNet-50 for 32 px, S = .9: each layer as its timing says, and the whole net."""
+    spec = FreeTicketsTrain.model_validate(
+        {
+            "kind": "freetickets.train",
+            "model": {"name": "resnet50", "width": 16 if quick else 64},
+            "data": {"dataset": "none"},
+            "sparsity": 0.9,
+        }
+    )
+    device.seed_all(0)
+    net = build_net(spec.model.model_dump(), 10)
+    Topology(net, spec.layers(3, 10, 32, 32), spec).draw(0)
+    for _ in range(3):
+        net(torch.randn(8, 3, 32, 32))
+    folded, rows = infer.fold(net.eval()), []
+    for batch in (1, 16):
+        x = torch.randn(batch, 3, 32, 32)
+        chosen, timings = sparse.choose_layers(folded, x, 3 if quick else 9)
+        torch.testing.assert_close(chosen(x), folded(x), rtol=1e-3, atol=1e-4)
+        calls = {
+            "dense": lambda x=x: folded(x),
+            "chosen": lambda x=x, chosen=chosen: chosen(x),
+        }
+        found = interleaved(calls, 3 if quick else 9)
+        kept = Counter(f"{row.kept}: {row.reason}" for row in timings)
+        told = {"batch": batch, "layers": dict(kept), **found}
+        rows.append({**told, "speedup": speedup(found, "dense", "chosen")})
+    return {"net": spec.model.model_dump(), "sparsity": 0.9, "rows": rows}
 
 
 def masked_step(quick):
@@ -161,7 +199,7 @@ def main():
     parser.add_argument("--out")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sections = (updates, csr, masked_step, inference)
+    sections = (updates, csr, layers, masked_step, inference)
     told = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {"cpu": platform.processor() or platform.machine(), **device.describe("cpu")},

@@ -1,33 +1,31 @@
-"""FreeTickets on a GPU: correctness, cost of masks, ensemble inference, 2:4 layers, quality.
+"""FreeTickets on a GPU: correctness, ensemble inference, 2:4 layers, cost of masks, quality.
 
     python -m tests.bench.freetickets_gpu --out FILE.json [--quick] [--budget-s 240]
-    python -m tests.bench.freetickets_gpu --quality --data NPZ
+        [--sections correctness,inference,tensor_cores,mask_cost,mask_bytes]
+    python -m tests.bench.freetickets_gpu --quality --data NPZ [--ood IDX.gz] [--budget-s 300]
 
 ``--quick`` runs the same code, small, also on a CPU. JSON is written after every section.
-NPZ is CIFAR-10 as ``tests.bench.cifar10`` packs it.
+NPZ is CIFAR-10 as ``tests.bench.cifar10`` packs it; IDX.gz are the test images of MNIST.
 """
 
 import argparse
 import copy
 import json
 import math
-import tempfile
 import time
+import traceback
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 
 import torch
 
 from models.core import device
-from models.core.run import Run
 from models.core.steps import FULL, Batch, cross_entropy, make_optimizer, make_step
-from models.data import images, synthetic
-from models.freetickets import ensemble, infer, masks, sparse
-from models.freetickets import train as method
+from models.freetickets import infer, masks, sparse, timing
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.topology import Topology
 from models.nets.build import build_net
-from tests.bench import cifar10
+from tests.bench import freetickets_quality
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -43,17 +41,24 @@ class Bench:
         return self.budget_s - (time.perf_counter() - self.started)
 
     def section(self, name, function, *args):
+        """One section; a failure is kept with its place, and the next section runs."""
         if self.left() < 0:
-            self.found["sections"][name] = "not reached: budget spent"
+            found = "not reached: budget spent"
         else:
             began = time.perf_counter()
             try:
-                self.found["sections"][name] = function(*args)
-            except (RuntimeError, AssertionError) as error:
-                self.found["sections"][name] = {"failed": str(error)[:2000]}
+                found = function(*args)
+            except Exception as error:
+                where = traceback.format_exc().splitlines()[-8:]
+                found = {"failed": f"{type(error).__name__}: {error}"[:2000], "where": where}
             print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
+        self.found["sections"][name] = found
+        self.write()
+        return found
+
+    def write(self):
         self.found["seconds"] = time.perf_counter() - self.started
-        self.out.write_text(json.dumps(self.found, indent=1))
+        self.out.write_text(json.dumps(self.found, indent=1) + "\n")
 
 
 def sync():
@@ -197,50 +202,57 @@ def members_of(spec, count):
 def inference(quick):
     """Three eager calls against the fastest way for the whole ensemble, folded, by batch."""
     spec, rows = spec_of(quick), []
-    for precision in ("fp32", "bf16"):
-        nets = members_of(spec, 3)
-        folded = [infer.fold(net) for net in nets]
-        if precision == "bf16":
-            nets, folded = ([copy.deepcopy(n).bfloat16() for n in ns] for ns in (nets, folded))
-        for size in (1, 8) if quick else (1, 8, 64, 256):
-            x = batch_of(size).images.to(next(nets[0].parameters()).dtype)
+    rounds = 3 if quick else 25
+    made = members_of(spec, 3)
+    for precision in (torch.bfloat16, torch.float32):
+        nets = [copy.deepcopy(net).to(precision) for net in made]
+        folded = [infer.fold(net).to(precision) for net in made]
+        for size in (1, 8) if quick else (1, 2, 4, 8, 64, 256):
+            x = batch_of(size).images.to(precision)
             choice = infer.fastest(folded, x, 3 if quick else 15)
-            eager = timed_ms(lambda x=x, nets=nets: [net(x) for net in nets], 3 if quick else 15)
-            own = choice.milliseconds[choice.name]
+            sequence = lambda x, nets=nets: torch.stack([net(x) for net in nets])  # noqa: E731
+            expected, found = sequence(x).float(), choice.run(x).float()
+            gap = float((found.log_softmax(2) - expected.log_softmax(2)).abs().max())
+            both = timing.medians({"eager": sequence, "chosen": choice.run}, x, rounds)
             rows.append(
                 {
-                    "precision": precision,
+                    "precision": str(precision),
                     "batch": size,
-                    "eager_ms": eager,
+                    "eager_ms": both["eager"],
                     "chosen": choice.name,
-                    "chosen_ms": own,
-                    "speedup": eager / own,
+                    "chosen_ms": both["chosen"],
+                    "speedup": both["eager"] / both["chosen"],
+                    "largest_log_probability_gap": gap,
                     "ways_ms": choice.milliseconds,
+                    "left_out": choice.left_out,
                 }
             )
+            print(rows[-1], flush=True)
     return {"net": spec.model.model_dump(), "rows": rows, "targets": {"batch<=8": 3.0, "256": 1.0}}
 
 
 def tensor_cores(quick):
-    """2:4 against dense on layers of capped masks, in half precision, by shape and batch."""
-    shapes = [(64, 64)] if quick else [(768, 3072), (3072, 768), (1024, 1024), (4096, 4096)]
+    """2:4 against dense on layers of capped masks, as CUDA graphs, by format, shape and batch."""
+    shapes = [(64, 64)] if quick else [(768, 3072), (1024, 1024), (4096, 4096), (8192, 8192)]
     rows = []
     for out, inputs in shapes:
-        draw = torch.Generator().manual_seed(out)
-        mask = masks.capped_mask(torch.Size((out, inputs)), out * inputs // 7, draw)
-        weight = (torch.randn(out, inputs, generator=draw) * mask).to(ON)
-        weight = weight.to(torch.float16 if ON == "cuda" else torch.float32)
-        for batch in (64,) if quick else (64, 256, 2048, 8192):
+        draw = torch.Generator(ON).manual_seed(out)
+        rank = torch.rand(out, inputs // 4, 4, generator=draw, device=ON).argsort(2)
+        mask = (rank < 2).view(out, inputs)
+        weight = torch.randn(out, inputs, generator=draw, device=ON) * mask
+        weight = weight.to(torch.bfloat16)
+        for batch in (64,) if quick else (64, 512, 4096, 16384):
             x = torch.randn(batch, inputs, device=ON, dtype=weight.dtype)
-            found = sparse.time_24(weight, x, 2 if quick else 30)
-            speedup = found.dense_ms / found.sparse_ms if found.sparse_ms else None
-            rows.append(
-                {"out": out, "in": inputs, "batch": batch, **found._asdict(), "speedup": speedup}
-            )
+            for library in ("cusparselt", "cutlass"):
+                torch.sparse.SparseSemiStructuredTensor._FORCE_CUTLASS = library == "cutlass"
+                found = sparse.time_24(weight, x, 2 if quick else 20)
+                ratio = found.dense_ms / found.sparse_ms if found.sparse_ms else None
+                shape = {"out": out, "in": inputs, "batch": batch, "library": library}
+                rows.append({**shape, **found._asdict(), "speedup": ratio})
     return {"rows": rows, "target": 1.2}
 
 
-def wide_layers(quick):
+def mask_bytes(quick):
     """Why: bytes and operations of the mask multiplication, and a bound from memory alone."""
     spec = spec_of(quick)
     _, topology = pieces(spec)
@@ -251,113 +263,31 @@ def wide_layers(quick):
     return {"open_weights": open_weights, "bytes": 9 * open_weights, "one_multiplication_ms": ms}
 
 
-ARMS = {
-    "A dense": {"variant": "dense", "members": 1, "cost": 1.0},
-    "B dense ensemble": {"variant": "dense_ensemble", "members": 3, "cost": 3.0},
-    "C dst": {"variant": "dst", "members": 3, "cost": 3.0},
-    "D edst": {"variant": "edst", "members": 3, "cost": 1.8},
-    "E edst q=0": {"variant": "edst", "members": 3, "cost": 1.8, "escape": {"q": 0.0}},
-    "F static": {"variant": "static", "members": 3, "cost": 3.0},
-    "G snapshot": {"variant": "snapshot", "members": 3, "cost": 1.8},
+SECTIONS = {
+    "correctness": correctness,
+    "inference": inference,
+    "tensor_cores": tensor_cores,
+    "mask_cost": mask_cost,
+    "mask_bytes": mask_bytes,
 }
-
-
-def load_data(path):
-    if path is None:
-        train = synthetic.blobs(256, classes=10, size=32, channels=3, seed=1)
-        test = synthetic.blobs(100, classes=10, size=32, channels=3, seed=2)
-        return images.from_tensors(list(train), list(test), [str(i) for i in range(10)], ON)
-    return cifar10.load(path, ON)
-
-
-def quality_arm(data, fields, quick, epochs, seed):
-    """One arm with one seed: figures of the ensemble, tickets and wall seconds."""
-    cost, rest = fields["cost"], {k: v for k, v in fields.items() if k != "cost"}
-    batch = 32 if quick else 128
-    base = max(4, epochs)
-    size = {"depth": 10, "widen": 1} if quick else {"depth": 16, "widen": 4}
-    spec = spec_of(
-        quick,
-        **rest,
-        model={"name": "wide_resnet", **size},
-        max_steps=None,
-        epochs=max(9 if rest["variant"] == "edst" else 3, round(base * cost)),
-        batch_size=batch,
-        update_interval=min(2 if quick else 200, 1000),
-        images={"augment": {"crop_padding": 4, "flip": True}},
-        seed=seed,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        run_dir = Path(folder)
-        (run_dir / "resume").mkdir()
-        with (run_dir / "events.jsonl").open("w") as events:
-            run = Run(run_dir, events, device=ON, checkpoint_interval_s=1e9)
-            training = method.prepare(spec, data, run)
-            fitted = method.fit_tickets(training)
-            tested = method.report.test_tickets(training, spec.tickets, fitted.steps)
-    mixed = ensemble.mixture(tested.logs)
-    found = ensemble.figures(mixed, tested.labels)._asdict()
-    members = [ensemble.figures(logs, tested.labels).accuracy for logs in tested.logs]
-    return {
-        "seed": seed,
-        "epochs": spec.epochs,
-        **found,
-        "member_accuracy": members,
-        "disagreement": ensemble.off_diagonal(ensemble.disagreement(tested.logs)),
-        "wall_s": fitted.clock.seconds,
-        "step_ms": fitted.clock.median_ms("full"),
-        "peak_bytes": fitted.clock.peak_bytes,
-        "work": method.report.work(training, fitted),
-    }
-
-
-def quality(bench, data_path, quick, epochs, seeds):
-    """All arms, seed by seed, so that a cut-off run keeps whole seeds."""
-    data = load_data(data_path)
-    rows = {}
-    for seed in range(seeds):
-        for name, fields in ARMS.items():
-            bench.section(f"{name} / seed {seed}", quality_arm, data, fields, quick, epochs, seed)
-            row = bench.found["sections"][f"{name} / seed {seed}"]
-            if isinstance(row, dict) and "nll" in row:
-                rows.setdefault(name, []).append(row)
-    bench.section("summary", summary, rows)
-
-
-def summary(rows):
-    return {
-        name: {
-            key: {
-                "mean": mean(r[key] for r in some),
-                "sd": stdev(r[key] for r in some) if len(some) > 1 else None,
-                "seeds": len(some),
-            }
-            for key in ("accuracy", "nll", "ece", "brier", "wall_s")
-        }
-        for name, some in rows.items()
-    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="freetickets_gpu.json")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of one dense member")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--budget-s", type=float, default=240)
+    parser.add_argument("--quality", action="store_true")
+    freetickets_quality.arguments(parser)
     options = parser.parse_args()
     bench = Bench(options.out, options.budget_s)
     device.tune(ON)
-    bench.section("correctness", correctness, options.quick)
     if options.quality:
-        quality(bench, options.data, options.quick, options.epochs, options.seeds)
+        freetickets_quality.run(bench, options)
         return
-    bench.section("mask_cost", mask_cost, options.quick)
-    bench.section("mask_bytes", wide_layers, options.quick)
-    bench.section("inference", inference, options.quick)
-    bench.section("tensor_cores", tensor_cores, options.quick)
+    for name in options.sections.split(","):
+        bench.section(name, SECTIONS[name], options.quick)
 
 
 if __name__ == "__main__":

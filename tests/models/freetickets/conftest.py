@@ -3,6 +3,7 @@
 import pytest
 
 from models.data import images, synthetic
+from models.freetickets import train as method
 from models.freetickets.spec import FreeTicketsTrain
 
 
@@ -33,3 +34,14 @@ def make_spec():
         return FreeTicketsTrain.model_validate(base | fields)
 
     return make
+
+
+@pytest.fixture
+def trained():
+    """Trains without files: the training and what it came to."""
+
+    def train(spec, data, run):
+        training = method.prepare(spec, data, run)
+        return training, method.fit_tickets(training)
+
+    return train

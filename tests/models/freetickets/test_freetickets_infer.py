@@ -1,16 +1,10 @@
-"""Ways to run an ensemble, exports, sparse layers: property 13; masks of ranks: property 10."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Ways to run an ensemble, and layers that skip zeros."""
 
 import pytest
 import torch
 from torch.nn import functional
 
 from models.freetickets import infer, masks, sparse
-from models.freetickets.ensemble import mixture
 from models.nets.build import build_net
 
 NETS = [
@@ -50,20 +44,6 @@ def test_every_way_gives_the_same_answer(spec):
     assert set(choice.milliseconds) == {"sequential", "grouped", "vmap"}
 
 
-@torch.no_grad()
-def test_exported_program_with_any_batch():
-    """torch.export of the folded ensemble, batch left open, gives the same log-probabilities."""
-    nets, x = members(NETS[2], 2), torch.randn(4, 2, 12, 12)
-    ensemble = infer.Ensemble([infer.fold(net) for net in nets]).eval()
-    batch = {0: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(ensemble, (x,), dynamic_shapes=(batch,)).module()
-    for other in (x, torch.randn(7, 2, 12, 12)):
-        mean, logs = program(other)
-        plain = torch.stack([net(other).log_softmax(1) for net in nets])
-        torch.testing.assert_close(logs, plain, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(mean, mixture(plain).float(), rtol=1e-5, atol=1e-5)
-
-
 def test_csr_is_the_dense_layer():
     draw = torch.Generator().manual_seed(0)
     mask = masks.random_mask(32 * 48, 150, draw).view(32, 48)
@@ -73,6 +53,55 @@ def test_csr_is_the_dense_layer():
     torch.testing.assert_close(found, functional.linear(x, weight, bias))
     told = sparse.time_csr(weight, x, rounds=2)
     assert told.kept == ("csr" if told.sparse_ms < told.dense_ms else "dense")
+
+
+def test_csr_of_more_rows_than_a_chunk():
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, 32, generator=draw) * (torch.rand(24, 32, generator=draw) < 0.1)
+    x = torch.randn(2 * sparse.CHUNK + 5, 32, generator=draw)
+    torch.testing.assert_close(sparse.CsrLinear(weight, None)(x), x @ weight.T)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@torch.no_grad()
+def test_each_layer_is_what_its_timing_says(monkeypatch, faster):
+    """Where CSR is faster it takes the layer's place, and the answer is the same."""
+    net = infer.fold(members(NETS[1], 1)[0])
+    for name, module in net.named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and name not in ("stem", "head"):
+            module.weight.mul_(torch.rand_like(module.weight) < 0.2)
+    times = {"dense": 2.0, "csr": 1.0 if faster else 3.0}
+    monkeypatch.setattr(sparse.timing, "medians", lambda ways, *_: {k: times[k] for k in ways})
+    x = torch.randn(3, 2, 12, 12)
+    chosen, rows = sparse.choose_layers(net, x)
+    torch.testing.assert_close(chosen(x), net(x), rtol=1e-4, atol=1e-5)
+    of = {row.layer: row for row in rows}
+    windows = {name for name, row in of.items() if row.kernel > 1}
+    assert {of[name].reason for name in windows} == {
+        "no sparse kernel for windows larger than 1 x 1"
+    }
+    assert of["head"].reason == "dense by rule"
+    others = set(of) - windows - {"head"}
+    assert {of[name].kept for name in others} == {"csr" if faster else "dense"}
+    replaced = [m for m in chosen.modules() if isinstance(m, sparse.CsrLinear)]
+    assert len(replaced) == (len(others) if faster else 0)
+    assert not any(isinstance(m, sparse.CsrLinear) for m in net.modules())
+
+
+@torch.no_grad()
+def test_a_way_that_cannot_run_or_differs_is_left_out(monkeypatch):
+    """Both with the reason; the fastest of the others is chosen."""
+    nets, x = members(NETS[0], 2), torch.randn(2, 2, 12, 12)
+
+    def refuse(_):
+        raise RuntimeError("not implemented\nat length")
+
+    some = {**infer.ways(nets), "vmap": refuse, "grouped": lambda x: torch.zeros(2, len(x), 5)}
+    monkeypatch.setattr(infer, "ways", lambda _: some)
+    choice = infer.fastest(nets, x, rounds=1)
+    assert (choice.name, set(choice.milliseconds)) == ("sequential", {"sequential"})
+    assert choice.left_out["vmap"] == "refused: not implemented"
+    assert choice.left_out["grouped"].startswith("its logits differ by")
 
 
 def test_only_capped_masks_go_to_sparse_tensor_cores():
@@ -87,34 +116,3 @@ def test_only_capped_masks_go_to_sparse_tensor_cores():
     told = sparse.time_24(capped * full, torch.randn(4, 64), rounds=1)
     assert told.kept == "dense"
     assert told.reason.startswith("refused")
-
-
-RANK = """
-import hashlib, torch, torch.distributed as dist
-from models.core import ranks
-from models.freetickets.topology import share_masks
-ranks.start("cpu")
-torch.manual_seed(ranks.index())
-masks = [torch.rand(5, 7) < 0.3, torch.rand(13) < 0.5]
-own = torch.cat([m.flatten() for m in masks]).tolist()
-share_masks(masks)
-bits = torch.cat([m.flatten() for m in masks])
-found = [None, None]
-dist.all_gather_object(found, (own, bits.tolist()))
-assert found[0][0] != found[1][0], "the ranks must begin apart"
-assert found[0][1] == found[1][1] == found[0][0], "both end with the masks of the first"
-dist.destroy_process_group()
-"""
-
-
-def test_ranks_take_the_masks_of_the_first(tmp_path):
-    """Property 10: packed bits from rank 0, the same on both."""
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    root = str(Path(__file__).parents[3])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr

@@ -159,6 +159,19 @@ def test_overlap_after_an_escape():
     assert masks.overlap(mask, other) == pytest.approx(0.01 / 0.19, abs=0.015)
 
 
+@pytest.mark.parametrize(("sparsity", "expected"), [(0.8, 0.161), (0.9, 0.100), (0.95, 0.059)])
+def test_overlap_of_independent_masks(sparsity, expected):
+    """Property 7: sum d^2 n / sum (2 d - d^2) n; of WRN-28-10, worked out, and of drawn masks."""
+    layers = wide()
+    shares = densities(layers, sparsity, "erk")
+    both = sum(d * d * x.size for d, x in zip(shares, layers, strict=True))
+    either = sum((2 * d - d * d) * x.size for d, x in zip(shares, layers, strict=True))
+    assert both / either == pytest.approx(expected, abs=1e-3)
+    d, n = shares[5], 200_000
+    a, b = (masks.random_mask(n, round(d * n), numbers(seed)) for seed in (1, 2))
+    assert masks.overlap(a, b) == pytest.approx(d * d / (2 * d - d * d), rel=0.03)
+
+
 def test_random_growth_is_uniform():
     """Property 6: over many updates each free place is taken equally often."""
     mask = torch.zeros(40, dtype=torch.bool)

@@ -1,0 +1,193 @@
+"""What a job leaves: property 13, files, evaluation under shift, exports."""
+
+import csv
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.core import checkpoint
+from models.core.errors import DataError
+from models.core.run import Run
+from models.data import synthetic
+from models.freetickets import export, report, tickets
+from models.freetickets import train as method
+from models.freetickets.infer import Ensemble
+from models.freetickets.spec import CORRUPTED_SETS, FreeTicketsTrain
+
+OWN, OTHER = "a" * 64, "b" * 64  # where the runner puts uploaded sets
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A job on an uploaded set with everything that an evaluation and an export can leave."""
+    folder = tmp_path_factory.mktemp("job")
+    for name in ("resume", "inputs"):
+        (folder / name).mkdir()
+    pairs = [synthetic.blobs(n, classes=4, size=8, channels=1, seed=n) for n in (128, 64)]
+    arrays = dict(zip(("train", "test"), pairs, strict=True))
+    with (folder / "inputs" / OWN).open("wb") as file:
+        found = {f"{k}_images": pair[0].numpy() for k, pair in arrays.items()}
+        np.savez(file, **found, **{f"{k}_labels": pair[1].numpy() for k, pair in arrays.items()})
+    noise = np.random.default_rng(0).integers(0, 256, (100, 12, 12, 3), dtype=np.uint8)
+    with (folder / "inputs" / OTHER).open("wb") as file:  # in colour, and of another size
+        np.savez(file, images=noise, labels=np.arange(100) % 2)
+    own = {"dataset": "own", "sha256": OWN}
+    spec = FreeTicketsTrain.model_validate(
+        {
+            "kind": "freetickets.train",
+            "model": {"name": "wide_resnet", "depth": 10, "widen": 1},
+            "data": own,
+            "max_steps": 60,
+            "batch_size": 32,
+            "update_interval": 5,
+            "optimizer": {"lr": 0.1, "nesterov": False},
+            "evaluate": {
+                "corruptions": True,
+                "fgsm_eps": [0.03],
+                "ood": [{"dataset": "noise", "sha256": OTHER}, own],
+            },
+            "export": {"onnx": True, "program": True, "timings": [16]},
+        }
+    )
+    with (folder / "events.jsonl").open("w") as events:
+        run = Run(folder, events, checkpoint_interval_s=1e9)
+        method.train(spec, run)
+    return folder, json.loads((folder / "report.json").read_text())
+
+
+def test_files_give_the_same_predictions(finished):
+    """Property 13: ticket and ensemble file, torch.export and ONNX, at any batch size."""
+    folder, told = finished
+    loaded = tickets.load(folder / "ensemble.safetensors")
+    shown = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        mean, logs = Ensemble(loaded.nets)(shown)
+    for number, net in enumerate(loaded.nets):
+        plain = checkpoint.load_net(folder / f"tickets/ticket-{number}.safetensors", "cpu")
+        assert torch.equal(plain.net(shown), net(shown))
+    session = onnxruntime.InferenceSession(folder / "ensemble.onnx")
+    extra = {"description.json": ""}
+    program = torch.export.load(folder / "ensemble.pt2", extra_files=extra)
+    answers = {
+        "onnx": [torch.from_numpy(y) for y in session.run(None, {"images": shown.numpy()})],
+        "program": program.module()(shown),
+    }
+    for name, found in answers.items():
+        torch.testing.assert_close(found[0], mean, rtol=1e-5, atol=1e-5, msg=name)
+        torch.testing.assert_close(found[1], logs, rtol=1e-5, atol=1e-5, msg=name)
+    assert set(told["result"]["export_gaps"]) == {"ensemble.pt2", "ensemble.onnx"}
+    assert max(told["result"]["export_gaps"].values()) < 1e-5
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == json.loads(extra["description.json"])["classes"]
+
+
+def test_an_export_that_differs_is_refused(finished):
+    folder, _ = finished
+    nets = tickets.load(folder / "ensemble.safetensors").nets
+    x = torch.randn(3, 1, 8, 8)
+    same = Ensemble(nets)
+    assert export.distance(same, nets, x) == 0
+    with pytest.raises(RuntimeError, match="differs"):
+        export.distance(lambda x: [y + 0.01 for y in same(x)], nets, x)
+
+
+def test_report_holds_what_was_asked_for(finished):
+    """Figures under shift agree with each other; Jensen holds on every set (property 12)."""
+    _, told = finished
+    result = told["result"]
+    assert result["ensemble_nll"] <= result["ticket_nll_mean"]
+    found = result["corruptions"]
+    assert len(found["sets"]) == CORRUPTED_SETS
+    assert all(row["ensemble"]["nll"] <= row["ticket_mean"]["nll"] + 1e-9 for row in found["sets"])
+    for figure in ("accuracy", "nll", "brier"):  # all sets are of one size: pooled is the mean
+        assert found["pooled"]["ensemble"][figure] == pytest.approx(
+            found["mean"]["ensemble"][figure], rel=1e-5
+        )
+    assert found["pooled"]["ensemble"]["ece"] <= found["mean"]["ensemble"]["ece"] + 1e-9
+    assert len(found["by_corruption"]) == 14
+    assert len(found["by_severity"]) == 5
+    attack = result["fgsm"][0]
+    assert attack["ensemble"]["nll"] > result["ensemble_nll"]
+    assert set(result["ood"]) == {"noise", "own"}
+    for found in result["ood"].values():
+        assert set(found["ensemble"]) == {"msp", "entropy", "mutual_information"}
+        assert len(found["tickets"]) == 3
+        for one in (found["ensemble"], *found["tickets"]):
+            assert all(0 <= x["auroc"] <= 1 and 0 <= x["fpr95"] <= 1 for x in one.values())
+    for one in result["ood"]["own"]["ensemble"].values():  # the test images against themselves
+        assert one["auroc"] == pytest.approx(0.5)
+        assert one["fpr95"] == pytest.approx(0.95, abs=0.02)
+    assert 0 < result["mask_iou"] < 1
+    for name, ends in (("mask_iou_matrix", 1.0), ("disagreement_matrix", 0.0)):
+        matrix = torch.tensor(result[name])
+        assert torch.equal(matrix, matrix.T)
+        assert matrix.diagonal().tolist() == [ends] * 3
+
+
+def test_operations_stand_beside_seconds(finished):
+    """Both conventions, from the densities of the layers, next to what was measured."""
+    _, told = finished
+    result, layers = told["result"], told["layers"]
+    dense = sum(x["macs"] for x in layers)
+    share = (
+        sum(
+            x["macs"] * x["active"] / (x["c_out"] * x["c_in"] * max(1, x["kernel"]) ** 2)
+            for x in layers
+        )
+        / dense
+    )
+    assert result["forward_macs_dense"] == dense
+    assert result["step_ratio_executed"] == pytest.approx((2 * share + 1) / 3)
+    assert result["step_ratio_counted"] == pytest.approx((3 * share * 5 + 2 * share + 1) / 18)
+    assert result["inference_ratio"] == pytest.approx(3 * share)
+    for name in ("counted", "executed"):
+        expected = 3 * dense * 60 * 32 * result[f"step_ratio_{name}"]
+        assert result[f"train_macs_{name}"] == pytest.approx(expected)
+    assert result["train_seconds"] > 0
+    assert result["median_step_ms"] > 0
+
+
+def test_tables_and_pictures_are_left(finished):
+    folder, told = finished
+    with (folder / "layers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["layer"] for row in rows] == [x["name"] for x in told["layers"]]
+    assert all(row["reason"] for row in rows)
+    assert {row["kept"] for row in rows} <= {"dense", "csr"}
+    (ways,) = told["timings"]["ways"]
+    assert ways["batch"] == 16
+    assert ways["ms"][ways["chosen"]] == min(ways["ms"].values())
+    with (folder / "corruptions.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == CORRUPTED_SETS
+    for name in ("curves", "reliability", "tickets", "corruptions"):
+        assert (folder / f"{name}.png").stat().st_size > 10_000
+    active = sum(layer["active"] for layer in told["layers"])
+    values = load_file(folder / "ensemble.safetensors")["ticket.0.values"]
+    assert len(values) == active == told["result"]["active_weights"]
+
+
+def test_a_damaged_ensemble_is_refused(data, make_spec, new_run, trained):
+    training, fitted = trained(make_spec(variant="static"), data, new_run())
+    report.finish(training, fitted)
+    path = training.run.dir / "ensemble.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="checksum"):
+        tickets.load(path)
+    ticket = training.run.dir / "tickets/ticket-0.safetensors"
+    with pytest.raises(DataError, match="no ensemble file"):
+        tickets.load(ticket)
+
+
+def test_a_run_ended_early_keeps_what_there_is(data, make_spec, new_run, trained):
+    run = new_run()
+    spec = make_spec(max_steps=5000, budget={"max_seconds": 0.2})
+    training, fitted = trained(spec, data, run)
+    report.finish(training, fitted)
+    assert fitted.ended_by == "max_seconds"
+    assert len(tickets.load(run.dir / "ensemble.safetensors").nets) == 1
