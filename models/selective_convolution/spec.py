@@ -73,7 +73,9 @@ class SelectiveConvolutionTrain(SupervisedSpec):
     batch_size: Int = Field(
         default=64, ge=2, le=65_536, description="Images a step, over all devices together"
     )
-    channels_last: bool = Field(default=False, description="Keep images as NHWC in memory")
+    channels_last: bool | None = Field(  # ty: ignore[incompatible-attribute-override]  # a bool in fit
+        default=None, description="Keep images as NHWC in memory; null does on a GPU alone"
+    )
     selective: Selective = Selective()
     export: Literal["none", "compact", "integer_shift"] = Field(
         default="none",

@@ -30,6 +30,8 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
+    if spec.channels_last is None:  # the order that the loops, or the programs, read
+        spec = spec.model_copy(update={"channels_last": run.device == "cuda"})
     data = images.load(spec.data, spec.images, run, spec.seed)
     spec.check_rounds(len(data.train))
     net = new_net(spec, data, run.device)

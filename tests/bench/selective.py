@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rounds = 5 if chosen.quick else 25
+    rounds = 2 if chosen.quick else 25
     told = {
         "machine": {"cpu": platform.processor() or platform.machine(), "threads": 1},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
