@@ -3,11 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import TypeAdapter
 from torch import nn
 
+from models.nets.bottleneck_net import BottleneckNet
 from models.nets.densenet import DenseNet
 from models.nets.preactivation import MakeUnit, Unit
-from models.nets.preactivation_spec import DENSE_LAYERS, DenseNetSpec, Role, Units
+from models.nets.preactivation_spec import (
+    DENSE_LAYERS,
+    BottleneckNetSpec,
+    PreactivationNet,
+    Role,
+    Units,
+)
 from models.nets.resnet import ResNet
 from models.nets.selective import CompactUnit, GatedUnit, SelectiveUnit
 from models.nets.spec import BLOCKS, ResidualNet, WideResNet
@@ -24,11 +32,14 @@ def _wide(spec: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module
     return WideNet(WideResNet.model_validate(dict(spec)), num_classes, channels)
 
 
-def _dense(spec: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
+def _preactivation(spec: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
     fields = dict(spec)
     units = Units.model_validate(fields.pop("units", {}))
-    shape = DenseNetSpec.model_validate(fields)
-    return DenseNet(shape, num_classes, channels, _unit_maker(units, shape.dropout))
+    shape = TypeAdapter(PreactivationNet).validate_python(fields)
+    make = _unit_maker(units, shape.dropout)
+    if isinstance(shape, BottleneckNetSpec):
+        return BottleneckNet(shape, num_classes, channels, make)
+    return DenseNet(shape, num_classes, channels, make)
 
 
 def _unit_maker(units: Units, dropout: float) -> MakeUnit:
@@ -36,7 +47,9 @@ def _unit_maker(units: Units, dropout: float) -> MakeUnit:
     slots = iter(units.open or ())
 
     def make(c_in: int, c_out: int, kernel: int, role: Role, groups: int = 1) -> nn.Module:
-        if units.form == "plain" or role == "plain":
+        if role == "plain":  # beside units that may choose, these drop nothing
+            return Unit(c_in, c_out, kernel, groups)
+        if units.form == "plain":
             return Unit(c_in, c_out, kernel, groups, dropout)
         if units.form == "compact":
             return CompactUnit(next(slots), c_out, kernel)
@@ -49,7 +62,7 @@ def _unit_maker(units: Units, dropout: float) -> MakeUnit:
 
 BUILDERS: dict[str, Builder] = {
     **dict.fromkeys(BLOCKS, _residual),
-    **dict.fromkeys(DENSE_LAYERS, _dense),
+    **dict.fromkeys((*DENSE_LAYERS, "condensenet182", "resnet164", "resnext29"), _preactivation),
     "wide_resnet": _wide,
 }
 

@@ -1,4 +1,4 @@
-"""DenseNets for small images: stem, three blocks of bottleneck layers, linear classifier."""
+"""Dense nets for small images: stem, three blocks of bottleneck layers, linear classifier."""
 
 import torch
 from jaxtyping import Float
@@ -6,16 +6,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.nets.preactivation import MakeUnit, conv
-from models.nets.preactivation_spec import BOTTLENECK, DENSE_BLOCKS, DenseNetSpec
+from models.nets.preactivation_spec import BOTTLENECK, STAGES, DenseFamily
 
 
 class DenseLayer(nn.Module):
     """1x1 to four growths, 3x3 to one growth; the result is appended to the input."""
 
-    def __init__(self, c_in: int, growth: int, make: MakeUnit) -> None:
+    def __init__(self, c_in: int, growth: int, spec: DenseFamily, make: MakeUnit) -> None:
         super().__init__()
-        self.reduce = make(c_in, BOTTLENECK * growth, 1, "reallocate")
-        self.grow = make(BOTTLENECK * growth, growth, 3, "prune")
+        first, second = spec.roles
+        self.reduce = make(c_in, BOTTLENECK * growth, 1, first)
+        self.grow = make(BOTTLENECK * growth, growth, 3, second, spec.groups)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         return torch.cat([x, self.grow(self.reduce(x))], 1)
@@ -36,22 +37,22 @@ class DenseNet(nn.Module):
     """Takes normalised images of any size from 4 x 4 on; gives logits.
 
     Args:
-        spec: which net.
+        spec: which net, a CondenseNet among them.
         num_classes: outputs.
         channels: of the input images.
         make: makes the units.
     """
 
-    def __init__(self, spec: DenseNetSpec, num_classes: int, channels: int, make: MakeUnit) -> None:
+    def __init__(self, spec: DenseFamily, num_classes: int, channels: int, make: MakeUnit) -> None:
         super().__init__()
-        c = 2 * spec.width
+        c = 2 * spec.growths[0]
         self.stem = conv(channels, c, 3)
         self.features = nn.Sequential()  # in order of use, which is the order of the units
-        for block in range(DENSE_BLOCKS):
-            layers = [DenseLayer(c + i * spec.width, spec.width, make) for i in range(spec.depth)]
+        for block, growth in enumerate(spec.growths):
+            layers = [DenseLayer(c + i * growth, growth, spec, make) for i in range(spec.depth)]
             self.features.add_module(f"block{block}", nn.Sequential(*layers))
-            c += spec.depth * spec.width
-            if block + 1 < DENSE_BLOCKS:
+            c += spec.depth * growth
+            if block + 1 < STAGES:
                 transition = Transition(c, spec.compressed(c), make)
                 self.features.add_module(f"transition{block}", transition)
                 c = spec.compressed(c)

@@ -5,8 +5,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.nets import shifted_norm_gpu
 from models.nets.preactivation import Unit
-from models.nets.shifted_norm import Group, ShiftedNorm, groups_of, largest_group, move, sample
+from models.nets.shifted_norm import sample
+from models.nets.shifted_norm_cpu import TYPES, ShiftedNorm, gather
 
 EPS = 1e-12  # nothing beside a variance of 1 in float32; torch 2.11 refuses 0 on a GPU
 PIECE_BYTES = 2**21  # of input that a compact unit takes through all its steps at once
@@ -49,12 +51,14 @@ class SelectiveUnit(GatedUnit):
     def activate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """ReLU(BN(z)) of the slots z."""
         norm = self.norm
+        if shifted_norm_gpu.fits(x):
+            return shifted_norm_gpu.shifted_norm(x, norm, self.shift, self.source)
         if x.is_cuda or torch.compiler.is_compiling():  # nothing here waits for the device
             return functional.relu_(norm(sample(x, self.source, self.shift)))
         slots = (self.source >= 0).nonzero().flatten()
         if len(slots) == 0:
             return functional.relu_(norm(x))
-        if len(slots) * x[:, 0].numel() < FEW:
+        if len(slots) * x[:, 0].numel() < FEW or x.dtype not in TYPES:
             moved = sample(x, self.source[slots], self.shift[slots])
             return functional.relu_(norm(x.index_copy(1, slots, moved.to(x.dtype))))
         if norm.training:
@@ -86,25 +90,19 @@ class CompactUnit(nn.Module):
         self.register_buffer("weight", torch.zeros(c_out, slots, kernel, kernel))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        if x.is_cuda or torch.compiler.is_compiling():
-            return self._convolve(sample(x, self.root, self.shift))
+        if shifted_norm_gpu.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
+            return self._convolve(
+                shifted_norm_gpu.compact_norm(x, self.root, self.shift, self.scale, self.offset)
+            )
+        if x.is_cuda or torch.compiler.is_compiling() or x.requires_grad or x.dtype not in TYPES:
+            return self._convolve(self._activate(sample(x, self.root, self.shift)))
         pieces = x.split(max(1, PIECE_BYTES * len(x) // max(1, x.numel() * x.element_size())))
-        still = (self.shift == 0).all(1)
-        own = bool(still.all()) and torch.equal(self.root, torch.arange(x.shape[1]))
-        source, size = torch.where(still, -1, self.root), (x.shape[2], x.shape[3])
-        groups = groups_of(source, self.shift, size, largest_group(pieces[0]))
-        found = [self._convolve(z if own else self._gather(z, groups)) for z in pieces]
-        return torch.cat(found)
+        own = (self.root, self.shift, self.scale, self.offset)
+        return torch.cat([self._convolve(gather(piece, *own)) for piece in pieces])
 
-    def _convolve(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
+    def _activate(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b slots h w"]:
         zero, one = torch.zeros_like(self.scale), torch.ones_like(self.scale)
-        a = functional.batch_norm(z, zero, one, self.scale, self.offset, eps=EPS).relu_()
-        return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)
+        return functional.batch_norm(z, zero, one, self.scale, self.offset, eps=EPS).relu_()
 
-    def _gather(
-        self, x: Float[Tensor, "b c h w"], groups: list[Group]
-    ) -> Float[Tensor, "b slots h w"]:
-        """What the slots read."""
-        z = x.index_select(1, self.root)
-        move(z, x, groups)
-        return z
+    def _convolve(self, a: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
+        return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)

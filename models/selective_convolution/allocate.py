@@ -23,9 +23,11 @@ def deallocate(unit: GatedUnit, threshold: float, score: str = "mean") -> Bool[T
         The slots that were open and are closed now.
     """
     share = shares(unit, score)
-    order = share.amax(0).argsort(stable=True)
-    fits = share[:, order].cumsum(1).amax(0) <= threshold  # monotone: shares are not negative
-    prefix = torch.zeros_like(fits).scatter(0, order, fits) & share.any()
+    greatest = share.amax(0)
+    order = greatest.argsort(stable=True)
+    lost = share.index_select(1, order).cumsum_(1).amax(0)
+    fits = lost <= threshold  # monotone: shares are not negative
+    prefix = torch.zeros_like(fits).scatter(0, order, fits) & greatest.any()
     closed = prefix & (unit.gate > 0)
     unit.gate.masked_fill_(prefix, 0)
     if isinstance(unit, SelectiveUnit):
@@ -35,7 +37,7 @@ def deallocate(unit: GatedUnit, threshold: float, score: str = "mean") -> Bool[T
 
 def importance(unit: SelectiveUnit, score: str, max_copies: int | None) -> Float64[Tensor, "c"]:
     """I_c: norm of a slot's shares over the outputs; 0 for channels with too many copies."""
-    found = shares(unit, score).square().sum(0).sqrt()
+    found = shares(unit, score).square_().sum(0).sqrt()
     if max_copies is None:
         return found
     crowded = copies(unit) > max_copies

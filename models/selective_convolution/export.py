@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from models.nets.build import build_net
-from models.nets.preactivation_spec import DenseNetSpec, Units
+from models.nets.preactivation_spec import PreactivationNet, Units
 from models.nets.selective import GatedUnit, SelectiveUnit
 from models.selective_convolution.rounds import units_of
 
 
 def compact(
-    net: nn.Module, model: DenseNetSpec, classes: int, channels: int, *, whole: bool
+    net: nn.Module, model: PreactivationNet, classes: int, channels: int, *, whole: bool
 ) -> tuple[nn.Module, Units]:
     """The same function in eval mode without closed slots, gates and the batch norms of units.
 

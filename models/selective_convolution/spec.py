@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
 from models.core.supervised import BASELINE_METRICS, METRICS, SupervisedSpec
-from models.nets.preactivation_spec import DenseNetSpec, Role, Units, unit_shapes
+from models.nets.preactivation_spec import PreactivationNet, Role, Units, unit_shapes
 from models.selective_convolution.parts import Selective
 
 
@@ -68,12 +68,14 @@ class SelectiveConvolutionTrain(SupervisedSpec):
     }
 
     kind: Literal["selective_convolution.train"]
-    model: DenseNetSpec
+    model: PreactivationNet
     optimizer: Optimizer = Optimizer(weight_decay=1e-4, warmup=0.0)
     batch_size: Int = Field(
         default=64, ge=2, le=65_536, description="Images a step, over all devices together"
     )
-    channels_last: bool = Field(default=False, description="Keep images as NHWC in memory")
+    channels_last: bool | None = Field(  # ty: ignore[incompatible-attribute-override]  # a bool in fit
+        default=None, description="Keep images as NHWC in memory; null does on a GPU alone"
+    )
     selective: Selective = Selective()
     export: Literal["none", "compact", "integer_shift"] = Field(
         default="none",

@@ -11,6 +11,7 @@ from models.core.training import Arm, describe
 from models.data import images
 from models.data.images import ImageData
 from models.nets.build import build_net
+from models.nets.selective import SelectiveUnit
 from models.selective_convolution import report
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import Rounds
@@ -29,6 +30,8 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
+    if spec.channels_last is None:  # the order that the loops, or the programs, read
+        spec = spec.model_copy(update={"channels_last": run.device == "cuda"})
     data = images.load(spec.data, spec.images, run, spec.seed)
     spec.check_rounds(len(data.train))
     net = new_net(spec, data, run.device)
@@ -80,7 +83,8 @@ def fit_selective(
         extras=rounds.extras(),
         arm=arm,
     )
-    if rounds.units and not report.slots(rounds)["reallocated"]:
+    reuses = any(isinstance(unit, SelectiveUnit) for unit in rounds.units.values())
+    if rounds.units and not report.slots(rounds)["reallocated" if reuses else "closed"]:
         run.warn(
             "nothing_reallocated",
             "no slot was closed and used again, so this was the training of a plain net or of a"

@@ -189,3 +189,40 @@ def test_dead_statistics_do_not_matter():
     assert torch.equal(damage(unit).detach(), sums)
     a = functional.relu(unit.norm(torch.randn(2, 3, 4, 4, dtype=torch.float64)))
     assert torch.equal(a[:, 1], torch.zeros_like(a[:, 1]))
+
+
+def test_ties_close_in_order():
+    """Pitfall 10: equal slots go by their number."""
+    unit = make_unit(10, 2)
+    with torch.no_grad():
+        unit.conv.weight.fill_(0.1)
+        unit.norm.weight.fill_(1)
+        unit.norm.bias.fill_(0.3)
+    assert deallocate(unit, 0.35).nonzero().flatten().tolist() == [0, 1, 2]
+
+
+def test_copied_variance_gives_way():
+    """Pitfall 8: interpolation smooths, so a copy's variance is less once batches were seen."""
+    unit = make_unit(3, 2, closed=(1,))
+    x = torch.randn(8, 3, 9, 9, dtype=torch.float64)
+    with torch.no_grad():
+        unit.norm.momentum = 1.0
+        unit(x)
+        reallocate(unit, 1, 1.5, numbers())
+        unit.shift[1] = torch.tensor([0.5, -0.5])
+        source = unit.source[1]
+        assert unit.norm.running_var[1] == unit.norm.running_var[source]
+        unit(x)
+    assert unit.norm.running_var[1] < 0.5 * unit.norm.running_var[source]
+
+
+def test_draws_ignore_other_random_numbers():
+    """Pitfall 11: ranks, whose other streams differ, draw the same sources."""
+    drawn = []
+    for seed in (1, 2):
+        unit = make_unit(20, 4, closed=range(5, 15))
+        torch.manual_seed(seed)
+        torch.rand(seed)
+        reallocate(unit, 3, 1.5, numbers(7))
+        drawn.append((unit.source.clone(), unit.shift.detach().clone()))
+    assert all(torch.equal(p, q) for p, q in zip(*drawn, strict=True))

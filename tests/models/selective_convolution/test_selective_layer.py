@@ -1,7 +1,5 @@
-"""The unit: properties 1, 6, 8, 10, 11 and 12 of the specification."""
+"""The unit: properties 1, 6, 8, 10 and 12 of the specification."""
 
-import subprocess
-import sys
 from copy import deepcopy
 
 import pytest
@@ -10,8 +8,9 @@ from torch.nn import functional
 
 from models.nets import selective
 from models.nets.preactivation import Unit
-from models.nets.selective import GatedUnit, SelectiveUnit
+from models.nets.selective import CompactUnit, GatedUnit, SelectiveUnit
 from models.nets.shifted_norm import sample
+from models.selective_convolution.export import folded
 from tests.models.selective_convolution.selective_units import make_unit, reference, sampled
 
 
@@ -142,36 +141,6 @@ def test_state_keeps_the_allocation():
     assert torch.equal(unit.eval()(x), other.eval()(x))
 
 
-COMPILED = """
-import torch
-from tests.models.selective_convolution.selective_units import make_unit
-
-unit, graphs = make_unit(5, 3), []
-compiled = torch.compile(
-    unit, backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True
-)
-x = torch.randn(2, 5, 6, 6, dtype=torch.float64)
-for training in (True, False):
-    for seed, moved in enumerate([(), (0, 3), (1, 2, 4)]):
-        state = make_unit(5, 3, moved=moved, closed=(seed,), seed=seed).state_dict()
-        twin = make_unit(5, 3).train(training)
-        twin.load_state_dict(state)
-        unit.train(training).load_state_dict(state)
-        torch.testing.assert_close(compiled(x), twin(x))
-print(len(graphs))
-"""
-
-
-def test_compiles_whole_and_sees_every_allocation():
-    """Property 11: one graph a mode, none more when source, gate and shift change.
-
-    In a process of its own: the checks of shapes in this one cannot be compiled.
-    """
-    command = [sys.executable, "-c", COMPILED]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "2", done.stderr
-
-
 @pytest.mark.parametrize("batch", [1, 3])
 def test_odd_memory_and_precision(batch):
     """Property 12: channels_last and bfloat16 agree with the plain layout in float32."""
@@ -192,3 +161,59 @@ def test_sampling_agrees_with_grid_sample():
     x = torch.randn(2, 5, 6, 9, dtype=torch.float64)
     expected = sampled(x, unit.source, unit.shift)
     torch.testing.assert_close(sample(x, unit.source, unit.shift), expected)
+
+
+def test_the_input_stays_as_it_is():
+    """Pitfall 9: what other paths read too is not written to; a NaN is not hidden by the ReLU."""
+    unit = make_unit(5, 3, moved=(0, 2))
+    x = torch.randn(2, 5, 6, 6, dtype=torch.float64)
+    before = x.clone()
+    unit(x)
+    assert torch.equal(x, before)
+    x[0, 1, 2, 3] = torch.nan
+    assert unit.eval().activate(x)[0, 1, 2, 3].isnan()
+
+
+def test_threads_do_not_matter():
+    """Output and all gradients to the last bit, with one thread and with three."""
+    x = torch.randn(4, 7, 9, 8, requires_grad=True)
+    found, usual = [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        unit = make_unit(7, 3, moved=(0, 2, 3, 6), dtype=torch.float32)
+        a = unit.activate(x)
+        found.append([a, *gradients(a, [x, unit.norm.weight, unit.norm.bias, unit.shift])])
+    torch.set_num_threads(usual)
+    if selective.FEW == 0:
+        assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0.5), (-9.0, 0.3), (0.0, 40.0), (-1.0, 1.0)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (2, 3)])
+def test_smallest_maps(size, shift):
+    """Property 12: one slot, maps of a pixel or a row, shifts beyond them."""
+    unit = make_unit(1, 2, moved=(0,))
+    with torch.no_grad():
+        unit.shift.copy_(torch.tensor([shift]))
+    other = deepcopy(unit)
+    x = torch.randn(3, 1, *size, dtype=torch.float64, requires_grad=True)
+    z = sample(x, other.source, other.shift)
+    a, b = unit(x), functional.conv2d(torch.relu(other.norm(z)), other.conv.weight)
+    torch.testing.assert_close(a, b)
+    found, expected = (gradients(y, [x, u.shift]) for y, u in ((a, unit), (b, other)))
+    torch.testing.assert_close(found[0], expected[0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_compact_unit_is_the_unit(seed):
+    """Property 7, one unit: closed, moved and own slots, with gradients and without."""
+    unit = make_unit(9, 4, moved=(1, 4, 6), closed=(0, 4), dtype=torch.float32, seed=seed).eval()
+    state = folded(unit, whole=False)
+    small = CompactUnit(len(state["root"]), 4, 1)
+    small.load_state_dict(state)
+    x = torch.randn(3, 9, 6, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), unit(x), rtol=1e-4, atol=1e-5)
+    x.requires_grad_()
+    found, expected = (gradients(u(x), [x]) for u in (small, unit))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

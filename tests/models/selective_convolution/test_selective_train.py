@@ -132,6 +132,28 @@ def test_shifts_decay_by_their_own_rate(data, make_spec):
         assert decays[id(parameter)] == (1e-5 if name in shifts else 1e-4)
 
 
+OTHER_NETS = [
+    {"name": "resnet164", "width": 4, "blocks": 1},
+    {"name": "resnext29", "width": 2, "blocks": 1},
+    {"name": "condensenet182", "growth": 4, "layers": 1},
+]
+
+
+@pytest.mark.parametrize("model", OTHER_NETS)
+def test_other_nets_train_and_export(data, make_spec, new_run, model):
+    """Section 5: rounds find the units of each net; compact is the net in eval mode."""
+    spec, run = make_spec(model=model, selective={"threshold": 0.3, "top_k": 2}), new_run()
+    net, rounds, _ = trained(spec, data, run)
+    found = report.slots(rounds)
+    assert found["closed"] > 0
+    assert (found["reallocated"] > 0) == (model["name"] != "condensenet182")
+    assert not events(run, "event")
+    small, _ = compact(net, spec.model, 4, 1, whole=False)
+    x, _ = next(images.evaluation_batches(data))
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), net.eval()(x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("fields", [{}, {"realloc": False}, {"threshold": 0.999}])
 def test_export_is_the_net_in_eval_mode(data, make_spec, new_run, fields, whole):
@@ -171,6 +193,9 @@ def test_job_leaves_nets_that_load_and_tables_that_agree(data, make_spec, new_ru
     rows = list(csv.DictReader((run.dir / "allocation.csv").read_text().splitlines()))
     assert len(rows) == result["rounds"] * len(gates)
     assert sum(float(row["reallocated_now"]) for row in rows) == result["reallocated"] > 0
+    history = list(csv.DictReader((run.dir / "history.csv").read_text().splitlines()))
+    assert result["test_accuracy"] == float(history[-1]["test_accuracy"])  # pitfall 6
+    assert result["best_test_accuracy"] == max(float(row["test_accuracy"]) for row in history)
     assert result["parameters"] > result["plain_parameters"]
     assert result["effective_weights"] <= result["convolution_weights"]
     declared = {info.name for info in spec.artifacts if "*" not in info.name}
@@ -189,6 +214,8 @@ def test_job_leaves_nets_that_load_and_tables_that_agree(data, make_spec, new_ru
         ({"epochs": 1}, "have no round"),
         ({"selective": {"interval_epochs": 6}}, "interval_epochs 6 have no round"),
         ({"model": {"name": "densenet41"}}, "densenet40"),
+        ({"model": {"name": "condensenet182", "growth": 6}}, "multiple of 4"),
+        ({"model": {"name": "resnet164", "growth": 4}}, "growth"),
     ],
 )
 def test_impossible_specs_are_refused(make_spec, fields, message):
