@@ -10,10 +10,10 @@ from torch import Tensor
 from models.core.run import Run
 from models.terrain.boundary import Extent, forcing_of, ground_of, physics_of
 from models.terrain.forcing import Forcing
-from models.terrain.fused import FusedFlood, Totals
+from models.terrain.fused import FusedFlood
 from models.terrain.parts import Solver, Water
 from models.terrain.scheme import Ground, Physics, State, dry
-from models.terrain.stepping import Clock, advance
+from models.terrain.stepping import Clock, Totals, advance
 
 CHUNK_CELL_STEPS = 20_000_000  # between two looks at a stop: a fraction of a second
 

@@ -1,7 +1,6 @@
 """The fused CPU engine of one flood: its arrays, and stepping them without the interpreter."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,19 +10,10 @@ from torch import Tensor
 from models.terrain import sweep
 from models.terrain.forcing import Forcing
 from models.terrain.scheme import Ground, Physics, State, dt_cap
-from models.terrain.stepping import UnstableError
+from models.terrain.stepping import Totals, UnstableError
 from models.terrain.tile import BUFFER, COLUMNS, PLANE, ROWS, SHARE, N
 
 UNBOUNDED = 2**62
-
-
-class Totals(NamedTuple):
-    """Where a flood is: s, steps, m3 that entered, m3 that left."""
-
-    t: float
-    steps: int
-    entered: float
-    left: float
 
 
 class FusedFlood:
