@@ -17,6 +17,7 @@ from models.terrain.stepping import Totals, UnstableError
 PAD, LEFT = 4, 32  # rows above and below, columns before a field; walls
 WALL_M = 1e6
 GRAPH_STEPS = 32
+LIMIT_PROGRAMS = 528  # four a multiprocessor of an H100; each takes tile after tile
 UNBOUNDED = 2**62
 
 
@@ -33,10 +34,10 @@ class Tuning(NamedTuple):
         lazy: dry tiles are left out, where no tape is kept.
     """
 
-    down: int = 8
+    down: int = 4
     across: int = 64
     warps: int = 4
-    log: bool = True
+    log: bool = False
     aligned: bool = False
     turning: bool = True
     lazy: bool = True
@@ -68,6 +69,12 @@ class Layout(NamedTuple):
         """The cells of the grid, a view of a padded field."""
         return field[..., PAD : PAD + self.ny, LEFT : LEFT + self.nx]
 
+    def by_tile(self, field: Tensor) -> Tensor:
+        """Greatest value of each tile [b, tiles] of a padded field."""
+        rows, columns = self.down * self.tile[0], self.across * self.tile[1]
+        tiled = field[:, PAD : PAD + rows, LEFT : LEFT + columns]
+        return torch.nn.functional.max_pool2d(tiled, self.tile).flatten(1)
+
 
 def layout(batch: int, ny: int, nx: int, tuning: Tuning) -> Layout:
     """Tiles no wider than the grid needs, rows a multiple of 128 bytes."""
@@ -85,8 +92,19 @@ def can_run(ground: Ground, forcing: Forcing, physics: Physics) -> bool:
     return plain and physics.h_dry > 0 and not physics.authors_outflow
 
 
-class Inlets(NamedTuple):
-    """Inflow of all samples on the device; see :func:`models.terrain.gpu_step.clock`."""
+class Worlds(NamedTuple):
+    """What surrounds the beds of some samples, on the device.
+
+    Attributes:
+        cells: offsets in a padded field of cells with inflow [b, c]; -1: none.
+        tiles: of these cells [b, c].
+        gain: m/s there per unit of their series [b, c].
+        series: which one [b, c]; the first is the rain.
+        moments: s [b, series, points].
+        values: at these moments, m3/s; of the rain m/s.
+        drain: coefficients of outlets [b, rows, pitch].
+        drains: whether an outlet is in a tile or beside it [b, tiles].
+    """
 
     cells: Tensor
     tiles: Tensor
@@ -94,6 +112,8 @@ class Inlets(NamedTuple):
     series: Tensor
     moments: Tensor
     values: Tensor
+    drain: Tensor
+    drains: Tensor
 
 
 class GpuFlood:
@@ -101,7 +121,7 @@ class GpuFlood:
 
     Args:
         ground: of all samples, on the device; bed near 0 on the average.
-        forcings: of each sample.
+        forcings: of each sample; or their table, made by :func:`worlds_of`.
         physics: with a dry rule; no Froude cap.
         start: state to begin with; None: dry.
         wet_m: depth that counts as arrived; None: peaks and arrivals are not kept.
@@ -112,19 +132,21 @@ class GpuFlood:
     def __init__(
         self,
         ground: Ground,
-        forcings: list[Forcing],
+        forcings: list[Forcing] | Worlds,
         physics: Physics,
         start: State | None = None,
         wet_m: float | None = None,
         slots: int = 2,
         tuning: Tuning = Tuning(),  # noqa: B008  # immutable
     ) -> None:
-        if not all(can_run(ground, forcing, physics) for forcing in forcings):
+        every = forcings if isinstance(forcings, list) else [Forcing()]
+        if not all(can_run(ground, forcing, physics) for forcing in every):
             raise ValueError("the GPU engine has no held levels, rain maps or Froude caps")
         batch, ny, nx = ground.z.shape
         self.device, self.physics, self.dx = ground.z.device, physics, float(ground.dx)
         self.layout, self.tuning, self.slots = layout(batch, ny, nx, tuning), tuning, slots
         self.noting, self.tape = wet_m is not None, slots > 2
+        self.lazy = tuning.lazy and not self.tape
         self.numbers = _numbers(ground, physics, wet_m or 0.0, self.device)
         self.states = torch.zeros(slots, 3, *self.layout.shape, device=self.device)
         # rows begin at multiples of 16 bytes, else Triton compiles a second program for odd ones
@@ -136,10 +158,15 @@ class GpuFlood:
         )
         self.steps = torch.zeros(batch, dtype=torch.int64, device=self.device)
         self.bad = torch.zeros(batch, dtype=torch.int32, device=self.device)
-        self.age, self.marks = self._tiles(torch.int32), self._tiles(torch.int32)
+        self.age, self.awake, self.short, self.marks = (self._tiles(torch.int32) for _ in range(4))
+        self.queue = torch.zeros(1 + self.marks.numel(), dtype=torch.int32, device=self.device)
+        self.shares = self._padded(1.0)
         self.lost = self._tiles(torch.float64)
         self._ground(ground)
-        self.inlets = _inlets(forcings, self.layout, self.dx, self.device)
+        self.has_drain = ground.drain is not None
+        if isinstance(forcings, list):
+            forcings = worlds_of(ground.drain, forcings, self.layout, self.dx)
+        self.worlds = Worlds(*(table.to(self.device) for table in forcings))
         self.peaks = self._padded(0.0) if self.noting else self.z
         self.arrivals = self._padded(math.inf) if self.noting else self.z
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
@@ -153,22 +180,18 @@ class GpuFlood:
         return torch.full(self.layout.shape, value, device=self.device)
 
     def _ground(self, ground: Ground) -> None:
-        """Bed between walls, roughness, outlets and the tiles near them."""
-        lay = self.layout
+        """Bed between walls, and roughness."""
         self.z = self._padded(WALL_M)
+        self.set_bed(ground.z)
         self.rough = isinstance(ground.manning, Tensor)
         self.n = self._padded(1.0) if self.rough else torch.ones(1, device=self.device)
-        self.drain = self._padded(0.0) if ground.drain is not None else self.z
-        self.drains = self._tiles(torch.int32)
-        self.set_bed(ground.z)
-        (lay.inner(self.n) if self.rough else self.n).copy_(torch.as_tensor(ground.manning))
-        self.has_drain = ground.drain is not None
-        if ground.drain is not None:
-            lay.inner(self.drain).copy_(ground.drain)
-            near = torch.nn.functional.max_pool2d((self.drain > 0).float(), 3, 1, 1)
-            wide = near[:, PAD : lay.rows - PAD, LEFT : LEFT + lay.across * lay.tile[1]]
-            by_tile = torch.nn.functional.max_pool2d(wide, lay.tile).flatten(1)
-            self.drains.copy_((by_tile > 0).int())
+        inner = self.layout.inner(self.n) if self.rough else self.n
+        inner.copy_(torch.as_tensor(ground.manning))
+
+    def take(self, worlds: Worlds, index: Tensor) -> None:
+        """Other surroundings: rows ``index`` [b] of a table as wide as the flood's own."""
+        for mine, theirs in zip(self.worlds, worlds, strict=True):
+            mine.copy_(theirs[index])
 
     def set_bed(self, z: Tensor) -> None:
         """Other heights [b, ny, nx] in m on the same grid."""
@@ -185,11 +208,9 @@ class GpuFlood:
 
     def restart(self, t: float | Tensor = 0.0) -> None:
         """Take the first slot, as it is, for the state at time t in s."""
-        lay = self.layout
-        wide = self.states[0, 0, :, PAD : lay.rows - PAD, LEFT : LEFT + lay.across * lay.tile[1]]
-        by_tile = torch.nn.functional.max_pool2d(wide, lay.tile).flatten()
-        self.deepest[0, : len(by_tile)].copy_(by_tile)
-        self.t.copy_(torch.as_tensor(t)), self.age.zero_(), self.bad.zero_(), self.marks.zero_()
+        deepest = self.layout.by_tile(self.states[0, 0]).flatten()
+        self.deepest[0, : len(deepest)].copy_(deepest)
+        self.t.copy_(torch.as_tensor(t)), self.age.zero_(), self.bad.zero_(), self.short.zero_()
 
     def clear(self) -> None:
         """Dry ground at time 0, nothing entered or left."""
@@ -265,29 +286,35 @@ class GpuFlood:
         sizes = (lay.batch * lay.rows * lay.pitch, lay.rows, lay.pitch, LEFT, PAD, lay.ny, lay.nx)
         cut = {"BY": lay.tile[0], "BX": lay.tile[1], "num_warps": tuning.warps}
         kinds = {"ROUGH": self.rough, "LOG": tuning.log, "DRAIN": self.has_drain}
-        fields = (self.states[old], self.states[new], self.z, self.n, self.drain, self.drains)
+        fields = (self.states[old], self.states[new], self.z, self.n, *self.worlds[-2:])
+        mending = (self.shares, self.short, self.marks, self.queue)
         gpu_step.sweep[grid](
-            *fields, self.deepest[old], self.deepest[new], self.age, self.marks, self.lost,
+            *fields, self.deepest[new], self.awake, *mending, self.lost,
             self.peaks, self.arrivals, self.dts[old], self.rains, self.t, self.numbers, *sizes,
             lay.down, lay.across, backwards if tuning.turning else 0, LIMITED=p.limiter,
-            LAZY=tuning.lazy and not self.tape, NOTE=self.noting, ALIGNED=tuning.aligned,
-            **cut, **kinds,
+            LAZY=self.lazy, NOTE=self.noting, ALIGNED=tuning.aligned, **cut, **kinds,
         )  # fmt: skip
         if p.limiter:
-            gpu_step.limit[grid](
-                *fields, self.deepest[new], self.marks, self.dts[old], self.rains, self.numbers,
+            gpu_step.limit[(min(lay.tiles * lay.batch, LIMIT_PROGRAMS),)](
+                *fields, self.deepest[new], *mending, self.dts[old], self.rains, self.numbers,
                 *sizes, lay.down, lay.across, **cut, **kinds,
             )  # fmt: skip
 
     def _clock(self, old: int, new: int) -> None:
         from models.terrain import gpu_step
 
-        gpu_step.clock[(self.layout.batch,)](
-            self.states[new, 0], self.deepest[new], *self.inlets, self.dts[old], self.dts[new],
+        lay, worlds = self.layout, self.worlds
+        _, count, points = worlds.moments.shape
+        lay, worlds = self.layout, self.worlds
+        _, count, points = worlds.moments.shape
+        block = min(8192, max(64, 2 ** math.ceil(math.log2(lay.tiles))))
+        gpu_step.clock[(lay.batch,)](
+            self.states[new, 0], self.deepest[new], self.awake, self.age, self.queue,
+            *worlds[:-2], self.dts[old], self.dts[new],
             self.rains, self.t, self.until, self.steps, self.entered, self.bad, self.numbers,
-            self.layout.tiles, CELLS=self.inlets.cells.shape[1],
-            POINTS=self.inlets.moments.shape[1], BLOCK=1024,
-            AUTHORS=self.physics.cfl == "reference", num_warps=4,
+            lay.down, lay.across, lay.rows * lay.pitch, CELLS=worlds.cells.shape[1],
+            SERIES=count, POINTS=points, BLOCK=block, AUTHORS=self.physics.cfl == "reference",
+            LAZY=self.lazy, num_warps=4 if block <= 1024 else 16,
         )  # fmt: skip
 
     def _note(self) -> None:
@@ -335,30 +362,59 @@ def _numbers(ground: Ground, physics: Physics, wet_m: float, device: torch.devic
     return torch.tensor(numbers, dtype=torch.float64, device=device)
 
 
-def _inlets(forcings: list[Forcing], lay: Layout, dx: float, device: torch.device) -> Inlets:
-    """Cells with inflow of each sample, and all series; the first ones are the rains."""
-    series: list[Series] = [forcing.rain or constant(0.0) for forcing in forcings]
-    rows: list[list[tuple[int, int, float, int]]] = []
-    for b, forcing in enumerate(forcings):
-        rows.append([])
-        for inlet in forcing.inlets:
-            share = 1 / (len(inlet.rows) * dx * dx)
-            for i, j in zip(inlet.rows, inlet.columns, strict=True):
-                offset = (b * lay.rows + i + PAD) * lay.pitch + LEFT + j
-                tile = i // lay.tile[0] * lay.across + j // lay.tile[1] + b * lay.tiles
-                rows[b].append((offset, tile, share, len(series)))
-            series.append(inlet.series)
+def worlds_of(drain: Tensor | None, forcings: list[Forcing], lay: Layout, dx: float) -> Worlds:
+    """Surroundings of all samples in tables of one width.
+
+    Args:
+        drain: coefficients of outlets [b, ny, nx], on the device; None without.
+        forcings: of each sample; no rain maps.
+        lay: of the fields.
+        dx: side of a cell in m.
+    """
+    device = None if drain is None else drain.device
+    rows, all_series = zip(*(_inlets(forcing, lay, dx) for forcing in forcings), strict=True)
     width = 2 ** math.ceil(math.log2(max([16, *map(len, rows)])))
     filled = [row + [(-1, 0, 0.0, 0)] * (width - len(row)) for row in rows]
-    points = 2 ** math.ceil(math.log2(max(len(one.times) for one in series)))
     dtypes = (torch.int32, torch.int32, torch.float64, torch.int32)
     columns = [
         torch.tensor([[cell[k] for cell in row] for row in filled], dtype=dtype, device=device)
         for k, dtype in enumerate(dtypes)
     ]
-    moments, values = zip(*(_stretched(one, points) for one in series), strict=True)
-    tables = [torch.tensor(x, dtype=torch.float64, device=device) for x in (moments, values)]
-    return Inlets(*columns, *tables)
+    points = 2 ** math.ceil(math.log2(max(len(s.times) for one in all_series for s in one)))
+    count = max(map(len, all_series))
+    full = [[*one, *[constant(0.0)] * (count - len(one))] for one in all_series]
+    tables = [[_stretched(one, points) for one in sample] for sample in full]
+    moments, values = (
+        torch.tensor(
+            [[one[k] for one in sample] for sample in tables], dtype=torch.float64, device=device
+        )
+        for k in (0, 1)
+    )
+    return Worlds(*columns, moments, values, *_outlets(drain, len(forcings), lay))
+
+
+def _inlets(
+    forcing: Forcing, lay: Layout, dx: float
+) -> tuple[list[tuple[int, int, float, int]], list[Series]]:
+    """Cells with inflow of a sample, and its series; the first is the rain."""
+    series, rows = [forcing.rain or constant(0.0)], []
+    for inlet in forcing.inlets:
+        share = 1 / (len(inlet.rows) * dx * dx)
+        for i, j in zip(inlet.rows, inlet.columns, strict=True):
+            tile = i // lay.tile[0] * lay.across + j // lay.tile[1]
+            rows.append(((i + PAD) * lay.pitch + LEFT + j, tile, share, len(series)))
+        series.append(inlet.series)
+    return rows, series
+
+
+def _outlets(drain: Tensor | None, count: int, lay: Layout) -> tuple[Tensor, Tensor]:
+    """Padded coefficients, and the tiles near them; one cell of nothing without outlets."""
+    if drain is None:
+        return torch.zeros(count, 1, 1), torch.zeros(count, lay.tiles, dtype=torch.int32)
+    wide = torch.zeros(count, *lay.shape[1:], device=drain.device)
+    lay.inner(wide).copy_(drain)
+    near = torch.nn.functional.max_pool2d((wide > 0).float(), 3, 1, 1)
+    return wide, (lay.by_tile(near) > 0).int()
 
 
 def _stretched(series: Series, points: int) -> tuple[list[float], list[float]]:

@@ -22,10 +22,10 @@ def by_face(g_q, g_h, o, stride, dt_dx):
 def shares_back(
     old,  # [3, b, rows, pitch] state before the step
     grads,  # [3, b, rows, pitch] derivatives by the state after it
-    z, n, drain, drains,
+    z, n, drain,
     kept,  # [5, b, rows, pitch] out: face x, face y, share, by what leaves, by the depth
     dts, numbers,
-    plane, rows, pitch, left, pad, ny, nx, down, across,
+    plane, rows, pitch, left, pad, ny, nx, across,
     BY: tl.constexpr, BX: tl.constexpr, ROUGH: tl.constexpr, LOG: tl.constexpr,
     DRAIN: tl.constexpr, LIMITED: tl.constexpr,
 ):  # fmt: skip
@@ -43,7 +43,7 @@ def shares_back(
         g_dt, g_dt_dx, theta, rest, eps, h_dry, ROUGH, LOG,
     )  # fmt: skip
     out = tl.zeros_like(h)
-    if DRAIN and tl.load(drains + b * down * across + program) != 0:
+    if DRAIN:
         out = outlet(drain, o, h, h_dry)
     g_h = tl.load(grads + o)
     share, leaving, by_wanted = tl.zeros_like(h) + 1.0, tl.zeros_like(h), tl.zeros_like(h)

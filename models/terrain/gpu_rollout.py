@@ -4,6 +4,7 @@ The states of a flood go to a tape, which backward walks with the hand-written d
 flood than the tape keeps the first state of each tape-full and runs it again.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.terrain.forcing import Forcing
-from models.terrain.gpu import LEFT, PAD, GpuFlood, Tuning, layout
+from models.terrain.gpu import LEFT, PAD, GpuFlood, Tuning, Worlds, layout
 from models.terrain.scheme import Ground, Physics
 
 TAPE_BYTES = 8 * 2**30
@@ -40,21 +41,24 @@ class GpuTape:
     """Room for a batch of floods and their tape; made once, used again with other beds.
 
     Args:
-        ground: of all samples, on the device; roughness and outlets stay.
-        forcings: of each sample; they stay.
+        ground: of all samples, on the device; its bed is not used.
+        forcings: of each sample, or their table; see :meth:`GpuFlood.take`.
         physics: constants.
         steps: of the tape at most; None: what ``TAPE_BYTES`` hold.
-        tuning: how the programs are cut.
+        tuning: how the programs of the steps are cut.
+        cut: rows, columns and warps of a tile of the derivative; parts of the steps' tiles.
     """
 
     def __init__(
         self,
         ground: Ground,
-        forcings: list[Forcing],
+        forcings: list[Forcing] | Worlds,
         physics: Physics,
         steps: int | None = None,
         tuning: Tuning = Tuning(),  # noqa: B008  # immutable
+        cut: tuple[int, int, int] = (4, 32, 4),
     ) -> None:
+        self.cut = cut
         room = layout(*ground.z.shape, tuning)
         fits = TAPE_BYTES // (12 * room.batch * room.rows * room.pitch)
         self.block = BLOCK_STEPS if ground.z.device.type == "cuda" else 4
@@ -151,21 +155,22 @@ class GpuTape:
     def _step_back(self, slot: int, now: int) -> None:
         from models.terrain import gpu_reverse  # Triton comes with CUDA builds
 
-        flood, lay, tuning = self.flood, self.flood.layout, self.flood.tuning
-        grid = (lay.tiles, lay.batch)
+        flood, lay = self.flood, self.flood.layout
+        height, width = (min(a, b) for a, b in zip(self.cut[:2], lay.tile, strict=True))
+        across = math.ceil(lay.nx / width)
+        grid = (math.ceil(lay.ny / height) * across, lay.batch)
         plane = lay.batch * lay.rows * lay.pitch
-        sizes = (plane, lay.rows, lay.pitch, LEFT, PAD, lay.ny, lay.nx)
-        cut = {"BY": lay.tile[0], "BX": lay.tile[1], "num_warps": tuning.warps}
+        sizes = (plane, lay.rows, lay.pitch, LEFT, PAD, lay.ny, lay.nx, across)
+        cut = {"BY": height, "BX": width, "num_warps": self.cut[2]}
         old, grads, dts = flood.states[slot], self.grads[now], flood.dts[slot]
         gpu_reverse.shares_back[grid](
-            old, grads, flood.z, flood.n, flood.drain, flood.drains, self.kept, dts,
-            flood.numbers, *sizes, lay.down, lay.across, ROUGH=flood.rough, LOG=tuning.log,
-            DRAIN=flood.has_drain,
+            old, grads, flood.z, flood.n, flood.worlds.drain, self.kept, dts, flood.numbers,
+            *sizes, ROUGH=flood.rough, LOG=flood.tuning.log, DRAIN=flood.has_drain,
             LIMITED=flood.physics.limiter, **cut,
         )  # fmt: skip
         gpu_reverse.faces_back[grid](
             old, grads, self.grads[1 - now], self.by_z, flood.z, flood.n, self.kept, dts,
-            flood.numbers, *sizes, lay.across, ROUGH=flood.rough, **cut,
+            flood.numbers, *sizes, ROUGH=flood.rough, **cut,
         )  # fmt: skip
 
 

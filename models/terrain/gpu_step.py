@@ -13,13 +13,13 @@ import triton.language as tl  # ty: ignore
 
 @triton.jit
 def cube_root_inverse(x):
-    """x^(-1/3) of a positive float32, within 1e-7: bits / 3, then two third-order steps."""
+    """x^(-1/3) of a positive float32, within 2e-7: bits / 3, then five terms of (1 - e)^(-1/3)."""
     b = x.to(tl.int32, bitcast=True)
     y = (0x54A20000 - tl.umulhi(b, 0x55555556)).to(tl.float32, bitcast=True)
     e = 1.0 - x * y * y * y
-    y += y * e * (0.3333333333333333 + 0.2222222222222222 * e)
-    e = 1.0 - x * y * y * y
-    return y + y * e * (0.3333333333333333 + 0.2222222222222222 * e)
+    terms = 0.14403292 + 0.12483 * e
+    terms = 0.22222222 + e * (0.17283951 + e * terms)
+    return y + y * e * (0.33333333 + e * terms)
 
 
 @triton.jit
@@ -120,19 +120,38 @@ def supply(east, west, south, north, out, h, dt_dx):
 
 
 @triton.jit
-def share_at(
-    z, h, qx, qy, n, drain, drained, o, i, j, ny, nx, pitch,
-    g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry,
-    ROUGH: tl.constexpr, LOG: tl.constexpr, DRAIN: tl.constexpr,
+def x_face(
+    z, h, qx, qy, n, o, j, nx, pitch, g_dt, g_dt_dx, theta, rest, eps, h_dry,
+    ROUGH: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
-    """Share of the cells at ``o``, from their four faces."""
-    east, west, south, north, depth = around(
-        z, h, qx, qy, n, o, i, j, ny, nx, pitch, g_dt, g_dt_dx, theta, rest, eps, h_dry, ROUGH, LOG
-    )
-    out = tl.zeros_like(depth)
-    if DRAIN and drained:
-        out = outlet(drain, o, depth, h_dry)
-    return supply(east, west, south, north, out, depth, dt_dx)
+    """Unlimited discharge right of the cells at ``o``."""
+    own = tl.load(qx + o)
+    beside = tl.where(j == 0, own, tl.load(qx + o - 1))
+    beside += tl.where(j == nx - 2, own, tl.load(qx + o + 1))
+    crossing = tl.load(qy + o - pitch) + tl.load(qy + o - pitch + 1)
+    crossing += tl.load(qy + o) + tl.load(qy + o + 1)
+    return face(
+        tl.load(z + o), tl.load(h + o), tl.load(z + o + 1), tl.load(h + o + 1), own, beside,
+        crossing, friction(n, o, o + 1, g_dt, ROUGH), g_dt_dx, theta, rest, eps, h_dry, LOG,
+    )  # fmt: skip
+
+
+@triton.jit
+def y_face(
+    z, h, qx, qy, n, o, i, ny, pitch, g_dt, g_dt_dx, theta, rest, eps, h_dry,
+    ROUGH: tl.constexpr, LOG: tl.constexpr,
+):  # fmt: skip
+    """Unlimited discharge below the cells at ``o``."""
+    own = tl.load(qy + o)
+    beside = tl.where(i == 0, own, tl.load(qy + o - pitch))
+    beside += tl.where(i == ny - 2, own, tl.load(qy + o + pitch))
+    crossing = tl.load(qx + o - 1) + tl.load(qx + o + pitch - 1)
+    crossing += tl.load(qx + o) + tl.load(qx + o + pitch)
+    return face(
+        tl.load(z + o), tl.load(h + o), tl.load(z + o + pitch), tl.load(h + o + pitch), own,
+        beside, crossing, friction(n, o, o + pitch, g_dt, ROUGH), g_dt_dx, theta, rest, eps,
+        h_dry, LOG,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -156,14 +175,11 @@ def place(program, b, rows, pitch, left, pad, across, BY: tl.constexpr, BX: tl.c
 
 
 @triton.jit
-def is_wet(deepest, t, program, down, across):
-    """Whether a tile or one beside it holds water."""
-    row, column = program // across, program % across
-    most = tl.load(deepest + t)
-    most = tl.maximum(most, tl.load(deepest + t - across, row > 0, 0.0))
-    most = tl.maximum(most, tl.load(deepest + t + across, row < down - 1, 0.0))
-    most = tl.maximum(most, tl.load(deepest + t - 1, column > 0, 0.0))
-    return tl.maximum(most, tl.load(deepest + t + 1, column < across - 1, 0.0)) > 0
+def enqueue(marks, queue, t, flag):
+    """Put a tile on the list of those to be done again, once; its first number is the length."""
+    if flag:
+        if tl.atomic_xchg(marks + t, 1) == 0:
+            tl.store(queue + 1 + tl.atomic_add(queue, 1), t)
 
 
 @triton.jit(do_not_specialize=["rows", "pitch", "left", "ny", "nx"])
@@ -174,10 +190,12 @@ def sweep(  # noqa: C901  # one program
     n,  # roughness: a map, or one number
     drain,  # [b, rows, pitch] coefficients of outlets
     drains,  # [b, tiles] whether a tile or one beside it has any
-    deepest,  # [b, tiles] greatest depth before the step
-    deepest_new,
-    age,  # [b, tiles] steps since the tile was dry all around
-    marks,  # [b, tiles] out: to be done again with the limiter
+    deepest,  # [b, tiles] out: greatest depth
+    awake,  # [b, tiles] 0: the tile is dry all around, both states are zero there
+    shares,  # [b, rows, pitch] out, in the tiles marked in ``short``: share of the limiter
+    short,  # [b, tiles] out
+    marks,  # [b, tiles] out: tile is in the queue
+    queue,  # out: number of tiles to be done again, then the tiles
     lost,  # [b, tiles] m3 through outlets, float64
     peak,  # [b, rows, pitch] greatest depth so far
     arrival,  # [b, rows, pitch] s
@@ -199,10 +217,7 @@ def sweep(  # noqa: C901  # one program
     dt, rain = tl.load(dts + b), tl.load(rains + b)
     busy = True
     if LAZY:
-        near = is_wet(deepest, t, program, down, across) | (rain > 0)
-        calm = tl.where(near, 0, tl.load(age + t) + 1)
-        tl.store(age + t, calm)
-        busy = calm <= 2
+        busy = tl.load(awake + t) != 0
     if busy:
         dx, gravity = tl.load(numbers), tl.load(numbers + 1)
         theta = tl.load(numbers + 2).to(tl.float32)
@@ -221,15 +236,17 @@ def sweep(  # noqa: C901  # one program
             first = tl.load(arrival + o)
             tl.store(arrival + o, tl.where((h > wet_m) & (first == float("inf")), now, first))
         out = tl.zeros_like(h)
-        if DRAIN and tl.load(drains + t) != 0:
-            out = outlet(drain, o, h, h_dry)
+        if DRAIN:
+            if tl.load(drains + t) != 0:
+                out = outlet(drain, o, h, h_dry)
         share = supply(east, west, south, north, out, h, dt_dx)
         gone = out
         if LIMITED:
             gone = out * share
-        if DRAIN and tl.load(drains + t) != 0:
-            leaves = tl.sum(tl.sum(gone.to(tl.float64), 1), 0) * dt * dx
-            tl.store(lost + t, tl.load(lost + t) + leaves)
+        if DRAIN:
+            if tl.load(drains + t) != 0:
+                leaves = tl.sum(tl.sum(gone.to(tl.float64), 1), 0) * dt * dx
+                tl.store(lost + t, tl.load(lost + t) + leaves)
         inside = (i < ny) & (j < nx)
         found = h + tl.where(inside, dt_rain, 0.0)
         found -= dt_dx * (((east - west) + (south - north)) + gone)
@@ -240,71 +257,83 @@ def sweep(  # noqa: C901  # one program
         tl.store(new + o, found)
         tl.store(new + plane + o, east)
         tl.store(new + 2 * plane + o, south)
-        tl.store(deepest_new + t, greatest(found))
+        tl.store(deepest + t, greatest(found))
         if LIMITED:
-            short = (share < 1.0).to(tl.int32)
-            if any_of(short) > 0:
+            lacks = (share < 1.0).to(tl.int32)
+            some = any_of(lacks)
+            tl.store(short + t, some)
+            if some > 0:
+                tl.store(shares + o, share)
                 row, column = program // across, program % across
-                first_i, first_j = row * BY, column * BX
-                tl.store(marks + t, 1)
-                up = any_of(tl.where(i == first_i, short, 0)) > 0
-                tl.store(marks + t - across, 1, (row > 0) & up)
-                low = any_of(tl.where(i == first_i + BY - 1, short, 0)) > 0
-                tl.store(marks + t + across, 1, (row < down - 1) & low)
-                before = any_of(tl.where(j == first_j, short, 0)) > 0
-                tl.store(marks + t - 1, 1, (column > 0) & before)
-                after = any_of(tl.where(j == first_j + BX - 1, short, 0)) > 0
-                tl.store(marks + t + 1, 1, (column < across - 1) & after)
+                last_i, last_j = row * BY + BY - 1, column * BX + BX - 1
+                enqueue(marks, queue, t, True)
+                up = any_of(tl.where(i == row * BY, lacks, 0)) > 0
+                enqueue(marks, queue, t - across, (row > 0) & up)
+                low = any_of(tl.where(i == last_i, lacks, 0)) > 0
+                enqueue(marks, queue, t + across, (row < down - 1) & low)
+                before = any_of(tl.where(j == column * BX, lacks, 0)) > 0
+                enqueue(marks, queue, t - 1, (column > 0) & before)
+                after = any_of(tl.where(j == last_j, lacks, 0)) > 0
+                enqueue(marks, queue, t + 1, (column < across - 1) & after)
+
+
+@triton.jit
+def share_of(
+    shares, short, o, first, i, j, down, across, BY: tl.constexpr, BX: tl.constexpr
+):  # fmt: skip
+    """Shares at ``o``; 1 in tiles where no cell lacks water, and beyond the grid."""
+    row, column = i // BY, j // BX
+    there = (i >= 0) & (j >= 0) & (row < down) & (column < across)
+    lacking = tl.load(short + first + row * across + column, there, 0)
+    return tl.load(shares + o, lacking != 0, 1.0)
 
 
 @triton.jit(do_not_specialize=["rows", "pitch", "left", "ny", "nx"])
 def limit(
-    old, new, z, n, drain, drains, deepest_new, marks, dts, rains, numbers,
+    old, new, z, n, drain, drains, deepest, shares, short, marks, queue, dts, rains, numbers,
     plane, rows, pitch, left, pad, ny, nx, down, across,
     BY: tl.constexpr, BX: tl.constexpr, ROUGH: tl.constexpr, LOG: tl.constexpr,
     DRAIN: tl.constexpr,
 ):  # fmt: skip
-    """A marked tile again, with the shares of its cells and of those around them."""
-    program, b = tl.program_id(0), tl.program_id(1)
-    t = b * down * across + program
-    if tl.load(marks + t) != 0:
+    """The queued tiles again, with the shares of their cells and of those around them.
+
+    A tile reads the unlimited discharge of its own faces from the new state, where nobody else
+    does; the faces of its left and upper neighbours, who may have limited them, it works out.
+    """
+    tiles, dx, gravity = down * across, tl.load(numbers), tl.load(numbers + 1)
+    theta = tl.load(numbers + 2).to(tl.float32)
+    eps, h_dry = tl.load(numbers + 3).to(tl.float32), tl.load(numbers + 4).to(tl.float32)
+    rest = (1.0 - theta) * 0.5
+    for place_in_queue in range(tl.program_id(0), tl.load(queue), tl.num_programs(0)):
+        t = tl.load(queue + 1 + place_in_queue)
         tl.store(marks + t, 0)
-        drained = tl.load(drains + t) != 0
-        dt, dx, gravity = tl.load(dts + b), tl.load(numbers), tl.load(numbers + 1)
-        theta = tl.load(numbers + 2).to(tl.float32)
-        eps, h_dry = tl.load(numbers + 3).to(tl.float32), tl.load(numbers + 4).to(tl.float32)
-        rest = (1.0 - theta) * 0.5
+        b, first = t // tiles, t // tiles * tiles
+        dt = tl.load(dts + b)
         g_dt, g_dt_dx = (gravity * dt).to(tl.float32), (gravity * dt / dx).to(tl.float32)
         dt_dx, dt_rain = (dt / dx).to(tl.float32), (dt * tl.load(rains + b)).to(tl.float32)
-        qx, qy = old + plane, old + 2 * plane
-        i, j, o = place(program, b, rows, pitch, left, pad, across, BY, BX)
-        east, west, south, north, h = around(
-            z, old, qx, qy, n, o, i, j, ny, nx, pitch,
-            g_dt, g_dt_dx, theta, rest, eps, h_dry, ROUGH, LOG,
-        )  # fmt: skip
+        i, j, o = place(t % tiles, b, rows, pitch, left, pad, across, BY, BX)
+        h, qx, qy = tl.load(old + o), old + plane, old + 2 * plane
         out = tl.zeros_like(h)
-        if DRAIN and drained:
-            out = outlet(drain, o, h, h_dry)
-        share = supply(east, west, south, north, out, h, dt_dx)
-        right = share_at(
-            z, old, qx, qy, n, drain, drained, o + 1, i, j + 1, ny, nx, pitch,
-            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH, LOG, DRAIN,
+        if DRAIN:
+            if tl.load(drains + t) != 0:
+                out = outlet(drain, o, h, h_dry)
+        share = share_of(shares, short, o, first, i, j, down, across, BY, BX)
+        right = share_of(shares, short, o + 1, first, i, j + 1, down, across, BY, BX)
+        before = share_of(shares, short, o - 1, first, i, j - 1, down, across, BY, BX)
+        below = share_of(shares, short, o + pitch, first, i + 1, j, down, across, BY, BX)
+        above = share_of(shares, short, o - pitch, first, i - 1, j, down, across, BY, BX)
+        east, south = tl.load(new + plane + o), tl.load(new + 2 * plane + o)
+        west = x_face(
+            z, old, qx, qy, n, o - 1, j - 1, nx, pitch, g_dt, g_dt_dx, theta, rest, eps, h_dry,
+            ROUGH, LOG,
+        )  # fmt: skip
+        north = y_face(
+            z, old, qx, qy, n, o - pitch, i - 1, ny, pitch, g_dt, g_dt_dx, theta, rest, eps,
+            h_dry, ROUGH, LOG,
         )  # fmt: skip
         east = east * tl.where(east > 0, share, right)
-        before = share_at(
-            z, old, qx, qy, n, drain, drained, o - 1, i, j - 1, ny, nx, pitch,
-            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH, LOG, DRAIN,
-        )  # fmt: skip
         west = west * tl.where(west > 0, before, share)
-        below = share_at(
-            z, old, qx, qy, n, drain, drained, o + pitch, i + 1, j, ny, nx, pitch,
-            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH, LOG, DRAIN,
-        )  # fmt: skip
         south = south * tl.where(south > 0, share, below)
-        above = share_at(
-            z, old, qx, qy, n, drain, drained, o - pitch, i - 1, j, ny, nx, pitch,
-            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH, LOG, DRAIN,
-        )  # fmt: skip
         north = north * tl.where(north > 0, above, share)
         inside = (i < ny) & (j < nx)
         found = h + tl.where(inside, dt_rain, 0.0)
@@ -313,7 +342,7 @@ def limit(
         tl.store(new + o, found)
         tl.store(new + plane + o, east)
         tl.store(new + 2 * plane + o, south)
-        tl.store(deepest_new + t, greatest(found))
+        tl.store(deepest + t, greatest(found))
 
 
 @triton.jit
@@ -333,22 +362,35 @@ def value_at(moments, values, k, t, POINTS: tl.constexpr):
 def clock(
     h,  # [b, rows, pitch] depth after the step
     deepest,  # [b, tiles] after the step
-    cells,  # [b, CELLS] offsets of cells with inflow; -1: none
+    awake,  # [b, tiles] out: see sweep
+    age,  # [b, tiles] steps since the tile was dry all around
+    queue,
+    cells,  # [b, CELLS] offsets in a sample of cells with inflow; -1: none
     cell_tiles,  # [b, CELLS] their tiles
     gain,  # [b, CELLS] m/s per unit of the series, float64
-    series,  # [b, CELLS] which series
-    moments, values,  # [series, POINTS] float64; series b is the rain of sample b
+    series,  # [b, CELLS] which series of the sample
+    moments,  # [b, SERIES, POINTS] s, float64; the first series is the rain
+    values,
     dts, dts_next, rains, times,  # [b] float64
     until,  # [b] s
     steps,  # [b] int64
     entered,  # [b] m3
     bad,  # [b] int32, out: the water is no longer water
     numbers,  # float64: dx, gravity, ..., from 6: courant, h_floor, dt_cap, area, cells
-    tiles,
-    CELLS: tl.constexpr, POINTS: tl.constexpr, BLOCK: tl.constexpr, AUTHORS: tl.constexpr,
+    down,
+    across,
+    stride,
+    CELLS: tl.constexpr,
+    SERIES: tl.constexpr,
+    POINTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    AUTHORS: tl.constexpr,
+    LAZY: tl.constexpr,
 ):  # fmt: skip
     """After a step, one program a sample: inflow, totals, the next step's length."""
-    b = tl.program_id(0)
+    b, tiles = tl.program_id(0), down * across
+    if b == 0:
+        tl.store(queue, 0)
     dx, gravity = tl.load(numbers), tl.load(numbers + 1)
     courant, floor = tl.load(numbers + 6), tl.load(numbers + 7)
     cap, area, count = tl.load(numbers + 8), tl.load(numbers + 9), tl.load(numbers + 10)
@@ -358,12 +400,12 @@ def clock(
     k = b * CELLS + tl.arange(0, CELLS)
     at = tl.load(cells + k)
     feeds = tl.where(dt > 0, at, -1) >= 0
-    which = tl.load(series + k)
+    which = b * SERIES + tl.load(series + k)
     rise = dt * tl.load(gain + k) * value_at(moments, values, which, now + dt / 2, POINTS)
     rise = tl.where(feeds, rise, 0.0)
-    found = tl.atomic_add(h + at, rise.to(tl.float32), feeds) + rise.to(tl.float32)
+    found = tl.atomic_add(h + b * stride + at, rise.to(tl.float32), feeds) + rise.to(tl.float32)
     found = tl.where(feeds, found, 0.0)
-    tl.atomic_max(deepest + tl.load(cell_tiles + k), found, feeds)
+    tl.atomic_max(deepest + b * tiles + tl.load(cell_tiles + k), found, feeds)
     most = tl.max(found, 0)
     for start in range(0, tiles, BLOCK):
         index = start + tl.arange(0, BLOCK)
@@ -387,4 +429,21 @@ def clock(
     step = tl.where(fine, tl.maximum(step, 0.0), 0.0)
     tl.store(bad + b, tl.where(fine, tl.load(bad + b), 1))
     tl.store(dts_next + b, step)
-    tl.store(rains + b, value_at(moments, values, b, now + step / 2, POINTS))
+    rain = value_at(moments, values, b * SERIES, now + step / 2, POINTS)
+    tl.store(rains + b, rain)
+    if LAZY:
+        tl.debug_barrier()  # inflow may have wetted a tile
+        for start in range(0, tiles, BLOCK):
+            index = start + tl.arange(0, BLOCK)
+            here, t = index < tiles, b * tiles + index
+            row, column = index // across, index % across
+            near = tl.load(deepest + t, here, 0.0)
+            near = tl.maximum(near, tl.load(deepest + t - across, here & (row > 0), 0.0))
+            near = tl.maximum(near, tl.load(deepest + t + across, here & (row < down - 1), 0.0))
+            near = tl.maximum(near, tl.load(deepest + t - 1, here & (column > 0), 0.0))
+            last = column < across - 1
+            near = tl.maximum(near, tl.load(deepest + t + 1, here & last, 0.0))
+            busy = tl.where(rain > 0, 1.0, near) > 0
+            calm = tl.where(busy, 0, tl.load(age + t, here, 0) + 1)
+            tl.store(age + t, calm, here)
+            tl.store(awake + t, (calm <= 2).to(tl.int32), here)

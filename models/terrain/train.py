@@ -19,15 +19,14 @@ from models.core.errors import DivergedError, SpecError
 from models.core.run import Run, StoppedError
 from models.terrain import measures, trained, truths
 from models.terrain.boundary import physics_of
+from models.terrain.losses import CLIP_NORM, LOSSES, regulariser, tamed
 from models.terrain.net import Downsampler, coarse
 from models.terrain.rollout import rollout
 from models.terrain.scheme import Physics
 from models.terrain.spec import TerrainTrain
 from models.terrain.truths import Lesson
 
-CLIP_NORM = 1.0
 SKIPS_ALLOWED = 20  # in a row; then the training has diverged
-LOSSES = {"mse": F.mse_loss, "huber": F.smooth_l1_loss, "l1": F.l1_loss}
 
 
 class Plan(NamedTuple):
@@ -143,18 +142,13 @@ def _loss(plan: Plan, state: State, chosen: list[int]) -> Tensor:
     spec, run = plan.spec, plan.run
     z = torch.stack([plan.train[k].z for k in chosen]).to(run.device)
     bed = coarse(plan.net, z)
+    bed.register_hook(tamed)
     worlds = [plan.train[k].world for k in chosen]
     said = rollout(bed.cpu(), worlds, plan.physics, truths.times_of(spec))
     loss = LOSSES[spec.loss](said, torch.stack([state.depths[k] for k in chosen], 1))
     if spec.terrain_weight:
         loss = loss + spec.terrain_weight * regulariser(bed, z, spec.factor).cpu()
     return loss
-
-
-def regulariser(bed: Tensor, z: Tensor, factor: int) -> Tensor:
-    """Smooth L1 between the mean of 2 x 2 coarse cells (edges repeated) and the mean pool."""
-    wide = F.pad(bed[:, None], (1, 0, 1, 0), mode="replicate")
-    return F.smooth_l1_loss(F.avg_pool2d(wide, 2, 1), F.avg_pool2d(z[:, None], factor))
 
 
 def _coarse_bed(plan: Plan, lesson: Lesson, net: nn.Module | None) -> np.ndarray:
