@@ -111,8 +111,8 @@ def group_of(zs, waters, fine_dx, factor, duration, device):
         flood.advance(duration)
         depths.append(F.avg_pool2d(flood.depth, factor))
     dx = fine_dx * factor
-    drain, forcings = surroundings(zs, waters, dx_coarse := dx, (nc, nc))
-    worlds = worlds_of(drain, forcings, layout(len(zs), nc, nc, COARSE), dx_coarse)
+    drain, forcings = surroundings(zs, waters, dx, (nc, nc))
+    worlds = worlds_of(drain, forcings, layout(len(zs), nc, nc, COARSE), dx)
     worlds = Worlds(*(table.to(device) for table in worlds))
     return Group(zs.to(device), torch.cat(depths), worlds, drain.to(device), dx, duration)
 
@@ -189,15 +189,8 @@ def train(groups, factor, width, seconds, batch, seed=0):
                 mine.lerp_(theirs, 1 - min(EMA, step / (step + 10)))
         losses.append(loss.detach())
         step += 1
-    told = (
-        [
-            float(torch.stack(part).mean())
-            for part in np.array_split(np.array(losses, object), 10)
-            if len(part)
-        ]
-        if len(losses) > 10
-        else []
-    )
+    parts = torch.stack(losses).split(max(1, len(losses) // 10))
+    told = [float(part.mean()) for part in parts]
     return averaged, {"steps": step, "batch": batch, "losses": told, "seconds": seconds}
 
 
@@ -238,11 +231,11 @@ def judge(group, net, factor, start=None):
     return rows, beds["optimised"]
 
 
-def quality(bench, factor, data, seconds):
+def quality(bench, factor, data, share):
     """One factor: data, training, every held-out set."""
     quick, device = bench.quick, torch.device(bench.device)
     n, dx = (32, 16.0) if quick else (32 * factor, 32.0 / factor)
-    scenes, tests = (4, 2) if quick else ({8: 1536, 16: 768}.get(factor, 768), 32)
+    scenes, tests = (4, 2) if quick else ({8: 1024, 16: 384}.get(factor, 384), 32)
     duration, width, batch = (40.0, 8, 2) if quick else (1800.0, 64, 64)
     began = time.monotonic()
     zs = synthetic(0, scenes, n, dx)
@@ -260,6 +253,7 @@ def quality(bench, factor, data, seconds):
         "data_s": time.monotonic() - began,
     }  # fmt: skip
     print(found, flush=True)
+    seconds = 4 if quick else max(5, share * (bench.left() - 25))  # the rest is for judging
     net, found["training"] = train(groups, factor, width, seconds, batch)
     del groups
     found["held_out"], start = {}, None
