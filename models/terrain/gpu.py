@@ -76,7 +76,7 @@ class Layout(NamedTuple):
         return torch.nn.functional.max_pool2d(tiled, self.tile).flatten(1)
 
 
-def layout(batch: int, ny: int, nx: int, tuning: Tuning) -> Layout:
+def layout(batch: int, ny: int, nx: int, tuning: Tuning = Tuning()) -> Layout:  # noqa: B008
     """Tiles no wider than the grid needs, rows a multiple of 128 bytes."""
     width = min(tuning.across, max(16, 2 ** math.ceil(math.log2(nx))))
     height = min(tuning.down, max(4, 2 ** math.ceil(math.log2(ny))))

@@ -14,19 +14,11 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.terrain import reverse, stride
-from models.terrain.forcing import Forcing
 from models.terrain.fused import FusedFlood
-from models.terrain.scheme import Ground, Physics
-from models.terrain.stepping import UnstableError
+from models.terrain.scheme import Physics
+from models.terrain.stepping import UnstableError, World
 
 WHOLE_TAPE_BYTES = 512 * 2**20  # shorter floods than this need no second run
-
-
-class World(NamedTuple):
-    """What surrounds a bed: everything else of the ground (its ``z`` is not used), the water."""
-
-    ground: Ground
-    forcing: Forcing
 
 
 class Spans(NamedTuple):

@@ -42,6 +42,13 @@ class Clock(NamedTuple):
         return Clock(zero, zero.long(), zero.clone(), zero.clone())
 
 
+class World(NamedTuple):
+    """What surrounds a bed: everything else of the ground (its ``z`` is not used), the water."""
+
+    ground: Ground
+    forcing: Forcing
+
+
 class Totals(NamedTuple):
     """Where one flood is: s, steps, m3 that entered, m3 that left."""
 

@@ -18,11 +18,9 @@ from models.core import checkpoint, device
 from models.core.errors import DivergedError, SpecError
 from models.core.run import Run, StoppedError
 from models.terrain import measures, trained, truths
-from models.terrain.boundary import physics_of
+from models.terrain.coarse_floods import CoarseFloods
 from models.terrain.losses import CLIP_NORM, LOSSES, regulariser, tamed
 from models.terrain.net import Downsampler, coarse
-from models.terrain.rollout import rollout
-from models.terrain.scheme import Physics
 from models.terrain.spec import TerrainTrain
 from models.terrain.truths import Lesson
 
@@ -36,7 +34,7 @@ class Plan(NamedTuple):
     run: Run
     net: Downsampler
     optimiser: torch.optim.Adam
-    physics: Physics
+    floods: CoarseFloods
     train: list[Lesson]
     test: list[Lesson]
 
@@ -73,8 +71,8 @@ def train(spec: TerrainTrain, run: Run) -> None:
     lessons = truths.load(spec, run)
     net = Downsampler(spec.factor, spec.width, spec.norm).to(run.device)
     optimiser = torch.optim.Adam(net.parameters(), lr=spec.lr)
-    physics = physics_of(spec.solver, coarse=True)
-    plan, state = Plan(spec, run, net, optimiser, physics, *lessons), State()
+    floods = CoarseFloods(lessons[0], spec, run.device)
+    plan, state = Plan(spec, run, net, optimiser, floods, *lessons), State()
     if run.resume is not None:
         _restore(plan, state)
     _flood_fine(plan, state)
@@ -143,11 +141,11 @@ def _loss(plan: Plan, state: State, chosen: list[int]) -> Tensor:
     z = torch.stack([plan.train[k].z for k in chosen]).to(run.device)
     bed = coarse(plan.net, z)
     bed.register_hook(tamed)
-    worlds = [plan.train[k].world for k in chosen]
-    said = rollout(bed.cpu(), worlds, plan.physics, truths.times_of(spec))
-    loss = LOSSES[spec.loss](said, torch.stack([state.depths[k] for k in chosen], 1))
+    said = plan.floods(bed, chosen)
+    truth = torch.stack([state.depths[k] for k in chosen], 1).to(said.device)
+    loss = LOSSES[spec.loss](said, truth)
     if spec.terrain_weight:
-        loss = loss + spec.terrain_weight * regulariser(bed, z, spec.factor).cpu()
+        loss = loss + spec.terrain_weight * regulariser(bed, z, spec.factor).to(loss.device)
     return loss
 
 

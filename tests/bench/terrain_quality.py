@@ -1,4 +1,4 @@
-"""Learned terrain against hand-made coarse terrain, trained and judged on the GPU engine.
+"""Learned terrain against hand-made coarse terrain, trained and judged on one GPU or one CPU.
 
 Part of ``tests.bench.terrain_gpu --quality``. Training terrains are generated; with ``--data`` (an
 npz of tests.bench.terrain_windows) windows of one real raster join them and those of another are
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from models.terrain import measures
 from models.terrain.boundary import Extent, forcing_of, ground_of, physics_of, settle
+from models.terrain.forcing import Forcing
 from models.terrain.gpu import GpuFlood, Tuning, Worlds, layout, worlds_of
 from models.terrain.gpu_rollout import GpuTape
 from models.terrain.losses import CLIP_NORM, tamed
@@ -43,6 +44,7 @@ class Group(NamedTuple):
         truth: pooled depth at the end, m [b, nc, nc].
         worlds: table of the coarse surroundings.
         drain: coarse outlets [b, nc, nc].
+        forcings: of the coarse grids.
         dx: side of a coarse cell, m.
         duration: s.
     """
@@ -51,6 +53,7 @@ class Group(NamedTuple):
     truth: Tensor
     worlds: Worlds
     drain: Tensor
+    forcings: list[Forcing]
     dx: float
     duration: float
 
@@ -72,7 +75,7 @@ def synthetic(first, count, n, dx):
         return torch.stack(list(pool.map(one, range(first, first + count))))
 
 
-def water_of(name, k, scale):
+def water_of(name, k, scale, side=1024.0):
     """Water by name; ``scale``: discharges relative to the generated terrains'."""
     share = (k * 0.6180339887) % 1
     if name == "train":
@@ -80,9 +83,9 @@ def water_of(name, k, scale):
     if name == "rain":
         return [Rain(type="rain", mm_per_h=35.0 if k < 0 else 20 + 40 * share)]
     if name == "spring":
-        at = (0.3 + 0.4 * share) * 256
-        return [Source(type="source", x_m=at * 4 * scale**0.5, y_m=at * 4 * scale**0.5,
-                       radius_m=12.0 * scale**0.5, discharge_m3_s=30.0 * scale)]  # fmt: skip
+        at = (0.3 + 0.4 * share) * side
+        return [Source(type="source", x_m=at, y_m=at, radius_m=12.0 * scale**0.5,
+                       discharge_m3_s=30.0 * scale)]  # fmt: skip
     flow = {"mixed": 30 + 60 * share, "inflow": 60.0, "flood": 150.0}[name]
     return [Valley(type="valley", discharge_m3_s=flow * scale, length_m=100 * scale**0.5)]
 
@@ -104,44 +107,75 @@ def group_of(zs, waters, fine_dx, factor, duration, device):
     n, nc = zs.shape[1], zs.shape[1] // factor
     drain, forcings = surroundings(zs, waters, fine_dx, (n, n))
     depths = []
-    for k in range(0, len(zs), FINE_AT_ONCE):
-        part = slice(k, k + FINE_AT_ONCE)
+    count = FINE_AT_ONCE if device.type == "cuda" else 1
+    for k in range(0, len(zs), count):
+        part = slice(k, k + count)
         ground = Ground(zs[part].to(device), Solver().manning, fine_dx, drain[part].to(device))
-        flood = GpuFlood(ground, forcings[part], physics_of(Solver()))
+        flood = engine(ground, forcings[part], physics_of(Solver()))
         flood.advance(duration)
         depths.append(F.avg_pool2d(flood.depth, factor))
     dx = fine_dx * factor
     drain, forcings = surroundings(zs, waters, dx, (nc, nc))
     worlds = worlds_of(drain, forcings, layout(len(zs), nc, nc, COARSE), dx)
     worlds = Worlds(*(table.to(device) for table in worlds))
-    return Group(zs.to(device), torch.cat(depths), worlds, drain.to(device), dx, duration)
+    truth, drain = torch.cat(depths), drain.to(device)
+    return Group(zs.to(device), truth, worlds, drain, forcings, dx, duration)
 
 
-def tape_of(group, batch, steps):
-    """Room for coarse floods of a group, ``batch`` at a time."""
-    index = torch.arange(batch) % len(group.z)
-    ground = Ground(group.truth[index] * 0, Solver().manning, group.dx, group.drain[index])
-    part = Worlds(*(table[index.to(table.device)] for table in group.worlds))
-    return GpuTape(ground, part, physics_of(Solver(), coarse=True), steps, COARSE)
+def engine(ground, forcings, physics, **options):
+    """Dry floods on the engine of the ground's device."""
+    if ground.z.device.type == "cuda":
+        return GpuFlood(ground, forcings, physics, **options)
+    from models.terrain.fused import FusedFlood
+
+    return FusedFlood(ground, forcings[0], physics)
+
+
+class CoarseFloods:
+    """Coarse floods of a group, ``batch`` at a time, differentiable by the beds."""
+
+    def __init__(self, group, batch, steps):
+        self.group, self.tape = group, None
+        if group.z.device.type == "cuda":
+            index = torch.arange(batch, device=group.z.device) % len(group.z)
+            ground = Ground(group.truth[index] * 0, Solver().manning, group.dx, group.drain[index])
+            part = Worlds(*(table[index] for table in group.worlds))
+            physics = physics_of(Solver(), coarse=True)
+            self.tape = GpuTape(ground, part, physics, steps, COARSE)
+
+    def __call__(self, bed, index):
+        """Depths at the end [batch, nc, nc] of the samples ``index``."""
+        group, physics = self.group, physics_of(Solver(), coarse=True)
+        if self.tape is not None:
+            self.tape.flood.take(group.worlds, index)
+            return self.tape(bed, [group.duration])[0]
+        from models.terrain.rollout import World, rollout
+
+        worlds = [
+            World(
+                Ground(bed[:1], Solver().manning, group.dx, group.drain[k : k + 1]),
+                group.forcings[k],
+            )
+            for k in index.tolist()
+        ]
+        return rollout(bed, worlds, physics, [group.duration])[0]
 
 
 def flooded(group, beds):
     """Coarse depths at the end [b, nc, nc]."""
-    ground = Ground(beds, Solver().manning, group.dx, group.drain)
-    flood = GpuFlood(ground, group.worlds, physics_of(Solver(), coarse=True), tuning=COARSE)
-    flood.clear()
-    flood.advance(group.duration)
-    return flood.depth
+    whole = torch.arange(len(beds), device=beds.device)
+    with torch.no_grad():
+        return CoarseFloods(group, len(beds), 4096)(beds.contiguous(), whole)
 
 
 def optimised(group, start, steps):
     """Coarse heights themselves as free variables of their own flood; the best of each."""
-    tape = tape_of(group, len(group.z), 4096)
+    floods, whole = CoarseFloods(group, len(group.z), 4096), torch.arange(len(group.z))
     bed = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([bed], lr=OPTIMISE_LR)
     best, kept = torch.full((len(bed),), math.inf, device=bed.device), start.clone()
     for _ in range(steps):
-        error = (tape(bed, [group.duration])[0] - group.truth).abs().mean((1, 2))
+        error = (floods(bed, whole.to(bed.device)) - group.truth).abs().mean((1, 2))
         better = error.detach() < best
         best = torch.where(better, error.detach(), best)
         kept = torch.where(better[:, None, None], bed.detach(), kept)
@@ -164,21 +198,20 @@ def train(groups, factor, width, seconds, batch, seed=0):
     net = Downsampler(factor, width).to(device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(net).eval()
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
-    tapes = [tape_of(group, batch, 2048) for group in groups]
+    floods = [CoarseFloods(group, batch, 2048) for group in groups]
     g, step, began, losses = torch.Generator().manual_seed(seed), 0, time.monotonic(), []
     while (spent := (time.monotonic() - began) / seconds) < 1:
         optimiser.param_groups[0]["lr"] = (
             1e-3 * min(1, step / 50) * (1 + math.cos(math.pi * spent)) / 2
         )
         which = 1 if len(groups) > 1 and step % 4 == 3 else 0
-        group, tape = groups[which], tapes[which]
+        group = groups[which]
         index = torch.randint(0, len(group.z), (batch,), generator=g).to(device)
-        tape.flood.take(group.worlds, index)
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             bed = coarse(net, group.z[index])
         bed = bed.float()
         bed.register_hook(tamed)
-        loss = (tape(bed, [group.duration])[0] - group.truth[index]).abs().mean()
+        loss = (floods[which](bed, index) - group.truth[index]).abs().mean()
         optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
@@ -194,7 +227,7 @@ def train(groups, factor, width, seconds, batch, seed=0):
     return averaged, {"steps": step, "batch": batch, "losses": told, "seconds": seconds}
 
 
-def judge(group, net, factor, start=None):
+def judge(group, net, factor, steps, start=None):
     """MAE of every method on a held-out group, with the ratio to mean pooling."""
     z = group.z.cpu()
     beds = {
@@ -202,8 +235,8 @@ def judge(group, net, factor, start=None):
         for name, maker in BASELINES.items()
     }
     beds["net"] = net_beds(net, group.z)
-    beds["optimised"] = optimised(group, beds["mean"], OPTIMISE_STEPS)
-    beds["net, then optimised"] = optimised(group, beds["net"], OPTIMISE_STEPS // 4)
+    beds["optimised"] = optimised(group, beds["mean"], steps)
+    beds["net, then optimised"] = optimised(group, beds["net"], steps // 4)
     if start is not None:
         beds["optimised for other water"] = start
     rows = {}
@@ -235,8 +268,14 @@ def quality(bench, factor, data, share):
     """One factor: data, training, every held-out set."""
     quick, device = bench.quick, torch.device(bench.device)
     n, dx = (32, 16.0) if quick else (32 * factor, 32.0 / factor)
-    scenes, tests = (4, 2) if quick else ({8: 1024, 16: 384}.get(factor, 384), 32)
-    duration, width, batch = (40.0, 8, 2) if quick else (1800.0, 64, 64)
+    gpu = device.type == "cuda"
+    if gpu:
+        scenes, tests, width, batch = {8: 1024, 16: 384}.get(factor, 384), 32, 64, 64
+    else:
+        scenes, tests, width, batch = 96 * 8 // factor, 8, 16, 8
+    duration = 1800.0
+    if quick:
+        scenes, tests, width, batch, duration = 4, 2, 8, 2, 40.0
     began = time.monotonic()
     zs = synthetic(0, scenes, n, dx)
     waters = [water_of("train", k, 1.0) for k in range(scenes)]
@@ -244,7 +283,7 @@ def quality(bench, factor, data, share):
     real = {} if data is None else dict(np.load(data))
     if TRAIN_RASTER in real:
         cut = torch.from_numpy(real[TRAIN_RASTER])
-        many = torch.stack([turned(z, k) for k in range(8) for z in cut])
+        many = torch.stack([turned(z, k) for k in range(8 if gpu else 2) for z in cut])
         waters = [water_of("train", k, 1 / 16) for k in range(len(many))]
         cell = float(real[f"{TRAIN_RASTER}_cell_m"])
         groups.append(group_of(many, waters, cell, factor, duration / 2, device))
@@ -253,14 +292,19 @@ def quality(bench, factor, data, share):
         "data_s": time.monotonic() - began,
     }  # fmt: skip
     print(found, flush=True)
-    seconds = 4 if quick else max(5, share * (bench.left() - 25))  # the rest is for judging
+    seconds = (
+        4 if quick else max(5, share * (bench.left() - (25 if gpu else 170)))
+    )  # judging has the rest
     net, found["training"] = train(groups, factor, width, seconds, batch)
     del groups
     found["held_out"], start = {}, None
+    steps = 4 if quick else OPTIMISE_STEPS if gpu else OPTIMISE_STEPS // 2
     held = synthetic(1_000_000, tests, n, dx)
     for name in ("inflow", "rain", "flood", "spring"):
-        waters = [water_of(name, -1 - k, 1.0) for k in range(tests)]
-        rows, best = judge(group_of(held, waters, dx, factor, duration, device), net, factor, start)
+        waters = [water_of(name, -1 - k, 1.0, n * dx) for k in range(tests)]
+        rows, best = judge(
+            group_of(held, waters, dx, factor, duration, device), net, factor, steps, start
+        )
         start = best if start is None else start
         found["held_out"][name] = rows
         bench.keep()
@@ -269,9 +313,9 @@ def quality(bench, factor, data, share):
     if TEST_RASTER in real:
         cut = torch.from_numpy(real[TEST_RASTER])
         for name in ("inflow", "rain", "spring"):
-            waters = [water_of(name, -1 - k, 1 / 16) for k in range(len(cut))]
+            waters = [water_of(name, -1 - k, 1 / 16, 256.0) for k in range(len(cut))]
             cell = float(real[f"{TEST_RASTER}_cell_m"])
             group = group_of(cut, waters, cell, factor, duration / 2, device)
-            found["held_out"][f"{TEST_RASTER} {name}"], _ = judge(group, net, factor)
+            found["held_out"][f"{TEST_RASTER} {name}"], _ = judge(group, net, factor, steps)
             bench.keep()
     return found
