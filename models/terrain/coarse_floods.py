@@ -6,7 +6,8 @@ from torch import Tensor
 
 from models.terrain.boundary import physics_of
 from models.terrain.floods import is_tiny
-from models.terrain.gpu import Worlds, can_run, layout, worlds_of
+from models.terrain.gpu import can_run
+from models.terrain.gpu_layout import Worlds, layout, worlds_of
 from models.terrain.gpu_rollout import GpuTape
 from models.terrain.parts import Solver
 from models.terrain.scheme import Ground, Physics, dry

@@ -5,115 +5,25 @@ steps are recorded as CUDA graphs. The programs are in :mod:`models.terrain.gpu_
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from models.terrain.forcing import Forcing, Series, constant
+from models.terrain.forcing import Forcing
+from models.terrain.gpu_layout import LEFT, PAD, Tuning, Worlds, layout, worlds_of
 from models.terrain.scheme import Ground, Physics, State, dt_cap
 from models.terrain.stepping import Totals, UnstableError
 
-PAD, LEFT = 4, 32  # rows above and below, columns before a field; walls
 WALL_M = 1e6
 GRAPH_STEPS = 32
 LIMIT_PROGRAMS = 528  # four a multiprocessor of an H100; each takes tile after tile
 UNBOUNDED = 2**62
 
 
-class Tuning(NamedTuple):
-    """How the programs are cut.
-
-    Attributes:
-        down: rows of a tile.
-        across: columns of a tile, at most.
-        warps: of a program.
-        log: the cube root by the chip's logarithm; else by its bits and two steps.
-        aligned: a thread has neighbouring cells; else the lanes of a warp do.
-        turning: every other step walks the tiles backwards, towards what the cache still holds.
-        lazy: dry tiles are left out, where no tape is kept.
-    """
-
-    down: int = 4
-    across: int = 64
-    warps: int = 4
-    log: bool = False
-    aligned: bool = False
-    turning: bool = True
-    lazy: bool = True
-
-
-class Layout(NamedTuple):
-    """Where a cell lies in a padded field [batch, rows, pitch]."""
-
-    batch: int
-    ny: int
-    nx: int
-    rows: int
-    pitch: int
-    down: int  # tiles
-    across: int
-    tile: tuple[int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of a padded field."""
-        return self.batch, self.rows, self.pitch
-
-    @property
-    def tiles(self) -> int:
-        """Of a sample."""
-        return self.down * self.across
-
-    def inner(self, field: Tensor) -> Tensor:
-        """The cells of the grid, a view of a padded field."""
-        return field[..., PAD : PAD + self.ny, LEFT : LEFT + self.nx]
-
-    def by_tile(self, field: Tensor) -> Tensor:
-        """Greatest value of each tile [b, tiles] of a padded field."""
-        rows, columns = self.down * self.tile[0], self.across * self.tile[1]
-        tiled = field[:, PAD : PAD + rows, LEFT : LEFT + columns]
-        return torch.nn.functional.max_pool2d(tiled, self.tile).flatten(1)
-
-
-def layout(batch: int, ny: int, nx: int, tuning: Tuning = Tuning()) -> Layout:  # noqa: B008
-    """Tiles no wider than the grid needs, rows a multiple of 128 bytes."""
-    width = min(tuning.across, max(16, 2 ** math.ceil(math.log2(nx))))
-    height = min(tuning.down, max(4, 2 ** math.ceil(math.log2(ny))))
-    down, across = math.ceil(ny / height), math.ceil(nx / width)
-    rows = PAD + down * height + PAD
-    pitch = LEFT + math.ceil(across * width / 32) * 32
-    return Layout(batch, ny, nx, rows, pitch, down, across, (height, width))
-
-
 def can_run(ground: Ground, forcing: Forcing, physics: Physics) -> bool:
     """Whether this engine knows all that a flood needs."""
     plain = ground.level is None and forcing.rain_map is None and physics.froude is None
     return plain and physics.h_dry > 0 and not physics.authors_outflow
-
-
-class Worlds(NamedTuple):
-    """What surrounds the beds of some samples, on the device.
-
-    Attributes:
-        cells: offsets in a padded field of cells with inflow [b, c]; -1: none.
-        tiles: of these cells [b, c].
-        gain: m/s there per unit of their series [b, c].
-        series: which one [b, c]; the first is the rain.
-        moments: s [b, series, points].
-        values: at these moments, m3/s; of the rain m/s.
-        drain: coefficients of outlets [b, rows, pitch].
-        drains: whether an outlet is in a tile or beside it [b, tiles].
-    """
-
-    cells: Tensor
-    tiles: Tensor
-    gain: Tensor
-    series: Tensor
-    moments: Tensor
-    values: Tensor
-    drain: Tensor
-    drains: Tensor
 
 
 class GpuFlood:
@@ -301,14 +211,14 @@ class GpuFlood:
             )  # fmt: skip
 
     def _clock(self, old: int, new: int) -> None:
-        from models.terrain import gpu_step
+        from models.terrain import gpu_clock
 
         lay, worlds = self.layout, self.worlds
         _, count, points = worlds.moments.shape
         lay, worlds = self.layout, self.worlds
         _, count, points = worlds.moments.shape
         block = min(8192, max(64, 2 ** math.ceil(math.log2(lay.tiles))))
-        gpu_step.clock[(lay.batch,)](
+        gpu_clock.clock[(lay.batch,)](
             self.states[new, 0], self.deepest[new], self.awake, self.age, self.queue,
             *worlds[:-2], self.dts[old], self.dts[new],
             self.rains, self.t, self.until, self.steps, self.entered, self.bad, self.numbers,
@@ -360,65 +270,3 @@ def _numbers(ground: Ground, physics: Physics, wet_m: float, device: torch.devic
         physics.alpha, physics.h_floor, cap, ground.dx**2, ny * nx,
     )  # fmt: skip
     return torch.tensor(numbers, dtype=torch.float64, device=device)
-
-
-def worlds_of(drain: Tensor | None, forcings: list[Forcing], lay: Layout, dx: float) -> Worlds:
-    """Surroundings of all samples in tables of one width.
-
-    Args:
-        drain: coefficients of outlets [b, ny, nx], on the device; None without.
-        forcings: of each sample; no rain maps.
-        lay: of the fields.
-        dx: side of a cell in m.
-    """
-    device = None if drain is None else drain.device
-    rows, all_series = zip(*(_inlets(forcing, lay, dx) for forcing in forcings), strict=True)
-    width = 2 ** math.ceil(math.log2(max([16, *map(len, rows)])))
-    filled = [row + [(-1, 0, 0.0, 0)] * (width - len(row)) for row in rows]
-    dtypes = (torch.int32, torch.int32, torch.float64, torch.int32)
-    columns = [
-        torch.tensor([[cell[k] for cell in row] for row in filled], dtype=dtype, device=device)
-        for k, dtype in enumerate(dtypes)
-    ]
-    points = 2 ** math.ceil(math.log2(max(len(s.times) for one in all_series for s in one)))
-    count = max(map(len, all_series))
-    full = [[*one, *[constant(0.0)] * (count - len(one))] for one in all_series]
-    tables = [[_stretched(one, points) for one in sample] for sample in full]
-    moments, values = (
-        torch.tensor(
-            [[one[k] for one in sample] for sample in tables], dtype=torch.float64, device=device
-        )
-        for k in (0, 1)
-    )
-    return Worlds(*columns, moments, values, *_outlets(drain, len(forcings), lay))
-
-
-def _inlets(
-    forcing: Forcing, lay: Layout, dx: float
-) -> tuple[list[tuple[int, int, float, int]], list[Series]]:
-    """Cells with inflow of a sample, and its series; the first is the rain."""
-    series, rows = [forcing.rain or constant(0.0)], []
-    for inlet in forcing.inlets:
-        share = 1 / (len(inlet.rows) * dx * dx)
-        for i, j in zip(inlet.rows, inlet.columns, strict=True):
-            tile = i // lay.tile[0] * lay.across + j // lay.tile[1]
-            rows.append(((i + PAD) * lay.pitch + LEFT + j, tile, share, len(series)))
-        series.append(inlet.series)
-    return rows, series
-
-
-def _outlets(drain: Tensor | None, count: int, lay: Layout) -> tuple[Tensor, Tensor]:
-    """Padded coefficients, and the tiles near them; one cell of nothing without outlets."""
-    if drain is None:
-        return torch.zeros(count, 1, 1), torch.zeros(count, lay.tiles, dtype=torch.int32)
-    wide = torch.zeros(count, *lay.shape[1:], device=drain.device)
-    lay.inner(wide).copy_(drain)
-    near = torch.nn.functional.max_pool2d((wide > 0).float(), 3, 1, 1)
-    return wide, (lay.by_tile(near) > 0).int()
-
-
-def _stretched(series: Series, points: int) -> tuple[list[float], list[float]]:
-    """A series with more points; those behind its end repeat the last value."""
-    more = points - len(series.times)
-    times = [*series.times, *(series.times[-1] + k for k in range(1, more + 1))]
-    return times, [*series.values, *[series.values[-1]] * more]

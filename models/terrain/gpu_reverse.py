@@ -9,7 +9,7 @@ around it pass back. Names are those of ``models/terrain/reverse.py``.
 import triton  # ty: ignore  # comes with torch's CUDA builds
 import triton.language as tl  # ty: ignore
 
-from models.terrain.gpu_step import around, cube_root_inverse, friction, outlet, place, supply
+from models.terrain.gpu_faces import around, cube_root_inverse, friction, outlet, place, supply
 
 
 @triton.jit

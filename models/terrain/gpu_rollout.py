@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.terrain.forcing import Forcing
-from models.terrain.gpu import LEFT, PAD, GpuFlood, Tuning, Worlds, layout
+from models.terrain.gpu import GpuFlood
+from models.terrain.gpu_layout import LEFT, PAD, Tuning, Worlds, layout
 from models.terrain.scheme import Ground, Physics
 
 TAPE_BYTES = 8 * 2**30

@@ -23,7 +23,8 @@ if not torch.cuda.is_available():
 
 from models.terrain.adjoint import step_vjp
 from models.terrain.forcing import Forcing, Inlet, Series, constant
-from models.terrain.gpu import GpuFlood, Tuning
+from models.terrain.gpu import GpuFlood
+from models.terrain.gpu_layout import Tuning
 from models.terrain.gpu_rollout import GpuTape
 from models.terrain.parts import Synthetic
 from models.terrain.scenes import generate

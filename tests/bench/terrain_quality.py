@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from models.terrain import measures
 from models.terrain.boundary import Extent, forcing_of, ground_of, physics_of, settle
 from models.terrain.forcing import Forcing
-from models.terrain.gpu import GpuFlood, Tuning, Worlds, layout, worlds_of
+from models.terrain.gpu import GpuFlood
+from models.terrain.gpu_layout import Tuning, Worlds, layout, worlds_of
 from models.terrain.gpu_rollout import GpuTape
 from models.terrain.losses import CLIP_NORM, tamed
 from models.terrain.net import Downsampler, coarse

@@ -6,7 +6,8 @@ from flood_cases import flood, hills, puddles
 
 from models.terrain.coarse_floods import depths
 from models.terrain.forcing import Forcing, Inlet, Series, constant
-from models.terrain.gpu import LEFT, PAD, GpuFlood, Tuning, can_run, layout, worlds_of
+from models.terrain.gpu import GpuFlood, can_run
+from models.terrain.gpu_layout import LEFT, PAD, Tuning, layout, worlds_of
 from models.terrain.gpu_rollout import GpuTape
 from models.terrain.losses import tamed
 from models.terrain.parts import Solver
