@@ -9,7 +9,7 @@ from numba import njit
 
 from models.terrain.tile import MATH
 
-SOURCES = ("vectors", "tile", "sweep", "reverse")
+SOURCES = ("vectors", "tile", "grid", "sweep", "stride", "reverse")
 
 
 def _digest() -> str:

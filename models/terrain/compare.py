@@ -14,11 +14,12 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.terrain import measures, pictures, rasters, trained
 from models.terrain.boundary import forcing_of, ground_of, physics_of
+from models.terrain.coarse_floods import depths
 from models.terrain.floods import Scene, stages
 from models.terrain.pooling import BASELINES, fitted, mean
-from models.terrain.rollout import World, rollout
 from models.terrain.simulate import scene_of
 from models.terrain.spec import TerrainCompare
+from models.terrain.stepping import World
 
 WET_M = 0.1
 OPTIMISE_LR = 0.02  # metres a step of Adam
@@ -54,7 +55,7 @@ def compare(spec: TerrainCompare, run: Run) -> None:
     fine = rasters.load(spec.terrain, run, spec.seed)
     if min(fine.z.shape) < 2 * spec.factor:
         raise SpecError(f"factor {spec.factor}: the terrain has only {fine.z.shape} cells")
-    scene = scene_of(spec, fine, WET_M)
+    scene = scene_of(spec, fine, WET_M, run.device)
     z = fitted(torch.from_numpy(fine.z), spec.factor, "pad")
     makers = len(spec.methods) + len(spec.nets) + (spec.optimise_steps > 0)
     truth = _fine_flood(spec, run, scene, fine, 1 + makers)
@@ -120,7 +121,7 @@ def _optimise(
     optimiser = torch.optim.Adam([z], lr=OPTIMISE_LR)
     for step in range(spec.optimise_steps + 1):
         run.check_stop()
-        depth = rollout(z, [World(ground, forcing)], physics, [spec.duration_s])[0, 0]
+        depth = depths(z, [World(ground, forcing)], physics, [spec.duration_s], spec.solver)[0, 0]
         loss = (depth - target).abs().mean()
         best = min(best, (float(loss.detach()), z.detach().clone()), key=lambda pair: pair[0])
         if step < spec.optimise_steps:

@@ -1,7 +1,7 @@
 """A flood from a terrain and its water to depths, on the engine that can carry it out."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,16 +10,84 @@ from torch import Tensor
 from models.core.run import Run
 from models.terrain.boundary import Extent, forcing_of, ground_of, physics_of
 from models.terrain.forcing import Forcing
-from models.terrain.fused import FusedFlood, Totals
+from models.terrain.gpu import GpuFlood, can_run
 from models.terrain.parts import Solver, Water
 from models.terrain.scheme import Ground, Physics, State, dry
-from models.terrain.stepping import Clock, advance
+from models.terrain.spec import steps_of
+from models.terrain.stepping import Clock, Totals, advance
 
 CHUNK_CELL_STEPS = 20_000_000  # between two looks at a stop: a fraction of a second
+TINY_S = 0.5  # what takes the reference step no longer needs no compiled engine
+STEP_S, CELL_STEP_S = 1.2e-3, 1e-7  # of the reference step on a CPU
+
+
+@runtime_checkable
+class Flood(Protocol):
+    """One flood, whatever engine carries it out."""
+
+    def advance(self, until: float, max_steps: int) -> bool:
+        """Step to ``until`` in s, or so many steps; whether it is there."""
+        ...
+
+    @property
+    def depth(self) -> Tensor:
+        """Depth in m [1, ny, nx]."""
+        ...
+
+    @property
+    def totals(self) -> Totals:
+        """Where it is and what went in and out."""
+        ...
+
+    @property
+    def peak(self) -> Tensor:
+        """Greatest depth so far in m [ny, nx]."""
+        ...
+
+    @property
+    def arrival(self) -> Tensor:
+        """Time in s at which a cell first was wet, inf where it never was [ny, nx]."""
+        ...
+
+
+def is_tiny(cells: int, dx: float, duration_s: float, solver: Solver) -> bool:
+    """Whether the reference step is done before another engine would have been compiled."""
+    return steps_of(duration_s, dx, solver) * (STEP_S + CELL_STEP_S * cells) <= TINY_S
+
+
+class GpuOne:
+    """A batch of one of :class:`GpuFlood`, read on the host."""
+
+    def __init__(self, flood: GpuFlood) -> None:
+        self._flood = flood
+
+    def advance(self, until: float, max_steps: int) -> bool:
+        """Step to ``until`` in s, or about so many steps; whether it is there."""
+        return self._flood.advance(until, max_steps)
+
+    @property
+    def depth(self) -> Tensor:
+        """Depth in m [1, ny, nx]."""
+        return self._flood.depth.cpu()
+
+    @property
+    def totals(self) -> Totals:
+        """Where the flood is and what went in and out."""
+        return self._flood.totals[0]
+
+    @property
+    def peak(self) -> Tensor:
+        """Greatest depth so far in m [ny, nx]."""
+        return self._flood.peak[0].cpu()
+
+    @property
+    def arrival(self) -> Tensor:
+        """Time in s at which a cell first was wet, inf where it never was [ny, nx]."""
+        return self._flood.arrival[0].cpu()
 
 
 class TorchFlood:
-    """The reference step with the face of :class:`FusedFlood`, for the authors' scheme."""
+    """The reference step as a flood: for the authors' scheme, and for what is tiny."""
 
     def __init__(self, ground: Ground, forcing: Forcing, physics: Physics, wet_m: float) -> None:
         self._world = (ground, forcing, physics)
@@ -53,28 +121,36 @@ class TorchFlood:
 
 
 class Scene(NamedTuple):
-    """Everything a flood needs besides the heights: settled water, extent, solver."""
+    """Everything a flood needs besides the heights: settled water, extent, solver, duration."""
 
     water: list[Water]
     extent: Extent
     solver: Solver
     wet_m: float
+    duration_s: float
+    device: str = "cpu"
 
-    def open(self, z: np.ndarray, dx: float, *, coarse: bool = False) -> FusedFlood | TorchFlood:
+    def open(self, z: np.ndarray, dx: float, *, coarse: bool = False) -> Flood:
         """A dry flood on a grid of heights in m with cells of dx metres."""
         datum = float(z.mean())
         bed = torch.from_numpy(z - np.float32(datum))[None].float().contiguous()
         ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver)
         forcing = forcing_of(self.water, self.extent, (z.shape[0], z.shape[1]), dx)
         physics = physics_of(self.solver, coarse=coarse)
-        if self.solver.reference_mode:
+        if self.solver.reference_mode or is_tiny(z.size, dx, self.duration_s, self.solver):
             return TorchFlood(ground, forcing, physics, self.wet_m)
+        if self.device.startswith("cuda") and can_run(ground, forcing, physics):
+            drain = None if ground.drain is None else ground.drain.to(self.device)
+            there = ground._replace(z=bed.to(self.device), drain=drain)
+            return GpuOne(GpuFlood(there, [forcing], physics, wet_m=self.wet_m))
+        from models.terrain.fused import FusedFlood  # loading numba takes a second
+
         threads = min(torch.get_num_threads(), max(1, z.size // 65_536))
         return FusedFlood(ground, forcing, physics, None, threads, self.wet_m)
 
 
 def stages(
-    flood: FusedFlood | TorchFlood, times: list[float], run: Run, tell: Callable[[float], None]
+    flood: Flood, times: list[float], run: Run, tell: Callable[[float], None]
 ) -> Iterator[float]:
     """Step from time to time; between chunks of steps report the simulated time, hear of a stop.
 

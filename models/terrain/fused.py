@@ -1,29 +1,19 @@
 """The fused CPU engine of one flood: its arrays, and stepping them without the interpreter."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numba import set_num_threads
 from torch import Tensor
 
-from models.terrain import sweep
+from models.terrain import grid, stride
 from models.terrain.forcing import Forcing
 from models.terrain.scheme import Ground, Physics, State, dt_cap
-from models.terrain.stepping import UnstableError
+from models.terrain.stepping import Totals, UnstableError
 from models.terrain.tile import BUFFER, COLUMNS, PLANE, ROWS, SHARE, N
 
 UNBOUNDED = 2**62
-
-
-class Totals(NamedTuple):
-    """Where a flood is: s, steps, m3 that entered, m3 that left."""
-
-    t: float
-    steps: int
-    entered: float
-    left: float
 
 
 class FusedFlood:
@@ -67,16 +57,16 @@ class FusedFlood:
         limit = min(max_steps, UNBOUNDED)
         if self.threads > 1:
             set_num_threads(self.threads)
-            why = sweep.advance_together(self.grid, self.shape, self.numbers, until, limit)
+            why = stride.advance_together(self.grid, self.shape, self.numbers, until, limit)
         else:
-            why = sweep.advance_alone(self.grid, self.shape, self.numbers, until, limit)
-        if why == sweep.UNSTABLE:
+            why = stride.advance_alone(self.grid, self.shape, self.numbers, until, limit)
+        if why == stride.UNSTABLE:
             totals = self.totals
             raise UnstableError(
                 f"the simulation blew up in step {totals.steps} at {totals.t:.1f} s",
                 hint="lower solver.alpha, raise manning, or leave the limiter on",
             )
-        return why == sweep.DONE
+        return why == stride.DONE
 
     @property
     def totals(self) -> Totals:
@@ -126,14 +116,14 @@ def _widened(q: Tensor, axis: int) -> Tensor:
     return torch.cat([q, q.new_zeros(shape)], axis)
 
 
-def _shape(ny: int, nx: int) -> sweep.Shape:
+def _shape(ny: int, nx: int) -> grid.Shape:
     down, across = math.ceil(ny / ROWS), math.ceil(nx / COLUMNS)
     rows, columns = math.ceil(ny / down), math.ceil(nx / across)
-    return sweep.Shape(ny, nx, rows, columns, math.ceil(ny / rows), math.ceil(nx / columns))
+    return grid.Shape(ny, nx, rows, columns, math.ceil(ny / rows), math.ceil(nx / columns))
 
 
-def _numbers(dx: float, physics: Physics, wet_m: float | None) -> sweep.Numbers:
-    return sweep.Numbers(
+def _numbers(dx: float, physics: Physics, wet_m: float | None) -> grid.Numbers:
+    return grid.Numbers(
         dx=float(dx),
         gravity=physics.gravity,
         theta=physics.theta,
@@ -156,14 +146,14 @@ def _flat(field: Tensor | None) -> np.ndarray:
 
 
 def _grid(
-    ground: Ground, forcing: Forcing, shape: sweep.Shape, threads: int, noting: bool
-) -> sweep.Grid:
+    ground: Ground, forcing: Forcing, shape: grid.Shape, threads: int, noting: bool
+) -> grid.Grid:
     cells, tiles = shape.ny * shape.nx, shape.down * shape.across
     n = ground.manning
     held = np.empty(0, np.int64)
     if ground.level is not None:
         held = np.flatnonzero(np.isfinite(_flat(ground.level)))
-    return sweep.Grid(
+    return grid.Grid(
         z=_flat(ground.z),
         n=_flat(n) if isinstance(n, Tensor) else np.array([n], np.float32),
         drain=_flat(ground.drain),
@@ -217,7 +207,7 @@ def _inlets(forcing: Forcing, nx: int, dx: float) -> dict[str, np.ndarray]:
     }
 
 
-def _drains(drain: Tensor | None, shape: sweep.Shape) -> np.ndarray:
+def _drains(drain: Tensor | None, shape: grid.Shape) -> np.ndarray:
     """Of each tile, whether an outlet is in it or beside it."""
     found = np.zeros((shape.down, shape.across), np.uint8)
     if drain is not None:

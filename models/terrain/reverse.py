@@ -9,7 +9,8 @@ from typing import no_type_check
 from numba import float32
 
 from models.terrain.cache import cached
-from models.terrain.sweep import constants, fetch_window
+from models.terrain.stride import constants
+from models.terrain.sweep import fetch_window
 from models.terrain.tile import (
     FX,
     FY,

@@ -13,20 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.errors import SpecError
-from models.terrain import reverse, sweep
-from models.terrain.forcing import Forcing
+from models.terrain import reverse, stride
 from models.terrain.fused import FusedFlood
-from models.terrain.scheme import Ground, Physics
-from models.terrain.stepping import UnstableError
+from models.terrain.scheme import Physics
+from models.terrain.stepping import UnstableError, World
 
 WHOLE_TAPE_BYTES = 512 * 2**20  # shorter floods than this need no second run
-
-
-class World(NamedTuple):
-    """What surrounds a bed: everything else of the ground (its ``z`` is not used), the water."""
-
-    ground: Ground
-    forcing: Forcing
 
 
 class Spans(NamedTuple):
@@ -134,9 +126,9 @@ def _record(flood: FusedFlood, until: float, steps: int) -> tuple[np.ndarray, np
     tape = np.empty((steps, 3, flood.shape.ny * flood.shape.nx), np.float32)
     dts, before = np.empty(steps), flood.totals.steps
     arrays = (flood.grid, flood.shape, flood.numbers)
-    why = sweep.record(*arrays, until, steps, tape.reshape(-1), dts)
+    why = stride.record(*arrays, until, steps, tape.reshape(-1), dts)
     totals = flood.totals
-    if why == sweep.UNSTABLE:
+    if why == stride.UNSTABLE:
         raise UnstableError(f"the simulation blew up in step {totals.steps} at {totals.t:.1f} s")
     taken = totals.steps - before
     return tape[:taken], dts[:taken], bool(totals.t >= until)

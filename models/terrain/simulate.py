@@ -16,7 +16,7 @@ from models.terrain.rasters import Elevation
 from models.terrain.spec import TerrainSimulate
 
 
-def scene_of(spec: Any, fine: Elevation, wet_m: float) -> Scene:
+def scene_of(spec: Any, fine: Elevation, wet_m: float, device: str) -> Scene:
     """The water of a spec, settled on a fine terrain.
 
     Raises:
@@ -24,7 +24,8 @@ def scene_of(spec: Any, fine: Elevation, wet_m: float) -> Scene:
     """
     ny, nx = fine.z.shape
     water = settle(list(spec.water), fine.z, fine.missing, fine.dx)
-    return Scene(water, Extent(ny * fine.dx, nx * fine.dx), spec.solver, wet_m)
+    extent = Extent(ny * fine.dx, nx * fine.dx)
+    return Scene(water, extent, spec.solver, wet_m, spec.duration_s, device)
 
 
 def simulate(spec: TerrainSimulate, run: Run) -> None:
@@ -41,7 +42,7 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
         run.warn(
             "nodata_filled", f"{int(ground.missing.sum())} cells without height: no result there"
         )
-    flood = scene_of(spec, ground, spec.wet_depth_m).open(ground.z, ground.dx)
+    flood = scene_of(spec, ground, spec.wet_depth_m, run.device).open(ground.z, ground.dx)
     times = [spec.duration_s * (k + 1) / spec.outputs for k in range(spec.outputs)]
     rows: list[dict[str, float]] = []
     frames: list[np.ndarray] = []

@@ -42,6 +42,22 @@ class Clock(NamedTuple):
         return Clock(zero, zero.long(), zero.clone(), zero.clone())
 
 
+class World(NamedTuple):
+    """What surrounds a bed: everything else of the ground (its ``z`` is not used), the water."""
+
+    ground: Ground
+    forcing: Forcing
+
+
+class Totals(NamedTuple):
+    """Where one flood is: s, steps, m3 that entered, m3 that left."""
+
+    t: float
+    steps: int
+    entered: float
+    left: float
+
+
 def next_dt(h: Tensor, t: Tensor, until: float, dx: float, physics: Physics) -> Float[Tensor, "b"]:
     """The stable step, cut to land on ``until``; 0 for samples that are there."""
     remaining = until - t

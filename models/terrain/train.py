@@ -18,16 +18,13 @@ from models.core import checkpoint, device
 from models.core.errors import DivergedError, SpecError
 from models.core.run import Run, StoppedError
 from models.terrain import measures, trained, truths
-from models.terrain.boundary import physics_of
+from models.terrain.coarse_floods import CoarseFloods
+from models.terrain.losses import CLIP_NORM, LOSSES, regulariser, tamed
 from models.terrain.net import Downsampler, coarse
-from models.terrain.rollout import rollout
-from models.terrain.scheme import Physics
 from models.terrain.spec import TerrainTrain
 from models.terrain.truths import Lesson
 
-CLIP_NORM = 1.0
 SKIPS_ALLOWED = 20  # in a row; then the training has diverged
-LOSSES = {"mse": F.mse_loss, "huber": F.smooth_l1_loss, "l1": F.l1_loss}
 
 
 class Plan(NamedTuple):
@@ -37,7 +34,7 @@ class Plan(NamedTuple):
     run: Run
     net: Downsampler
     optimiser: torch.optim.Adam
-    physics: Physics
+    floods: CoarseFloods
     train: list[Lesson]
     test: list[Lesson]
 
@@ -74,8 +71,8 @@ def train(spec: TerrainTrain, run: Run) -> None:
     lessons = truths.load(spec, run)
     net = Downsampler(spec.factor, spec.width, spec.norm).to(run.device)
     optimiser = torch.optim.Adam(net.parameters(), lr=spec.lr)
-    physics = physics_of(spec.solver, coarse=True)
-    plan, state = Plan(spec, run, net, optimiser, physics, *lessons), State()
+    floods = CoarseFloods(lessons[0], spec, run.device)
+    plan, state = Plan(spec, run, net, optimiser, floods, *lessons), State()
     if run.resume is not None:
         _restore(plan, state)
     _flood_fine(plan, state)
@@ -143,18 +140,13 @@ def _loss(plan: Plan, state: State, chosen: list[int]) -> Tensor:
     spec, run = plan.spec, plan.run
     z = torch.stack([plan.train[k].z for k in chosen]).to(run.device)
     bed = coarse(plan.net, z)
-    worlds = [plan.train[k].world for k in chosen]
-    said = rollout(bed.cpu(), worlds, plan.physics, truths.times_of(spec))
-    loss = LOSSES[spec.loss](said, torch.stack([state.depths[k] for k in chosen], 1))
+    bed.register_hook(tamed)
+    said = plan.floods(bed, chosen)
+    truth = torch.stack([state.depths[k] for k in chosen], 1).to(said.device)
+    loss = LOSSES[spec.loss](said, truth)
     if spec.terrain_weight:
-        loss = loss + spec.terrain_weight * regulariser(bed, z, spec.factor).cpu()
+        loss = loss + spec.terrain_weight * regulariser(bed, z, spec.factor).to(loss.device)
     return loss
-
-
-def regulariser(bed: Tensor, z: Tensor, factor: int) -> Tensor:
-    """Smooth L1 between the mean of 2 x 2 coarse cells (edges repeated) and the mean pool."""
-    wide = F.pad(bed[:, None], (1, 0, 1, 0), mode="replicate")
-    return F.smooth_l1_loss(F.avg_pool2d(wide, 2, 1), F.avg_pool2d(z[:, None], factor))
 
 
 def _coarse_bed(plan: Plan, lesson: Lesson, net: nn.Module | None) -> np.ndarray:

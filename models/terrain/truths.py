@@ -16,9 +16,9 @@ from models.terrain.boundary import forcing_of, ground_of
 from models.terrain.floods import Scene, stages
 from models.terrain.parts import Area, SyntheticTerrain
 from models.terrain.rasters import Elevation
-from models.terrain.rollout import World
 from models.terrain.simulate import scene_of
 from models.terrain.spec import TerrainTrain
+from models.terrain.stepping import World
 
 WET_M = 0.1
 
@@ -72,9 +72,9 @@ def terrains(spec: TerrainTrain, run: Run, *, test: bool) -> Iterator[Elevation]
             )
 
 
-def lesson_of(spec: TerrainTrain, fine: Elevation) -> Lesson:
+def lesson_of(spec: TerrainTrain, fine: Elevation, device: str) -> Lesson:
     """A terrain with its coarse surroundings."""
-    scene, dx = scene_of(spec, fine, WET_M), fine.dx * spec.factor
+    scene, dx = scene_of(spec, fine, WET_M, device), fine.dx * spec.factor
     datum = float(fine.z.mean())
     z = torch.from_numpy(fine.z - np.float32(datum))
     shape = (z.shape[0] // spec.factor, z.shape[1] // spec.factor)
@@ -91,7 +91,8 @@ def load(spec: TerrainTrain, run: Run) -> tuple[list[Lesson], list[Lesson]]:
         SpecError: if their sizes differ.
     """
     parts = [
-        [lesson_of(spec, fine) for fine in terrains(spec, run, test=test)] for test in (False, True)
+        [lesson_of(spec, fine, run.device) for fine in terrains(spec, run, test=test)]
+        for test in (False, True)
     ]
     sizes = {tuple(lesson.z.shape) for part in parts for lesson in part}
     if len(sizes) > 1:

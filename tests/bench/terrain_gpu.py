@@ -1,167 +1,465 @@
-"""The flood solver's torch step on a GPU, and the quality of a net trained there.
+"""The flood solver on one GPU: correctness, cell-steps a second beside its peers, the gradient.
 
-    python -m tests.bench.terrain_gpu --out FILE.json [--quick] [--quality] [--budget-s 240]
+    python -m tests.bench.terrain_gpu --out FILE.json [--quick] [--budget-s 240] [--sections a,b]
+    python -m tests.bench.terrain_gpu --quality [--data FILE.npz] --out FILE.json [--budget-s 240]
 
-First checks the step on the device against the CPU, then times it eager and under torch.compile.
-``--quality`` trains ``terrain.train`` (net on the device, coarse floods on the cores) and compares
-the net with every baseline on held-out terrains, also under other water than in training.
+Checks the fused engine against the reference step first; then times it beside the plain torch step,
+eager and under torch.compile, and beside a device copy, all in one call. ``--quick`` walks the same
+code in small; on a CPU under Triton's interpreter.
 """
 
 import argparse
 import json
-import tempfile
+import os
+import statistics
 import time
+import traceback
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from models.core.run import Run
-from models.terrain import measures, trained
-from models.terrain.parts import Rain, Solver, SyntheticTerrain, Valley
-from models.terrain.pooling import BASELINES
-from models.terrain.rasters import load
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from models.terrain.adjoint import step_vjp
+from models.terrain.forcing import Forcing, Inlet, Series, constant
+from models.terrain.gpu import GpuFlood
+from models.terrain.gpu_layout import Tuning
+from models.terrain.gpu_rollout import GpuTape
+from models.terrain.parts import Synthetic
+from models.terrain.scenes import generate
 from models.terrain.scheme import Ground, Physics, State, dry, step
-from models.terrain.simulate import scene_of
-from models.terrain.spec import TerrainCompare, TerrainTrain
-from models.terrain.train import train
+from models.terrain.stepping import Clock, advance
+
+MANNING, DX = 0.05, 8.0
+BYTES = 28  # a cell-step that reads z, h, qx, qy and writes h, qx, qy once
+TUNINGS = [
+    Tuning(down, across, warps, lazy=lazy)
+    for down, across, warps, lazy in (
+        (4, 64, 4, False),
+        (4, 64, 4, True),
+        (4, 32, 2, False),
+        (8, 32, 4, False),
+        (8, 64, 8, False),
+        (4, 128, 8, False),
+        (4, 32, 4, False),
+        (8, 32, 8, False),
+        (2, 128, 4, False),
+        (16, 32, 8, False),
+        (8, 64, 4, False),
+        (1, 128, 4, False),
+    )
+]
+CUTS = [(4, 32, 4), (8, 32, 8), (4, 32, 2), (2, 32, 2), (4, 64, 4)]  # of the derivative
 
 
-def case(b, n, device):
-    z = torch.randn(b, n, n, generator=torch.Generator().manual_seed(0)) * 0.2
-    h = 0.5 + torch.rand(z.shape, generator=torch.Generator().manual_seed(1))
-    start = State(h, *dry(z)[1:])
-    return Ground(z.to(device), 0.05, 8.0), State(*(field.to(device) for field in start))
+class Bench:
+    """The device, its sizes, and what was found."""
 
+    def __init__(self, options):
+        self.quick, self.began, self.budget = options.quick, time.monotonic(), options.budget_s
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.found, self.out, self.data = {}, options.out, options.data
+        self.best, self.sections = Tuning(), options.sections
 
-def correct(device):
-    """Greatest difference after 100 steps between the device and the CPU."""
-    ends = []
-    for place in ("cpu", device):
-        ground, state = case(2, 64, place)
-        dt = torch.full((2,), 0.5, dtype=torch.float64, device=place)
-        for _ in range(100):
-            state, _ = step(state, ground, dt, 0.0, Physics())
-        ends.append(state.h.cpu())
-    gap = float((ends[0] - ends[1]).abs().max())
-    assert gap < 1e-5, gap
-    return {"max_depth_gap_m": gap}
+    def left(self):
+        return self.budget - (time.monotonic() - self.began)
 
+    def wait(self):
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
-def rate(function, b, n, device, steps):
-    """Cell-steps a second, the best of three rounds."""
-    ground, state = case(b, n, device)
-    dt = torch.full((b,), 0.5, dtype=torch.float64, device=device)
-    best = 0.0
-    with torch.no_grad():
-        for _ in range(4):
+    def keep(self):
+        self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+
+    def seconds(self, work, rounds=5):
+        """Least and median wall seconds after one round to warm up."""
+        taken = []
+        for _ in range((1 if self.quick else rounds) + 1):
+            self.wait()
             began = time.perf_counter()
-            for _ in range(steps):
-                state, _ = function(state, ground, dt, 0.0, Physics())
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = max(best, b * n * n * steps / (time.perf_counter() - began))
-    return best
+            work()
+            self.wait()
+            taken.append(time.perf_counter() - began)
+        return {"min_s": min(taken[1:]), "median_s": statistics.median(taken[1:])}
 
 
-def speed(device, quick):
-    shapes = [(1, 32)] if quick else [(1, 125), (64, 125), (1, 512), (1, 2000)]
-    functions = {"eager": step}
-    if device == "cuda":
-        functions["compiled"] = torch.compile(step)
+def wet_case(b, n, device):
+    """Water everywhere, 0.5 to 1.5 m, on rough ground: every cell works."""
+    made = Synthetic(rows=max(n, 8), columns=max(n, 8), cell_size_m=DX)
+    z = torch.stack([generate(made.model_copy(update={"variant": k % 4}), 0) for k in range(b)])
+    h = 0.5 + torch.rand(z.shape, generator=torch.Generator().manual_seed(0))
+    start = State(*(field.to(device) for field in State(h, *dry(z)[1:])))
+    return Ground(z.to(device), MANNING, DX), start
+
+
+def on(device, ground, start):
+    """The same case on another device."""
+    moved = {k: v.to(device) for k, v in ground._asdict().items() if isinstance(v, torch.Tensor)}
+    return ground._replace(**moved), State(*(field.to(device) for field in start))
+
+
+def hilly(n, batch, dtype=torch.float32):
+    """Inflow by hydrograph, rain, an outlet, roughness by cell, puddles on steep ground."""
+    g = torch.Generator().manual_seed(1)
+    made = Synthetic(rows=n, columns=n + 4, cell_size_m=4.0, relief_m=8.0, channel_depth_m=1.0)
+    z = torch.stack([generate(made.model_copy(update={"variant": k}), 0) for k in range(batch)])
+    h = torch.rand(z.shape, generator=g) * (torch.rand(z.shape, generator=g) < 0.4)
+    h[:, :, : n // 3] = 0
+    drain = torch.zeros_like(z)
+    drain[:, n // 4 : n // 2, -1] = 0.6
+    manning = 0.02 + 0.05 * torch.rand(z.shape, generator=g)
+    inlet = Inlet(Series((0.0, 60.0, 600.0), (0.0, 40.0, 10.0)), (n // 2, n // 2 + 1), (0, 0))
+    forcing = Forcing((inlet,), constant(30 / 3.6e6))
+    ground = Ground(z.to(dtype), manning.to(dtype), 4.0, drain.to(dtype))
+    start = dry(z)._replace(h=h)
+    return ground, State(*(field.to(dtype) for field in start)), forcing
+
+
+def correct(bench):
+    """The engine against the reference step on the CPU, limiter and boundaries at work."""
+    n, until = (10, 4.0) if bench.quick else (96, 400.0)
+    rows = bench.found["correct"] = []
+    cases = {
+        "limiter": Physics(dt_max=0.2),
+        "no limiter": Physics(limiter=False, dt_max=0.2),
+        "own steps": Physics(alpha=0.5),  # at 0.7 float32 and float64 part on ground as steep
+        "authors' steps": Physics(cfl="reference"),
+    }
+    other = bench.best._replace(log=False, lazy=False)
+    for name, physics in cases.items():
+        ground, start, forcing = hilly(n, 2)
+        ends = advance(start, Clock.start(2), ground, forcing, physics, until)
+        for tuning in (bench.best, other) if name == "limiter" else (bench.best,):
+            rows.append({"physics": name, "tuning": tuning._asdict()})
+            rows[-1] |= against(bench, (ground, start, forcing), physics, until, ends, tuning)
+            bench.keep()
+    failed = [r for r in rows if max(r["gaps_h_qx_qy"]) > 5e-5 or not r["same_steps"]]
+    return {"cases": rows, "failures": len(failed), "batch": same_alone(bench)}
+
+
+def against(bench, case, physics, until, ends, tuning):
+    """Differences of states, totals and volumes to the reference's end."""
+    (ground, start, forcing), (state, clock) = case, ends
+    there, begin = on(bench.device, ground, start)
+    flood = GpuFlood(there, [forcing] * 2, physics, begin, tuning=tuning)
+    flood.advance(until)
+    entered, left = (torch.tensor([row[k] for row in flood.totals]) for k in (2, 3))
+    area = ground.dx**2
+    volume, first = (h.double().sum((1, 2)).cpu() * area for h in (flood.depth, start.h))
+    gaps = [float((a.cpu() - b).abs().max()) for a, b in zip(flood.state, state, strict=True)]
     return {
-        f"{name}_{b}x{n}x{n}": rate(function, b, n, device, 3 if quick else 50)
-        for name, function in functions.items()
-        for b, n in shapes
+        "steps": clock.steps.tolist(),
+        "same_steps": clock.steps.tolist() == [total.steps for total in flood.totals],
+        "gaps_h_qx_qy": gaps,
+        "least_depth_m": float(flood.depth.min()),
+        "entered_gap_m3": float((clock.entered - entered).abs().max()),
+        "left_gap_m3": float((clock.left - left).abs().max()),
+        "balance_error": float(((volume - first - entered + left) / volume).abs().max()),
     }
 
 
-def quality(device, quick, factor, epochs):
-    """Train, then mean errors on held-out terrains, by method and kind of water."""
-    made = {"rows": 64, "columns": 64, "cell_size_m": 8.0} if quick else {"cell_size_m": 8.0}
-    counts = {"train": 4, "test": 2} if quick else {"train": 256, "test": 24}
-    spec = TerrainTrain.model_validate(
-        {
-            "kind": "terrain.train",
-            "scenes": {"synthetic": made, **counts},
-            "factor": factor,
-            "duration_s": 120.0 if quick else 3600.0,
-            "epochs": epochs,
-            "batch_size": 16,
-            "loss": "l1",
-            "width": 8 if quick else 64,
-            "water": [{"type": "valley", "discharge_m3_s": 60.0}],
-        }
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), device=device)
-        train(spec, run)
-        net = trained.load(Path(folder) / "weights.safetensors", device)
-        waters = {
-            "as trained": [Valley(type="valley", discharge_m3_s=60.0)],
-            "twice the inflow": [Valley(type="valley", discharge_m3_s=120.0)],
-            "rain": [Rain(type="rain", mm_per_h=35.0)],
-        }
-        return {
-            name: held_out(spec, run, net, water, counts["train"], counts["test"])
-            for name, water in waters.items()
-        }
+def same_alone(bench):
+    """Property 11: a batch is its single runs, bit for bit; repeats are too."""
+    n, until = (9, 2.0) if bench.quick else (140, 100.0)
+    ground, start, forcing = hilly(n, 3)
+    ends = []
+    for part in (slice(0, 3), slice(0, 3), slice(1, 2)):
+        one = ground._replace(**{k: getattr(ground, k)[part] for k in ("z", "manning", "drain")})
+        there, begin = on(bench.device, one, State(*(field[part] for field in start)))
+        flood = GpuFlood(there, [forcing] * len(one.z), Physics(), begin, tuning=bench.best)
+        flood.advance(until)
+        ends.append(flood.depth)
+    return {
+        "repeats": bool(torch.equal(ends[0], ends[1])),
+        "alone": bool(torch.equal(ends[0][1:2], ends[2])),
+    }
 
 
-def held_out(spec, run, net, water, first, count):
-    """Mean MAE of every method on the test terrains, and its ratio to mean pooling."""
-    rows = {name: [] for name in (*BASELINES, "net")}
-    for k in range(count):
-        made = spec.scenes.synthetic.model_copy(update={"variant": first + k})
-        fine = load(SyntheticTerrain(synthetic=made), run, spec.seed)
-        flooding = TerrainCompare(
-            kind="terrain.compare",
-            terrain=SyntheticTerrain(synthetic=made),
-            water=water,
-            solver=Solver(),
-            duration_s=spec.duration_s,
+def correct_gradient(bench):
+    """The adjoint against float64 autograd through the reference, whole tape and spans."""
+    n, until = (8, 3.0) if bench.quick else (40, 120.0)
+    ground, _, forcing = hilly(n, 2, torch.float64)
+    weight = torch.randn(ground.z.shape, generator=torch.Generator().manual_seed(2)).double()
+    rows = []
+    for physics in (Physics(dt_max=0.5), Physics(limiter=False, dt_max=0.5)):
+        bed = ground.z.clone().requires_grad_()
+        state, clock = advance(
+            dry(bed), Clock.start(2), ground._replace(z=bed), forcing, physics, until
         )
-        scene = scene_of(flooding, fine, 0.1)
-        flood = scene.open(fine.z, fine.dx)
-        flood.advance(spec.duration_s, 2**62)
-        truth = measures.pooled(flood.depth[0], spec.factor).numpy()
-        z = torch.from_numpy(fine.z)
-        beds = {name: maker(z, spec.factor).numpy() for name, maker in BASELINES.items()}
-        beds["net"] = trained.apply(net, z, run.device)
-        for name, bed in beds.items():
-            coarse = scene.open(bed, fine.dx * spec.factor, coarse=True)
-            coarse.advance(spec.duration_s, 2**62)
-            rows[name].append(measures.errors(coarse.depth[0].numpy(), truth)["mae_m"])
-    mean = {name: float(np.mean(values)) for name, values in rows.items()}
-    return {"mae_m": mean, "ratio": {name: v / mean["mean"] for name, v in mean.items()}}
+        (expected,) = torch.autograd.grad((state.h * weight).sum(), bed)
+        single = ground._replace(
+            z=ground.z.float(), manning=ground.manning.float(), drain=ground.drain.float()
+        )
+        there, _ = on(bench.device, single, dry(single.z))
+        for steps in (None, 64):
+            tape = GpuTape(there, [forcing] * 2, physics, steps, bench.best)
+            grads = []
+            for _ in range(2):
+                bed = there.z.clone().requires_grad_()
+                depth = tape(bed, [until])[0]
+                grads += torch.autograd.grad((depth * weight.to(depth)).sum(), bed)
+            found = grads[0].double().cpu()
+            rows.append({
+                "limiter": physics.limiter, "tape_steps": tape.blocks * tape.block,
+                "steps": clock.steps.tolist(),
+                "relative_l2": float((found - expected).norm() / expected.norm()),
+                "repeats": bool(torch.equal(*grads)),
+            })  # fmt: skip
+            del tape
+            if bench.quick:
+                break
+    return {"cases": rows}
+
+
+def fixed(limiter=True):
+    """Steps of one length, stable for the wet case."""
+    return Physics(limiter=limiter, dt_max=0.9 * 0.7 * DX / (9.8 * 4.0) ** 0.5)
+
+
+def copy_rate(bench):
+    """Bytes a second of a device copy."""
+    count = 2**16 if bench.quick else 2**28
+    a = torch.zeros(count, device=bench.device)
+    b = torch.empty_like(a)
+    return 8 * count / bench.seconds(lambda: b.copy_(a))["min_s"]
+
+
+def engine_rate(bench, b, n, tuning, limiter=True, steps=None):
+    """Cell-steps a second of the fused engine, every cell wet."""
+    ground, start = wet_case(b, n, bench.device)
+    flood = GpuFlood(ground, [Forcing()] * b, fixed(limiter), start, tuning=tuning)
+    flood.aim(1e12)
+    block = 2 if bench.quick else 32
+    repeats = 1 if bench.quick else max(1, (steps or 256) // block)
+    flood.run(0, block)
+
+    def work():
+        for _ in range(repeats):
+            flood.run(0, block)
+
+    found = bench.seconds(work)
+    flood.arrived()
+    found["tiles_with_limited_cells"] = float((flood.short > 0).float().mean())
+    found["cell_steps_per_s"] = b * n * n * block * repeats / found["min_s"]
+    found["us_per_step"] = found["min_s"] / (block * repeats) * 1e6
+    return found
+
+
+def tune(bench):
+    """The ways to cut the programs at 2000 x 2000, without the limiter; the best with it."""
+    n, rows = (12 if bench.quick else 2000), []
+    for tuning in TUNINGS[:2] if bench.quick else TUNINGS:
+        if bench.left() < 60 and not bench.quick:
+            break
+        row = {"tuning": tuning._asdict()}
+        try:
+            row |= engine_rate(bench, 1, n, tuning, limiter=False)
+        except Exception as error:  # a cut that does not fit the chip
+            row["error"] = f"{type(error).__name__}: {error}"[:300]
+        print(row, flush=True)
+        rows.append(row)
+        bench.found["tune"] = {"n": n, "rows": rows}
+        bench.keep()
+    good = sorted((r for r in rows if "min_s" in r), key=lambda r: r["min_s"])
+    bench.best = Tuning(**good[0]["tuning"])
+    options = {}
+    for name, change in (("turning off", {"turning": False}), ("eager tiles", {"lazy": False})):
+        tuning = bench.best._replace(**change)
+        options[name] = engine_rate(bench, 1, n, tuning, limiter=False)
+        if options[name]["min_s"] < good[0]["min_s"] * 0.99:
+            bench.best = tuning
+    return {"n": n, "rows": rows, "options": options, "best": bench.best._asdict()}
+
+
+def plain_rate(bench, function, b, n, steps):
+    """Cell-steps a second of the plain torch step."""
+    ground, state = wet_case(b, n, bench.device)
+    dt = torch.full((b,), fixed().dt_max, dtype=torch.float64, device=bench.device)
+
+    def work():
+        nonlocal state
+        with torch.no_grad():
+            for _ in range(steps):
+                state, _ = function(state, ground, dt, 0.0, fixed(limiter=False))
+
+    found = bench.seconds(work, 3)
+    found["cell_steps_per_s"] = b * n * n * steps / found["min_s"]
+    return found
+
+
+def same_answer(bench, n):
+    """Greatest depth difference to the plain torch step after 64 steps of one length."""
+    ground, start = wet_case(1, n, bench.device)
+    flood = GpuFlood(ground, [Forcing()], fixed(), start, tuning=bench.best)
+    flood.aim(1e12)
+    steps = 2 if bench.quick else 64
+    flood.run(0, steps)
+    dt = torch.full((1,), fixed().dt_max, dtype=torch.float64, device=bench.device)
+    with torch.no_grad():
+        for _ in range(steps):
+            start, _ = step(start, ground, dt, 0.0, fixed())
+    return float((flood.depth - start.h).abs().max())
+
+
+def speed(bench):
+    """Every size: ours with and without limiter, eager, compiled; the copy bound."""
+    sizes = [(1, 10)] if bench.quick else [(1, 2000), (64, 125), (1, 512), (1, 125)]
+    copy = copy_rate(bench)
+    found = {"copy_bytes_per_s": copy, "bound_cell_steps_per_s": copy / BYTES, "sizes": {}}
+    compiled = torch.compile(step, dynamic=False) if bench.device == "cuda" else None
+    for b, n in sizes:
+        row = found["sizes"][f"{b}x{n}x{n}"] = {}
+        bench.found["speed"] = found
+        row["max_depth_gap_m"] = same_answer(bench, n)
+        row["ours"] = engine_rate(bench, b, n, bench.best, steps=1024)
+        row["ours_no_limiter"] = engine_rate(bench, b, n, bench.best, limiter=False, steps=1024)
+        row["torch_eager"] = plain_rate(bench, step, b, n, 2 if bench.quick else 20)
+        bench.keep()
+        if compiled is not None and bench.left() > 30:
+            row["torch_compiled"] = plain_rate(bench, compiled, b, n, 50)
+        bench.keep()
+    return found
+
+
+def gradient(bench):
+    """Forward and backward over forward alone: coarse floods, 64 at once."""
+    b, n = (1, 8) if bench.quick else (64, 125)
+    ground, _ = wet_case(b, n, bench.device)
+    inlet = Inlet(constant(60.0), (n // 2,), (0,))
+    forcings = [Forcing((inlet,), constant(1e-5))] * b
+    until = 2.0 if bench.quick else 300.0
+    rows = []
+    for cut in CUTS[:1] if bench.quick else CUTS:
+        flood = GpuFlood(ground, forcings, Physics(), tuning=bench.best._replace(lazy=False))
+        tape = GpuTape(ground, forcings, Physics(), None, bench.best, cut)
+
+        def alone(flood=flood):
+            flood.clear()
+            flood.advance(until)
+
+        def both(tape=tape):
+            bed = ground.z.clone().requires_grad_()
+            tape(bed, [until]).sum().backward()
+
+        for work in (alone, both):
+            work()  # compiles and records
+        row = {"cut": cut, "steps": int(flood.steps.max())}
+        row |= {"forward": bench.seconds(alone, 3), "both": bench.seconds(both, 3)}
+        row["ratio"] = row["both"]["min_s"] / row["forward"]["min_s"]
+        rows.append(row)
+        print(row, flush=True)
+        bench.found["gradient"] = {"batch": b, "n": n, "until_s": until, "rows": rows}
+        bench.keep()
+        del flood, tape
+        if bench.left() < 60:
+            break
+    return bench.found["gradient"]
+
+
+def reference_gradient(bench):
+    """The hand-written derivative in plain torch, eager and compiled: cell-steps a second."""
+    b, n, steps = (1, 8, 1) if bench.quick else (64, 125, 10)
+    ground, state = wet_case(b, n, bench.device)
+    dt = torch.full((b,), fixed().dt_max, dtype=torch.float64, device=bench.device)
+    grad = State(*(torch.ones_like(field) for field in state))
+    found = {}
+    ways = {"eager": step_vjp}
+    if bench.device == "cuda" and bench.left() > 60:
+        ways["compiled"] = torch.compile(step_vjp, dynamic=False)
+    for name, way in ways.items():
+
+        def work(way=way):
+            with torch.no_grad():
+                for _ in range(steps):
+                    way(state, ground, dt, fixed(), grad)
+
+        found[name] = bench.seconds(work, 3)
+        found[name]["cell_steps_per_s"] = b * n * n * steps / found[name]["min_s"]
+    return found
+
+
+def valley(bench):
+    """End to end: inflow into a dry valley of 2000 x 2000 cells; simulated seconds a second."""
+    n, until = (12, 20.0) if bench.quick else (2000, 900.0)
+    ground, _ = wet_case(1, n, bench.device)
+    rows = tuple(range(n // 2 - 3, n // 2 + 3))
+    forcing = Forcing((Inlet(constant(60.0), rows, (0,) * 6),))
+    found = {}
+    for name, lazy in (("wet tiles", True), ("all tiles", False)):
+        flood = GpuFlood(ground, [forcing], Physics(), tuning=bench.best._replace(lazy=lazy))
+        flood.advance(1.0)
+        bench.wait()
+        began = time.perf_counter()
+        flood.advance(until)
+        bench.wait()
+        took = time.perf_counter() - began
+        found[name] = {
+            "seconds": took, "simulated_s_per_s": until / took, "steps": flood.totals[0].steps,
+            "wet_share": float((flood.depth > 0).float().mean()),
+        }  # fmt: skip
+    return found
+
+
+SECTIONS = {
+    "correct": correct,
+    "correct_gradient": correct_gradient,
+    "tune": tune,
+    "speed": speed,
+    "gradient": gradient,
+    "valley": valley,
+    "reference_gradient": reference_gradient,
+}
+
+
+def quality_8(bench):
+    """Learned terrain at 8 cells a side."""
+    return _quality(bench, 8)
+
+
+def quality_16(bench):
+    """Learned terrain at 16 cells a side."""
+    return _quality(bench, 16)
+
+
+def _quality(bench, factor):
+    from tests.bench.terrain_quality import quality
+
+    both = bench.sections is None or "quality_16" in bench.sections
+    return quality(bench, factor, bench.data, 0.3 if factor == 8 and both else 0.85)
+
+
+SECTIONS |= {"quality_8": quality_8, "quality_16": quality_16}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--sections")
     parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--factor", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--data", type=Path, help="npz of tests.bench.terrain_windows")
     parser.add_argument("--budget-s", type=float, default=240.0)
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    found = {"device": name, "torch": str(torch.__version__)}
-    began = time.perf_counter()
-    sections = {
-        "correct": lambda: correct(device),
-        "cell_steps_per_s": lambda: speed(device, options.quick),
-    }
-    if options.quality:
-        epochs = 2 if options.quick else options.epochs
-        factor = 8 if options.quick else options.factor
-        sections["quality"] = lambda: quality(device, options.quick, factor, epochs)
-    for section, work in sections.items():
-        if time.perf_counter() - began < options.budget_s:
-            found[section] = work()
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    bench = Bench(options)
+    name = torch.cuda.get_device_name() if bench.device == "cuda" else "cpu"
+    bench.found |= {"device": name, "torch": str(torch.__version__), "quick": options.quick}
+    learned = [name for name in SECTIONS if name.startswith("quality") == options.quality]
+    for section in (options.sections or ",".join(learned)).split(","):
+        if bench.left() < 10:
+            bench.found[section] = {"left_out": "no time left"}
+            continue
+        began = time.monotonic()
+        try:
+            bench.found[section] = SECTIONS[section](bench)
+        except Exception as error:  # the next section may still work
+            told = {"error": f"{type(error).__name__}: {error}"[:2000]}
+            told["where"] = traceback.format_exc()[-3000:]
+            bench.found[section] = {"partial": bench.found.get(section)} | told
+            print(told["where"], flush=True)
+        bench.found[section]["took_s"] = time.monotonic() - began
+        bench.keep()
+        print(section, f"{time.monotonic() - began:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""What happens between two steps on a GPU: inflow, totals, the next step's length."""
+
+# ruff: noqa: ANN001, ANN201, N803  # Triton's own types and names of constants
+import triton  # ty: ignore  # comes with torch's CUDA builds
+import triton.language as tl  # ty: ignore
+
+
+@triton.jit
+def value_at(moments, values, k, t, POINTS: tl.constexpr):
+    """Series ``k`` at time t: linear between its points, constant before and after."""
+    found = tl.load(values + k * POINTS)
+    for s in range(POINTS - 1):
+        at = k * POINTS + s
+        begin, low = tl.load(moments + at), tl.load(values + at)
+        span = tl.load(moments + at + 1) - begin
+        share = tl.minimum(tl.maximum((t - begin) / span, 0.0), 1.0)
+        found += share * (tl.load(values + at + 1) - low)
+    return found
+
+
+@triton.jit
+def clock(
+    h,  # [b, rows, pitch] depth after the step
+    deepest,  # [b, tiles] after the step
+    awake,  # [b, tiles] out: see sweep
+    age,  # [b, tiles] steps since the tile was dry all around
+    queue,
+    cells,  # [b, CELLS] offsets in a sample of cells with inflow; -1: none
+    cell_tiles,  # [b, CELLS] their tiles
+    gain,  # [b, CELLS] m/s per unit of the series, float64
+    series,  # [b, CELLS] which series of the sample
+    moments,  # [b, SERIES, POINTS] s, float64; the first series is the rain
+    values,
+    dts, dts_next, rains, times,  # [b] float64
+    until,  # [b] s
+    steps,  # [b] int64
+    entered,  # [b] m3
+    bad,  # [b] int32, out: the water is no longer water
+    numbers,  # float64: dx, gravity, ..., from 6: courant, h_floor, dt_cap, area, cells
+    down,
+    across,
+    stride,
+    CELLS: tl.constexpr,
+    SERIES: tl.constexpr,
+    POINTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    AUTHORS: tl.constexpr,
+    LAZY: tl.constexpr,
+):  # fmt: skip
+    """After a step, one program a sample: inflow, totals, the next step's length."""
+    b, tiles = tl.program_id(0), down * across
+    if b == 0:
+        tl.store(queue, 0)
+    dx, gravity = tl.load(numbers), tl.load(numbers + 1)
+    courant, floor = tl.load(numbers + 6), tl.load(numbers + 7)
+    cap, area, count = tl.load(numbers + 8), tl.load(numbers + 9), tl.load(numbers + 10)
+    dt, now, end, rain = (
+        tl.load(dts + b), tl.load(times + b), tl.load(until + b), tl.load(rains + b),
+    )  # fmt: skip
+    k = b * CELLS + tl.arange(0, CELLS)
+    at = tl.load(cells + k)
+    feeds = tl.where(dt > 0, at, -1) >= 0
+    which = b * SERIES + tl.load(series + k)
+    rise = dt * tl.load(gain + k) * value_at(moments, values, which, now + dt / 2, POINTS)
+    rise = tl.where(feeds, rise, 0.0)
+    found = tl.atomic_add(h + b * stride + at, rise.to(tl.float32), feeds) + rise.to(tl.float32)
+    found = tl.where(feeds, found, 0.0)
+    tl.atomic_max(deepest + b * tiles + tl.load(cell_tiles + k), found, feeds)
+    most = tl.max(found, 0)
+    for start in range(0, tiles, BLOCK):
+        index = start + tl.arange(0, BLOCK)
+        block = tl.load(deepest + b * tiles + index, index < tiles, 0.0)
+        most = tl.maximum(most, tl.max(block, 0))
+    deep = tl.maximum(most.to(tl.float64), floor)
+    tl.store(entered + b, tl.load(entered + b) + tl.sum(rise, 0) * area + dt * rain * area * count)
+    now = tl.where(dt == end - now, end, now + dt)
+    tl.store(times + b, now)
+    tl.store(steps + b, tl.load(steps + b) + (dt > 0).to(tl.int64))
+    if AUTHORS:
+        step = courant * dx / (gravity + deep)
+    else:
+        root = tl.sqrt((gravity * deep).to(tl.float32)).to(tl.float64)
+        root = 0.5 * (root + gravity * deep / root)  # the root of a float64, by Newton
+        step = courant * dx / root
+    step = tl.minimum(step, cap)
+    rest = end - now
+    step = tl.where(step >= rest * (1 - 1e-9), rest, step)
+    fine = most < 1e5
+    step = tl.where(fine, tl.maximum(step, 0.0), 0.0)
+    tl.store(bad + b, tl.where(fine, tl.load(bad + b), 1))
+    tl.store(dts_next + b, step)
+    rain = value_at(moments, values, b * SERIES, now + step / 2, POINTS)
+    tl.store(rains + b, rain)
+    if LAZY:
+        tl.debug_barrier()  # inflow may have wetted a tile
+        for start in range(0, tiles, BLOCK):
+            index = start + tl.arange(0, BLOCK)
+            here, t = index < tiles, b * tiles + index
+            row, column = index // across, index % across
+            near = tl.load(deepest + t, here, 0.0)
+            near = tl.maximum(near, tl.load(deepest + t - across, here & (row > 0), 0.0))
+            near = tl.maximum(near, tl.load(deepest + t + across, here & (row < down - 1), 0.0))
+            near = tl.maximum(near, tl.load(deepest + t - 1, here & (column > 0), 0.0))
+            last = column < across - 1
+            near = tl.maximum(near, tl.load(deepest + t + 1, here & last, 0.0))
+            busy = tl.where(rain > 0, 1.0, near) > 0
+            calm = tl.where(busy, 0, tl.load(age + t, here, 0) + 1)
+            tl.store(age + t, calm, here)
+            tl.store(awake + t, (calm <= 2).to(tl.int32), here)

@@ -1,0 +1,168 @@
+"""Faces, shares and outlets of the cells of a tile: the Triton functions of the GPU engine."""
+
+# ruff: noqa: ANN001, ANN201, N803  # Triton's own types and names of constants
+import triton  # ty: ignore  # comes with torch's CUDA builds
+import triton.language as tl  # ty: ignore
+
+
+@triton.jit
+def cube_root_inverse(x):
+    """x^(-1/3) of a positive float32, within 2e-7: bits / 3, then five terms of (1 - e)^(-1/3)."""
+    b = x.to(tl.int32, bitcast=True)
+    y = (0x54A20000 - tl.umulhi(b, 0x55555556)).to(tl.float32, bitcast=True)
+    e = 1.0 - x * y * y * y
+    terms = 0.14403292 + 0.12483 * e
+    terms = 0.22222222 + e * (0.17283951 + e * terms)
+    return y + y * e * (0.33333333 + e * terms)
+
+
+@triton.jit
+def power(x, LOG: tl.constexpr):
+    """x^(7/3) of a positive float32."""
+    if LOG:
+        p = x * x * tl.exp2(tl.log2(x) * 0.3333333333333333)
+    else:
+        y = cube_root_inverse(x)
+        p = x * x * x * y * y
+    return p
+
+
+@triton.jit
+def face(
+    za, ha, zb, hb, own, beside, crossing, rough, g_dt_dx, theta, rest, eps, h_dry,
+    LOG: tl.constexpr,
+):  # fmt: skip
+    """New discharge between cells a and b before the limiter; ``rough``: g dt n^2."""
+    wa, wb = za + ha, zb + hb
+    hf = tl.maximum(wa, wb) - tl.maximum(za, zb)
+    wet = hf > h_dry
+    x = tl.where(wet, hf, 1.0)
+    p = power(x, LOG)
+    qt = crossing * 0.25
+    norm = tl.sqrt(own * own + qt * qt + eps)
+    push = theta * own + rest * beside - g_dt_dx * x * (wb - wa)
+    return tl.where(wet, push * p / (p + rough * norm), 0.0)
+
+
+@triton.jit
+def friction(n, a, b, g_dt, ROUGH: tl.constexpr):
+    """G dt n^2 of the face between two cells; ``n`` is a map, or one number."""
+    if ROUGH:
+        twice = tl.load(n + a) + tl.load(n + b)
+        found = (0.25 * g_dt) * (twice * twice)
+    else:
+        one = tl.load(n)
+        found = g_dt * (one * one)
+    return found
+
+
+@triton.jit
+def around(
+    z, h, qx, qy, n, o, i, j, ny, nx, pitch, g_dt, g_dt_dx, theta, rest, eps, h_dry,
+    ROUGH: tl.constexpr, LOG: tl.constexpr,
+):  # fmt: skip
+    """Unlimited discharge east, west, south, north of the cells at ``o``, and their depth."""
+    x2, x1, x0, x3 = tl.load(qx + o - 2), tl.load(qx + o - 1), tl.load(qx + o), tl.load(qx + o + 1)
+    y2, y1 = tl.load(qy + o - 2 * pitch), tl.load(qy + o - pitch)
+    y0, y3 = tl.load(qy + o), tl.load(qy + o + pitch)
+    z0, h0 = tl.load(z + o), tl.load(h + o)
+    east = face(
+        z0, h0, tl.load(z + o + 1), tl.load(h + o + 1), x0,
+        tl.where(j == 0, x0, x1) + tl.where(j == nx - 2, x0, x3),
+        (y1 + tl.load(qy + o - pitch + 1)) + (y0 + tl.load(qy + o + 1)),
+        friction(n, o, o + 1, g_dt, ROUGH), g_dt_dx, theta, rest, eps, h_dry, LOG,
+    )  # fmt: skip
+    west = face(
+        tl.load(z + o - 1), tl.load(h + o - 1), z0, h0, x1,
+        tl.where(j == 1, x1, x2) + tl.where(j == nx - 1, x1, x0),
+        (tl.load(qy + o - pitch - 1) + y1) + (tl.load(qy + o - 1) + y0),
+        friction(n, o - 1, o, g_dt, ROUGH), g_dt_dx, theta, rest, eps, h_dry, LOG,
+    )  # fmt: skip
+    south = face(
+        z0, h0, tl.load(z + o + pitch), tl.load(h + o + pitch), y0,
+        tl.where(i == 0, y0, y1) + tl.where(i == ny - 2, y0, y3),
+        (x1 + tl.load(qx + o + pitch - 1)) + (x0 + tl.load(qx + o + pitch)),
+        friction(n, o, o + pitch, g_dt, ROUGH), g_dt_dx, theta, rest, eps, h_dry, LOG,
+    )  # fmt: skip
+    north = face(
+        tl.load(z + o - pitch), tl.load(h + o - pitch), z0, h0, y1,
+        tl.where(i == 1, y1, y2) + tl.where(i == ny - 1, y1, y0),
+        (tl.load(qx + o - pitch - 1) + x1) + (tl.load(qx + o - pitch) + x0),
+        friction(n, o - pitch, o, g_dt, ROUGH), g_dt_dx, theta, rest, eps, h_dry, LOG,
+    )  # fmt: skip
+    return east, west, south, north, h0
+
+
+@triton.jit
+def outlet(drain, o, h, h_dry):
+    """Discharge through a cell's open edges in m2/s: Manning's normal depth."""
+    wet = h > h_dry
+    x = tl.where(wet, h, 1.0)
+    y = cube_root_inverse(x)
+    root = x * y * y
+    return tl.where(wet, tl.load(drain + o) * x * root * root, 0.0)
+
+
+@triton.jit
+def supply(east, west, south, north, out, h, dt_dx):
+    """Share of the wanted outflow that a cell can feed."""
+    wanted = tl.maximum(east, 0.0) + tl.maximum(-west, 0.0)
+    wanted += tl.maximum(south, 0.0) + tl.maximum(-north, 0.0)
+    wanted = dt_dx * (wanted + out)
+    short = wanted > h
+    return tl.where(short, h / tl.where(short, wanted, 1.0), 1.0)
+
+
+@triton.jit
+def x_face(
+    z, h, qx, qy, n, o, j, nx, pitch, g_dt, g_dt_dx, theta, rest, eps, h_dry,
+    ROUGH: tl.constexpr, LOG: tl.constexpr,
+):  # fmt: skip
+    """Unlimited discharge right of the cells at ``o``."""
+    own = tl.load(qx + o)
+    beside = tl.where(j == 0, own, tl.load(qx + o - 1))
+    beside += tl.where(j == nx - 2, own, tl.load(qx + o + 1))
+    crossing = tl.load(qy + o - pitch) + tl.load(qy + o - pitch + 1)
+    crossing += tl.load(qy + o) + tl.load(qy + o + 1)
+    return face(
+        tl.load(z + o), tl.load(h + o), tl.load(z + o + 1), tl.load(h + o + 1), own, beside,
+        crossing, friction(n, o, o + 1, g_dt, ROUGH), g_dt_dx, theta, rest, eps, h_dry, LOG,
+    )  # fmt: skip
+
+
+@triton.jit
+def y_face(
+    z, h, qx, qy, n, o, i, ny, pitch, g_dt, g_dt_dx, theta, rest, eps, h_dry,
+    ROUGH: tl.constexpr, LOG: tl.constexpr,
+):  # fmt: skip
+    """Unlimited discharge below the cells at ``o``."""
+    own = tl.load(qy + o)
+    beside = tl.where(i == 0, own, tl.load(qy + o - pitch))
+    beside += tl.where(i == ny - 2, own, tl.load(qy + o + pitch))
+    crossing = tl.load(qx + o - 1) + tl.load(qx + o + pitch - 1)
+    crossing += tl.load(qx + o) + tl.load(qx + o + pitch)
+    return face(
+        tl.load(z + o), tl.load(h + o), tl.load(z + o + pitch), tl.load(h + o + pitch), own,
+        beside, crossing, friction(n, o, o + pitch, g_dt, ROUGH), g_dt_dx, theta, rest, eps,
+        h_dry, LOG,
+    )  # fmt: skip
+
+
+@triton.jit
+def greatest(h):
+    """Greatest depth of a tile; NaN counts as infinite."""
+    return tl.max(tl.max(tl.where(h == h, h, float("inf")), 1), 0)
+
+
+@triton.jit
+def any_of(flags):
+    """Whether one of a tile's flags is set, as an integer."""
+    return tl.max(tl.max(flags, 1), 0)
+
+
+@triton.jit
+def place(program, b, rows, pitch, left, pad, across, BY: tl.constexpr, BX: tl.constexpr):
+    """Row and column numbers of a tile's cells, and their offsets in a padded field."""
+    i = (program // across) * BY + tl.arange(0, BY)[:, None]
+    j = (program % across) * BX + tl.arange(0, BX)[None, :]
+    return i, j, (b * rows + i + pad) * pitch + left + j

@@ -1,0 +1,151 @@
+"""The GPU engine: the reference step, its gradient, batches; what of it a CPU can check."""
+
+import pytest
+import torch
+from flood_cases import flood, hills, puddles
+
+from models.terrain.coarse_floods import depths
+from models.terrain.forcing import Forcing, Inlet, Series, constant
+from models.terrain.gpu import GpuFlood, can_run
+from models.terrain.gpu_layout import LEFT, PAD, Tuning, layout, worlds_of
+from models.terrain.gpu_rollout import GpuTape
+from models.terrain.losses import tamed
+from models.terrain.parts import Solver
+from models.terrain.rollout import rollout
+from models.terrain.scheme import Ground, Physics, State, dry
+from models.terrain.stepping import Clock, World, advance
+
+SINGLE = torch.float32
+
+
+def rough_case(batch=2, ny=37, nx=90):
+    """Every boundary the engine knows, limiter at work, ground as rough as stays reproducible."""
+    ground, forcing = flood(ny, nx, SINGLE, batch=batch)
+    n = 0.02 + 0.05 * torch.rand(ground.z.shape, generator=torch.Generator().manual_seed(0))
+    return ground._replace(manning=n), forcing, dry(ground.z)._replace(h=puddles(ground.z).h)
+
+
+def there(ground):
+    moved = {k: v.cuda() for k, v in ground._asdict().items() if isinstance(v, torch.Tensor)}
+    return ground._replace(**moved)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tuning", [Tuning(), Tuning(8, 32, 4, log=True, lazy=False)])
+@pytest.mark.parametrize("physics", [Physics(dt_max=0.3), Physics(limiter=False, dt_max=0.3)])
+def test_equals_the_reference(physics, tuning):
+    """Property 6 in float32: 2e-5 after 500 steps; the same steps, entered and left volumes."""
+    ground, forcing, start = rough_case()
+    state, clock = advance(start, Clock.start(2), ground, forcing, physics, 150.0)
+    begin = State(*(field.cuda() for field in start))
+    engine = GpuFlood(there(ground), [forcing] * 2, physics, begin, tuning=tuning)
+    assert engine.advance(150.0)
+    for a, b in zip(engine.state, state, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=0, atol=2e-5)
+    for k, totals in enumerate(engine.totals):
+        assert totals.steps == int(clock.steps[k]) >= 500
+        assert totals.entered == pytest.approx(float(clock.entered[k]), rel=1e-6)
+        assert totals.left == pytest.approx(float(clock.left[k]), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.gpu
+def test_batch_equals_single_runs():
+    """Property 11: bit for bit, each sample with its own steps."""
+    ground, forcing, _ = rough_case(3)
+    whole = GpuFlood(there(ground), [forcing] * 3, Physics())
+    whole.advance(100.0)
+    one = Ground(ground.z[1:2], ground.manning[1:2], ground.dx, ground.drain[1:2])
+    alone = GpuFlood(there(one), [forcing], Physics())
+    alone.advance(100.0)
+    assert torch.equal(whole.depth[1], alone.depth[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("steps", [None, 32])
+def test_gradient_equals_autograd(steps):
+    """Property 9 in float32: 2e-4 of float64 autograd, on one tape and over several."""
+    ground, forcing, _ = rough_case(2, 20, 24)
+    physics, times = Physics(dt_max=0.5), [20.0, 40.0]
+    weight = torch.randn(2, *ground.z.shape, generator=torch.Generator().manual_seed(1))
+    bed = ground.z.double().requires_grad_()
+    wide = ground._replace(manning=ground.manning.double(), drain=ground.drain.double())
+    state, clock, found = dry(bed), Clock.start(2), []
+    for until in times:
+        state, clock = advance(state, clock, wide._replace(z=bed), forcing, physics, until)
+        found.append(state.h)
+    (expected,) = torch.autograd.grad((torch.stack(found) * weight).sum(), bed)
+    tape = GpuTape(there(ground), [forcing] * 2, physics, steps)
+    bed = ground.z.cuda().requires_grad_()
+    (gradient,) = torch.autograd.grad((tape(bed, times) * weight.cuda()).sum(), bed)
+    assert (gradient.cpu() - expected).norm() <= 2e-4 * expected.norm()
+
+
+def test_layout_has_walls_around_every_cell():
+    """Padding for the widest stencil; tiles cover the grid; rows begin at 128 bytes."""
+    for ny, nx in ((1, 1), (5, 40), (32, 33), (125, 125)):
+        lay = layout(2, ny, nx)
+        assert lay.down * lay.tile[0] >= ny
+        assert lay.across * lay.tile[1] >= nx
+        assert lay.rows >= PAD + lay.down * lay.tile[0] + PAD
+        assert lay.pitch >= LEFT + lay.across * lay.tile[1]
+        assert lay.pitch % 32 == 0
+        assert lay.inner(torch.zeros(lay.shape)).shape == (2, ny, nx)
+
+
+def test_surroundings_keep_all_water():
+    """Each inlet's shares add up to its discharge; shorter series repeat their last value."""
+    forcings = [
+        Forcing((Inlet(constant(7.0), (0, 1, 2), (0, 0, 0)),)),
+        Forcing((Inlet(Series((0.0, 5.0, 9.0), (0.0, 4.0, 2.0)), (3,), (4,)),), constant(1e-5)),
+    ]
+    lay, dx = layout(2, 6, 7), 5.0
+    drain = torch.zeros(2, 6, 7)
+    drain[1, 5, 6] = 0.5
+    worlds = worlds_of(drain, forcings, lay, dx)
+    shares = torch.where(worlds.cells >= 0, worlds.gain, 0).sum(1) * dx * dx
+    torch.testing.assert_close(shares, torch.ones(2, dtype=torch.float64))
+    assert worlds.values[1, 0].tolist() == [1e-5] * 4
+    assert worlds.values[1, 1].tolist() == [0, 4, 2, 2]
+    assert (worlds.moments[:, :, 1:] > worlds.moments[:, :, :-1]).all()
+    assert worlds.drains.sum(1).tolist()[0] == 0
+    assert lay.inner(worlds.drain)[1, 5, 6] == 0.5
+
+
+def test_what_the_engine_does_not_know():
+    """Held levels, rain maps, Froude caps and the authors' scheme go to the CPU."""
+    ground, forcing = flood(8, 8, SINGLE)
+    assert can_run(ground, forcing, Physics())
+    assert not can_run(ground._replace(level=ground.z), forcing, Physics())
+    assert not can_run(ground, forcing._replace(rain_map=ground.z[0]), Physics())
+    assert not can_run(ground, forcing, Physics(froude=1.0))
+    assert not can_run(ground, forcing, Physics(h_dry=0.0))
+
+
+def test_tiny_floods_are_those_of_the_compiled_engine():
+    """The reference step stands in where compiling would take longer: same depths, gradient."""
+    ground, forcing = flood(12, 14, SINGLE)
+    world = World(ground._replace(z=torch.zeros_like(ground.z)), forcing)
+    weight = torch.randn(12, 14, generator=torch.Generator().manual_seed(3))
+    found = []
+    for way in (lambda z: depths(z, [world], Physics(), [30.0], Solver()),
+                lambda z: rollout(z, [world], Physics(), [30.0])):  # fmt: skip
+        bed = ground.z.clone().requires_grad_()
+        depth = way(bed)
+        found.append((depth.detach(), *torch.autograd.grad((depth[0, 0] * weight).sum(), bed)))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)
+    assert (found[0][1] - found[1][1]).norm() <= 1e-3 * found[1][1].norm()
+
+
+def test_one_wild_sample_does_not_drown_the_others():
+    """No derivative above twice the median norm, none that is not finite; directions stay."""
+    grad = hills(4, 4, batch=5)
+    grad[1] *= 1e8
+    grad[2, 0, 0] = torch.nan
+    made = tamed(grad)
+    norms = made.flatten(1).norm(dim=1)
+    assert torch.isfinite(made).all()
+    most = grad.flatten(1).norm(dim=1)[[0, 3, 4]].max()  # the median, with one infinite
+    assert norms[1] == pytest.approx(2 * float(most))
+    assert (made[2] == 0).all()
+    torch.testing.assert_close(made[1] / made[1].norm(), grad[1] / grad[1].norm())
+    torch.testing.assert_close(made[0], grad[0])
