@@ -1,6 +1,6 @@
 """An image to explain: what every map maker and grader is given."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -42,16 +42,17 @@ class Case:
         return self.scorer.read(self.scorer.outputs(images))[:, self.targets]
 
     def under(
-        self, regions: Regions, b: Float[Tensor, "c h w"], key: Hashable
+        self, key: Hashable, regions: Callable[[], Regions], b: Float[Tensor, "c h w"]
     ) -> Float[Tensor, "n k"]:
         """Scores with each region's pixels taken from ``b``, by boxes where the net has a plan.
 
         ``key`` names the regions; the same key must mean the same regions of images of one size.
+        They are made when their way through the net is not known yet.
         """
         if self.scorer.plan is None:
-            return self._one_by_one(regions, b)
+            return self._one_by_one(regions(), b)
         size = TOGETHER[self.x.device.type]
-        out = self.scorer.changed(self._base, b, regions, key, size)
+        out = self.scorer.changed(self.x, b, key, regions, lambda: self._base, size)
         return self.scorer.read(out)[:, self.targets]
 
     @cached_property

@@ -27,7 +27,7 @@ def ablation(part: FeatureAblation, case: Case, b: Float[Tensor, "c h w"]) -> Te
         key = ("grid", part.segments.rows, shape)
     else:
         key = ("labels", hashlib.sha256(labels.cpu().numpy().tobytes()).digest())
-    found = case.full - case.under(regions(labels), b, key)
+    found = case.full - case.under(key, lambda: regions(labels), b)
     return found.T[:, labels]
 
 

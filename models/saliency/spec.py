@@ -134,6 +134,11 @@ class Explanation(Spec):
         "where the net can be traced; plain: the net as it is",
     )
     batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32",
+        description="Number format of forward passes; tf32 on a GPU alone; with tf32 and bf16 the "
+        "report gives the measured difference. Derivatives are always taken of the float32 net",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Explanation":

@@ -76,8 +76,8 @@ def trace(net: nn.Module, shape: tuple[int, int, int]) -> Plan:
     Raises:
         NotTraceableError: with the reason, if ``torch.export`` cannot follow the net's code.
     """
-    parameter = next(net.parameters())
-    example = torch.zeros(EXAMPLES, *shape, dtype=parameter.dtype, device=parameter.device)
+    weight = next(v for v in (*net.parameters(), *net.buffers()) if v.is_floating_point())
+    example = torch.zeros(EXAMPLES, *shape, dtype=weight.dtype, device=weight.device)
     batch = torch.export.Dim.DYNAMIC
     try:
         program = torch.export.export(net, (example,), dynamic_shapes=({0: batch},), strict=False)
