@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.run import Run
-from models.saliency import inputs, pictures
+from models.saliency import inputs, pictures, subjects
 from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
 from models.saliency.case import Case
 from models.saliency.makers import make
@@ -34,7 +34,7 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
         DataError: if an image cannot be used.
         StoppedError: between two batches, if a stop was requested.
     """
-    subject = inputs.load_subject(spec, run)
+    subject = subjects.load_subject(spec, run)
     images = inputs.load_images(spec, run)
     rows = Rows(run, spec.rows(*subject.size))
     with arithmetic(spec):
@@ -51,7 +51,7 @@ class Explainer:
     """Explains one image after the other and keeps what the report needs (no map)."""
 
     def __init__(
-        self, spec: SaliencyMap, run: Run, subject: inputs.Subject, scorer: Scorer
+        self, spec: SaliencyMap, run: Run, subject: subjects.Subject, scorer: Scorer
     ) -> None:
         self.spec, self.run, self.subject, self.scorer = spec, run, subject, scorer
         self.chunk = chunk_size(spec, scorer, subject.size, run.device)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from models.core.run import Run
 from models.saliency.engine.plan import Plan
 from models.saliency.engine.trace import NotTraceableError, trace
-from models.saliency.inputs import Subject
 from models.saliency.scores import Scorer, check_mode
 from models.saliency.spec import Explanation
+from models.saliency.subjects import Subject
 
 # Pixels a forward pass where ``batch`` is auto: 8 or 256 images of 224 x 224. On a CPU larger
 # batches leave the caches and cost more a row.

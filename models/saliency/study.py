@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.saliency import inputs
+from models.saliency import inputs, subjects
 from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
 from models.saliency.case import Case
 from models.saliency.grade import grade, label_of
@@ -98,7 +98,7 @@ class Study:
 
     def __init__(self, spec: SaliencyEvaluate | SaliencySweep, run: Run) -> None:
         self.spec, self.run = spec, run
-        self.subject = inputs.load_subject(spec, run)
+        self.subject = subjects.load_subject(spec, run)
         self.images = inputs.load_images(spec, run)
         try:
             spec.check_rows(*self.subject.size)
