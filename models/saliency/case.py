@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.saliency.engine.boxes import Regions
 from models.saliency.engine.incremental import Base
+from models.saliency.engine.threads import each
 from models.saliency.scores import Scorer
 
 TOGETHER = {"cpu": 16, "cuda": 96}  # regions carried through the net at once
@@ -41,6 +42,17 @@ class Case:
         """Scores of the k classes for a batch, float64."""
         return self.scorer.read(self.scorer.outputs(images))[:, self.targets]
 
+    def scores(
+        self, images: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m c h w"]], count: int
+    ) -> Float[Tensor, "n k"]:
+        """Scores of images 0 to ``count``, made from their indices a batch at a time.
+
+        On a CPU each core makes and reads batches of its own.
+        """
+        every = torch.arange(count, device=self.x.device).split(self.chunk)
+        found = each(lambda index: self.score(images(index)), every, self.x.device.type)
+        return torch.cat(list(found))
+
     def under(
         self, key: Hashable, regions: Callable[[], Regions], b: Float[Tensor, "c h w"]
     ) -> Float[Tensor, "n k"]:
@@ -60,10 +72,6 @@ class Case:
         return self.scorer.base(self.x)
 
     def _one_by_one(self, regions: Regions, b: Float[Tensor, "c h w"]) -> Float[Tensor, "n k"]:
-        every = torch.arange(regions.number, device=self.x.device)
-        return torch.cat(
-            [
-                self.score(torch.where(regions.masks(index)[:, None], b, self.x))
-                for index in every.split(self.chunk)
-            ]
+        return self.scores(
+            lambda index: torch.where(regions.masks(index)[:, None], b, self.x), regions.number
         )

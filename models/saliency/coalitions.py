@@ -35,9 +35,8 @@ def worth(
     kept: Bool[Tensor, "n j"], labels: Int64[Tensor, "h w"], case: Case, b: Float[Tensor, "c h w"]
 ) -> Float[Tensor, "n k"]:
     """Scores of coalitions: the kept segments from the image, the others from the baseline."""
-    parts = kept.split(case.chunk)
-    return torch.cat(
-        [case.score(torch.where(part[:, labels][:, None], case.x, b)) for part in parts]
+    return case.scores(
+        lambda index: torch.where(kept[index][:, labels][:, None], case.x, b), len(kept)
     )
 
 

@@ -68,11 +68,10 @@ def follow(
 
     Every state comes from the rank map alone, so they are built on the device a batch at a time.
     """
-    scores = [
-        case.score(torch.where(rank < count[:, None, None, None], end, start))[:, k]
-        for count in counts.split(case.chunk)
-    ]
-    return Traced(counts.double() / rank.numel(), torch.cat(scores))
+    scores = case.scores(
+        lambda index: torch.where(rank < counts[index, None, None, None], end, start), len(counts)
+    )
+    return Traced(counts.double() / rank.numel(), scores[:, k])
 
 
 def pixel_curve(

@@ -153,6 +153,6 @@ def road(part: Road, values: Float[Tensor, "h w"], case: Case, k: int) -> dict[s
         noise = counter.normal((case.seed, 6), counter.NOISE, index, case.x.numel())
         spread = part.noise * (case.x.max() - case.x.min()).item()
         images += spread * noise.view_as(images) * removed[:, None]
-        parts = images.to(case.x.dtype).split(case.chunk)
-        found[name] = torch.cat([case.score(chunk)[:, k] for chunk in parts])
+        images = images.to(case.x.dtype)
+        found[name] = case.scores(lambda chosen, made=images: made[chosen], len(images))[:, k]
     return {name: scores.tolist() for name, scores in found.items()}
