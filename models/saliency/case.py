@@ -28,6 +28,7 @@ class Case:
         seed: of every random choice.
         chunk: images a forward pass.
         pixels: the image in [0, 1], for segments and edges; ``x`` where it is not known.
+        told: what a map maker has to say beside its map, for the report.
     """
 
     x: Float[Tensor, "c h w"]
@@ -37,6 +38,7 @@ class Case:
     seed: int
     chunk: int
     pixels: Float[Tensor, "c h w"] | None = field(default=None)
+    told: dict[str, int] = field(default_factory=dict)
 
     def score(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Scores of the k classes for a batch, float64."""

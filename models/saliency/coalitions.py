@@ -13,8 +13,8 @@ from torch import Tensor
 from models.core.errors import SpecError
 from models.saliency import counter
 from models.saliency.case import Case
-from models.saliency.methods import FeatureAblation, Grid, KernelShap, Lime, ShapleyExact
 from models.saliency.segments import regions, segment
+from models.saliency.spec_masks import FeatureAblation, Grid, KernelShap, Lime, ShapleyExact
 
 RANK_TOLERANCE = 1e-10  # of eigenvalues of the regression, relative
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from models.saliency import counter
 from models.saliency.case import Case
-from models.saliency.methods import Slic
 from models.saliency.metrics import Curve, RegionCurve
 from models.saliency.segments import segment
+from models.saliency.spec_masks import Slic
 
 
 class Traced(NamedTuple):

@@ -141,11 +141,13 @@ class Explainer:
         """The maps of one method with every baseline; then, a class each, their picture."""
         panels: list[list[pictures.Panel]] = [[] for _ in entry["targets"]]
         for baseline_label, found in replacements.items():
+            case.told.clear()
             drawn = torch.stack([make(method, case, b) for b in found])
             values = drawn.mean(0).float().cpu().numpy()  # [k, rows, columns]
             error = drawn.std(0).mean((1, 2)) / len(found) ** 0.5 if len(found) > 1 else None
             for k, target in enumerate(entry["targets"]):
                 described = {"method": label, "baseline": baseline_label, "class": target["class"]}
+                described |= case.told
                 if error is not None:
                     described["standard_error"] = error[k].item()
                 self._keep(entry, k, described, values[k])

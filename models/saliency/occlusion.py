@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models.saliency.case import Case
 from models.saliency.engine.boxes import Reach, Reaches, Regions, reach_of
-from models.saliency.methods import Occlusion, OcclusionRaw, positions
 from models.saliency.parts import pair
+from models.saliency.spec_masks import Occlusion, OcclusionRaw, positions
 
 
 class Windows(NamedTuple):

@@ -2,16 +2,19 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.saliency import masks
+from models.saliency.agreement import spearman_matrix
 from models.saliency.case import Case
 from models.saliency.engine.threads import each
-from models.saliency.methods import Rise
+from models.saliency.spec_masks import Rise
 
 GROUP = 16  # masks whose sums a core makes at once
+CHECK = 8  # groups between two looks at whether the map has settled
 
 
 class Sums(NamedTuple):
@@ -33,13 +36,33 @@ def rise(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k 
 
     Masks are made a batch at a time from (seed, index): memory does not grow with their number.
     """
+    found = sums(part, case, b)
+    if part.early_stop is not None:
+        case.told["masks_used"] = found.count
+    return estimate(found, part.estimator, masks.density(part))
+
+
+def sums(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Sums:
+    """The sums over all masks, or over as many as the map needs to settle."""
     device = case.x.device
-    per = max(GROUP, case.chunk) if device.type == "cuda" else GROUP
-    total = _nothing(case)
+    per = max(GROUP, case.chunk // 2 * 2) if device.type == "cuda" else GROUP
+    halves = [_nothing(case), _nothing(case)]
     parts = torch.arange(part.masks, device=device).split(per)
-    for found in each(lambda index: _group(part, case, b, index), parts, device.type):
-        total = total.plus(found)
-    return estimate(total, part.estimator, masks.density(part))
+    for place, found in enumerate(each(lambda i: _group(part, case, b, i), parts, device.type)):
+        halves[place % 2] = halves[place % 2].plus(found)
+        if place % CHECK == CHECK - 1 and _settled(part, halves):
+            break
+    return halves[0].plus(halves[1])
+
+
+def _settled(part: Rise, halves: list[Sums]) -> bool:
+    """Whether the maps of both halves agree as well as was asked, for the first class."""
+    stop = part.early_stop
+    if stop is None or sum(half.count for half in halves) < stop.min_masks:
+        return False
+    p = masks.density(part)
+    maps = [estimate(half, part.estimator, p)[0].cpu().numpy() for half in halves]
+    return bool(spearman_matrix(np.stack(maps))[0, 1] > stop.spearman)
 
 
 def _nothing(case: Case) -> Sums:

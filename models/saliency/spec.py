@@ -15,8 +15,9 @@ from models.core.spec import (
     Part,
     Spec,
 )
-from models.saliency.methods import Method, Occlusion, check_window, rows_of
+from models.saliency.methods import Method, check_window, rows_of
 from models.saliency.parts import Baseline, Plain, draws, form, labels
+from models.saliency.spec_masks import Occlusion
 from models.saliency.spec_net import Model, known_size
 
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1

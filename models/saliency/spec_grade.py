@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
-from models.saliency.methods import Control, Method, OcclusionRaw, rows_of, uses_baseline
+from models.saliency.methods import Control, Method, rows_of, uses_baseline
 from models.saliency.metrics import Curve, Metric, maps_made
 from models.saliency.parts import draws, labels
 from models.saliency.spec import (
@@ -18,6 +18,7 @@ from models.saliency.spec import (
     Cell,
     Explanation,
 )
+from models.saliency.spec_masks import OcclusionRaw
 from models.saliency.spec_net import Pretrained, known_size
 
 ROWS_PER_S = 80.0  # EfficientNet-Lite0 on two CPU cores, for the planner

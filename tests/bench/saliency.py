@@ -32,9 +32,9 @@ from models.saliency.curves import pixel_curve
 from models.saliency.engine.trace import trace
 from models.saliency.makers import make
 from models.saliency.masks import draw, render
-from models.saliency.methods import FeatureAblation, Grid, Occlusion, Rise
 from models.saliency.metrics import Curve
 from models.saliency.scores import Scorer
+from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion, Rise
 
 SIDE = 224
 

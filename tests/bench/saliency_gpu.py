@@ -34,11 +34,12 @@ from models.saliency.engine.plan import Plan
 from models.saliency.engine.trace import trace
 from models.saliency.makers import make
 from models.saliency.masks import draw, render
-from models.saliency.methods import FeatureAblation, Grid, Method, Occlusion, Rise
+from models.saliency.methods import Method
 from models.saliency.metrics import Curve, Road
 from models.saliency.occlusion import regions, windows
 from models.saliency.road import road
 from models.saliency.scores import Scorer
+from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion, Rise
 
 CAPTUM = (8, 32, 64, 128, 256)  # perturbations an evaluation; the best one counts
 FORMATS = ("fp32", "tf32", "bf16")

@@ -16,9 +16,9 @@ from models.saliency.engine import incremental, threads
 from models.saliency.engine.boxes import Reach, Reaches, groups, regions_of
 from models.saliency.engine.trace import NotTraceableError, trace
 from models.saliency.makers import make
-from models.saliency.methods import FeatureAblation, Grid, Occlusion
 from models.saliency.scores import Scorer
 from models.saliency.spec import SaliencyMap
+from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion
 
 
 class Mixed(nn.Module):

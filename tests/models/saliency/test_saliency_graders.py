@@ -15,7 +15,8 @@ from models.saliency.curves import pixel_curve, ranks, region_curve
 from models.saliency.faithfulness import correlation, infidelity, localisation
 from models.saliency.grade import grade
 from models.saliency.makers import make
-from models.saliency.methods import Control, Occlusion
+from models.saliency.methods import Control
+from models.saliency.spec_masks import Occlusion
 
 SPACE = Space([0.0] * 3, [1.0] * 3)
 

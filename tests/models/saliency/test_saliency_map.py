@@ -178,7 +178,7 @@ def test_spec_that_does_not_fit_the_net_is_refused(small, fields, expected):
 
 
 def test_index_beyond_the_end_is_refused(small, explain):
-    with pytest.raises(SpecError, match=r"images.0.index is 9; photos has images 0 to 3"):
+    with pytest.raises(SpecError, match=r"images.0.index is 9; photos has images 0 to 6"):
         explain(images=[{"dataset": "photos", "index": 9}])
 
 
