@@ -27,8 +27,9 @@ BUILTIN = {
         Builtin(
             "photos",
             "skimage",
-            "photographs of scikit-image by index: 0 cat (chelsea), 1 coffee, 2 rocket, 3 camera",
-            {"images": 4},
+            "photographs by index: 0 cat (chelsea), 1 coffee, 2 rocket, 3 camera of scikit-image; "
+            "4 temple (china), 5 flower of scikit-learn; 6 portrait (grace_hopper) of matplotlib",
+            {"images": 7},
         ),
         Builtin(
             "jacksboro_dem",

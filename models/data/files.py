@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from models.core.errors import DataError
-from models.data import elevation, folders
+from models.data import elevation, folders, programs
 from models.data.archives import open_archive
 from models.data.arrays import ImageArrays, Labelled
 from models.data.folders import read_folder
@@ -82,12 +82,13 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         path: of the file.
-        format: ``npz``, ``image_folder``, ``parquet`` or ``elevation``, as the user said.
+        format: ``npz``, ``image_folder``, ``parquet``, ``elevation`` or ``net``, as the user said.
         options: ``cell_size_m`` for elevation; nothing else.
 
     Returns:
         ``train, test, classes, height, width, channels`` of labelled images, ``images`` of
-        pictures without labels, or ``rows, columns, cell_size_m`` of an elevation.
+        pictures without labels, ``rows, columns, cell_size_m`` of an elevation, or what
+        :func:`models.data.programs.check` finds in a net.
 
     Raises:
         DataError: naming what is wrong, where, and the limit.
@@ -95,10 +96,12 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
     allowed = {"cell_size_m"} if format == "elevation" else set()
     if unknown := set(options) - allowed:
         raise DataError(f"options {sorted(unknown)} are not known for format {format!r}")
+    if format == "net":
+        return programs.check(path)
     if format == "elevation":
         return elevation.check(path, options.get("cell_size_m"))
     if format not in READERS:
-        raise DataError(f"format {format!r}; use npz, image_folder, parquet or elevation")
+        raise DataError(f"format {format!r}; use npz, image_folder, parquet, elevation or net")
     found = recognise(path)
     if found.removesuffix("_archive") != format:
         raise DataError(f"the file is of format {found.removesuffix('_archive')}, not {format}")

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 from matplotlib import cbook
+from PIL import Image
 
 from models.core.errors import DataError, DataMissingError
 from models.data.arrays import ImageArrays, Labelled, held_out
 
 DIGITS_TEST = 360
-PHOTOS = ("chelsea", "coffee", "rocket", "camera")
+PHOTOS = ("chelsea", "coffee", "rocket", "camera", "china", "flower", "grace_hopper")
 
 
 def images(name: str) -> ImageArrays:
@@ -38,15 +39,23 @@ def images(name: str) -> ImageArrays:
 
 
 def photo(index: int) -> UInt8[np.ndarray, "h w 3"]:
-    """A photograph of scikit-image: 0 cat (chelsea), 1 coffee, 2 rocket, 3 camera (grey as RGB).
+    """A photograph: 0 cat (chelsea), 1 coffee, 2 rocket, 3 camera (grey as RGB) of scikit-image.
+
+    4 temple (china) and 5 flower are of scikit-learn, 6 portrait (grace_hopper) of matplotlib.
 
     Raises:
-        DataMissingError: if scikit-image is not installed.
+        DataMissingError: if scikit-image or scikit-learn is not installed.
         DataError: if there is no such index.
     """
     if not 0 <= index < len(PHOTOS):
         raise DataError(f"photos has images 0 to {len(PHOTOS) - 1}, not {index}")
-    picture = getattr(_package("skimage.data", "photos"), PHOTOS[index])()
+    name = PHOTOS[index]
+    if name in ("china", "flower"):
+        return _package("sklearn.datasets", "photos").load_sample_image(f"{name}.jpg")
+    if name == "grace_hopper":
+        with Image.open(str(cbook.get_sample_data(f"{name}.jpg", asfileobj=False))) as opened:
+            return np.asarray(opened.convert("RGB"))
+    picture = getattr(_package("skimage.data", "photos"), name)()
     return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
 
 

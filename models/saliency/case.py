@@ -1,6 +1,6 @@
 """An image to explain: what every map maker and grader is given."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.saliency.engine.boxes import Regions
 from models.saliency.engine.incremental import Base
+from models.saliency.engine.threads import each
 from models.saliency.scores import Scorer
 
 TOGETHER = {"cpu": 16, "cuda": 96}  # regions carried through the net at once
@@ -27,6 +28,7 @@ class Case:
         seed: of every random choice.
         chunk: images a forward pass.
         pixels: the image in [0, 1], for segments and edges; ``x`` where it is not known.
+        told: what a map maker has to say beside its map, for the report.
     """
 
     x: Float[Tensor, "c h w"]
@@ -36,22 +38,35 @@ class Case:
     seed: int
     chunk: int
     pixels: Float[Tensor, "c h w"] | None = field(default=None)
+    told: dict[str, int] = field(default_factory=dict)
 
     def score(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Scores of the k classes for a batch, float64."""
         return self.scorer.read(self.scorer.outputs(images))[:, self.targets]
 
+    def scores(
+        self, images: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m c h w"]], count: int
+    ) -> Float[Tensor, "n k"]:
+        """Scores of images 0 to ``count``, made from their indices a batch at a time.
+
+        On a CPU each core makes and reads batches of its own.
+        """
+        every = torch.arange(count, device=self.x.device).split(self.chunk)
+        found = each(lambda index: self.score(images(index)), every, self.x.device.type)
+        return torch.cat(list(found))
+
     def under(
-        self, regions: Regions, b: Float[Tensor, "c h w"], key: Hashable
+        self, key: Hashable, regions: Callable[[], Regions], b: Float[Tensor, "c h w"]
     ) -> Float[Tensor, "n k"]:
         """Scores with each region's pixels taken from ``b``, by boxes where the net has a plan.
 
         ``key`` names the regions; the same key must mean the same regions of images of one size.
+        They are made when their way through the net is not known yet.
         """
         if self.scorer.plan is None:
-            return self._one_by_one(regions, b)
+            return self._one_by_one(regions(), b)
         size = TOGETHER[self.x.device.type]
-        out = self.scorer.changed(self._base, b, regions, key, size)
+        out = self.scorer.changed(self.x, b, key, regions, lambda: self._base, size)
         return self.scorer.read(out)[:, self.targets]
 
     @cached_property
@@ -59,10 +74,6 @@ class Case:
         return self.scorer.base(self.x)
 
     def _one_by_one(self, regions: Regions, b: Float[Tensor, "c h w"]) -> Float[Tensor, "n k"]:
-        every = torch.arange(regions.number, device=self.x.device)
-        return torch.cat(
-            [
-                self.score(torch.where(regions.masks(index)[:, None], b, self.x))
-                for index in every.split(self.chunk)
-            ]
+        return self.scores(
+            lambda index: torch.where(regions.masks(index)[:, None], b, self.x), regions.number
         )

@@ -13,8 +13,8 @@ from torch import Tensor
 from models.core.errors import SpecError
 from models.saliency import counter
 from models.saliency.case import Case
-from models.saliency.methods import FeatureAblation, Grid, KernelShap, Lime, ShapleyExact
 from models.saliency.segments import regions, segment
+from models.saliency.spec_masks import FeatureAblation, Grid, KernelShap, Lime, ShapleyExact
 
 RANK_TOLERANCE = 1e-10  # of eigenvalues of the regression, relative
 
@@ -27,7 +27,7 @@ def ablation(part: FeatureAblation, case: Case, b: Float[Tensor, "c h w"]) -> Te
         key = ("grid", part.segments.rows, shape)
     else:
         key = ("labels", hashlib.sha256(labels.cpu().numpy().tobytes()).digest())
-    found = case.full - case.under(regions(labels), b, key)
+    found = case.full - case.under(key, lambda: regions(labels), b)
     return found.T[:, labels]
 
 
@@ -35,9 +35,8 @@ def worth(
     kept: Bool[Tensor, "n j"], labels: Int64[Tensor, "h w"], case: Case, b: Float[Tensor, "c h w"]
 ) -> Float[Tensor, "n k"]:
     """Scores of coalitions: the kept segments from the image, the others from the baseline."""
-    parts = kept.split(case.chunk)
-    return torch.cat(
-        [case.score(torch.where(part[:, labels][:, None], case.x, b)) for part in parts]
+    return case.scores(
+        lambda index: torch.where(kept[index][:, labels][:, None], case.x, b), len(kept)
     )
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from models.saliency import counter
 from models.saliency.case import Case
-from models.saliency.methods import Slic
 from models.saliency.metrics import Curve, RegionCurve
 from models.saliency.segments import segment
+from models.saliency.spec_masks import Slic
 
 
 class Traced(NamedTuple):
@@ -68,11 +68,10 @@ def follow(
 
     Every state comes from the rank map alone, so they are built on the device a batch at a time.
     """
-    scores = [
-        case.score(torch.where(rank < count[:, None, None, None], end, start))[:, k]
-        for count in counts.split(case.chunk)
-    ]
-    return Traced(counts.double() / rank.numel(), torch.cat(scores))
+    scores = case.scores(
+        lambda index: torch.where(rank < counts[index, None, None, None], end, start), len(counts)
+    )
+    return Traced(counts.double() / rank.numel(), scores[:, k])
 
 
 def pixel_curve(

@@ -1,7 +1,7 @@
 """Graders that compare a map with the score under random perturbations, and with a known box."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.saliency import counter
@@ -14,15 +14,17 @@ def infidelity(part: Infidelity, values: Float[Tensor, "h w"], case: Case, k: in
 
     The map serves every channel; a square's I is x itself there, so that x - I is 0 in it.
     """
-    moves, falls = [], []
-    for index in torch.arange(part.samples, device=values.device).split(case.chunk):
+    moves = torch.zeros(part.samples, dtype=torch.float64, device=values.device)
+
+    def images(index: Int64[Tensor, "m"]) -> Float[Tensor, "m c h w"]:
         change = _change(part, index, case)
-        moves.append((change.double() * values.double()).sum((1, 2, 3)))
-        falls.append(case.full[k] - case.score(case.x - change)[:, k])
-    move, fall = torch.cat(moves), torch.cat(falls)
+        moves[index] = (change.double() * values.double()).sum((1, 2, 3))
+        return case.x - change
+
+    fall = case.full[k] - case.scores(images, part.samples)[:, k]
     if part.optimal_scale:
-        move = move * ((move * fall).mean() / move.square().mean().clamp(min=1e-300))
-    return (move - fall).square().mean().item()
+        moves = moves * ((moves * fall).mean() / moves.square().mean().clamp(min=1e-300))
+    return (moves - fall).square().mean().item()
 
 
 def _change(part: Infidelity, index: Tensor, case: Case) -> Float[Tensor, "n c h w"]:
@@ -44,16 +46,19 @@ def correlation(
     part: Correlation, values: Float[Tensor, "h w"], b: Float[Tensor, "c h w"], case: Case, k: int
 ) -> float | None:
     """Pearson's correlation over random subsets of pixels; None where one side is constant."""
-    size, sums, falls = min(part.subset, values.numel()), [], []
-    for index in torch.arange(part.runs, device=values.device).split(case.chunk):
+    size, sums = min(part.subset, values.numel()), case.full.new_zeros(part.runs)
+
+    def images(index: Int64[Tensor, "m"]) -> Float[Tensor, "m c h w"]:
         drawn = counter.words((case.seed, 8), counter.CELLS, index, values.numel())
         chosen = drawn.argsort(dim=1, stable=True)[:, :size]
         mask = torch.zeros(len(index), values.numel(), dtype=torch.bool, device=values.device)
         mask.scatter_(1, chosen, value=True)
         mask = mask.view(-1, *values.shape)
-        sums.append((values.double() * mask).sum((1, 2)))
-        falls.append(case.full[k] - case.score(torch.where(mask[:, None], b, case.x))[:, k])
-    pair = torch.stack([torch.cat(sums), torch.cat(falls)])
+        sums[index] = (values.double() * mask).sum((1, 2))
+        return torch.where(mask[:, None], b, case.x)
+
+    falls = case.full[k] - case.scores(images, part.runs)[:, k]
+    pair = torch.stack([sums, falls])
     if (pair.std(1) < 1e-12 * (1 + pair.abs().amax(1))).any():
         return None
     return torch.corrcoef(pair)[0, 1].item()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from models.core.errors import SpecError
 from models.saliency import counter
 from models.saliency.case import Case
-from models.saliency.methods import GradCam, Gradient, IntegratedGradients, SmoothGrad
+from models.saliency.spec_gradients import GradCam, Gradient, IntegratedGradients, SmoothGrad
 
 
 def derivatives(case: Case, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "k n c h w"]:

@@ -1,89 +1,19 @@
-"""The net and the images of a spec, brought to one size and scale."""
+"""The images of a spec, brought to the size and scale of the net's input."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.core import checkpoint
 from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.data import files, samples
 from models.data.builtin import BUILTIN
-from models.nets import efficientnet_lite
-from models.saliency.baselines import Space
-from models.saliency.methods import check_window
-from models.saliency.spec import Explanation, ImageRef, Pretrained
-
-MARGIN = 256 / 224  # ImageNet practice: resize to 256, keep the central 224
-
-
-class Subject(NamedTuple):
-    """The net to explain and how images reach it.
-
-    Attributes:
-        net: in evaluation mode, on the run's device.
-        classes: their names.
-        space: normalisation of pixels.
-        size: height and width of the input, in pixels.
-        channels: of the input.
-        margin: side of the resized image over the side of its central crop.
-    """
-
-    net: nn.Module
-    classes: list[str]
-    space: Space
-    size: tuple[int, int]
-    channels: int
-    margin: float
-
-
-def load_subject(spec: Explanation, run: Run) -> Subject:
-    """The net of the spec on the run's device.
-
-    Raises:
-        SpecError: if a window does not fit its input or a target is not one of its classes.
-        DataError: if the artifact is no net.
-    """
-    if isinstance(spec.model, Pretrained):
-        subject = _pretrained(run.device)
-    else:
-        loaded = checkpoint.load_net(run.input(spec.model), run.device)
-        height, width = loaded.size
-        space = Space(list(loaded.mean), list(loaded.std))
-        subject = Subject(
-            loaded.net, list(loaded.classes), space, (height, width), loaded.channels, 1.0
-        )
-    _check(spec, subject)
-    return subject
-
-
-def _pretrained(device: str) -> Subject:
-    net, classes = efficientnet_lite.pretrained()
-    mean, std = [efficientnet_lite.MEAN] * 3, [efficientnet_lite.STD] * 3
-    side = efficientnet_lite.IMAGE_SIZE
-    # The mean is mid-gray, not a mean of the training data.
-    space = Space(mean, std, recorded=False)
-    return Subject(net.to(device), classes, space, (side, side), 3, MARGIN)
-
-
-def _check(spec: Explanation, subject: Subject) -> None:
-    try:
-        for index, method in enumerate(spec.methods):
-            check_window(method, f"methods.{index}", *subject.size)
-    except ValueError as error:
-        raise SpecError(str(error)) from error
-    count = len(subject.classes)
-    given = [spec.target] if isinstance(spec.target, int) else spec.target
-    if isinstance(given, str):
-        wanted = int(given.partition(":")[2] or 1)
-        if wanted > count:
-            raise SpecError(f"target: {given!r} of a net of {count} classes; use topk:{count}")
-    elif max(given) >= count:
-        raise SpecError(f"target: class {max(given)}; this net's classes are 0 to {count - 1}")
+from models.saliency.spec import Explanation, ImageRef
+from models.saliency.subjects import Subject
 
 
 def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:

@@ -6,26 +6,26 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from models.saliency import controls, gradients, methods, optimised
+from models.saliency import controls, gradients, methods, optimised, spec_gradients, spec_masks
 from models.saliency.case import Case
 from models.saliency.coalitions import ablation, kernel_shap, lime, shapley
 from models.saliency.occlusion import drops, occlusion
 from models.saliency.rise import rise
 
 MAKERS: dict[type, Callable[..., Any]] = {
-    methods.Occlusion: occlusion,
-    methods.OcclusionRaw: drops,
-    methods.FeatureAblation: ablation,
-    methods.Rise: rise,
-    methods.Lime: lime,
-    methods.KernelShap: kernel_shap,
-    methods.ShapleyExact: shapley,
-    methods.Meaningful: optimised.meaningful,
-    methods.Extremal: optimised.extremal,
-    methods.Gradient: gradients.gradient,
-    methods.IntegratedGradients: gradients.integrated,
-    methods.SmoothGrad: gradients.smooth,
-    methods.GradCam: gradients.gradcam,
+    spec_masks.Occlusion: occlusion,
+    spec_masks.OcclusionRaw: drops,
+    spec_masks.FeatureAblation: ablation,
+    spec_masks.Rise: rise,
+    spec_masks.Lime: lime,
+    spec_masks.KernelShap: kernel_shap,
+    spec_masks.ShapleyExact: shapley,
+    spec_gradients.Meaningful: optimised.meaningful,
+    spec_gradients.Extremal: optimised.extremal,
+    spec_gradients.Gradient: gradients.gradient,
+    spec_gradients.IntegratedGradients: gradients.integrated,
+    spec_gradients.SmoothGrad: gradients.smooth,
+    spec_gradients.GradCam: gradients.gradcam,
     methods.Control: controls.control,
 }
 

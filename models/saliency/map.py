@@ -12,58 +12,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.run import Run
-from models.saliency import inputs, pictures
+from models.saliency import inputs, pictures, subjects
 from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
 from models.saliency.case import Case
-from models.saliency.engine.plan import Plan
-from models.saliency.engine.trace import NotTraceableError, trace
 from models.saliency.makers import make
 from models.saliency.methods import Method
 from models.saliency.parts import Baseline, labels
-from models.saliency.scores import Scorer, check_mode, probe
+from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
+from models.saliency.scores import Scorer, dtype_of, probe
 from models.saliency.spec import ImageRef, SaliencyMap
-
-# Pixels a forward pass where ``batch`` is auto: 8 or 256 images of 224 x 224. On a CPU larger
-# batches leave the caches and cost more a row.
-AUTO_PIXELS = {"cpu": 8 * 224**2, "cuda": 256 * 224**2}
-AUTO_MOST = 1024
-TRACE_ROWS = 256  # fewer rows than this are done before a plan is made
-
-
-class Rows:
-    """Counts rows through the net; after each batch reports progress and hears of a stop."""
-
-    def __init__(self, run: Run, total: int) -> None:
-        self.run, self.total, self.done = run, total, 0
-
-    def __call__(self, rows: int) -> None:
-        self.done += rows
-        self.run.progress(self.done, self.total, unit="row")
-        self.run.check_stop()
 
 
 def map_images(spec: SaliencyMap, run: Run) -> None:
     """Explain every image of the spec.
 
     Leaves each map as an artifact as soon as it is made, so that a cancelled job keeps those it
-    finished; then the pictures of an image, the archive and the report. Convolutions run in full
-    float32 on a GPU (no TF32), so that a map does not depend on the batch size.
+    finished; then the pictures of an image, the archive and the report.
 
     Raises:
         SpecError: if the spec does not fit the net or the images, or the net cannot be read.
         DataError: if an image cannot be used.
         StoppedError: between two batches, if a stop was requested.
     """
-    subject = inputs.load_subject(spec, run)
+    subject = subjects.load_subject(spec, run)
     images = inputs.load_images(spec, run)
-    check_mode(subject.net)
     rows = Rows(run, spec.rows(*subject.size))
-    plan = plan_of(subject, run) if spec.engine == "auto" and rows.total >= TRACE_ROWS else None
-    explainer = Explainer(spec, run, subject, Scorer(subject.net, spec.score, rows, plan))
-    with (
-        torch.no_grad(),
-        torch.backends.cudnn.flags(deterministic=spec.deterministic, allow_tf32=False),
-    ):
+    with arithmetic(spec):
+        explainer = Explainer(spec, run, subject, open_net(spec, subject, rows))
         for position, image in enumerate(images):
             explainer.explain(position, image)
     if "npz" in spec.outputs:
@@ -72,30 +47,14 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
     explainer.write_report(rows.done)
 
 
-def plan_of(subject: inputs.Subject, run: Run) -> Plan | None:
-    """The net's plan; None, with a warning that says why, where the net cannot be traced."""
-    try:
-        return trace(subject.net, (subject.channels, *subject.size))
-    except NotTraceableError as error:
-        run.warn("net_not_traceable", f"the net runs as it is, several times slower: {error}")
-        return None
-
-
-def chunk_size(batch: int | str, size: tuple[int, int], device: str) -> int:
-    """Images a forward pass: as asked, or as many as fit a fixed number of pixels."""
-    if isinstance(batch, int):
-        return batch
-    return max(1, min(AUTO_MOST, AUTO_PIXELS[device] // (size[0] * size[1])))
-
-
 class Explainer:
     """Explains one image after the other and keeps what the report needs (no map)."""
 
     def __init__(
-        self, spec: SaliencyMap, run: Run, subject: inputs.Subject, scorer: Scorer
+        self, spec: SaliencyMap, run: Run, subject: subjects.Subject, scorer: Scorer
     ) -> None:
         self.spec, self.run, self.subject, self.scorer = spec, run, subject, scorer
-        self.chunk = chunk_size(spec.batch, subject.size, torch.device(run.device).type)
+        self.chunk = chunk_size(spec, scorer, subject.size, run.device)
         self.maps: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.warnings: list[str] = []
@@ -105,8 +64,7 @@ class Explainer:
         ref = self.spec.images[position]
         name = image_name(position, ref)
         pixels = inputs.prepare(image, self.subject, f"images.{position}").to(self.run.device)
-        parameter = next(self.subject.net.parameters())
-        x = self.subject.space.normalise(pixels).to(parameter.dtype)
+        x = self.subject.space.normalise(pixels).to(dtype_of(self.subject.net))
         if position == 0:
             probe(self.scorer, x)
         outputs = self.scorer.outputs(x[None])
@@ -121,6 +79,9 @@ class Explainer:
             label: baseline(part, x, self.subject.space, self.spec.seed)
             for part, label in self._baselines()
         }
+        shown = torch.stack([x, *(found[0] for found in replacements.values())])
+        if (gap := precision_gap(self.scorer, self.spec, shown)) is not None:
+            entry["precision_difference"] = gap
         entry["baselines"] = {
             label: self._impact(name, label, case, index, found)
             for label, found in replacements.items()
@@ -180,11 +141,13 @@ class Explainer:
         """The maps of one method with every baseline; then, a class each, their picture."""
         panels: list[list[pictures.Panel]] = [[] for _ in entry["targets"]]
         for baseline_label, found in replacements.items():
+            case.told.clear()
             drawn = torch.stack([make(method, case, b) for b in found])
             values = drawn.mean(0).float().cpu().numpy()  # [k, rows, columns]
             error = drawn.std(0).mean((1, 2)) / len(found) ** 0.5 if len(found) > 1 else None
             for k, target in enumerate(entry["targets"]):
                 described = {"method": label, "baseline": baseline_label, "class": target["class"]}
+                described |= case.told
                 if error is not None:
                     described["standard_error"] = error[k].item()
                 self._keep(entry, k, described, values[k])
@@ -238,7 +201,6 @@ class Explainer:
 
     def write_report(self, rows: int) -> None:
         """All numbers of the run, without times: the same spec leaves the same bytes."""
-        parameter = next(self.subject.net.parameters())
         numbers = {
             "kind": self.spec.kind,
             "model": self.spec.model.model_dump(exclude_none=True),
@@ -247,7 +209,8 @@ class Explainer:
             "rows": rows,
             "batch": self.chunk,
             "engine": "plain" if self.scorer.plan is None else "plan",
-            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "dtype": str(self.scorer.dtype).removeprefix("torch."),
+            "precision": self.spec.precision,
             "device": self.run.device,
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
             "warnings": self.warnings,

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from models.saliency import counter
-from models.saliency.methods import Rise
+from models.saliency.spec_masks import Rise
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models.saliency.case import Case
 from models.saliency.engine.boxes import Reach, Reaches, Regions, reach_of
-from models.saliency.methods import Occlusion, OcclusionRaw, positions
 from models.saliency.parts import pair
+from models.saliency.spec_masks import Occlusion, OcclusionRaw, positions
 
 
 class Windows(NamedTuple):
@@ -56,15 +56,21 @@ def drops(
     part: Occlusion | OcclusionRaw, case: Case, b: Float[Tensor, "c h w"]
 ) -> Float[Tensor, "k n_h n_w"]:
     """Fall of each score under each window, ``f(x) - f(x with the window = b)``."""
-    over = windows(part, *case.x.shape[1:], case.x.device)
+    return _drops(part, windows(part, *case.x.shape[1:], case.x.device), case, b)
+
+
+def _drops(
+    part: Occlusion | OcclusionRaw, over: Windows, case: Case, b: Float[Tensor, "c h w"]
+) -> Float[Tensor, "k n_h n_w"]:
     key = ("windows", *pair(part.window), *pair(part.stride))
-    found = case.full - case.under(regions(over), b, key)
+    found = case.full - case.under(key, lambda: regions(over), b)
     return found.T.unflatten(1, (len(over.rows), len(over.columns)))
 
 
 def occlusion(part: Occlusion, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
     """Fall of the score, at each pixel the mean over the windows that cover it."""
-    return spread(drops(part, case, b), windows(part, *case.x.shape[1:], case.x.device))
+    over = windows(part, *case.x.shape[1:], case.x.device)
+    return spread(_drops(part, over, case, b), over)
 
 
 def spread(values: Float[Tensor, "k n_h n_w"], over: Windows) -> Float[Tensor, "k h w"]:

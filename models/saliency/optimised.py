@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from models.saliency import counter
 from models.saliency.baselines import blur
 from models.saliency.case import Case
-from models.saliency.methods import Extremal, Meaningful
+from models.saliency.spec_gradients import Extremal, Meaningful
 
 LEVELS, SIGMA_MAX = 8, 20.0  # of the pyramid of blurs (TorchRay)
 COLDNESS = 20.0  # of the smooth maximum

@@ -11,8 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 
-from models.saliency.methods import Method, Rise
+from models.saliency.methods import Method
 from models.saliency.spec import Overlay
+from models.saliency.spec_masks import Rise
 
 COLUMNS = 4
 PANEL_INCHES = 2.6

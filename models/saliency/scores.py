@@ -25,6 +25,8 @@ class Scorer:
         kind: ``prob``, ``logit`` (the outputs as they are) or ``logprob``.
         tick: called with the number of rows after each forward pass.
         plan: of the net, if it could be traced; runs in its place.
+        lower: the net in a lower precision; runs (or ``plan`` is made of it) in the net's place
+            wherever the score is not differentiated.
     """
 
     def __init__(
@@ -33,9 +35,13 @@ class Scorer:
         kind: Literal["prob", "logit", "logprob"],
         tick: Callable[[int], None] | None = None,
         plan: Plan | None = None,
+        lower: nn.Module | None = None,
     ) -> None:
         self.net = net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.kind, self.plan = kind, plan
+        forward = self.net if lower is None else lower
+        self._run: Callable[[Tensor], Tensor] = forward if plan is None else plan
+        self.dtype = dtype_of(forward)
         self._tick = tick
         self._changes: dict[Hashable, Changes] = {}
         self._graphs: dict[Hashable, GraphedChanges | None] = {}
@@ -43,24 +49,19 @@ class Scorer:
     @torch.inference_mode()
     def outputs(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """What the net gives, in float64."""
-        run = self.net if self.plan is None else self.plan
-        answer = run(images.contiguous(memory_format=torch.channels_last))
+        images = images.to(self.dtype, memory_format=torch.channels_last)
+        answer = self._fitting(images)
         self.tick(len(images))
         return answer.double()
 
-    def _replayed(self, changes: Changes, base: Base, b: Tensor, key: Hashable) -> Tensor:
-        """The same as a CUDA graph, recorded at the second use; eager where that fails."""
-        x = base.values[base.plan.image][0]
-        if key not in self._graphs:
-            try:
-                self._graphs[key] = GraphedChanges(changes, x, b)
-            except RuntimeError:
-                self._graphs[key] = None
-        graph = self._graphs[key]
-        if graph is None:
-            return in_order([(i, out.double()) for i, out in changes.outputs(base, b)])
-        self.tick(changes.regions.number)
-        return graph(x, b).double()
+    def _fitting(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Halves a batch that does not fit the memory of a GPU."""
+        try:
+            return self._run(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        return torch.cat([self._fitting(part) for part in images.chunk(2)])
 
     @torch.inference_mode()
     def base(self, x: Float[Tensor, "c h w"]) -> Base:
@@ -69,9 +70,7 @@ class Scorer:
         Raises:
             ValueError: if there is no plan.
         """
-        if self.plan is None:
-            raise ValueError("values of an image need a plan of the net")
-        return Base(self.plan, x)
+        return Base(self._planned(), x.to(self.dtype))
 
     def tick(self, rows: int) -> None:
         """Tell of rows that went through the net."""
@@ -80,27 +79,53 @@ class Scorer:
 
     @torch.inference_mode()
     def changed(
-        self, base: Base, b: Float[Tensor, "c h w"], regions: Regions, key: Hashable, size: int
+        self,
+        x: Float[Tensor, "c h w"],
+        b: Float[Tensor, "c h w"],
+        key: Hashable,
+        regions: Callable[[], Regions],
+        base: Callable[[], Base],
+        size: int,
     ) -> Float[Tensor, "n classes"]:
         """Outputs with each region's pixels taken from ``b``, by the plan, in float64.
 
         Args:
-            base: the plan's values of the image.
+            x: the image.
             b: the baseline.
-            regions: where pixels change.
             key: names the regions; their way through the net is kept for the next image.
+            regions: makes them.
+            base: the plan's values of the image; not needed where a graph holds them.
             size: regions at once.
         """
-        changes = self._changes.get(key)
+        b, changes = b.to(self.dtype), self._changes.get(key)
         if changes is None:
-            changes = self._changes[key] = Changes(base.plan, regions, size)
-        elif b.is_cuda and regions.number <= KEPT:
-            return self._replayed(changes, base, b, key)
+            changes = self._changes[key] = Changes(self._planned(), regions(), size)
+        elif b.is_cuda and changes.regions.number <= KEPT:
+            graph = self._graph(changes, x.to(self.dtype), b, key)
+            if graph is not None:
+                self.tick(changes.regions.number)
+                return graph(x, b).double()
         out = []
-        for index, outputs in changes.outputs(base, b):
+        for index, outputs in changes.outputs(base(), b):
             self.tick(len(index))
             out.append((index, outputs.double()))
         return in_order(out)
+
+    def _graph(
+        self, changes: Changes, x: Tensor, b: Tensor, key: Hashable
+    ) -> GraphedChanges | None:
+        """The same as a CUDA graph, recorded at the second use; None where that fails."""
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = GraphedChanges(changes, x, b)
+            except RuntimeError:
+                self._graphs[key] = None
+        return self._graphs[key]
+
+    def _planned(self) -> Plan:
+        if self.plan is None:
+            raise ValueError("values of an image need a plan of the net")
+        return self.plan
 
     def read(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
         """Scores of all classes from the net's outputs."""
@@ -161,3 +186,9 @@ def probe(scorer: Scorer, x: Float[Tensor, "c h w"]) -> None:
 
 def _are_probabilities(outputs: Float[Tensor, "n classes"]) -> bool:
     return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < SUM_TOLERANCE).all())
+
+
+def dtype_of(net: nn.Module) -> torch.dtype:
+    """Number format of the net's weights; float32 for a net without any."""
+    numbers = (p.dtype for p in (*net.parameters(), *net.buffers()) if p.is_floating_point())
+    return next(numbers, torch.float32)

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.core.errors import DataError
 from models.saliency.case import Case
 from models.saliency.engine.boxes import Regions, regions_of
-from models.saliency.methods import Grid, Slic
+from models.saliency.spec_masks import Grid, Slic
 
 
 def segment(part: Grid | Slic, case: Case) -> Int64[Tensor, "h w"]:

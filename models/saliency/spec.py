@@ -15,20 +15,13 @@ from models.core.spec import (
     Part,
     Spec,
 )
-from models.saliency.methods import Method, Occlusion, check_window, rows_of
+from models.saliency.methods import Method, check_window, rows_of
 from models.saliency.parts import Baseline, Plain, draws, form, labels
+from models.saliency.spec_masks import Occlusion
+from models.saliency.spec_net import Model, known_size
 
-PRETRAINED_SIZE = 224
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
 PROBE_ROWS = 4  # one row alone, then in a batch of three
-
-
-class Pretrained(Part):
-    """A net whose trained weights come with a Python package of the extra ``samples``."""
-
-    pretrained: Literal["efficientnet_lite0"] = Field(
-        description="EfficientNet-Lite0 trained on ImageNet, 1,000 classes, 224 x 224 RGB"
-    )
 
 
 class ImageRef(DatasetRef):
@@ -38,24 +31,6 @@ class ImageRef(DatasetRef):
         default="test", description="Part of a labelled set; sets of photographs have only one"
     )
     index: Int = Field(default=0, ge=0, le=10**8, description="Position in that part, from 0")
-
-
-def _model_tag(value: Any) -> str | None:
-    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
-    if "pretrained" in keys:
-        return "pretrained"
-    return "artifact" if "job" in keys or "artifact" in keys else None
-
-
-Model = Annotated[
-    Annotated[ArtifactRef, Tag("artifact")] | Annotated[Pretrained, Tag("pretrained")],
-    Discriminator(
-        _model_tag,
-        custom_error_type="model_form",
-        custom_error_message='give {"job": id, "artifact": name} of a checkpoint or weights, '
-        'or {"pretrained": "efficientnet_lite0"}',
-    ),
-]
 
 
 ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
@@ -134,15 +109,20 @@ class Explanation(Spec):
         "where the net can be traced; plain: the net as it is",
     )
     batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32",
+        description="Number format of forward passes; tf32 on a GPU alone; with tf32 and bf16 the "
+        "report gives the measured difference. Derivatives are always taken of the float32 net",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Explanation":
         named = [(image.dataset, image.split, image.index) for image in self.images]
         if len(set(named)) < len(named):
             raise ValueError("images names the same image twice; give each once")
-        if isinstance(self.model, Pretrained):
+        if (size := known_size(self.model)) is not None:
             for index, method in enumerate(self.methods):
-                check_window(method, f"methods.{index}", PRETRAINED_SIZE, PRETRAINED_SIZE)
+                check_window(method, f"methods.{index}", *size)
         return self
 
     def cells(self) -> Iterator[Cell]:
@@ -166,15 +146,19 @@ class Explanation(Spec):
         of_impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
         return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
 
+    def input_size(self, counts: Mapping[str, Mapping[str, int]]) -> tuple[int, int] | None:
+        """Height and width of the net's input; that of the images for a net of a job."""
+        if not isinstance(self.model, ArtifactRef):
+            return known_size(self.model)
+        size = counts.get(self.images[0].dataset, {})
+        return (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
+
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Rows through the net; for a trained net its input is taken to be of the images' size."""
-        size = counts.get(self.images[0].dataset, {})
-        height, width = size.get("height"), size.get("width")
-        if isinstance(self.model, Pretrained):
-            height = width = PRETRAINED_SIZE
-        if height is None or width is None:
+        size = self.input_size(counts)
+        if size is None:
             return Estimate()
-        rows = self.rows(height, width)
+        rows = self.rows(*size)
         maps = len(self.images) * len(self.methods) * len(self.baselines)
         return Estimate(total_steps=rows, details={"rows": rows, "maps_per_class": maps})
 

@@ -9,17 +9,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
-from models.saliency.methods import Control, Method, OcclusionRaw, rows_of, uses_baseline
+from models.saliency.methods import Control, Method, rows_of, uses_baseline
 from models.saliency.metrics import Curve, Metric, maps_made
 from models.saliency.parts import draws, labels
 from models.saliency.spec import (
     PATH_POINTS,
-    PRETRAINED_SIZE,
     PROBE_ROWS,
     Cell,
     Explanation,
-    Pretrained,
 )
+from models.saliency.spec_masks import OcclusionRaw
+from models.saliency.spec_net import Pretrained, known_size
 
 ROWS_PER_S = 80.0  # EfficientNet-Lite0 on two CPU cores, for the planner
 
@@ -45,8 +45,8 @@ class _Graded(Explanation):
                     f"methods.{index}: occlusion_raw gives a value a window, not a pixel; "
                     "use occlusion"
                 )
-        if isinstance(self.model, Pretrained):
-            self.check_rows(PRETRAINED_SIZE, PRETRAINED_SIZE)
+        if (size := known_size(self.model)) is not None:
+            self.check_rows(*size)
         return self
 
     def cells(self) -> Iterator[Cell]:
@@ -88,14 +88,10 @@ class _Graded(Explanation):
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Rows and, for the pretrained net, seconds on two CPU cores."""
-        known = isinstance(self.model, Pretrained)
-        size = counts.get(self.images[0].dataset, {})
-        height, width = size.get("height"), size.get("width")
-        if known:
-            height = width = PRETRAINED_SIZE
-        if height is None or width is None:
+        size = self.input_size(counts)
+        if size is None:
             return Estimate()
-        rows = self.rows(height, width)
+        known, rows = isinstance(self.model, Pretrained), self.rows(*size)
         cells = sum(self.seeds_used(cell.method) for cell in self.cells()) * len(self.images)
         return Estimate(
             total_steps=rows,

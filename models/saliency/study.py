@@ -13,14 +13,15 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.saliency import inputs
+from models.saliency import inputs, subjects
 from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
 from models.saliency.case import Case
 from models.saliency.grade import grade, label_of
 from models.saliency.makers import make
-from models.saliency.map import TRACE_ROWS, Rows, chunk_size, image_name, plan_of
+from models.saliency.map import image_name
 from models.saliency.parts import labels
-from models.saliency.scores import Scorer, check_mode, probe
+from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
+from models.saliency.scores import dtype_of, probe
 from models.saliency.spec import Cell
 from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep, is_random
 
@@ -97,23 +98,20 @@ class Study:
 
     def __init__(self, spec: SaliencyEvaluate | SaliencySweep, run: Run) -> None:
         self.spec, self.run = spec, run
-        self.subject = inputs.load_subject(spec, run)
+        self.subject = subjects.load_subject(spec, run)
         self.images = inputs.load_images(spec, run)
-        check_mode(self.subject.net)
         try:
             spec.check_rows(*self.subject.size)
         except ValueError as error:
             raise SpecError(str(error)) from error
         self.rows = Rows(run, spec.rows(*self.subject.size))
-        traced = spec.engine == "auto" and self.rows.total >= TRACE_ROWS
-        plan = plan_of(self.subject, run) if traced else None
-        self.scorer = Scorer(self.subject.net, spec.score, self.rows, plan)
-        self.chunk = chunk_size(spec.batch, self.subject.size, torch.device(run.device).type)
+        self.scorer = open_net(spec, self.subject, self.rows)
+        self.chunk = chunk_size(spec, self.scorer, self.subject.size, run.device)
 
     def carry_out(self, found: Graded) -> None:
         """Add what ``found`` lacks, in the order of the spec; it is whole after each map."""
         self.rows.done = found.rows
-        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        with arithmetic(self.spec):
             for position in range(len(self.images)):
                 self._image(position, found)
 
@@ -144,8 +142,7 @@ class Study:
         """An image with its classes; the first one also serves to probe the net."""
         pixels = inputs.prepare(self.images[position], self.subject, f"images.{position}")
         pixels = pixels.to(self.run.device)
-        parameter = next(self.subject.net.parameters())
-        x = self.subject.space.normalise(pixels).to(parameter.dtype)
+        x = self.subject.space.normalise(pixels).to(dtype_of(self.subject.net))
         if position == 0 and self.rows.done == 0:
             probe(self.scorer, x)
         outputs = self.scorer.outputs(x[None])
@@ -163,6 +160,8 @@ class Study:
             ],
             "baselines": {},
         }
+        if (gap := precision_gap(self.scorer, self.spec, case.x[None])) is not None:
+            told["precision_difference"] = gap
         parts = zip(self.spec.baselines, labels(self.spec.baselines), strict=True)
         for part, label in parts:
             drawn = baseline(part, case.x, self.subject.space, self.spec.seed)

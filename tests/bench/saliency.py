@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.saliency import inputs
+from models.saliency import inputs, subjects
 from models.saliency.case import Case
 from models.saliency.curves import pixel_curve
 from models.saliency.engine.trace import trace
 from models.saliency.makers import make
 from models.saliency.masks import draw, render
-from models.saliency.methods import FeatureAblation, Grid, Occlusion, Rise
 from models.saliency.metrics import Curve
 from models.saliency.scores import Scorer
+from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion, Rise
 
 SIDE = 224
 
@@ -82,7 +82,7 @@ def gap(a: Any, b: Any) -> float:
 class Bench:
     def __init__(self, quick: bool, rounds: int) -> None:
         self.quick, self.rounds = quick, rounds
-        subject = inputs._pretrained("cpu")
+        subject = subjects.pretrained("cpu")
         self.net = subject.net  # as it comes, for the peers
         pixels = inputs.prepare(inputs.samples.photo(0), subject, "image")
         self.x = subject.space.normalise(pixels).float()

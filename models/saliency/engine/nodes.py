@@ -7,6 +7,13 @@ import torch
 from torch import Tensor, fx
 
 aten = torch.ops.aten
+SAME = {aten.dropout.default, aten.alias.default, aten.clone.default, aten.detach.default}
+_POINTWISE = """
+relu relu6 hardtanh silu hardswish hardsigmoid sigmoid tanh gelu elu leaky_relu mish
+softplus clamp clamp_min clamp_max neg exp log abs square sqrt rsqrt pow add sub mul div
+maximum minimum
+"""
+POINTWISE = {getattr(aten, name) for name in _POINTWISE.split()}
 
 
 def constants_of(program: torch.export.ExportedProgram) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ are in channels-last order. A step that is local (convolution, pooling, element 
 asked for a box of its output alone; all others need whole maps.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,16 @@ class Plan:
         for step in self.steps:
             values[step.name] = step.call(*(values[name] for name in step.inputs))
         return values
+
+    def row_bytes(self, itemsize: int) -> int:
+        """Memory that the maps of one image take at most, with values of ``itemsize`` bytes."""
+        live = {self.image} & self.shapes.keys()
+        most = 0
+        for step in self.steps:
+            live |= {step.name} & self.shapes.keys()
+            most = max(most, sum(math.prod(self.shapes[name]) for name in live))
+            live -= set(self.last_use[step.name])
+        return itemsize * most
 
 
 def last_uses(steps: list[Step], output: str) -> dict[str, list[str]]:

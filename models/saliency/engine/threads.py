@@ -4,18 +4,27 @@ Splitting one small operation over the cores costs a barrier an operation, which
 takes longer than the work; whole batches need none.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
 import torch
 
+_here = threading.local()
+AHEAD = 2  # parts under way for each thread
 
-def each(work: Callable[[Any], Any], parts: Sequence[Any], device: str) -> Iterator[Any]:
-    """``work`` of each part, in order; on a CPU as many at once as torch has threads."""
+
+def each(work: Callable[[Any], Any], parts: Iterable[Any], device: str) -> Iterator[Any]:
+    """``work`` of each part, in order; on a CPU as many at once as torch has threads.
+
+    Few parts are under way at a time, so that memory does not grow with their number. ``work`` may
+    call this function again, which then goes through its parts alone.
+    """
     threads = torch.get_num_threads()
-    if device != "cpu" or threads == 1 or len(parts) == 1:
+    if device != "cpu" or threads == 1 or getattr(_here, "in_pool", False):
         yield from map(work, parts)
         return
 
@@ -23,16 +32,28 @@ def each(work: Callable[[Any], Any], parts: Sequence[Any], device: str) -> Itera
         with torch.inference_mode():
             return work(part)
 
-    futures = [_pool(threads).submit(alone, part) for part in parts]
+    waiting: deque[Future[Any]] = deque()
     try:
-        for future in futures:
-            yield future.result()
+        for part in parts:
+            waiting.append(_pool(threads).submit(alone, part))
+            if len(waiting) > AHEAD * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        for future in futures:
+        for future in waiting:
             future.cancel()
+        wait(waiting)
         torch.set_num_threads(threads)  # the pool's threads have changed what new threads get
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "saliency", initializer=lambda: torch.set_num_threads(1))
+    return ThreadPoolExecutor(threads, "saliency", initializer=_enter)
+
+
+def _enter() -> None:
+    """One thread for each operation of this thread."""
+    _here.in_pool = True
+    torch.get_num_threads()  # the first call takes the number from all threads' common one
+    torch.set_num_threads(1)

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from models.saliency.engine.conv import Conv, Window, fastest
 from models.saliency.engine.nodes import (
+    POINTWISE,
+    SAME,
     affine,
     arguments,
     constants_of,
@@ -28,42 +30,6 @@ from models.saliency.engine.plan import Plan, Step
 aten = torch.ops.aten
 INF = math.inf
 EXAMPLES = 2  # images of the traced batch; 1 would be taken for a constant
-SAME = {aten.dropout.default, aten.alias.default, aten.clone.default, aten.detach.default}
-POINTWISE = {
-    getattr(aten, name)
-    for name in [
-        "relu",
-        "relu6",
-        "hardtanh",
-        "silu",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-        "tanh",
-        "gelu",
-        "elu",
-        "leaky_relu",
-        "mish",
-        "softplus",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "neg",
-        "exp",
-        "log",
-        "abs",
-        "square",
-        "sqrt",
-        "rsqrt",
-        "pow",
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "maximum",
-        "minimum",
-    ]
-}
 
 
 class NotTraceableError(Exception):
@@ -76,8 +42,8 @@ def trace(net: nn.Module, shape: tuple[int, int, int]) -> Plan:
     Raises:
         NotTraceableError: with the reason, if ``torch.export`` cannot follow the net's code.
     """
-    parameter = next(net.parameters())
-    example = torch.zeros(EXAMPLES, *shape, dtype=parameter.dtype, device=parameter.device)
+    weight = next(v for v in (*net.parameters(), *net.buffers()) if v.is_floating_point())
+    example = torch.zeros(EXAMPLES, *shape, dtype=weight.dtype, device=weight.device)
     batch = torch.export.Dim.DYNAMIC
     try:
         program = torch.export.export(net, (example,), dynamic_shapes=({0: batch},), strict=False)

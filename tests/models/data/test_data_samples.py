@@ -32,8 +32,8 @@ def test_photos_are_colour_pictures():
         picture = samples.photo(index)
         assert picture.dtype == np.uint8
         assert picture.shape[2] == 3
-    with pytest.raises(DataError, match="images 0 to 3, not 4"):
-        samples.photo(4)
+    with pytest.raises(DataError, match="images 0 to 6, not 7"):
+        samples.photo(7)
 
 
 @pytest.mark.parametrize("module", ["sklearn.datasets", "skimage.data"])

@@ -11,12 +11,14 @@ from torch.nn import functional as F
 
 from models.nets.build import build_net
 from models.nets.efficientnet_lite import InvertedResidual
-from models.saliency.engine import incremental
+from models.saliency import reading
+from models.saliency.engine import incremental, threads
 from models.saliency.engine.boxes import Reach, Reaches, groups, regions_of
 from models.saliency.engine.trace import NotTraceableError, trace
 from models.saliency.makers import make
-from models.saliency.methods import FeatureAblation, Grid, Occlusion
 from models.saliency.scores import Scorer
+from models.saliency.spec import SaliencyMap
+from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion
 
 
 class Mixed(nn.Module):
@@ -181,3 +183,59 @@ def test_net_that_cannot_be_traced_says_why():
 
     with pytest.raises(NotTraceableError, match=r"\w+: \w+"):
         trace(Branches().eval(), (3, 8, 8))
+
+
+def test_parts_on_the_cores_keep_their_order_and_may_have_parts_of_their_own():
+    """Nested calls run in the thread they are in, or all threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = list(
+            threads.each(
+                lambda i: sum(threads.each(lambda j: i * j, range(4), "cpu")), range(40), "cpu"
+            )
+        )
+        under_way = []
+        for _ in threads.each(under_way.append, range(1000), "cpu"):
+            break
+    finally:
+        torch.set_num_threads(before)
+    assert found == [6 * i for i in range(40)]
+    assert len(under_way) < 10
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved():
+    """As a GPU answers when its memory is spent."""
+    net, sizes = conv_net(), []
+
+    def forward(images):
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("spent")
+        return net(images)
+
+    scorer = Scorer(net, "logit")
+    scorer._run = forward
+    x = noise(7, 3, 12, 12, dtype=torch.float32)
+    torch.testing.assert_close(scorer.outputs(x), net(x).double(), atol=1e-6, rtol=1e-5)
+    assert max(sizes[1:]) < 7
+    assert scorer.outputs(x[:1]).shape == (1, 5)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_lower_precision_is_used_where_asked_and_its_difference_told(precision):
+    net, x = conv_net(), noise(4, 3, 12, 12, dtype=torch.float32)
+    told = {"kind": "saliency.map", "model": {"pretrained": "efficientnet_lite0"}}
+    spec = SaliencyMap.model_validate(told | {"precision": precision})
+    lower = reading._lower(net) if precision == "bf16" else None
+    scorer = Scorer(net, "logit", lower=lower)
+    gap = reading.precision_gap(scorer, spec, x)
+    wanted = (scorer.outputs(x) - net(x)).abs().max().item()
+    assert gap == pytest.approx(wanted, abs=1e-12)
+    assert (gap > 1e-5) == (precision == "bf16")  # a CPU has no TF32
+    assert reading.precision_gap(scorer, spec.model_copy(update={"precision": "fp32"}), x) is None
+
+
+def test_memory_of_a_row_is_that_of_the_maps_that_live_at_once():
+    plan = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 2, 1)).eval(), (3, 5, 5))
+    assert plan.row_bytes(4) == 4 * 25 * (4 + 4)  # the widest step: a map and its tanh

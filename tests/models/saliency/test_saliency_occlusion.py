@@ -5,8 +5,8 @@ import torch
 from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency.makers import make
-from models.saliency.methods import Occlusion, OcclusionRaw
 from models.saliency.occlusion import drops, occlusion, spread, windows
+from models.saliency.spec_masks import Occlusion, OcclusionRaw
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency import counter, masks
 from models.saliency.makers import make
-from models.saliency.methods import Rise
 from models.saliency.rise import Sums, estimate, rise
+from models.saliency.spec_masks import Rise
 
 
 def part(**fields) -> Rise:
@@ -214,3 +214,31 @@ def test_global_generator_is_left_alone():
     before = torch.get_rng_state()
     make(part(masks=10), case(conv_net(), noise(3, 8, 8)), torch.zeros(3, 8, 8).double())
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_early_stop_draws_fewer_masks_the_more_is_asked_the_later():
+    """The masks drawn are the first of the same sequence, so the map is that of fewer masks."""
+    net, x = conv_net(), noise(3, 24, 24)
+    one, used, maps = case(net, x), [], []
+    for wanted in (0.2, 0.6, 0.999999):
+        stop = {"spearman": wanted, "min_masks": 32}
+        part = Rise(id="rise", masks=2000, grid=3, estimator="slope", early_stop=stop)
+        maps.append(make(part, one, torch.zeros_like(x)))
+        used.append(one.told["masks_used"])
+    assert used[0] <= used[1] < used[2] == 2000
+    plain = Rise(id="rise", masks=used[1], grid=3, estimator="slope")
+    torch.testing.assert_close(maps[1], make(plain, one, torch.zeros_like(x)), atol=1e-9, rtol=0)
+
+
+def test_early_stop_beyond_the_masks_is_refused():
+    with pytest.raises(ValueError, match="more than masks 40"):
+        Rise(id="rise", masks=40, early_stop={"spearman": 0.5, "min_masks": 64})
+
+
+def test_the_map_does_not_depend_on_rows_at_once():
+    """Property 9: sums are made of the same groups of masks whatever the batch size."""
+    net, x = conv_net(), noise(3, 24, 24)
+    part = Rise(id="rise", masks=100, grid=3, estimator="slope")
+    maps = [make(part, case(net, x, chunk=chunk), torch.zeros_like(x)) for chunk in (1, 5, 64)]
+    for other in maps[1:]:
+        torch.testing.assert_close(maps[0], other, atol=1e-12, rtol=1e-12)

@@ -10,7 +10,7 @@ from saliency_nets import conv_net
 
 from models.core.errors import SpecError
 from models.core.run import StoppedError
-from models.saliency import analysis, inputs
+from models.saliency import analysis, subjects
 from models.saliency.baselines import Space
 from models.saliency.evaluate import evaluate
 from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
@@ -39,10 +39,10 @@ FIELDS = {
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """A small net of 24 x 24 pixels in place of a checkpoint."""
-    subject = inputs.Subject(
+    subject = subjects.Subject(
         conv_net(), list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0
     )
-    monkeypatch.setattr(inputs, "load_subject", lambda *_: subject)
+    monkeypatch.setattr(subjects, "load_subject", lambda *_: subject)
 
 
 def the_sweep(**fields):

@@ -1,0 +1,165 @@
+"""A net from a user's exported program, rebuilt from a list of known operations."""
+
+import math
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from models.core.errors import DataError
+from models.data.programs import Program, Weight, read_program
+
+DTYPES = {
+    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
+    6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
+}  # fmt: skip
+FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
+AS_THEY_ARE = {"as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"}
+
+
+class ExportedNet(fx.GraphModule):
+    """The program's operations on a batch of images; weights are buffers."""
+
+    size: tuple[int | None, int | None, int | None]
+
+
+def load_program(path: Path, device: str) -> ExportedNet:
+    """The net that an archive of ``torch.export.save`` holds, on a device.
+
+    Raises:
+        DataError: if the archive is refused, or an operation does not fit its arguments.
+    """
+    program = read_program(path)
+    root = nn.Module()
+    for place, weight in enumerate(program.weights.values()):
+        root.register_buffer(f"weight_{place}", _tensor(weight).to(device))
+    try:
+        graph = _Reader(program, device).graph()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"the program's graph cannot be read: {error!r}") from error
+    net = ExportedNet(root, graph)
+    net.size = program.size
+    net.eval()
+    return net
+
+
+def _tensor(weight: Weight) -> Tensor:
+    """A weight of its own, from the raw bytes of its storage.
+
+    Raises:
+        DataError: if the bytes do not hold it.
+    """
+    if weight.dtype not in DTYPES:
+        raise DataError(f"a weight is of the scalar type {weight.dtype}, which is not supported")
+    dtype = DTYPES[weight.dtype]
+    if 0 in weight.sizes:
+        return torch.zeros(weight.sizes, dtype=dtype)
+    pairs = zip(weight.sizes, weight.strides, strict=True)
+    last = weight.offset + sum((n - 1) * s for n, s in pairs)
+    elements = max(last + 1, math.prod(weight.sizes))  # strides of 0 would make much of little
+    numbers = (*weight.sizes, *weight.strides, weight.offset)
+    if min(numbers) < 0 or elements * dtype.itemsize > len(weight.content):
+        raise DataError("a weight is larger than its bytes: the archive is damaged")
+    whole = torch.frombuffer(bytearray(weight.content), dtype=dtype)
+    return whole.as_strided(weight.sizes, weight.strides, weight.offset).clone()
+
+
+class _Reader:
+    """Turns the nodes of the file into those of ``torch.fx``."""
+
+    def __init__(self, program: Program, device: str) -> None:
+        self.program, self.device = program, torch.device(device)
+        self.built = fx.Graph()
+        self.values: dict[str, fx.Node] = {}
+
+    def graph(self) -> fx.Graph:
+        self.values[self.program.image] = self.built.placeholder("images")
+        for place, name in enumerate(self.program.weights):
+            self.values[name] = self.built.get_attr(f"weight_{place}")
+        for node in self.program.nodes:
+            self._add(node)
+        self.built.output(self.values[self.program.output])
+        return self.built
+
+    def _add(self, node: dict[str, Any]) -> None:
+        target = _target(node["target"])
+        given = {entry["name"]: self._value(entry["arg"]) for entry in node["inputs"]}
+        args, kwargs = _ordered(target, given)
+        made = self.built.call_function(target, args, kwargs)
+        outputs = node["outputs"]
+        if len(outputs) == 1 and "as_tensors" not in outputs[0]:
+            self.values[_name(outputs[0])] = made
+            return
+        several = outputs[0]["as_tensors"] if len(outputs) == 1 else outputs
+        for place, output in enumerate(several):
+            if output.get("as_none") is None:
+                part = self.built.call_function(operator.getitem, (made, place))
+                self.values[_name(output)] = part
+
+    def _value(self, arg: dict[str, Any]) -> Any:
+        """An argument: a number, a list, another node."""
+        ((kind, body),) = arg.items()
+        if kind in AS_THEY_ARE:
+            return body
+        if kind == "as_none":
+            return None
+        one = {
+            "as_tensor": lambda v: self.values[v["name"]],
+            "as_sym_int": self._number,
+            "as_sym_float": self._number,
+            "as_sym_bool": self._number,
+            "as_optional_tensor": self._optional,
+            "as_scalar_type": lambda v: DTYPES[v],
+            "as_memory_format": lambda v: FORMATS[v],
+            "as_layout": lambda _: torch.strided,
+            "as_device": lambda _: self.device,
+        }
+        if kind in one:
+            return one[kind](body)
+        many = {"as_tensors": "as_tensor", "as_sym_ints": "as_sym_int",
+                "as_optional_tensors": "as_optional_tensor"}  # fmt: skip
+        return [one[many[kind]](value) for value in body]
+
+    def _number(self, body: dict[str, Any]) -> Any:
+        ((kind, value),) = body.items()
+        return self.values[value] if kind == "as_name" else value
+
+    def _optional(self, body: dict[str, Any]) -> fx.Node | None:
+        named = body.get("as_tensor")
+        return None if named is None else self.values[named["name"]]
+
+
+def _name(output: dict[str, Any]) -> str:
+    if "name" in output:
+        return output["name"]
+    ((_, body),) = output.items()
+    return body.get("name") or body["as_name"]
+
+
+def _target(name: str) -> Callable[..., Any]:
+    """The operation of a name that :mod:`models.data.programs` let pass."""
+    if name.startswith("_operator."):
+        return getattr(operator, name.removeprefix("_operator."))
+    packet, overload = name.removeprefix("torch.ops.aten.").split(".")
+    return getattr(getattr(torch.ops.aten, packet), overload)
+
+
+def _ordered(
+    target: Callable[..., Any], given: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments as the operation's schema has them."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return tuple(given.values()), {}
+    known = {argument.name for argument in schema.arguments}
+    if unknown := given.keys() - known:
+        raise ValueError(f"{schema.name} has no argument {sorted(unknown)}")
+    plain = [a for a in schema.arguments if not a.kwarg_only]
+    while plain and plain[-1].name not in given:
+        plain.pop()
+    args = tuple(given.get(a.name, a.default_value) for a in plain)
+    words = {a.name for a in schema.arguments if a.kwarg_only} & given.keys()
+    return args, {name: given[name] for name in sorted(words)}

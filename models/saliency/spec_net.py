@@ -1,0 +1,138 @@
+"""Which net a job explains: of a job, of a package, or the user's own. Torch-free."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from models.core.spec import ArtifactRef, DatasetRef, Int, Part
+from models.nets.spec import ResidualFamily
+
+PRETRAINED_SIZE = 224
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+IMAGENET_MARGIN = 256 / 224  # resize to 256, keep the central 224
+
+Channels = Annotated[list[float], Field(min_length=1, max_length=16)]
+Sides = Annotated[list[Annotated[Int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
+
+
+class Pretrained(Part):
+    """A net whose trained weights come with a Python package of the extra ``samples``."""
+
+    pretrained: Literal["efficientnet_lite0"] = Field(
+        description="EfficientNet-Lite0 trained on ImageNet, 1,000 classes, 224 x 224 RGB"
+    )
+
+
+class Input(Part):
+    """How pixels in [0, 1] reach a net: resized, cropped, (pixel - mean) / std."""
+
+    size: Sides | None = Field(
+        default=None,
+        description="[height, width] in pixels; null: as exported, 224 x 224 for named nets",
+    )
+    mean: Channels = Field(default=IMAGENET_MEAN, description="Of each channel; ImageNet's")
+    std: Channels = Field(default=IMAGENET_STD, description="Of each channel; ImageNet's")
+    margin: float = Field(
+        default=IMAGENET_MARGIN,
+        ge=1,
+        le=4,
+        description="Side of the resized image over that of its central crop",
+    )
+
+    @model_validator(mode="after")
+    def _usable(self) -> "Input":
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} numbers, std {len(self.std)}; give one a channel"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std} must be positive")
+        return self
+
+
+class LibraryNet(Part):
+    """An architecture of timm or torchvision, where that package is installed."""
+
+    library: Literal["timm", "torchvision"]
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_.]{1,100}$", description="As the library calls it: resnet18"
+    )
+
+
+class NamedNet(LibraryNet):
+    """A net of timm or torchvision by name."""
+
+    weights: Literal["pretrained", "random"] = Field(
+        default="pretrained",
+        description="pretrained: the library's own, as safetensors (timm only); random: to try a "
+        "spec out",
+    )
+    input: Input = Input()
+
+    @model_validator(mode="after")
+    def _no_pickle(self) -> "NamedNet":
+        if self.library == "torchvision" and self.weights == "pretrained":
+            raise ValueError(
+                "torchvision publishes its weights as pickle files, which are refused; save them "
+                "as safetensors, upload the file and name it with "
+                'architecture {"library": "torchvision", "name": ...}, or use timm'
+            )
+        return self
+
+
+def _architecture_tag(value: Any) -> str:
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    return "library" if "library" in keys else "own"
+
+
+Architecture = Annotated[
+    Annotated[LibraryNet, Tag("library")] | Annotated[ResidualFamily, Tag("own")],
+    Discriminator(_architecture_tag),
+]
+
+
+class UploadedNet(DatasetRef):
+    """The user's own net: a ``torch.export`` archive, or safetensors with an architecture."""
+
+    architecture: Architecture | None = Field(
+        default=None,
+        description="Whose weights a safetensors file holds; null for a torch.export archive",
+    )
+    input: Input = Input()
+    classes: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
+        default=None, min_length=2, max_length=100_000, description="Names in the net's order"
+    )
+
+
+def _model_tag(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    names = {"pretrained": "pretrained", "dataset": "uploaded", "library": "named",
+             "job": "artifact", "artifact": "artifact"}  # fmt: skip
+    return next((names[key] for key in names if key in keys), None)
+
+
+Model = Annotated[
+    Annotated[ArtifactRef, Tag("artifact")]
+    | Annotated[Pretrained, Tag("pretrained")]
+    | Annotated[NamedNet, Tag("named")]
+    | Annotated[UploadedNet, Tag("uploaded")],
+    Discriminator(
+        _model_tag,
+        custom_error_type="model_form",
+        custom_error_message='give {"job": id, "artifact": name} of a checkpoint or weights, '
+        '{"pretrained": "efficientnet_lite0"}, {"library": "timm", "name": ...}, or {"dataset": '
+        "name} of an uploaded torch.export archive or safetensors file",
+    ),
+]
+
+
+def known_size(model: Any) -> tuple[int, int] | None:
+    """Height and width of the net's input, as far as the spec alone tells."""
+    if isinstance(model, Pretrained):
+        return PRETRAINED_SIZE, PRETRAINED_SIZE
+    if isinstance(model, NamedNet | UploadedNet):
+        if model.input.size is not None:
+            return model.input.size[0], model.input.size[1]
+        named = isinstance(model, NamedNet) or isinstance(model.architecture, LibraryNet)
+        return (PRETRAINED_SIZE, PRETRAINED_SIZE) if named else None
+    return None

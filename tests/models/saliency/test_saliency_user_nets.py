@@ -1,0 +1,229 @@
+"""Nets of the user: exported programs, safetensors with an architecture, libraries; no pickle."""
+
+import json
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models.core.errors import DataError, SpecError
+from models.data import files
+from models.data.programs import read_program
+from models.nets.build import build_net
+from models.nets.exported import load_program
+from models.saliency import subjects
+from models.saliency.engine.trace import trace
+from models.saliency.scores import Scorer, probe
+from models.saliency.spec import SaliencyMap
+from models.saliency.spec_net import Input, NamedNet, UploadedNet
+from tests.models.saliency.saliency_nets import noise
+
+DYNAMIC = ({0: torch.export.Dim.DYNAMIC},)
+
+
+class Branches(nn.Module):
+    """Residual, concatenating, depthwise and squeezing parts, sizes asked for at run time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU6())
+        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.gate = nn.Linear(8, 8)
+        self.head = nn.Linear(24, 5)
+        self.register_buffer("scale", torch.full((1, 8, 1, 1), 0.5))
+
+    def forward(self, x):
+        y = self.stem(x)
+        z = y + nn.functional.hardswish(self.deep(y)) * self.scale
+        gate = torch.sigmoid(self.gate(z.mean((2, 3))))[:, :, None, None]
+        left, right = torch.cat([y, z * gate], 1).chunk(2, dim=1)
+        maps = torch.cat([nn.functional.max_pool2d(left, 2), nn.functional.avg_pool2d(right, 2)], 1)
+        maps = torch.cat([maps, nn.functional.avg_pool2d(z, 2)], 1)
+        return self.head(nn.functional.dropout(maps.amax((2, 3)).view(x.shape[0], -1), 0.5, False))
+
+
+def exported(net: nn.Module, path, batch: int = 2, dynamic=DYNAMIC):
+    program = torch.export.export(net, (torch.zeros(batch, 3, 12, 10),), dynamic_shapes=dynamic)
+    torch.export.save(program, path)
+    return path
+
+
+@pytest.fixture
+def branches():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Branches().eval()
+
+
+def test_an_exported_net_gives_what_the_net_gave_at_any_batch_size(branches, tmp_path):
+    path = exported(branches, tmp_path / "net.pt2")
+    net = load_program(path, "cpu")
+    assert net.size == (3, 12, 10)
+    plan = trace(net, (3, 12, 10))
+    for count in (1, 2, 5):
+        x = noise(count, 3, 12, 10, seed=count, dtype=torch.float32)
+        torch.testing.assert_close(net(x), branches(x))
+        torch.testing.assert_close(plan(x), branches(x), atol=1e-5, rtol=1e-5)
+    probe(Scorer(net, "prob"), x[0])
+    told = files.check(path, "net", {})
+    assert told["parameters"] >= sum(p.numel() for p in branches.parameters())
+
+
+def test_reading_an_archive_runs_none_of_its_pickles(branches, tmp_path, monkeypatch):
+    path = exported(branches, tmp_path / "net.pt2")
+
+    def refuse(*_, **__):
+        raise AssertionError("a pickle was read")
+
+    for module, name in (("pickle", "load"), ("pickle", "loads"), ("torch", "load")):
+        monkeypatch.setattr(sys.modules[module], name, refuse)
+    load_program(path, "cpu")
+
+
+def rewritten(path, edit):
+    """A copy of the archive whose graph was changed by ``edit``."""
+    other = path.with_name("other.pt2")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if "/models/" in name or name.endswith("_config.json"):
+                told = json.loads(content)
+                edit(name, told)
+                content = json.dumps(told).encode()
+            new.writestr(name, content)
+    return other
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.load",
+        "torch.hub.load",
+        "torch.ops.aten.from_file.default",
+        "_operator.attrgetter",
+        "torch.ops.aten.relu.__globals__.os",
+        "#custom",
+    ],
+)
+def test_only_known_operations_are_looked_up(branches, tmp_path, target):
+    def edit(name, told):
+        if "/models/" in name:
+            told["graph_module"]["graph"]["nodes"][3]["target"] = target
+
+    path = rewritten(exported(branches, tmp_path / "net.pt2"), edit)
+    with pytest.raises(DataError, match="not supported"):
+        read_program(path)
+
+
+def test_pickled_and_oversized_weights_are_refused(branches, tmp_path):
+    path = exported(branches, tmp_path / "net.pt2")
+
+    def pickled(name, told):
+        if name.endswith("weights_config.json"):
+            next(iter(told["config"].values()))["use_pickle"] = True
+
+    def stretched(name, told):
+        if name.endswith("weights_config.json"):
+            meta = next(iter(told["config"].values()))["tensor_meta"]
+            meta["sizes"][0]["as_int"], meta["strides"][0]["as_int"] = 10**9, 0
+
+    with pytest.raises(DataError, match="pickled"):
+        read_program(rewritten(path, pickled))
+    with pytest.raises(DataError, match="larger than its bytes"):
+        load_program(rewritten(path, stretched), "cpu")
+
+
+def test_files_of_torch_save_are_refused(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "net.pth")
+    with pytest.raises(DataError, match="no exported program"):
+        files.check(tmp_path / "net.pth", "net", {})
+    (tmp_path / "old.pkl").write_bytes(b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00")
+    with pytest.raises(DataError, match=r"neither a torch\.export archive"):
+        files.check(tmp_path / "old.pkl", "net", {})
+
+
+def test_a_program_in_training_mode_is_refused(branches, tmp_path):
+    with torch.random.fork_rng():
+        path = exported(branches.train(), tmp_path / "net.pt2")
+    with pytest.raises(DataError, match=r"training mode.*") as caught:
+        read_program(path)
+    assert "net.eval()" in caught.value.hint
+
+
+def test_a_program_of_a_fixed_batch_is_refused_where_it_matters(branches, tmp_path):
+    path = exported(branches, tmp_path / "net.pt2", batch=1, dynamic=None)
+    model = UploadedNet(dataset="mine")
+    with pytest.raises(SpecError) as caught:
+        subjects.uploaded(model, path, "cpu")
+    assert "Dim.DYNAMIC" in caught.value.hint
+
+
+def test_a_program_that_ends_in_softmax_is_told_to_be_read_as_it_is(branches, tmp_path):
+    path = exported(nn.Sequential(branches, nn.Softmax(1)).eval(), tmp_path / "net.pt2")
+    net = load_program(path, "cpu")
+    x = noise(3, 12, 10, dtype=torch.float32)
+    with pytest.raises(SpecError, match="probabilities already") as caught:
+        probe(Scorer(net, "prob"), x)
+    assert "logit" in caught.value.hint
+    probe(Scorer(net, "logit"), x)
+
+
+def test_safetensors_with_one_of_our_architectures(tmp_path):
+    net = build_net({"name": "resnet8"}, 7, 1).eval()
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    told = Input(size=[32, 32], mean=[0.5], std=[0.25])
+    fields = {"dataset": "mine", "architecture": {"name": "resnet8"}, "input": told}
+    subject = subjects.uploaded(UploadedNet(**fields), tmp_path / "net.safetensors", "cpu")
+    x = noise(2, 1, 32, 32, dtype=torch.float32)
+    torch.testing.assert_close(subject.net(x), net(x))
+    assert (subject.size, subject.channels, len(subject.classes)) == ((32, 32), 1, 7)
+    wrong = UploadedNet(**fields | {"architecture": {"name": "resnet14"}})
+    with pytest.raises(DataError, match="do not fit"):
+        subjects.uploaded(wrong, tmp_path / "net.safetensors", "cpu")
+    bare = UploadedNet(**fields | {"architecture": None})
+    with pytest.raises(SpecError, match="architecture"):
+        subjects.uploaded(bare, tmp_path / "net.safetensors", "cpu")
+
+
+def test_nets_of_libraries(monkeypatch):
+    part = NamedNet(library="timm", name="resnet18", weights="random")
+    monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
+    with pytest.raises(SpecError, match="not installed") as caught:
+        subjects.named(part, None, pretrained=False)
+    assert "install timm" in caught.value.hint
+    made = {}
+
+    def create_model(name, pretrained, **fields):
+        made.update(name=name, pretrained=pretrained, **fields)
+        if name == "nothing":
+            raise RuntimeError("Unknown model")
+        return nn.Identity()
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    subjects.named(part, 7, pretrained=False)
+    assert made == {"name": "resnet18", "pretrained": False, "num_classes": 7}
+    with pytest.raises(SpecError, match="makes no 'nothing'"):
+        subjects.named(NamedNet(library="timm", name="nothing"), None, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"library": "torchvision", "name": "resnet18"}, "pickle"),
+        ({"dataset": "mine", "input": {"mean": [0.5]}}, "std 3; give one"),
+        ({"dataset": "mine", "input": {"mean": [0.5], "std": [0.0]}}, "must be positive"),
+        ({"file": "net.pth"}, "torch.export archive"),
+    ],
+)
+def test_models_that_cannot_work_are_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        SaliencyMap.model_validate({"kind": "saliency.map", "model": model})
+
+
+def test_the_digest_of_an_uploaded_net_is_pinned():
+    spec = SaliencyMap.model_validate({"kind": "saliency.map", "model": {"dataset": "mine"}})
+    assert ("/model", spec.model) in list(spec.references())
