@@ -11,11 +11,14 @@ routes and the kernels that are made once a net and window set.
 
 import argparse
 import copy
+import gc
 import json
 import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -95,7 +98,7 @@ class Bench:
     def prob(self, images: torch.Tensor) -> torch.Tensor:
         return self.net(images).softmax(1)
 
-    def case(self, chunk: int = 8) -> Case:
+    def case(self, chunk: int = 4) -> Case:
         """As the job makes it; the scorer with its kept routes lives as long as a job."""
         target = torch.tensor([self.target])
         full = self.scorer.read(self.scorer.outputs(self.x[None]))[0, target]
@@ -137,37 +140,76 @@ class Bench:
         works["sextant"] = lambda: make(part, self.case(), self.b)[0]
         return summary(interleaved(works, self.rounds), "sextant", gap) | {"cells": cells**2}
 
+    def published(self, count: int, batch: int) -> torch.Tensor:
+        """RISE as its authors run it, on our masks; making them is part of it."""
+        masks = render(
+            draw(Rise(id="rise"), 0, torch.arange(count), SIDE, SIDE), SIDE, SIDE
+        ).float()
+        with torch.no_grad():
+            scores = torch.cat([self.prob(self.x * chunk[:, None]) for chunk in masks.split(batch)])
+        found = scores.T @ masks.view(count, -1) / count / 0.5
+        return found.view(-1, SIDE, SIDE)[self.target]
+
     def rise(self, count: int) -> dict[str, Any]:
         """The published algorithm on the same masks; making them is in both times."""
         part = Rise(id="rise", masks=count)
-
-        def published(batch: int) -> torch.Tensor:
-            masks = render(draw(part, 0, torch.arange(count), SIDE, SIDE), SIDE, SIDE).float()
-            with torch.no_grad():
-                found = [self.prob(self.x * chunk[:, None]) for chunk in masks.split(batch)]
-            scores = torch.cat(found)
-            return (scores.T @ masks.view(count, -1) / count / part.p).view(-1, SIDE, SIDE)[
-                self.target
-            ]
-
-        works = {f"published_{n}": (lambda n=n: published(n)) for n in (4, 100)}
+        works = {f"published_{n}": (lambda n=n: self.published(count, n)) for n in (2, 4, 100)}
         works["sextant"] = lambda: make(part, self.case(), self.b)[0]
         return summary(interleaved(works, self.rounds), "sextant", gap) | {"masks": count}
 
-    def curves(self, step: int) -> dict[str, Any]:
-        """Cost of one state of a deletion curve beside Quantus' PixelFlipping.
+    def rise_at_equal_error(self, count: int, reference: int, repeats: int) -> dict[str, Any]:
+        """Masks that the published estimator and ours need for the same error, and their time.
 
-        Quantus flips single channel values, three times as many states of another kind, so only
-        costs by state are compared; our curve is checked against a plain loop.
+        Errors are standard deviations from the same estimator's map of ``reference`` masks of
+        another seed, relative to that map's own, as root mean squares over ``repeats`` seeds.
+        Ours starts at a 16th of the masks and doubles them until its error is no larger.
+        """
+
+        def made(seed: int, **fields: Any) -> tuple[torch.Tensor, float]:
+            case = self.case()
+            case.seed = seed
+            _, cpu, maps = timed(lambda: make(Rise(id="rise", **fields), case, self.b))
+            return maps[0], cpu
+
+        def errors(whole: torch.Tensor, **fields: Any) -> tuple[float, float]:
+            found = [made(seed, **fields) for seed in range(repeats)]
+            off = [((values - whole).std() / whole.std()).item() for values, _ in found]
+            return float(np.sqrt(np.mean(np.square(off)))), min(cpu for _, cpu in found)
+
+        ours = {"estimator": "slope", "sampling": "balanced"}
+        raw, _ = made(99, masks=reference)
+        slope, _ = made(99, masks=reference, **ours)
+        goal, _ = errors(raw, masks=count)
+        _, theirs, _ = timed(lambda: self.published(count, 2))
+        told: dict[str, Any] = {"reference_masks": reference, "repeats": repeats}
+        told["published"] = {"masks": count, "error": goal, "cpu_s": theirs}
+        tried = []
+        masks = max(4, count // 16)
+        while masks <= count:
+            error, cpu = errors(slope, masks=masks, **ours)
+            tried.append({"masks": masks, "error": error, "cpu_s": cpu})
+            if error <= goal:
+                told["ratio_cpu_s"] = round(theirs / cpu, 2)
+                break
+            masks *= 2
+        return told | {"sextant": tried}
+
+    def curves(self, points: int) -> dict[str, Any]:
+        """Deletion and insertion of one map beside Quantus' PixelFlipping, by the state.
+
+        Quantus flips single channel values, three times as many states of another kind, so costs
+        by state are compared and, for the whole grade, three baselines of one order. Its own
+        convention is repeated by ``order_unit`` channel_value, whose scores must equal its.
         """
         import quantus
 
+        step = SIDE * SIDE // points
         values = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         metric = quantus.PixelFlipping(
             features_in_step=step, perturb_baseline=0.0, disable_warnings=True,
             display_progressbar=False, normalise=False, abs=False,
         )  # fmt: skip
-        part = Curve(id="deletion", points=SIDE * SIDE // step)
+        parts = [Curve(id=name, points=points) for name in ("deletion", "insertion")]
 
         def peer() -> Any:
             return metric(
@@ -175,27 +217,72 @@ class Bench:
                 a_batch=values[None, None].numpy(), device="cpu", softmax=True,
             )  # fmt: skip
 
-        works = {
-            "quantus": peer,
-            "sextant": lambda: pixel_curve(part, values, self.b, self.case(), 0)[0],
-        }
-        found = interleaved(works, self.rounds)
-        states = {"quantus": np.size(found["quantus"]["answer"][0]), "sextant": part.points + 1}
+        def ours() -> Any:
+            return [pixel_curve(part, values, self.b, self.case(), 0)[0] for part in parts]
+
+        found = interleaved({"quantus": peer, "sextant": ours}, min(self.rounds, 3))
+        states = {"quantus": np.size(found["quantus"]["answer"][0]), "sextant": 2 * (points + 1)}
         order = values.flatten().argsort(descending=True, stable=True)
         image = self.x.clone().flatten(1)
-        image[:, order[:step]] = 0
+        image[:, order[: SIDE * SIDE // points]] = 0
         with torch.no_grad():
             second = self.prob(image.view_as(self.x)[None])[0, self.target]
-        gap_of_second = abs(found["sextant"].pop("answer").score[1].item() - second.item())
-        found["quantus"].pop("answer")
-        told: dict[str, Any] = {"states": states, "max_difference": gap_of_second}
+        first = found["sextant"].pop("answer")[0]
+        theirs = torch.as_tensor(np.asarray(found["quantus"].pop("answer")[0])).flatten()
+        told: dict[str, Any] = {"states": states}
+        told["max_difference"] = abs(first.score[1].item() - second.item())
+        told["quantus_ends_at_the_baseline"] = abs(theirs[-1].item() - first.score[-1].item())
         for name, entry in found.items():
             for clock in ("wall_s", "cpu_s"):
                 told[f"{name}_{clock}_per_state"] = round(min(entry[clock]) / states[name], 5)
         for clock in ("wall_s", "cpu_s"):
             ratio = told[f"quantus_{clock}_per_state"] / told[f"sextant_{clock}_per_state"]
             told[f"ratio_{clock}_per_state"] = round(ratio, 2)
+            grade = states["quantus"] * told[f"quantus_{clock}_per_state"]
+            mine = (points + 1) * told[f"sextant_{clock}_per_state"]
+            told[f"ratio_{clock}_per_curve"] = round(grade / mine, 2)
         return told
+
+    def work(self, name: str) -> Callable[[], Any]:
+        """Whole jobs whose memory is taken: id, a number."""
+        kind, _, count = name.partition("_")
+        if kind == "rise":
+            return lambda: make(Rise(id="rise", masks=int(count)), self.case(), self.b)
+        if kind == "occlusion":
+            window = int(count)
+            part = Occlusion(id="occlusion", window=window, stride=window // 2)
+            return lambda: make(part, self.case(), self.b)
+        curve = Curve(id="deletion", points=int(count))
+        values = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        return lambda: pixel_curve(curve, values, self.b, self.case(), 0)
+
+
+MEMORY = ("occlusion_32", "occlusion_16", "rise_100", "rise_1000", "deletion_224")
+
+
+def memory(quick: bool) -> dict[str, Any]:
+    """Peak resident memory beyond net and plan, MiB, each job in a process of its own."""
+    told = {}
+    for name in MEMORY[:1] if quick else MEMORY:
+        command = [sys.executable, "-m", "tests.bench.saliency", "--memory-of", name]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        told[name] = json.loads(found.stdout.splitlines()[-1])
+    return told
+
+
+def memory_of(bench: Bench, name: str) -> None:
+    """The greatest resident memory of a job beside that before it, net and plan made."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    bench.work(name)()
+    print(json.dumps({"base_mib": before, "more_mib": resident("VmHWM") - before}))
+
+
+def resident(name: str) -> int:
+    """A line of Linux' account of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(name))
 
 
 def describe() -> dict[str, Any]:
@@ -227,8 +314,12 @@ def sections(bench: Bench) -> dict[str, Callable[[], dict[str, Any]]]:
         "occlusion_32_16": lambda: bench.occlusion(*((112, 56) if quick else (32, 16))),
         "ablation_14": lambda: bench.ablation(2 if quick else 14),
         "rise": lambda: bench.rise(8 if quick else 100),
-        "curves": lambda: bench.curves(SIDE * SIDE // 4 if quick else 896),
+        "curves": lambda: bench.curves(2 if quick else 224),
+        "memory": lambda: memory(quick),
         "occlusion_16_8": lambda: bench.occlusion(*((112, 112) if quick else (16, 8))),
+        "rise_at_equal_error": lambda: bench.rise_at_equal_error(
+            *((32, 64, 1) if quick else (1000, 6000, 3))
+        ),
     }
 
 
@@ -238,10 +329,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-of", default=None, help="one job of the section memory")
     parser.add_argument("--only", nargs="*", default=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bench = Bench(options.quick, 1 if options.quick else options.rounds)
+    if options.memory_of:
+        memory_of(bench, options.memory_of)
+        return
     result = {"machine": describe(), "model": "efficientnet_lite0 at 224, float32"}
     if options.out and options.out.exists() and options.only:
         result = json.loads(options.out.read_text())
