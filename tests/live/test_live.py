@@ -48,7 +48,7 @@ def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
     for declared in spec.artifacts:
         found = [a for a in left if fnmatchcase(a["name"], declared.name)]
         needed = declared.role != "checkpoint" and declared.name not in ON_REQUEST
-            assert found or not needed, declared.name  # short runs may need no checkpoint
+        assert found or not needed, declared.name  # short runs may need no checkpoint
         assert {a["role"] for a in found} <= {declared.role}
     for artifact in left:
         path = client.download(job["id"], artifact["name"], tmp_path)
