@@ -38,7 +38,7 @@ def import_dataset(
     name: Annotated[str | None, typer.Option(help="Name; from the file where left out")] = None,
     content_format: Annotated[
         str | None,
-        typer.Option("--format", help="npz, image_folder, parquet or elevation; else by ending"),
+        typer.Option("--format", help="npz, image_folder, parquet, elevation, net; else by ending"),
     ] = None,
     cell_size_m: Annotated[
         float | None, typer.Option(help="Metres a cell, for elevation that does not say so")

@@ -21,6 +21,8 @@ FORMATS = {
     ".tiff": "elevation",
     ".asc": "elevation",
     ".npy": "elevation",
+    ".pt2": "net",
+    ".safetensors": "net",
 }
 
 

@@ -25,9 +25,9 @@ class DatasetCreate(Body):
     """A dataset to upload."""
 
     name: Name = Field(description="What specs will call it; unique, not one of a built-in set")
-    format: Literal["npz", "image_folder", "parquet", "elevation"] = Field(
+    format: Literal["npz", "image_folder", "parquet", "elevation", "net"] = Field(
         description="npz without objects; zip of an image folder; parquet with images and labels; "
-        "GeoTIFF, ASCII grid or npy of heights"
+        "GeoTIFF, ASCII grid or npy of heights; net: a torch.export archive or safetensors weights"
     )
     options: DatasetOptions = DatasetOptions()
     sha256: Sha256 | None = Field(default=None, description="What the content must have")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor, nn
 
+from models.core.errors import SpecError
 from models.saliency import counter, metrics
 from models.saliency.baselines import Space, baseline
 from models.saliency.case import Case
@@ -149,9 +150,18 @@ def _renewed(case: Case, net: nn.Module) -> Case:
 
 
 def _new_nets(part: metrics.Randomisation, case: Case) -> list[nn.Module]:
-    """Nets with new initial weights, from the top layer down or one layer at a time."""
+    """Nets with new initial weights, from the top layer down or one layer at a time.
+
+    Raises:
+        SpecError: if the net has no layers to renew; its maps would be compared with themselves.
+    """
     net = case.scorer.net
     layers = [name for name, module in net.named_modules() if hasattr(module, "reset_parameters")]
+    if not layers:
+        raise SpecError(
+            "metrics: mprt renews a net's layers, and an exported program has none",
+            hint="leave mprt out, or upload safetensors with their architecture",
+        )
     layers.reverse()
     cuts = sorted({max(1, len(layers) * i // part.layers) for i in range(1, part.layers + 1)})
     found = []

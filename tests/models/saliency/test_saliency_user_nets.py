@@ -15,12 +15,13 @@ from models.data import files
 from models.data.programs import read_program
 from models.nets.build import build_net
 from models.nets.exported import load_program
-from models.saliency import subjects
+from models.saliency import grade, metrics, subjects
+from models.saliency.baselines import Space
 from models.saliency.engine.trace import trace
 from models.saliency.scores import Scorer, probe
 from models.saliency.spec import SaliencyMap
 from models.saliency.spec_net import Input, NamedNet, UploadedNet
-from tests.models.saliency.saliency_nets import noise
+from tests.models.saliency.saliency_nets import case, noise
 
 DYNAMIC = ({0: torch.export.Dim.DYNAMIC},)
 
@@ -71,6 +72,17 @@ def test_an_exported_net_gives_what_the_net_gave_at_any_batch_size(branches, tmp
     probe(Scorer(net, "prob"), x[0])
     told = files.check(path, "net", {})
     assert told["parameters"] >= sum(p.numel() for p in branches.parameters())
+
+
+def test_mprt_of_a_program_is_refused(branches, tmp_path):
+    """It has no layers to renew: each map would be compared with itself."""
+    net = load_program(exported(branches, tmp_path / "net.pt2"), "cpu")
+    image = case(net, noise(3, 12, 10, seed=0, dtype=torch.float32))
+    space = Space([0.0] * 3, [1.0] * 3)
+    with pytest.raises(SpecError, match="exported program"):
+        grade.grade(
+            metrics.Randomisation(id="mprt"), torch.rand(1, 12, 10), image, 0, space, lambda _: None
+        )
 
 
 def test_reading_an_archive_runs_none_of_its_pickles(branches, tmp_path, monkeypatch):
