@@ -20,6 +20,7 @@ class ArtifactKind(BaseModel):
     name: str
     role: str
     description: str
+    on_request: bool = Field(description="Left only where the spec asks for it")
 
 
 class KindRead(BaseModel):

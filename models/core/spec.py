@@ -66,11 +66,12 @@ class MetricInfo(NamedTuple):
 
 
 class ArtifactInfo(NamedTuple):
-    """A file that a kind leaves; ``name`` may hold ``*``."""
+    """A file that a kind leaves, ``on_request`` only where the spec asks; ``*`` in names."""
 
     name: str
     role: str
     description: str
+    on_request: bool = False
 
 
 class Estimate(BaseModel):

@@ -6,21 +6,15 @@ mended. Slices begin where they are read, so that loops over them become vector 
 """
 
 # ruff: noqa: ANN001, ANN202, ANN201  # compiled by numba, which infers types
-from typing import Any, no_type_check
+from functools import partial
+from typing import no_type_check
 
 import numpy as np
-from numba import njit
+
+from models.core.compiled import compile_cached
 
 MATH = {"contract", "reassoc", "nsz", "arcp"}  # infinities and NaN stay what they are
-
-
-def _compiled(function: Any) -> Any:
-    """Compile on the first call; keep the machine code on disk where there is a place for it."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no such place
-        return njit(**options)(function)
+_compiled = partial(compile_cached, fastmath=MATH)
 
 
 @_compiled

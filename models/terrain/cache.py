@@ -5,8 +5,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from numba import njit
-
+from models.core.compiled import compile_cached
 from models.terrain.tile import MATH
 
 SOURCES = ("vectors", "tile", "grid", "sweep", "stride", "reverse")
@@ -24,10 +23,7 @@ DIGEST = _digest()
 
 
 def cached(function: FunctionType, variant: str = "", **options: Any) -> Any:
-    """Compile on the first call; later processes find the machine code on disk.
-
-    Where no folder for the code can be written (a read-only installation without a home) every
-    process compiles anew.
+    """:func:`models.core.compiled.compile_cached`, anew where any of the sources changed.
 
     Args:
         function: the entry point; what it calls is compiled into it.
@@ -37,8 +33,4 @@ def cached(function: FunctionType, variant: str = "", **options: Any) -> Any:
     name = f"{function.__name__}{variant}_{DIGEST}"
     twin = FunctionType(function.__code__, function.__globals__, name)
     twin.__qualname__, twin.__module__ = name, function.__module__
-    options |= {"fastmath": MATH, "nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(twin)
-    except RuntimeError:  # numba: no locator available
-        return njit(**options)(twin)
+    return compile_cached(twin, fastmath=MATH, **options)

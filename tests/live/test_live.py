@@ -15,13 +15,6 @@ from models.catalog import kinds
 from models.core.checkpoint import load_net
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-ON_REQUEST = {  # files of freetickets.train that its smallest spec does not ask for
-    "ensemble.pt2",
-    "ensemble.onnx",
-    "layers.csv",
-    "corruptions.csv",
-    "corruptions.png",
-}
 TRAINING = "dynamic_downsampling.train"
 
 
@@ -47,7 +40,7 @@ def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
     left = client.artifacts(job["id"])
     for declared in spec.artifacts:
         found = [a for a in left if fnmatchcase(a["name"], declared.name)]
-        needed = declared.role != "checkpoint" and declared.name not in ON_REQUEST
+        needed = declared.role != "checkpoint" and not declared.on_request
         assert found or not needed, declared.name  # short runs may need no checkpoint
         assert {a["role"] for a in found} <= {declared.role}
     for artifact in left:
