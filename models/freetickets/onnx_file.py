@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-OPSET, IR_VERSION = 17, 8
+from models.core import onnx_file
+
 TYPES = {torch.float32: TensorProto.FLOAT, torch.float64: TensorProto.DOUBLE}
 
 
@@ -31,21 +32,7 @@ def write(
         told: kept in the file as metadata.
     """
     graph = _Graph(program, outputs)
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "ensemble",
-            graph.inputs,
-            graph.outputs,
-            graph.weights,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="sextant",
-    )
-    helper.set_model_props(model, dict(told))
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+    onnx_file.save(path, "ensemble", graph.nodes, graph.inputs, graph.outputs, graph.weights, told)
 
 
 class _Graph:

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from models.core import onnx_file
 from models.lcw.nets import Half
 
-OPSET, IR_VERSION = 17, 8
 TOLERANCE = 1e-4
 TESTED = 4
 IMAGES = ["batch", None, None, None]
@@ -36,24 +36,9 @@ def write(path: Path, net: nn.Sequential, inputs: int, sample: Tensor) -> float:
     for index, layer in enumerate(net):
         last = graph.add(layer, f"layer{index}", last)
     graph.nodes[-1].output[0] = "images"
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "lcw",
-            [helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["batch", inputs])],
-            [
-                helper.make_tensor_value_info(
-                    "images", TensorProto.FLOAT, ["batch", None, None, None]
-                )
-            ],
-            graph.weights,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="sextant",
-    )
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+    noise = helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["batch", inputs])
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, IMAGES)
+    onnx_file.save(path, "lcw", graph.nodes, [noise], [images], graph.weights)
     return _compare(path, net, sample[:TESTED])
 
 
