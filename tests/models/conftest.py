@@ -1,4 +1,4 @@
-"""Runs over folders of their own."""
+"""Runs over folders of their own, small data, machines that repeat."""
 
 from contextlib import ExitStack
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.core.run import Run
+from models.data import images, synthetic
 
 
 @pytest.fixture
@@ -33,3 +34,20 @@ def new_run(tmp_path):
 def _one_thread():
     """Tiny nets are slower on more threads, and much slower beside other processes."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Four classes of 8 x 8 grey patterns: 64 training and 32 test images."""
+    train = synthetic.blobs(64, classes=4, size=8, channels=1, seed=1)
+    test = synthetic.blobs(32, classes=4, size=8, channels=1, seed=2)
+    return images.from_tensors(list(train), list(test), ["a", "b", "c", "d"], "cpu")
+
+
+@pytest.fixture
+def _deterministic(monkeypatch):
+    """Else two runs on a GPU differ: cuDNN times its algorithms and adds in any order."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -12,15 +12,6 @@ from models.nets.build import build_net
 pytestmark = [pytest.mark.gpu]
 
 
-@pytest.fixture
-def _deterministic(monkeypatch):
-    """Else two eager runs differ too: cuDNN times its algorithms and adds in any order."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures("_deterministic")
 def test_graphs_give_the_bits_of_eager_steps(tmp_path):
     train, test = (synthetic.blobs(256, 4, 32, 3, seed) for seed in (1, 2))

@@ -20,14 +20,6 @@ SPEC = {
 }
 
 
-@pytest.fixture
-def _deterministic(monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def _trained(folder, data, *, eager):
     folder.mkdir()
     spec = LcwTrain.model_validate(SPEC)

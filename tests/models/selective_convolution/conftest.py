@@ -1,22 +1,13 @@
-"""Small data and specs of this method."""
+"""Small specs of this method."""
 
 import pytest
 
-from models.data import images, synthetic
 from models.selective_convolution.spec import SelectiveConvolutionTrain
-
-
-@pytest.fixture(scope="session")
-def data():
-    """Four classes of 8 x 8 grey patterns: 64 training and 32 test images."""
-    train = synthetic.blobs(64, classes=4, size=8, channels=1, seed=1)
-    test = synthetic.blobs(32, classes=4, size=8, channels=1, seed=2)
-    return images.from_tensors(list(train), list(test), ["a", "b", "c", "d"], "cpu")
 
 
 @pytest.fixture
 def make_spec():
-    """A spec on the data above: six epochs of four steps, rounds after the first three."""
+    """A spec on the small data: six epochs of four steps, rounds after the first three."""
 
     def make(**fields):
         base = {
