@@ -24,6 +24,10 @@ STREAM = "text/event-stream"
 JSON_POINTS = 1000
 LINES_A_CHUNK = 1000
 TEXT = {"schema": {"type": "string"}}
+FIELDS = ("id", "event", "data")
+LIVE = {  # OpenAPI 3.1: the schema of a stream is that of each event
+    "schema": {"type": "object", "properties": {name: {"type": "string"} for name in FIELDS}}
+}
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"], route_class=StrictRoute)
 
@@ -36,7 +40,7 @@ LastEventId = Annotated[
 @router.get(
     "/events",
     response_model=EventPage,
-    responses={200: {"content": {STREAM: TEXT}}, **problems(404, 429)},
+    responses={200: {"content": {STREAM: LIVE}}, **problems(404, 429)},
 )
 def list_events(
     job_id: JobId,
@@ -113,7 +117,7 @@ def _chunks(lines: Iterator[str]) -> Iterator[str]:
     "/logs",
     response_class=Response,
     responses={
-        200: {"description": "Text", "content": {"text/plain": TEXT, STREAM: TEXT}},
+        200: {"description": "Text", "content": {"text/plain": TEXT, STREAM: LIVE}},
         206: {"description": "The ranges that were asked for", "content": {"text/plain": TEXT}},
         **problems(404, 416, 429),
     },
