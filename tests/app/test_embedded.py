@@ -179,6 +179,12 @@ def test_ports():
 
 # -- the whole service ---------------------------------------------------------------------------
 
+# a suite that a shell started in the background inherits a Ctrl-C that is ignored
+UP = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from app.cli import main; main()"
+)
+
 
 class Up:
     """``sextant up`` in a folder of its own."""
@@ -187,7 +193,7 @@ class Up:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SEXTANT_")}
-        command = [sys.executable, "-c", "from app.cli import main; main()", "up"]
+        command = [sys.executable, "-c", UP, "up"]
         command += ["--bind", f"127.0.0.1:{self.port}", *options]
         self.output = folder / "output"
         with self.output.open("wb") as output:
