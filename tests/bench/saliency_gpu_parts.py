@@ -1,0 +1,199 @@
+"""What the sections of ``saliency_gpu`` share: the net, clocks, peers."""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.core import device as devices
+from models.nets.build import build_net
+from models.saliency.case import Case
+from models.saliency.engine.plan import Plan
+from models.saliency.engine.trace import trace
+from models.saliency.makers import make
+from models.saliency.methods import Method
+from models.saliency.occlusion import regions, windows
+from models.saliency.scores import Scorer
+from models.saliency.spec_masks import Occlusion
+
+CAPTUM = (8, 32, 64, 128, 256)  # perturbations an evaluation; the best one counts
+FORMATS = ("fp32", "tf32", "bf16")
+MORE = ("torch_default", "fp32_timed")  # beside them, where full float32 is at stake
+
+
+def arithmetic(name: str) -> None:
+    """As jobs set it for a precision; peers get the same.
+
+    ``torch_default`` is PyTorch as it comes, TF32 in convolutions but not in products of matrices;
+    ``fp32_timed`` is full float32 whose algorithms cuDNN chooses by the clock.
+    """
+    torch.backends.cudnn.allow_tf32 = name in ("tf32", "torch_default")
+    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    torch.backends.cudnn.benchmark = name not in ("fp32", "torch_default")
+
+
+class Bench:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.out, self.end = options.out, time.monotonic() + options.budget_s
+        self.quick, self.on = options.quick, "cpu" if options.quick else "cuda"
+        self.side, self.rounds = (64, 1) if options.quick else (224, 6)
+        self.found: dict[str, Any] = {"machine": devices.describe(self.on), "side": self.side}
+        try:
+            self.found["captum"] = version("captum")
+        except PackageNotFoundError:
+            self.found["captum"] = None
+        numbers = torch.Generator().manual_seed(1)
+        x = torch.randn(3, self.side, self.side, generator=numbers)
+        self.use(small_statistics(self.side), x, 1)
+        stride = 32 if self.quick else 8
+        self.window = Occlusion(id="occlusion", window=32, stride=stride)
+
+    def use(self, net: nn.Module, x: Tensor, target: int) -> None:
+        """What is explained from here on."""
+        self.net, self.x, self.target = net.to(self.on), x.to(self.on), target
+        self.low, self.b = copy.deepcopy(self.net).bfloat16(), torch.zeros_like(self.x)
+        shape = (len(x), *x.shape[1:])
+        self.plans = {"fp32": trace(self.net, shape), "bf16": trace(self.low, shape)}
+        self.scorers = {name: self._scorer(name) for name in (*FORMATS, *MORE)}
+
+    def _scorer(self, name: str) -> Scorer:
+        low = name == "bf16"
+        plan: Plan = self.plans["bf16" if low else "fp32"]
+        return Scorer(copy.deepcopy(self.net), "prob", plan=plan, lower=self.low if low else None)
+
+    def case(self, name: str, chunk: int = 256) -> Case:
+        scorer = self.scorers[name]
+        target = torch.tensor([self.target], device=self.on)
+        full = scorer.read(scorer.outputs(self.x[None]))[0, target]
+        return Case(self.x, scorer, target, full, 0, 8 if self.quick else chunk)
+
+    def maker(self, name: str, part: Method) -> Callable[[], Tensor]:
+        def work() -> Tensor:
+            arithmetic(name)
+            return make(part, self.case(name), self.b)[0]
+
+        return work
+
+    def peer_net(self, name: str) -> nn.Module:
+        return self.low if name == "bf16" else self.net
+
+    def prob(self, name: str) -> Callable[[Tensor], Tensor]:
+        net = self.peer_net(name)
+        return lambda images: net(images.to(next(net.parameters()).dtype)).float().softmax(1)
+
+    def images(self) -> Tensor:
+        """All occluded images, ready made."""
+        over = regions(windows(self.window, self.side, self.side, torch.device(self.on)))
+        index = torch.arange(over.number, device=self.on)
+        return torch.where(over.masks(index)[:, None], self.b, self.x)
+
+    # -- running -----------------------------------------------------------------------------
+
+    def section(self, name: str, work: Callable[["Bench"], Any]) -> None:
+        if time.monotonic() > self.end:
+            self.found[name] = "left out: the budget is spent"
+        else:
+            started = time.monotonic()
+            try:
+                self.found[name] = work(self)
+            except Exception as error:  # later sections may still work
+                self.found[name] = {"failed": f"{type(error).__name__}: {error}"[:600]}
+            if isinstance(self.found[name], dict):
+                self.found[name]["section_s"] = round(time.monotonic() - started, 1)
+        if self.out:
+            self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+        print(name, json.dumps(self.found[name]), flush=True)
+
+    def wait(self) -> None:
+        if self.on == "cuda":
+            torch.cuda.synchronize()
+
+    def milliseconds(self, works: dict[str, Callable[[], Any]], warm: int = 3) -> dict[str, Any]:
+        """Each work in turn, ``rounds`` times after warming up; minimum and median."""
+        taken: dict[str, list[float]] = {name: [] for name in works}
+        for place in range(self.rounds + (1 if self.quick else warm)):
+            for name, work in works.items():
+                self.wait()
+                start = time.perf_counter()
+                work()
+                self.wait()
+                if place >= (1 if self.quick else warm):
+                    taken[name].append(1e3 * (time.perf_counter() - start))
+        return {
+            name: {"min_ms": round(min(t), 3), "median_ms": round(median(t), 3)}
+            for name, t in taken.items()
+        }
+
+    def peak_mib(self, work: Callable[[], Any]) -> float | None:
+        """What a work allocates beyond what was there, at most."""
+        if self.on == "cpu":
+            return None
+        work()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+
+
+def small_statistics(side: int) -> nn.Module:
+    """ResNet-50 whose batch statistics keep activations in range."""
+    torch.manual_seed(0)
+    net = build_net({"name": "resnet50", "stem": "7x7"}, 1000)
+    net.train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(4, 3, side, side))
+    return net.eval()
+
+
+def gap(a: Tensor, b: Tensor) -> float:
+    return (a.double() - b.double()).abs().max().item()
+
+
+def captum_occlusion(bench: Bench, name: str, size: int) -> Callable[[], Tensor]:
+    from captum.attr import Occlusion as Peer
+
+    window, stride = bench.window.window, bench.window.stride
+    forward = bench.prob(name)
+
+    def work() -> Tensor:
+        arithmetic(name)
+        return Peer(forward).attribute(
+            bench.x[None], sliding_window_shapes=(3, window, window), strides=(3, stride, stride),
+            baselines=0, target=bench.target, perturbations_per_eval=size,
+        )[0, 0]  # fmt: skip
+
+    return work
+
+
+def captum_ablation(bench: Bench, name: str, size: int, cells: int) -> Callable[[], Tensor]:
+    from captum.attr import FeatureAblation as Peer
+
+    rows = torch.arange(bench.side, device=bench.on) * cells // bench.side
+    labels = (rows[:, None] * cells + rows)[None, None]
+    forward = bench.prob(name)
+
+    def work() -> Tensor:
+        arithmetic(name)
+        return Peer(forward).attribute(
+            bench.x[None], baselines=0, target=bench.target, feature_mask=labels,
+            perturbations_per_eval=size,
+        )[0, 0]  # fmt: skip
+
+    return work
+
+
+def rated(found: dict[str, Any]) -> dict[str, Any]:
+    """Adds the ratio of captum's best setting to ours."""
+    peers = [v["median_ms"] for name, v in found.items() if name.startswith("captum")]
+    if peers:
+        found["ratio_median"] = round(min(peers) / found["sextant"]["median_ms"], 2)
+    return found
