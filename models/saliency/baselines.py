@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.saliency import counter
-from models.saliency.parts import Baseline, Blur, Constant, GaussianNoise, Noise, draws
+from models.saliency.parts import Baseline, Blur, Constant, GaussianNoise, Noise, OtherImage, draws
 from models.saliency.scores import Scorer
 from models.saliency.spec import PATH_POINTS
 
@@ -25,6 +25,7 @@ class Space:
         self.mean = torch.tensor(mean, dtype=torch.float64)[:, None, None]
         self.std = torch.tensor(std, dtype=torch.float64)[:, None, None]
         self.recorded = recorded  # whether ``mean`` is the mean of the net's training data
+        self.others: dict[tuple[str, str, int], Tensor] = {}  # pixels of images used as baselines
 
     def normalise(self, pixels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pixels in [0, 1] to the net's space, in float64."""
@@ -51,6 +52,8 @@ def baseline(
         found = [blur(x, part.sigma)]
     elif isinstance(part, Constant):
         found = [_constant(part, x, space)]
+    elif isinstance(part, OtherImage):
+        found = [space.normalise(space.others[part.image.key].to(x.device))]
     elif part.id == "channel_mean":
         found = [x.double().mean((1, 2), keepdim=True)]
     elif part.id in PIXEL_LEVELS:

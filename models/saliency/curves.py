@@ -42,9 +42,9 @@ class Traced(NamedTuple):
 
 
 def ranks(
-    values: Float[Tensor, "h w"], lowest_first: bool, shuffle: int = 0, seed: int = 0
-) -> Int64[Tensor, "h w"]:
-    """Place of each pixel in the order, from 0; ties by index, or shuffled by ``shuffle`` > 0."""
+    values: Float[Tensor, "*shape"], lowest_first: bool, shuffle: int = 0, seed: int = 0
+) -> Int64[Tensor, "*shape"]:
+    """Place of each value in the order, from 0; ties by index, or shuffled by ``shuffle`` > 0."""
     flat = values.flatten() if lowest_first else -values.flatten()
     start = torch.arange(flat.numel(), device=flat.device)
     if shuffle:
@@ -57,7 +57,7 @@ def ranks(
 
 
 def follow(
-    rank: Int64[Tensor, "h w"],
+    rank: Int64[Tensor, "*cells"],
     counts: Int64[Tensor, "states"],
     start: Float[Tensor, "c h w"],
     end: Float[Tensor, "c h w"],
@@ -66,7 +66,8 @@ def follow(
 ) -> Traced:
     """Scores of class ``k``: state i has the pixels of rank below ``counts[i]`` from ``end``.
 
-    Every state comes from the rank map alone, so they are built on the device a batch at a time.
+    ``rank`` is of pixels [h, w] or of channel values [c, h, w]. Every state comes from it alone, so
+    they are built on the device a batch at a time.
     """
     scores = case.scores(
         lambda index: torch.where(rank < counts[index, None, None, None], end, start), len(counts)
@@ -78,6 +79,8 @@ def pixel_curve(
     part: Curve, values: Float[Tensor, "h w"], b: Float[Tensor, "c h w"], case: Case, k: int
 ) -> list[Traced]:
     """The curve of a map, and one for each shuffle of its ties."""
+    if part.order_unit == "channel_value":
+        values = values.expand(len(case.x), -1, -1)
     total = values.numel()
     steps = torch.arange(part.points + 1, device=values.device)
     counts = (steps * total / part.points).round().long().unique()

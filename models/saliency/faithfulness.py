@@ -1,12 +1,16 @@
 """Graders that compare a map with the score under random perturbations, and with a known box."""
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from scipy import stats
 from torch import Tensor
 
 from models.saliency import counter
+from models.saliency.baselines import Space
 from models.saliency.case import Case
-from models.saliency.metrics import Correlation, Infidelity, Localisation
+from models.saliency.curves import ranks
+from models.saliency.metrics import Correlation, Infidelity, Localisation, Monotonicity
 
 
 def infidelity(part: Infidelity, values: Float[Tensor, "h w"], case: Case, k: int) -> float:
@@ -62,6 +66,33 @@ def correlation(
     if (pair.std(1) < 1e-12 * (1 + pair.abs().amax(1))).any():
         return None
     return torch.corrcoef(pair)[0, 1].item()
+
+
+def monotonicity(
+    part: Monotonicity, values: Float[Tensor, "h w"], space: Space, case: Case, k: int
+) -> float | None:
+    """Spearman's correlation of groups' sums of ``|phi|`` with their mean square effect.
+
+    Groups are consecutive in the order of ``|phi|``; in each draw uniform pixels take the place of
+    one group. None where one side is constant.
+    """
+    size = values.abs().double()
+    count = min(part.groups, size.numel())
+    group = ranks(size, lowest_first=True) * count // size.numel()
+    sums = size.new_zeros(count).index_add(0, group.flatten(), size.flatten())
+
+    def images(index: Int64[Tensor, "m"]) -> Float[Tensor, "m c h w"]:
+        drawn = counter.uniform((case.seed, 10), counter.NOISE, index, case.x.numel())
+        pixels = space.normalise(drawn.view(-1, *case.x.shape)).to(case.x)
+        chosen = group == (index // part.draws)[:, None, None]
+        return torch.where(chosen[:, None], pixels, case.x)
+
+    moved = case.scores(images, count * part.draws)[:, k] - case.full[k]
+    effect = moved.square().view(count, part.draws).mean(1)
+    pair = [v.cpu().numpy() for v in (sums, effect)]
+    if min(np.ptp(v) for v in pair) == 0:
+        return None
+    return float(stats.spearmanr(*pair).statistic)
 
 
 def localisation(part: Localisation, values: Float[Tensor, "h w"]) -> float:

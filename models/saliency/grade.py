@@ -15,9 +15,11 @@ from models.saliency import counter, metrics
 from models.saliency.baselines import Space, baseline
 from models.saliency.case import Case
 from models.saliency.curves import Traced, pixel_curve, region_curve
-from models.saliency.faithfulness import correlation, infidelity, localisation
+from models.saliency.faithfulness import correlation, infidelity, localisation, monotonicity
 from models.saliency.road import road
 from models.saliency.scores import Scorer
+
+HISTOGRAM_BINS = 100  # as Hedstroem et al. 2024
 
 Remake = Callable[[Case], Tensor]
 
@@ -67,6 +69,8 @@ def grade(
         return Grade(float(np.mean([(lerf - morf) / 2 for lerf, morf in gaps])), curves)
     if isinstance(part, metrics.Infidelity):
         return Grade(infidelity(part, values, case, k), {})
+    if isinstance(part, metrics.Monotonicity):
+        return Grade(monotonicity(part, values, space, case, k), {})
     if isinstance(part, metrics.Localisation):
         return Grade(localisation(part, values), {})
     if isinstance(part, metrics.Robustness):
@@ -125,10 +129,22 @@ def _randomisation(
         classes = case.scorer.outputs(case.x[None]).shape[1]
         other = _retargeted(case, (case.targets + 1 + case.seed % (classes - 1)) % classes)
         found = [_likeness(values, remake(other)[k])]
+    elif part.id == "efficient_mprt":
+        (net,) = _new_nets(part.model_copy(update={"layers": 1, "order": "cascading"}), case)
+        return Grade(_entropy_rise(values, remake(_renewed(case, net))[k]), {})
     else:
         found = [_likeness(values, remake(_renewed(case, net))[k]) for net in _new_nets(part, case)]
     known = [value for value in found if value is not None]
     return Grade(float(np.mean(known)) if known else None, {})
+
+
+def _entropy_rise(before: Tensor, after: Tensor) -> float | None:
+    """``(H(after) - H(before)) / H(before)`` of histograms of 100 bins; None where H is 0."""
+    entropies = []
+    for values in (before, after):
+        counts = np.histogram(values.cpu().numpy(), bins=HISTOGRAM_BINS)[0]
+        entropies.append(float(stats.entropy(counts)))
+    return (entropies[1] - entropies[0]) / entropies[0] if entropies[0] > 0 else None
 
 
 def _likeness(a: Tensor, b: Tensor) -> float | None:
@@ -159,8 +175,8 @@ def _new_nets(part: metrics.Randomisation, case: Case) -> list[nn.Module]:
     layers = [name for name, module in net.named_modules() if hasattr(module, "reset_parameters")]
     if not layers:
         raise SpecError(
-            "metrics: mprt renews a net's layers, and an exported program has none",
-            hint="leave mprt out, or upload safetensors with their architecture",
+            f"metrics: {part.id} renews a net's layers, and an exported program has none",
+            hint="leave it out, or upload safetensors with their architecture",
         )
     layers.reverse()
     cuts = sorted({max(1, len(layers) * i // part.layers) for i in range(1, part.layers + 1)})

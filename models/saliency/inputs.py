@@ -1,5 +1,6 @@
 """The images of a spec, brought to the size and scale of the net's input."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.data import files, samples
 from models.data.builtin import BUILTIN
-from models.saliency.spec import Explanation, ImageRef
+from models.saliency.parts import ImageRef
+from models.saliency.spec import Explanation
 from models.saliency.subjects import Subject
 
 
@@ -36,19 +38,32 @@ def load_images(spec: Explanation, run: Run) -> list[UInt8[np.ndarray, "_h _w _c
     wanted: dict[tuple[str, str], list[int]] = {}
     for position, ref in enumerate(spec.images):
         wanted.setdefault((ref.dataset, ref.split), []).append(position)
-    found: dict[int, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
     for positions in wanted.values():
-        refs = {position: spec.images[position] for position in positions}
+        refs = {f"images.{position}": spec.images[position] for position in positions}
         found |= _read(refs, run)
-    return [found[position] for position in range(len(spec.images))]
+    return [found[f"images.{position}"] for position in range(len(spec.images))]
 
 
-def _read(refs: dict[int, ImageRef], run: Run) -> dict[int, np.ndarray]:
-    """Images of one part of one dataset, by their positions in the spec."""
+def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
+    """Put the images that serve as baselines where :func:`baselines.baseline` finds them.
+
+    Raises:
+        SpecError: if an index is beyond the end of its set.
+        DataError: if the channels of one do not fit.
+    """
+    for field, ref in spec.other_images():
+        if ref.key not in subject.space.others:
+            (found,) = _read({field: ref}, run).values()
+            subject.space.others[ref.key] = prepare(found, subject, field)
+
+
+def _read(refs: dict[str, ImageRef], run: Run) -> dict[str, np.ndarray]:
+    """Images of one part of one dataset, by their fields of the spec."""
     first = next(iter(refs.values()))
     if first.dataset == "photos":
         _within(refs, len(samples.PHOTOS))
-        return {position: samples.photo(ref.index) for position, ref in refs.items()}
+        return {field: samples.photo(ref.index) for field, ref in refs.items()}
     if first.dataset in BUILTIN:
         part = getattr(samples.images(first.dataset), first.split).images
     else:
@@ -59,16 +74,34 @@ def _read(refs: dict[int, ImageRef], run: Run) -> dict[int, np.ndarray]:
             return dict(zip(refs, photos, strict=True))
         part = getattr(files.read_images(path), first.split).images
     _within(refs, len(part))
-    return {position: part[ref.index] for position, ref in refs.items()}
+    return {field: part[ref.index] for field, ref in refs.items()}
 
 
-def _within(refs: dict[int, ImageRef], count: int) -> None:
-    for position, ref in refs.items():
+def _within(refs: dict[str, ImageRef], count: int) -> None:
+    for field, ref in refs.items():
         if ref.index >= count:
             raise SpecError(
-                f"images.{position}.index is {ref.index}; {ref.dataset} has images "
-                f"0 to {count - 1} there"
+                f"{field}.index is {ref.index}; {ref.dataset} has images 0 to {count - 1} there"
             )
+
+
+def read_map(path: Path, size: tuple[int, int], field: str) -> Float[Tensor, "h w"]:
+    """A saliency map made elsewhere, from a .npy file, as float64; nothing is unpickled.
+
+    Raises:
+        DataError: if it is no array of finite numbers of the size of the net's input.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{field}: no array of numpy (.npy): {error}") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+        raise DataError(f"{field}: give one array of real numbers as .npy")
+    if found.shape != size:
+        raise DataError(f"{field} has shape {found.shape}; the net's input is {size}, give that")
+    if not np.isfinite(found).all():
+        raise DataError(f"{field} holds NaN or infinity; replace them by numbers")
+    return torch.from_numpy(found.astype(np.float64))
 
 
 def prepare(

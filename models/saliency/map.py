@@ -17,10 +17,10 @@ from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
 from models.saliency.case import Case
 from models.saliency.makers import make
 from models.saliency.methods import Method
-from models.saliency.parts import Baseline, labels
+from models.saliency.parts import Baseline, ImageRef, labels
 from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
 from models.saliency.scores import Scorer, dtype_of, probe
-from models.saliency.spec import ImageRef, SaliencyMap
+from models.saliency.spec import SaliencyMap
 
 
 def map_images(spec: SaliencyMap, run: Run) -> None:
@@ -36,6 +36,7 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
     """
     subject = subjects.load_subject(spec, run)
     images = inputs.load_images(spec, run)
+    inputs.load_others(spec, run, subject)
     rows = Rows(run, spec.rows(*subject.size))
     with arithmetic(spec):
         explainer = Explainer(spec, run, subject, open_net(spec, subject, rows))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from models.core.spec import Part
+from models.core.spec import ArtifactRef, Part
 from models.saliency.parts import pair
 from models.saliency.spec_gradients import (
     Extremal,
@@ -39,6 +39,29 @@ class Control(Part):
         return 0
 
 
+class Given(Part):
+    """Maps of another maker, to be graded beside those made here."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$", description="Of the maker, in tables and pictures"
+    )
+    maps: list[ArtifactRef] = Field(
+        min_length=1,
+        max_length=1000,
+        description="An artifact of a job for each image, in their order: .npy, [height, width] of "
+        "the net's input",
+    )
+
+    @property
+    def id(self) -> str:
+        """As the id of a method."""
+        return f"given_{self.name}"
+
+    def rows(self, height: int, width: int) -> int:
+        """None."""
+        return 0
+
+
 Method = Annotated[
     Occlusion | OcclusionRaw | FeatureAblation | Rise | Lime | KernelShap | ShapleyExact
     | Meaningful | Extremal | Gradient | IntegratedGradients | SmoothGrad | GradCam | Control,
@@ -47,14 +70,14 @@ Method = Annotated[
 LEARNED = (Meaningful, Extremal, Gradient, IntegratedGradients, SmoothGrad, GradCam)
 
 
-def uses_baseline(method: Method) -> bool:
+def uses_baseline(method: Method | Given) -> bool:
     """Whether the map changes with the baseline."""
     if isinstance(method, Extremal):
         return method.perturbation == "fade"
-    return not isinstance(method, SmoothGrad | GradCam | Control) and method.id != "gradient"
+    return not isinstance(method, SmoothGrad | GradCam | Control | Given) and method.id != "gradient"
 
 
-def rows_of(method: Method, height: int, width: int, classes: int) -> int:
+def rows_of(method: Method | Given, height: int, width: int, classes: int) -> int:
     """Rows through the net for one image and one baseline image.
 
     Methods that differentiate the score need passes of their own for each class.

@@ -25,6 +25,12 @@ class Curve(Part):
         default=0, ge=0, le=100, description="Repetitions with ties broken at random; 0: by index"
     )
 
+    order_unit: Literal["pixel", "channel_value"] = Field(
+        default="pixel",
+        description="What is swapped: pixels with all their channels, or single channel values "
+        "(every channel by the same map), as Quantus' PixelFlipping does",
+    )
+
     @property
     def replaced_by(self) -> Baseline:
         """The baseline of the grader."""
@@ -114,6 +120,24 @@ class Correlation(Part):
         return self.runs
 
 
+class Monotonicity(Part):
+    """Rank correlation of groups' sums of the absolute map with what the score owes to them.
+
+    The debt of a group is the mean square change of the score when uniform noise takes its place
+    (Nguyen and Martinez 2020, section 2.3).
+    """
+
+    id: Literal["monotonicity_correlation"]
+    groups: Int = Field(
+        default=56, ge=3, le=10_000, description="Groups of pixels, equal in size, along the map"
+    )
+    draws: Int = Field(default=10, ge=1, le=1000, description="Of noise, for each group")
+
+    def rows(self) -> int:
+        """Rows through the net for one map."""
+        return self.groups * self.draws
+
+
 class Robustness(Part):
     """Largest or mean relative change of the map under noise (Yeh et al. 2019)."""
 
@@ -148,9 +172,13 @@ class Localisation(Part):
 
 
 class Randomisation(Part):
-    """Likeness of the map to that of a net with new weights, or of another class (Adebayo 2018)."""
+    """Likeness of the map to that of a net with new weights, or of another class (Adebayo 2018).
 
-    id: Literal["mprt", "random_logit"]
+    efficient_mprt: relative rise of the entropy of the map's histogram when all layers are new
+    (Hedstroem et al. 2024); no rise says that the map is as disordered without the net's knowledge.
+    """
+
+    id: Literal["mprt", "random_logit", "efficient_mprt"]
     order: Literal["cascading", "independent"] = Field(
         default="cascading", description="From the top layer down, or each layer alone"
     )
@@ -162,7 +190,7 @@ class Randomisation(Part):
 
 
 Metric = Annotated[
-    Curve | RegionCurve | Road | Infidelity | Correlation | Robustness | Localisation
+    Curve | RegionCurve | Road | Infidelity | Correlation | Monotonicity | Robustness | Localisation
     | Randomisation,
     Field(discriminator="id"),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from models.core.spec import Int, Part
+from models.core.spec import DatasetRef, Int, Part
 
 
 def form(value: Any) -> str | None:
@@ -93,7 +93,30 @@ class GaussianNoise(Part):
     seed: Int = Field(default=0, ge=0, lt=2**32, description="Added to the job's seed")
 
 
-Baseline = Annotated[Plain | Constant | Blur | Noise | GaussianNoise, Field(discriminator="id")]
+class ImageRef(DatasetRef):
+    """One image of a dataset."""
+
+    split: Literal["test", "train"] = Field(
+        default="test", description="Part of a labelled set; sets of photographs have only one"
+    )
+    index: Int = Field(default=0, ge=0, le=10**8, description="Position in that part, from 0")
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Names the image among all of a job."""
+        return self.dataset, self.split, self.index
+
+
+class OtherImage(Part):
+    """Another image of any dataset, built in or uploaded, at the size of the net's input."""
+
+    id: Literal["other_image"]
+    image: ImageRef
+
+
+Baseline = Annotated[
+    Plain | Constant | Blur | Noise | GaussianNoise | OtherImage, Field(discriminator="id")
+]
 
 
 def draws(baseline: Part) -> int:

@@ -8,29 +8,19 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from models.core.spec import (
     ArtifactInfo,
     ArtifactRef,
-    DatasetRef,
     Estimate,
     Int,
     MetricInfo,
     Part,
     Spec,
 )
-from models.saliency.methods import Method, check_window, rows_of
-from models.saliency.parts import Baseline, Plain, draws, form, labels
+from models.saliency.methods import Given, Method, check_window, rows_of
+from models.saliency.parts import Baseline, ImageRef, OtherImage, Plain, draws, form, labels
 from models.saliency.spec_masks import Occlusion
 from models.saliency.spec_net import Model, known_size
 
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
 PROBE_ROWS = 4  # one row alone, then in a batch of three
-
-
-class ImageRef(DatasetRef):
-    """One image of a dataset."""
-
-    split: Literal["test", "train"] = Field(
-        default="test", description="Part of a labelled set; sets of photographs have only one"
-    )
-    index: Int = Field(default=0, ge=0, le=10**8, description="Position in that part, from 0")
 
 
 ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
@@ -67,9 +57,9 @@ class Overlay(Part):
 
 
 class Cell(NamedTuple):
-    """One map to make: a method with a baseline, and their labels."""
+    """One map to make or to grade: a method with a baseline, and their labels."""
 
-    method: Method
+    method: Method | Given
     method_label: str
     baseline: Baseline
     baseline_label: str
@@ -136,6 +126,12 @@ class Explanation(Spec):
         if isinstance(self.target, str):
             return int(self.target.partition(":")[2] or 1)
         return 1 if isinstance(self.target, int) else len(set(self.target))
+
+    def other_images(self) -> Iterator[tuple[str, ImageRef]]:
+        """Images that serve as baselines, with the field that names them."""
+        for place, part in enumerate(self.baselines):
+            if isinstance(part, OtherImage):
+                yield f"baselines.{place}.image", part.image
 
     def rows(self, height: int, width: int) -> int:
         """Rows through the net for images of this size, probes and baseline impact included."""

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
-from models.saliency.methods import Control, Method, rows_of, uses_baseline
+from models.saliency.methods import Control, Given, Method, rows_of, uses_baseline
 from models.saliency.metrics import Curve, Metric, maps_made
-from models.saliency.parts import draws, labels
+from models.saliency.parts import ImageRef, OtherImage, draws, labels
 from models.saliency.spec import (
     PATH_POINTS,
     PROBE_ROWS,
@@ -33,6 +33,9 @@ class _Graded(Explanation):
         max_length=32,
         description="Graders of the maps",
     )
+    given: list[Given] = Field(
+        default=[], max_length=16, description="Maps made elsewhere, graded beside those of methods"
+    )
     max_rows: Int = Field(
         default=1_000_000, ge=1, le=10**9, description="Refuse a job of more rows through the net"
     )
@@ -45,20 +48,53 @@ class _Graded(Explanation):
                     f"methods.{index}: occlusion_raw gives a value a window, not a pixel; "
                     "use occlusion"
                 )
+        self._check_given()
         if (size := known_size(self.model)) is not None:
             self.check_rows(*size)
         return self
 
+    def _check_given(self) -> None:
+        names = [part.name for part in self.given]
+        if len(set(names)) < len(names):
+            raise ValueError(f"given has the names {', '.join(names)}; give each only once")
+        for place, part in enumerate(self.given):
+            if len(part.maps) != len(self.images):
+                raise ValueError(
+                    f"given.{place}.maps has {len(part.maps)} maps for {len(self.images)} images; "
+                    "give one for each image, in their order"
+                )
+        remade = [metric.id for metric in self.graders if maps_made(metric)]
+        if self.given and remade:
+            raise ValueError(
+                f"graders: {', '.join(remade)} make maps anew, which given maps cannot be; leave "
+                "them out, or grade the given maps in a job of their own"
+            )
+        if self.given and self.classes() > 1:
+            raise ValueError("given: a map is of one class; use a target of one class")
+
+    def other_images(self) -> Iterator[tuple[str, ImageRef]]:
+        """Those of the maps, and those of graders."""
+        yield from super().other_images()
+        for place, metric in enumerate(self.graders):
+            part = getattr(metric, "baseline", None)
+            if isinstance(part, OtherImage):
+                yield f"graders.{place}.baseline.image", part.image
+
     def cells(self) -> Iterator[Cell]:
-        """Every method with every baseline, or once where the baseline plays no part."""
+        """Every method with every baseline, or once where the baseline plays no part.
+
+        Then the given maps.
+        """
         first = labels(self.baselines)[0]
         for cell in super().cells():
             if uses_baseline(cell.method):
                 yield cell
             elif cell.baseline_label == first:
                 yield cell._replace(baseline_label="none")
+        for part in self.given:
+            yield Cell(part, part.id, self.baselines[0], "none")
 
-    def seeds_used(self, method: Method) -> int:
+    def seeds_used(self, method: Method | Given) -> int:
         """How many maps of a method and baseline are made, one a seed."""
         return 1
 
@@ -198,12 +234,12 @@ class SaliencySweep(_Graded):
         description="Random methods are repeated with each: their disagreement is the noise floor",
     )
 
-    def seeds_used(self, method: Method) -> int:
+    def seeds_used(self, method: Method | Given) -> int:
         """One map a seed for random methods, one for the others."""
         return len(self.seeds) if is_random(method) else 1
 
 
-def is_random(method: Method) -> bool:
+def is_random(method: Method | Given) -> bool:
     """Whether another seed gives another map."""
     if isinstance(method, Control):
         return method.id == "random"

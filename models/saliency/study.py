@@ -19,6 +19,7 @@ from models.saliency.case import Case
 from models.saliency.grade import grade, label_of
 from models.saliency.makers import make
 from models.saliency.map import image_name
+from models.saliency.methods import Given
 from models.saliency.parts import labels
 from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
 from models.saliency.scores import dtype_of, probe
@@ -100,6 +101,13 @@ class Study:
         self.spec, self.run = spec, run
         self.subject = subjects.load_subject(spec, run)
         self.images = inputs.load_images(spec, run)
+        inputs.load_others(spec, run, self.subject)
+        self.given = {
+            (part.name, place): inputs.read_map(run.input(ref), self.subject.size, field)
+            for number, part in enumerate(spec.given)
+            for place, ref in enumerate(part.maps)
+            for field in [f"given.{number}.maps.{place}"]
+        }
         try:
             spec.check_rows(*self.subject.size)
         except ValueError as error:
@@ -131,7 +139,7 @@ class Study:
                 for target in case.targets.tolist()
             ]
             if keys[0] not in found.maps:
-                self._cell(cell, seed, keys, case, found)
+                self._cell(cell, seed, keys, case, found, position)
 
     def _seeds(self, cell: Cell) -> list[int]:
         if isinstance(self.spec, SaliencySweep) and is_random(cell.method):
@@ -173,12 +181,16 @@ class Study:
                 self.run.warn("baseline_not_neutral", message)
         return told
 
-    def _cell(self, cell: Cell, seed: int, keys: list[Key], case: Case, found: Graded) -> None:
+    def _cell(
+        self, cell: Cell, seed: int, keys: list[Key], case: Case, found: Graded, position: int
+    ) -> None:
         """One map of every class, graded; kept only when all of it is done."""
         seeded = self._seeded(case, seed)
         drawn = baseline(cell.baseline, case.x, self.subject.space, seed)
 
         def remake(other: Case) -> Float[Tensor, "k h w"]:
+            if isinstance(cell.method, Given):
+                return self.given[cell.method.name, position].to(case.x.device)[None]
             return torch.stack([make(cell.method, other, b) for b in drawn]).mean(0)
 
         values = remake(seeded)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.saliency.curves import pixel_curve
 from models.saliency.engine.graphed import GraphedChanges

@@ -58,6 +58,7 @@ class Bench:
     def use(self, net: nn.Module, x: Tensor, target: int) -> None:
         """What is explained from here on."""
         self.net, self.x, self.target = net.to(self.on), x.to(self.on), target
+        self.side = x.shape[-1]
         self.low, self.b = copy.deepcopy(self.net).bfloat16(), torch.zeros_like(self.x)
         shape = (len(x), *x.shape[1:])
         self.plans = {"fp32": trace(self.net, shape), "bf16": trace(self.low, shape)}
@@ -100,11 +101,12 @@ class Bench:
         if time.monotonic() > self.end:
             self.found[name] = "left out: the budget is spent"
         else:
-            started = time.monotonic()
+            started, kept = time.monotonic(), dict(vars(self))
             try:
                 self.found[name] = work(self)
             except Exception as error:  # later sections may still work
                 self.found[name] = {"failed": f"{type(error).__name__}: {error}"[:600]}
+            vars(self).update(kept)  # a section may explain another net
             if isinstance(self.found[name], dict):
                 self.found[name]["section_s"] = round(time.monotonic() - started, 1)
         if self.out:

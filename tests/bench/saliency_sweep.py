@@ -18,7 +18,7 @@ from typing import Any
 from models.core.run import Run
 from models.saliency.spec_grade import SaliencySweep
 from models.saliency.sweep import sweep
-from tests.bench.saliency import describe
+from tests.bench.saliency_clock import describe
 
 SPEC: dict[str, Any] = {
     "kind": "saliency.sweep",
@@ -29,6 +29,7 @@ SPEC: dict[str, Any] = {
         {"id": "occlusion", "window": 64, "stride": 16},
         {"id": "occlusion", "window": 16, "stride": 16},
         {"id": "rise", "masks": 400, "estimator": "slope", "sampling": "balanced"},
+        {"id": "rise", "masks": 400, "grid": 14, "estimator": "slope", "sampling": "balanced"},
         {"id": "feature_ablation", "segments": {"id": "grid", "rows": 14}},
         {"id": "feature_ablation", "segments": {"id": "grid", "rows": 7}},
         {"id": "random"},
@@ -51,6 +52,7 @@ def quick(spec: dict[str, Any]) -> dict[str, Any]:
         {"id": "occlusion", "window": 112, "stride": 112},
         {"id": "occlusion", "window": 128, "stride": 96},
         {"id": "rise", "masks": 8, "grid": 2},
+        {"id": "rise", "masks": 8, "grid": 3},
         {"id": "random"},
     ]
     graders = [grader | {"points": 2} for grader in spec["graders"]]
