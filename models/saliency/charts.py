@@ -2,47 +2,103 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-MOST_CURVES, MOST_PANELS = 12, 24
+MOST_PANELS = 24
+STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))  # of baselines
+
+
+class _Line(NamedTuple):
+    """A curve with what it is of."""
+
+    method: str
+    baseline: str
+    points: Sequence[tuple[float, float]]
 
 
 def curves(path: Path, found: Mapping[Any, Sequence[tuple[float, float]]]) -> None:
-    """A panel for each image and grader, at most 24; the end states are marked.
+    """A panel for each image and grader, the first 24 of them; the end states are marked.
+
+    A colour a method, a line style a baseline of the map, the first seed of each; all panels of an
+    image on one scale, one legend for all.
 
     Args:
         path: of the PNG.
         found: by (key of the map, grader), pairs of the share swapped and the score.
     """
-    panels: dict[tuple[str, str], dict[str, Any]] = {}
-    for (key, grader), points in found.items():
-        lines = panels.setdefault((key.image, grader), {})
-        if len(lines) < MOST_CURVES and points:
-            lines[f"{key.method}, {key.baseline}, seed {key.seed}"] = points
-    panels = dict(list(panels.items())[:MOST_PANELS])
+    panels = _panels(found)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.4 * columns, 3.6 * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(6.4 * columns, 3.4 * rows + 0.8), dpi=110, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    lines = [line for panel in panels.values() for line in panel]
+    methods, baselines = (
+        list(dict.fromkeys(getattr(line, name) for line in lines))
+        for name in ("method", "baseline")
+    )
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    for axis, ((image, grader), lines) in zip(axes, panels.items(), strict=False):
-        for name, points in lines.items():
-            x, y = np.array(points).T
-            (line,) = axis.plot(x, y, linewidth=1.2, label=name)
-            axis.plot(x[[0, -1]], y[[0, -1]], "o", color=line.get_color(), markersize=5)
+    for axis, ((image, grader), panel) in zip(axes, panels.items(), strict=False):
+        for line in panel:
+            _draw(axis, line, methods, baselines)
+        axis.set_ylim(*_limits(panels, image))
         axis.set_title(f"{image}: {grader}", fontsize=9)
         axis.set_xlabel("share of pixels swapped")
         axis.set_ylabel("score of the class")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=6)
+    figure.legend(
+        handles=_legend(methods, baselines), loc="outside lower center", ncols=4, fontsize=8
+    )
     figure.savefig(path, metadata={"Software": None})
+
+
+def _panels(found: Mapping[Any, Sequence[tuple[float, float]]]) -> dict[tuple[str, str], list]:
+    panels: dict[tuple[str, str], dict[tuple[str, str], _Line]] = {}
+    for (key, grader), points in found.items():
+        if points:
+            panel = panels.setdefault((key.image, grader), {})
+            panel.setdefault((key.method, key.baseline), _Line(key.method, key.baseline, points))
+    first = list(panels.items())[:MOST_PANELS]
+    return {name: list(lines.values()) for name, lines in first}
+
+
+def _limits(panels: dict[tuple[str, str], list], image: str) -> tuple[float, float]:
+    """Of all curves of an image, with a margin."""
+    chosen = [line for (name, _), panel in panels.items() if name == image for line in panel]
+    scores = [score for line in chosen for _, score in line.points]
+    margin = 0.05 * (max(scores) - min(scores)) or 0.05
+    return min(scores) - margin, max(scores) + margin
+
+
+def _draw(axis: Axes, line: _Line, methods: list[str], baselines: list[str]) -> None:
+    x, y = np.array(line.points).T
+    colour = _colour(methods, line.method)
+    style = STYLES[baselines.index(line.baseline) % len(STYLES)]
+    axis.plot(x, y, linewidth=1.2, color=colour, linestyle=style)
+    axis.plot(x[[0, -1]], y[[0, -1]], "o", color=colour, markersize=4)
+
+
+def _colour(methods: list[str], method: str) -> Any:
+    table = colormaps["tab10" if len(methods) <= 10 else "tab20"]
+    return table(methods.index(method) % table.N)
+
+
+def _legend(methods: list[str], baselines: list[str]) -> list[Line2D]:
+    colours = [Line2D([], [], color=_colour(methods, name), label=name) for name in methods]
+    styles = [
+        Line2D([], [], color="black", linestyle=STYLES[place % len(STYLES)], label=f"map: {name}")
+        for place, name in enumerate(baselines)
+    ]
+    return colours + styles
 
 
 def heat_map(
@@ -98,6 +154,8 @@ def contact_sheet(
             axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
             axis.imshow(own, cmap="RdBu_r", norm=norm, alpha=0.65)
             axis.set_title(f"{method}\n{name}", fontsize=7)
-        figure.colorbar(ScalarMappable(norm, "RdBu_r"), ax=list(row), shrink=0.8)
+        bar = figure.colorbar(ScalarMappable(norm, "RdBu_r"), ax=list(row), shrink=0.8)
+        bar.set_label("value of the map", fontsize=7)
+        bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, metadata={"Software": None})

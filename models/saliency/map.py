@@ -19,7 +19,7 @@ from models.saliency.makers import make
 from models.saliency.methods import Method
 from models.saliency.parts import Baseline, ImageRef, labels
 from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
-from models.saliency.scores import Scorer, dtype_of, probe
+from models.saliency.scores import Scorer, check_finite, dtype_of, probe
 from models.saliency.spec import SaliencyMap
 
 
@@ -164,6 +164,7 @@ class Explainer:
         """Write one map, hand it over and report its numbers."""
         stem = f"{described['method']}-{described['baseline']}-class{described['class']}"
         name = f"saliency/{entry['image']}/{stem}.npy"
+        check_finite(values, name)
         np.save(self.run.dir / name, values)
         low, high = float(values.min()), float(values.max())
         described = {"image": entry["image"], **described, "shape": list(values.shape)}

@@ -74,7 +74,8 @@ def uses_baseline(method: Method | Given) -> bool:
     """Whether the map changes with the baseline."""
     if isinstance(method, Extremal):
         return method.perturbation == "fade"
-    return not isinstance(method, SmoothGrad | GradCam | Control | Given) and method.id != "gradient"
+    without = SmoothGrad | GradCam | Control | Given
+    return not isinstance(method, without) and method.id != "gradient"
 
 
 def rows_of(method: Method | Given, height: int, width: int, classes: int) -> int:

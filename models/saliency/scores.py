@@ -3,11 +3,12 @@
 from collections.abc import Callable, Hashable
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.core.errors import SpecError
+from models.core.errors import DataError, SpecError
 from models.saliency.engine.boxes import Regions
 from models.saliency.engine.graphed import GraphedChanges
 from models.saliency.engine.incremental import KEPT, Base, Changes, in_order
@@ -167,6 +168,11 @@ def probe(scorer: Scorer, x: Float[Tensor, "c h w"]) -> None:
             f"model: the net gives an output of shape {tuple(alone.shape)} for an image; saliency "
             "needs one number a class"
         )
+    if not alone.isfinite().all():
+        raise SpecError(
+            "model: the net gives NaN or infinity for the first image",
+            hint="check its weights and model.input (mean, std); in bf16, try precision fp32",
+        )
     first, _, last = scorer.outputs(torch.stack([x, -x, x]))
     gap = max((first - alone).abs().max(), (last - first).abs().max()).item()
     allowed = ROW_TOLERANCE * (1e-6 + (alone.max() - alone.min()).item())
@@ -181,6 +187,19 @@ def probe(scorer: Scorer, x: Float[Tensor, "c h w"]) -> None:
             f"score: {scorer.kind!r} would apply a softmax, but the net's outputs are "
             "probabilities already (non-negative, sum 1)",
             hint="use score 'logit', which reads the outputs as they are",
+        )
+
+
+def check_finite(values: Float[np.ndarray, "*shape"], name: str) -> None:
+    """Refuse a map that no JSON, grade or picture could hold.
+
+    Raises:
+        DataError: if a number is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"{name}: the net gives NaN or infinity for some perturbed images",
+            hint="use a milder baseline, score 'logit' instead of 'logprob', or precision fp32",
         )
 
 

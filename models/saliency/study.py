@@ -22,7 +22,7 @@ from models.saliency.map import image_name
 from models.saliency.methods import Given
 from models.saliency.parts import labels
 from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
-from models.saliency.scores import dtype_of, probe
+from models.saliency.scores import check_finite, dtype_of, probe
 from models.saliency.spec import Cell
 from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep, is_random
 
@@ -194,6 +194,7 @@ class Study:
             return torch.stack([make(cell.method, other, b) for b in drawn]).mean(0)
 
         values = remake(seeded)
+        check_finite(values.cpu().numpy(), keys[0].name)
         kept = {}
         for k, key in enumerate(keys):
             for place, grader in enumerate(self.spec.graders):

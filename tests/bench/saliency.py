@@ -187,6 +187,11 @@ class Bench:
         theirs = torch.as_tensor(np.asarray(found["quantus"].pop("answer")[0])).flatten()
         told: dict[str, Any] = {"states": states}
         told["max_difference"] = abs(first.score[1].item() - second.item())
+        count = states["quantus"]  # Quantus tells no state before the first change
+        same = Curve(id="deletion", points=count, order_unit="channel_value")
+        told["quantus_convention"] = gap(
+            pixel_curve(same, values, self.b, self.case(), 0)[0].score[1:], theirs
+        )
         told["quantus_ends_at_the_baseline"] = abs(theirs[-1].item() - first.score[-1].item())
         for name, entry in found.items():
             for clock in ("wall_s", "cpu_s"):

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from saliency_nets import Linear, case, conv_net, noise
+from torch import nn
 
 from models.saliency import agreement, metrics, road
 from models.saliency.baselines import Space
 from models.saliency.curves import pixel_curve, ranks, region_curve
-from models.saliency.faithfulness import correlation, infidelity, localisation
-from models.saliency.grade import grade
+from models.saliency.faithfulness import correlation, infidelity, localisation, monotonicity
+from models.saliency.grade import _entropy_rise, grade
 from models.saliency.makers import make
 from models.saliency.methods import Control
 from models.saliency.spec_masks import Occlusion
@@ -241,3 +242,54 @@ def test_robustness_of_a_linear_score_is_that_of_its_input():
     mean = run_grader(part.model_copy(update={"id": "sensitivity_avg"}), occlusion, one)
     assert 0 < mean <= largest
     assert run_grader(part, Control(id="centre_gaussian"), one) == 0
+
+
+def test_channel_values_are_swapped_one_by_one():
+    """Section 5.1: Quantus' convention, each channel value a place in the order of its own."""
+    _x, b, one = subject()
+    values = noise(12, 14, seed=3)
+    (found,) = pixel_curve(
+        curve("deletion", points=7 * 12, order_unit="channel_value"), values, b, one, 0
+    )
+    order = values.expand(3, -1, -1).flatten().argsort(descending=True, stable=True)
+    image = one.x.flatten().clone()
+    image[order[:6]] = b.flatten()[order[:6]]  # 504 values in 84 steps
+    expected = one.score(image.view_as(one.x)[None])[0, 0].item()
+    assert found.score[1] == pytest.approx(expected, abs=1e-12)
+    assert found.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
+
+
+class Additive(nn.Module):
+    """f(x) = sum of a_p x_p, the same in all channels: what a pixel moves is a_p^2 on average."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.a = a
+
+    def forward(self, x):
+        return (x * self.a).sum((1, 2, 3))[:, None]
+
+
+def test_monotonicity_of_an_additive_score_is_perfect():
+    """Groups that matter more move the score more; the reversed map has the opposite sign."""
+    weight = torch.zeros(12, 12).double()
+    weight.view(-1)[:] = torch.arange(144).double().sub(143).div(12).exp()
+    one = case(Additive(weight), torch.full((3, 12, 12), 4.0).double())
+    part = metrics.Monotonicity(id="monotonicity_correlation", groups=12, draws=5)
+    assert monotonicity(part, weight, SPACE, one, 0) == pytest.approx(1)
+    assert monotonicity(part, -weight, SPACE, one, 0) == pytest.approx(1)  # the sign plays no part
+    assert monotonicity(part, weight.flip(0, 1), SPACE, one, 0) == pytest.approx(-1)
+    assert monotonicity(part, torch.ones_like(weight), SPACE, one, 0) is None
+
+
+def test_entropy_rises_where_a_map_spreads():
+    """Efficient MPRT by hand: one bin of two values, then uniform over 100 bins."""
+    before, after = torch.zeros(10, 10), torch.arange(100.0).view(10, 10)
+    before[:5] = 1.0
+    assert _entropy_rise(before, after) == pytest.approx(np.log(100) / np.log(2) - 1)
+    assert _entropy_rise(after, after) == 0
+    assert _entropy_rise(torch.zeros(10, 10), after) is None
+    one = subject()[2]
+    part = metrics.Randomisation(id="efficient_mprt")
+    assert run_grader(part, Control(id="edge"), one) == pytest.approx(0)
+    assert run_grader(part, Occlusion(id="occlusion", window=4, stride=2), one) != 0

@@ -8,11 +8,13 @@ from PIL import Image
 from pydantic import ValidationError
 from saliency_nets import conv_net
 
-from models.core.errors import SpecError
+from models.core.errors import DataError, SpecError
 from models.core.run import StoppedError
 from models.saliency import analysis, subjects
 from models.saliency.baselines import Space
 from models.saliency.evaluate import evaluate
+from models.saliency.map import map_images
+from models.saliency.spec import SaliencyMap
 from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
 from models.saliency.study import Graded, Key
 from models.saliency.sweep import sweep
@@ -177,3 +179,79 @@ def test_lower_grades_of_deletion_are_better():
     )
     good = analysis.goodness(found, ["deletion@zero"])["deletion@zero"]
     assert good.tolist() == [[-0.1, -0.4]]
+
+
+def with_given(run, values, **fields):
+    """A job that grades one map made elsewhere."""
+    (run.dir / "inputs").mkdir(exist_ok=True)
+    digest = "a" * 64
+    np.save(run.dir / "inputs" / "map.npy", values)
+    (run.dir / "inputs" / "map.npy").rename(run.dir / "inputs" / digest)
+    ref = {"job": "job_" + "1" * 32, "artifact": "mine.npy", "sha256": digest}
+    told = {"kind": "saliency.evaluate", **FIELDS, "images": FIELDS["images"][:1]}
+    told |= {"methods": [{"id": "edge"}], "given": [{"name": "mine", "maps": [ref]}]}
+    return SaliencyEvaluate.model_validate(told | fields)
+
+
+def test_a_given_map_is_graded_as_if_it_had_been_made_here(new_run):
+    """The map of the control, handed in, gets the control's own grades."""
+    first, second = new_run(), new_run()
+    evaluate(with_given(first, np.eye(24)), first)
+    edge = np.load(first.dir / "maps.npz")["map0"]
+    evaluate(with_given(second, edge), second)
+    told = json.loads((second.dir / "metrics.json").read_text())["grades"]
+    own, given = told
+    assert (given["method"], given["baseline"]) == ("given_mine", "none")
+    assert given["values"] == own["values"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.zeros((3, 24)), r"given.0.maps.0 has shape \(3, 24\); the net's input is \(24, 24\)"),
+        (np.full((24, 24), np.nan), "holds NaN"),
+        (np.array("text"), "real numbers"),
+    ],
+)
+def test_given_maps_that_cannot_be_graded_are_refused(new_run, values, expected):
+    run = new_run()
+    with pytest.raises(DataError, match=expected):
+        evaluate(with_given(run, values), run)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"images": FIELDS["images"]}, "has 1 maps for 2 images"),
+        ({"target": [0, 1]}, "a map is of one class"),
+        ({"graders": [{"id": "mprt"}]}, "mprt make maps anew"),
+    ],
+)
+def test_jobs_with_given_maps_that_cannot_work_are_refused(new_run, fields, expected):
+    with pytest.raises(ValidationError, match=expected):
+        with_given(new_run(), np.eye(24), **fields)
+
+
+@pytest.mark.parametrize("kind", ["map", "evaluate"])
+def test_a_net_that_fails_on_perturbed_images_is_told_of_before_any_json(
+    new_run, monkeypatch, kind
+):
+    """NaN reaches neither map nor report."""
+    net = conv_net()
+    forward = net.forward
+
+    def failing(x):
+        gray = (x == 0).flatten(1).sum(1)  # 192 values of a window, 1728 of the baseline itself
+        return forward(x) / (1 - ((gray > 190) & (gray < 900)).float())[:, None]
+
+    monkeypatch.setattr(net, "forward", failing)
+    subject = subjects.Subject(net, list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0)
+    monkeypatch.setattr(subjects, "load_subject", lambda *_: subject)
+    fields = {name: FIELDS[name] for name in ("model", "images", "batch")}
+    fields |= {"baselines": [{"id": "gray"}], "engine": "plain"}
+    fields |= {"methods": [{"id": "occlusion", "window": 8, "stride": 8}]}
+    spec, work = {"map": (SaliencyMap, map_images), "evaluate": (SaliencyEvaluate, evaluate)}[kind]
+    run, told = new_run(), spec.model_validate({"kind": f"saliency.{kind}", **fields})
+    with pytest.raises(DataError, match="perturbed images") as caught:
+        work(told, run)
+    assert "milder baseline" in caught.value.hint
