@@ -15,8 +15,6 @@ import gc
 import json
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,15 @@ from models.saliency.masks import draw, render
 from models.saliency.metrics import Curve
 from models.saliency.scores import Scorer
 from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion, Rise
-from tests.bench.saliency_clock import describe, gap, interleaved, resident, summary, timed
+from tests.bench.saliency_clock import (
+    describe,
+    gap,
+    interleaved,
+    memory,
+    resident,
+    summary,
+    timed,
+)
 
 SIDE = 224
 
@@ -157,21 +163,12 @@ class Bench:
         by state are compared and, for the whole grade, three baselines of one order. Its own
         convention is repeated by ``order_unit`` channel_value, whose scores must equal its.
         """
-        import quantus
-
         step = SIDE * SIDE // points
         values = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-        metric = quantus.PixelFlipping(
-            features_in_step=step, perturb_baseline=0.0, disable_warnings=True,
-            display_progressbar=False, normalise=False, abs=False,
-        )  # fmt: skip
         parts = [Curve(id=name, points=points) for name in ("deletion", "insertion")]
 
         def peer() -> Any:
-            return metric(
-                model=self.net, x_batch=self.x[None].numpy(), y_batch=np.array([self.target]),
-                a_batch=values[None, None].numpy(), device="cpu", softmax=True,
-            )  # fmt: skip
+            return self.flipped(values[None], step)
 
         def ours() -> Any:
             return [pixel_curve(part, values, self.b, self.case(), 0)[0] for part in parts]
@@ -187,11 +184,7 @@ class Bench:
         theirs = torch.as_tensor(np.asarray(found["quantus"].pop("answer")[0])).flatten()
         told: dict[str, Any] = {"states": states}
         told["max_difference"] = abs(first.score[1].item() - second.item())
-        count = states["quantus"]  # Quantus tells no state before the first change
-        same = Curve(id="deletion", points=count, order_unit="channel_value")
-        told["quantus_convention"] = gap(
-            pixel_curve(same, values, self.b, self.case(), 0)[0].score[1:], theirs
-        )
+        told["quantus_convention"] = self.parity()
         told["quantus_ends_at_the_baseline"] = abs(theirs[-1].item() - first.score[-1].item())
         for name, entry in found.items():
             for clock in ("wall_s", "cpu_s"):
@@ -203,6 +196,32 @@ class Bench:
             mine = (points + 1) * told[f"sextant_{clock}_per_state"]
             told[f"ratio_{clock}_per_curve"] = round(grade / mine, 2)
         return told
+
+    def flipped(self, values: torch.Tensor, step: int) -> Any:
+        """Scores of Quantus' PixelFlipping, from the first changed state."""
+        import quantus
+
+        metric = quantus.PixelFlipping(
+            features_in_step=step, perturb_baseline=0.0, disable_warnings=True,
+            display_progressbar=False, normalise=False, abs=False,
+        )  # fmt: skip
+        return metric(
+            model=self.net, x_batch=self.x[None].numpy(), y_batch=np.array([self.target]),
+            a_batch=values[None].numpy(), device="cpu", softmax=True,
+        )  # fmt: skip
+
+    def parity(self) -> float:
+        """Largest difference of our curve over channel values from Quantus'.
+
+        Quantus breaks ties of a pixel's equal values by chance, so it is given a map of whole
+        numbers whose channels differ by tenths: our order, first channel first.
+        """
+        numbers = torch.Generator().manual_seed(0)
+        values = torch.randperm(SIDE * SIDE, generator=numbers).view(SIDE, SIDE).float()
+        channels = values - 0.1 * torch.arange(3)[:, None, None]
+        theirs = torch.as_tensor(np.asarray(self.flipped(channels, SIDE * SIDE // 4)[0])).flatten()
+        part = Curve(id="deletion", points=len(theirs), order_unit="channel_value")
+        return gap(pixel_curve(part, values, self.b, self.case(), 0)[0].score[1:], theirs)
 
     def work(self, name: str) -> Callable[[], Any]:
         """Whole jobs whose memory is taken: id, a number."""
@@ -216,19 +235,6 @@ class Bench:
         curve = Curve(id="deletion", points=int(count))
         values = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         return lambda: pixel_curve(curve, values, self.b, self.case(), 0)
-
-
-MEMORY = ("occlusion_32", "occlusion_16", "rise_100", "rise_1000", "deletion_224")
-
-
-def memory(quick: bool) -> dict[str, Any]:
-    """Peak resident memory beyond net and plan, MiB, each job in a process of its own."""
-    told = {}
-    for name in MEMORY[:1] if quick else MEMORY:
-        command = [sys.executable, "-m", "tests.bench.saliency", "--memory-of", name]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-        told[name] = json.loads(found.stdout.splitlines()[-1])
-    return told
 
 
 def memory_of(bench: Bench, name: str) -> None:

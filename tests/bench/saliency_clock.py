@@ -1,8 +1,11 @@
 """Clocks, checks and memory that the saliency benchmarks share."""
 
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -80,3 +83,16 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+MEMORY = ("occlusion_32", "occlusion_16", "rise_100", "rise_1000", "deletion_224")
+
+
+def memory(quick: bool) -> dict[str, Any]:
+    """Peak resident memory beyond net and plan, MiB, each job in a process of its own."""
+    told = {}
+    for name in MEMORY[:1] if quick else MEMORY:
+        command = [sys.executable, "-m", "tests.bench.saliency", "--memory-of", name]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        told[name] = json.loads(found.stdout.splitlines()[-1])
+    return told
