@@ -40,7 +40,7 @@ class Control(Part):
 
 
 class Given(Part):
-    """Maps of another maker, to be graded beside those made here."""
+    """Maps of another job, to be graded beside those made here."""
 
     name: str = Field(
         pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$", description="Of the maker, in tables and pictures"

@@ -34,7 +34,7 @@ class _Graded(Explanation):
         description="Graders of the maps",
     )
     given: list[Given] = Field(
-        default=[], max_length=16, description="Maps made elsewhere, graded beside those of methods"
+        default=[], max_length=16, description="Maps of other jobs, graded beside those of methods"
     )
     max_rows: Int = Field(
         default=1_000_000, ge=1, le=10**9, description="Refuse a job of more rows through the net"

@@ -18,7 +18,7 @@ from models.saliency.engine.trace import NotTraceableError, trace
 from models.saliency.makers import make
 from models.saliency.scores import Scorer
 from models.saliency.spec import SaliencyMap
-from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion
+from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion, Rise
 
 
 class Mixed(nn.Module):
@@ -169,6 +169,26 @@ def test_float32_maps_agree_with_the_plain_net(part):
     fast.scorer = Scorer(net, "prob", plan=trace(net, (3, 40, 36)))
     for _ in range(2):  # the second time with the kept routes
         torch.testing.assert_close(make(part, fast, b), make(part, plain, b), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "part", [Occlusion(id="occlusion", window=9, stride=5), Rise(id="rise", masks=24)]
+)
+def test_maps_do_not_depend_on_the_number_of_threads(part):
+    """Property 8: by plan and boxes, within 1e-5 in float32."""
+    net = NETS["residual"].float()
+    x, b = noise(3, 40, 36, dtype=torch.float32), torch.zeros(3, 40, 36)
+    one = case(net, x, "prob", (2, 0))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads_used in (1, 2, 3):
+            torch.set_num_threads(threads_used)
+            one.scorer = Scorer(net, "prob", plan=trace(net, (3, 40, 36)))
+            found.append(make(part, one, b))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=0)
 
 
 def test_net_that_cannot_be_traced_says_why():
