@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from models.core import device
-from models.nets import shifted_norm_gpu
+from models.nets import shifted_norm_tiles
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
 from models.nets.selective import SelectiveUnit
-from models.nets.shifted_norm_gpu import Tiles
+from models.nets.shifted_norm_tiles import Tiles
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
@@ -35,17 +35,21 @@ LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
 SHARES = (0.0, 0.1, 0.3, 0.6)
 SWEPT = (
     Tiles(),
-    Tiles(pixels=128),
-    Tiles(pixels=32),
-    Tiles(pixels=128, slots=16),
-    Tiles(pixels=64, slots=16),
     Tiles(channels=32),
-    Tiles(channels=128, warps=8),
-    Tiles(warps=8),
+    Tiles(pixels=32),
     Tiles(pixels=128, warps=8),
+    Tiles(slots=16),
+    Tiles(slots=16, columns=32),
+    Tiles(slots=4),
+    Tiles(columns=128),
+    Tiles(columns=32),
+    Tiles(rows=16),
+    Tiles(rows=4),
+    Tiles(warps=2, pixels=32, channels=32),
+    Tiles(gather=256),
+    Tiles(gather=64),
     Tiles(splits=512),
-    Tiles(lanes=4),
-    Tiles(lanes=16),
+    Tiles(share=6),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
@@ -98,7 +102,7 @@ def kernels(bench: Bench) -> dict[str, Any]:
                 bench.wait()
             rows = sorted(kept.key_averages(), key=lambda row: -row.device_time_total)
             found[f"{c_in}->{c_out}, {side}x{side}: {name}"] = {
-                row.key[:70]: [round(row.device_time_total / 5, 1), row.count / 5] for row in rows
+                row.key[:130]: [round(row.device_time_total / 5, 1), row.count / 5] for row in rows
             }
     return found
 
@@ -187,18 +191,18 @@ def rounds(bench: Bench) -> dict[str, Any]:
 
 def sweep(bench: Bench) -> dict[str, Any]:
     """Forward and backward with 30 % re-used, in tiles of other shapes."""
-    found, usual = {}, shifted_norm_gpu.TILES
+    found, usual = {}, shifted_norm_tiles.TILES
     for c_in, c_out, side in LAYERS[: 1 if bench.quick else None]:
         torch.manual_seed(0)
         unit, x = moved(Unit(c_in, c_out, 1), 0.3).to(bench.on), batch_of(bench, c_in, side)
         runs = {}
         for tiles in SWEPT[: 2 if bench.quick else None]:
-            shifted_norm_gpu.TILES = tiles
+            shifted_norm_tiles.TILES = tiles
             try:
                 runs[str(tuple(tiles))] = bench.graph(differentiate(unit, x, bench.on))
             except Exception as error:  # a shape may not fit the chip
                 found[f"failed {tuple(tiles)}"] = str(error)[:200]
-        shifted_norm_gpu.TILES = usual
+        shifted_norm_tiles.TILES = usual
         found[f"{c_in}->{c_out}, {side}x{side}"] = bench.ms(runs)
     return found
 
