@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from models.core import device
-from models.nets import shifted_norm_tiles
+from models.nets import shifted_norm_gpu, shifted_norm_tiles
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
 from models.nets.selective import SelectiveUnit
@@ -237,6 +237,8 @@ def main() -> None:
         device.tune("cuda")
     if chosen.quality:
         bench.section("correct", correct)
+        if isinstance(bench.found["correct"], str):  # trained all the same, with torch's operations
+            shifted_norm_gpu.AVAILABLE = False
         plan = selective_quality.Plan(chosen.data, chosen.growth, chosen.batch, chosen.seeds)
         selective_quality.run(bench, plan)
         return
