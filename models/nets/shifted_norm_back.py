@@ -81,7 +81,7 @@ def reduce_moved(
     count = tl.load(table + COUNTS * C)
     for first in range(tl.program_id(1) * BM, count, tl.num_programs(1) * BM):
         j, real, slot, plane, ix, iy, fx, fy = slots_of(table, shift, first, count, C, BM, H, W)
-        left, right = beside_columns(planes, plane, begin, w, ix, P, W)
+        base, left, right = beside_columns(planes, plane, begin, w, ix, P, W)
         mask = real[:, None] & here[None, :]
         scale = tl.load(coefficients + SCALE * C + slot, real, 0.0)[:, None]
         offset = tl.load(coefficients + OFFSET * C + slot, real, 0.0)[:, None]
@@ -89,9 +89,9 @@ def reduce_moved(
         fy = fy[:, None]
         zero = tl.zeros([BM, BQ], tl.float32)
         s_g, s_gz, gx, gy, dx, dy, zx, zy = zero, zero, zero, zero, zero, zero, zero, zero
-        upper, slope = row_of(left, right, top, iy, fx, mask, H, W)
+        upper, slope = row_of(base, left, right, top, iy, fx, mask, H, W)
         for row in range(top, tl.minimum(top + RH, H)):
-            lower, below = row_of(left, right, row + 1, iy, fx, mask, H, W)
+            lower, below = row_of(base, left, right, row + 1, iy, fx, mask, H, W)
             d_y = lower - upper
             d_x = slope + (below - slope) * fy
             z = (upper + d_y * fy).to(planes.dtype.element_ty).to(tl.float32)
@@ -168,19 +168,19 @@ def settle(
     count = tl.load(table + COUNTS * C)
     for first in range(tl.program_id(1) * BM, count, tl.num_programs(1) * BM):
         j, real, slot, plane, ix, iy, fx, fy = slots_of(table, shift, first, count, C, BM, H, W)
-        left, right = beside_columns(planes, plane, begin, w, ix, P, W)
+        base, left, right = beside_columns(planes, plane, begin, w, ix, P, W)
         mask = real[:, None] & here[None, :]
         scale = tl.load(coefficients + SCALE * C + slot, real, 0.0)[:, None]
         mean = tl.load(coefficients + MEAN * C + slot, real, 0.0)[:, None]
         rstd = tl.load(coefficients + RSTD * C + slot, real, 0.0)
         level = (tl.load(sums + slot, real, 0.0) / P)[:, None]
         steep = (tl.load(sums + C + slot, real, 0.0) / P * rstd)[:, None]
-        upper, _ = row_of(left, right, top, iy, fx, mask, H, W)
+        upper, _ = row_of(base, left, right, top, iy, fx, mask, H, W)
         for row in range(top, tl.minimum(top + RH, H)):
             at = kept + j.to(tl.int64)[:, None] * P + (begin + row * W)[None, :]
             g = tl.load(at, mask, 0.0).to(tl.float32)
             if TRAINING:
-                lower, _ = row_of(left, right, row + 1, iy, fx, mask, H, W)
+                lower, _ = row_of(base, left, right, row + 1, iy, fx, mask, H, W)
                 z = upper + (lower - upper) * fy[:, None]
                 upper = lower
                 g = g - level - (z - mean) * steep

@@ -94,19 +94,19 @@ def slots_of(table, shift, first, count, C, BM: tl.constexpr, H: tl.constexpr, W
 
 @triton.jit
 def beside_columns(planes, plane, begin, w, ix, P, W: tl.constexpr):
-    """Where the left and the right neighbours of shifted columns start: pointers [BM, BQ]."""
-    start = planes + plane.to(tl.int64)[:, None] * P + (begin - w)[None, :]
-    left = _inside(w[None, :] + ix[:, None], W)
-    right = _inside(w[None, :] + ix[:, None] + 1, W)
-    return start + left, start + right
+    """Planes [BM, 1]; first pixels in them of left and right neighbours of shifted columns."""
+    start = (begin - w)[None, :]
+    left = start + _inside(w[None, :] + ix[:, None], W)
+    right = start + _inside(w[None, :] + ix[:, None] + 1, W)
+    return planes + plane.to(tl.int64)[:, None] * P, left, right
 
 
 @triton.jit
-def row_of(left, right, row, iy, fx, mask, H: tl.constexpr, W: tl.constexpr):
+def row_of(base, left, right, row, iy, fx, mask, H: tl.constexpr, W: tl.constexpr):
     """Row ``row`` of planes shifted along the width, and its derivative by that shift."""
     at = (_inside(row + iy, H) * W)[:, None]
-    a = tl.load(left + at, mask, 0.0).to(tl.float32)
-    b = tl.load(right + at, mask, 0.0).to(tl.float32)
+    a = tl.load(base + (left + at), mask, 0.0).to(tl.float32)
+    b = tl.load(base + (right + at), mask, 0.0).to(tl.float32)
     return a + (b - a) * fx[:, None], b - a
 
 
@@ -164,14 +164,14 @@ def scan_moved(
     count = tl.load(table + COUNTS * C)
     for first in range(tl.program_id(1) * BM, count, tl.num_programs(1) * BM):
         j, real, slot, plane, ix, iy, fx, fy = slots_of(table, shift, first, count, C, BM, H, W)
-        left, right = beside_columns(planes, plane, begin, w, ix, P, W)
+        base, left, right = beside_columns(planes, plane, begin, w, ix, P, W)
         mask = real[:, None] & here[None, :]
         pivot = tl.load(planes + plane.to(tl.int64) * P, real, 0.0).to(tl.float32)
         sums = tl.zeros([BM, BQ], tl.float32)
         squares = tl.zeros([BM, BQ], tl.float32)
-        upper, _ = row_of(left, right, top, iy, fx, mask, H, W)
+        upper, _ = row_of(base, left, right, top, iy, fx, mask, H, W)
         for row in range(top, tl.minimum(top + RH, H)):
-            lower, _ = row_of(left, right, row + 1, iy, fx, mask, H, W)
+            lower, _ = row_of(base, left, right, row + 1, iy, fx, mask, H, W)
             z = upper + (lower - upper) * fy[:, None]
             upper = lower
             at = beside + (begin + row * W).to(tl.int64)[:, None] * S + j[None, :]

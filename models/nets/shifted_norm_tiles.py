@@ -20,13 +20,13 @@ class Tiles(NamedTuple):
     """
 
     pixels: int = 64
-    channels: int = 64
+    channels: int = 32
     slots: int = 8
     columns: int = 64
     rows: int = 8
     share: int = 3
     gather: int = 128
-    warps: int = 4
+    warps: int = 8  # eight values of a map a thread: more want too many registers
     splits: int = 1024
 
 
@@ -108,7 +108,7 @@ class Map(NamedTuple):
     @property
     def gather(self) -> dict[str, int]:
         """Constants of the program that adds up the gradients of the planes."""
-        return {"H": self.h, "W": self.w, "BP": TILES.gather, "num_warps": TILES.warps}
+        return {"H": self.h, "W": self.w, "BP": TILES.gather, "num_warps": 4}
 
     @property
     def sums(self) -> dict[str, int]:

@@ -35,20 +35,20 @@ LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
 SHARES = (0.0, 0.1, 0.3, 0.6)
 SWEPT = (
     Tiles(),
-    Tiles(channels=32),
-    Tiles(pixels=32),
-    Tiles(pixels=128, warps=8),
-    Tiles(slots=16),
+    Tiles(pixels=32, channels=32, columns=32, warps=4),
+    Tiles(pixels=32, channels=64),
+    Tiles(pixels=128, channels=32),
+    Tiles(channels=64),
     Tiles(slots=16, columns=32),
     Tiles(slots=4),
     Tiles(columns=128),
     Tiles(columns=32),
     Tiles(rows=16),
     Tiles(rows=4),
-    Tiles(warps=2, pixels=32, channels=32),
     Tiles(gather=256),
     Tiles(gather=64),
     Tiles(splits=512),
+    Tiles(splits=2048),
     Tiles(share=6),
 )
 TIMED = (
