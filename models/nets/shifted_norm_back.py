@@ -223,7 +223,8 @@ def back_moved(
                     share = wy * wx
                     g = tl.load(start + (i * W + k), real & (share > 0), 0.0)
                     total += share * g.to(tl.float32)
-        tl.store(back + tl.cast(plane, tl.int64) * P + p, total, real)
+        there = back + tl.cast(plane, tl.int64) * P + p
+        tl.store(there, total.to(back.dtype.element_ty), real)
 
 
 @triton.jit
@@ -254,5 +255,5 @@ def back_own(
     g = tl.where(own[None, :], g * scale, 0.0)
     plane = tl.load(table + PLANE_OF * C + c, inside, -1)
     read = plane.to(tl.int64)[None, :] * P + p[:, None]
-    g += tl.load(back + read, here[:, None] & (plane >= 0)[None, :], 0.0)
+    g += tl.load(back + read, here[:, None] & (plane >= 0)[None, :], 0.0).to(tl.float32)
     tl.store(out + at, g.to(out.dtype.element_ty), mask)

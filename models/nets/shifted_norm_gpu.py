@@ -164,7 +164,7 @@ def _backward(
         planes, table, shift, coefficients, sums, kept, p, c // align, shape.rows, ALIGN=align,
         TRAINING=training, **shape.strip,
     )  # fmt: skip
-    back = planes.new_empty(planes.shape, dtype=torch.float32)
+    back = beside  # of the same size as well, and its gradients were read
     k.back_moved[(over(p, shape.gather["BP"]), min(c, 8))](
         table,
         shift,

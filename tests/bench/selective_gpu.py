@@ -28,7 +28,7 @@ from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
 from tests.bench import selective_quality
 from tests.bench.selective import moved
-from tests.bench.selective_checks import Bench, alike, batch_of, correct, differentiate
+from tests.bench.selective_checks import ODD, Bench, alike, batch_of, correct, differentiate
 from tests.bench.selective_quality import make_spec
 
 LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
@@ -130,12 +130,15 @@ def nets(bench: Bench, *, compiled: bool = False) -> dict[str, Any]:
     }
     for batch in (2,) if bench.quick else (256,) if compiled else (64, 256, 1024):
         x = torch.randn(batch, 3, 32, 32, device=bench.on).to(memory_format=torch.channels_last)
-        runs = {}
+        runs, peaks = {}, {}
         for name, net in arms.items():
             net.to(bench.on, memory_format=torch.channels_last)
             used = bench.compiled(net) if compiled else net
-            runs[name] = bench.graph(differentiate(used, x.requires_grad_(), bench.on))
-        found[f"densenet40, batch {batch}"] = bench.ms(runs)
+            run = differentiate(used, x.requires_grad_(), bench.on)
+            peaks[name] = {"peak_mib": bench.peak_mib(run)}
+            runs[name] = bench.graph(run)
+        told = bench.ms(runs)
+        found[f"densenet40, batch {batch}"] = {name: told[name] | peaks[name] for name in told}
     return found
 
 
@@ -236,7 +239,7 @@ def main() -> None:
     if bench.on == "cuda":
         device.tune("cuda")
     if chosen.quality:
-        bench.section("correct", correct)
+        bench.section("correct", lambda bench: correct(bench, ODD[:1]))
         if isinstance(bench.found["correct"], str):  # trained all the same, with torch's operations
             shifted_norm_gpu.AVAILABLE = False
         plan = selective_quality.Plan(chosen.data, chosen.growth, chosen.batch, chosen.seeds)
