@@ -13,11 +13,9 @@ from models.nets.shifted_norm_kernels import (
     PLANE_OF,
     RSTD,
     SCALE,
-    SLOT,
     beside_columns,
     columns,
     row_of,
-    shift_of,
     slots_of,
 )
 
@@ -188,43 +186,75 @@ def settle(
 
 
 @triton.jit
-def _behind(index, s, size: tl.constexpr, k):
-    """The k-th pixel that may read pixel ``index`` at shift s along an axis, and its weight."""
-    base = tl.floor(index - s).to(tl.int32)
-    i = tl.where(s >= 0, base + k, base + 1 - k)
-    place = tl.minimum(tl.maximum(i + s, 0.0), size - 1.0)
-    weight = tl.maximum(1.0 - tl.abs(place - index), 0.0)
-    return i, tl.where((i >= 0) & (i < size), weight, 0.0)
+def _reads(index, whole, part, size: tl.constexpr):
+    """Weights of the places ``index - whole`` and the one before it, which read ``index``."""
+    last = tl.where(index == size - 1, 1.0, 1 - part)
+    first = tl.where(index == 0, 1.0, part)
+    place = index - whole
+    last = tl.where((place >= 0) & (place < size), last, 0.0)
+    return last, tl.where((place >= 1) & (place <= size), first, 0.0)
+
+
+@triton.jit
+def _clamped(index, whole, e, size: tl.constexpr):
+    """The e-th of the other places that read a border pixel, and whether ``index`` is that one."""
+    low = (whole < 0) & (index == 0) & (e < -whole - 1)
+    high = (whole > 0) & (index == size - 1) & (e < whole)
+    return tl.where(whole < 0, e, size - 1 - e), low | high
+
+
+@triton.jit
+def _row_behind(
+    base, place, w, ix, here, before, edges, row, mask, H: tl.constexpr, W: tl.constexpr
+):
+    """What columns w of planes get from row ``row`` of the slots that read them."""
+    at = place + (row * W)[:, None]
+    mask = mask & ((row >= 0) & (row < H))[:, None]
+    near = base + (at + w[None, :] - ix[:, None])
+    total = here * tl.load(near, mask & (here > 0), 0.0).to(tl.float32)
+    total += before * tl.load(near - 1, mask & (before > 0), 0.0).to(tl.float32)
+    for e in range(edges):
+        k, clamped = _clamped(w[None, :], ix[:, None], e, W)
+        total += tl.load(base + (at + k), mask & clamped, 0.0).to(tl.float32)
+    return total
 
 
 @triton.jit
 def back_moved(
-    table, shift, kept, back, P, C, H: tl.constexpr, W: tl.constexpr, BP: tl.constexpr,
+    table, shift, kept, back, P, C, RH: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    BM: tl.constexpr, BQ: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the planes, ``back`` [k, P]: a pixel gathers from the slots that read it."""
-    p = tl.program_id(0) * BP + tl.arange(0, BP)
-    real = p < P
-    q = p % (H * W)
-    h, w = q // W, q % W
+    begin, w, here = columns(P, H, W, BQ)
+    top = tl.program_id(2) * RH
     count = tl.load(table + COUNTS * C)
     planes = tl.load(table + COUNTS * C + 1)
     for plane in range(tl.program_id(1), planes, tl.num_programs(1)):
+        start = tl.load(table + FIRST * C + plane)
         end = tl.load(table + FIRST * C + plane + 1, plane + 1 < planes, count)
-        total = tl.zeros([BP], tl.float32)
-        for j in range(tl.load(table + FIRST * C + plane), end):
-            slot = tl.load(table + SLOT * C + j)
-            ix, iy, fx, fy = shift_of(shift, slot, j < count, H, W)
-            sx, sy = ix + fx, iy + fy
-            start = kept + tl.cast(j, tl.int64) * P + (p - q)
-            for ky in range(2 + tl.floor(tl.abs(sy)).to(tl.int32)):
-                i, wy = _behind(h, sy, H, ky)
-                for kx in range(2 + tl.floor(tl.abs(sx)).to(tl.int32)):
-                    k, wx = _behind(w, sx, W, kx)
-                    share = wy * wx
-                    g = tl.load(start + (i * W + k), real & (share > 0), 0.0)
-                    total += share * g.to(tl.float32)
-        there = back + tl.cast(plane, tl.int64) * P + p
-        tl.store(there, total.to(back.dtype.element_ty), real)
+        for first in range(start, end, BM):
+            j, real, _, _, ix, iy, fx, fy = slots_of(table, shift, first, end, C, BM, H, W)
+            base = kept + j.to(tl.int64)[:, None] * P
+            place, mask = (begin - w)[None, :], real[:, None] & here[None, :]
+            at, before = _reads(w[None, :], ix[:, None], fx[:, None], W)
+            across, down = tl.max(tl.maximum(-ix - 1, ix), 0), tl.max(tl.maximum(-iy - 1, iy), 0)
+            above = _row_behind(base, place, w, ix, at, before, across, top - iy - 1, mask, H, W)
+            for row in range(top, tl.minimum(top + RH, H)):
+                now = _row_behind(base, place, w, ix, at, before, across, row - iy, mask, H, W)
+                total = tl.where(row == H - 1, 1.0, 1 - fy)[:, None] * now
+                total += tl.where(row == 0, 1.0, fy)[:, None] * above
+                above = now
+                for e in range(tl.where((row == 0) | (row == H - 1), down, 0)):
+                    i, clamped = _clamped(row, iy, e, H)
+                    total += _row_behind(
+                        base, place, w, ix, at, before, across, i, mask & clamped[:, None], H, W
+                    )
+                found = tl.sum(total, 0)
+                there = back + tl.cast(plane, tl.int64) * P + begin + row * W
+                if first > start:
+                    found += tl.load(there, here, 0.0).to(tl.float32)
+                tl.store(there, found.to(back.dtype.element_ty), here)
+            tl.debug_barrier()  # threads that hold the same pixel may store it for one another
 
 
 @triton.jit

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from models.nets import shifted_norm_tiles
 from models.nets.shifted_norm_tiles import Map, over, power
 
 AVAILABLE = importlib.util.find_spec("triton") is not None
@@ -105,7 +104,7 @@ def _apply(
 ) -> None:
     shape, slots = Map(*x.shape), out.shape[1]
     own = gcd(slots, 8)
-    grid = shape.tiles[0], over(slots, shifted_norm_tiles.TILES.channels)
+    grid = shape.tiles[0], over(slots, shape.tile["BC"])
     _programs().apply[grid](
         x, table if root is None else root, beside, table, coefficients, out, shape.pixels,
         shape.c // shape.align, slots // own, ALIGN=shape.align, SALIGN=own,
@@ -165,18 +164,7 @@ def _backward(
         TRAINING=training, **shape.strip,
     )  # fmt: skip
     back = beside  # of the same size as well, and its gradients were read
-    k.back_moved[(over(p, shape.gather["BP"]), min(c, 8))](
-        table,
-        shift,
-        kept,
-        back,
-        p,
-        c,
-        H=shape.h,
-        W=shape.w,
-        BP=shifted_norm_tiles.TILES.gather,
-        num_warps=4,
-    )
+    k.back_moved[shape.behind](table, shift, kept, back, p, c, **shape.gather)
     k.back_own[shape.tiles](
         x, grad, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
         TRAINING=training, **shape.tile,

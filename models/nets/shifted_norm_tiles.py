@@ -14,7 +14,7 @@ class Tiles(NamedTuple):
         columns: of a tile of re-used slots.
         rows: that a program walks down, at least.
         share: programs are started for one in so many slots, as if no more were re-used.
-        gather: pixels of a tile of planes on the way back.
+        gather: slots, columns and rows of a program that adds up the gradients of a plane.
         warps: of a program.
         splits: parts of a sum over pixels, about at most.
     """
@@ -25,7 +25,7 @@ class Tiles(NamedTuple):
     columns: int = 64
     rows: int = 8
     share: int = 3
-    gather: int = 128
+    gather: tuple[int, int, int] = (8, 32, 8)
     warps: int = 8  # eight values of a map a thread: more want too many registers
     splits: int = 1024
 
@@ -106,9 +106,17 @@ class Map(NamedTuple):
         return {"H": self.h, "W": self.w} | own
 
     @property
+    def behind(self) -> tuple[int, int, int]:
+        """Programs for the gradients of the planes."""
+        _, columns, rows = TILES.gather
+        return over(self.n * self.w, columns), min(self.c, 8), over(self.h, rows)
+
+    @property
     def gather(self) -> dict[str, int]:
-        """Constants of the program that adds up the gradients of the planes."""
-        return {"H": self.h, "W": self.w, "BP": TILES.gather, "num_warps": 4}
+        """Constants of those programs."""
+        slots, columns, rows = TILES.gather
+        own = {"RH": rows, "BM": slots, "BQ": columns, "num_warps": 4}
+        return {"H": self.h, "W": self.w} | own
 
     @property
     def sums(self) -> dict[str, int]:
