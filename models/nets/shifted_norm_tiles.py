@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Tiles(NamedTuple):
-    """Shapes of the programs, chosen by measurement.
+    """Shapes of the programs; section ``sweep`` of the benchmark on a GPU compares others.
 
     Attributes:
         pixels: of a tile of a map.
