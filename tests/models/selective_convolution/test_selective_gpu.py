@@ -1,0 +1,56 @@
+"""The kind's own run on a GPU, through the Triton programs, beside torch's operations."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from models.core.run import Run
+from models.data import images, synthetic
+from models.nets import shifted_norm_gpu
+from models.selective_convolution import train as method
+
+pytestmark = [pytest.mark.gpu]
+FIELDS = {"precision": "fp32", "export": "compact", "epochs": 6}
+
+
+def result_of(folder, spec, *, compile="auto"):
+    folder.mkdir()
+    with (folder / "events.jsonl").open("w") as file:
+        method.train(spec.model_copy(update={"compile": compile}), Run(folder, file, device="cuda"))
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert not [line for line in lines if line["type"] == "event"], lines  # no warning
+    return next(line["values"] for line in lines if line["type"] == "result")
+
+
+@pytest.mark.usefixtures("_deterministic")
+def test_a_job_through_the_programs_is_the_job_without(tmp_path, make_spec, monkeypatch):
+    """As graphs and eagerly: the same rounds, the losses of the other path, and exports that agree.
+
+    The first rounds are decided by sums that agree to rounding; the last loss has gone through all.
+    """
+    parts = [synthetic.blobs(n, 4, 8, 1, seed) for n, seed in ((64, 1), (32, 2))]
+    data = images.from_tensors(*map(list, parts), list("abcd"), "cuda")
+    monkeypatch.setattr(images, "load", lambda *_: data)
+    spec = make_spec(**FIELDS)
+    found = {
+        "graphs": result_of(tmp_path / "graphs", spec),
+        "eager": result_of(tmp_path / "eager", spec, compile="off"),
+    }
+    monkeypatch.setattr(shifted_norm_gpu, "AVAILABLE", False)
+    found["torch"] = result_of(tmp_path / "torch", spec, compile="off")
+    for name, told in found.items():
+        assert told["reallocated"] == found["torch"]["reallocated"] > 0, name
+        assert told["closed"] == found["torch"]["closed"], name
+        assert told["export_test_nll"] == pytest.approx(told["test_nll"], rel=1e-3), name
+    losses = {
+        name: np.array([float(row["loss"]) for row in rows(tmp_path / name / "history.csv")])
+        for name in found
+    }
+    for name, values in losses.items():
+        np.testing.assert_allclose(values, losses["torch"], rtol=0.02, err_msg=name)
+
+
+def rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
