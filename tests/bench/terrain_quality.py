@@ -60,8 +60,8 @@ class Group(NamedTuple):
 
 
 def turned(z, k):
-    """One of the eight symmetries of a square."""
-    z = torch.rot90(z, k % 4)
+    """One of the eight symmetries of the last two axes, a square."""
+    z = torch.rot90(z, k % 4, (-2, -1))
     return (z.mT if k % 8 >= 4 else z).contiguous()
 
 
@@ -103,8 +103,20 @@ def surroundings(zs, waters, dx, shape):
     return torch.cat(drains), forcings
 
 
-def group_of(zs, waters, fine_dx, factor, duration, device):
-    """Flood the fine terrains, pool the depths."""
+def turned_water(forcing, n, k):
+    """The same water on a turned grid of n x n cells."""
+    there = torch.empty(n * n, dtype=torch.long)
+    there[turned(torch.arange(n * n).view(n, n), k).flatten()] = torch.arange(n * n)
+    inlets = []
+    for inlet in forcing.inlets:
+        cells = there[torch.tensor(inlet.rows) * n + torch.tensor(inlet.columns)].tolist()
+        places = zip(*(divmod(cell, n) for cell in cells), strict=True)
+        inlets.append(inlet._replace(**dict(zip(("rows", "columns"), places, strict=True))))
+    return forcing._replace(inlets=tuple(inlets))
+
+
+def group_of(zs, waters, fine_dx, factor, duration, device, turns=1):
+    """Flood the fine terrains, pool the depths; ``turns`` symmetric copies share one flood."""
     n, nc = zs.shape[1], zs.shape[1] // factor
     drain, forcings = surroundings(zs, waters, fine_dx, (n, n))
     depths = []
@@ -117,10 +129,14 @@ def group_of(zs, waters, fine_dx, factor, duration, device):
         depths.append(F.avg_pool2d(flood.depth, factor))
     dx = fine_dx * factor
     drain, forcings = surroundings(zs, waters, dx, (nc, nc))
+    truth = torch.cat(depths)
+    zs, drain, truth = (
+        torch.cat([turned(field, k) for k in range(turns)]) for field in (zs, drain, truth)
+    )
+    forcings = [turned_water(one, nc, k) for k in range(turns) for one in forcings]
     worlds = worlds_of(drain, forcings, layout(len(zs), nc, nc, COARSE), dx)
     worlds = Worlds(*(table.to(device) for table in worlds))
-    truth, drain = torch.cat(depths), drain.to(device)
-    return Group(zs.to(device), truth, worlds, drain, forcings, dx, duration)
+    return Group(zs.to(device), truth, worlds, drain.to(device), forcings, dx, duration)
 
 
 def engine(ground, forcings, physics, **options):
@@ -192,14 +208,32 @@ def net_beds(net, z):
         return torch.cat([coarse(net, part) for part in z.split(16)])
 
 
+def scales(floods, factor, batch):
+    """What a sample's error is divided by: that of mean pooling [b], at least half the median.
+
+    Shallow rain and deep rivers then weigh alike, as they do in the ratio to mean pooling.
+    """
+    group, found = floods.group, []
+    whole = torch.arange(len(group.z), device=group.z.device)
+    with torch.no_grad():
+        for part in whole.split(batch):
+            index = part[torch.arange(batch, device=part.device) % len(part)]
+            bed = F.avg_pool2d(group.z[index][:, None], factor)[:, 0].contiguous()
+            error = (floods(bed, index) - group.truth[index]).abs().mean((1, 2))
+            found.append(error[: len(part)])
+    errors = torch.cat(found)
+    return errors.clamp(min=float(errors.median()) / 2).clamp(min=1e-4)
+
+
 def train(groups, factor, width, seconds, batch, seed=0):
-    """A net after so many seconds: L1 of the depths, its weights averaged over the last steps."""
+    """A net after so many seconds: L1 of depths over mean pooling's; averaged weights."""
     device = groups[0].z.device
     torch.manual_seed(seed)
     net = Downsampler(factor, width).to(device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(net).eval()
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
     floods = [CoarseFloods(group, batch, 2048) for group in groups]
+    units = [scales(one, factor, batch) for one in floods]
     g, step, began, losses = torch.Generator().manual_seed(seed), 0, time.monotonic(), []
     while (spent := (time.monotonic() - began) / seconds) < 1:
         optimiser.param_groups[0]["lr"] = (
@@ -212,7 +246,8 @@ def train(groups, factor, width, seconds, batch, seed=0):
             bed = coarse(net, group.z[index])
         bed = bed.float()
         bed.register_hook(tamed)
-        loss = (floods[which](bed, index) - group.truth[index]).abs().mean()
+        errors = (floods[which](bed, index) - group.truth[index]).abs().mean((1, 2))
+        loss = (errors / units[which][index]).mean()
         optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
@@ -225,7 +260,14 @@ def train(groups, factor, width, seconds, batch, seed=0):
         step += 1
     parts = torch.stack(losses).split(max(1, len(losses) // 10))
     told = [float(part.mean()) for part in parts]
-    return averaged, {"steps": step, "batch": batch, "losses": told, "seconds": seconds}
+    spent = time.monotonic() - began
+    return averaged, {
+        "steps": step,
+        "steps_per_s": step / spent,
+        "batch": batch,
+        "losses": told,
+        "seconds": seconds,
+    }
 
 
 def judge(group, net, factor, steps, start=None):
@@ -271,7 +313,7 @@ def quality(bench, factor, data, share):
     n, dx = (32, 16.0) if quick else (32 * factor, 32.0 / factor)
     gpu = device.type == "cuda"
     if gpu:
-        scenes, tests, width, batch = {8: 1024, 16: 384}.get(factor, 384), 32, 64, 64
+        scenes, tests, width, batch = {8: 1024, 16: 256}.get(factor, 384), 32, 64, 64
     else:
         scenes, tests, width, batch = 96 * 8 // factor, 8, 16, 8
     duration = 1800.0
@@ -280,14 +322,15 @@ def quality(bench, factor, data, share):
     began = time.monotonic()
     zs = synthetic(0, scenes, n, dx)
     waters = [water_of("train", k, 1.0) for k in range(scenes)]
-    groups = [group_of(zs, waters, dx, factor, duration, device)]
+    turns = 8 if gpu or quick else 1
+    groups = [group_of(zs, waters, dx, factor, duration, device, turns)]
     real = {} if data is None else dict(np.load(data))
     if TRAIN_RASTER in real:
         cut = torch.from_numpy(real[TRAIN_RASTER])
-        many = torch.stack([turned(z, k) for k in range(8 if gpu else 2) for z in cut])
+        many = torch.cat([cut, cut])  # each under two waters
         waters = [water_of("train", k, 1 / 16) for k in range(len(many))]
         cell = float(real[f"{TRAIN_RASTER}_cell_m"])
-        groups.append(group_of(many, waters, cell, factor, duration / 2, device))
+        groups.append(group_of(many, waters, cell, factor, duration / 2, device, 8 if gpu else 1))
     found = {
         "factor": factor, "fine": [n, n], "cell_m": dx, "train": [len(g.z) for g in groups],
         "data_s": time.monotonic() - began,
