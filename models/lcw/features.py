@@ -41,21 +41,26 @@ def make(spec: LcwTrain, data: Data, run: Run) -> Features:
 
 
 def _classifier(spec: LcwTrain, data: Data, run: Run) -> Features:
-    """Penultimate layer of a small net trained on the labels of the training images."""
-    torch.manual_seed(spec.seed)
+    """Penultimate layer of a small net trained on the labels of the training images.
+
+    Its seed is not the run's: runs with other seeds on the same data share one scale.
+    """
+    seed, steps = spec.evaluation.classifier_seed, spec.evaluation.classifier_steps
+    torch.manual_seed(seed)
     dim = FEATURE_DIMS["fd_clf"]
     body = _body(data.shape.channels, dim).to(run.device)
     head = nn.Linear(dim, len(data.classes)).to(run.device)
-    steps, params = spec.evaluation.classifier_steps, [*body.parameters(), *head.parameters()]
-    optimizer = torch.optim.Adam(params, lr=1e-3)
+    optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-3)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     for step in range(steps):
         rows = torch.randint(
-            len(data.train), (BATCH,), generator=generator(spec.seed, "classifier", step)
+            len(data.train), (BATCH,), generator=generator(seed, "classifier", step)
         ).to(run.device)
         optimizer.zero_grad()
         logits = head(body(pixels(data.train[rows])))
         functional.cross_entropy(logits, data.labels[rows]).backward()
         optimizer.step()
+        decay.step()
         if step % 50 == 49 or step + 1 == steps:
             run.progress(step + 1, steps, phase="classifier of fd_clf")
         run.check_stop()
@@ -68,7 +73,7 @@ def _classifier(spec: LcwTrain, data: Data, run: Run) -> Features:
             "dim": dim,
             "test_accuracy": right.float().mean().item(),
             "sha256": _digest(net),
-            "seed": spec.seed,
+            "seed": seed,
             "steps": steps,
         },
     )

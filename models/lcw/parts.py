@@ -145,6 +145,9 @@ class Evaluation(Part):
     classifier_steps: Int = Field(
         default=1000, ge=1, le=1_000_000, description="Of the classifier behind fd_clf"
     )
+    classifier_seed: Int = Field(
+        default=0, ge=0, lt=2**32, description="The same seed and data: one scale for all runs"
+    )
 
     @model_validator(mode="after")
     def _enough(self) -> "Evaluation":
