@@ -10,16 +10,37 @@ use; it comes with torch's CUDA builds.
 import importlib.util
 from functools import cache
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from models.nets.shifted_norm_tiles import Map, over, power
-
 AVAILABLE = importlib.util.find_spec("triton") is not None
 LARGEST = 4096  # slots that one program tabulates
+
+
+class Tiles(NamedTuple):
+    """Shapes of the programs, chosen by measurement.
+
+    Attributes:
+        pixels: of a tile.
+        channels: of a tile.
+        slots: re-used ones of a tile.
+        warps: of a program.
+        splits: parts of a sum over pixels, at most.
+        lanes: programs an image, or a part, that share the re-used slots.
+    """
+
+    pixels: int = 64
+    channels: int = 64
+    slots: int = 8
+    warps: int = 4
+    splits: int = 1024
+    lanes: int = 8
+
+
+TILES = Tiles()
 
 
 def fits(x: Tensor) -> bool:
@@ -41,6 +62,46 @@ def _programs_back() -> Any:
     return shifted_norm_back
 
 
+class _Shape(NamedTuple):
+    """A map [n, c, h, w] as a matrix of pixels and channels, and how sums over it are split."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+
+    @property
+    def pixels(self) -> int:
+        return self.n * self.h * self.w
+
+    @property
+    def align(self) -> int:
+        """Channels whose addresses are consecutive and aligned in every pixel."""
+        return gcd(self.c, 8)
+
+    @property
+    def rows(self) -> int:
+        """Pixels of a part of a sum."""
+        parts = -(-self.pixels // TILES.splits)
+        return -(-parts // TILES.pixels) * TILES.pixels
+
+    @property
+    def splits(self) -> int:
+        return -(-self.pixels // self.rows)
+
+
+def _over(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def _power(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def _tile_of_sums(shape: _Shape) -> dict[str, int]:
+    return {"BS": _power(shape.splits), "BC": 8, "num_warps": 4}
+
+
 @torch.library.custom_op("sextant::shifted_norm", mutates_args=())
 def _forward(
     x: Tensor,
@@ -55,60 +116,44 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The activation in the order NHWC; mean and unbiased variance; two tables for the way back."""
     x = x.contiguous(memory_format=torch.channels_last)
+    shape, k, t = _Shape(*x.shape), _programs(), TILES
     a, batch, coefficients, table = _outputs(x)
-    shape, most = Map(*x.shape), max(Map(*x.shape).parts)
-    partial = batch.new_empty((2, shape.c, most) if training else (0,))
-    beside = _read(x, source, shift, table, partial, shape.c, training=training)
-    _programs().finish[(over(shape.c, shape.sums["BC"]),)](
-        x, source, partial, weight, bias, mean, var, coefficients, batch, eps, shape.pixels,
-        shape.c, *shape.parts, most, STATS=training, **shape.sums,
+    _tabulate(source, table, shape.c)
+    partial = batch.new_empty(2, shape.splits, shape.c)
+    planes = _planes(x, source, table, partial, shape, training=training)
+    sizes = {"H": shape.h, "W": shape.w, "BP": t.pixels, "BM": t.slots, "num_warps": t.warps}
+    if training:
+        k.scan_moved[(shape.splits, t.lanes)](
+            planes, table, shift, partial, shape.pixels, shape.c, shape.rows, shape.splits, **sizes
+        )
+    k.finish[(_over(shape.c, 8),)](
+        partial, weight, bias, mean, var, coefficients, batch, eps,
+        shape.pixels, shape.c, shape.rows, shape.splits, STATS=training, **_tile_of_sums(shape),
     )  # fmt: skip
-    _apply(x, None, beside, table, coefficients, a)
+    _apply(x, None, planes, table, shift, coefficients, a)
     return a, batch, coefficients, table
 
 
-def _read(
-    x: Tensor,
-    source: Tensor,
-    shift: Tensor,
-    table: Tensor,
-    partial: Tensor,
-    slots: int,
-    *,
-    training: bool,
-) -> Tensor:
-    """Values of the re-used ones of the slots, side by side; sums for statistics in training."""
-    shape, k = Map(*x.shape), _programs()
-    p, most = shape.pixels, max(shape.parts)
-    k.tabulate[(1,)](source, table, len(source), shape.c, BC=power(max(2, shape.c)))
-    planes = x.new_empty(shape.c, p)
-    k.scan[shape.split](
-        x, source, table, planes, partial, p, shape.c // shape.align, shape.part, most,
-        ALIGN=shape.align, STATS=training, **shape.tile,
-    )  # fmt: skip
-    beside, own = x.new_empty(p, slots), gcd(slots, 8)
-    k.scan_moved[shape.walk](
-        planes, table, shift, beside, partial, p, shape.c // shape.align, slots // own, most,
-        shape.rows, ALIGN=shape.align, SALIGN=own, STATS=training, **shape.strip,
-    )  # fmt: skip
-    return beside
+def _tabulate(source: Tensor, table: Tensor, channels: int) -> None:
+    grid = _programs().tabulate[(1,)]
+    grid(source, table.zero_(), len(source), channels, BC=_power(max(2, channels)))
 
 
 def _apply(
     x: Tensor,
     root: Tensor | None,
-    beside: Tensor,
+    planes: Tensor,
     table: Tensor,
+    shift: Tensor,
     coefficients: Tensor,
     out: Tensor,
 ) -> None:
-    shape, slots = Map(*x.shape), out.shape[1]
-    own = gcd(slots, 8)
-    grid = shape.tiles[0], over(slots, shape.tile["BC"])
-    _programs().apply[grid](
-        x, table if root is None else root, beside, table, coefficients, out, shape.pixels,
-        shape.c // shape.align, slots // own, ALIGN=shape.align, SALIGN=own,
-        GATHER=root is not None, **shape.tile,
+    shape, slots, t = _Shape(*x.shape), out.shape[1], TILES
+    _programs().apply[(_over(shape.pixels, t.pixels),)](
+        x, shift if root is None else root, planes, table, shift, coefficients, out, shape.pixels,
+        shape.c // shape.align, slots // gcd(slots, 8), ALIGN=shape.align, OUT_ALIGN=gcd(slots, 8),
+        GATHER=root is not None, H=shape.h, W=shape.w, BP=t.pixels, BC=t.channels, BM=t.slots,
+        num_warps=t.warps,
     )  # fmt: skip
 
 
@@ -118,13 +163,27 @@ def _outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.empty_like(x, memory_format=torch.channels_last),
         x.new_empty(2, c, dtype=torch.float32),
         x.new_empty(4, c, dtype=torch.float32),
-        x.new_empty(6 * c + 2, dtype=torch.int32),
+        x.new_empty(4 * c + 2, dtype=torch.int32),
     )
 
 
 @_forward.register_fake
 def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _outputs(x)
+
+
+def _planes(
+    x: Tensor, source: Tensor, table: Tensor, partial: Tensor, shape: _Shape, *, training: bool
+) -> Tensor:
+    """The channels that re-used slots read, one after the other; with statistics in training."""
+    t = TILES
+    planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
+    _programs().scan[(shape.splits, _over(shape.c, t.channels))](
+        x, source, table, planes, partial, shape.pixels, shape.c // shape.align, shape.rows,
+        shape.splits, ALIGN=shape.align, STATS=training, BP=t.pixels, BC=t.channels,
+        num_warps=t.warps,
+    )  # fmt: skip
+    return planes
 
 
 @torch.library.custom_op("sextant::shifted_norm_backward", mutates_args=())
@@ -140,36 +199,31 @@ def _backward(
     """Gradients of the input and of the shift; sums [2, c]: those of bias and weight."""
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    shape, k = Map(*x.shape), _programs_back()
+    shape, k, t = _Shape(*x.shape), _programs_back(), TILES
     p, c, align = shape.pixels, shape.c, shape.align
-    parts = (*shape.parts, max(shape.parts))
-    partial = coefficients.new_empty(8, c, parts[2])
-    planes, beside, out = x.new_empty(c, p), x.new_empty(p, c), torch.empty_like(x)
-    k.reduce[shape.split](
-        x, grad, table, source, coefficients, planes, beside, partial, p, c // align, shape.part,
-        parts[2], ALIGN=align, **shape.tile,
+    partial = coefficients.new_empty(2, shape.splits, c)
+    planes = _planes(x, source, table, partial, shape, training=False)
+    moved, sums = torch.empty_like(planes), partial.new_empty(2, c)
+    sizes = {"H": shape.h, "W": shape.w, "BP": t.pixels, "num_warps": t.warps}
+    k.reduce[(shape.splits,)](
+        x, planes, table, source, shift, coefficients, grad, moved, partial, p, c // align,
+        shape.rows, shape.splits, ALIGN=align, BC=t.channels, BM=t.slots, **sizes,
     )  # fmt: skip
-    kept = out  # of the same size, and not written until the gradients kept there are read
-    k.reduce_moved[shape.walk](
-        planes, table, shift, coefficients, beside, kept, partial, p, c // align, parts[2],
-        shape.rows, ALIGN=align, **shape.strip,
+    k.finish_reduce[(_over(c, 8),)](partial, sums, c, shape.splits, **_tile_of_sums(shape))
+    back = planes.new_empty(planes.shape, dtype=torch.float32)
+    scratch = back.new_empty(shape.n, t.lanes, shape.h * shape.w)
+    parts = back.new_zeros(shape.n, c, 2)
+    whole = min(1024, _power(shape.h * shape.w))
+    k.back_moved[(shape.n, t.lanes)](
+        planes, table, shift, coefficients, sums, moved, scratch, back, parts, p, c,
+        TRAINING=training, **sizes | {"BP": whole},
     )  # fmt: skip
-    sums, shift_grad = partial.new_empty(2, c), torch.empty_like(shift)
-    k.finish_reduce[(over(c, shape.sums["BC"]),)](
-        partial, source, coefficients, sums, shift_grad, p, c, *parts, TRAINING=training,
-        **shape.sums,
-    )  # fmt: skip
-    k.settle[shape.walk](
-        planes, table, shift, coefficients, sums, kept, p, c // align, shape.rows, ALIGN=align,
-        TRAINING=training, **shape.strip,
-    )  # fmt: skip
-    back = beside  # of the same size as well, and its gradients were read
-    k.back_moved[shape.behind](table, shift, kept, back, p, c, **shape.gather)
-    k.back_own[shape.tiles](
+    out = torch.empty_like(x)
+    k.back_own[(_over(p, t.pixels), _over(c, t.channels))](
         x, grad, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
-        TRAINING=training, **shape.tile,
+        TRAINING=training, BP=t.pixels, BC=t.channels, num_warps=t.warps,
     )  # fmt: skip
-    return out, shift_grad, sums
+    return out, parts.sum(0), sums
 
 
 @_backward.register_fake
@@ -198,11 +252,13 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 @torch.library.custom_op("sextant::compact_norm", mutates_args=())
 def _compact(x: Tensor, root: Tensor, shift: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
+    shape = _Shape(*x.shape)
     source = torch.where((shift == 0).all(1), -1, root)
     *_, table = _outputs(x)
-    beside = _read(x, source, shift, table, scale, len(root), training=False)
+    _tabulate(source, table, shape.c)
+    planes = _planes(x, source, table, scale, shape, training=False)
     out = _compact_output(x, root)
-    _apply(x, root, beside, table, torch.stack([scale, scale, scale, offset]), out)
+    _apply(x, root, planes, table, shift, torch.stack([scale, scale, scale, offset]), out)
     return out
 
 

@@ -72,16 +72,6 @@ class Bench:
             for name, t in taken.items()
         }
 
-    def peak_mib(self, run: Callable[[], object]) -> float | None:
-        """Greatest memory that work takes beside what is there before; nothing on a CPU."""
-        if self.on != "cuda":
-            return None
-        run()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-
     def wait(self) -> None:
         if self.on == "cuda":
             torch.cuda.synchronize()
@@ -127,11 +117,11 @@ def batch_of(bench: Bench, c: int, side: int) -> Tensor:
     return x.to(memory_format=torch.channels_last).requires_grad_()
 
 
-def correct(bench: Bench, shapes: tuple[Any, ...] = ODD) -> dict[str, Any]:
+def correct(bench: Bench) -> dict[str, Any]:
     """Output and gradients against float64 on a CPU; closing and re-use."""
     worst: dict[str, Any] = {}
     torch.backends.cudnn.allow_tf32 = False
-    for c, size in shapes:
+    for c, size in ODD:
         for training in (True, False):
             torch.manual_seed(0)
             unit = moved(Unit(c, 12, 1), 0.5).train(training)

@@ -18,41 +18,34 @@ import torch
 from torch import nn
 
 from models.core import device
-from models.nets import shifted_norm_gpu, shifted_norm_tiles
+from models.nets import shifted_norm_gpu
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
 from models.nets.selective import SelectiveUnit
-from models.nets.shifted_norm_tiles import Tiles
+from models.nets.shifted_norm_gpu import Tiles
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
 from tests.bench import selective_quality
 from tests.bench.selective import moved
-from tests.bench.selective_checks import ODD, Bench, alike, batch_of, correct, differentiate
+from tests.bench.selective_checks import Bench, alike, batch_of, correct, differentiate
 from tests.bench.selective_quality import make_spec
 
 LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
 SHARES = (0.0, 0.1, 0.3, 0.6)
 SWEPT = (
     Tiles(),
-    Tiles(pixels=32, channels=32, columns=32, warps=4),
-    Tiles(pixels=32, channels=64),
-    Tiles(pixels=128, channels=32),
-    Tiles(channels=64),
-    Tiles(slots=16, columns=32),
-    Tiles(slots=4),
-    Tiles(columns=128),
-    Tiles(columns=32),
-    Tiles(rows=16),
-    Tiles(rows=4),
-    Tiles(gather=(4, 64, 8)),
-    Tiles(gather=(16, 32, 8)),
-    Tiles(gather=(8, 32, 4)),
-    Tiles(gather=(8, 64, 8)),
-    Tiles(gather=(16, 16, 8)),
+    Tiles(pixels=128),
+    Tiles(pixels=32),
+    Tiles(pixels=128, slots=16),
+    Tiles(pixels=64, slots=16),
+    Tiles(channels=32),
+    Tiles(channels=128, warps=8),
+    Tiles(warps=8),
+    Tiles(pixels=128, warps=8),
     Tiles(splits=512),
-    Tiles(splits=2048),
-    Tiles(share=6),
+    Tiles(lanes=4),
+    Tiles(lanes=16),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
@@ -105,7 +98,7 @@ def kernels(bench: Bench) -> dict[str, Any]:
                 bench.wait()
             rows = sorted(kept.key_averages(), key=lambda row: -row.device_time_total)
             found[f"{c_in}->{c_out}, {side}x{side}: {name}"] = {
-                row.key[:130]: [round(row.device_time_total / 5, 1), row.count / 5] for row in rows
+                row.key[:70]: [round(row.device_time_total / 5, 1), row.count / 5] for row in rows
             }
     return found
 
@@ -133,15 +126,12 @@ def nets(bench: Bench, *, compiled: bool = False) -> dict[str, Any]:
     }
     for batch in (2,) if bench.quick else (256,) if compiled else (64, 256, 1024):
         x = torch.randn(batch, 3, 32, 32, device=bench.on).to(memory_format=torch.channels_last)
-        runs, peaks = {}, {}
+        runs = {}
         for name, net in arms.items():
             net.to(bench.on, memory_format=torch.channels_last)
             used = bench.compiled(net) if compiled else net
-            run = differentiate(used, x.requires_grad_(), bench.on)
-            peaks[name] = {"peak_mib": bench.peak_mib(run)}
-            runs[name] = bench.graph(run)
-        told = bench.ms(runs)
-        found[f"densenet40, batch {batch}"] = {name: told[name] | peaks[name] for name in told}
+            runs[name] = bench.graph(differentiate(used, x.requires_grad_(), bench.on))
+        found[f"densenet40, batch {batch}"] = bench.ms(runs)
     return found
 
 
@@ -197,18 +187,18 @@ def rounds(bench: Bench) -> dict[str, Any]:
 
 def sweep(bench: Bench) -> dict[str, Any]:
     """Forward and backward with 30 % re-used, in tiles of other shapes."""
-    found, usual = {}, shifted_norm_tiles.TILES
+    found, usual = {}, shifted_norm_gpu.TILES
     for c_in, c_out, side in LAYERS[: 1 if bench.quick else None]:
         torch.manual_seed(0)
         unit, x = moved(Unit(c_in, c_out, 1), 0.3).to(bench.on), batch_of(bench, c_in, side)
         runs = {}
         for tiles in SWEPT[: 2 if bench.quick else None]:
-            shifted_norm_tiles.TILES = tiles
+            shifted_norm_gpu.TILES = tiles
             try:
                 runs[str(tuple(tiles))] = bench.graph(differentiate(unit, x, bench.on))
             except Exception as error:  # a shape may not fit the chip
                 found[f"failed {tuple(tiles)}"] = str(error)[:200]
-        shifted_norm_tiles.TILES = usual
+        shifted_norm_gpu.TILES = usual
         found[f"{c_in}->{c_out}, {side}x{side}"] = bench.ms(runs)
     return found
 
@@ -242,7 +232,7 @@ def main() -> None:
     if bench.on == "cuda":
         device.tune("cuda")
     if chosen.quality:
-        bench.section("correct", lambda bench: correct(bench, ODD[:1]))
+        bench.section("correct", correct)
         if isinstance(bench.found["correct"], str):  # trained all the same, with torch's operations
             shifted_norm_gpu.AVAILABLE = False
         plan = selective_quality.Plan(chosen.data, chosen.growth, chosen.batch, chosen.seeds)
