@@ -5,9 +5,6 @@ import os
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
-
-VECTOR = 16  # floats in the widest register of a CPU (AVX-512)
 
 
 def pick() -> str:
@@ -28,26 +25,6 @@ def tune(device: str) -> None:
     """Let cuDNN time its algorithms once a shape, unless the run must repeat bit for bit."""
     if device == "cuda":
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-
-
-def memory_format(net: nn.Module, device: str, *, channels_last: bool) -> torch.memory_format:
-    """How a net and its images [n, c, h, w] lie in memory: NHWC where wanted and safe, else NCHW.
-
-    On a CPU, oneDNN's weight gradient of a strided 1x1 convolution whose groups have fewer
-    channels than a vector has floats writes past its buffer on NHWC maps (oneDNN issue 6035).
-    """
-    if channels_last and not (device == "cpu" and any(map(_overruns, net.modules()))):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
-def _overruns(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and module.stride != (1, 1)
-        and module.in_channels // module.groups < VECTOR
-    )
 
 
 def describe(device: str) -> dict[str, str | int | None]:

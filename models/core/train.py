@@ -140,8 +140,8 @@ def _plan(
     batch = spec.batch(len(data.train))
     if batch % ranks.size():
         raise SpecError(f"batch_size {batch} must be a multiple of the {ranks.size()} devices")
-    layout = device.memory_format(net, run.device, channels_last=spec.channels_last)
-    net.to(memory_format=layout)  # ty: ignore[no-matching-overload]  # a torch gap
+    if spec.channels_last:
+        net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
     optimizer = make_optimizer(net, spec.optimizer, decays)
     return Plan(net, data, spec, run, arm, optimizer, extras, notes, *spec.steps(len(data.train)))
 
@@ -170,7 +170,7 @@ def _batch(plan: Plan, state: State, prepare: Callable[[Tensor, int], Tensor]) -
     draw = state.step * ranks.size() + ranks.index()
     x, labels = images.batch(data, chosen, spec.images.augment, spec.seed, draw)
     x = prepare(x, state.step)
-    layout = device.memory_format(plan.net, plan.run.device, channels_last=spec.channels_last)
+    layout = torch.channels_last if spec.channels_last else torch.contiguous_format
     return Batch(x.contiguous(memory_format=layout), labels)
 
 

@@ -118,9 +118,8 @@ def prepare(spec: FreeTicketsTrain, data: ImageData, run: Run) -> Training:
     plan = spec.phases(per_epoch)
     spec.check_interval(plan)
     net = new_net(spec, data, 0).to(run.device)
-    layout = device.memory_format(net, run.device, channels_last=spec.channels_last)
-    # before the masks, which then lie in memory as the weights do
-    net.to(memory_format=layout)  # ty: ignore[no-matching-overload]  # a torch gap
+    if spec.channels_last:  # before the masks, which then lie in memory as the weights do
+        net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
     topology = Topology(net, spec.layers(data.channels, len(data.classes), *data.size), spec)
     topology.draw(0)
     shapes = {f"{name}.weight": tuple(w.shape) for name, w in topology.weights.items()}

@@ -28,17 +28,3 @@ def test_precision():
     assert not device.is_bf16("auto", "cpu")
     assert not device.is_bf16("fp32", "cuda")
     assert device.describe("cpu")["device"] == "cpu"
-
-
-def test_nets_whose_way_back_overruns_on_a_cpu_are_not_nhwc():
-    def order(where, wanted, *shape, **options):
-        net = torch.nn.Sequential(torch.nn.Conv2d(*shape, **options))
-        return device.memory_format(net, where, channels_last=wanted)
-
-    nhwc, nchw = torch.channels_last, torch.contiguous_format
-    assert order("cpu", True, 8, 16, 1, stride=2) == nchw
-    assert order("cpu", True, 32, 32, 1, stride=2, groups=4) == nchw
-    assert order("cuda", True, 8, 16, 1, stride=2) == nhwc
-    assert order("cpu", True, 16, 16, 1, stride=2) == nhwc
-    assert order("cpu", True, 8, 16, 3, stride=2) == nhwc
-    assert order("cpu", False, 16, 16, 3) == nchw
