@@ -35,7 +35,7 @@ class ResidualNet(Net):
 
     name: Literal["resnet8", "resnet14", "resnet20", "resnet56", "resnet18", "resnet34", "resnet50"]
     # Below 16, the NHWC backward pass of strided 1x1 convolutions in torch 2.11 and 2.13 writes out
-    # of bounds on CPUs (oneDNN brgconv_strided, fewer input channels than a vector) and kills the
+    # of bounds on CPUs (oneDNN issue 6035: fewer input channels than a vector) and kills the
     # process.
     width: Int | None = Field(
         default=None,

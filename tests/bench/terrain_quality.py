@@ -229,9 +229,9 @@ def train(groups, factor, width, seconds, batch, seed=0):
     """A net after so many seconds: L1 of depths over mean pooling's; averaged weights."""
     device = groups[0].z.device
     torch.manual_seed(seed)
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    # oneDNN of torch 2.13 crashes in the way back of tiny NHWC maps
-    net = Downsampler(factor, width).to(device, memory_format=layout)
+    order = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    # on a CPU, NHWC is unsafe for strided 1x1 convolutions of few channels (oneDNN issue 6035)
+    net = Downsampler(factor, width).to(device, memory_format=order)
     averaged = copy.deepcopy(net).eval()
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
     floods = [CoarseFloods(group, batch, 2048) for group in groups]
