@@ -38,6 +38,9 @@ class Scorer:
         plan: Plan | None = None,
         lower: nn.Module | None = None,
     ) -> None:
+        # only images are differentiated; weight gradients would cost time and memory for nothing,
+        # and for few channels end in oneDNN's issue 6035 (nets/spec.py)
+        net.requires_grad_(requires_grad=False)
         self.net = net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.kind, self.plan = kind, plan
         forward = self.net if lower is None else lower

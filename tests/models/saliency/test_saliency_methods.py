@@ -142,6 +142,21 @@ def test_learned_maps_repeat_and_count_their_rows(part):
     assert first.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        spec_gradients.Meaningful(id="meaningful", iterations=2, side=6),
+        spec_gradients.Extremal(id="extremal", iterations=2, step=4, sigma=6),
+    ],
+    ids=lambda part: part.id,
+)
+def test_masks_are_learned_without_gradients_of_the_weights(part):
+    x, b, net = noise(3, 12, 12), noise(3, 12, 12, seed=1), conv_net().double()
+    assert any(weight.requires_grad for weight in net.parameters())
+    make(part, case(net, x, "prob", (2,), chunk=64), b)
+    assert all(weight.grad is None for weight in net.parameters())
+
+
 def test_extremal_mask_finds_the_pixels_that_matter():
     """A score that is the mean of one corner: the mask of a tenth of the image lies there."""
     w = torch.zeros(1, 1, 28, 28, dtype=torch.float64)
