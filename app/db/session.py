@@ -35,7 +35,10 @@ def make_engine(url: str) -> Engine:
         pool_timeout=10,
         connect_args={
             "connect_timeout": 5,
-            "options": "-c statement_timeout=10000 -c timezone=utc -c synchronous_commit=on",
+            # a process frozen in a transaction keeps its row locks for 5 s, and a statement that
+            # waits for them has 10 s
+            "options": "-c statement_timeout=10000 -c idle_in_transaction_session_timeout=5000"
+            " -c timezone=utc -c synchronous_commit=on",
         },
     )
 

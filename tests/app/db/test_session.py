@@ -76,3 +76,20 @@ def test_durable_sessions_flush_to_disk_and_others_do_not_stay_so(settings):
     with get_engine().connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_a_frozen_writer_gives_its_locks_back(settings):
+    engine = get_engine()
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite locks are the process's own and last as long as it does")
+    with make_session() as session:
+        session.add(Tenant(id="a", name="a"))
+    with engine.connect() as frozen:
+        frozen.execute(sa.update(Tenant).values(name="frozen"))
+        with make_session() as session:  # waits for the row of the one above
+            session.execute(sa.update(Tenant).values(name="written"))
+        with pytest.raises(sa.exc.DBAPIError):
+            frozen.commit()
+        frozen.invalidate()
+    with make_session(write=False) as session:
+        assert session.scalar(sa.select(Tenant.name)) == "written"
