@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from models.core import launch
+
 ROOT = Path(__file__).parents[3]
 SPEC = {
     "kind": "dynamic_downsampling.train",
@@ -78,6 +80,24 @@ def test_two_ranks_report_once(start, tmp_path):
     assert steps == sorted(set(steps))
     assert len(pids(tmp_path)) == 2
     assert load_file(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [("echo 0 > ranks.exit", None), ("echo 64 > ranks.exit", 64)]
+)
+def test_rank_0_says_how_a_run_ended(new_run, tmp_path, monkeypatch, first, expected):
+    """Whatever torchrun makes of the others."""
+    run = new_run()
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncd {run.dir}\n{first}\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    if expected is None:
+        launch.torchrun(run, 2)
+        return
+    with pytest.raises(launch.RanksEndedError) as ended:
+        launch.torchrun(run, 2)
+    assert ended.value.exit_code == expected
 
 
 def test_stop_is_relayed(start, tmp_path):
