@@ -7,6 +7,7 @@ cheap steps changes none of them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -129,9 +130,17 @@ def normalise(
     images: UInt8[Tensor, "n h w c"], mean: list[float], std: list[float]
 ) -> Float[Tensor, "n c h w"]:
     """(x / 255 - mean) / std in float32; the memory stays in the order NHWC."""
-    scale = torch.tensor(std, device=images.device).reciprocal()
-    shift = -torch.tensor(mean, device=images.device) * scale
-    return (images.float() * (scale / 255) + shift).permute(0, 3, 1, 2)
+    scale, shift = _affine(tuple(mean), tuple(std), images.device)
+    return (images.float() * scale + shift).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=64)
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Kept on the device: making a tensor there from numbers makes the host wait for the GPU."""
+    scale = torch.tensor(std, device=device).reciprocal()
+    return scale / 255, -torch.tensor(mean, device=device) * scale
 
 
 def order(count: int, seed: int, epoch: int) -> Int64[Tensor, "n"]:
@@ -151,24 +160,38 @@ def batch(
         seed: of the job.
         step: from 0; the random changes depend on (seed, step) and the place in the batch.
     """
-    index = chosen.to(data.train.device, non_blocking=True)
+    draws = _draws(chosen, augment, generator(seed, "augment", step))
+    if data.train.is_cuda:  # the host goes on to the next step while the GPU is in this one
+        draws = draws.pin_memory().to(data.train.device, non_blocking=True)
+    index = draws[0]
     images = data.train[index]
-    if augment.crop_padding or augment.flip:
-        images = _augmented(images, augment, generator(seed, "augment", step))
+    if len(draws) > 1:
+        images = _augmented(images, augment.crop_padding, draws[1:])
     return normalise(images, data.mean, data.std), data.train_labels[index]
 
 
+def _draws(
+    chosen: Int64[Tensor, "b"], augment: Augment, numbers: torch.Generator
+) -> Int64[Tensor, "k b"]:
+    """All that a batch depends on, as one tensor on the CPU: index, then top, left and mirror."""
+    b, p = len(chosen), augment.crop_padding
+    if not (p or augment.flip):
+        return chosen[None]
+    corner = torch.randint(0, 2 * p + 1, (2, b), generator=numbers)
+    mirrored = torch.rand(1, b, generator=numbers) < 0.5 * augment.flip
+    return torch.cat([chosen[None], corner, mirrored.long()])
+
+
 def _augmented(
-    images: UInt8[Tensor, "b h w c"], augment: Augment, numbers: torch.Generator
+    images: UInt8[Tensor, "b h w c"], p: int, draws: Int64[Tensor, "3 b"]
 ) -> UInt8[Tensor, "b h w c"]:
     """Crop from the zero-padded image and mirror, each image its own way, by one gather."""
     b, h, w, _ = images.shape
-    p, device = augment.crop_padding, images.device
-    corner = torch.randint(0, 2 * p + 1, (2, b, 1), generator=numbers).to(device)
-    mirrored = (torch.rand(b, 1, generator=numbers) < 0.5 * augment.flip).to(device)
-    rows = torch.arange(h, device=device) + corner[0]  # [b, h]
+    device = images.device
+    top, left, mirrored = draws[:, :, None]
+    rows = torch.arange(h, device=device) + top  # [b, h]
     columns = torch.arange(w, device=device).expand(b, w)
-    columns = torch.where(mirrored, w - 1 - columns, columns) + corner[1]  # [b, w]
+    columns = torch.where(mirrored > 0, w - 1 - columns, columns) + left  # [b, w]
     padded = functional.pad(images, (0, 0, p, p, p, p))
     return padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None], columns[:, None]]
 
