@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from models.core import device as devices
 from models.core.run import Run
+from models.core.steps import Mode
 from models.core.train import Fitted, fit
 from models.core.training import Arm
 from models.data.images import ImageData
@@ -48,7 +49,6 @@ DOWN = {
     "first": {
         "schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.63}]},
         "kernel_pool": "none",
-        "refine_fraction": 0.2,
     },
     "d_input_only": OURS | {"kernel_pool": "none", "kernel_layers": "all"},
 }
@@ -70,16 +70,23 @@ def make_spec(options: argparse.Namespace, seed: int, **fields: Any) -> DynamicD
     return DynamicDownsamplingTrain.model_validate(common | length | fields)
 
 
-def progressive(spec: DynamicDownsamplingTrain, total: int) -> Any:
-    """Composer's resizing: half size for half the run, full for the last fifth, linear between."""
+def progressive(total: int, full: int) -> dict[str, Any]:
+    """Composer's resizing: half size for half the run, full for the last fifth, linear between.
+
+    Args:
+        total: steps of the run.
+        full: height and width of the images in pixels.
+    """
+
+    def size(step: int) -> int:
+        done = min(1.0, max(0.0, (step / total - 0.5) / 0.3))
+        return round((0.5 + 0.5 * done) * full / 4) * 4
 
     def resize(images: torch.Tensor, step: int) -> torch.Tensor:
-        done = min(1.0, max(0.0, (step / total - 0.5) / 0.3))
-        full = images.shape[-1]
-        size = round((0.5 + 0.5 * done) * full / 4) * 4
-        return images if size == full else functional.interpolate(images, size=size)
+        return images if size(step) == full else functional.interpolate(images, size=size(step))
 
-    return resize
+    modes = {pixels: Mode(f"{pixels} px") for pixels in range(4, full + 1, 4)}
+    return {"prepare": resize, "mode_of": lambda step: modes[size(step)]}
 
 
 def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) -> dict[str, Any]:
@@ -95,7 +102,7 @@ def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) ->
         else:
             net = new_net(spec, data, on)
             total = spec.steps(len(data.train))[1]
-            how = {"prepare": progressive(spec, total)} if arm == "e" else {}
+            how = progressive(total, data.size[0]) if arm == "e" else {}
             fitted = fit(net, data, spec, run, arm=Arm(keeps=False), **how)
             accuracy, switched, pooled = fitted.scores.accuracy, 0, 0
         return figures(fitted, accuracy, time.perf_counter() - began) | {
@@ -162,13 +169,20 @@ def main() -> None:
     parser.add_argument("--shortened-to", default="d", help="arm whose time arm f gets")
     parser.add_argument("--budget-s", type=float, default=600)
     options = parser.parse_args()
-    if unknown := set(options.arms.split(",")) - {"a", "e", "f", *DOWN}:
+    arms = options.arms.split(",")
+    if unknown := set(arms) - {"a", "e", "f", *DOWN}:
         parser.error(f"--arms: {sorted(unknown)} are none of a, e, f, {', '.join(DOWN)}")
+    if arms[0] != "a":
+        parser.error("--arms: a comes first, the others are compared with it")
+    if "f" in arms and options.shortened_to not in arms[: arms.index("f")]:
+        parser.error(
+            f"--arms: f is cut to the time of {options.shortened_to}, which must precede it"
+        )
     deadline = time.monotonic() + options.budget_s
     data = cifar10.load(options.data, options.device, options.subset)
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for seed in options.seeds:
-        for arm in options.arms.split(","):
+        for arm in arms:
             if time.monotonic() > deadline:
                 return
             fields: dict[str, Any] = {"downsample": DOWN[arm]} if arm in DOWN else {}

@@ -74,6 +74,24 @@ def test_augmentation_is_a_window_of_the_padded_image_or_its_mirror(data):
     assert not torch.equal(x, other)
 
 
+@pytest.mark.gpu
+def test_a_batch_on_a_gpu_is_that_of_a_cpu_and_nobody_waits(data):
+    """A host that waited for a copy could not prepare a step while the GPU is in the one before."""
+    augment, chosen = Augment(crop_padding=2, flip=True), torch.arange(20)
+    on_gpu = images.from_tensors(
+        [data.train, data.train_labels], [data.test, data.test_labels], data.classes, "cuda"
+    )
+    images.batch(on_gpu, chosen, augment, 7, 2)  # allocates, and keeps mean and deviation there
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        x, labels = images.batch(on_gpu, chosen, augment, 7, 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected, expected_labels = images.batch(data, chosen, augment, 7, 3)
+    torch.testing.assert_close(x.cpu(), expected)
+    assert torch.equal(labels.cpu(), expected_labels)
+
+
 def test_resize_by_area_and_bilinear():
     pixels = torch.tensor([[0, 100], [200, 100]], dtype=torch.uint8).view(1, 2, 2, 1)
     assert images.resize(pixels, 1).flatten().tolist() == [100]
