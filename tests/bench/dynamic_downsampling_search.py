@@ -1,10 +1,9 @@
 """Ways to shrink the images early in a training, searched at equal cost; one seed paired with all.
 
-    python -m tests.bench.dynamic_downsampling_search --data cifar10.npz --device cuda --out FILE.json
+    python -m tests.bench.dynamic_downsampling_search --data cifar10.npz --out FILE.json --device cuda
 
 Every variant is a list of phases (share of the steps at its end, pixels) of one plain net and costs
-about .6 of the plain training by the cost model below. The winner becomes a preset; its final figures
-come from ``tests.bench.dynamic_downsampling`` on other seeds.
+about .6 of the plain training by the cost model below. The final figures of what wins come from ``tests.bench.dynamic_downsampling`` on other seeds.
 """
 
 import argparse
@@ -44,8 +43,8 @@ class Variant(NamedTuple):
         phases: (share of the steps at its end, pixels), in order, up to 1.
         how: ``area``, or ``window``: a random window of ``window`` pixels, then area.
         window: pixels of the window; 0 draws a size between the phase's and the full one.
-        rate: ``cosine`` over the steps, ``cost`` over the time that they cost, ``late``: at its peak
-            until the images are full.
+        rate: ``cosine`` over the steps, ``cost`` over the time that they cost, ``late``: at its
+            peak until the images are full.
         longer: factor on the number of epochs.
         decay: weight decay.
         peak: factor on the peak learning rate.
