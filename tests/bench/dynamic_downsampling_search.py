@@ -1,9 +1,10 @@
 """Ways to shrink the images early in a training, searched at equal cost; one seed paired with all.
 
-    python -m tests.bench.dynamic_downsampling_search --data cifar10.npz --out FILE.json --device cuda
+    python -m tests.bench.dynamic_downsampling_search --data cifar10.npz --out FILE.json
 
 Every variant is a list of phases (share of the steps at its end, pixels) of one plain net and costs
-about .6 of the plain training by the cost model below. The final figures of what wins come from ``tests.bench.dynamic_downsampling`` on other seeds.
+about .6 of the plain training by the cost model below. The final figures of what wins come from
+``tests.bench.dynamic_downsampling`` on other seeds.
 """
 
 import argparse
