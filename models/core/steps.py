@@ -29,11 +29,13 @@ class Mode(NamedTuple):
         name: in figures and reports.
         lr_scale: factor on the learning rate.
         weight_decay: whether the weights decay.
+        batches: that one step takes at once; steps of several may not pass the end of an epoch.
     """
 
     name: str = "full"
     lr_scale: float = 1.0
     weight_decay: bool = True
+    batches: int = 1
 
 
 FULL = Mode()
@@ -48,7 +50,7 @@ def cross_entropy(net: nn.Module, batch: Batch, _: Mode = FULL) -> Float[Tensor,
 def learning_rate(spec: Optimizer, step: int, total: int) -> float:
     """Rate of a step (from 0): linear rise over the warm-up, then decay towards zero.
 
-    Batches are of one size, so the share of steps is the share of samples seen.
+    Runs count in batches of one size, so the share of steps is the share of samples seen.
     """
     warm = math.ceil(spec.warmup * total)
     if step < warm:

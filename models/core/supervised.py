@@ -15,10 +15,17 @@ METRICS = (
     MetricInfo("test_accuracy", "share", "max", "test images classified right"),
     MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images"),
 )
-BASELINE_METRICS = tuple(
-    metric._replace(name=f"baseline_{metric.name}", description=f"{metric.name} of the plain run")
-    for metric in METRICS
-)
+
+
+def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
+    """The same of a further training in the job, whose ``Arm`` has this prefix."""
+    return tuple(
+        metric._replace(name=f"{prefix}{metric.name}", description=f"{metric.name} of {training}")
+        for metric in METRICS
+    )
+
+
+BASELINE_METRICS = metrics_of("baseline_", "the plain run")
 
 
 class Augment(Part):

@@ -78,7 +78,8 @@ def fit(
         run: told of metrics, progress and checkpoints; asked about stops and resuming.
         forward: loss of a batch (net, batch, mode); may be recorded as a CUDA graph once a mode.
         prepare: (images [b, c, h, w], step) to the images of the step; steps count from 0.
-        mode_of: mode of a step, from 0; all ranks must agree.
+        mode_of: mode of a step, from 0; all ranks must agree. After one of several batches the
+            next step counts as many more.
         before_step: told of (step, momentum by parameter name) after the test and the checkpoint
             that end an epoch; may change net and momentum in place, on all ranks alike.
         after_step: told of (steps done, mode of the last); gradients are still there.
@@ -107,12 +108,12 @@ def fit(
         before_step(state.step, moving)
         mode = mode_of(state.step)
         with state.clock.step(mode.name):
-            batch = _batch(plan, state, prepare)
+            batch = _batch(plan, state, prepare, mode.batches)
             state.rate = rate(state.step)
             # one tensor, shared by all groups
             plan.optimizer.param_groups[0]["lr"].fill_(state.rate * mode.lr_scale)
-            state.losses.append(advance(mode, batch))
-            state.step += 1
+            state.losses.append((mode.batches, advance(mode, batch)))
+            state.step += mode.batches
             after_step(state.step, mode)
         epoch_ends = state.step % plan.per_epoch == 0
         if epoch_ends or len(state.losses) >= max(LOG_EVERY, plan.total // LOGGED):
@@ -159,16 +160,17 @@ def _stepper(plan: Plan, forward: Forward) -> Callable[[Mode, Batch], Tensor]:
     return step
 
 
-def _batch(plan: Plan, state: State, prepare: Callable[[Tensor, int], Tensor]) -> Batch:
-    """This rank's part of the step's batch, on the device."""
+def _batch(plan: Plan, state: State, prepare: Callable[[Tensor, int], Tensor], count: int) -> Batch:
+    """This rank's part of the next ``count`` batches as one, on the device."""
     data, spec = plan.data, plan.spec
     epoch, place = divmod(state.step, plan.per_epoch)
     if state.order is None or place == 0:
         state.order = images.order(len(data.train), spec.seed, epoch)
     size = spec.batch(len(data.train))
-    chosen = state.order[place * size : (place + 1) * size][ranks.index() :: ranks.size()]
-    draw = state.step * ranks.size() + ranks.index()
-    x, labels = images.batch(data, chosen, spec.images.augment, spec.seed, draw)
+    taken = state.order[place * size : (place + count) * size]
+    chosen = [part[ranks.index() :: ranks.size()] for part in taken.split(size)]
+    draws = [(state.step + k) * ranks.size() + ranks.index() for k in range(count)]
+    x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws)
     x = prepare(x, state.step)
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
     return Batch(x.contiguous(memory_format=layout), labels)
@@ -216,26 +218,40 @@ def _flush(plan: Plan, state: State) -> None:
     if not state.losses:
         return
     run, arm = plan.run, plan.arm
-    losses = torch.stack(state.losses)
-    ranks.average([losses])
-    state.losses.clear()
-    values = losses.tolist()
-    first = state.step - len(values) + 1
-    for step, value in enumerate(values, first):
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss became {value} in step {step}", hint="lower optimizer.lr"
-            )
-        state.loss_sum += value
-        state.loss_count += 1
+    loss, batches = _mean_loss(state)
     state.clock.collect()
     spent = state.clock.seconds - state.logged_seconds
     state.logged_seconds = state.clock.seconds
-    reported = {"loss": sum(values) / len(values), "lr": state.rate}
+    reported = {"loss": loss, "lr": state.rate}
     if spent > 0:
-        reported["images_per_s"] = len(values) * plan.spec.batch(len(plan.data.train)) / spent
+        reported["images_per_s"] = batches * plan.spec.batch(len(plan.data.train)) / spent
     run.log(arm.first + state.step, **_named(arm, reported))
     _tell_progress(plan, state)
+
+
+def _mean_loss(state: State) -> tuple[float, int]:
+    """Mean of the losses not yet reported, over all ranks, and how many batches they are of.
+
+    Raises:
+        DivergedError: at the first that is not finite.
+    """
+    counts, losses = zip(*state.losses, strict=True)
+    stacked = torch.stack(losses)
+    ranks.average([stacked])
+    state.losses.clear()
+    values, batches = stacked.tolist(), sum(counts)
+    step = state.step - batches
+    for count, value in zip(counts, values, strict=True):
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the loss became {value} in step {step + 1}", hint="lower optimizer.lr"
+            )
+        step += count
+        state.loss_sum += count * value
+    state.loss_count += batches
+    return sum(
+        count * value for count, value in zip(counts, values, strict=True)
+    ) / batches, batches
 
 
 def _tell_progress(plan: Plan, state: State) -> None:

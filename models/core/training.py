@@ -51,15 +51,18 @@ class Plan(NamedTuple):
 
 @dataclass
 class State:
-    """All that changes during a training besides tensors."""
+    """All that changes during a training besides tensors.
+
+    ``step`` counts batches: a step of several counts as many.
+    """
 
     clock: StepClock
     step: int = 0
     best_accuracy: float = -1.0
     best_step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)  # not yet reported
-    loss_sum: float = 0.0  # of the reported losses since the last test
+    losses: list[tuple[int, Tensor]] = field(default_factory=list)  # batches; not yet reported
+    loss_sum: float = 0.0  # of the reported losses of batches since the last test
     loss_count: int = 0
     rate: float = 0.0
     logged_seconds: float = 0.0

@@ -5,7 +5,7 @@ by (seed, epoch) or (seed, step): a resumed run continues with the same batches,
 cheap steps changes none of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -160,7 +160,21 @@ def batch(
         seed: of the job.
         step: from 0; the random changes depend on (seed, step) and the place in the batch.
     """
-    draws = _draws(chosen, augment, generator(seed, "augment", step))
+    return batches(data, [chosen], augment, seed, [step])
+
+
+def batches(
+    data: ImageData,
+    chosen: Sequence[Int64[Tensor, "b"]],
+    augment: Augment,
+    seed: int,
+    steps: Sequence[int],
+) -> tuple[Float[Tensor, "kb c h w"], Int64[Tensor, "kb"]]:
+    """Batches of successive steps as one; each image is what :func:`batch` makes of it."""
+    pairs = zip(chosen, steps, strict=True)
+    draws = torch.cat(
+        [_draws(part, augment, generator(seed, "augment", step)) for part, step in pairs], 1
+    )
     if data.train.is_cuda:  # the host goes on to the next step while the GPU is in this one
         draws = draws.pin_memory().to(data.train.device, non_blocking=True)
     index = draws[0]

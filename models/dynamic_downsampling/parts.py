@@ -121,6 +121,12 @@ class Downsample(Part):
         description="Factor on the learning rate of cheap steps; match_norm scales their gradients"
         " to the norm of full ones instead",
     )
+    cheap_batch_multiplier: Int = Field(
+        default=1,
+        ge=1,
+        le=4,
+        description="Batches that one cheap step takes at once, at as many times the learning rate",
+    )
     bn_mode: Literal["shared", "skip", "split"] = Field(
         default="skip",
         description="Running batch-norm statistics in cheap steps: updated, left, or kept apart",

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from models.core import curves, device
+from models.core.clock import StepClock
 from models.core.evaluate import Scores, predict, score
 from models.core.run import Run
 from models.core.train import Fitted
@@ -39,16 +40,21 @@ def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:
 
 
 def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:
-    """Steps, times and operations by mode, and the saving that they predict: p (1 - r)."""
-    clock, batch, costs = fitted.clock, setup.spec.batch(len(setup.data.train)), _costs(setup)
+    """Steps, times and operations by mode, and the saving that they predict: p (1 - r).
+
+    p is the share of batches in cheap steps, r a cheap batch's cost over a full one's.
+    """
+    clock, costs = fitted.clock, costs_of(setup)
     steps = {mode: clock.counts.get(mode, 0) for mode in ("full", "cheap")}
     ms = {mode: clock.median_ms(mode) for mode in steps}
-    share = steps["cheap"] / fitted.steps
-    measured = ms["cheap"] / ms["full"] if ms["cheap"] and ms["full"] else None
+    batches = {"full": 1, "cheap": setup.spec.downsample.cheap_batch_multiplier}
+    share = steps["cheap"] * batches["cheap"] / fitted.steps
+    measured = measured_ratio(setup, clock)
+    per_ms = 1000 * setup.spec.batch(len(setup.data.train))
     return {
         "steps": steps,
         "median_step_ms": ms,
-        "images_per_s": {mode: 1000 * batch / t if t else None for mode, t in ms.items()},
+        "images_per_s": {mode: batches[mode] * per_ms / t if t else None for mode, t in ms.items()},
         "train_seconds": clock.seconds,
         "warmup_seconds": clock.warmup_seconds,
         "peak_gpu_bytes": clock.peak_bytes,
@@ -60,7 +66,16 @@ def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _costs(setup: Setup) -> cost.StepCosts:
+def measured_ratio(setup: Setup, clock: StepClock) -> float | None:
+    """Median time of a cheap batch over that of a full one, r; None before both have a sample."""
+    full, cheap = clock.median_ms("full"), clock.median_ms("cheap")
+    if not (full and cheap):
+        return None
+    return cheap / full / setup.spec.downsample.cheap_batch_multiplier
+
+
+def costs_of(setup: Setup) -> cost.StepCosts:
+    """Operations of both kinds of steps, layers that timing left full included."""
     data, spec = setup.data, setup.spec
     shape, slow = (data.channels, *data.size), frozenset(setup.slow_layers())
     return cost.step_costs(spec.model, spec.downsample, shape, len(data.classes), slow)
@@ -74,8 +89,15 @@ def _cheap_scores(setup: Setup) -> Scores:
         return score(*predict(setup.net, batches))
 
 
-def comparison(fitted: Fitted, scores: Scores, plain: Fitted) -> dict[str, Any]:
-    """The plain run beside the method's; seconds leave out tests and checkpoints."""
+def comparison(fitted: Fitted, scores: Scores, plain: Fitted, shorter: Fitted) -> dict[str, Any]:
+    """The plain runs beside the method's; seconds leave out tests and checkpoints.
+
+    Args:
+        fitted: with cheap steps.
+        scores: of its final net.
+        plain: of as many steps.
+        shorter: plain, cut to the time of ``fitted``.
+    """
     return {
         "baseline_test_accuracy": plain.scores.accuracy,
         "baseline_test_nll": plain.scores.nll,
@@ -84,6 +106,11 @@ def comparison(fitted: Fitted, scores: Scores, plain: Fitted) -> dict[str, Any]:
         "baseline_median_step_ms": plain.clock.median_ms("full"),
         "saving": 1 - fitted.clock.seconds / plain.clock.seconds,
         "accuracy_change": scores.accuracy - plain.scores.accuracy,
+        "shorter_steps": shorter.steps,
+        "shorter_test_accuracy": shorter.scores.accuracy,
+        "shorter_test_nll": shorter.scores.nll,
+        "shorter_train_seconds": shorter.clock.seconds,
+        "gain_over_shorter": scores.accuracy - shorter.scores.accuracy,
     }
 
 
@@ -92,7 +119,7 @@ def write(setup: Setup, arms: dict[str, Fitted], found: dict[str, Any], run: Run
 
     Args:
         setup: of the training with cheap steps.
-        arms: that training, then the plain one if there was one, by their names in the picture.
+        arms: that training, then plain ones if there were any, by their names in the picture.
         found: the figures of the result.
         run: takes the files.
     """
@@ -120,11 +147,12 @@ def write(setup: Setup, arms: dict[str, Fitted], found: dict[str, Any], run: Run
 
 def _rows(setup: Setup, fitted: Fitted) -> list[dict[str, float | int]]:
     """The history with the steps of each mode and the operations until then."""
-    costs, batch = _costs(setup), setup.spec.batch(len(setup.data.train))
+    costs, batch = costs_of(setup), setup.spec.batch(len(setup.data.train))
+    at_once = setup.spec.downsample.cheap_batch_multiplier
     rows = []
     for row in fitted.history:
         full, cheap = (row["steps"].get(mode, 0) for mode in ("full", "cheap"))
-        gmacs = (full * costs.full_macs + cheap * costs.cheap_macs) * batch / 1e9
+        gmacs = (full * costs.full_macs + cheap * at_once * costs.cheap_macs) * batch / 1e9
         counts = {"full_steps": full, "cheap_steps": cheap, "forward_gmacs": gmacs}
         rows.append({name: x for name, x in row.items() if name != "steps"} | counts)
     return rows

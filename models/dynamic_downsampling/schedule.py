@@ -36,14 +36,36 @@ def decide(downsample: Downsample, total: int, per_epoch: int, seed: int) -> byt
         seed: of the random schedules.
 
     Returns:
-        ``total`` bytes; zero outside [warm-up, total - ceil(refine * total)).
+        ``total`` bytes, one a batch; zero outside [warm-up, total - ceil(refine * total)). With
+        ``cheap_batch_multiplier`` k the ones come in units of k batches (:func:`_in_units`).
     """
     plan = downsample.schedule
     start = math.floor(downsample.warmup_full_fraction * total)
     end = max(start, total - math.ceil(downsample.refine_fraction * total))
     decided = bytearray(total)
     decided[start:end] = _window(plan, start, end, total, per_epoch, seed)
-    return bytes(decided)
+    size = downsample.cheap_batch_multiplier
+    return bytes(_in_units(decided, range(start, end), per_epoch, size))
+
+
+def _in_units(decided: bytearray, window: range, per_epoch: int, size: int) -> bytearray:
+    """The same share of cheap batches, in units of ``size`` of which each is one step.
+
+    An epoch is cut into units from its first batch on; what is left at its end stays full, and so
+    do units that the window does not hold whole. By error diffusion, a unit is cheap when half of
+    one or more is owed.
+    """
+    united, owed = bytearray(len(decided)), 0
+    for epoch in range(0, len(decided), per_epoch):
+        last = min(epoch + per_epoch, window.stop) - size
+        for start in range(epoch, last + 1, size):
+            if start < window.start:
+                continue
+            owed += sum(decided[start : start + size])
+            if 2 * owed >= size:
+                united[start : start + size] = bytes([1]) * size
+                owed -= size
+    return united
 
 
 def _window(
@@ -94,10 +116,12 @@ def _diffuse(chances: list[float]) -> list[bool]:
 
 
 def expected_share(downsample: Downsample, total: int, per_epoch: int) -> float:
-    """Share of cheap steps, in [0, 1]; drawn schedules with seed 0, long runs in miniature."""
-    scale = max(1.0, total / ESTIMATE_STEPS)
+    """Share of cheap batches, in [0, 1]; drawn schedules with seed 0, long runs in miniature."""
+    scale, size = max(1.0, total / ESTIMATE_STEPS), downsample.cheap_batch_multiplier
     steps = round(total / scale)
-    return sum(decide(downsample, steps, max(1, round(per_epoch / scale)), seed=0)) / steps
+    single = downsample.model_copy(update={"cheap_batch_multiplier": 1})
+    share = sum(decide(single, steps, max(1, round(per_epoch / scale)), seed=0)) / steps
+    return share * (per_epoch // size * size / per_epoch)  # what units leave over is full
 
 
 def digest(decisions: bytes) -> str:

@@ -76,6 +76,7 @@ def prepare(spec: DynamicDownsamplingTrain, data: ImageData, run: Run) -> Setup:
         SpecError: if data or net cannot be downsampled as asked.
     """
     spec.check_sizes(*data.size)
+    spec.check_epoch(len(data.train))
     down = spec.downsample
     per_epoch, total = spec.steps(len(data.train))
     size = cost.cheap_size(*data.size, down.input_scale, down.size_multiple)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, MetricInfo
-from models.core.supervised import BASELINE_METRICS, METRICS, SupervisedSpec
+from models.core.supervised import BASELINE_METRICS, METRICS, SupervisedSpec, metrics_of
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.parts import Downsample
 from models.nets.spec import ResidualNet, conv_shapes
@@ -24,6 +24,7 @@ class DynamicDownsamplingTrain(SupervisedSpec):
         MetricInfo("gradient_cosine", "1", "max", "cosine of cheap and full gradient, one batch"),
         MetricInfo("gradient_norm_ratio", "1", None, "norm of the cheap gradient over the full"),
         *BASELINE_METRICS,
+        *metrics_of("shorter_", "the plain run cut to equal time"),
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("weights.safetensors", "weights", "final net, loads into the plain one"),
@@ -57,7 +58,8 @@ class DynamicDownsamplingTrain(SupervisedSpec):
     downsample: Downsample = Downsample()
     compare_baseline: bool = Field(
         default=False,
-        description="Train a plain net of the same seed afterwards and report the saving",
+        description="Afterwards train plain nets of the same seed, one of as many steps and one cut"
+        " to the time of this training; report the saving and what each comes to",
     )
 
     @model_validator(mode="after")
@@ -107,11 +109,24 @@ class DynamicDownsamplingTrain(SupervisedSpec):
                 " images.image_size"
             )
 
+    def check_epoch(self, images: int) -> None:
+        """Refuse a cheap step of more batches than an epoch has.
+
+        Raises:
+            SpecError: if so, given the number of training images.
+        """
+        down, per_epoch = self.downsample, self.steps(images)[0]
+        if down.schedule.type != "off" and down.cheap_batch_multiplier > per_epoch:
+            raise SpecError(
+                f"downsample.cheap_batch_multiplier {down.cheap_batch_multiplier} is more than the"
+                f" {per_epoch} batches of an epoch: lower it or batch_size"
+            )
+
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Steps, operations of a cheap step over a full one (r) and the predicted saving p(1-r).
 
         Raises:
-            SpecError: if the sizes in ``counts`` cannot be downsampled as asked.
+            SpecError: if data of these ``counts`` cannot be downsampled as asked.
         """
         known = counts.get(self.data.dataset, {})
         height = self.images.image_size or known.get("height")
@@ -124,10 +139,13 @@ class DynamicDownsamplingTrain(SupervisedSpec):
             details |= costs._asdict() | {"flop_ratio": costs.ratio}
         total = None
         if "train" in known:
-            per_epoch, steps = self.steps(min(self.images.subset or known["train"], known["train"]))
+            images = min(self.images.subset or known["train"], known["train"])
+            self.check_epoch(images)
+            per_epoch, steps = self.steps(images)
             share = schedule.expected_share(self.downsample, steps, per_epoch)
-            details |= {"cheap_steps": round(share * steps), "cheap_share": share}
+            cheap = round(share * steps / self.downsample.cheap_batch_multiplier)
+            details |= {"cheap_steps": cheap, "cheap_share": share}
             if "flop_ratio" in details:
                 details["predicted_saving"] = share * (1 - costs.ratio)
-            total = steps * (2 if self.compare_baseline else 1)
+            total = steps * (3 if self.compare_baseline else 1)  # the last training is shorter
         return Estimate(total_steps=total, details=details)

@@ -11,14 +11,14 @@ from models.core.steps import FULL, Batch, Mode, cross_entropy
 from models.core.train import Fitted, fit, test
 from models.core.training import Arm, describe
 from models.data import images
-from models.dynamic_downsampling import gradients, report
+from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling.norms import reestimate
-from models.dynamic_downsampling.setup import Setup, new_net, prepare
+from models.dynamic_downsampling.setup import Setup, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 
 
 def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
-    """Train as the spec says, then a plain net beside it when asked; leave weights and report.
+    """Train as the spec says, then plain nets beside it when asked; leave weights and report.
 
     Raises:
         SpecError: if the data or the net cannot be downsampled as asked.
@@ -29,8 +29,8 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
     ranks.start(run.device)
     data = images.load(spec.data, spec.images, run, spec.seed)
     setup = prepare(spec, data, run)
-    total = len(setup.decisions)
-    fitted = fit_cheap(setup, run, Arm(total=2 * total if spec.compare_baseline else None))
+    total = 3 * len(setup.decisions) if spec.compare_baseline else None  # at most
+    fitted = fit_cheap(setup, run, Arm(total=total))
     scores = finish(setup, fitted)
     if ranks.is_first():
         weights = "weights.safetensors"
@@ -38,11 +38,11 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
         run.artifact(weights, role="weights", step=fitted.steps)
     values = report.values(setup, fitted, scores)
     arms = {"some steps cheap": fitted}
-    if spec.compare_baseline:  # starts anew when a run is resumed in it
-        arm = Arm("baseline_", first=total, total=2 * total, keeps=False)
-        plain = fit(new_net(spec, data, run.device), data, spec, run, arm=arm)
-        values |= report.comparison(fitted, scores, plain)
-        arms["plain"] = plain
+    if spec.compare_baseline:
+        plain = baselines.train_plain(setup, run)
+        shorter = baselines.train_shorter(setup, run, fitted, plain)
+        values |= report.comparison(fitted, scores, plain, shorter)
+        arms |= {"plain": plain, "plain, cut to equal time": shorter}
     if ranks.is_first():
         report.write(setup, arms, values, run)
         run.result(**values)
@@ -51,8 +51,8 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
 def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
     """The supervised loop, with cheap steps where the schedule wants them."""
     down, matcher = setup.spec.downsample, setup.matcher
-    scale = 1.0 if matcher else float(down.cheap_lr_scale)
-    cheap = Mode("cheap", scale, down.wd_on_cheap)
+    scale, batches = 1.0 if matcher else float(down.cheap_lr_scale), down.cheap_batch_multiplier
+    cheap = Mode("cheap", scale * batches, down.wd_on_cheap, batches)
     probes = _probe_steps(down.gradient_probes, setup.decisions)
 
     def forward(net: nn.Module, batch: Batch, mode: Mode) -> Tensor:
@@ -66,7 +66,7 @@ def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
     def after_step(done: int, mode: Mode) -> None:
         if matcher:
             matcher.update(cheap=mode is cheap)
-        if done in probes:
+        if probes.intersection(range(done - mode.batches + 1, done + 1)):
             cosine, ratio = gradients.agreement(setup)
             run.log(done, gradient_cosine=cosine, gradient_norm_ratio=ratio)
 

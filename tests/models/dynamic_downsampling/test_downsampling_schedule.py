@@ -99,9 +99,43 @@ def test_warmup_and_refinement_may_fill_the_run():
         make(0.5, 0.51, type="periodic")
 
 
+@settings(deadline=None, max_examples=100)
+@given(
+    epochs=st.integers(1, 6),
+    per_epoch=st.integers(4, 30),
+    size=st.integers(2, 4),
+    warmup=st.floats(0, 0.3),
+    refine=st.floats(0, 0.3),
+    n_cheap=st.integers(0, 5),
+)
+def test_units_of_several_batches(epochs, per_epoch, size, warmup, refine, n_cheap):
+    """Cheap batches come in units that lie in one epoch and in the window; the share stays."""
+    total = epochs * per_epoch
+    plan = {"type": "periodic", "period": 5, "n_cheap": n_cheap}
+    down = make(warmup, refine, **plan).model_copy(update={"cheap_batch_multiplier": size})
+    decided = decide(down, total, per_epoch, seed=0)
+    start, tail = math.floor(warmup * total), math.ceil(refine * total)
+    assert len(decided) == total
+    assert not any(decided[:start])
+    assert not any(decided[total - tail :])
+    single, held, cheap = decide(make(warmup, refine, **plan), total, per_epoch, seed=0), 0, 0
+    for epoch in range(0, total, per_epoch):
+        assert not any(decided[epoch + per_epoch // size * size : epoch + per_epoch])
+        for unit in range(epoch, epoch + per_epoch - size + 1, size):
+            assert len(set(decided[unit : unit + size])) == 1
+            if start <= unit and unit + size <= total - tail:
+                held += sum(single[unit : unit + size])
+                cheap += sum(decided[unit : unit + size])
+                assert abs(held - cheap) <= size / 2
+
+
 def test_expected_share_scales_down_long_runs():
     down = make(refine=0.2, type="periodic", period=4, n_cheap=3)
     assert expected_share(down, 5_000_000, 500) == pytest.approx(0.6, abs=1e-4)
+    fourfold = down.model_copy(update={"cheap_batch_multiplier": 4})
+    assert expected_share(fourfold, 5_000_000, 50) == pytest.approx(0.6 * 48 / 50, abs=1e-4)
+    exact = sum(decide(fourfold, 5000, 50, seed=0)) / 5000
+    assert expected_share(fourfold, 5000, 50) == pytest.approx(exact, abs=4 / 5000)
 
 
 @pytest.mark.parametrize(

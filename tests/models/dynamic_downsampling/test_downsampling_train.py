@@ -11,13 +11,16 @@ from torch import nn
 from torch.nn import functional
 
 from models.core import checkpoint
+from models.core.clock import StepClock
 from models.core.errors import SpecError
+from models.core.evaluate import Scores
 from models.core.run import StoppedError
 from models.core.steps import FULL, Batch, cross_entropy, learning_rate
-from models.core.train import fit
+from models.core.supervised import Augment
+from models.core.train import Fitted, fit
 from models.core.training import Arm
 from models.data import images
-from models.dynamic_downsampling import gradients, report
+from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling import train as method
 from models.dynamic_downsampling.cheap import dry_run, install, shrink, slower_pooled
 from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher, reestimate
@@ -26,6 +29,7 @@ from models.dynamic_downsampling.pooled_conv import Switch
 from models.dynamic_downsampling.setup import new_net, prepare
 
 STEPS = 24
+NONE = Augment()
 
 
 def plain_trainer(spec, data):
@@ -186,8 +190,9 @@ def test_gradients_agree_with_themselves_and_leave_the_net(data, make_spec, new_
         {"schedule": {"type": "bernoulli", "cheap_share": 0.5}, "cheap_lr_scale": "match_norm"},
         {"bn_mode": "split", "input_resample": "crop", "wd_on_cheap": False},
         {"kernel_layers": "auto", "bn_mode": "shared", "cheap_lr_scale": 0.5},
+        {"cheap_batch_multiplier": 2, "schedule": {"period": 4, "n_cheap": 3}},
     ],
-    ids=["match_norm", "split, crop", "auto"],
+    ids=["match_norm", "split, crop", "auto", "two batches"],
 )
 def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, down):
     """Property 13: bits of parameters, buffers and decisions, from the middle of an epoch."""
@@ -205,12 +210,13 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, down):
     setup.net.register_forward_hook(lambda *_: stop_in_step_13())
     with pytest.raises(StoppedError):
         method.fit_cheap(setup, stopped, Arm())
-    resumed = new_run(resume=stopped, step=13)
+    step = events(stopped, "artifact")[-1]["step"]  # 13, or more with steps of several batches
+    resumed = new_run(resume=stopped, step=step)
     again, fitted = train_with(spec, data, resumed)
     whole_run = new_run()
     whole = prepare(spec, data, whole_run)
     if down.get("kernel_layers") == "auto":  # timed anew, so take over the first run's answer
-        whole = prepare(spec, data, new_run(resume=stopped, step=13))
+        whole = prepare(spec, data, new_run(resume=stopped, step=step))
     expected = method.fit_cheap(whole, whole_run, Arm())
     assert fitted.steps == expected.steps == STEPS
     assert again.decisions == whole.decisions
@@ -347,6 +353,7 @@ def events(run, kind):
 def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     """The whole entry: figures consistent with each other, weights that load by themselves."""
     monkeypatch.setattr(method.images, "load", lambda *_: data)
+    monkeypatch.setattr(method.baselines, "equal_time_steps", lambda *_: 15)
     down = {"bn_mode": "shared", "bn_reestimate_batches": 4, "gradient_probes": 2}
     spec, run = make_spec(compare_baseline=True, downsample=down), new_run()
     method.train(spec, run)
@@ -355,6 +362,9 @@ def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     assert result["predicted_saving"] == pytest.approx(10 / 24 * (1 - result["flop_ratio"]))
     told = result["train_seconds"] / result["baseline_train_seconds"]
     assert result["saving"] == pytest.approx(1 - told)
+    assert result["shorter_steps"] == 15
+    gain = result["test_accuracy"] - result["shorter_test_accuracy"]
+    assert result["gain_over_shorter"] == pytest.approx(gain)
     names = {name for event in events(run, "metric") for name in event["values"]}
     assert names == {metric.name for metric in spec.metrics}
     loaded = checkpoint.load_net(run.dir / "weights.safetensors", "cpu")
@@ -365,6 +375,84 @@ def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     rows = list(csv.DictReader((run.dir / "history.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == [8, 16, 24]
     assert int(rows[-1]["full_steps"]) + int(rows[-1]["cheap_steps"]) == 24
+
+
+def told(seconds, warmup_seconds, steps=20):
+    """A training that took so long."""
+    clock = StepClock("cpu")
+    clock.seconds, clock.warmup_seconds = seconds, warmup_seconds
+    return Fitted(Scores(0.5, 1.0, 0.0), 0.5, 1, steps, "steps", [], clock)
+
+
+def test_shorter_training_has_the_time_of_the_cheap_one():
+    """Steps in proportion to the time after the warm-up: (7 - 1) of (12 - 2) seconds."""
+    assert baselines.equal_time_steps(told(7.0, 1.0), told(12.0, 2.0)) == 12
+    assert baselines.equal_time_steps(told(1.01, 1.0), told(12.0, 2.0)) == 1
+
+
+def test_shorter_training_ends_with_its_schedule(data, make_spec, new_run):
+    """Arm (f): its rates are those of a run of its length; nothing is trained twice."""
+    setup, run = prepare(make_spec(), data, new_run()), new_run()
+    plain = told(12.0, 2.0, steps=24)
+    shorter = baselines.train_shorter(setup, run, told(7.0, 1.0), plain)
+    assert shorter.steps == 14
+    by_hand = fit(
+        new_net(setup.spec, data, "cpu"), data, make_spec(max_steps=14), new_run(), arm=Arm()
+    )
+    assert shorter.scores == by_hand.scores
+    assert shorter.history[-1]["lr"] == by_hand.history[-1]["lr"]
+    assert {event["step"] for event in events(run, "metric")} <= set(range(49, 63))
+    assert baselines.train_shorter(setup, run, told(13.0, 1.0), plain) is plain
+
+
+def trained_on(spec, data, run):
+    """Parameters after a training, and (learning rate, images) of each of its steps."""
+    setup = prepare(spec, data, run)
+    seen = []
+    setup.net.register_forward_pre_hook(
+        lambda net, args: seen.append(args[0].clone()) if net.training else None
+    )
+    fitted = method.fit_cheap(setup, run, Arm())
+    return setup, fitted, seen
+
+
+def test_cheap_steps_of_several_batches_see_the_same_images(data, make_spec, new_run):
+    """Arm (g): order and augmentation are those of single steps; k batches are one step."""
+    down = {"schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.5}]}}
+    _, _, single = trained_on(make_spec(downsample=down), data, new_run())
+    several = make_spec(downsample=down | {"cheap_batch_multiplier": 3})
+    setup, fitted, merged = trained_on(several, data, new_run())
+    # 3 epochs of 8 batches, the first 12 cheap: 3 + 3, 2 left over, then 3 of the next epoch's 4
+    assert fitted.clock.counts == {"cheap": 3, "full": 15}
+    assert fitted.steps == 24
+    assert [len(x) for x in merged[:6]] == [24, 24, 8, 8, 24, 8]
+    torch.testing.assert_close(torch.cat(single[:6]), torch.cat(merged[:2]))
+    torch.testing.assert_close(torch.cat(single[8:11]), merged[4])
+    assert setup.decisions == bytes([1] * 6 + [0] * 2 + [1] * 3 + [0] * 13)
+
+
+def test_several_batches_scale_the_rate(data, make_spec, new_run):
+    """A cheap step of k batches moves the weights k times as far, as their mean gradient says."""
+    moved = []
+    for k in (1, 2):
+        down = {"cheap_batch_multiplier": k, "refine_fraction": 0.0, "input_resample": "area"}
+        down["schedule"] = {"type": "list", "intervals": [{"start": 0.0, "end": 1.0}]}
+        optimizer = {"lr": 0.05, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0}
+        spec = make_spec(max_steps=k, batch_size=16 // k, optimizer=optimizer, downsample=down)
+        spec = spec.model_copy(update={"images": spec.images.model_copy(update={"augment": NONE})})
+        start = dict(new_net(spec, data, "cpu").named_parameters())
+        setup, _ = train_with(spec, data, new_run())
+        moved.append(torch.cat([(p - start[n]).flatten() for n, p in setup.net.named_parameters()]))
+    torch.testing.assert_close(moved[1], 2 * moved[0], rtol=1e-3, atol=5e-7)
+
+
+def test_more_batches_than_an_epoch_has_are_refused(data, make_spec, new_run):
+    spec = make_spec(batch_size=32, downsample={"cheap_batch_multiplier": 4})
+    with pytest.raises(SpecError, match="cheap_batch_multiplier 4 is more than the 2 batches"):
+        prepare(spec, data, new_run())
+    counts = {"none": {"train": 64, "height": 16, "width": 16, "channels": 1, "classes": 4}}
+    with pytest.raises(SpecError, match="lower it or batch_size"):
+        spec.estimate(counts)
 
 
 def test_split_reports_the_cheap_mode(data, make_spec, new_run):

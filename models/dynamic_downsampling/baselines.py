@@ -1,0 +1,37 @@
+"""Plain trainings that one with cheap steps is compared with (README, comparison)."""
+
+from models.core.run import Run
+from models.core.train import Fitted, fit
+from models.core.training import Arm
+from models.dynamic_downsampling.setup import Setup, new_net
+
+
+def train_plain(setup: Setup, run: Run) -> Fitted:
+    """As many full steps as the method's run had steps; starts anew when a run is resumed in it."""
+    total = len(setup.decisions)
+    arm = Arm("baseline_", first=total, total=3 * total, keeps=False)
+    return fit(new_net(setup.spec, setup.data, run.device), setup.data, setup.spec, run, arm=arm)
+
+
+def train_shorter(setup: Setup, run: Run, fitted: Fitted, plain: Fitted) -> Fitted:
+    """Plain training cut to the time of ``fitted``, its learning rates over that length.
+
+    Whoever wants to save time can do this without any method. Where cheap steps saved no time,
+    it is the plain run itself, which is not repeated.
+    """
+    total, steps = len(setup.decisions), equal_time_steps(fitted, plain)
+    if steps >= plain.steps:
+        return plain
+    spec = setup.spec.model_copy(update={"epochs": None, "max_steps": steps})
+    arm = Arm("shorter_", first=2 * total, total=2 * total + steps, keeps=False)
+    return fit(new_net(spec, setup.data, run.device), setup.data, spec, run, arm=arm)
+
+
+def equal_time_steps(fitted: Fitted, plain: Fitted) -> int:
+    """Plain steps that take as long as ``fitted`` did; the first steps of each kind left out."""
+    share = _steady_seconds(fitted) / _steady_seconds(plain)
+    return max(1, round(plain.steps * share))
+
+
+def _steady_seconds(fitted: Fitted) -> float:
+    return fitted.clock.seconds - fitted.clock.warmup_seconds
