@@ -1,14 +1,17 @@
 """Arms of training with cheap steps on CIFAR-10, paired by seed, on one device.
 
     python -m tests.bench.dynamic_downsampling --data cifar10.npz --device cuda --out FILE.json
+    python -m tests.bench.dynamic_downsampling --merge FILE.json FILE.json --out ALL.json
 
 a plain | b periodic 2 of 5, input and kernel, shared statistics | c the same, input only |
-d ours: annealed, statistics skipped, matched norms, kernels where faster | e progressive resizing
-with the defaults of Composer | f plain, cut to the time of d or of ``--shortened-to`` | first:
-input only, the first 63 % of the steps cheap. Only the schedule differs.
+d annealed, statistics skipped, matched norms, kernels where faster | e progressive resizing
+with the defaults of Composer | first: input only, the first 63 % of the steps cheap |
+g: first, four batches a cheap step | f plain, cut to the time of ``--shortened-to``. Only the
+schedule differs. ``--units "0:a,first 1:a"`` shares seeds and arms out over several processes.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -28,6 +31,7 @@ from models.core.steps import Mode
 from models.core.train import Fitted, fit
 from models.core.training import Arm
 from models.data.images import ImageData
+from models.dynamic_downsampling.report import costs_of, measured_ratio
 from models.dynamic_downsampling.setup import new_net, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.dynamic_downsampling.train import finish, fit_cheap
@@ -42,16 +46,19 @@ OURS = {
     "cheap_lr_scale": "match_norm",
     "kernel_layers": "auto",
 }
+FIRST = {
+    "schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.63}]},
+    "kernel_pool": "none",
+}
 DOWN = {
     "b": NAIVE,
     "c": NAIVE | {"kernel_pool": "none", "bn_mode": "skip"},
     "d": OURS,
-    "first": {
-        "schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.63}]},
-        "kernel_pool": "none",
-    },
-    "d_input_only": OURS | {"kernel_pool": "none", "kernel_layers": "all"},
+    "first": FIRST,
+    "g": FIRST | {"cheap_batch_multiplier": 4},
 }
+ARMS = ("a", "b", "c", "d", "e", "f", "g", "first")
+NEAR = 0.01  # below the plain accuracy: what most arms reach on their way
 
 
 def make_spec(options: argparse.Namespace, seed: int, **fields: Any) -> DynamicDownsamplingTrain:
@@ -97,18 +104,18 @@ def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) ->
         if arm in DOWN:
             setup = prepare(spec, data, run)
             fitted = fit_cheap(setup, run, Arm(keeps=False))
-            accuracy, switched = finish(setup, fitted).accuracy, sum(setup.decisions)
+            accuracy, cheap = finish(setup, fitted).accuracy, sum(setup.decisions)
             pooled = sum(layer.reason == "pooled" for layer in setup.layers)
+            ratios = {"flop_ratio": costs_of(setup).ratio}
+            ratios["measured_ratio"] = measured_ratio(setup, fitted.clock)
         else:
             net = new_net(spec, data, on)
             total = spec.steps(len(data.train))[1]
             how = progressive(total, data.size[0]) if arm == "e" else {}
             fitted = fit(net, data, spec, run, arm=Arm(keeps=False), **how)
-            accuracy, switched, pooled = fitted.scores.accuracy, 0, 0
-        return figures(fitted, accuracy, time.perf_counter() - began) | {
-            "cheap_steps": switched,
-            "pooled_layers": pooled,
-        }
+            accuracy, cheap, pooled, ratios = fitted.scores.accuracy, 0, 0, {}
+        found = figures(fitted, accuracy, time.perf_counter() - began)
+    return found | {"cheap_batches": cheap, "pooled_layers": pooled} | ratios
 
 
 def figures(fitted: Fitted, accuracy: float, wall_s: float) -> dict[str, Any]:
@@ -127,36 +134,84 @@ def figures(fitted: Fitted, accuracy: float, wall_s: float) -> dict[str, Any]:
     }
 
 
-def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Means over seeds; savings and changes of accuracy paired by seed with arm a."""
-    table = {}
-    for arm, rows in runs.items():
-        plain = runs["a"][: len(rows)]
-        steady = [row["train_s"] - row["warmup_s"] for row in rows]
-        saving = [
-            1 - s / (p["train_s"] - p["warmup_s"]) for s, p in zip(steady, plain, strict=True)
-        ]
-        change = [
-            100 * (row["test_accuracy"] - p["test_accuracy"])
-            for row, p in zip(rows, plain, strict=True)
-        ]
-        table[arm] = {
-            "seeds": len(rows),
-            "accuracy_mean": mean(row["test_accuracy"] for row in rows),
-            "accuracy_std": stdev(row["test_accuracy"] for row in rows) if len(rows) > 1 else None,
-            "train_s_without_warmup_mean": mean(steady),
-            "saving_mean": mean(saving),
-            "change_points_mean": mean(change),
-            "change_points_se": stdev(change) / len(change) ** 0.5 if len(change) > 1 else None,
-        }
-    return table
+def steady_s(row: dict[str, Any]) -> float:
+    """Seconds of training without the first steps of each kind (search, capture)."""
+    return row["train_s"] - row["warmup_s"]
 
 
-def main() -> None:
-    """Train all arms of one seed, then of the next, while the budget lasts; write after each."""
+def summary(runs: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Means over seeds; savings and changes of accuracy paired by seed with arm a and arm f.
+
+    Args:
+        runs: of each arm, figures by seed.
+    """
+    target = mean(row["test_accuracy"] for row in runs["a"].values())
+    return {arm: _arm_summary(runs, arm, target) for arm in sorted(runs)}
+
+
+def _arm_summary(
+    runs: dict[str, dict[str, dict[str, Any]]], arm: str, target: float
+) -> dict[str, Any]:
+    rows = list(runs[arm].values())
+    both = [(row, runs["a"][seed]) for seed, row in runs[arm].items() if seed in runs["a"]]
+    accuracies = [row["test_accuracy"] for row in rows]
+    return {
+        "seeds": len(rows),
+        "accuracy_mean": mean(accuracies),
+        "accuracy_std": stdev(accuracies) if len(rows) > 1 else None,
+        "train_s_without_warmup_mean": mean(map(steady_s, rows)),
+        "saving_mean": mean(1 - steady_s(row) / steady_s(plain) for row, plain in both),
+        "change_points": _paired(runs, arm, "a"),
+        "gain_over_f_points": _paired(runs, arm, "f"),
+        "gain_over_e_points": _paired(runs, arm, "e"),
+        "s_to_mean_plain_accuracy": [_reached(row, target) for row in rows],
+        "s_to_a_point_below": [_reached(row, target - NEAR) for row in rows],
+    }
+
+
+def _paired(
+    runs: dict[str, dict[str, dict[str, Any]]], arm: str, other: str
+) -> dict[str, float | None] | None:
+    """Mean difference of accuracy in points and its standard error over common seeds."""
+    seeds = runs[arm].keys() & runs.get(other, {}).keys()
+    if not seeds or arm == other:
+        return None
+    change = [
+        100 * (runs[arm][seed]["test_accuracy"] - runs[other][seed]["test_accuracy"])
+        for seed in sorted(seeds)
+    ]
+    error = stdev(change) / len(change) ** 0.5 if len(change) > 1 else None
+    return {"seeds": len(change), "mean": mean(change), "se": error}
+
+
+def _reached(row: dict[str, Any], accuracy: float) -> float | None:
+    """Seconds, first steps included, until a test showed this accuracy."""
+    return next((seconds for seconds, found in row["curve"] if found >= accuracy), None)
+
+
+def merge(files: list[Path], out: Path) -> None:
+    """One file of the results of several processes."""
+    parts = [json.loads(file.read_text()) for file in files]
+    runs: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for part in parts:
+        for arm, rows in part["runs"].items():
+            runs[arm] |= rows
+    told = parts[0] | {"processes": len(parts), "summary": summary(runs), "runs": runs}
+    out.write_text(json.dumps(told, indent=1))
+
+
+def shortened(runs: dict[str, dict[str, dict[str, Any]]], seed: str, to: str, total: int) -> int:
+    """Steps of plain training in the time of arm ``to``, of this seed or else of any before."""
+    rows = {arm: runs[arm].get(seed) or next(iter(runs[arm].values())) for arm in ("a", to)}
+    return round(total * steady_s(rows[to]) / steady_s(rows["a"]))
+
+
+def parse() -> argparse.Namespace:
+    """The command line; ``units`` becomes pairs of seed and arm in order."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--merge", type=Path, nargs="+", help="results to put into one file")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--net", default="resnet8")
     parser.add_argument("--width", type=int)
@@ -164,48 +219,49 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--subset", type=int)
     parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", default="a,b,c,d,d_input_only,e,f")
-    parser.add_argument("--shortened-to", default="d", help="arm whose time arm f gets")
+    parser.add_argument("--units", default="0:a,first,f,e,b,c,d,g", help="seed:arm,arm seed:arm")
+    parser.add_argument("--shortened-to", default="first", help="arm whose time arm f gets")
     parser.add_argument("--budget-s", type=float, default=600)
     options = parser.parse_args()
-    arms = options.arms.split(",")
-    if unknown := set(arms) - {"a", "e", "f", *DOWN}:
-        parser.error(f"--arms: {sorted(unknown)} are none of a, e, f, {', '.join(DOWN)}")
-    if arms[0] != "a":
-        parser.error("--arms: a comes first, the others are compared with it")
-    if "f" in arms and options.shortened_to not in arms[: arms.index("f")]:
-        parser.error(
-            f"--arms: f is cut to the time of {options.shortened_to}, which must precede it"
-        )
+    parts = [unit.split(":") for unit in options.units.split()]
+    options.units = [(seed, arm) for seed, arms in parts for arm in arms.split(",")]
+    if unknown := {arm for _, arm in options.units} - set(ARMS):
+        parser.error(f"--units: {sorted(unknown)} are none of {', '.join(ARMS)}")
+    before = [arm for _, arm in options.units]
+    if "f" in before and not {"a", options.shortened_to} <= set(before[: before.index("f")]):
+        parser.error(f"--units: a and {options.shortened_to}, to which f is cut, must precede it")
+    return options
+
+
+def main() -> None:
+    """Train arms and seeds in the order asked for, while the budget lasts; write after each."""
+    options = parse()
+    if options.merge:
+        merge(options.merge, options.out)
+        return
     deadline = time.monotonic() + options.budget_s
     data = cifar10.load(options.data, options.device, options.subset)
-    runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for seed in options.seeds:
-        for arm in arms:
-            if time.monotonic() > deadline:
-                return
-            fields: dict[str, Any] = {"downsample": DOWN[arm]} if arm in DOWN else {}
-            if arm == "f":
-                last = {name: runs[name][-1] for name in ("a", options.shortened_to)}
-                steady = {k: r["train_s"] - r["warmup_s"] for k, r in last.items()}
-                fields["max_steps"] = round(
-                    last["a"]["steps"] * steady[options.shortened_to] / steady["a"]
-                )
-            spec = make_spec(options, seed, **fields)
-            runs[arm].append(train(arm, spec, data, options.device))
-            print(seed, arm, {k: v for k, v in runs[arm][-1].items() if k != "curve"}, flush=True)
-            told = {
-                "what": "dynamic downsampling on JPEG CIFAR-10, arms as in the docstring",
-                "options": {
-                    k: str(v) for k, v in vars(options).items() if k not in ("data", "out")
-                },
-                "device": devices.describe(options.device),
-                "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
-                "summary": summary(runs),
-                "runs": runs,
-            }
-            options.out.write_text(json.dumps(told, indent=1))
+    runs: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for seed, arm in options.units:
+        if time.monotonic() > deadline:
+            return
+        fields: dict[str, Any] = {"downsample": DOWN[arm]} if arm in DOWN else {}
+        if arm == "f":
+            total = make_spec(options, int(seed)).steps(len(data.train))[1]
+            fields["max_steps"] = shortened(runs, seed, options.shortened_to, total)
+        spec = make_spec(options, int(seed), **fields)
+        runs[arm][seed] = train(arm, spec, data, options.device)
+        gc.collect()  # graphs of the last net hold its memory
+        print(seed, arm, {k: v for k, v in runs[arm][seed].items() if k != "curve"}, flush=True)
+        told = {
+            "what": "dynamic downsampling on JPEG CIFAR-10, arms as in the docstring",
+            "options": {k: str(v) for k, v in vars(options).items() if k not in ("data", "out")},
+            "device": devices.describe(options.device),
+            "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+            "summary": summary(runs) if runs["a"] else None,
+            "runs": runs,
+        }
+        options.out.write_text(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":
