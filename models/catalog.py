@@ -8,7 +8,7 @@ from pydantic import Field
 
 from models.core.run import Run
 from models.core.spec import Spec
-from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.dynamic_downsampling.spec import DynamicDownsamplingPlan, DynamicDownsamplingTrain
 from models.freetickets.spec import FreeTicketsTrain
 from models.lcw.spec import LcwSample, LcwTrain
 from models.saliency.spec import SaliencyMap
@@ -18,6 +18,7 @@ from models.terrain.spec import TerrainCompare, TerrainDownsample, TerrainSimula
 
 JobSpec = Annotated[
     DynamicDownsamplingTrain
+    | DynamicDownsamplingPlan
     | SelectiveConvolutionTrain
     | SaliencyMap
     | SaliencyEvaluate

@@ -190,8 +190,20 @@ def dry_run(net: nn.Module, channels: int, size: tuple[int, int], switch: Switch
             hook.remove()
 
 
-def slower_pooled(net: nn.Module, images: Tensor, switch: Switch) -> list[str]:
-    """Names of the pooled convolutions that take longer than full ones at the cheap size.
+class LayerTimes(NamedTuple):
+    """Seconds of one layer at the cheap size, forward and backward: full and pooled filter."""
+
+    full_s: float
+    pooled_s: float
+
+    @property
+    def is_slower_pooled(self) -> bool:
+        """Whether pooling brings no time."""
+        return self.pooled_s >= self.full_s
+
+
+def time_layers(net: nn.Module, images: Tensor, switch: Switch) -> dict[str, LayerTimes]:
+    """Time each pooled convolution in both forms, by name; of a few times the shortest counts.
 
     Args:
         net: after :func:`install`.
@@ -208,14 +220,13 @@ def slower_pooled(net: nn.Module, images: Tensor, switch: Switch) -> list[str]:
         net(images)
     for hook in hooks:
         hook.remove()
-    slower = []
+    times = {}
     for name, conv in convs.items():
         full = min(_seconds(conv, inputs[name]) for _ in range(TIMINGS))
         with switch.cheap():
             pooled = min(_seconds(conv, inputs[name]) for _ in range(TIMINGS))
-        if pooled >= full:
-            slower.append(name)
-    return slower
+        times[name] = LayerTimes(full, pooled)
+    return times
 
 
 @contextmanager

@@ -10,10 +10,17 @@ from models.core.steps import Batch
 from models.data import images
 from models.data.images import ImageData
 from models.dynamic_downsampling import cost, schedule
-from models.dynamic_downsampling.cheap import Layer, dry_run, install, shrink, slower_pooled
+from models.dynamic_downsampling.cheap import (
+    Layer,
+    LayerTimes,
+    dry_run,
+    install,
+    shrink,
+    time_layers,
+)
 from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher
 from models.dynamic_downsampling.pooled_conv import PooledConv2d, Switch
-from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.dynamic_downsampling.spec import Downsampled
 from models.nets.build import build_net
 
 
@@ -33,7 +40,7 @@ class Setup:
         decisions: 1 for each cheap step, 0 for each full one.
     """
 
-    spec: DynamicDownsamplingTrain
+    spec: Downsampled
     data: ImageData
     device: str
     net: nn.Module
@@ -63,13 +70,13 @@ class Setup:
 SLOWER = "slower pooled, when timed"
 
 
-def new_net(spec: DynamicDownsamplingTrain, data: ImageData, on: str) -> nn.Module:
+def new_net(spec: Downsampled, data: ImageData, on: str) -> nn.Module:
     """The plain net with the initial weights of the seed, on the device."""
     device.seed_all(spec.seed)
     return build_net(spec.model.model_dump(), len(data.classes), data.channels).to(on)
 
 
-def prepare(spec: DynamicDownsamplingTrain, data: ImageData, run: Run) -> Setup:
+def prepare(spec: Downsampled, data: ImageData, run: Run) -> Setup:
     """Build the net, replace its layers, and decide every step.
 
     Raises:
@@ -88,7 +95,7 @@ def prepare(spec: DynamicDownsamplingTrain, data: ImageData, run: Run) -> Setup:
     if any(decisions):
         dry_run(net, data.channels, size, switch)
     if down.kernel_layers == "auto":
-        _leave_full(setup, _slow_layers(setup, run))
+        leave_full(setup, _slow_layers(setup, run))
     return setup
 
 
@@ -105,13 +112,19 @@ def _slow_layers(setup: Setup, run: Run) -> list[str]:
     if run.resume is not None:
         return checkpoint.read(run.resume)[1]["notes"]["slow_layers"]
     names = [name for name, m in setup.net.named_modules() if isinstance(m, PooledConv2d)]
-    with device.autocast(setup.spec.precision, setup.device):
-        slow = slower_pooled(setup.net, setup.small(first_batch(setup).images), setup.switch)
-    flags = ranks.agree(*(name in slow for name in names))
+    times = layer_times(setup)
+    flags = ranks.agree(*(times[name].is_slower_pooled for name in names))
     return [name for name, is_slow in zip(names, flags, strict=True) if is_slow]
 
 
-def _leave_full(setup: Setup, slow: list[str]) -> None:
+def layer_times(setup: Setup) -> dict[str, LayerTimes]:
+    """Times of the pooled convolutions on the first batch at the cheap size, by name."""
+    with device.autocast(setup.spec.precision, setup.device):
+        return time_layers(setup.net, setup.small(first_batch(setup).images), setup.switch)
+
+
+def leave_full(setup: Setup, slow: list[str]) -> None:
+    """Keep the filters of these layers whole in cheap steps, since pooling them takes longer."""
     for index, layer in enumerate(setup.layers):
         module = setup.net.get_submodule(layer.name)
         if layer.name in slow and isinstance(module, PooledConv2d):

@@ -1,4 +1,4 @@
-"""Spec of training with dynamic input and kernel downsampling. Torch-free."""
+"""Specs of training with dynamic input and kernel downsampling. Torch-free."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -13,47 +13,12 @@ from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.parts import Downsample
 from models.nets.spec import ResidualNet, conv_shapes
 
+PROBED = 20  # steps of each kind that a plan takes; the first five do not count
 
-class DynamicDownsamplingTrain(SupervisedSpec):
-    """Train a residual net with some steps on shrunken images and pooled filters."""
 
-    entry: ClassVar[str] = "models.dynamic_downsampling.train:train"
-    resumable: ClassVar[bool] = True
-    metrics: ClassVar[tuple[MetricInfo, ...]] = (
-        *METRICS,
-        MetricInfo("gradient_cosine", "1", "max", "cosine of cheap and full gradient, one batch"),
-        MetricInfo("gradient_norm_ratio", "1", None, "norm of the cheap gradient over the full"),
-        *BASELINE_METRICS,
-        *metrics_of("shorter_", "the plain run cut to equal time"),
-    )
-    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
-        ArtifactInfo("weights.safetensors", "weights", "final net, loads into the plain one"),
-        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
-        ArtifactInfo("report.json", "report", "all figures of the result, layers, versions"),
-        ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds, operations"),
-        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
-    )
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "digits": {
-            "kind": "dynamic_downsampling.train",
-            "model": {"name": "resnet8"},
-            "data": {"dataset": "digits"},
-            "images": {"image_size": 32, "augment": {"crop_padding": 2}},
-            "epochs": 20,
-            "batch_size": 64,
-            "downsample": {"schedule": {"type": "periodic", "period": 5, "n_cheap": 3}},
-        },
-    }
-    smallest: ClassVar[Mapping[str, Any]] = {
-        "kind": "dynamic_downsampling.train",
-        "model": {"name": "resnet8", "width": 16},
-        "data": {"dataset": "digits"},
-        "images": {"subset": 64, "image_size": 16, "augment": {"crop_padding": 1}},
-        "max_steps": 12,
-        "batch_size": 16,
-    }
+class Downsampled(SupervisedSpec):
+    """A training with cheap steps: the fields that planning it and doing it have in common."""
 
-    kind: Literal["dynamic_downsampling.train"]
     model: ResidualNet
     downsample: Downsample = Downsample()
     compare_baseline: bool = Field(
@@ -63,7 +28,7 @@ class DynamicDownsamplingTrain(SupervisedSpec):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> "DynamicDownsamplingTrain":
+    def _fits(self) -> "Downsampled":
         layers = self.downsample.kernel_layers
         if layers == "auto" and self.deterministic:
             raise ValueError("kernel_layers auto decides by timing: name the layers, or all")
@@ -149,3 +114,71 @@ class DynamicDownsamplingTrain(SupervisedSpec):
                 details["predicted_saving"] = share * (1 - costs.ratio)
             total = steps * (3 if self.compare_baseline else 1)  # the last training is shorter
         return Estimate(total_steps=total, details=details)
+
+
+class DynamicDownsamplingTrain(Downsampled):
+    """Train a residual net with some steps on shrunken images and pooled filters."""
+
+    entry: ClassVar[str] = "models.dynamic_downsampling.train:train"
+    resumable: ClassVar[bool] = True
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        *METRICS,
+        MetricInfo("gradient_cosine", "1", "max", "cosine of cheap and full gradient, one batch"),
+        MetricInfo("gradient_norm_ratio", "1", None, "norm of the cheap gradient over the full"),
+        *BASELINE_METRICS,
+        *metrics_of("shorter_", "the plain run cut to equal time"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("weights.safetensors", "weights", "final net, loads into the plain one"),
+        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
+        ArtifactInfo("report.json", "report", "all figures of the result, layers, versions"),
+        ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds, operations"),
+        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "digits": {
+            "kind": "dynamic_downsampling.train",
+            "model": {"name": "resnet8"},
+            "data": {"dataset": "digits"},
+            "images": {"image_size": 32, "augment": {"crop_padding": 2}},
+            "epochs": 20,
+            "batch_size": 64,
+            "downsample": {"schedule": {"type": "periodic", "period": 5, "n_cheap": 3}},
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "dynamic_downsampling.train",
+        "model": {"name": "resnet8", "width": 16},
+        "data": {"dataset": "digits"},
+        "images": {"subset": 64, "image_size": 16, "augment": {"crop_padding": 1}},
+        "max_steps": 12,
+        "batch_size": 16,
+    }
+
+    kind: Literal["dynamic_downsampling.train"]
+
+
+class DynamicDownsamplingPlan(Downsampled):
+    """Time a few full and cheap steps of a training and predict what it would save."""
+
+    entry: ClassVar[str] = "models.dynamic_downsampling.plan:plan"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = metrics_of("probe_", "the steps that were timed")
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("plan.json", "report", "predicted saving and seconds; each layer, timed"),
+    )
+    smallest: ClassVar[Mapping[str, Any]] = {
+        **DynamicDownsamplingTrain.smallest,
+        "kind": "dynamic_downsampling.plan",
+    }
+
+    kind: Literal["dynamic_downsampling.plan"]
+
+    @property
+    def probe_steps(self) -> int:
+        """Batches of the probe, in which both kinds of steps take turns."""
+        return 2 * PROBED * self.downsample.cheap_batch_multiplier
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """As for the training, but for the steps, which are those of the probe."""
+        planned = super().estimate(counts)
+        return planned.model_copy(update={"total_steps": self.probe_steps})

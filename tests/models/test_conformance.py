@@ -11,7 +11,7 @@ from models.catalog import JobSpec, kinds, load_entry
 from models.core.errors import DataMissingError
 from models.core.run import StoppedError
 
-TIMES = {"images_per_s", "curves.png"}  # metrics and files that tell of the machine
+TIMES = ("images_per_s", "curves.png")  # ends of metrics and files that tell of the machine
 
 
 def runs_of(kind):
@@ -38,7 +38,7 @@ def numbers(run):
         (event["step"], name, value)
         for event in events(run, "metric")
         for name, value in event["values"].items()
-        if name not in TIMES
+        if not name.endswith(TIMES)
     ]
 
 
@@ -49,7 +49,7 @@ def contents(run):
         path = run.dir / event["name"]
         if path.suffix == ".safetensors":
             found |= {f"{event['name']}:{k}": v for k, v in load_file(path).items()}
-        elif path.suffix in (".npy", ".npz", ".png") and path.name not in TIMES:
+        elif path.suffix in (".npy", ".npz", ".png") and not path.name.endswith(TIMES):
             found[event["name"]] = path.read_bytes()
     return found
 

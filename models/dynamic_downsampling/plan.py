@@ -1,0 +1,132 @@
+"""What a training with cheap steps would save, from a few timed steps (README, plan)."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from models.core import device, ranks
+from models.core.run import Run
+from models.core.supervised import Budget
+from models.core.train import Fitted
+from models.core.training import Arm
+from models.data import images
+from models.dynamic_downsampling import report, schedule
+from models.dynamic_downsampling.cheap import LayerTimes
+from models.dynamic_downsampling.parts import Downsample, Schedule
+from models.dynamic_downsampling.setup import Setup, layer_times, leave_full, prepare
+from models.dynamic_downsampling.spec import DynamicDownsamplingPlan
+from models.dynamic_downsampling.train import fit_cheap
+
+TESTED = 16  # images: the loop tests at the end of epochs, which a plan does not need
+OFF = Schedule(type="off")
+
+
+def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
+    """Time steps of both kinds and each layer; leave the prediction as result and ``plan.json``.
+
+    Raises:
+        SpecError: if the data or the net cannot be downsampled as asked.
+        DataError: if the data cannot be used.
+        StoppedError: if a stop was requested.
+    """
+    ranks.start(run.device)
+    data = images.load(spec.data, spec.images, run, spec.seed)
+    setup, times = _prepared(spec, data, run)
+    probe = _probe(setup, spec.probe_steps)
+    fitted = fit_cheap(probe, run, Arm("probe_", total=len(probe.decisions), keeps=False))
+    found = prediction(setup, fitted)
+    if ranks.is_first():
+        told = {"result": found, "layers": _layers(setup, times), "cheap_size": list(setup.size)}
+        told |= {"spec": spec.model_dump(mode="json"), "device": device.describe(run.device)}
+        (run.dir / "plan.json").write_text(json.dumps(told, indent=2))
+        run.artifact("plan.json", role="report")
+        run.result(**found)
+
+
+def _prepared(
+    spec: DynamicDownsamplingPlan, data: images.ImageData, run: Run
+) -> tuple[Setup, dict[str, LayerTimes]]:
+    """Setup of the training, and the times of its layers, from which ``auto`` chooses."""
+    auto = spec.downsample.kernel_layers == "auto"
+    every = spec.downsample.model_copy(update={"kernel_layers": "all"}) if auto else spec.downsample
+    setup = prepare(spec.model_copy(update={"downsample": every}), data, run)
+    times = layer_times(setup)
+    if auto:
+        leave_full(setup, [name for name, layer in times.items() if layer.is_slower_pooled])
+    return setup, times
+
+
+def _probe(setup: Setup, total: int) -> Setup:
+    """A short training whose steps alternate; a plan without cheap steps has full ones only."""
+    down, data = setup.spec.downsample, setup.data
+    k = down.cheap_batch_multiplier
+    turns = Schedule(type="periodic", period=2 * k, n_cheap=k) if any(setup.decisions) else OFF
+    short = Downsample(schedule=turns, refine_fraction=0.0, cheap_batch_multiplier=k)
+    per_epoch = setup.spec.steps(len(data.train))[0]
+    spec = setup.spec.model_copy(
+        update={
+            "epochs": None,
+            "max_steps": total,
+            "budget": Budget(),
+            "downsample": down.model_copy(update={"gradient_probes": 0}),
+        }
+    )
+    few = replace(data, test=data.test[:TESTED], test_labels=data.test_labels[:TESTED])
+    decisions = schedule.decide(short, total, per_epoch, setup.spec.seed)
+    return replace(setup, spec=spec, data=few, decisions=decisions)
+
+
+def prediction(setup: Setup, fitted: Fitted) -> dict[str, Any]:
+    """What the training would save: by operations, and by the times of the probe.
+
+    With a share p of cheap batches and r their cost over full ones, p (1 - r); seconds leave out
+    tests, checkpoints and the first steps of each kind.
+
+    Args:
+        setup: of the training.
+        fitted: what the probe came to.
+    """
+    clock, costs, total = fitted.clock, report.costs_of(setup), len(setup.decisions)
+    share, measured = sum(setup.decisions) / total, report.measured_ratio(setup, clock)
+    saving = None if measured is None else share * (1 - measured)
+    if share == 0:
+        saving = 0.0
+    return {
+        "cheap_share": share,
+        "flop_ratio": costs.ratio,
+        "measured_ratio": measured,
+        "predicted_saving": share * (1 - costs.ratio),
+        "predicted_saving_measured_ratio": saving,
+        **_seconds(setup, clock.median_ms("full"), saving),
+        "steps": total,
+        "median_step_ms": {mode: clock.median_ms(mode) for mode in clock.counts},
+        "peak_gpu_bytes": clock.peak_bytes,
+    }
+
+
+def _seconds(setup: Setup, full_ms: float | None, saving: float | None) -> dict[str, Any]:
+    """Predicted seconds of the training, of the plain one and of the job; empty if not known."""
+    if full_ms is None or saving is None:
+        return {}
+    total = len(setup.decisions)
+    plain_s = total * full_ms / 1000
+    train_s = plain_s * (1 - saving)
+    beside_s = plain_s + train_s if setup.spec.compare_baseline else 0.0
+    return {
+        "plain_seconds": plain_s,
+        "train_seconds": train_s,
+        "job_seconds": train_s + beside_s,
+        "equal_time_plain_steps": round(total * (1 - saving)),
+    }
+
+
+def _layers(setup: Setup, times: dict[str, LayerTimes]) -> list[dict[str, Any]]:
+    """Each convolution: what cheap steps do with it and, where it can be pooled, both times."""
+    rows = []
+    for layer in setup.layers:
+        row = layer._asdict()
+        if (timed := times.get(layer.name)) is not None:
+            row |= {"full_ms": 1000 * timed.full_s, "pooled_ms": 1000 * timed.pooled_s}
+            row["auto"] = "full" if timed.is_slower_pooled else "pooled"
+        rows.append(row)
+    return rows
