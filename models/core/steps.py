@@ -47,7 +47,7 @@ def cross_entropy(net: nn.Module, batch: Batch, _: Mode = FULL) -> Float[Tensor,
     return functional.cross_entropy(net(batch.images), batch.labels)
 
 
-def learning_rate(spec: Optimizer, step: int, total: int) -> float:
+def learning_rate(spec: Optimizer, step: int | float, total: int) -> float:
     """Rate of a step (from 0): linear rise over the warm-up, then decay towards zero.
 
     Runs count in batches of one size, so the share of steps is the share of samples seen.

@@ -127,6 +127,11 @@ class Downsample(Part):
         le=4,
         description="Batches that one cheap step takes at once, at as many times the learning rate",
     )
+    rate_over: Literal["steps", "operations"] = Field(
+        default="steps",
+        description="What the learning-rate schedule runs over: steps, or operations, of which"
+        " cheap steps take fewer, so that the rate is still high when the full ones come",
+    )
     bn_mode: Literal["shared", "skip", "split"] = Field(
         default="skip",
         description="Running batch-norm statistics in cheap steps: updated, left, or kept apart",

@@ -1,13 +1,14 @@
 """Training with dynamic input and kernel downsampling (Poulos et al., arXiv 1910.06548)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from torch import Tensor, nn
 
 from models.core import checkpoint, device, ranks
 from models.core.evaluate import Scores
 from models.core.run import Run
-from models.core.steps import FULL, Batch, Mode, cross_entropy
+from models.core.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 from models.core.train import Fitted, fit, test
 from models.core.training import Arm, describe
 from models.data import images
@@ -79,10 +80,24 @@ def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
         prepare=lambda x, step: setup.small(x, step) if setup.decisions[step] else x,
         mode_of=lambda step: cheap if setup.decisions[step] else FULL,
         after_step=after_step,
+        rate=rate_over_operations(setup) if down.rate_over == "operations" else None,
         extras=setup.extras(),
         notes={"slow_layers": setup.slow_layers()},
         arm=arm,
     )
+
+
+def rate_over_operations(setup: Setup) -> Callable[[int], float]:
+    """Learning rate of each step: its schedule at the share of all operations done before.
+
+    With cheap steps first, a schedule over steps is nearly over when the full ones begin. A cheap
+    step counts r, its operations over those of a full one; without cheap steps nothing changes.
+    """
+    ratio, total = report.costs_of(setup).ratio, len(setup.decisions)
+    costs = [ratio if cheap else 1.0 for cheap in setup.decisions]
+    before = list(accumulate(costs, initial=0.0))
+    scale = total / before[-1]
+    return lambda step: learning_rate(setup.spec.optimizer, before[step] * scale, total)
 
 
 def _probe_steps(probes: int, decisions: bytes) -> set[int]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -72,8 +73,9 @@ def parameters_of(setup):
         {"schedule": {"type": "bernoulli", "cheap_share": 0.0}},
         {"schedule": {"type": "periodic", "n_cheap": 0}, "cheap_lr_scale": "match_norm"},
         {"input_scale": 1.0, "kernel_pool": "none"},
+        {"input_scale": 1.0, "kernel_pool": "none", "rate_over": "operations"},
     ],
-    ids=["off", "no share", "no cheap step", "nothing smaller"],
+    ids=["off", "no share", "no cheap step", "nothing smaller", "nothing smaller, operations"],
 )
 def test_no_downsampling_is_the_plain_trainer(data, make_spec, new_run, down):
     """Property 9: parameters bit-identical after 24 steps."""
@@ -429,6 +431,22 @@ def test_cheap_steps_of_several_batches_see_the_same_images(data, make_spec, new
     torch.testing.assert_close(torch.cat(single[:6]), torch.cat(merged[:2]))
     torch.testing.assert_close(torch.cat(single[8:11]), merged[4])
     assert setup.decisions == bytes([1] * 6 + [0] * 2 + [1] * 3 + [0] * 13)
+
+
+def test_rates_over_operations(data, make_spec, new_run):
+    """At the switch the schedule has come as far as the operations, not as the steps."""
+    down = {"schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.5}]}}
+    down |= {"rate_over": "operations", "kernel_pool": "none"}
+    optimizer = {"lr": 1.0, "schedule": "linear", "warmup": 0.0}
+    setup = prepare(make_spec(downsample=down, optimizer=optimizer), data, new_run())
+    rate, ratio = method.rate_over_operations(setup), report.costs_of(setup).ratio
+    rates = [rate(step) for step in range(STEPS)]
+    assert rates[0] == 1
+    assert rates[12] == pytest.approx(1 / (1 + ratio))  # full steps do this share of the work
+    falls = [a - b for a, b in pairwise(rates)]
+    assert falls[:12] == pytest.approx([ratio * falls[-1]] * 12)
+    _, fitted = train_with(setup.spec, data, new_run())
+    assert fitted.history[-1]["lr"] == pytest.approx(rates[-1])
 
 
 def test_several_batches_scale_the_rate(data, make_spec, new_run):
