@@ -145,6 +145,20 @@ class DynamicDownsamplingTrain(Downsampled):
             "batch_size": 64,
             "downsample": {"schedule": {"type": "periodic", "period": 5, "n_cheap": 3}},
         },
+        "cifar10-gpu": {
+            "kind": "dynamic_downsampling.train",
+            "model": {"name": "resnet18"},
+            "data": {"dataset": "cifar10"},
+            "images": {"augment": {"crop_padding": 4, "flip": True}},
+            "epochs": 40,
+            "batch_size": 512,
+            "optimizer": {"lr": 0.4},
+            "downsample": {
+                "schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.66}]},
+                "kernel_pool": "none",
+                "rate_over": "operations",
+            },
+        },
     }
     smallest: ClassVar[Mapping[str, Any]] = {
         "kind": "dynamic_downsampling.train",

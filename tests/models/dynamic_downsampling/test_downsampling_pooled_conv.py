@@ -256,6 +256,30 @@ def test_pair_padding_equals_explicit_padding_inside():
     assert not torch.allclose(outs[0], outs[1])
 
 
+def test_filters_are_pooled_in_float32():
+    """Pitfall: under bf16 the mean of four taps is rounded once, after it was taken."""
+    conv = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    with torch.no_grad():
+        conv.weight.fill_(1.0)
+        conv.weight[0, 0, 0, 0] = 1 + 2**-7  # its mean with three ones needs 2 more bits than bf16
+    switch = Switch()
+    pooled = PooledConv2d(conv, switch, 2, "avg", 1.0, HIGH)
+    seen = []
+    functional_conv = torch.nn.functional.conv2d
+
+    def watch(x, w, *rest):
+        seen.append(w)
+        return functional_conv(x, w, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, switch.cheap():
+        patch.setattr(torch.nn.functional, "conv2d", watch)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = pooled(torch.ones(1, 1, 4, 4))
+    assert out.dtype == torch.bfloat16
+    assert seen[0].dtype == torch.float32
+    assert seen[0][0, 0, 0, 0].item() == 1 + 2**-9
+
+
 def test_exception_inside_leaves_full_mode():
     """Property 15, second half."""
     module, switch = pooled(conv())

@@ -313,6 +313,13 @@ def test_shrink(how):
         assert torch.equal(shrink(x, (6, 4), how, 0, 0), functional.avg_pool2d(x, 2))
 
 
+def test_nearest_keeps_the_noise_that_area_averages_out():
+    """Pitfall: a subsample of white noise has its deviation, the 2 x 2 mean half of it."""
+    x = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert shrink(x, (32, 32), "nearest", 0, 0).std().item() == pytest.approx(1, abs=0.02)
+    assert shrink(x, (32, 32), "area", 0, 0).std().item() == pytest.approx(0.5, abs=0.02)
+
+
 def test_crop_depends_on_the_step_alone():
     x = torch.arange(400.0).view(1, 1, 20, 20)
     cuts = [shrink(x, (4, 4), "crop", 1, step)[0, 0, 0, 0].item() for step in range(30)]
