@@ -9,6 +9,7 @@ with the defaults of Composer | first: input only, the first 66 % of the steps c
 rate over operations | first_steps: the same over steps |
 g: first, four batches a cheap step | f plain, cut to the time of ``--shortened-to``. Only the
 schedule differs. ``--units "0:a,first 1:a"`` shares seeds and arms out over several processes.
+``--data digits`` takes the built-in set, enlarged to 32 x 32.
 """
 
 import argparse
@@ -28,9 +29,12 @@ from torch.nn import functional
 
 from models.core import device as devices
 from models.core.run import Run
+from models.core.spec import DatasetRef
 from models.core.steps import Mode
+from models.core.supervised import ImageOptions
 from models.core.train import Fitted, fit
 from models.core.training import Arm
+from models.data import images
 from models.data.images import ImageData
 from models.dynamic_downsampling.report import costs_of, measured_ratio
 from models.dynamic_downsampling.setup import new_net, prepare
@@ -61,6 +65,7 @@ DOWN = {
     "g": FIRST | {"cheap_batch_multiplier": 4},
 }
 ARMS = {"a", "e", "f", *DOWN}
+NATURAL, DIGITS = {"crop_padding": 4, "flip": True}, {"crop_padding": 2}
 NEAR = 0.01  # below the plain accuracy: what most arms reach on their way
 
 
@@ -71,7 +76,7 @@ def make_spec(options: argparse.Namespace, seed: int, **fields: Any) -> DynamicD
         "kind": "dynamic_downsampling.train",
         "model": model,
         "data": {"dataset": "cifar10"},
-        "images": {"augment": {"crop_padding": 4, "flip": True}},
+        "images": {"augment": DIGITS if options.data.name == "digits" else NATURAL},
         "batch_size": options.batch,
         "optimizer": {"lr": options.lr},
         "seed": seed,
@@ -97,6 +102,15 @@ def progressive(total: int, full: int) -> dict[str, Any]:
 
     modes = {pixels: Mode(f"{pixels} px") for pixels in range(4, full + 1, 4)}
     return {"prepare": resize, "mode_of": lambda step: modes[size(step)]}
+
+
+def load(options: argparse.Namespace) -> ImageData:
+    """CIFAR-10 of a packed file, or the built-in digits."""
+    if options.data.name != "digits":
+        return cifar10.load(options.data, options.device, options.subset)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), device=options.device)
+        return images.load(DatasetRef(dataset="digits"), ImageOptions(image_size=32), run, 0)
 
 
 def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) -> dict[str, Any]:
@@ -245,7 +259,7 @@ def main() -> None:
         merge(options.merge, options.out)
         return
     deadline = time.monotonic() + options.budget_s
-    data = cifar10.load(options.data, options.device, options.subset)
+    data = load(options)
     runs: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for seed, arm in options.units:
         if time.monotonic() > deadline:
@@ -263,7 +277,7 @@ def main() -> None:
         gc.collect()  # graphs of the last net hold its memory
         print(seed, arm, {k: v for k, v in runs[arm][seed].items() if k != "curve"}, flush=True)
         told = {
-            "what": "dynamic downsampling on JPEG CIFAR-10, arms as in the docstring",
+            "what": f"dynamic downsampling on {options.data.stem}, arms as in the docstring",
             "options": {k: str(v) for k, v in vars(options).items() if k not in ("data", "out")},
             "device": devices.describe(options.device),
             "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
