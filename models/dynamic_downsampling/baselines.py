@@ -21,6 +21,7 @@ def train_shorter(setup: Setup, run: Run, fitted: Fitted, plain: Fitted) -> Fitt
     """
     total, steps = len(setup.decisions), equal_time_steps(fitted, plain)
     if steps >= plain.steps:
+        run.progress(2 * total, 2 * total)
         return plain
     spec = setup.spec.model_copy(update={"epochs": None, "max_steps": steps})
     arm = Arm("shorter_", first=2 * total, total=2 * total + steps, keeps=False)

@@ -26,6 +26,10 @@ class Downsampled(SupervisedSpec):
         description="Afterwards train plain nets of the same seed, one of as many steps and one cut"
         " to the time of this training; report the saving and what each comes to",
     )
+    export: bool = Field(
+        default=False,
+        description="Leave net.pt2, for torch.export.load: normalised images to logits, any batch",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "Downsampled":
@@ -130,6 +134,7 @@ class DynamicDownsamplingTrain(Downsampled):
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("weights.safetensors", "weights", "final net, loads into the plain one"),
+        ArtifactInfo("net.pt2", "export", "for torch.export.load, any batch", on_request=True),
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
         ArtifactInfo("report.json", "report", "all figures of the result, layers, versions"),
         ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds, operations"),

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
-from models.core import checkpoint, device, ranks
+from models.core import checkpoint, device, program, ranks
 from models.core.evaluate import Scores
 from models.core.run import Run
 from models.core.steps import FULL, Batch, Mode, cross_entropy, learning_rate
@@ -16,6 +16,7 @@ from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling.norms import reestimate
 from models.dynamic_downsampling.setup import Setup, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.nets.build import build_net
 
 
 def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
@@ -38,6 +39,8 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
         checkpoint.write(run.dir / weights, setup.net.state_dict(), describe(spec, data))
         run.artifact(weights, role="weights", step=fitted.steps)
     values = report.values(setup, fitted, scores)
+    if spec.export and ranks.is_first():
+        values["export_gap"] = export(setup, run)
     arms = {"some steps cheap": fitted}
     if spec.compare_baseline:
         plain = baselines.train_plain(setup, run)
@@ -47,6 +50,17 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
     if ranks.is_first():
         report.write(setup, arms, values, run)
         run.result(**values)
+
+
+def export(setup: Setup, run: Run) -> float:
+    """Leave the final net, as the plain one that it is, in ``net.pt2``; its gap to the file."""
+    spec, data, name = setup.spec, setup.data, "net.pt2"
+    plain = build_net(spec.net(), len(data.classes), data.channels)
+    plain.load_state_dict(setup.net.state_dict())
+    x = images.normalise(data.test[:3], data.mean, data.std).cpu()
+    gap = program.write(run.dir / name, plain, x, describe(spec, data))
+    run.artifact(name, role="export")
+    return gap
 
 
 def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:

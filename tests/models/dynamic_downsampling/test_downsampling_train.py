@@ -364,7 +364,7 @@ def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     monkeypatch.setattr(method.images, "load", lambda *_: data)
     monkeypatch.setattr(method.baselines, "equal_time_steps", lambda *_: 15)
     down = {"bn_mode": "shared", "bn_reestimate_batches": 4, "gradient_probes": 2}
-    spec, run = make_spec(compare_baseline=True, downsample=down), new_run()
+    spec, run = make_spec(compare_baseline=True, downsample=down, export=True), new_run()
     method.train(spec, run)
     (result,) = (event["values"] for event in events(run, "result"))
     assert result["steps"] == {"full": 14, "cheap": 10}
@@ -380,6 +380,9 @@ def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     x, labels = next(images.evaluation_batches(data))
     accuracy = (loaded.net(x).argmax(1) == labels).float().mean().item()
     assert accuracy == pytest.approx(result["test_accuracy"])
+    program = torch.export.load(run.dir / "net.pt2")
+    torch.testing.assert_close(program.module()(x), loaded.net(x), rtol=1e-4, atol=1e-4)
+    assert 0 <= result["export_gap"] <= 1e-4
     assert json.loads((run.dir / "report.json").read_text())["result"] == result
     rows = list(csv.DictReader((run.dir / "history.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == [8, 16, 24]
