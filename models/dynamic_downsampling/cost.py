@@ -58,9 +58,10 @@ def step_costs(
     down: Downsample,
     shape: tuple[int, int, int],
     classes: int,
+    scale: float,
     unpooled: frozenset[str] = frozenset(),
 ) -> StepCosts:
-    """Count convolutions and classifier.
+    """Count convolutions and classifier of a full step and of a cheap one of this scale.
 
     Pooled convolutions keep the output size of the full ones, so only k'^2 / k^2 changes.
 
@@ -69,11 +70,12 @@ def step_costs(
         down: what cheap steps leave out.
         shape: channels, height and width in pixels of a full image.
         classes: outputs of the classifier.
+        scale: of the cheap images.
         unpooled: convolutions that cheap steps leave full although ``down`` names them.
     """
     channels, height, width = shape
     head = net.features * classes
-    size = cheap_size(height, width, down.input_scale, down.size_multiple)
+    size = cheap_size(height, width, scale, down.size_multiple)
     full = conv_shapes(net, channels, height, width)
     cheap = conv_shapes(net, channels, *size)
     return StepCosts(

@@ -22,6 +22,12 @@ class Interval(Part):
 
     start: float = Field(ge=0, le=1, description="Begin, as a share of the run's steps")
     end: float = Field(ge=0, le=1, description="End, as a share of the run's steps")
+    input_scale: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Scale of its images; downsample.input_scale when null",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "Interval":
@@ -159,6 +165,17 @@ class Downsample(Part):
                 f" {self.refine_fraction} must be at most 1"
             )
         return self
+
+    @property
+    def scales(self) -> list[float]:
+        """Scales of cheap images, each once; intervals of a list may have their own."""
+        if self.schedule.type != "list" or not self.schedule.intervals:
+            return [self.input_scale]
+        return list(dict.fromkeys(self.scale_of(part) for part in self.schedule.intervals))
+
+    def scale_of(self, part: Interval) -> float:
+        """Scale of the images in this part of the run."""
+        return part.input_scale or self.input_scale
 
     @property
     def reestimate_batches(self) -> int:

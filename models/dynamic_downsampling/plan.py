@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from models.core import device, ranks
 from models.core.run import Run
+from models.core.steps import FULL
 from models.core.supervised import Budget
 from models.core.train import Fitted
 from models.core.training import Arm
@@ -36,7 +38,7 @@ def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
     fitted = fit_cheap(probe, run, Arm("probe_", total=len(probe.decisions), keeps=False))
     found = prediction(setup, fitted)
     if ranks.is_first():
-        told = {"result": found, "layers": _layers(setup, times), "cheap_size": list(setup.size)}
+        told = {"result": found, "layers": _layers(setup, times), "cheap_sizes": setup.sizes}
         told |= {"spec": spec.model_dump(mode="json"), "device": device.describe(run.device)}
         (run.dir / "plan.json").write_text(json.dumps(told, indent=2))
         run.artifact("plan.json", role="report")
@@ -57,7 +59,10 @@ def _prepared(
 
 
 def _probe(setup: Setup, total: int) -> Setup:
-    """A short training whose steps alternate; a plan without cheap steps has full ones only."""
+    """A short training in which full steps and cheap ones of each size take turns.
+
+    A plan without cheap steps has full ones only.
+    """
     down, data = setup.spec.downsample, setup.data
     k = down.cheap_batch_multiplier
     turns = Schedule(type="periodic", period=2 * k, n_cheap=k) if any(setup.decisions) else OFF
@@ -72,8 +77,13 @@ def _probe(setup: Setup, total: int) -> Setup:
         }
     )
     few = replace(data, test=data.test[:TESTED], test_labels=data.test_labels[:TESTED])
-    decisions = schedule.decide(short, total, per_epoch, setup.spec.seed)
-    return replace(setup, spec=spec, data=few, decisions=decisions)
+    turn = schedule.decide(short, total, per_epoch, setup.spec.seed)
+    taken = accumulate(turn)  # cheap batches up to each; k of them are a unit
+    decisions = [
+        cheap and 1 + (count - 1) // k % len(setup.sizes)
+        for cheap, count in zip(turn, taken, strict=True)
+    ]
+    return replace(setup, spec=spec, data=few, decisions=bytes(decisions))
 
 
 def prediction(setup: Setup, fitted: Fitted) -> dict[str, Any]:
@@ -86,18 +96,15 @@ def prediction(setup: Setup, fitted: Fitted) -> dict[str, Any]:
         setup: of the training.
         fitted: what the probe came to.
     """
-    clock, costs, total = fitted.clock, report.costs_of(setup), len(setup.decisions)
-    share, measured = sum(setup.decisions) / total, report.measured_ratio(setup, clock)
-    saving = None if measured is None else share * (1 - measured)
-    if share == 0:
-        saving = 0.0
+    clock, total = fitted.clock, len(setup.decisions)
+    found = report.ratios_of(setup, clock, setup.decisions)
+    if not any(setup.decisions):
+        found["predicted_saving_measured_ratio"] = 0.0
+    saving = found["predicted_saving_measured_ratio"]
     return {
-        "cheap_share": share,
-        "flop_ratio": costs.ratio,
-        "measured_ratio": measured,
-        "predicted_saving": share * (1 - costs.ratio),
-        "predicted_saving_measured_ratio": saving,
-        **_seconds(setup, clock.median_ms("full"), saving),
+        "cheap_share": 1 - setup.decisions.count(0) / total,
+        **found,
+        **_seconds(setup, clock.median_ms(FULL.name), saving),
         "steps": total,
         "median_step_ms": {mode: clock.median_ms(mode) for mode in clock.counts},
         "peak_gpu_bytes": clock.peak_bytes,

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
 from typing import Any
 
 from models.core import curves, device
 from models.core.clock import StepClock
 from models.core.evaluate import Scores, predict, score
 from models.core.run import Run
+from models.core.steps import FULL
 from models.core.train import Fitted
 from models.core.training import spec_digest
 from models.data import images
@@ -44,41 +46,53 @@ def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:
 
     p is the share of batches in cheap steps, r a cheap batch's cost over a full one's.
     """
-    clock, costs = fitted.clock, costs_of(setup)
-    steps = {mode: clock.counts.get(mode, 0) for mode in ("full", "cheap")}
-    ms = {mode: clock.median_ms(mode) for mode in steps}
-    batches = {"full": 1, "cheap": setup.spec.downsample.cheap_batch_multiplier}
-    share = steps["cheap"] * batches["cheap"] / fitted.steps
-    measured = measured_ratio(setup, clock)
+    clock, modes = fitted.clock, [FULL, *setup.cheap_modes()]
+    ms = {mode.name: clock.median_ms(mode.name) for mode in modes}
+    ratios = ratios_of(setup, clock, setup.decisions[: fitted.steps])
     per_ms = 1000 * setup.spec.batch(len(setup.data.train))
+    speeds = [x.batches * per_ms / t if (t := ms[x.name]) else None for x in modes]
+    macs = [costs.cheap_macs for costs in costs_of(setup)]
     return {
-        "steps": steps,
+        "steps": {mode.name: clock.counts.get(mode.name, 0) for mode in modes},
         "median_step_ms": ms,
-        "images_per_s": {mode: batches[mode] * per_ms / t if t else None for mode, t in ms.items()},
+        "images_per_s": dict(zip(ms, speeds, strict=True)),
         "train_seconds": clock.seconds,
         "warmup_seconds": clock.warmup_seconds,
         "peak_gpu_bytes": clock.peak_bytes,
-        "forward_macs": {"full": costs.full_macs, "cheap": costs.cheap_macs},
-        "flop_ratio": costs.ratio,
-        "measured_ratio": measured,
-        "predicted_saving": share * (1 - costs.ratio),
-        "predicted_saving_measured_ratio": None if measured is None else share * (1 - measured),
+        "forward_macs": dict(zip(ms, [costs_of(setup)[0].full_macs, *macs], strict=True)),
+        **ratios,
     }
 
 
-def measured_ratio(setup: Setup, clock: StepClock) -> float | None:
-    """Median time of a cheap batch over that of a full one, r; None before both have a sample."""
-    full, cheap = clock.median_ms("full"), clock.median_ms("cheap")
-    if not (full and cheap):
-        return None
-    return cheap / full / setup.spec.downsample.cheap_batch_multiplier
+def ratios_of(setup: Setup, clock: StepClock, decisions: bytes) -> dict[str, float | None]:
+    """Mean cost r of a cheap batch by operations and by the clock, and the saving of both.
+
+    Args:
+        setup: of the training.
+        clock: has timed the modes; r is None before each has a sample.
+        decisions: whose cheap batches count.
+    """
+    shares = [decisions.count(1 + k) / len(decisions) for k in range(len(setup.sizes))]
+    full = clock.median_ms(FULL.name)
+    cheap = [(clock.median_ms(mode.name), mode.batches) for mode in setup.cheap_modes()]
+    timed = [ms / full / count if ms and full else math.nan for ms, count in cheap]
+    found: dict[str, float | None] = {}
+    for name, predicted, ratios in (
+        ("flop_ratio", "predicted_saving", [costs.ratio for costs in costs_of(setup)]),
+        ("measured_ratio", "predicted_saving_measured_ratio", timed),
+    ):
+        ratio = schedule.mean_ratio(ratios, shares)
+        found[name] = None if math.isnan(ratio) else ratio
+        found[predicted] = None if math.isnan(ratio) else sum(shares) * (1 - ratio)
+    return found
 
 
-def costs_of(setup: Setup) -> cost.StepCosts:
-    """Operations of both kinds of steps, layers that timing left full included."""
-    data, spec = setup.data, setup.spec
+def costs_of(setup: Setup) -> list[cost.StepCosts]:
+    """Operations by scale of cheap images, layers that timing left full included."""
+    data, spec, down = setup.data, setup.spec, setup.spec.downsample
     shape, slow = (data.channels, *data.size), frozenset(setup.slow_layers())
-    return cost.step_costs(spec.model, spec.downsample, shape, len(data.classes), slow)
+    count = len(data.classes)
+    return [cost.step_costs(spec.model, down, shape, count, x, slow) for x in down.scales]
 
 
 def _cheap_scores(setup: Setup) -> Scores:
@@ -129,7 +143,7 @@ def write(setup: Setup, arms: dict[str, Fitted], found: dict[str, Any], run: Run
         "spec_sha256": spec_digest(setup.spec),
         "device": device.describe(run.device),
         "layers": [layer._asdict() for layer in setup.layers],
-        "cheap_size": list(setup.size),
+        "cheap_sizes": [list(size) for size in setup.sizes],
     }
     (run.dir / "report.json").write_text(json.dumps(told, indent=2))
     run.artifact("report.json", role="report")
@@ -148,11 +162,13 @@ def write(setup: Setup, arms: dict[str, Fitted], found: dict[str, Any], run: Run
 def _rows(setup: Setup, fitted: Fitted) -> list[dict[str, float | int]]:
     """The history with the steps of each mode and the operations until then."""
     costs, batch = costs_of(setup), setup.spec.batch(len(setup.data.train))
-    at_once = setup.spec.downsample.cheap_batch_multiplier
+    pairs = zip(setup.cheap_modes(), costs, strict=True)
+    modes = [(mode.name, mode.batches * each.cheap_macs) for mode, each in pairs]
     rows = []
     for row in fitted.history:
-        full, cheap = (row["steps"].get(mode, 0) for mode in ("full", "cheap"))
-        gmacs = (full * costs.full_macs + cheap * at_once * costs.cheap_macs) * batch / 1e9
-        counts = {"full_steps": full, "cheap_steps": cheap, "forward_gmacs": gmacs}
+        taken, full = row["steps"], row["steps"].get(FULL.name, 0)
+        macs = full * costs[0].full_macs + sum(taken.get(name, 0) * x for name, x in modes)
+        cheap = sum(taken.get(name, 0) for name, _ in modes)
+        counts = {"full_steps": full, "cheap_steps": cheap, "forward_gmacs": macs * batch / 1e9}
         rows.append({name: x for name, x in row.items() if name != "steps"} | counts)
     return rows

@@ -6,6 +6,7 @@ same after a resume, on every rank, and leave data order and augmentation untouc
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 from models.dynamic_downsampling.parts import Downsample, Schedule
 
@@ -27,7 +28,7 @@ def _mix(x: int) -> int:
 
 
 def decide(downsample: Downsample, total: int, per_epoch: int, seed: int) -> bytes:
-    """The decision of every step of a run: 1 cheap, 0 full.
+    """The decision of every step of a run: 0 full, else 1 + place of its scale in ``scales``.
 
     Args:
         downsample: schedule, warm-up and refinement.
@@ -37,13 +38,12 @@ def decide(downsample: Downsample, total: int, per_epoch: int, seed: int) -> byt
 
     Returns:
         ``total`` bytes, one a batch; zero outside [warm-up, total - ceil(refine * total)). With
-        ``cheap_batch_multiplier`` k the ones come in units of k batches (:func:`_in_units`).
+        ``cheap_batch_multiplier`` k cheap ones come in units of k batches (:func:`_in_units`).
     """
-    plan = downsample.schedule
     start = math.floor(downsample.warmup_full_fraction * total)
     end = max(start, total - math.ceil(downsample.refine_fraction * total))
     decided = bytearray(total)
-    decided[start:end] = _window(plan, start, end, total, per_epoch, seed)
+    decided[start:end] = _window(downsample, start, end, total, per_epoch, seed)
     size = downsample.cheap_batch_multiplier
     return bytes(_in_units(decided, range(start, end), per_epoch, size))
 
@@ -61,18 +61,19 @@ def _in_units(decided: bytearray, window: range, per_epoch: int, size: int) -> b
         for start in range(epoch, last + 1, size):
             if start < window.start:
                 continue
-            owed += sum(decided[start : start + size])
-            if 2 * owed >= size:
-                united[start : start + size] = bytes([1]) * size
+            unit = decided[start : start + size]
+            owed += size - unit.count(0)
+            if 2 * owed >= size:  # so one of its batches is cheap, since less was owed before
+                united[start : start + size] = bytes([max(unit)]) * size
                 owed -= size
     return united
 
 
 def _window(
-    plan: Schedule, start: int, end: int, total: int, per_epoch: int, seed: int
-) -> list[bool]:
+    down: Downsample, start: int, end: int, total: int, per_epoch: int, seed: int
+) -> list[int]:
     """Decisions of the steps from ``start`` to ``end`` (excluded)."""
-    steps = range(start, end)
+    plan, steps = down.schedule, range(start, end)
     if plan.type == "periodic":
         return [_in_period(t - start, plan.n_cheap, plan.period, plan.cheap_first) for t in steps]
     if plan.type == "block":
@@ -82,8 +83,9 @@ def _window(
             for t in steps
         ]
     if plan.type == "list":
-        cheap = [(part.start * total, part.end * total) for part in plan.intervals]
-        return [any(a <= t < b for a, b in cheap) for t in steps]
+        parts = [(x.start * total, x.end * total, down.scale_of(x)) for x in plan.intervals]
+        chosen = [next((scale for a, b, scale in parts if a <= t < b), None) for t in steps]
+        return [0 if scale is None else 1 + down.scales.index(scale) for scale in chosen]
     chances = [_chance(plan, (t - start + 0.5) / (end - start)) for t in steps]
     if plan.type == "anneal" and plan.draw == "diffusion":
         return _diffuse(chances)
@@ -104,7 +106,7 @@ def _chance(plan: Schedule, x: float) -> float:
     return plan.p1 + (plan.p0 - plan.p1) * left
 
 
-def _diffuse(chances: list[float]) -> list[bool]:
+def _diffuse(chances: list[float]) -> list[int]:
     """Error diffusion: a step is cheap when the sum of the chances passes a half-integer."""
     decided, owed = [], 0.5
     for chance in chances:
@@ -115,13 +117,30 @@ def _diffuse(chances: list[float]) -> list[bool]:
     return decided
 
 
-def expected_share(downsample: Downsample, total: int, per_epoch: int) -> float:
-    """Share of cheap batches, in [0, 1]; drawn schedules with seed 0, long runs in miniature."""
+def expected_shares(downsample: Downsample, total: int, per_epoch: int) -> list[float]:
+    """Share of cheap batches of each scale, in [0, 1]; drawn schedules with seed 0.
+
+    Long runs are counted in miniature.
+    """
     scale, size = max(1.0, total / ESTIMATE_STEPS), downsample.cheap_batch_multiplier
     steps = round(total / scale)
     single = downsample.model_copy(update={"cheap_batch_multiplier": 1})
-    share = sum(decide(single, steps, max(1, round(per_epoch / scale)), seed=0)) / steps
-    return share * (per_epoch // size * size / per_epoch)  # what units leave over is full
+    decided = decide(single, steps, max(1, round(per_epoch / scale)), seed=0)
+    whole = per_epoch // size * size / per_epoch  # what units leave over is full
+    return [decided.count(1 + k) / steps * whole for k in range(len(downsample.scales))]
+
+
+def mean_ratio(ratios: Sequence[float], batches: Sequence[float]) -> float:
+    """Mean cost of a cheap batch over a full one.
+
+    Args:
+        ratios: of each scale.
+        batches: of each scale, or their shares; the first ratio counts where all are 0.
+    """
+    known = [(ratio, count) for ratio, count in zip(ratios, batches, strict=True) if count]
+    if not known:
+        return ratios[0]
+    return sum(ratio * count for ratio, count in known) / sum(count for _, count in known)
 
 
 def digest(decisions: bytes) -> str:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.core import checkpoint, device, ranks
 from models.core.run import Run
-from models.core.steps import Batch
+from models.core.steps import Batch, Mode
 from models.data import images
 from models.data.images import ImageData
 from models.dynamic_downsampling import cost, schedule
@@ -36,8 +36,8 @@ class Setup:
         switch: turns the net cheap.
         layers: what cheap steps do with each convolution.
         matcher: scales gradients with ``match_norm``, else None.
-        size: height and width of cheap images in pixels.
-        decisions: 1 for each cheap step, 0 for each full one.
+        sizes: height and width of cheap images in pixels, one a scale.
+        decisions: 0 for each full step, 1 + place of its size for each cheap one.
     """
 
     spec: Downsampled
@@ -47,12 +47,24 @@ class Setup:
     switch: Switch
     layers: list[Layer]
     matcher: NormMatcher | None
-    size: tuple[int, int]
+    sizes: list[tuple[int, int]]
     decisions: bytes
 
-    def small(self, x: Tensor, step: int = 0) -> Tensor:
-        """Images of a cheap step; ``crop`` depends on the step."""
-        return shrink(x, self.size, self.spec.downsample.input_resample, self.spec.seed, step)
+    def small(self, x: Tensor, step: int | None = None) -> Tensor:
+        """Images of a cheap step, without a step those of the first size; ``crop`` is by step."""
+        size = self.sizes[0] if step is None else self.sizes[self.decisions[step] - 1]
+        return shrink(x, size, self.spec.downsample.input_resample, self.spec.seed, step or 0)
+
+    def cheap_modes(self) -> list[Mode]:
+        """Mode of the cheap steps of each size."""
+        down = self.spec.downsample
+        factor = 1.0 if down.cheap_lr_scale == "match_norm" else down.cheap_lr_scale
+        k = down.cheap_batch_multiplier
+        names = [f"cheap {height} x {width}" for height, width in self.sizes]
+        return [
+            Mode(name if len(names) > 1 else "cheap", factor * k, down.wd_on_cheap, k)
+            for name in names
+        ]
 
     def slow_layers(self) -> list[str]:
         """Layers left full because pooling them was timed and took longer."""
@@ -86,14 +98,14 @@ def prepare(spec: Downsampled, data: ImageData, run: Run) -> Setup:
     spec.check_epoch(len(data.train))
     down = spec.downsample
     per_epoch, total = spec.steps(len(data.train))
-    size = cost.cheap_size(*data.size, down.input_scale, down.size_multiple)
+    sizes = [cost.cheap_size(*data.size, scale, down.size_multiple) for scale in down.scales]
     net, switch = new_net(spec, data, run.device), Switch()
     layers = install(net, down, switch)
     matcher = NormMatcher(net) if down.cheap_lr_scale == "match_norm" else None
     decisions = schedule.decide(down, total, per_epoch, spec.seed)
-    setup = Setup(spec, data, run.device, net, switch, layers, matcher, size, decisions)
-    if any(decisions):
-        dry_run(net, data.channels, size, switch)
+    setup = Setup(spec, data, run.device, net, switch, layers, matcher, sizes, decisions)
+    for index in sorted(set(decisions) - {0}):
+        dry_run(net, data.channels, sizes[index - 1], switch)
     if down.kernel_layers == "auto":
         leave_full(setup, _slow_layers(setup, run))
     return setup

@@ -64,16 +64,21 @@ class Downsampled(SupervisedSpec):
         down = self.downsample
         if down.schedule.type == "off":
             return
-        cheap = cost.cheap_size(height, width, down.input_scale, down.size_multiple)
-        if down.input_scale < 1 and cheap == (height, width):
+        for scale in down.scales:
+            self._check_scale(scale, height, width)
+
+    def _check_scale(self, scale: float, height: int, width: int) -> None:
+        down = self.downsample
+        cheap = cost.cheap_size(height, width, scale, down.size_multiple)
+        if scale < 1 and cheap == (height, width):
             raise SpecError(
-                f"input_scale {down.input_scale} with size_multiple {down.size_multiple} leaves"
+                f"input_scale {scale} with size_multiple {down.size_multiple} leaves"
                 f" images of {height} x {width} as they are: lower size_multiple"
             )
         smallest = min(min(shape.out) for shape in conv_shapes(self.model, 3, *cheap))
         if smallest < 2:
             raise SpecError(
-                f"input_scale {down.input_scale} gives images of {cheap[0]} x {cheap[1]} and"
+                f"input_scale {scale} gives images of {cheap[0]} x {cheap[1]} and"
                 f" feature maps below 2 x 2 in {self.model.name}: raise input_scale or"
                 " images.image_size"
             )
@@ -98,26 +103,36 @@ class Downsampled(SupervisedSpec):
             SpecError: if data of these ``counts`` cannot be downsampled as asked.
         """
         known = counts.get(self.data.dataset, {})
+        shares, total, details = self._shares(known)
         height = self.images.image_size or known.get("height")
         width = self.images.image_size or known.get("width")
-        details: dict[str, float | int | str | None] = {}
         if height and width:
             self.check_sizes(height, width)
             shape = (known.get("channels", 3), height, width)
-            costs = cost.step_costs(self.model, self.downsample, shape, known.get("classes", 10))
-            details |= costs._asdict() | {"flop_ratio": costs.ratio}
-        total = None
-        if "train" in known:
-            images = min(self.images.subset or known["train"], known["train"])
-            self.check_epoch(images)
-            per_epoch, steps = self.steps(images)
-            share = schedule.expected_share(self.downsample, steps, per_epoch)
-            cheap = round(share * steps / self.downsample.cheap_batch_multiplier)
-            details |= {"cheap_steps": cheap, "cheap_share": share}
-            if "flop_ratio" in details:
-                details["predicted_saving"] = share * (1 - costs.ratio)
-            total = steps * (3 if self.compare_baseline else 1)  # the last training is shorter
+            down, classes = self.downsample, known.get("classes", 10)
+            costs = [cost.step_costs(self.model, down, shape, classes, x) for x in down.scales]
+            ratio = schedule.mean_ratio([x.ratio for x in costs], shares)
+            full = costs[0].full_macs
+            details |= {"full_macs": full, "cheap_macs": round(ratio * full), "flop_ratio": ratio}
+            if total is not None:
+                details["predicted_saving"] = sum(shares) * (1 - ratio)
+        if total is not None and self.compare_baseline:
+            total *= 3  # the last training is shorter
         return Estimate(total_steps=total, details=details)
+
+    def _shares(
+        self, known: Mapping[str, int]
+    ) -> tuple[list[float], int | None, dict[str, float | int | str | None]]:
+        """Shares of cheap batches by scale, and steps, where the number of images is known."""
+        down = self.downsample
+        if "train" not in known:
+            return [0.0 for _ in down.scales], None, {}
+        images = min(self.images.subset or known["train"], known["train"])
+        self.check_epoch(images)
+        per_epoch, steps = self.steps(images)
+        shares = schedule.expected_shares(down, steps, per_epoch)
+        cheap = round(sum(shares) * steps / down.cheap_batch_multiplier)
+        return shares, steps, {"cheap_steps": cheap, "cheap_share": sum(shares)}
 
 
 class DynamicDownsamplingTrain(Downsampled):
@@ -195,7 +210,8 @@ class DynamicDownsamplingPlan(Downsampled):
     @property
     def probe_steps(self) -> int:
         """Batches of the probe, in which both kinds of steps take turns."""
-        return 2 * PROBED * self.downsample.cheap_batch_multiplier
+        down = self.downsample
+        return 2 * PROBED * down.cheap_batch_multiplier * len(down.scales)
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """As for the training, but for the steps, which are those of the probe."""

@@ -66,13 +66,12 @@ def export(setup: Setup, run: Run) -> float:
 def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
     """The supervised loop, with cheap steps where the schedule wants them."""
     down, matcher = setup.spec.downsample, setup.matcher
-    scale, batches = 1.0 if matcher else float(down.cheap_lr_scale), down.cheap_batch_multiplier
-    cheap = Mode("cheap", scale * batches, down.wd_on_cheap, batches)
+    modes = [FULL, *setup.cheap_modes()]
     probes = _probe_steps(down.gradient_probes, setup.decisions)
 
     def forward(net: nn.Module, batch: Batch, mode: Mode) -> Tensor:
         if matcher:
-            matcher.prepare(cheap=mode is cheap)
+            matcher.prepare(cheap=mode is not FULL)
         if mode is FULL:
             return cross_entropy(net, batch)
         with setup.switch.cheap():
@@ -80,7 +79,7 @@ def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
 
     def after_step(done: int, mode: Mode) -> None:
         if matcher:
-            matcher.update(cheap=mode is cheap)
+            matcher.update(cheap=mode is not FULL)
         if probes.intersection(range(done - mode.batches + 1, done + 1)):
             cosine, ratio = gradients.agreement(setup)
             run.log(done, gradient_cosine=cosine, gradient_norm_ratio=ratio)
@@ -92,7 +91,7 @@ def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
         run,
         forward=forward,
         prepare=lambda x, step: setup.small(x, step) if setup.decisions[step] else x,
-        mode_of=lambda step: cheap if setup.decisions[step] else FULL,
+        mode_of=lambda step: modes[setup.decisions[step]],
         after_step=after_step,
         rate=rate_over_operations(setup) if down.rate_over == "operations" else None,
         extras=setup.extras(),
@@ -107,9 +106,9 @@ def rate_over_operations(setup: Setup) -> Callable[[int], float]:
     With cheap steps first, a schedule over steps is nearly over when the full ones begin. A cheap
     step counts r, its operations over those of a full one; without cheap steps nothing changes.
     """
-    ratio, total = report.costs_of(setup).ratio, len(setup.decisions)
-    costs = [ratio if cheap else 1.0 for cheap in setup.decisions]
-    before = list(accumulate(costs, initial=0.0))
+    total = len(setup.decisions)
+    costs = [1.0, *(each.ratio for each in report.costs_of(setup))]
+    before = list(accumulate((costs[kind] for kind in setup.decisions), initial=0.0))
     scale = total / before[-1]
     return lambda step: learning_rate(setup.spec.optimizer, before[step] * scale, total)
 

@@ -21,6 +21,7 @@ NAMES = {
     "f": "plain, cut to equal time",
     "g": "cheap first, 4 batches a cheap step",
     "first": "cheap first",
+    "ramp": "cheap first, two sizes",
     "first_steps": "cheap first, rate over steps",
 }
 SHOWN = 0.04  # accuracy below the best that the right panel shows

@@ -99,7 +99,7 @@ def measure(case: tuple[str, str, int, int, int], on: str, *, graphs: bool) -> d
         row[f"{label}_ms"] = median_ms(step, CHEAP, Batch(small, labels), on)
         row[f"{label}_ratio"] = row[f"{label}_ms"] / row["full_ms"]
         down = Downsample(kernel_pool=pooling)
-        costs = cost.step_costs(spec.model, down, (3, pixels, pixels), classes)
+        costs = cost.step_costs(spec.model, down, (3, pixels, pixels), classes, 0.5)
         row[f"{label}_flop_ratio"] = costs.ratio
         del step, net
         gc.collect()

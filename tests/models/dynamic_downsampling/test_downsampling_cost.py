@@ -13,7 +13,8 @@ from models.nets.spec import ResidualNet
 
 def count(name, size, classes=10, stem="3x3", **down):
     net = ResidualNet(name=name, stem=stem)
-    return cost.step_costs(net, Downsample(**down), (3, size, size), classes)
+    spec = Downsample(**down)
+    return cost.step_costs(net, spec, (3, size, size), classes, spec.input_scale)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_counts_are_those_of_the_net_that_runs(name, stem, rule):
     """Both modes against hooks on the layers themselves, at an odd size."""
     model = ResidualNet(name=name, stem=stem, width=16)
     down = Downsample(kernel_rule=rule, size_multiple=1)
-    costs = cost.step_costs(model, down, (3, 45, 51), 7)
+    costs = cost.step_costs(model, down, (3, 45, 51), 7, 0.5)
     net, switch, seen = build_net(model.model_dump(), 7).eval(), Switch(), []
     install(net, down, switch)
 

@@ -95,6 +95,20 @@ def test_the_probe_takes_both_kinds_of_steps(make_plan, planned, k):
     assert all(min(layer["full_ms"], layer["pooled_ms"]) > 0 for layer in pooled)
 
 
+def test_the_probe_times_every_size(make_plan, planned):
+    """Two sizes take turns with full steps, so each has samples after its first five."""
+    parts = [{"start": 0.0, "end": 0.25}, {"start": 0.25, "end": 0.5, "input_scale": 0.75}]
+    down = {"schedule": {"type": "list", "intervals": parts}}
+    result, told = planned(make_plan(downsample=down))
+    assert set(result["median_step_ms"]) == {"full", "cheap 8 x 8", "cheap 12 x 12"}
+    assert None not in result["median_step_ms"].values()
+    assert result["train_seconds"] == pytest.approx(
+        (12 * result["median_step_ms"]["full"] + 6 * result["median_step_ms"]["cheap 8 x 8"]
+         + 6 * result["median_step_ms"]["cheap 12 x 12"]) / 1000
+    )  # fmt: skip
+    assert told["cheap_sizes"] == [[8, 8], [12, 12]]
+
+
 def test_a_plan_of_a_plain_training_saves_nothing(make_plan, planned):
     result, _ = planned(make_plan(downsample={"schedule": {"type": "off"}}))
     assert result["predicted_saving_measured_ratio"] == 0

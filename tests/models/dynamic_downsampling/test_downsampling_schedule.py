@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.dynamic_downsampling.parts import Downsample, Schedule
-from models.dynamic_downsampling.schedule import decide, digest, expected_share, uniform
+from models.dynamic_downsampling.schedule import (
+    decide,
+    digest,
+    expected_shares,
+    mean_ratio,
+    uniform,
+)
 
 
 def make(warmup=0.0, refine=0.0, **plan):
@@ -37,6 +43,11 @@ def test_periodic_share_and_window(total, period, n_cheap, warmup, refine, first
     window = decided[start : total - tail]
     whole = len(window) // period
     assert sum(window[: whole * period]) == whole * n_cheap
+
+
+def expected_only(down, total, per_epoch):
+    (share,) = expected_shares(down, total, per_epoch)
+    return share
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -90,6 +101,31 @@ def test_list_takes_intervals():
     assert decide(down, 10, 1, seed=0) == bytes([0, 1, 1, 0, 0, 1, 0, 0, 0, 0])
 
 
+RAMP = [
+    {"start": 0.0, "end": 0.4},
+    {"start": 0.4, "end": 0.6, "input_scale": 0.75},
+    {"start": 0.8, "end": 0.9, "input_scale": 0.5},
+]
+
+
+def test_intervals_may_have_their_own_scale():
+    """The decision names the scale; equal scales are one; units take the scale of their batches."""
+    down = make(type="list", intervals=RAMP)
+    assert down.scales == [0.5, 0.75]
+    assert decide(down, 10, 10, seed=0) == bytes([1, 1, 1, 1, 2, 2, 0, 0, 1, 0])
+    pairs = down.model_copy(update={"cheap_batch_multiplier": 2})
+    assert decide(pairs, 10, 10, seed=0) == bytes([1, 1, 1, 1, 2, 2, 0, 0, 1, 1])
+    assert expected_shares(down, 1000, 100) == pytest.approx([0.5, 0.2])
+    assert make(type="periodic").scales == [0.5]
+
+
+def test_mean_ratio_weighs_by_batches():
+    assert mean_ratio([0.2, 0.6], [0.3, 0.1]) == pytest.approx(0.3)
+    assert mean_ratio([0.2, math.nan], [5.0, 0.0]) == 0.2
+    assert math.isnan(mean_ratio([0.2, math.nan], [5.0, 1.0]))
+    assert mean_ratio([0.2, 0.6], [0.0, 0.0]) == 0.2
+
+
 def test_warmup_and_refinement_may_fill_the_run():
     """Property 17: a sum of 1 is valid and gives full steps only; above 1 it is refused."""
     for plan in ({"type": "periodic"}, {"type": "anneal"}, {"type": "bernoulli"}):
@@ -131,11 +167,11 @@ def test_units_of_several_batches(epochs, per_epoch, size, warmup, refine, n_che
 
 def test_expected_share_scales_down_long_runs():
     down = make(refine=0.2, type="periodic", period=4, n_cheap=3)
-    assert expected_share(down, 5_000_000, 500) == pytest.approx(0.6, abs=1e-4)
+    assert expected_only(down, 5_000_000, 500) == pytest.approx(0.6, abs=1e-4)
     fourfold = down.model_copy(update={"cheap_batch_multiplier": 4})
-    assert expected_share(fourfold, 5_000_000, 50) == pytest.approx(0.6 * 48 / 50, abs=1e-4)
+    assert expected_only(fourfold, 5_000_000, 50) == pytest.approx(0.6 * 48 / 50, abs=1e-4)
     exact = sum(decide(fourfold, 5000, 50, seed=0)) / 5000
-    assert expected_share(fourfold, 5000, 50) == pytest.approx(exact, abs=4 / 5000)
+    assert expected_only(fourfold, 5000, 50) == pytest.approx(exact, abs=4 / 5000)
 
 
 @pytest.mark.parametrize(

@@ -443,13 +443,38 @@ def test_cheap_steps_of_several_batches_see_the_same_images(data, make_spec, new
     assert setup.decisions == bytes([1] * 6 + [0] * 2 + [1] * 3 + [0] * 13)
 
 
+def test_sizes_follow_the_intervals(data, make_spec, new_run):
+    """Each interval sees images of its scale; figures tell the sizes apart and weigh them."""
+    parts = [{"start": 0.0, "end": 0.25}, {"start": 0.25, "end": 0.5, "input_scale": 0.75}]
+    down = {"schedule": {"type": "list", "intervals": parts}, "kernel_pool": "none"}
+    setup, fitted, seen = trained_on(make_spec(downsample=down), data, new_run())
+    assert [x.shape[-1] for x in seen] == [8] * 6 + [12] * 6 + [16] * 12
+    assert fitted.clock.counts == {"cheap 8 x 8": 6, "cheap 12 x 12": 6, "full": 12}
+    found = report.values(setup, fitted, fitted.scores)
+    small, large = (costs.ratio for costs in report.costs_of(setup))
+    assert small < large < 1
+    assert found["flop_ratio"] == pytest.approx((small + large) / 2)
+    assert found["predicted_saving"] == pytest.approx(0.5 * (1 - found["flop_ratio"]))
+    counts = {"none": {"train": 64, "height": 16, "width": 16, "channels": 1, "classes": 4}}
+    told = setup.spec.estimate(counts).details
+    assert told["predicted_saving"] == pytest.approx(found["predicted_saving"])
+    assert told["cheap_steps"] == 12
+
+
+def test_every_size_must_be_possible(make_spec):
+    parts = [{"start": 0.0, "end": 0.5}, {"start": 0.5, "end": 0.6, "input_scale": 0.2}]
+    down = {"schedule": {"type": "list", "intervals": parts}}
+    with pytest.raises(ValidationError, match=r"input_scale 0\.2 gives images of 4 x 4"):
+        make_spec(downsample=down, images={"image_size": 16})
+
+
 def test_rates_over_operations(data, make_spec, new_run):
     """At the switch the schedule has come as far as the operations, not as the steps."""
     down = {"schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.5}]}}
     down |= {"rate_over": "operations", "kernel_pool": "none"}
     optimizer = {"lr": 1.0, "schedule": "linear", "warmup": 0.0}
     setup = prepare(make_spec(downsample=down, optimizer=optimizer), data, new_run())
-    rate, ratio = method.rate_over_operations(setup), report.costs_of(setup).ratio
+    rate, ratio = method.rate_over_operations(setup), report.costs_of(setup)[0].ratio
     rates = [rate(step) for step in range(STEPS)]
     assert rates[0] == 1
     assert rates[12] == pytest.approx(1 / (1 + ratio))  # full steps do this share of the work
