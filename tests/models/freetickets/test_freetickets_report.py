@@ -108,9 +108,15 @@ def test_report_holds_what_was_asked_for(finished):
             found["mean"]["ensemble"][figure], rel=1e-5
         )
     assert found["pooled"]["ensemble"]["ece"] <= found["mean"]["ensemble"]["ece"] + 1e-9
+    each = [found["mean"][f"ticket_{number}"]["accuracy"] for number in range(3)]
+    assert sum(each) / 3 == pytest.approx(found["mean"]["ticket_mean"]["accuracy"])
+    assert found["mean"]["ensemble"]["nll"] <= max(
+        found["mean"][f"ticket_{number}"]["nll"] for number in range(3)
+    )
     assert len(found["by_corruption"]) == 14
     assert len(found["by_severity"]) == 5
     attack = result["fgsm"][0]
+    assert {"ticket_0", "ticket_1", "ticket_2"} <= set(attack)
     assert attack["ensemble"]["nll"] > result["ensemble_nll"]
     assert set(result["ood"]) == {"noise", "own"}
     for found in result["ood"].values():
