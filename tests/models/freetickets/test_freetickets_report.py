@@ -134,6 +134,21 @@ def test_report_holds_what_was_asked_for(finished):
         assert matrix.diagonal().tolist() == [ends] * 3
 
 
+def test_the_result_is_the_report_without_its_long_tables(finished):
+    """An event holds at most 64 KiB, which three tickets on all corrupted sets would pass."""
+    folder, told = finished
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    (result,) = [event for event in events if event["type"] == "result"]
+    found, whole = result["values"], told["result"]
+    assert set(found) == set(whole)
+    assert set(found["corruptions"]) == {"mean", "pooled"}
+    assert set(found["corruptions"]["mean"]) == {"ensemble", "ticket_mean"}
+    assert found["corruptions"]["mean"]["ensemble"] == whole["corruptions"]["mean"]["ensemble"]
+    assert set(found["fgsm"][0]) == {"eps", "target", "ensemble", "ticket_mean"}
+    assert found["tickets"] == whole["tickets"]
+    assert found["mask_iou_matrix"] == whole["mask_iou_matrix"]
+
+
 def test_operations_stand_beside_seconds(finished):
     """Both conventions, from the densities of the layers, next to what was measured."""
     _, told = finished
