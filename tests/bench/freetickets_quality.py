@@ -162,8 +162,8 @@ def spec_of(options, letter, setting, cost, seed, per_epoch):
     size = {"depth": 10, "widen": 1} if options.quick else {"depth": 16, "widen": options.widen}
     fields = dict(SETTINGS[setting])
     total = int(cost * options.epochs * per_epoch)
-    shortest = total // (3 * options.members)  # of a short run
-    interval = min(shortest, max(1, round(fields.pop("interval", 0.5) * per_epoch)))
+    longest = max(1, total // (10 * options.members))  # in a phase of a short run
+    interval = min(longest, max(1, round(fields.pop("interval", 0.5) * per_epoch)))
     if "explore" in fields:
         fields["explore"] = round(fields["explore"] * total)
     base = {
