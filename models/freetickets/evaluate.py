@@ -90,10 +90,12 @@ def _all(training: "Training", nets: Sequence[nn.Module], pixels: Tensor) -> Ten
 
 
 def _both(training: "Training", logs: Tensor, labels: Tensor) -> dict[str, Figures]:
-    """Figures of the ensemble, and the mean of those of its tickets."""
+    """Figures of the ensemble, of each ticket, and the mean of those of the tickets."""
+    each = [figures(training, one, labels) for one in logs]
     return {
         "ensemble": figures(training, ensemble.mixture(logs), labels),
-        "ticket_mean": mean_of([figures(training, one, labels) for one in logs]),
+        "ticket_mean": mean_of(each),
+        **{f"ticket_{number}": found for number, found in enumerate(each)},
     }
 
 
@@ -119,7 +121,8 @@ def _corrupted(training: "Training", tested: Tested) -> dict[str, Any]:
 
 
 def _mean_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Figures]:
-    return {who: mean_of([row[who] for row in rows]) for who in ("ensemble", "ticket_mean")}
+    groups = [name for name, found in rows[0].items() if isinstance(found, dict)]
+    return {who: mean_of([row[who] for row in rows]) for who in groups}
 
 
 def _grouped(rows: Sequence[dict[str, Any]], by: str) -> dict[str, dict[str, Figures]]:

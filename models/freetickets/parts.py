@@ -33,10 +33,15 @@ class Escape(Part):
 
 
 class Rates(Part):
-    """Learning rates of the two halves of a refinement, as factors on optimizer.lr."""
+    """Learning rates of a refinement, as factors on optimizer.lr."""
 
-    high: float = Field(default=0.1, gt=0, le=10, description="First half of a refinement")
-    low: float = Field(default=0.01, gt=0, le=10, description="Second half of a refinement")
+    shape: Literal["steps", "cosine"] = Field(
+        default="steps",
+        description="steps: high in the first half, low in the second; cosine: from high to low,"
+        " so that each ticket starts anew from a high rate",
+    )
+    high: float = Field(default=0.1, gt=0, le=10, description="At the begin of a refinement")
+    low: float = Field(default=0.01, gt=0, le=10, description="At the end of a refinement")
 
 
 class Evaluation(Part):

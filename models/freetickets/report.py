@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,21 @@ def finish(training: "Training", fitted: Fitted) -> None:
     values |= _exported(training, tested)
     timings = _timed(training, tested)
     _write(training, tested, values, fitted, timings)
-    run.result(**values)
+    run.result(**brief(values))
+
+
+def brief(found: Any) -> Any:
+    """The same without long tables: an event has a limit of bytes, the report has none."""
+    if isinstance(found, list):
+        return [brief(one) for one in found]
+    if not isinstance(found, dict):
+        return found
+    return {
+        name: brief(value)
+        for name, value in found.items()
+        if name not in ("sets", "by_corruption", "by_severity")
+        and not re.fullmatch(r"ticket_\d+", name)
+    }
 
 
 def _complete(training: "Training", fitted: Fitted) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.core.errors import SpecError
-from models.freetickets.parts import PruneRate
+from models.freetickets.parts import PruneRate, Rates
 
 
 class Phase(NamedTuple):
@@ -146,7 +146,19 @@ def updates(
 def _rate(prune: PruneRate, x: float) -> float:
     if prune.schedule == "constant":
         return prune.p
-    return prune.p_min + (prune.p - prune.p_min) * (1 + math.cos(math.pi * x)) / 2
+    return _cosine(prune.p, prune.p_min, x)
+
+
+def refined(rates: Rates, phase: Phase, step: int) -> float:
+    """Factor on the learning rate in a refinement: the authors' two steps, or a cosine."""
+    if rates.shape == "steps":
+        return rates.high if step < phase.middle else rates.low
+    return _cosine(rates.high, rates.low, (step - phase.start) / phase.length)
+
+
+def _cosine(first: float, last: float, x: float) -> float:
+    """From ``first`` at x = 0 to ``last`` at x = 1."""
+    return last + (first - last) * (1 + math.cos(math.pi * x)) / 2
 
 
 def phase_at(plan: Sequence[Phase], step: int) -> Phase:

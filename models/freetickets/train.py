@@ -19,7 +19,7 @@ from models.data.images import ImageData
 from models.freetickets import report, tickets
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.tickets import Form, Ticket
-from models.freetickets.timetable import Phase, Update, phase_at
+from models.freetickets.timetable import Phase, Update, phase_at, refined
 from models.freetickets.topology import Told, Topology
 from models.nets.build import build_net
 
@@ -182,8 +182,7 @@ def rate(spec: FreeTicketsTrain, plan: list[Phase], step: int) -> float:
     """Learning rate of a step, from 0: the table of EDST, or the optimizer's own in each phase."""
     phase = phase_at(plan, step)
     if phase.name == "refine":
-        factor = spec.rates.high if step < phase.middle else spec.rates.low
-        return spec.optimizer.lr * factor
+        return spec.optimizer.lr * refined(spec.rates, phase, step)
     constant = spec.optimizer.model_copy(update={"schedule": "constant"})
     optimizer = constant if phase.name == "explore" else spec.optimizer
     return learning_rate(optimizer, step - phase.start, phase.length)

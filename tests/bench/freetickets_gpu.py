@@ -1,11 +1,9 @@
-"""FreeTickets on a GPU: correctness, ensemble inference, 2:4 layers, cost of masks, quality.
+"""FreeTickets on a GPU: correctness, ensemble inference, 2:4 layers, cost of masks.
 
     python -m tests.bench.freetickets_gpu --out FILE.json [--quick] [--budget-s 240]
         [--sections correctness,inference,tensor_cores,mask_cost,mask_bytes]
-    python -m tests.bench.freetickets_gpu --quality --data NPZ [--ood IDX.gz] [--budget-s 300]
 
 ``--quick`` runs the same code, small, also on a CPU. JSON is written after every section.
-NPZ is CIFAR-10 as ``tests.bench.cifar10`` packs it; IDX.gz are the test images of MNIST.
 """
 
 import argparse
@@ -25,7 +23,6 @@ from models.freetickets import infer, masks, sparse, timing
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.topology import Topology
 from models.nets.build import build_net
-from tests.bench import freetickets_quality
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -278,14 +275,9 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--budget-s", type=float, default=240)
-    parser.add_argument("--quality", action="store_true")
-    freetickets_quality.arguments(parser)
     options = parser.parse_args()
     bench = Bench(options.out, options.budget_s)
     device.tune(ON)
-    if options.quality:
-        freetickets_quality.run(bench, options)
-        return
     for name in options.sections.split(","):
         bench.section(name, SECTIONS[name], options.quick)
 

@@ -146,6 +146,11 @@ def test_extreme_rates(seed):
     assert full.mask[~mask].all()  # all 20 free places are taken
     left = weight.abs()[full.mask & mask]
     assert left.min() >= weight.abs()[mask & ~full.mask].max()  # the strongest 20 stay
+    weight, mask, _ = layer(seed, k=24)  # 36 free places: room for all
+    wish = torch.rand(mask.shape, generator=numbers(seed))
+    replaced = masks.change(weight, mask, wish, 1.0, regrow_dropped=False)
+    assert int(replaced.mask.sum()) == 24
+    assert not (replaced.mask & mask).any()
 
 
 def test_overlap_after_an_escape():

@@ -108,9 +108,15 @@ def test_report_holds_what_was_asked_for(finished):
             found["mean"]["ensemble"][figure], rel=1e-5
         )
     assert found["pooled"]["ensemble"]["ece"] <= found["mean"]["ensemble"]["ece"] + 1e-9
+    each = [found["mean"][f"ticket_{number}"]["accuracy"] for number in range(3)]
+    assert sum(each) / 3 == pytest.approx(found["mean"]["ticket_mean"]["accuracy"])
+    assert found["mean"]["ensemble"]["nll"] <= max(
+        found["mean"][f"ticket_{number}"]["nll"] for number in range(3)
+    )
     assert len(found["by_corruption"]) == 14
     assert len(found["by_severity"]) == 5
     attack = result["fgsm"][0]
+    assert {"ticket_0", "ticket_1", "ticket_2"} <= set(attack)
     assert attack["ensemble"]["nll"] > result["ensemble_nll"]
     assert set(result["ood"]) == {"noise", "own"}
     for found in result["ood"].values():
@@ -126,6 +132,21 @@ def test_report_holds_what_was_asked_for(finished):
         matrix = torch.tensor(result[name])
         assert torch.equal(matrix, matrix.T)
         assert matrix.diagonal().tolist() == [ends] * 3
+
+
+def test_the_result_is_the_report_without_its_long_tables(finished):
+    """An event holds at most 64 KiB, which three tickets on all corrupted sets would pass."""
+    folder, told = finished
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    (result,) = [event for event in events if event["type"] == "result"]
+    found, whole = result["values"], told["result"]
+    assert set(found) == set(whole)
+    assert set(found["corruptions"]) == {"mean", "pooled"}
+    assert set(found["corruptions"]["mean"]) == {"ensemble", "ticket_mean"}
+    assert found["corruptions"]["mean"]["ensemble"] == whole["corruptions"]["mean"]["ensemble"]
+    assert set(found["fgsm"][0]) == {"eps", "target", "ensemble", "ticket_mean"}
+    assert found["tickets"] == whole["tickets"]
+    assert found["mask_iou_matrix"] == whole["mask_iou_matrix"]
 
 
 def test_operations_stand_beside_seconds(finished):

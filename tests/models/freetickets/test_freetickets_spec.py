@@ -36,6 +36,20 @@ def test_the_table_of_edst(make_spec, total, explore, members):
         assert phase_at(plan, step).ticket == (None if m == 0 else m - 1)
 
 
+def test_a_cosine_restarts_with_each_ticket(make_spec):
+    """From high to low within each refinement, along a half period of the cosine."""
+    rates = {"shape": "cosine", "high": 1.0, "low": 0.01}
+    spec = make_spec(max_steps=360, explore=120, members=3, rates=rates)
+    plan = spec.phases(1)
+    found = [method.rate(spec, plan, step) / spec.optimizer.lr for step in range(120, 360)]
+    assert found[:80] == found[80:160] == found[160:]
+    assert found[:80] == sorted(found[:80], reverse=True)
+    assert found[0] == pytest.approx(1.0)
+    assert found[20] == pytest.approx(0.01 + 0.99 * (1 + math.sqrt(0.5)) / 2)
+    assert found[40] == pytest.approx(0.505)
+    assert found[79] == pytest.approx(0.01, abs=1e-3)
+
+
 def test_masks_rest_at_the_end_of_phases(make_spec):
     """No update falls on the last step of a ticket, nor in the frozen share."""
     spec = make_spec(max_steps=300, update_interval=10, freeze_last=0.2)
