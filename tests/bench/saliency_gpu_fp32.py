@@ -130,19 +130,19 @@ def unfused(conv: Conv) -> Conv:
 
 
 # name -> arithmetic, convolution; TF32 is allowed in the products of split numbers alone
+TRITON = ("split_triton", "split_clock")
 WAYS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
     "rule": ("fp32", nothing),
-    "clock": ("fp32_timed", nothing),
-    "unfused": ("fp32", unfused),
-    "unfused_clock": ("fp32_timed", unfused),
     "products": ("fp32", product),
-    "products_clock": ("fp32_timed", product),
-    "split": ("torch_default", lambda conv: Split(conv) if conv.groups == 1 else conv),
     "split_triton": ("torch_default", lambda conv: Triton(conv) if conv.groups == 1 else conv),
+    "clock": ("fp32_timed", nothing),
     "split_three": ("torch_default", lambda conv: Three(conv) if conv.groups == 1 else conv),
-    "split_clock": ("tf32", lambda conv: Split(conv) if conv.groups == 1 else conv),
+    "split": ("torch_default", lambda conv: Split(conv) if conv.groups == 1 else conv),
     "tf32": ("tf32", nothing),
+    "products_clock": ("fp32_timed", product),
+    "split_clock": ("tf32", lambda conv: Triton(conv) if conv.groups == 1 else conv),
     "tf32_rule": ("tf32_untimed", nothing),
+    "unfused": ("fp32", unfused),
 }
 
 
@@ -159,19 +159,30 @@ def other_plan(plan: Plan, made: Callable[[Conv], Any]) -> Plan:
     return Plan(plan.image, steps, plan.output, plan.shapes)
 
 
+def other_way(known: Changes, made: Callable[[Conv], Any]) -> Changes:
+    """The same routes with other convolutions."""
+    plan = other_plan(known.plan, made)
+    steps = {step.name: step for step in plan.steps}
+    found = Changes(plan, known.regions, 96)
+    for place, way in known._routes.items():
+        work = [part._replace(step=steps[part.step.name]) for part in way.work]
+        found._routes[place] = way._replace(work=work)
+    return found
+
+
 def fp32(bench: Bench) -> dict[str, Any]:
     """Milliseconds of all windows by way, and the difference from the net in float64."""
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
     arithmetic("fp32")
     exact = torch.cat([bench.net.double()(part.double()) for part in bench.images().split(64)])
     bench.net.float()
-    told = bench.found["fp32"]
+    told, known = bench.found["fp32"], Changes(bench.plan("fp32"), over, 96)
+    in_order(list(known.outputs(Base(known.plan, bench.x), bench.b)))  # makes the routes
     for name, (numbers, made) in WAYS.items():
-        if time.monotonic() > bench.end or (bench.quick and name == "split_triton"):
+        if time.monotonic() > bench.end or (bench.quick and name in TRITON):
             continue
         try:
-            told[name] = way(bench, Changes(other_plan(bench.plan("fp32"), made), over, 96),
-                             numbers, exact)  # fmt: skip
+            told[name] = way(bench, other_way(known, made), numbers, exact)
         except Exception as error:  # the other ways may work
             told[name] = {"failed": f"{type(error).__name__}: {error}"[:400]}
         bench.tell(name, told[name])

@@ -19,9 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.core.errors import SpecError
-from models.data import samples
 from models.nets import efficientnet_lite
-from models.saliency import inputs, subjects
+from models.saliency import subjects
 from models.saliency.agreement import spearman_matrix
 from models.saliency.makers import make
 from models.saliency.scores import Scorer
@@ -44,6 +43,9 @@ NETS = (("timm", "resnet18"), ("timm", "efficientnet_lite0"), ("timm", "densenet
 
 def pack(folder: Path) -> None:
     """Leave the weights and the photographs where ``--data`` finds them."""
+    from models.data import samples  # their packages are not where the GPU is
+    from models.saliency import inputs
+
     folder.mkdir(parents=True, exist_ok=True)
     subject = subjects.pretrained("cpu")
     save_file(subject.net.state_dict(), folder / "lite0.safetensors")
