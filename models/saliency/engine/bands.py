@@ -89,7 +89,7 @@ def _local(step: Step, inputs: list[Tensor], pads: tuple[int, int, int, int]) ->
     if any(pads):
         fill = step.window.fill if step.window else 0.0
         inputs[0] = F.pad(inputs[0], pads, value=fill)
-    return step.local(*inputs)
+    return (step.local or step.call)(*inputs)
 
 
 def _needs(steps: Sequence[Step], shapes: Shapes, low: int, high: int) -> list[list[Rows]]:
