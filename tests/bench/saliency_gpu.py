@@ -31,6 +31,7 @@ from models.saliency.metrics import Curve, Road
 from models.saliency.occlusion import regions, windows
 from models.saliency.road import road
 from models.saliency.spec_masks import FeatureAblation, Grid, Rise
+from tests.bench.saliency_gpu_fp32 import fp32
 from tests.bench.saliency_gpu_parts import (
     CAPTUM,
     FORMATS,
@@ -41,6 +42,7 @@ from tests.bench.saliency_gpu_parts import (
     captum_occlusion,
     gap,
     rated,
+    small_statistics,
 )
 from tests.bench.saliency_gpu_trained import libraries, pack, quality, trained
 
@@ -50,7 +52,7 @@ def correctness(bench: Bench) -> dict[str, Any]:
     arithmetic("fp32")
     images = bench.images()
     expected = torch.cat([bench.net(part) for part in images.split(64)])
-    plan, scale = bench.plans["fp32"], expected.abs().max().item()
+    plan, scale = bench.plan("fp32"), expected.abs().max().item()
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
     changes = Changes(plan, over, 96)
     boxes = in_order(list(changes.outputs(Base(plan, bench.x), bench.b)))
@@ -181,7 +183,7 @@ def groups(bench: Bench) -> dict[str, Any]:
     """Boxes by windows at once and by the share of a map from which it is computed whole."""
     told: dict[str, Any] = {}
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
-    for name, plan in (("tf32", bench.plans["fp32"]), ("bf16", bench.plans["bf16"])):
+    for name, plan in (("tf32", bench.plan("fp32")), ("bf16", bench.plan("bf16"))):
         arithmetic(name)
         dtype = torch.bfloat16 if name == "bf16" else torch.float32
         x, b = bench.x.to(dtype), bench.b.to(dtype)
@@ -213,6 +215,7 @@ SECTIONS = {
     "memory": memory,
     "groups": groups,
     "libraries": libraries,
+    "fp32": fp32,
 }
 
 
@@ -233,6 +236,8 @@ def main() -> None:
     chosen = {name: every[name] for name in options.sections.split(",")}
     with torch.inference_mode():
         bench = Bench(options)
+        if options.quality or chosen.keys() - {"trained", "libraries"}:
+            bench.use(small_statistics(bench.side), bench.x, 1)
         for name, work in ({"quality": quality} if options.quality else chosen).items():
             bench.section(name, work)
 

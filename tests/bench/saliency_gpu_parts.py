@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,33 @@ FORMATS = ("fp32", "tf32", "bf16")
 MORE = ("torch_default", "fp32_timed")  # beside them, where full float32 is at stake
 
 
-def arithmetic(name: str) -> None:
-    """As jobs set it for a precision; peers get the same.
+class Arithmetic(NamedTuple):
+    """TF32 in convolutions, TF32 in products of matrices, algorithms that cuDNN times."""
 
-    ``torch_default`` is PyTorch as it comes, TF32 in convolutions but not in products of matrices;
-    ``fp32_timed`` is full float32 whose algorithms cuDNN chooses by the clock.
-    """
-    torch.backends.cudnn.allow_tf32 = name in ("tf32", "torch_default")
-    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-    torch.backends.cudnn.benchmark = name not in ("fp32", "torch_default")
+    convolutions: bool
+    products: bool
+    timed: bool
+
+
+# As jobs set it for a precision. ``torch_default`` is PyTorch as it comes, TF32 in convolutions but
+# not in products of matrices; ``_timed`` and ``_untimed`` change how cuDNN chooses its algorithms.
+ARITHMETIC = {
+    "fp32": Arithmetic(convolutions=False, products=False, timed=False),
+    "fp32_timed": Arithmetic(convolutions=False, products=False, timed=True),
+    "tf32": Arithmetic(convolutions=True, products=True, timed=True),
+    "tf32_untimed": Arithmetic(convolutions=True, products=True, timed=False),
+    "bf16": Arithmetic(convolutions=False, products=False, timed=True),
+    "bf16_untimed": Arithmetic(convolutions=False, products=False, timed=False),
+    "torch_default": Arithmetic(convolutions=True, products=False, timed=False),
+}
+
+
+def arithmetic(name: str) -> None:
+    """Number formats and choice of algorithms; peers get the same as ours."""
+    chosen = ARITHMETIC[name]
+    torch.backends.cudnn.allow_tf32 = chosen.convolutions
+    torch.backends.cuda.matmul.allow_tf32 = chosen.products
+    torch.backends.cudnn.benchmark = chosen.timed
 
 
 class Bench:
@@ -50,8 +68,7 @@ class Bench:
         except PackageNotFoundError:
             self.found["captum"] = None
         numbers = torch.Generator().manual_seed(1)
-        x = torch.randn(3, self.side, self.side, generator=numbers)
-        self.use(small_statistics(self.side), x, 1)
+        self.x = torch.randn(3, self.side, self.side, generator=numbers).to(self.on)
         stride = 32 if self.quick else 8
         self.window = Occlusion(id="occlusion", window=32, stride=stride)
 
@@ -60,17 +77,27 @@ class Bench:
         self.net, self.x, self.target = net.to(self.on), x.to(self.on), target
         self.side = x.shape[-1]
         self.low, self.b = copy.deepcopy(self.net).bfloat16(), torch.zeros_like(self.x)
-        shape = (len(x), *x.shape[1:])
-        self.plans = {"fp32": trace(self.net, shape), "bf16": trace(self.low, shape)}
-        self.scorers = {name: self._scorer(name) for name in (*FORMATS, *MORE)}
+        self._plans: dict[str, Plan] = {}
+        self._scorers: dict[str, Scorer] = {}
 
-    def _scorer(self, name: str) -> Scorer:
-        low = name == "bf16"
-        plan: Plan = self.plans["bf16" if low else "fp32"]
-        return Scorer(copy.deepcopy(self.net), "prob", plan=plan, lower=self.low if low else None)
+    def plan(self, name: str) -> Plan:
+        """Of a number format, made at its first use."""
+        low = "bf16" if name.startswith("bf16") else "fp32"
+        if low not in self._plans:
+            net = self.low if low == "bf16" else self.net
+            self._plans[low] = trace(net, (len(self.x), *self.x.shape[1:]))
+        return self._plans[low]
+
+    def scorer(self, name: str) -> Scorer:
+        """With the routes and graphs of a number format."""
+        if name not in self._scorers:
+            low = self.low if name.startswith("bf16") else None
+            net = copy.deepcopy(self.net)
+            self._scorers[name] = Scorer(net, "prob", plan=self.plan(name), lower=low)
+        return self._scorers[name]
 
     def case(self, name: str, chunk: int = 256) -> Case:
-        scorer = self.scorers[name]
+        scorer = self.scorer(name)
         target = torch.tensor([self.target], device=self.on)
         full = scorer.read(scorer.outputs(self.x[None]))[0, target]
         return Case(self.x, scorer, target, full, 0, 8 if self.quick else chunk)
@@ -83,7 +110,7 @@ class Bench:
         return work
 
     def peer_net(self, name: str) -> nn.Module:
-        return self.low if name == "bf16" else self.net
+        return self.low if name.startswith("bf16") else self.net
 
     def prob(self, name: str) -> Callable[[Tensor], Tensor]:
         net = self.peer_net(name)
@@ -102,16 +129,21 @@ class Bench:
             self.found[name] = "left out: the budget is spent"
         else:
             started, kept = time.monotonic(), dict(vars(self))
+            told = self.found[name] = {}  # a long section fills it as it goes
             try:
                 self.found[name] = work(self)
             except Exception as error:  # later sections may still work
-                self.found[name] = {"failed": f"{type(error).__name__}: {error}"[:600]}
+                told["failed"] = f"{type(error).__name__}: {error}"[:600]
             vars(self).update(kept)  # a section may explain another net
             if isinstance(self.found[name], dict):
                 self.found[name]["section_s"] = round(time.monotonic() - started, 1)
+        self.tell(name, self.found[name])
+
+    def tell(self, name: str, found: Any) -> None:
+        """Print what was found and write all there is: a run that is cut off keeps it."""
+        print(name, json.dumps(found), flush=True)
         if self.out:
             self.out.write_text(json.dumps(self.found, indent=1) + "\n")
-        print(name, json.dumps(self.found[name]), flush=True)
 
     def wait(self) -> None:
         if self.on == "cuda":

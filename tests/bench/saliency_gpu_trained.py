@@ -19,9 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.core.errors import SpecError
-from models.data import samples
 from models.nets import efficientnet_lite
-from models.saliency import inputs, subjects
+from models.saliency import subjects
 from models.saliency.agreement import spearman_matrix
 from models.saliency.makers import make
 from models.saliency.scores import Scorer
@@ -37,12 +36,16 @@ from tests.bench.saliency_gpu_parts import (
     rated,
 )
 
+UNTIMED = ("fp32", "tf32_untimed", "bf16_untimed")
 NETS = (("timm", "resnet18"), ("timm", "efficientnet_lite0"), ("timm", "densenet121"),
         ("torchvision", "resnet50"), ("torchvision", "mobilenet_v2"))  # fmt: skip
 
 
 def pack(folder: Path) -> None:
     """Leave the weights and the photographs where ``--data`` finds them."""
+    from models.data import samples  # their packages are not where the GPU is
+    from models.saliency import inputs
+
     folder.mkdir(parents=True, exist_ok=True)
     subject = subjects.pretrained("cpu")
     save_file(subject.net.state_dict(), folder / "lite0.safetensors")
@@ -56,47 +59,80 @@ def pack(folder: Path) -> None:
 def trained(bench: Bench, folder: Path | None) -> dict[str, Any] | str:
     """EfficientNet-Lite0: what TF32 and bf16 change in our maps, and in the peer's own.
 
-    Each figure compares a map with the same program's map in full float32, as the largest
-    difference in probability, as a share of the map's range, and by rank correlation.
+    Each difference compares a map with the same program's map in full float32, as the largest
+    difference in probability, as a share of the map's range, and by rank correlation. Every unit
+    is told when it is done.
     """
     if folder is None:
         return "left out: needs --data"
     net = efficientnet_lite.EfficientNetLite0()
     net.load_state_dict(load_file(folder / "lite0.safetensors"))
     photos = torch.from_numpy(np.load(folder / "photos.npy"))[: 1 if bench.quick else None]
-    stride = 112 if bench.quick else 16
-    bench.window = Occlusion(id="occlusion", window=112 if bench.quick else 32, stride=stride)
+    side = 112 if bench.quick else 32
+    bench.window = Occlusion(id="occlusion", window=side, stride=side if bench.quick else 8)
     bench.use(net.eval(), photos[0], 0)
-    told: dict[str, Any] = {"photos": {}}
+    told = bench.found["trained"]
+    for name in UNTIMED:
+        work = bench.maker(name, bench.window)
+        unit(bench, f"{name}_first", lambda work=work: first_uses(bench, work))
     for place, photo in enumerate(photos.to(bench.on)):
         bench.x, bench.target = photo, int(bench.net(photo[None]).argmax())
-        told["photos"][str(place)] = differences(bench)
-    if not bench.quick:
-        bench.window = Occlusion(id="occlusion", window=32, stride=8)
-    for name in FORMATS:
-        works: dict[str, Callable[[], Any]] = {}
-        if bench.found["captum"]:
-            sizes = CAPTUM[1:] if not bench.quick else CAPTUM[:1]
-            works = {f"captum_{n}": captum_occlusion(bench, name, n) for n in sizes}
-        works["sextant"] = bench.maker(name, bench.window)
-        told[name] = rated(bench.milliseconds(works))
+        unit(bench, f"photo_{place}", lambda: differences(bench))
+    for name in (*UNTIMED, *FORMATS[1:]):
+        unit(bench, name, lambda name=name: clocked(bench, name))
     return told
 
 
+def unit(bench: Bench, name: str, work: Callable[[], dict[str, Any]]) -> None:
+    """One figure of section ``trained``, told at once; none when the budget is spent."""
+    if time.monotonic() < bench.end:
+        started = time.monotonic()
+        found = work()
+        found["unit_s"] = round(time.monotonic() - started, 2)
+        bench.found["trained"][name] = found
+        bench.tell(name, found)
+
+
+def first_uses(bench: Bench, work: Callable[[], Any]) -> dict[str, Any]:
+    """Seconds of the first three maps: routes, the graph's recording, its replay."""
+    taken = []
+    for _ in range(3):
+        bench.wait()
+        start = time.perf_counter()
+        work()
+        bench.wait()
+        taken.append(round(time.perf_counter() - start, 3))
+    return {"seconds": taken}
+
+
+def clocked(bench: Bench, name: str) -> dict[str, Any]:
+    """An occlusion map with captum's in turn; its first uses apart where cuDNN times kernels."""
+    works: dict[str, Callable[[], Any]] = {}
+    if bench.found["captum"] and name in FORMATS:
+        sizes = CAPTUM[3:] if not bench.quick else CAPTUM[:1]
+        works = {f"captum_{n}": captum_occlusion(bench, name, n) for n in sizes}
+    works["sextant"] = bench.maker(name, bench.window)
+    first = first_uses(bench, works["sextant"])
+    return rated(bench.milliseconds(works)) | {"first_uses": first["seconds"]}
+
+
 def differences(bench: Bench) -> dict[str, Any]:
-    """Of one photograph's occlusion maps by number format, for each program from its own."""
+    """Of one photograph's maps by number format, for each program from its own in float32."""
+    part = Rise(id="rise", masks=8 if bench.quick else 500)
     programs: dict[str, Callable[[str], Tensor]] = {
-        "sextant": lambda name: bench.maker(name, bench.window)()
+        "occlusion": lambda name: bench.maker(name, bench.window)(),
+        "rise": lambda name: bench.maker(name, part)(),
     }
     if bench.found["captum"]:
         programs["captum"] = lambda name: captum_occlusion(bench, name, 64)()
-    told: dict[str, Any] = {}
-    exact = {name: make_map("fp32") for name, make_map in programs.items()}
-    for program, make_map in programs.items():
-        for name in FORMATS[1:]:
-            told[f"{program}_{name}"] = compared(make_map(name), exact[program])
+    exact = {program: make_map("fp32") for program, make_map in programs.items()}
+    told: dict[str, Any] = {
+        f"{program}_{name}": compared(make_map(name), exact[program])
+        for program, make_map in programs.items()
+        for name in UNTIMED[1:]
+    }
     if "captum" in exact:
-        told["programs_fp32"] = compared(exact["sextant"], exact["captum"])
+        told["programs_fp32"] = compared(exact["occlusion"], exact["captum"])
     return told
 
 
@@ -114,7 +150,7 @@ def compared(a: Tensor, b: Tensor) -> dict[str, float]:
 def libraries(bench: Bench) -> dict[str, Any]:
     """Nets of timm and torchvision by name: plan and boxes against the plain net in float32."""
     arithmetic("fp32")
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = bench.found["libraries"]
     for library, name in NETS[:1] if bench.quick else NETS:
         label = f"{library}_{name}"
         try:
@@ -124,6 +160,7 @@ def libraries(bench: Bench) -> dict[str, Any]:
             told[label] = against_plain(bench)
         except (SpecError, RuntimeError, ValueError) as error:
             told[label] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        bench.tell(label, told[label])
     told["versions"] = {library: installed(library) for library in ("timm", "torchvision")}
     return told
 

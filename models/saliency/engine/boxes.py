@@ -12,9 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from models.saliency.engine.conv import Window
-
-POINT = Window((1, 1), (1, 1), (0, 0))
+from models.saliency.engine.conv import POINT, Window
 
 
 class Reach(NamedTuple):

@@ -32,6 +32,9 @@ class Window(NamedTuple):
     fill: float = 0.0
 
 
+POINT = Window((1, 1), (1, 1), (0, 0))  # looks at the same place
+
+
 @dataclass(frozen=True)
 class Conv:
     """``clamp(conv(x) + bias + other, low, high)``.
@@ -72,9 +75,9 @@ class Conv:
             return self.valid(F.pad(x, (left, right, top, bottom)), other)
         return self._run(x, other, [top, left])
 
-    def valid(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """Of a map whose padding is already there."""
-        return self._run(x, other, [0, 0])
+    def valid(self, x: Tensor, other: Tensor | None = None, columns: int = 0) -> Tensor:
+        """Of a map whose padding is already there, but for zeros left and right of its columns."""
+        return self._run(x, other, [0, columns])
 
     def _run(self, x: Tensor, other: Tensor | None, pad: list[int]) -> Tensor:
         if self.backend == "mkldnn":

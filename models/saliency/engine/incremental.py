@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from models.saliency.engine.boxes import POINT, Reaches, Regions, groups
-from models.saliency.engine.plan import Plan, Step
+from models.saliency.engine.boxes import Reaches, Regions, groups
+from models.saliency.engine.conv import POINT
+from models.saliency.engine.plan import Plan
+from models.saliency.engine.step import Step
 from models.saliency.engine.threads import each
 
 CUT = 0.75  # share of a map from which on the whole map is as fast

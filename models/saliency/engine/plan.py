@@ -7,36 +7,17 @@ asked for a box of its output alone; all others need whole maps.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.saliency.engine.conv import Window
+from models.saliency.engine.bands import banded
+from models.saliency.engine.step import Step
 from models.saliency.engine.threads import each
-
-
-@dataclass(frozen=True)
-class Step:
-    """One value of the net.
-
-    Attributes:
-        name: of the value.
-        inputs: names of the values it is computed from.
-        call: computes it from the whole values.
-        local: computes a box of it from boxes of its inputs, None where it needs them whole.
-        window: where it looks in its first input; None means at the same place. All other inputs
-            are read at the place of the output.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    call: Callable[..., Any]
-    local: Callable[..., Tensor] | None = None
-    window: Window | None = None
 
 
 class Plan:
@@ -59,6 +40,12 @@ class Plan:
         self.image, self.steps, self.output, self.shapes = image, steps, output, shapes
         self.last_use = last_uses(steps, output)
 
+    @cached_property
+    def _whole(self) -> tuple[list[Step], dict[str, list[str]]]:
+        """Steps for whole maps alone, and after which of them each value is dropped."""
+        steps = banded(self.steps, self.shapes)
+        return steps, last_uses(steps, self.output)
+
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Outputs of a batch; on a CPU each core takes a part of it."""
         device = images.device.type
@@ -68,9 +55,10 @@ class Plan:
     def _run(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Each value is dropped after its last use."""
         values: dict[str, Any] = {self.image: images.contiguous(memory_format=torch.channels_last)}
-        for step in self.steps:
+        steps, last_use = self._whole
+        for step in steps:
             values[step.name] = step.call(*(values[name] for name in step.inputs))
-            for name in self.last_use[step.name]:
+            for name in last_use[step.name]:
                 del values[name]
         return values[self.output]
 

@@ -25,7 +25,8 @@ from models.saliency.engine.nodes import (
     paddings,
     two,
 )
-from models.saliency.engine.plan import Plan, Step
+from models.saliency.engine.plan import Plan
+from models.saliency.engine.step import Step
 
 aten = torch.ops.aten
 INF = math.inf

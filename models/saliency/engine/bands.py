@@ -1,0 +1,180 @@
+"""Chains of local steps done band by band, so that what lies between them stays in a core's cache.
+
+The first maps of a net are its largest: several megabytes an image between an operation and the
+next, which a CPU writes to memory and reads back. A band of a chain's result needs a band of its
+input, a little higher by each kernel; all steps are done on one band before the next is begun.
+Rows at the seams are computed twice. Exact in real arithmetic.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.saliency.engine.conv import POINT, Conv
+from models.saliency.engine.step import Step
+
+ITEM = 4  # bytes of a float32, the only format of the kernels that gain by it
+CACHE = 3 * 2**20  # bytes that a step may read and make in a band
+LARGE = 2**20  # bytes of a map from which a chain is worth its seams
+
+Shapes = Mapping[str, tuple[int, int, int]]
+
+
+class Rows(NamedTuple):
+    """Rows of a map that a band of a step's result reads.
+
+    Attributes:
+        low: first of them.
+        high: one past the last.
+        pads: left, right, above, below: what the step reads beyond the map.
+    """
+
+    low: int
+    high: int
+    pads: tuple[int, int, int, int]
+
+
+class Chain:
+    """Steps of which each reads the one before, and nothing else reads what lies between.
+
+    Args:
+        steps: in order.
+        shapes: channels, height and width of all values they read and make.
+    """
+
+    def __init__(self, steps: Sequence[Step], shapes: Shapes) -> None:
+        self.steps, self.shape = steps, shapes[steps[-1].name]
+        inner = {step.name for step in steps}
+        names = (name for step in steps for name in step.inputs if name not in inner)
+        self.inputs = tuple(dict.fromkeys(names))
+        height = self.shape[1]
+        rows = _height(steps, shapes)
+        edges = [(low, min(height, low + rows)) for low in range(0, height, rows)]
+        self.bands = [(low, high, _needs(steps, shapes, low, high)) for low, high in edges]
+
+    def __call__(self, *maps: Float[Tensor, "n _ _ _"]) -> Float[Tensor, "n c h w"]:
+        """The last step's maps, image by image."""
+        first = maps[0]
+        out = first.new_empty((len(first), *self.shape)).contiguous(
+            memory_format=torch.channels_last
+        )
+        for place in range(len(first)):
+            alone = [x[place : place + 1] for x in maps]
+            for low, high, needs in self.bands:
+                out[place : place + 1, :, low:high] = self._band(alone, needs)
+        return out
+
+    def _band(self, maps: list[Tensor], needs: list[list[Rows]]) -> Tensor:
+        known = dict(zip(self.inputs, maps, strict=True))
+        for step, rows in zip(self.steps, needs, strict=True):
+            inputs = [
+                known[name][:, :, part.low : part.high] if name in self.inputs else known[name]
+                for name, part in zip(step.inputs, rows, strict=True)
+            ]
+            known[step.name] = _local(step, inputs, rows[0].pads)
+        return known[self.steps[-1].name]
+
+
+def _local(step: Step, inputs: list[Tensor], pads: tuple[int, int, int, int]) -> Tensor:
+    """A step on a band; columns beyond the map are left to a kernel that pads both sides alike."""
+    left, right, above, below = pads
+    if isinstance(step.call, Conv) and left == right and above == below == 0:
+        return step.call.valid(*inputs, columns=left)
+    if any(pads):
+        fill = step.window.fill if step.window else 0.0
+        inputs[0] = F.pad(inputs[0], pads, value=fill)
+    return (step.local or step.call)(*inputs)
+
+
+def _needs(steps: Sequence[Step], shapes: Shapes, low: int, high: int) -> list[list[Rows]]:
+    """For each step the rows of its inputs, from those of the chain's result back."""
+    found = []
+    for step in reversed(steps):
+        (kh, kw), (sh, sw), (top, left), _ = step.window or POINT
+        _, height, width = shapes[step.inputs[0]]
+        first, last = low * sh - top, (high - 1) * sh - top + kh
+        right = (shapes[step.name][2] - 1) * sw + kw - left - width
+        inside = Rows(
+            max(0, first), min(height, last), (left, right, max(0, -first), max(0, last - height))
+        )
+        others = [Rows(low, high, (0, 0, 0, 0)) for _ in step.inputs[1:]]
+        found.append([inside, *others])
+        low, high = inside.low, inside.high
+    return found[::-1]
+
+
+def _height(steps: Sequence[Step], shapes: Shapes) -> int:
+    """Rows of the result in a band: the most with which each step stays within the cache."""
+    height = shapes[steps[-1].name][1]
+    rows = height
+    while rows > 1 and _largest(steps, shapes, (height - rows) // 2, (height + rows) // 2) > CACHE:
+        rows -= 1
+    return rows
+
+
+def _largest(steps: Sequence[Step], shapes: Shapes, low: int, high: int) -> int:
+    """Bytes that the largest step reads and makes in a band."""
+    needs = _needs(steps, shapes, low, high)
+    read = [rows[0].high - rows[0].low for rows in needs]
+    made = [*read[1:], high - low]
+    return max(
+        ITEM * (count * _width(shapes[step.inputs[0]]) + other * _width(shapes[step.name]))
+        for step, count, other in zip(steps, read, made, strict=True)
+    )
+
+
+def _width(shape: tuple[int, int, int]) -> int:
+    """Numbers in a row of a map."""
+    return shape[0] * shape[2]
+
+
+def banded(steps: Sequence[Step], shapes: Shapes) -> list[Step]:
+    """The same values with large maps between steps replaced by chains.
+
+    Args:
+        steps: of a plan.
+        shapes: of the values that are maps.
+    """
+    readers = Counter(name for step in steps for name in step.inputs)
+    found: list[Step] = []
+    chain: list[Step] = []
+    for step in steps:
+        fits = _banding(step, shapes)
+        if chain and not (fits and _goes_on(chain[-1], step, readers, shapes)):
+            found += _joined(chain, shapes)
+            chain = []
+        (chain if fits else found).append(step)
+    return found + _joined(chain, shapes)
+
+
+def _goes_on(last: Step, step: Step, readers: Counter[str], shapes: Shapes) -> bool:
+    """Whether a step alone reads a chain's result, in its first place, and that is large."""
+    large = ITEM * math.prod(shapes[last.name]) > LARGE
+    return large and step.inputs[:1] == (last.name,) and readers[last.name] == 1
+
+
+def _banding(step: Step, shapes: Shapes) -> bool:
+    """Whether a step can be done on a band, by kernels that gain by it.
+
+    A convolution that pads by its whole kernel or more has rows that see nothing of the map.
+    """
+    if step.local is None or not all(name in shapes for name in (step.name, *step.inputs)):
+        return False
+    if not isinstance(step.call, Conv):
+        return True
+    above, _, below, _ = step.call.pads
+    return step.call.backend == "mkldnn" and max(above, below) < step.call.window.kernel[0]
+
+
+def _joined(chain: list[Step], shapes: Shapes) -> list[Step]:
+    """A chain as one step."""
+    if len(chain) < 2:
+        return chain
+    whole = Chain(chain, shapes)
+    return [Step(chain[-1].name, whole.inputs, whole)]
