@@ -1,12 +1,11 @@
-"""Selective units and DenseNets on one GPU: correct first, then timed, then (--quality) trained.
+"""Selective units and DenseNets on one GPU: correct first, then timed.
 
     python -m tests.bench.selective_gpu --out FILE [--sections a,b] [--budget-s 240] [--quick]
-    python -m tests.bench.selective_gpu --out FILE --quality --data FOLDER [--budget-s 300]
 
-Sections: correct, units, kernels, nets, inference, rounds, sweep, alike, nets_compiled. FOLDER
-holds cifar10.npz of ``tests.bench.cifar10``. Work is timed as CUDA graphs, all arms in turn: a
-plain net as it is and compiled, selective ones with shares of their slots re-used. The file is
-written after every section. ``--quick`` runs the same code in small, on a CPU too.
+Sections: correct, units, kernels, nets, inference, rounds, sweep, alike, nets_compiled. Work is
+timed as CUDA graphs, all arms in turn: a plain net as it is and compiled, selective ones with
+shares of their slots re-used. The file is written after every section. ``--quick`` runs the same
+code in small, on a CPU too. Trained nets: ``tests.bench.selective_quality``.
 """
 
 import argparse
@@ -26,13 +25,13 @@ from models.nets.shifted_norm_gpu import Tiles
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
-from tests.bench import selective_quality
 from tests.bench.selective import moved
 from tests.bench.selective_checks import Bench, alike, batch_of, correct, differentiate
 from tests.bench.selective_quality import make_spec
 
 LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
 SHARES = (0.0, 0.1, 0.3, 0.6)
+NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
     Tiles(),
     Tiles(pixels=128),
@@ -117,21 +116,21 @@ def moved_net(spec, share: float, on: str) -> nn.Module:
 
 
 def nets(bench: Bench, *, compiled: bool = False) -> dict[str, Any]:
-    """Forward and backward of DenseNet-40 as graphs: plain, selective; compiled or as it is."""
-    spec, found = make_spec("selective", 0, 2, growth=4 if bench.quick else 12), {}
-    torch.manual_seed(0)
-    arms = {"plain": build_net(spec.model.model_dump(), 10, 3)}
-    arms |= {
-        f"selective {s}": moved_net(spec, s, bench.on) for s in ((0.3,) if compiled else SHARES)
-    }
-    for batch in (2,) if bench.quick else (256,) if compiled else (64, 256, 1024):
-        x = torch.randn(batch, 3, 32, 32, device=bench.on).to(memory_format=torch.channels_last)
+    """Forward and backward of DenseNets as graphs: plain, selective; compiled or as it is."""
+    found = {}
+    for name, batch in NETS[: 1 if bench.quick or compiled else None]:
+        spec = make_spec("selective", 0, 2, name=name, growth=4 if bench.quick else 12)
+        torch.manual_seed(0)
+        arms = {"plain": build_net(spec.model.model_dump(), 10, 3)}
+        arms |= {f"selective {s}": moved_net(spec, s, bench.on) for s in (0.0, 0.3)}
+        x = torch.randn(2 if bench.quick else batch, 3, 32, 32, device=bench.on)
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
         runs = {}
-        for name, net in arms.items():
+        for arm, net in arms.items():
             net.to(bench.on, memory_format=torch.channels_last)
             used = bench.compiled(net) if compiled else net
-            runs[name] = bench.graph(differentiate(used, x.requires_grad_(), bench.on))
-        found[f"densenet40, batch {batch}"] = bench.ms(runs)
+            runs[arm] = bench.graph(differentiate(used, x, bench.on))
+        found[f"{name}, batch {len(x)}"] = bench.ms(runs)
     return found
 
 
@@ -221,23 +220,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--sections", default=",".join(TIMED))
-    parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--data", type=Path)
     parser.add_argument("--budget-s", type=float, default=240)
-    parser.add_argument("--growth", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seeds", type=int, default=3)
     chosen = parser.parse_args()
     bench = Bench(chosen.out, chosen.budget_s, chosen.quick)
     if bench.on == "cuda":
         device.tune("cuda")
-    if chosen.quality:
-        bench.section("correct", correct)
-        if isinstance(bench.found["correct"], str):  # trained all the same, with torch's operations
-            shifted_norm_gpu.AVAILABLE = False
-        plan = selective_quality.Plan(chosen.data, chosen.growth, chosen.batch, chosen.seeds)
-        selective_quality.run(bench, plan)
-        return
     for name in chosen.sections.split(","):
         bench.section(name, SECTIONS[name])
 
