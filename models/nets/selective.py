@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.nets import shifted_norm_gpu
+from models.nets import shifted_conv_gpu, shifted_norm_gpu
 from models.nets.preactivation import Unit
 from models.nets.shifted_norm import sample
 from models.nets.shifted_norm_cpu import TYPES, ShiftedNorm, gather
@@ -47,6 +47,14 @@ class SelectiveUnit(GatedUnit):
         self.shift = nn.Parameter(torch.zeros(c_in, 2))
         self.source: Tensor
         self.register_buffer("source", torch.full((c_in,), -1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+        weight = self.conv.weight
+        whole = weight.shape[-1] == 1 and not self.dropout
+        if whole and shifted_conv_gpu.fits(x, len(weight)):
+            gated = weight * self.gate[:, None, None]
+            return shifted_conv_gpu.shifted_conv(x, self.norm, gated, self.shift, self.source)
+        return super().forward(x)
 
     def activate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """ReLU(BN(z)) of the slots z."""

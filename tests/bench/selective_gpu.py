@@ -9,7 +9,8 @@ code in small, on a CPU too. Trained nets: ``tests.bench.selective_quality``.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import torch
 from torch import nn
 
 from models.core import device
-from models.nets import shifted_norm_gpu
+from models.nets import shifted_conv_gpu
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
 from models.nets.selective import SelectiveUnit
-from models.nets.shifted_norm_gpu import Tiles
+from models.nets.shifted_conv_gpu import Tiles
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
@@ -34,22 +35,30 @@ SHARES = (0.0, 0.1, 0.3, 0.6)
 NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
     Tiles(),
-    Tiles(pixels=128),
-    Tiles(pixels=32),
-    Tiles(pixels=128, slots=16),
-    Tiles(pixels=64, slots=16),
     Tiles(channels=32),
-    Tiles(channels=128, warps=8),
+    Tiles(sums=128),
+    Tiles(sums=32, channels=32),
+    Tiles(pixels=64),
     Tiles(warps=8),
-    Tiles(pixels=128, warps=8),
-    Tiles(splits=512),
+    Tiles(programs=1024),
+    Tiles(programs=256),
+    Tiles(image=128),
+    Tiles(image=1024),
     Tiles(lanes=4),
-    Tiles(lanes=16),
+    Tiles(slots=32),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
     *("sweep", "alike", "nets_compiled"),
 )
+
+
+@contextmanager
+def unfused() -> Generator[None]:
+    """Units write their activation, as those of other kernels than 1x1 and in float32 do."""
+    usual, shifted_conv_gpu.TYPES = shifted_conv_gpu.TYPES, ()
+    yield
+    shifted_conv_gpu.TYPES = usual
 
 
 def units(bench: Bench) -> dict[str, Any]:
@@ -65,10 +74,15 @@ def units(bench: Bench) -> dict[str, Any]:
         for share in SHARES:
             unit = moved(plain, share).to(bench.on)
             runs[f"selective {share}"] = differentiate(unit, x, bench.on)
-            if share in (0.0, 0.3):
-                compiled = bench.compiled(unit)
-                runs[f"selective {share} compiled"] = differentiate(compiled, x, bench.on)
-        told = bench.ms({name: bench.graph(run) for name, run in runs.items()})
+        spread = moved(plain, 0.3, channels=24).to(bench.on)  # copies of all rounds, not of one
+        runs["selective 0.3 of 24 channels"] = differentiate(spread, x, bench.on)
+        graphs = {name: bench.graph(run) for name, run in runs.items()}
+        for share in (0.0, 0.3):
+            unit = moved(plain, share).to(bench.on)
+            with unfused():
+                run = differentiate(unit, x, bench.on)
+                graphs[f"activation written {share}"] = bench.graph(run)
+        told = bench.ms(graphs)
         best = min(told[name]["min_ms"] for name in ("plain", "plain compiled"))
         ratios = {name: row["min_ms"] / best for name, row in told.items()}
         place = f"{c_in}->{c_out}, {side}x{side}, batch {len(x)}"
@@ -186,19 +200,24 @@ def rounds(bench: Bench) -> dict[str, Any]:
 
 def sweep(bench: Bench) -> dict[str, Any]:
     """Forward and backward with 30 % re-used, in tiles of other shapes."""
-    found, usual = {}, shifted_norm_gpu.TILES
+    found, usual = {}, shifted_conv_gpu.TILES
     for c_in, c_out, side in LAYERS[: 1 if bench.quick else None]:
         torch.manual_seed(0)
         unit, x = moved(Unit(c_in, c_out, 1), 0.3).to(bench.on), batch_of(bench, c_in, side)
         runs = {}
         for tiles in SWEPT[: 2 if bench.quick else None]:
-            shifted_norm_gpu.TILES = tiles
+            if bench.left < 20:
+                break
+            shifted_conv_gpu.TILES = tiles
             try:
-                runs[str(tuple(tiles))] = bench.graph(differentiate(unit, x, bench.on))
+                runs[str(tiles._asdict())] = bench.graph(differentiate(unit, x, bench.on))
             except Exception as error:  # a shape may not fit the chip
                 found[f"failed {tuple(tiles)}"] = str(error)[:200]
-        shifted_norm_gpu.TILES = usual
+        shifted_conv_gpu.TILES = usual
         found[f"{c_in}->{c_out}, {side}x{side}"] = bench.ms(runs)
+        bench.found["sweep so far"] = found
+        bench.write()
+    bench.found.pop("sweep so far", None)
     return found
 
 

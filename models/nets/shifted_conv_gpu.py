@@ -1,0 +1,235 @@
+"""conv1x1(ReLU(BN(z))) of :mod:`models.nets.shifted_norm` on a GPU, the activation never written.
+
+A plain unit writes its activation and reads it for the convolution, and its gradient again twice on
+the way back. Here the product with the weights takes scale, offset and ReLU on its way from the
+input, and the way back computes gradient and activation anew from input and output's gradient: half
+of the traffic goes, which pays for the re-used slots. Those are rows along pixels, read by products
+of their own. Nothing waits for the device, sizes do not depend on the allocation.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from models.nets import shifted_norm_gpu
+from models.nets.shifted_norm_gpu import _over, _power, _programs, _Shape, _tabulate
+
+TYPES = (torch.bfloat16, torch.float16)  # in float32 the products would not be the fast ones
+MOST_OUTPUTS = 256  # one tile holds them all
+
+
+class Tiles(NamedTuple):
+    """Shapes of the programs, chosen by measurement.
+
+    Attributes:
+        pixels: of a tile of the products.
+        sums: pixels of a tile of the sums.
+        channels: of a tile.
+        slots: re-used ones of a tile.
+        image: pixels of a tile of one image.
+        warps: of a program.
+        programs: about as many as work at sums over pixels.
+        lanes: programs a part that share the re-used slots, or planes.
+    """
+
+    pixels: int = 128
+    sums: int = 64
+    channels: int = 64
+    slots: int = 16
+    image: int = 256
+    warps: int = 4
+    programs: int = 512
+    lanes: int = 8
+
+
+TILES = Tiles()
+
+
+def fits(x: Tensor, outputs: int) -> bool:
+    """Whether the programs can do it, and in the precision that they are made for."""
+    return x.dtype in TYPES and outputs <= MOST_OUTPUTS and shifted_norm_gpu.fits(x)
+
+
+@cache
+def _products() -> Any:
+    from models.nets import shifted_conv_kernels
+
+    return shifted_conv_kernels
+
+
+class _Parts(NamedTuple):
+    """How a sum over pixels is split."""
+
+    rows: int
+    splits: int
+
+
+def _parts(shape: _Shape) -> _Parts:
+    t = TILES
+    wanted = max(1, t.programs // _over(shape.c, t.channels))
+    rows = _over(_over(shape.pixels, wanted), t.sums) * t.sums
+    return _Parts(rows, _over(shape.pixels, rows))
+
+
+def _outputs(outputs: int) -> dict[str, int]:
+    return {"OUT": outputs, "BO": max(16, _power(outputs))}
+
+
+@torch.library.custom_op("sextant::shifted_conv", mutates_args=())
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    gain: Tensor,
+    bias: Tensor,
+    shift: Tensor,
+    source: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output in the order NHWC; mean and unbiased variance; then what the way back needs.
+
+    That is: coefficients, table, weights [c, o] in the input's precision, values of the slots.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    shape, k, t = _Shape(*x.shape), _programs(), TILES
+    out, batch, coefficients, table, flat, z = made = _made(x, weight)
+    flat.copy_(weight.t())
+    _tabulate(source, table, shape.c)
+    parts = _parts(shape)
+    partial, planes = batch.new_empty(2, parts.splits, shape.c), torch.empty_like(z)
+    sums = (shape.pixels, shape.c // shape.align, *parts)
+    k.scan[(parts.splits, _over(shape.c, t.channels))](
+        x, source, table, planes, partial, *sums, ALIGN=shape.align, STATS=training, BP=t.sums,
+        BC=t.channels, num_warps=t.warps,
+    )  # fmt: skip
+    _products().place[(parts.splits, t.lanes)](
+        planes, table, shift, z, partial, shape.pixels, shape.c, *parts, H=shape.h, W=shape.w,
+        STATS=training, BM=t.slots, BP=t.sums, num_warps=t.warps,
+    )  # fmt: skip
+    k.finish[(_over(shape.c, 8),)](
+        partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
+        STATS=training, BS=_power(parts.splits), BC=8, num_warps=4,
+    )  # fmt: skip
+    _products().mix[(_over(shape.pixels, t.pixels),)](
+        x, source, z, table, coefficients, flat, out, shape.pixels, shape.c // shape.align,
+        ALIGN=shape.align, **_outputs(len(weight)), BP=t.pixels, BC=t.channels, BM=t.slots,
+        num_warps=t.warps,
+    )  # fmt: skip
+    return made
+
+
+def _made(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n, c, h, w = x.shape
+    return (
+        x.new_empty(n, h, w, len(weight)).permute(0, 3, 1, 2),
+        x.new_empty(2, c, dtype=torch.float32),
+        x.new_empty(4, c, dtype=torch.float32),
+        x.new_empty(4 * c + 2, dtype=torch.int32),
+        x.new_empty(c, len(weight)),
+        x.new_empty(c, n * h * w),  # memory is touched for re-used slots alone
+    )
+
+
+@_forward.register_fake
+def _(x: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, ...]:
+    return _made(x, weight)
+
+
+@torch.library.custom_op("sextant::shifted_conv_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    source: Tensor,
+    coefficients: Tensor,
+    table: Tensor,
+    flat: Tensor,
+    z: Tensor,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the input, the weights and the shift; sums [2, c]: those of bias and gain."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    shape, k, t = _Shape(*x.shape), _products(), TILES
+    p, c, align, parts = shape.pixels, shape.c, shape.align, _parts(shape)
+    outputs = _outputs(flat.shape[1])
+    partial = coefficients.new_empty(2, parts.splits, c)
+    weights = coefficients.new_empty(parts.splits, *flat.shape)
+    planes, moved = torch.empty_like(z), torch.empty_like(z)
+    k.reduce_own[(parts.splits, _over(c, t.channels))](
+        x, grad, flat, table, source, coefficients, planes, partial, weights, p, c // align, *parts,
+        ALIGN=align, **outputs, BP=t.sums, BC=t.channels, num_warps=t.warps,
+    )  # fmt: skip
+    k.reduce_moved[(parts.splits, t.lanes)](
+        z, grad, flat, table, coefficients, moved, partial, weights, p, c, *parts, **outputs,
+        BP=t.sums, BM=t.slots, num_warps=t.warps,
+    )  # fmt: skip
+    sums = partial.sum(1)
+    tiles = _over(shape.h * shape.w, t.image)
+    back, shifts = x.new_empty(z.shape, dtype=torch.float32), sums.new_zeros(shape.n * tiles, c, 2)
+    k.back_planes[(shape.n, tiles, t.lanes)](
+        planes, z, table, shift, coefficients, sums, moved, back, shifts, p, c, TRAINING=training,
+        H=shape.h, W=shape.w, BP=t.image, num_warps=t.warps,
+    )  # fmt: skip
+    out = torch.empty_like(x)
+    k.back_own[(_over(p, t.pixels),)](
+        x, grad, flat, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
+        TRAINING=training, **outputs, BP=t.pixels, BC=t.channels, num_warps=t.warps,
+    )  # fmt: skip
+    return out, weights.sum(0).t(), shifts.sum(0), sums
+
+
+@_backward.register_fake
+def _(grad: Tensor, x: Tensor, *_: object) -> tuple[Tensor, ...]:
+    c, sums = x.shape[1], x.new_empty(2, x.shape[1], dtype=torch.float32)
+    found = torch.empty_like(x, memory_format=torch.channels_last)
+    return found, sums.new_empty(c, grad.shape[1]).t(), sums.new_empty(c, 2), sums
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, _, _, _, shift, source, *_, ctx.training, _ = inputs
+    _, batch, *kept = output
+    ctx.save_for_backward(x, shift, source, *kept)
+    ctx.mark_non_differentiable(batch, *kept)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: object) -> tuple[Tensor | None, ...]:
+    g_x, g_weight, g_shift, sums = _backward(grad, *ctx.saved_tensors, ctx.training)
+    return g_x, g_weight, sums[1], sums[0], g_shift, None, None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def shifted_conv(
+    x: Float[Tensor, "n c h w"],
+    norm: torch.nn.BatchNorm2d,
+    weight: Float[Tensor, "o c 1 1"],
+    shift: Float[Tensor, "c 2"],
+    source: Int64[Tensor, "c"],
+) -> Float[Tensor, "n o h w"]:
+    """conv(ReLU(BN(sample(x, source, shift))), weight), in the order NHWC; updates statistics.
+
+    Args:
+        x: input of a unit, on a GPU.
+        norm: batch norm of the slots.
+        weight: of the convolution.
+        shift: of each slot in pixels.
+        source: -1 or the channel that a slot reads.
+    """
+    mean, var = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    out, batch, *_ = _forward(
+        x, weight.flatten(1), norm.weight, norm.bias, shift, source, mean, var, norm.training,
+        norm.eps,
+    )  # fmt: skip
+    if norm.training:
+        norm.num_batches_tracked.add_(1)  # ty: ignore[missing-union-attribute]  # a buffer
+        for running, found in zip((mean, var), batch.unbind(), strict=True):
+            running.lerp_(found, norm.momentum)  # ty: ignore[no-matching-overload]  # never None
+    return out

@@ -1,0 +1,291 @@
+"""The Triton programs of :mod:`models.nets.shifted_conv_gpu`. Imported only where they run.
+
+Maps are matrices [pixels, channels] in memory, P = n h w pixels; ``weight`` is [channels, OUT].
+Re-used slots are rows along pixels: of ``planes`` [k, P] what they read, of ``z`` [m, P] what they
+are, of ``moved`` [m, P] the gradient behind their ReLU. Products take them from there: they never
+lie between other channels. No atomics, so results repeat bit for bit.
+"""
+
+# ruff: noqa: ANN001, ANN201, ANN202, N803  # Triton's own types and names of constants
+import triton  # ty: ignore  # comes with torch's CUDA builds
+import triton.language as tl  # ty: ignore
+
+from models.nets.shifted_norm_back import behind
+from models.nets.shifted_norm_kernels import (
+    COUNTS,
+    MEAN,
+    OFFSET,
+    PLANE,
+    PLANE_OF,
+    RSTD,
+    SCALE,
+    SLOT,
+    moved_tile,
+    shift_of,
+    taps,
+)
+
+SIZES = ["C", "CA", "ROWS", "SPLITS"]  # one program for all of them; P is aligned for rows
+
+
+@triton.jit(do_not_specialize=SIZES)
+def place(
+    planes, table, shift, z, partial, P, C, ROWS, SPLITS, H: tl.constexpr, W: tl.constexpr,
+    STATS: tl.constexpr, BM: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """Values of the re-used slots; their mean and squares by parts."""
+    first = tl.program_id(0) * ROWS
+    end = tl.minimum(first + ROWS, P)
+    count = tl.load(table + COUNTS * C)
+    for j in range(tl.program_id(1) * BM, count, tl.num_programs(1) * BM):
+        sums = tl.zeros([BM, BP], tl.float32)
+        squares = tl.zeros([BM, BP], tl.float32)
+        rows = j + tl.arange(0, BM)
+        real = rows < count
+        slot = tl.load(table + SLOT * C + rows, real, 0)
+        plane = tl.load(table + PLANE * C + rows, real, 0)
+        pivot = tl.load(planes + plane.to(tl.int64) * P + first, real, 0.0).to(tl.float32)
+        for start in range(first, end, BP):
+            p = start + tl.arange(0, BP)
+            _, _, mask, value = moved_tile(
+                planes, table, shift, P, C, p, p < end, j, count, BM, H, W
+            )
+            value = value.to(z.dtype.element_ty)
+            tl.store(z + rows.to(tl.int64)[:, None] * P + p[None, :], value, mask)
+            gap = tl.where(mask, value.to(tl.float32) - pivot[:, None], 0.0)
+            sums += gap
+            squares += gap * gap
+        if STATS:
+            total = tl.sum(sums, 1)
+            pixels = (end - first).to(tl.float32)
+            row = partial + tl.program_id(0) * C + slot
+            tl.store(row, pivot + total / pixels, real)
+            tl.store(row + SPLITS * C, tl.sum(squares, 1) - total * total / pixels, real)
+
+
+@triton.jit
+def _slots(table, coefficients, rows, count, C):
+    """Re-used slots of some rows, which rows are real, scale and offset; 0 where they are not."""
+    real = rows < count
+    slot = tl.load(table + SLOT * C + rows, real, 0)
+    scale = tl.load(coefficients + SCALE * C + slot, real, 0.0)
+    offset = tl.load(coefficients + OFFSET * C + slot, real, 0.0)
+    return slot, real, scale, offset
+
+
+@triton.jit(do_not_specialize=SIZES)
+def mix(
+    x, source, z, table, coefficients, weight, out, P, CA, ALIGN: tl.constexpr, OUT: tl.constexpr,
+    BO: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """Outputs at some pixels: ReLU(scale z + offset) of all slots times the weights."""
+    C = CA * ALIGN
+    p = tl.program_id(0) * BP + tl.arange(0, BP)
+    here = p < P
+    o = tl.arange(0, BO)
+    wanted = o < OUT
+    sums = tl.zeros([BP, BO], tl.float32)
+    at = x + p.to(tl.int64)[:, None] * C
+    for start in range(0, C, BC):
+        c = start + tl.arange(0, BC)
+        inside = c < C
+        own = inside & (tl.load(source + c, inside, 0) < 0)
+        scale = tl.load(coefficients + SCALE * C + c, own, 0.0)
+        offset = tl.load(coefficients + OFFSET * C + c, own, 0.0)
+        value = tl.load(at + c[None, :], here[:, None] & inside[None, :], 0.0).to(tl.float32)
+        a = tl.maximum(value * scale[None, :] + offset[None, :], 0.0).to(weight.dtype.element_ty)
+        w = tl.load(weight + c[:, None] * OUT + o[None, :], inside[:, None] & wanted[None, :], 0.0)
+        sums = tl.dot(a, w, sums, input_precision="ieee")
+    count = tl.load(table + COUNTS * C)
+    for j in range(0, count, BM):
+        rows = j + tl.arange(0, BM)
+        slot, real, scale, offset = _slots(table, coefficients, rows, count, C)
+        mask = real[:, None] & here[None, :]
+        value = tl.load(z + rows.to(tl.int64)[:, None] * P + p[None, :], mask, 0.0)
+        a = tl.maximum(value.to(tl.float32) * scale[:, None] + offset[:, None], 0.0)
+        w = tl.load(weight + slot[:, None] * OUT + o[None, :], real[:, None] & wanted[None, :], 0.0)
+        sums = tl.dot(tl.trans(a.to(weight.dtype.element_ty)), w, sums, input_precision="ieee")
+    there = out + p.to(tl.int64)[:, None] * OUT + o[None, :]
+    tl.store(there, sums.to(out.dtype.element_ty), here[:, None] & wanted[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def reduce_own(
+    x, grad, weight, table, source, coefficients, planes, partial, partial_weight, P, CA, ROWS,
+    SPLITS, ALIGN: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr,
+    BC: tl.constexpr,
+):  # fmt: skip
+    """Sums over pixels of slots that read their own channel: of g, of g (x - mean), of a grad.
+
+    g is the gradient behind the ReLU. Channels that are read by others are copied to planes.
+    """
+    C = CA * ALIGN
+    first = tl.program_id(0) * ROWS
+    end = tl.minimum(first + ROWS, P)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    inside = c < C
+    o = tl.arange(0, BO)
+    wanted = o < OUT
+    scale = tl.load(coefficients + SCALE * C + c, inside, 0.0)[None, :]
+    offset = tl.load(coefficients + OFFSET * C + c, inside, 0.0)[None, :]
+    mean = tl.load(coefficients + MEAN * C + c, inside, 0.0)[None, :]
+    plane = tl.load(table + PLANE_OF * C + c, inside, -1)
+    read = plane >= 0
+    some = tl.max(plane, 0) >= 0
+    w = tl.load(weight + c[:, None] * OUT + o[None, :], inside[:, None] & wanted[None, :], 0.0)
+    w = tl.trans(w)
+    sums = tl.zeros([BP, BC], tl.float32)
+    products = tl.zeros([BP, BC], tl.float32)
+    weights = tl.zeros([BC, BO], tl.float32)
+    for start in range(first, end, BP):
+        p = start + tl.arange(0, BP)
+        here = p < end
+        at = p.to(tl.int64)[:, None]
+        raw = tl.load(x + at * C + c[None, :], here[:, None] & inside[None, :], 0.0)
+        back = tl.load(grad + at * OUT + o[None, :], here[:, None] & wanted[None, :], 0.0)
+        if some:
+            copy = planes + plane.to(tl.int64)[None, :] * P + p[:, None]
+            tl.store(copy, raw, here[:, None] & read[None, :])
+        value = raw.to(tl.float32)
+        a = tl.maximum(value * scale + offset, 0.0)
+        g = tl.where(a > 0, tl.dot(back, w, input_precision="ieee"), 0.0)
+        a = tl.trans(a.to(back.dtype))
+        weights = tl.dot(a, back, weights, input_precision="ieee")
+        sums += g
+        products += g * (value - mean)
+    own = inside & (tl.load(source + c, inside, 0) < 0)
+    rstd = tl.load(coefficients + RSTD * C + c, inside, 0.0)
+    row = partial + tl.program_id(0) * C + c
+    tl.store(row, tl.sum(sums, 0), own)
+    tl.store(row + SPLITS * C, tl.sum(products, 0) * rstd, own)
+    there = partial_weight + (tl.program_id(0) * C + c)[:, None] * OUT + o[None, :]
+    tl.store(there, weights, own[:, None] & wanted[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def reduce_moved(
+    z, grad, weight, table, coefficients, moved, partial, partial_weight, P, C, ROWS, SPLITS,
+    OUT: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """The same sums of the re-used slots; ``moved`` takes their g."""
+    first = tl.program_id(0) * ROWS
+    end = tl.minimum(first + ROWS, P)
+    o = tl.arange(0, BO)
+    wanted = o < OUT
+    count = tl.load(table + COUNTS * C)
+    for j in range(tl.program_id(1) * BM, count, tl.num_programs(1) * BM):
+        rows = j + tl.arange(0, BM)
+        slot, real, scale, offset = _slots(table, coefficients, rows, count, C)
+        mean = tl.load(coefficients + MEAN * C + slot, real, 0.0)
+        filled = real[:, None] & wanted[None, :]
+        w = tl.load(weight + slot[:, None] * OUT + o[None, :], filled, 0.0)
+        sums = tl.zeros([BM, BP], tl.float32)
+        products = tl.zeros([BM, BP], tl.float32)
+        weights = tl.zeros([BM, BO], tl.float32)
+        for start in range(first, end, BP):
+            p = start + tl.arange(0, BP)
+            here = p < end
+            mask = real[:, None] & here[None, :]
+            row = rows.to(tl.int64)[:, None] * P + p[None, :]
+            value = tl.load(z + row, mask, 0.0).to(tl.float32)
+            at = grad + p.to(tl.int64)[:, None] * OUT + o[None, :]
+            back = tl.load(at, here[:, None] & wanted[None, :], 0.0)
+            a = tl.maximum(value * scale[:, None] + offset[:, None], 0.0)
+            g = tl.where(a > 0, tl.dot(w, tl.trans(back), input_precision="ieee"), 0.0)
+            tl.store(moved + row, g.to(moved.dtype.element_ty), mask)
+            weights = tl.dot(a.to(back.dtype), back, weights, input_precision="ieee")
+            sums += g
+            products += tl.where(mask, g * (value - mean[:, None]), 0.0)
+        rstd = tl.load(coefficients + RSTD * C + slot, real, 0.0)
+        row = partial + tl.program_id(0) * C + slot
+        tl.store(row, tl.sum(sums, 1), real)
+        tl.store(row + SPLITS * C, tl.sum(products, 1) * rstd, real)
+        there = partial_weight + (tl.program_id(0) * C + slot)[:, None] * OUT + o[None, :]
+        tl.store(there, weights, filled)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def back_planes(
+    planes, z, table, shift, coefficients, sums, moved, back, shift_parts, P, C,
+    TRAINING: tl.constexpr, H: tl.constexpr, W: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """Gradients of planes and shifts, from that of the re-used slots, at some pixels of an image.
+
+    ``back`` [k, P] takes the first, ``shift_parts`` [n tiles, C, 2] the second. A pixel of a plane
+    gathers from the pixels of slots that read it.
+    """
+    image, tile, size = tl.program_id(0), tl.program_id(1), H * W
+    q = tile * BP + tl.arange(0, BP)
+    real = q < size
+    h, w = q // W, q % W
+    count = tl.load(table + COUNTS * C)
+    for plane in range(tl.program_id(2), tl.load(table + COUNTS * C + 1), tl.num_programs(2)):
+        base = tl.cast(plane, tl.int64) * P + image * size
+        total = tl.zeros([BP], tl.float32)
+        for j in range(count):
+            if tl.load(table + PLANE * C + j) == plane:
+                slot = tl.load(table + SLOT * C + j)
+                ix, iy, fx, fy = shift_of(shift, slot, j < count, H, W)
+                scale = tl.load(coefficients + SCALE * C + slot)
+                level, slope = 0.0, 0.0  # g less level and slope z is the gradient before the norm
+                if TRAINING:
+                    slope = tl.load(sums + C + slot) / P * tl.load(coefficients + RSTD * C + slot)
+                    mean = tl.load(coefficients + MEAN * C + slot)
+                    level = tl.load(sums + slot) / P - slope * mean
+                row = tl.cast(j, tl.int64) * P + image * size
+                g = tl.load(moved + row + q, real, 0.0).to(tl.float32) - level
+                g -= slope * tl.load(z + row + q, real, 0.0).to(tl.float32)
+                a, b, c, d = taps(planes + base, h, w, ix, iy, real, H, W)
+                g = tl.where(real, g * scale, 0.0)
+                part = shift_parts + ((image * tl.num_programs(1) + tile) * C + slot) * 2
+                tl.store(part, tl.sum(g * ((b - a) * (1 - fy) + (d - c) * fy)))
+                tl.store(part + 1, tl.sum(g * ((c - a) * (1 - fx) + (d - b) * fx)))
+                sx, sy = ix + fx, iy + fy
+                for ky in range(2 + tl.floor(tl.abs(sy)).to(tl.int32)):
+                    i, wy = behind(h, sy, H, ky)
+                    for kx in range(2 + tl.floor(tl.abs(sx)).to(tl.int32)):
+                        k, wx = behind(w, sx, W, kx)
+                        share = tl.where(real, wy * wx, 0.0)
+                        near = row + i * W + k
+                        g = tl.load(moved + near, share > 0, 0.0).to(tl.float32) - level
+                        g -= slope * tl.load(z + near, share > 0, 0.0).to(tl.float32)
+                        total += share * scale * g
+        tl.store(back + base + q, total, real)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def back_own(
+    x, grad, weight, table, source, coefficients, sums, back, out, P, CA, ALIGN: tl.constexpr,
+    TRAINING: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the input: from the slots that read their own channel, and from the planes."""
+    C = CA * ALIGN
+    p = tl.program_id(0) * BP + tl.arange(0, BP)
+    o = tl.arange(0, BO)
+    wanted = o < OUT
+    here = p < P
+    at = p.to(tl.int64)[:, None]
+    dy = tl.load(grad + at * OUT + o[None, :], here[:, None] & wanted[None, :], 0.0)
+    for start in range(0, C, BC):
+        c = start + tl.arange(0, BC)
+        inside = c < C
+        mask = here[:, None] & inside[None, :]
+        scale = tl.load(coefficients + SCALE * C + c, inside, 0.0)[None, :]
+        offset = tl.load(coefficients + OFFSET * C + c, inside, 0.0)[None, :]
+        value = tl.load(x + at * C + c[None, :], mask, 0.0).to(tl.float32)
+        w = tl.load(weight + c[:, None] * OUT + o[None, :], inside[:, None] & wanted[None, :], 0.0)
+        g = tl.dot(dy, tl.trans(w), input_precision="ieee")
+        g = tl.where(value * scale + offset > 0, g, 0.0)
+        if TRAINING:
+            mean = tl.load(coefficients + MEAN * C + c, inside, 0.0)
+            rstd = tl.load(coefficients + RSTD * C + c, inside, 0.0)
+            slope = tl.load(sums + C + c, inside, 0.0) / P * rstd
+            level = tl.load(sums + c, inside, 0.0) / P - slope * mean
+            g = g - level[None, :] - value * slope[None, :]
+        own = tl.load(source + c, inside, 0) < 0
+        g = tl.where(own[None, :], g * scale, 0.0)
+        plane = tl.load(table + PLANE_OF * C + c, inside, -1)
+        if tl.max(plane, 0) >= 0:
+            read = plane.to(tl.int64)[None, :] * P + p[:, None]
+            g += tl.load(back + read, here[:, None] & (plane >= 0)[None, :], 0.0)
+        tl.store(out + at * C + c[None, :], g.to(out.dtype.element_ty), mask)
