@@ -28,10 +28,12 @@ from models.core.run import Run
 from models.core.training import Arm
 from models.data import images, synthetic
 from models.data.images import ImageData
+from models.nets import shifted_conv_gpu
 from models.selective_convolution import report
 from models.selective_convolution import train as method
 from models.selective_convolution.spec import SelectiveConvolutionTrain
 from tests.bench import cifar10
+from tests.bench.selective_checks import LIMITS, gaps_of
 
 ARMS = ("plain", "selective", "closing only", "wider")
 CHOOSING_SEED = 100  # no arm is compared with it
@@ -127,10 +129,22 @@ class Jobs:
         self.found: dict[str, Any] = {
             "device": device.describe(self.on) | {"python": platform.python_version()},
             "setting": {name: getattr(options, name) for name in names},
+            "units": self.check(),
             "choosing": [],
             "rows": [],
         }
         self.data = read(options.data, self.on)
+
+    def check(self) -> str:
+        """Which programs train: the products in bfloat16 if they are right here, or the others."""
+        try:
+            gaps = gaps_of("products, bf16", 36, (8, 8), self.on, training=True)
+        except Exception as error:  # a compiler of another version may refuse them
+            gaps = {str(error)[:300]: float("inf")}
+        if max(gaps.values()) < LIMITS["products, bf16"]:
+            return "products"
+        shifted_conv_gpu.TYPES = ()
+        return f"activation written, for the products are not right here: {gaps}"
 
     def train(self, kind: str, data: ImageData, arm: str, seed: int, threshold: float) -> None:
         """One run into the list ``kind`` of the file, unless it would end after the budget."""
@@ -188,6 +202,7 @@ def merge(paths: Iterable[Path]) -> dict[str, Any]:
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in ARMS}
     return {
         "devices": [part["device"] for part in parts],
+        "units": [part["units"] for part in parts],
         "setting": settings[0],
         "choosing": [row for part in parts for row in part["choosing"]],
         "mean": {arm: summary(found) for arm, found in by_arm.items() if found},
