@@ -98,14 +98,14 @@ class CompactUnit(nn.Module):
         self.register_buffer("weight", torch.zeros(c_out, slots, kernel, kernel))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+        own = (self.root, self.shift, self.scale, self.offset)
         if shifted_norm_gpu.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
-            return self._convolve(
-                shifted_norm_gpu.compact_norm(x, self.root, self.shift, self.scale, self.offset)
-            )
+            if self.weight.shape[-1] == 1 and shifted_conv_gpu.fits(x, len(self.weight)):
+                return shifted_conv_gpu.compact_conv(x, self.weight, *own)
+            return self._convolve(shifted_norm_gpu.compact_norm(x, *own))
         if x.is_cuda or torch.compiler.is_compiling() or x.requires_grad or x.dtype not in TYPES:
             return self._convolve(self._activate(sample(x, self.root, self.shift)))
         pieces = x.split(max(1, PIECE_BYTES * len(x) // max(1, x.numel() * x.element_size())))
-        own = (self.root, self.shift, self.scale, self.offset)
         return torch.cat([self._convolve(gather(piece, *own)) for piece in pieces])
 
     def _activate(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b slots h w"]:

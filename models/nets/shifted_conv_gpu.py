@@ -8,6 +8,7 @@ of their own. Nothing waits for the device, sizes do not depend on the allocatio
 """
 
 from functools import cache
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -96,31 +97,51 @@ def _forward(
     That is: coefficients, table, weights [c, o] in the input's precision, values of the slots.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, k, t = _Shape(*x.shape), _programs(), TILES
+    shape, k = _Shape(*x.shape), _programs()
     out, batch, coefficients, table, flat, z = made = _made(x, weight)
     flat.copy_(weight.t())
     _tabulate(source, table, shape.c)
     parts = _parts(shape)
-    partial, planes = batch.new_empty(2, parts.splits, shape.c), torch.empty_like(z)
-    sums = (shape.pixels, shape.c // shape.align, *parts)
-    k.scan[(parts.splits, _over(shape.c, t.channels))](
-        x, source, table, planes, partial, *sums, ALIGN=shape.align, STATS=training, BP=t.sums,
-        BC=t.channels, num_warps=t.warps,
+    partial = batch.new_empty(2, parts.splits, shape.c)
+    _place(x, source, table, shift, z, partial, training=training)
+    k.finish[(_over(shape.c, 8),)](
+        partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
+        STATS=training, BS=_power(parts.splits), BC=8, num_warps=4,
+    )  # fmt: skip
+    _mix(x, None, source, z, table, coefficients, flat, out)
+    return made
+
+
+def _place(
+    x: Tensor, source: Tensor, table: Tensor, shift: Tensor, z: Tensor, partial: Tensor, *,
+    training: bool,
+) -> None:  # fmt: skip
+    """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too."""
+    shape, t = _Shape(*x.shape), TILES
+    parts, planes = _parts(shape), x.new_empty(shape.c, shape.pixels)
+    _programs().scan[(parts.splits, _over(shape.c, t.channels))](
+        x, source, table, planes, partial, shape.pixels, shape.c // shape.align, *parts,
+        ALIGN=shape.align, STATS=training, BP=t.sums, BC=t.channels, num_warps=t.warps,
     )  # fmt: skip
     _products().place[(parts.splits, t.lanes)](
         planes, table, shift, z, partial, shape.pixels, shape.c, *parts, H=shape.h, W=shape.w,
         STATS=training, BM=t.slots, BP=t.sums, num_warps=t.warps,
     )  # fmt: skip
-    k.finish[(_over(shape.c, 8),)](
-        partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
-        STATS=training, BS=_power(parts.splits), BC=8, num_warps=4,
-    )  # fmt: skip
+
+
+def _mix(
+    x: Tensor, root: Tensor | None, source: Tensor, z: Tensor, table: Tensor, coefficients: Tensor,
+    flat: Tensor, out: Tensor,
+) -> None:  # fmt: skip
+    """Fill ``out`` with the product of activation and weights [s, o]."""
+    shape, slots, t = _Shape(*x.shape), len(flat), TILES
+    align = gcd(slots, 8)
     _products().mix[(_over(shape.pixels, t.pixels),)](
-        x, source, z, table, coefficients, flat, out, shape.pixels, shape.c // shape.align,
-        ALIGN=shape.align, **_outputs(len(weight)), BP=t.pixels, BC=t.channels, BM=t.slots,
+        x, source if root is None else root, source, z, table, coefficients, flat, out,
+        shape.pixels, shape.c // shape.align, slots // align, ALIGN=shape.align, SLOT_ALIGN=align,
+        GATHER=root is not None, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
         num_warps=t.warps,
     )  # fmt: skip
-    return made
 
 
 def _made(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -205,6 +226,46 @@ def _differentiate(ctx: Any, grad: Tensor, *_: object) -> tuple[Tensor | None, .
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+@torch.library.custom_op("sextant::compact_conv", mutates_args=())
+def _compact(
+    x: Tensor, weight: Tensor, root: Tensor, shift: Tensor, scale: Tensor, offset: Tensor
+) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    source = torch.where((shift == 0).all(1), -1, root)
+    out, _, _, table, _, z = _made(x, weight)
+    _tabulate(source, table, x.shape[1])
+    _place(x, source, table, shift, z, scale, training=False)
+    coefficients = torch.stack([scale, scale, scale, offset])
+    _mix(x, root, source, z, table, coefficients, weight.t().to(x.dtype).contiguous(), out)
+    return out
+
+
+@_compact.register_fake
+def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
+    return _made(x, weight)[0]
+
+
+def compact_conv(
+    x: Float[Tensor, "n c h w"],
+    weight: Float[Tensor, "o s 1 1"],
+    root: Int64[Tensor, "s"],
+    shift: Float[Tensor, "s 2"],
+    scale: Float[Tensor, "s"],
+    offset: Float[Tensor, "s"],
+) -> Float[Tensor, "n o h w"]:
+    """conv(ReLU(scale z + offset), weight) of slots z that read ``root``, shifted; no gradients.
+
+    Args:
+        x: input of a unit, on a GPU.
+        weight: of the convolution.
+        root: channel that a slot reads; there are no more slots than channels.
+        shift: of each slot in pixels.
+        scale: of each slot.
+        offset: of each slot.
+    """
+    return _compact(x, weight.flatten(1), root, shift, scale, offset)
 
 
 def shifted_conv(

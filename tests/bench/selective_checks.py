@@ -16,9 +16,10 @@ from torch.nn import functional
 from models.core import device
 from models.nets import shifted_conv_gpu
 from models.nets.preactivation import Unit
-from models.nets.selective import SelectiveUnit
+from models.nets.selective import CompactUnit, SelectiveUnit
 from models.nets.shifted_norm import sample
 from models.selective_convolution.allocate import deallocate, reallocate
+from models.selective_convolution.export import folded
 from tests.bench.selective import moved
 
 ODD = ((24, (9, 7)), (36, (8, 8)), (100, (5, 12)), (5, (32, 32)))  # channels, size
@@ -155,10 +156,23 @@ def gaps_of(way: str, c: int, size: tuple[int, int], on: str, *, training: bool)
         unit.gate[-1] = 0
     x = torch.randn(4, c, *size)
     usual, shifted_conv_gpu.TYPES = shifted_conv_gpu.TYPES, WAYS[way]
+    x = x.bfloat16() if way == "products, bf16" else x
     try:
-        return compare(unit, x.bfloat16() if way == "products, bf16" else x, on)
+        return compare(unit, x, on) | ({} if training else {"compact": compact_gap(unit, x, on)})
     finally:
         shifted_conv_gpu.TYPES = usual
+
+
+@torch.no_grad()
+def compact_gap(unit: SelectiveUnit, x: Tensor, on: str) -> float:
+    """Gap of the exported unit to the unit, as a share of its norm."""
+    state = folded(unit, whole=False)
+    small = CompactUnit(len(state["root"]), len(unit.conv.weight), 1)
+    small.load_state_dict(state)
+    expected = unit.eval()(x.float())
+    with torch.autocast(on, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+        found = small.to(on)(x.to(on)).float().cpu()
+    return ((found - expected).norm() / expected.norm()).item()
 
 
 def compare(unit: SelectiveUnit, x: Tensor, on: str) -> dict[str, float]:
