@@ -23,15 +23,16 @@ MOST_OUTPUTS = 256  # one tile holds them all
 
 
 class Tiles(NamedTuple):
-    """Shapes of the programs, chosen by measurement.
+    """Shapes of the programs, chosen by measurement and by the registers that they take.
 
     Attributes:
         pixels: of a tile of the products.
-        sums: pixels of a tile of the sums.
+        sums: pixels of a tile of the sums and of the input's gradient.
         channels: of a tile.
+        narrow: channels of a tile of the input's gradient.
         slots: re-used ones of a tile.
+        moved: pixels of a tile of their sums, for 64 outputs; fewer for more.
         image: pixels of a tile of one image.
-        warps: of a program.
         programs: about as many as work at sums over pixels.
         lanes: programs a part that share the re-used slots, or planes.
     """
@@ -39,9 +40,10 @@ class Tiles(NamedTuple):
     pixels: int = 128
     sums: int = 64
     channels: int = 64
+    narrow: int = 32
     slots: int = 16
+    moved: int = 64
     image: int = 256
-    warps: int = 4
     programs: int = 512
     lanes: int = 8
 
@@ -79,6 +81,11 @@ def _outputs(outputs: int) -> dict[str, int]:
     return {"OUT": outputs, "BO": max(16, _power(outputs))}
 
 
+def _warps(outputs: int) -> int:
+    """Of programs that keep sums for each output."""
+    return 4 if outputs <= 64 else 8
+
+
 @torch.library.custom_op("sextant::shifted_conv", mutates_args=())
 def _forward(
     x: Tensor,
@@ -106,7 +113,7 @@ def _forward(
     _place(x, source, table, shift, z, partial, training=training)
     k.finish[(_over(shape.c, 8),)](
         partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
-        STATS=training, BS=_power(parts.splits), BC=8, num_warps=4,
+        STATS=training, BS=_power(parts.splits), BC=8,
     )  # fmt: skip
     _mix(x, None, source, z, table, coefficients, flat, out)
     return made
@@ -117,16 +124,27 @@ def _place(
     training: bool,
 ) -> None:  # fmt: skip
     """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too."""
-    shape, t = _Shape(*x.shape), TILES
-    parts, planes = _parts(shape), x.new_empty(shape.c, shape.pixels)
-    _programs().scan[(parts.splits, _over(shape.c, t.channels))](
-        x, source, table, planes, partial, shape.pixels, shape.c // shape.align, *parts,
-        ALIGN=shape.align, STATS=training, BP=t.sums, BC=t.channels, num_warps=t.warps,
-    )  # fmt: skip
-    _products().place[(parts.splits, t.lanes)](
+    shape, t, k = _Shape(*x.shape), TILES, _products()
+    parts, planes = _parts(shape), _lifted(x, table)
+    if training:
+        k.measure[(parts.splits, _over(shape.c, t.channels))](
+            x, source, partial, shape.pixels, shape.c // shape.align, *parts, ALIGN=shape.align,
+            BP=t.sums, BC=t.channels,
+        )  # fmt: skip
+    k.place[(parts.splits, t.lanes)](
         planes, table, shift, z, partial, shape.pixels, shape.c, *parts, H=shape.h, W=shape.w,
-        STATS=training, BM=t.slots, BP=t.sums, num_warps=t.warps,
+        STATS=training, BM=t.slots, BP=t.sums,
     )  # fmt: skip
+
+
+def _lifted(x: Tensor, table: Tensor) -> Tensor:
+    """The channels that re-used slots read, one after the other."""
+    shape, t = _Shape(*x.shape), TILES
+    planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
+    _products().lift[(_over(shape.pixels, t.pixels),)](
+        x, table, planes, shape.pixels, shape.c, BP=t.pixels, BM=t.slots
+    )
+    return planes
 
 
 def _mix(
@@ -140,7 +158,7 @@ def _mix(
         x, source if root is None else root, source, z, table, coefficients, flat, out,
         shape.pixels, shape.c // shape.align, slots // align, ALIGN=shape.align, SLOT_ALIGN=align,
         GATHER=root is not None, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
-        num_warps=t.warps,
+        num_warps=_warps(flat.shape[1]),
     )  # fmt: skip
 
 
@@ -179,37 +197,40 @@ def _backward(
     shape, k, t = _Shape(*x.shape), _products(), TILES
     p, c, align, parts = shape.pixels, shape.c, shape.align, _parts(shape)
     outputs = _outputs(flat.shape[1])
-    partial = coefficients.new_empty(2, parts.splits, c)
-    weights = coefficients.new_empty(parts.splits, *flat.shape)
-    planes, moved = torch.empty_like(z), torch.empty_like(z)
+    out_c = (flat.shape[1], c)
+    partial = coefficients.new_empty(parts.splits, 2, *out_c)
     k.reduce_own[(parts.splits, _over(c, t.channels))](
-        x, grad, flat, table, source, coefficients, planes, partial, weights, p, c // align, *parts,
-        ALIGN=align, **outputs, BP=t.sums, BC=t.channels, num_warps=t.warps,
+        x, grad, source, coefficients, partial, p, c // align, parts.rows, ALIGN=align, **outputs,
+        BP=t.sums, BC=t.channels, num_warps=_warps(flat.shape[1]),
     )  # fmt: skip
+    planes, moved = _lifted(x, table), torch.empty_like(z)
     k.reduce_moved[(parts.splits, t.lanes)](
-        z, grad, flat, table, coefficients, moved, partial, weights, p, c, *parts, **outputs,
-        BP=t.sums, BM=t.slots, num_warps=t.warps,
+        z, grad, flat, table, coefficients, moved, partial, p, c, parts.rows, **outputs,
+        BP=max(16, t.moved * 64 // max(64, outputs["BO"])), BM=t.slots,
     )  # fmt: skip
-    sums = partial.sum(1)
+    sums, weights = partial.new_empty(2, c), partial.new_empty(out_c)
+    k.finish_products[(_over(c, 8),)](
+        partial.sum(0), flat, coefficients, sums, weights, c, **outputs, BC=8
+    )
     tiles = _over(shape.h * shape.w, t.image)
     back, shifts = x.new_empty(z.shape, dtype=torch.float32), sums.new_zeros(shape.n * tiles, c, 2)
     k.back_planes[(shape.n, tiles, t.lanes)](
         planes, z, table, shift, coefficients, sums, moved, back, shifts, p, c, TRAINING=training,
-        H=shape.h, W=shape.w, BP=t.image, num_warps=t.warps,
+        H=shape.h, W=shape.w, BP=t.image,
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(_over(p, t.pixels),)](
+    k.back_own[(_over(p, t.sums),)](
         x, grad, flat, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
-        TRAINING=training, **outputs, BP=t.pixels, BC=t.channels, num_warps=t.warps,
+        TRAINING=training, **outputs, BP=t.sums, BC=t.narrow,
     )  # fmt: skip
-    return out, weights.sum(0).t(), shifts.sum(0), sums
+    return out, weights, shifts.sum(0), sums
 
 
 @_backward.register_fake
 def _(grad: Tensor, x: Tensor, *_: object) -> tuple[Tensor, ...]:
     c, sums = x.shape[1], x.new_empty(2, x.shape[1], dtype=torch.float32)
     found = torch.empty_like(x, memory_format=torch.channels_last)
-    return found, sums.new_empty(c, grad.shape[1]).t(), sums.new_empty(c, 2), sums
+    return found, sums.new_empty(grad.shape[1], c), sums.new_empty(c, 2), sums
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

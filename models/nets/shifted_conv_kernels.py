@@ -12,6 +12,7 @@ import triton.language as tl  # ty: ignore
 
 from models.nets.shifted_norm_back import behind
 from models.nets.shifted_norm_kernels import (
+    CHANNEL,
     COUNTS,
     MEAN,
     OFFSET,
@@ -26,6 +27,52 @@ from models.nets.shifted_norm_kernels import (
 )
 
 SIZES = ["C", "CA", "SA", "ROWS", "SPLITS"]  # one program for all of them; P is aligned for rows
+
+
+@triton.jit(do_not_specialize=SIZES)
+def measure(
+    x, source, partial, P, CA, ROWS, SPLITS, ALIGN: tl.constexpr, BP: tl.constexpr,
+    BC: tl.constexpr,
+):  # fmt: skip
+    """Mean and squares by parts, of slots that read their own channel."""
+    C = CA * ALIGN
+    first = tl.program_id(0) * ROWS
+    end = tl.minimum(first + ROWS, P)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    inside = c < C
+    pivot = tl.load(x + first.to(tl.int64) * C + c, inside, 0.0).to(tl.float32)
+    sums = tl.zeros([BP, BC], tl.float32)
+    squares = tl.zeros([BP, BC], tl.float32)
+    for start in range(first, end, BP):
+        p = start + tl.arange(0, BP)
+        here = p < end
+        at = x + p.to(tl.int64)[:, None] * C + c[None, :]
+        value = tl.load(at, here[:, None] & inside[None, :], 0.0).to(tl.float32)
+        gap = tl.where(here[:, None], value - pivot[None, :], 0.0)
+        sums += gap
+        squares += gap * gap
+    count = (end - first).to(tl.float32)
+    total = tl.sum(sums, 0)
+    own = inside & (tl.load(source + c, inside, 0) < 0)
+    row = partial + tl.program_id(0) * C + c
+    tl.store(row, pivot + total / count, own)
+    tl.store(row + SPLITS * C, tl.sum(squares, 0) - total * total / count, own)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def lift(x, table, planes, P, C, BP: tl.constexpr, BM: tl.constexpr):
+    """Copy the channels that are read to planes, some pixels a program."""
+    p = tl.program_id(0) * BP + tl.arange(0, BP)
+    here = p < P
+    count = tl.load(table + COUNTS * C + 1)
+    for k in range(0, count, BM):
+        rows = k + tl.arange(0, BM)
+        real = rows < count
+        c = tl.load(table + CHANNEL * C + rows, real, 0)
+        mask = here[:, None] & real[None, :]
+        value = tl.load(x + p.to(tl.int64)[:, None] * C + c[None, :], mask, 0.0)
+        copy = planes + rows.to(tl.int64)[:, None] * P + p[None, :]
+        tl.store(copy, tl.trans(value), real[:, None] & here[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -116,15 +163,22 @@ def mix(
     tl.store(there, sums.to(out.dtype.element_ty), here[:, None] & wanted[None, :])
 
 
+@triton.jit
+def _passes(value, scale, offset, dtype):
+    """Where a slot passes the ReLU, its value there, and 1 there, for products."""
+    passes = value.to(tl.float32) * scale + offset > 0
+    return passes, tl.where(passes, value, 0.0).to(dtype), passes.to(dtype)
+
+
 @triton.jit(do_not_specialize=SIZES)
 def reduce_own(
-    x, grad, weight, table, source, coefficients, planes, partial, partial_weight, P, CA, ROWS,
-    SPLITS, ALIGN: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr,
-    BC: tl.constexpr,
+    x, grad, source, coefficients, partial, P, CA, ROWS, ALIGN: tl.constexpr, OUT: tl.constexpr,
+    BO: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Sums over pixels of slots that read their own channel: of g, of g (x - mean), of a grad.
+    """Products [splits, 2, OUT, C] over parts, of slots that read their own channel.
 
-    g is the gradient behind the ReLU. Channels that are read by others are copied to planes.
+    Those of ``grad`` with what passes the ReLU and with where it does: all that the way back sums
+    over pixels follows from these two (:func:`finish_products`).
     """
     C = CA * ALIGN
     first = tl.program_id(0) * ROWS
@@ -135,46 +189,30 @@ def reduce_own(
     wanted = o < OUT
     scale = tl.load(coefficients + SCALE * C + c, inside, 0.0)[None, :]
     offset = tl.load(coefficients + OFFSET * C + c, inside, 0.0)[None, :]
-    mean = tl.load(coefficients + MEAN * C + c, inside, 0.0)[None, :]
-    plane = tl.load(table + PLANE_OF * C + c, inside, -1)
-    read = plane >= 0
-    some = tl.max(plane, 0) >= 0
-    w = tl.load(weight + c[:, None] * OUT + o[None, :], inside[:, None] & wanted[None, :], 0.0)
-    w = tl.trans(w)
-    sums = tl.zeros([BP, BC], tl.float32)
-    products = tl.zeros([BP, BC], tl.float32)
-    weights = tl.zeros([BC, BO], tl.float32)
+    masked = tl.zeros([BO, BC], tl.float32)
+    masks = tl.zeros([BO, BC], tl.float32)
     for start in range(first, end, BP):
         p = start + tl.arange(0, BP)
         here = p < end
         at = p.to(tl.int64)[:, None]
-        raw = tl.load(x + at * C + c[None, :], here[:, None] & inside[None, :], 0.0)
+        value = tl.load(x + at * C + c[None, :], here[:, None] & inside[None, :], 0.0)
         back = tl.load(grad + at * OUT + o[None, :], here[:, None] & wanted[None, :], 0.0)
-        if some:
-            copy = planes + plane.to(tl.int64)[None, :] * P + p[:, None]
-            tl.store(copy, raw, here[:, None] & read[None, :])
-        value = raw.to(tl.float32)
-        a = tl.maximum(value * scale + offset, 0.0)
-        g = tl.where(a > 0, tl.dot(back, w, input_precision="ieee"), 0.0)
-        a = tl.trans(a.to(back.dtype))
-        weights = tl.dot(a, back, weights, input_precision="ieee")
-        sums += g
-        products += g * (value - mean)
+        _, kept, ones = _passes(value, scale, offset, back.dtype)
+        back = tl.trans(back)
+        masked = tl.dot(back, kept, masked, input_precision="ieee")
+        masks = tl.dot(back, ones, masks, input_precision="ieee")
     own = inside & (tl.load(source + c, inside, 0) < 0)
-    rstd = tl.load(coefficients + RSTD * C + c, inside, 0.0)
-    row = partial + tl.program_id(0) * C + c
-    tl.store(row, tl.sum(sums, 0), own)
-    tl.store(row + SPLITS * C, tl.sum(products, 0) * rstd, own)
-    there = partial_weight + (tl.program_id(0) * C + c)[:, None] * OUT + o[None, :]
-    tl.store(there, weights, own[:, None] & wanted[None, :])
+    there = partial + (tl.program_id(0) * 2 * OUT + o)[:, None] * C + c[None, :]
+    tl.store(there, masked, wanted[:, None] & own[None, :])
+    tl.store(there + OUT * C, masks, wanted[:, None] & own[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)
 def reduce_moved(
-    z, grad, weight, table, coefficients, moved, partial, partial_weight, P, C, ROWS, SPLITS,
-    OUT: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr, BM: tl.constexpr,
+    z, grad, weight, table, coefficients, moved, partial, P, C, ROWS, OUT: tl.constexpr,
+    BO: tl.constexpr, BP: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """The same sums of the re-used slots; ``moved`` takes their g."""
+    """The same products of the re-used slots; ``moved`` takes the gradient behind their ReLU."""
     first = tl.program_id(0) * ROWS
     end = tl.minimum(first + ROWS, P)
     o = tl.arange(0, BO)
@@ -183,32 +221,54 @@ def reduce_moved(
     for j in range(tl.program_id(1) * BM, count, tl.num_programs(1) * BM):
         rows = j + tl.arange(0, BM)
         slot, real, scale, offset = _slots(table, coefficients, rows, count, C, C)
-        mean = tl.load(coefficients + MEAN * C + slot, real, 0.0)
         filled = real[:, None] & wanted[None, :]
         w = tl.load(weight + slot[:, None] * OUT + o[None, :], filled, 0.0)
-        sums = tl.zeros([BM, BP], tl.float32)
-        products = tl.zeros([BM, BP], tl.float32)
-        weights = tl.zeros([BM, BO], tl.float32)
+        masked = tl.zeros([BM, BO], tl.float32)
+        masks = tl.zeros([BM, BO], tl.float32)
         for start in range(first, end, BP):
             p = start + tl.arange(0, BP)
             here = p < end
             mask = real[:, None] & here[None, :]
             row = rows.to(tl.int64)[:, None] * P + p[None, :]
-            value = tl.load(z + row, mask, 0.0).to(tl.float32)
+            value = tl.load(z + row, mask, 0.0)
             at = grad + p.to(tl.int64)[:, None] * OUT + o[None, :]
             back = tl.load(at, here[:, None] & wanted[None, :], 0.0)
-            a = tl.maximum(value * scale[:, None] + offset[:, None], 0.0)
-            g = tl.where(a > 0, tl.dot(w, tl.trans(back), input_precision="ieee"), 0.0)
-            tl.store(moved + row, g.to(moved.dtype.element_ty), mask)
-            weights = tl.dot(a.to(back.dtype), back, weights, input_precision="ieee")
-            sums += g
-            products += tl.where(mask, g * (value - mean[:, None]), 0.0)
-        rstd = tl.load(coefficients + RSTD * C + slot, real, 0.0)
-        row = partial + tl.program_id(0) * C + slot
-        tl.store(row, tl.sum(sums, 1), real)
-        tl.store(row + SPLITS * C, tl.sum(products, 1) * rstd, real)
-        there = partial_weight + (tl.program_id(0) * C + slot)[:, None] * OUT + o[None, :]
-        tl.store(there, weights, filled)
+            passes, kept, ones = _passes(value, scale[:, None], offset[:, None], back.dtype)
+            masked = tl.dot(kept, back, masked, input_precision="ieee")
+            masks = tl.dot(ones, back, masks, input_precision="ieee")
+            g = tl.dot(w, tl.trans(back), input_precision="ieee")
+            tl.store(moved + row, tl.where(passes, g, 0.0).to(moved.dtype.element_ty), mask)
+        there = partial + (tl.program_id(0) * 2 * OUT + o)[None, :] * C + slot[:, None]
+        tl.store(there, masked, filled)
+        tl.store(there + OUT * C, masks, filled)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def finish_products(
+    products, weight, coefficients, sums, gradient, C, OUT: tl.constexpr, BO: tl.constexpr,
+    BC: tl.constexpr,
+):  # fmt: skip
+    """Sums [2, C]: gradients of bias and gain of the batch norm; gradient [OUT, C] of the weights.
+
+    With g = 1[a > 0] sum over outputs of w grad and a = ReLU(scale z + offset), sums over pixels of
+    g, of g z and of a grad are linear in the products of 1[a > 0] and of 1[a > 0] z with grad.
+    """
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    o = tl.arange(0, BO)
+    inside = c < C
+    mask = (o < OUT)[:, None] & inside[None, :]
+    at = o[:, None] * C + c[None, :]
+    masked = tl.load(products + at, mask, 0.0)
+    masks = tl.load(products + OUT * C + at, mask, 0.0)
+    w = tl.load(weight + c[None, :] * OUT + o[:, None], mask, 0.0).to(tl.float32)
+    total, with_z = tl.sum(w * masks, 0), tl.sum(w * masked, 0)
+    mean = tl.load(coefficients + MEAN * C + c, inside, 0.0)
+    rstd = tl.load(coefficients + RSTD * C + c, inside, 0.0)
+    tl.store(sums + c, total, inside)
+    tl.store(sums + C + c, (with_z - mean * total) * rstd, inside)
+    scale = tl.load(coefficients + SCALE * C + c, inside, 0.0)
+    offset = tl.load(coefficients + OFFSET * C + c, inside, 0.0)
+    tl.store(gradient + at, scale[None, :] * masked + offset[None, :] * masks, mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -292,7 +352,8 @@ def back_own(
         own = tl.load(source + c, inside, 0) < 0
         g = tl.where(own[None, :], g * scale, 0.0)
         plane = tl.load(table + PLANE_OF * C + c, inside, -1)
-        if tl.max(plane, 0) >= 0:
-            read = plane.to(tl.int64)[None, :] * P + p[:, None]
-            g += tl.load(back + read, here[:, None] & (plane >= 0)[None, :], 0.0)
+        last = tl.max(plane, 0)
+        for k in range(tl.min(tl.where(plane >= 0, plane, last + 1), 0), last + 1):
+            here_too = tl.load(back + tl.cast(k, tl.int64) * P + p, here, 0.0)
+            g += tl.where((plane == k)[None, :], here_too[:, None], 0.0)
         tl.store(out + at * C + c[None, :], g.to(out.dtype.element_ty), mask)

@@ -14,7 +14,8 @@ import triton.language as tl  # ty: ignore
 SLOT = tl.constexpr(0)  # [m] the re-used slots
 PLANE = tl.constexpr(1)  # [m] the plane that each reads
 PLANE_OF = tl.constexpr(2)  # [C] plane of a channel, or -1
-FLAG = tl.constexpr(3)  # [C] whether a channel is read
+FLAG = tl.constexpr(3)  # [C] whether a channel is read; afterwards
+CHANNEL = tl.constexpr(3)  # [k] the channel of each plane, in order
 COUNTS = tl.constexpr(4)
 # rows of the coefficients, float32 [C]
 MEAN = tl.constexpr(0)
@@ -37,6 +38,7 @@ def tabulate(source, table, S, C, BC: tl.constexpr):
     place = tl.cumsum(moved.to(tl.int32), 0) - 1
     tl.store(table + SLOT * C + place, c, moved)
     tl.debug_barrier()
+    tl.store(table + CHANNEL * C + plane, c, flag > 0)
     read = tl.load(table + PLANE_OF * C + root, moved, 0)
     tl.store(table + PLANE * C + place, read, moved)
     tl.store(table + COUNTS * C, tl.sum(moved.to(tl.int32), 0))

@@ -37,15 +37,15 @@ SWEPT = (
     Tiles(),
     Tiles(channels=32),
     Tiles(sums=128),
-    Tiles(sums=32, channels=32),
+    Tiles(narrow=64),
     Tiles(pixels=64),
-    Tiles(warps=8),
     Tiles(programs=1024),
     Tiles(programs=256),
     Tiles(image=128),
     Tiles(image=1024),
     Tiles(lanes=4),
-    Tiles(slots=32),
+    Tiles(lanes=16),
+    Tiles(moved=32),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
