@@ -202,7 +202,7 @@ def merge(paths: Iterable[Path]) -> dict[str, Any]:
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in ARMS}
     return {
         "devices": [part["device"] for part in parts],
-        "units": [part["units"] for part in parts],
+        "units": [part.get("units") for part in parts],
         "setting": settings[0],
         "choosing": [row for part in parts for row in part["choosing"]],
         "mean": {arm: summary(found) for arm, found in by_arm.items() if found},

@@ -1,4 +1,4 @@
-"""Training with rounds of allocation: properties 7 and 10, pitfalls 5 and 13, specs, files."""
+"""Training with rounds: properties 7, 9, 10, 12, pitfalls 5, 6, 12 and 13, specs, files."""
 
 import csv
 import json
@@ -130,7 +130,7 @@ def test_momentum_of_reused_slots_is_forgotten(data, make_spec, new_run):
 
 
 def test_shifts_decay_by_their_own_rate(data, make_spec):
-    """Section 3, optimizer, and pitfall 13: groups by name."""
+    """Section 3, optimizer; pitfalls 12 and 13: batch norms decay like weights, groups by name."""
     net = method.new_net(make_spec(), data, "cpu")
     shifts = {name for name, _ in net.named_parameters() if name.endswith(".shift")}
     optimizer = make_optimizer(net, make_spec().optimizer, dict.fromkeys(shifts, 1e-5))
