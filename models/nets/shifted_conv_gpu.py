@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.nets import shifted_norm_gpu
-from models.nets.shifted_norm_gpu import _over, _power, _programs, _Shape, _tabulate
+from models.nets.shifted_norm_gpu import _over, _power, _programs, _Shape, _tabulate, table_size
 
 TYPES = (torch.bfloat16, torch.float16)  # in float32 the products would not be the fast ones
 MOST_OUTPUTS = 256  # one tile holds them all
@@ -32,8 +32,9 @@ class Tiles(NamedTuple):
         narrow: channels of a tile of the input's gradient.
         slots: re-used ones of a tile.
         moved: pixels of a tile of their sums, for 64 outputs; fewer for more.
+        group: re-used slots of a tile of the planes' gradient.
         image: pixels of a tile of one image.
-        programs: about as many as work at sums over pixels.
+        programs: of four warps, about as many as work at sums over pixels.
         lanes: programs a part that share the re-used slots, or planes.
     """
 
@@ -43,8 +44,9 @@ class Tiles(NamedTuple):
     narrow: int = 32
     slots: int = 16
     moved: int = 64
-    image: int = 256
-    programs: int = 512
+    group: int = 8
+    image: int = 128
+    programs: int = 528
     lanes: int = 8
 
 
@@ -70,9 +72,9 @@ class _Parts(NamedTuple):
     splits: int
 
 
-def _parts(shape: _Shape) -> _Parts:
+def _parts(shape: _Shape, outputs: int) -> _Parts:
     t = TILES
-    wanted = max(1, t.programs // _over(shape.c, t.channels))
+    wanted = max(1, 4 * t.programs // (_warps(outputs) * _over(shape.c, t.channels)))
     rows = _over(_over(shape.pixels, wanted), t.sums) * t.sums
     return _Parts(rows, _over(shape.pixels, rows))
 
@@ -108,9 +110,9 @@ def _forward(
     out, batch, coefficients, table, flat, z = made = _made(x, weight)
     flat.copy_(weight.t())
     _tabulate(source, table, shape.c)
-    parts = _parts(shape)
+    parts = _parts(shape, len(weight))
     partial = batch.new_empty(2, parts.splits, shape.c)
-    _place(x, source, table, shift, z, partial, training=training)
+    _place(x, source, table, shift, z, partial, parts, training=training)
     k.finish[(_over(shape.c, 8),)](
         partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
         STATS=training, BS=_power(parts.splits), BC=8,
@@ -120,12 +122,12 @@ def _forward(
 
 
 def _place(
-    x: Tensor, source: Tensor, table: Tensor, shift: Tensor, z: Tensor, partial: Tensor, *,
-    training: bool,
+    x: Tensor, source: Tensor, table: Tensor, shift: Tensor, z: Tensor, partial: Tensor,
+    parts: _Parts, *, training: bool,
 ) -> None:  # fmt: skip
     """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too."""
     shape, t, k = _Shape(*x.shape), TILES, _products()
-    parts, planes = _parts(shape), _lifted(x, table)
+    planes = _lifted(x, table)
     if training:
         k.measure[(parts.splits, _over(shape.c, t.channels))](
             x, source, partial, shape.pixels, shape.c // shape.align, *parts, ALIGN=shape.align,
@@ -168,7 +170,7 @@ def _made(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
         x.new_empty(n, h, w, len(weight)).permute(0, 3, 1, 2),
         x.new_empty(2, c, dtype=torch.float32),
         x.new_empty(4, c, dtype=torch.float32),
-        x.new_empty(4 * c + 2, dtype=torch.int32),
+        x.new_empty(table_size(c), dtype=torch.int32),
         x.new_empty(c, len(weight)),
         x.new_empty(c, n * h * w),  # memory is touched for re-used slots alone
     )
@@ -195,7 +197,7 @@ def _backward(
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
     shape, k, t = _Shape(*x.shape), _products(), TILES
-    p, c, align, parts = shape.pixels, shape.c, shape.align, _parts(shape)
+    p, c, align, parts = shape.pixels, shape.c, shape.align, _parts(shape, flat.shape[1])
     outputs = _outputs(flat.shape[1])
     out_c = (flat.shape[1], c)
     partial = coefficients.new_empty(parts.splits, 2, *out_c)
@@ -213,17 +215,17 @@ def _backward(
         partial.sum(0), flat, coefficients, sums, weights, c, **outputs, BC=8
     )
     tiles = _over(shape.h * shape.w, t.image)
-    back, shifts = x.new_empty(z.shape, dtype=torch.float32), sums.new_zeros(shape.n * tiles, c, 2)
+    back, shifts = x.new_empty(z.shape, dtype=torch.float32), sums.new_zeros(c, 2, shape.n * tiles)
     k.back_planes[(shape.n, tiles, t.lanes)](
         planes, z, table, shift, coefficients, sums, moved, back, shifts, p, c, TRAINING=training,
-        H=shape.h, W=shape.w, BP=t.image,
+        H=shape.h, W=shape.w, BM=t.group, BP=t.image,
     )  # fmt: skip
     out = torch.empty_like(x)
     k.back_own[(_over(p, t.sums),)](
         x, grad, flat, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
         TRAINING=training, **outputs, BP=t.sums, BC=t.narrow,
     )  # fmt: skip
-    return out, weights, shifts.sum(0), sums
+    return out, weights, shifts.sum(2), sums
 
 
 @_backward.register_fake
@@ -257,7 +259,8 @@ def _compact(
     source = torch.where((shift == 0).all(1), -1, root)
     out, _, _, table, _, z = _made(x, weight)
     _tabulate(source, table, x.shape[1])
-    _place(x, source, table, shift, z, scale, training=False)
+    parts = _parts(_Shape(*x.shape), len(weight))
+    _place(x, source, table, shift, z, scale, parts, training=False)
     coefficients = torch.stack([scale, scale, scale, offset])
     _mix(x, root, source, z, table, coefficients, weight.t().to(x.dtype).contiguous(), out)
     return out

@@ -14,6 +14,7 @@ from models.nets.shifted_norm_back import behind
 from models.nets.shifted_norm_kernels import (
     CHANNEL,
     COUNTS,
+    FIRST,
     MEAN,
     OFFSET,
     PLANE,
@@ -271,53 +272,73 @@ def finish_products(
     tl.store(gradient + at, scale[None, :] * masked + offset[None, :] * masks, mask)
 
 
+@triton.jit
+def _gradient(moved, z, at, mask, level, slope):
+    """Of the slots' values before the norm, less its scale: gradient behind the ReLU, corrected."""
+    g = tl.load(moved + at, mask, 0.0).to(tl.float32) - level
+    return g - slope * tl.load(z + at, mask, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _norm_of(coefficients, sums, slot, real, P, C, TRAINING: tl.constexpr):
+    """Scale, level and slope: the gradient before the norm is scale (g - level - slope z)."""
+    scale = tl.load(coefficients + SCALE * C + slot, real, 0.0)
+    level, slope = scale * 0.0, scale * 0.0
+    if TRAINING:
+        rstd = tl.load(coefficients + RSTD * C + slot, real, 0.0)
+        slope = tl.load(sums + C + slot, real, 0.0) / P * rstd
+        mean = tl.load(coefficients + MEAN * C + slot, real, 0.0)
+        level = tl.load(sums + slot, real, 0.0) / P - slope * mean
+    return scale, level, slope
+
+
 @triton.jit(do_not_specialize=SIZES)
 def back_planes(
     planes, z, table, shift, coefficients, sums, moved, back, shift_parts, P, C,
-    TRAINING: tl.constexpr, H: tl.constexpr, W: tl.constexpr, BP: tl.constexpr,
+    TRAINING: tl.constexpr, H: tl.constexpr, W: tl.constexpr, BM: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Gradients of planes and shifts, from that of the re-used slots, at some pixels of an image.
 
-    ``back`` [k, P] takes the first, ``shift_parts`` [n tiles, C, 2] the second. A pixel of a plane
+    ``back`` [k, P] takes the first, ``shift_parts`` [C, 2, n tiles] the second. A pixel of a plane
     gathers from the pixels of slots that read it.
     """
     image, tile, size = tl.program_id(0), tl.program_id(1), H * W
+    parts = tl.num_programs(0) * tl.num_programs(1)
     q = tile * BP + tl.arange(0, BP)
-    real = q < size
-    h, w = q // W, q % W
-    count = tl.load(table + COUNTS * C)
-    for plane in range(tl.program_id(2), tl.load(table + COUNTS * C + 1), tl.num_programs(2)):
+    h, w = (q // W)[None, :], (q % W)[None, :]
+    count, read = tl.load(table + COUNTS * C), tl.load(table + COUNTS * C + 1)
+    for plane in range(tl.program_id(2), read, tl.num_programs(2)):
         base = tl.cast(plane, tl.int64) * P + image * size
+        end = tl.load(table + FIRST * C + plane + 1, plane + 1 < read, count)
         total = tl.zeros([BP], tl.float32)
-        for j in range(count):
-            if tl.load(table + PLANE * C + j) == plane:
-                slot = tl.load(table + SLOT * C + j)
-                ix, iy, fx, fy = shift_of(shift, slot, j < count, H, W)
-                scale = tl.load(coefficients + SCALE * C + slot)
-                level, slope = 0.0, 0.0  # g less level and slope z is the gradient before the norm
-                if TRAINING:
-                    slope = tl.load(sums + C + slot) / P * tl.load(coefficients + RSTD * C + slot)
-                    mean = tl.load(coefficients + MEAN * C + slot)
-                    level = tl.load(sums + slot) / P - slope * mean
-                row = tl.cast(j, tl.int64) * P + image * size
-                g = tl.load(moved + row + q, real, 0.0).to(tl.float32) - level
-                g -= slope * tl.load(z + row + q, real, 0.0).to(tl.float32)
-                a, b, c, d = taps(planes + base, h, w, ix, iy, real, H, W)
-                g = tl.where(real, g * scale, 0.0)
-                part = shift_parts + ((image * tl.num_programs(1) + tile) * C + slot) * 2
-                tl.store(part, tl.sum(g * ((b - a) * (1 - fy) + (d - c) * fy)))
-                tl.store(part + 1, tl.sum(g * ((c - a) * (1 - fx) + (d - b) * fx)))
-                sx, sy = ix + fx, iy + fy
-                for ky in range(2 + tl.floor(tl.abs(sy)).to(tl.int32)):
-                    i, wy = behind(h, sy, H, ky)
-                    for kx in range(2 + tl.floor(tl.abs(sx)).to(tl.int32)):
-                        k, wx = behind(w, sx, W, kx)
-                        share = tl.where(real, wy * wx, 0.0)
-                        near = row + i * W + k
-                        g = tl.load(moved + near, share > 0, 0.0).to(tl.float32) - level
-                        g -= slope * tl.load(z + near, share > 0, 0.0).to(tl.float32)
-                        total += share * scale * g
-        tl.store(back + base + q, total, real)
+        for j in range(tl.load(table + FIRST * C + plane), end, BM):
+            rows = j + tl.arange(0, BM)
+            real = rows < end
+            slot = tl.load(table + SLOT * C + rows, real, 0)
+            ix, iy, fx, fy = shift_of(shift, slot, real, H, W)
+            sx, sy = (ix + fx)[:, None], (iy + fy)[:, None]
+            fx, fy = fx[:, None], fy[:, None]
+            scale, level, slope = _norm_of(coefficients, sums, slot, real, P, C, TRAINING)
+            level, slope = level[:, None], slope[:, None]
+            mask = real[:, None] & (q < size)[None, :]
+            row = (rows.to(tl.int64) * P + image * size)[:, None]
+            g = _gradient(moved, z, row + q[None, :], mask, level, slope)
+            g = tl.where(mask, g * scale[:, None], 0.0)
+            a, b, c, d = taps(planes + base, h, w, ix[:, None], iy[:, None], mask, H, W)
+            part = shift_parts + slot * 2 * parts + image * tl.num_programs(1) + tile
+            tl.store(part, tl.sum(g * ((b - a) * (1 - fy) + (d - c) * fy), 1), real)
+            tl.store(part + parts, tl.sum(g * ((c - a) * (1 - fx) + (d - b) * fx), 1), real)
+            gathered = tl.zeros([BM, BP], tl.float32)
+            steps_x = 2 + tl.max(tl.floor(tl.abs(sx)).to(tl.int32))
+            for ky in range(2 + tl.max(tl.floor(tl.abs(sy)).to(tl.int32))):
+                i, wy = behind(h, sy, H, ky)
+                for kx in range(steps_x):
+                    k, wx = behind(w, sx, W, kx)
+                    share = tl.where(mask, wy * wx, 0.0)
+                    near = row + i * W + k
+                    gathered += share * _gradient(moved, z, near, share > 0, level, slope)
+            total += tl.sum(gathered * scale[:, None], 0)
+        tl.store(back + base + q, total, q < size)
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -134,9 +134,15 @@ def _forward(
     return a, batch, coefficients, table
 
 
+def table_size(channels: int) -> int:
+    """Of the table of :func:`shifted_norm_kernels.tabulate`."""
+    return 5 * channels + 2
+
+
 def _tabulate(source: Tensor, table: Tensor, channels: int) -> None:
     grid = _programs().tabulate[(1,)]
-    grid(source, table.zero_(), len(source), channels, BC=_power(max(2, channels)))
+    size = _power(max(2, channels))
+    grid(source, table.zero_(), len(source), channels, BC=size, BI=min(size, 16), num_warps=8)
 
 
 def _apply(
@@ -163,7 +169,7 @@ def _outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.empty_like(x, memory_format=torch.channels_last),
         x.new_empty(2, c, dtype=torch.float32),
         x.new_empty(4, c, dtype=torch.float32),
-        x.new_empty(4 * c + 2, dtype=torch.int32),
+        x.new_empty(table_size(c), dtype=torch.int32),
     )
 
 
