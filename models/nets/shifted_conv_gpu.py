@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.nets import shifted_norm_gpu
-from models.nets.shifted_norm_gpu import _over, _power, _programs, _Shape, _tabulate, table_size
+from models.nets.shifted_norm_gpu import _over, _power, _programs, _Shape, table_size, tabulate
 
 TYPES = (torch.bfloat16, torch.float16)  # in float32 the products would not be the fast ones
 MOST_OUTPUTS = 256  # one tile holds them all
@@ -109,7 +109,7 @@ def _forward(
     shape, k = _Shape(*x.shape), _programs()
     out, batch, coefficients, table, flat, z = made = _made(x, weight)
     flat.copy_(weight.t())
-    _tabulate(source, table, shape.c)
+    tabulate(source, table.zero_(), shape.c)
     parts = _parts(shape, len(weight))
     partial = batch.new_empty(2, parts.splits, shape.c)
     _place(x, source, table, shift, z, partial, parts, training=training)
@@ -253,16 +253,24 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 
 @torch.library.custom_op("sextant::compact_conv", mutates_args=())
 def _compact(
-    x: Tensor, weight: Tensor, root: Tensor, shift: Tensor, scale: Tensor, offset: Tensor
+    x: Tensor,
+    weight: Tensor,
+    root: Tensor,
+    source: Tensor,
+    shift: Tensor,
+    coefficients: Tensor,
+    moves: bool,
+    gathers: bool,
 ) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    source = torch.where((shift == 0).all(1), -1, root)
     out, _, _, table, _, z = _made(x, weight)
-    _tabulate(source, table, x.shape[1])
-    parts = _parts(_Shape(*x.shape), len(weight))
-    _place(x, source, table, shift, z, scale, parts, training=False)
-    coefficients = torch.stack([scale, scale, scale, offset])
-    _mix(x, root, source, z, table, coefficients, weight.t().to(x.dtype).contiguous(), out)
+    table.zero_()
+    if moves:
+        tabulate(source, table, x.shape[1])
+        parts = _parts(_Shape(*x.shape), len(weight))
+        _place(x, source, table, shift, z, coefficients, parts, training=False)
+    flat = x.new_empty(weight.shape[1], len(weight)).copy_(weight.t())
+    _mix(x, root if gathers else None, source, z, table, coefficients, flat, out)
     return out
 
 
@@ -275,21 +283,14 @@ def compact_conv(
     x: Float[Tensor, "n c h w"],
     weight: Float[Tensor, "o s 1 1"],
     root: Int64[Tensor, "s"],
+    source: Int64[Tensor, "s"],
     shift: Float[Tensor, "s 2"],
-    scale: Float[Tensor, "s"],
-    offset: Float[Tensor, "s"],
+    coefficients: Float[Tensor, "4 s"],
+    moves: bool,
+    gathers: bool,
 ) -> Float[Tensor, "n o h w"]:
-    """conv(ReLU(scale z + offset), weight) of slots z that read ``root``, shifted; no gradients.
-
-    Args:
-        x: input of a unit, on a GPU.
-        weight: of the convolution.
-        root: channel that a slot reads; there are no more slots than channels.
-        shift: of each slot in pixels.
-        scale: of each slot.
-        offset: of each slot.
-    """
-    return _compact(x, weight.flatten(1), root, shift, scale, offset)
+    """The weights' product with what :func:`shifted_norm_gpu.compact_norm` gives; no gradients."""
+    return _compact(x, weight.flatten(1), root, source, shift, coefficients, moves, gathers)
 
 
 def shifted_conv(

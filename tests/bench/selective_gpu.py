@@ -176,10 +176,9 @@ def inference(bench: Bench) -> dict[str, Any]:
 
         return run
 
-    runs = {"plain compiled": bench.compiled(arms["plain"])} | arms
-    for used in runs.values():
+    for used in arms.values():
         used.to(memory_format=torch.channels_last)
-    return bench.ms({name: bench.graph(forward(net)) for name, net in runs.items()})
+    return bench.ms({name: bench.graph(forward(net)) for name, net in arms.items()})
 
 
 def rounds(bench: Bench) -> dict[str, Any]:
