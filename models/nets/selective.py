@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.nets import shifted_norm_gpu
+from models.nets import shifted_conv_gpu, shifted_norm_gpu
 from models.nets.preactivation import Unit
 from models.nets.shifted_norm import sample
 from models.nets.shifted_norm_cpu import TYPES, ShiftedNorm, gather
@@ -48,6 +48,14 @@ class SelectiveUnit(GatedUnit):
         self.source: Tensor
         self.register_buffer("source", torch.full((c_in,), -1))
 
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+        weight = self.conv.weight
+        whole = weight.shape[-1] == 1 and not self.dropout
+        if whole and shifted_conv_gpu.fits(x, len(weight)):
+            gated = weight * self.gate[:, None, None]
+            return shifted_conv_gpu.shifted_conv(x, self.norm, gated, self.shift, self.source)
+        return super().forward(x)
+
     def activate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """ReLU(BN(z)) of the slots z."""
         norm = self.norm
@@ -88,21 +96,44 @@ class CompactUnit(nn.Module):
         self.register_buffer("scale", torch.ones(slots))
         self.register_buffer("offset", torch.zeros(slots))
         self.register_buffer("weight", torch.zeros(c_out, slots, kernel, kernel))
+        self.source: Int64[Tensor, slots]  # as in SelectiveUnit
+        self.coefficients: Float[Tensor, "4 slots"]  # mean, 1 / std, scale, offset
+        self.register_buffer("source", torch.zeros(slots, dtype=torch.int64), persistent=False)
+        self.register_buffer("coefficients", torch.ones(4, slots), persistent=False)
+        self.moves, self.gathers = False, True
+        self.register_load_state_dict_post_hook(lambda unit, _: unit.prepare())
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Derive from what was loaded what programs on a GPU should not ask in every pass."""
+        own = (self.shift == 0).all(1)
+        number = torch.arange(len(own), device=own.device)
+        self.moves, self.gathers = not bool(own.all()), not torch.equal(self.root, number)
+        self.source.copy_(torch.where(own, -1, self.root))
+        rows = (torch.zeros_like(self.scale), torch.ones_like(self.scale), self.scale, self.offset)
+        self.coefficients.copy_(torch.stack(rows))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
         if shifted_norm_gpu.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
-            return self._convolve(
-                shifted_norm_gpu.compact_norm(x, self.root, self.shift, self.scale, self.offset)
-            )
+            return self._on_gpu(x)
+        own = (self.root, self.shift, self.scale, self.offset)
         if x.is_cuda or torch.compiler.is_compiling() or x.requires_grad or x.dtype not in TYPES:
             return self._convolve(self._activate(sample(x, self.root, self.shift)))
         pieces = x.split(max(1, PIECE_BYTES * len(x) // max(1, x.numel() * x.element_size())))
-        own = (self.root, self.shift, self.scale, self.offset)
         return torch.cat([self._convolve(gather(piece, *own)) for piece in pieces])
 
+    def _on_gpu(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+        """By programs, where the channels are not just those of the input, one after the other."""
+        slots = (self.root, self.source, self.shift, self.coefficients, self.moves, self.gathers)
+        if self.weight.shape[-1] == 1 and shifted_conv_gpu.fits(x, len(self.weight)):
+            return shifted_conv_gpu.compact_conv(x, self.weight, *slots)
+        if self.moves or self.gathers or len(self.root) < x.shape[1]:
+            return self._convolve(shifted_norm_gpu.compact_norm(x, *slots))
+        return self._convolve(self._activate(x))
+
     def _activate(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b slots h w"]:
-        zero, one = torch.zeros_like(self.scale), torch.ones_like(self.scale)
-        return functional.batch_norm(z, zero, one, self.scale, self.offset, eps=EPS).relu_()
+        mean, var, scale, offset = self.coefficients
+        return functional.batch_norm(z, mean, var, scale, offset, eps=EPS).relu_()
 
     def _convolve(self, a: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
         return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)

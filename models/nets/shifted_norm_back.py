@@ -1,6 +1,6 @@
 """The Triton programs of the way back through :mod:`models.nets.shifted_norm_gpu`."""
 
-# ruff: noqa: ANN001, ANN201, ANN202, N803  # Triton's own types and names of constants
+# ruff: noqa: ANN001, ANN201, N803  # Triton's own types and names of constants
 import triton  # ty: ignore  # comes with torch's CUDA builds
 import triton.language as tl  # ty: ignore
 
@@ -94,7 +94,7 @@ def finish_reduce(partial, sums, C, SPLITS, BS: tl.constexpr, BC: tl.constexpr):
 
 
 @triton.jit
-def _behind(index, s, size: tl.constexpr, k):
+def behind(index, s, size: tl.constexpr, k):
     """The k-th pixel that may read pixel ``index`` at shift s along an axis, and its weight."""
     base = tl.floor(index - s).to(tl.int32)
     i = tl.where(s >= 0, base + k, base + 1 - k)
@@ -158,9 +158,9 @@ def back_moved(  # noqa: C901  # one program
                     h, w = q // W, q % W
                     total = tl.load(back + base + q, real, 0.0)
                     for ky in range(2 + tl.floor(tl.abs(sy)).to(tl.int32)):
-                        i, wy = _behind(h, sy, H, ky)
+                        i, wy = behind(h, sy, H, ky)
                         for kx in range(2 + tl.floor(tl.abs(sx)).to(tl.int32)):
-                            k, wx = _behind(w, sx, W, kx)
+                            k, wx = behind(w, sx, W, kx)
                             share = wy * wx
                             total += share * tl.load(kept + i * W + k, real & (share > 0), 0.0)
                     tl.store(back + base + q, total, real)

@@ -118,7 +118,7 @@ def _forward(
     x = x.contiguous(memory_format=torch.channels_last)
     shape, k, t = _Shape(*x.shape), _programs(), TILES
     a, batch, coefficients, table = _outputs(x)
-    _tabulate(source, table, shape.c)
+    tabulate(source, table.zero_(), shape.c)
     partial = batch.new_empty(2, shape.splits, shape.c)
     planes = _planes(x, source, table, partial, shape, training=training)
     sizes = {"H": shape.h, "W": shape.w, "BP": t.pixels, "BM": t.slots, "num_warps": t.warps}
@@ -134,9 +134,16 @@ def _forward(
     return a, batch, coefficients, table
 
 
-def _tabulate(source: Tensor, table: Tensor, channels: int) -> None:
+def table_size(channels: int) -> int:
+    """Of the table of :func:`shifted_norm_kernels.tabulate`."""
+    return 5 * channels + 2
+
+
+def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
+    """Fill a table of zeros: which slots are re-used, which channels they read."""
     grid = _programs().tabulate[(1,)]
-    grid(source, table.zero_(), len(source), channels, BC=_power(max(2, channels)))
+    size = _power(max(2, channels))
+    grid(source, table, len(source), channels, BC=size, BI=min(size, 16), num_warps=8)
 
 
 def _apply(
@@ -163,7 +170,7 @@ def _outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.empty_like(x, memory_format=torch.channels_last),
         x.new_empty(2, c, dtype=torch.float32),
         x.new_empty(4, c, dtype=torch.float32),
-        x.new_empty(4 * c + 2, dtype=torch.int32),
+        x.new_empty(table_size(c), dtype=torch.int32),
     )
 
 
@@ -250,15 +257,23 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
 @torch.library.custom_op("sextant::compact_norm", mutates_args=())
-def _compact(x: Tensor, root: Tensor, shift: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+def _compact(
+    x: Tensor,
+    root: Tensor,
+    source: Tensor,
+    shift: Tensor,
+    coefficients: Tensor,
+    moves: bool,
+    gathers: bool,
+) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    shape = _Shape(*x.shape)
-    source = torch.where((shift == 0).all(1), -1, root)
-    *_, table = _outputs(x)
-    _tabulate(source, table, shape.c)
-    planes = _planes(x, source, table, scale, shape, training=False)
+    shape, planes = _Shape(*x.shape), x
+    table = x.new_zeros(table_size(shape.c), dtype=torch.int32)
+    if moves:
+        tabulate(source, table, shape.c)
+        planes = _planes(x, source, table, coefficients, shape, training=False)
     out = _compact_output(x, root)
-    _apply(x, root, planes, table, shift, torch.stack([scale, scale, scale, offset]), out)
+    _apply(x, root if gathers else None, planes, table, shift, coefficients, out)
     return out
 
 
@@ -271,20 +286,24 @@ def _compact_output(x: Tensor, root: Tensor, *_: object) -> Tensor:
 def compact_norm(
     x: Float[Tensor, "n c h w"],
     root: Int64[Tensor, "s"],
+    source: Int64[Tensor, "s"],
     shift: Float[Tensor, "s 2"],
-    scale: Float[Tensor, "s"],
-    offset: Float[Tensor, "s"],
+    coefficients: Float[Tensor, "4 s"],
+    moves: bool,
+    gathers: bool,
 ) -> Float[Tensor, "n s h w"]:
-    """ReLU(scale z + offset) of slots z that read channel ``root`` at ``shift``; no gradients.
+    """ReLU(scale z + offset) of the slots z of a compact unit; no gradients.
 
     Args:
         x: input of a unit, on a GPU.
         root: channel that a slot reads; there are no more slots than channels.
+        source: the same, but -1 where it does not move.
         shift: of each slot in pixels.
-        scale: of each slot.
-        offset: of each slot.
+        coefficients: mean, 1 / std, scale, offset of each slot.
+        moves: whether any slot moves.
+        gathers: whether any slot reads another channel than that of its number.
     """
-    return _compact(x, root, shift, scale, offset)
+    return _compact(x, root, source, shift, coefficients, moves, gathers)
 
 
 def shifted_norm(

@@ -11,11 +11,13 @@ import triton.language as tl  # ty: ignore
 
 # rows of the table of C channels, int32; two counts follow: of re-used slots and of planes.
 # There are as many slots as channels but in nets for inference, which have no more of them.
-SLOT = tl.constexpr(0)  # [m] the re-used slots
+SLOT = tl.constexpr(0)  # [m] the re-used slots, those of a plane one after the other
 PLANE = tl.constexpr(1)  # [m] the plane that each reads
 PLANE_OF = tl.constexpr(2)  # [C] plane of a channel, or -1
-FLAG = tl.constexpr(3)  # [C] whether a channel is read
-COUNTS = tl.constexpr(4)
+FLAG = tl.constexpr(3)  # [C] whether a channel is read; afterwards
+CHANNEL = tl.constexpr(3)  # [k] the channel of each plane, in order
+FIRST = tl.constexpr(4)  # [k] the first re-used slot of each plane
+COUNTS = tl.constexpr(5)
 # rows of the coefficients, float32 [C]
 MEAN = tl.constexpr(0)
 RSTD = tl.constexpr(1)
@@ -24,21 +26,31 @@ OFFSET = tl.constexpr(3)
 
 
 @triton.jit
-def tabulate(source, table, S, C, BC: tl.constexpr):
+def tabulate(source, table, S, C, BC: tl.constexpr, BI: tl.constexpr):
     """One program: which of S slots are re-used, which channels they read; ``table`` holds 0."""
     c = tl.arange(0, BC)
     root = tl.load(source + c, c < S, -1).to(tl.int32)
     moved = root >= 0
     tl.store(table + FLAG * C + root, tl.full([BC], 1, tl.int32), moved)
+    before = tl.zeros([BC], tl.int32)  # re-used slots of channels before this one's
+    rank = tl.zeros([BC], tl.int32)  # of the same channel, before this one
+    for start in range(0, S, BI):
+        i = start + tl.arange(0, BI)
+        other = tl.load(source + i, i < S, -1).to(tl.int32)
+        less = (other >= 0)[None, :] & (other[None, :] < root[:, None])
+        before += tl.sum(less.to(tl.int32), 1)
+        same = (other[None, :] == root[:, None]) & (i[None, :] < c[:, None])
+        rank += tl.sum(same.to(tl.int32), 1)
     tl.debug_barrier()
     flag = tl.load(table + FLAG * C + c, c < C, 0)
     plane = tl.cumsum(flag, 0) - 1
     tl.store(table + PLANE_OF * C + c, tl.where(flag > 0, plane, -1), c < C)
-    place = tl.cumsum(moved.to(tl.int32), 0) - 1
-    tl.store(table + SLOT * C + place, c, moved)
+    tl.store(table + SLOT * C + before + rank, c, moved)
     tl.debug_barrier()
+    tl.store(table + CHANNEL * C + plane, c, flag > 0)
     read = tl.load(table + PLANE_OF * C + root, moved, 0)
-    tl.store(table + PLANE * C + place, read, moved)
+    tl.store(table + PLANE * C + before + rank, read, moved)
+    tl.store(table + FIRST * C + read, before, moved & (rank == 0))
     tl.store(table + COUNTS * C, tl.sum(moved.to(tl.int32), 0))
     tl.store(table + COUNTS * C + 1, tl.sum(flag, 0))
 

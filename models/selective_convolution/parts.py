@@ -19,7 +19,10 @@ class Selective(Part):
         " useful from 1e-4 to 1e-2, chosen on validation images",
     )
     top_k: Int = Field(
-        default=3, ge=1, le=100_000, description="Slots of most importance that copies come from"
+        default=3,
+        ge=0,
+        le=100_000,
+        description="Slots of most importance that copies come from; 0 only closes slots",
     )
     max_copies: Int | None = Field(
         default=None,
@@ -39,7 +42,7 @@ class Selective(Part):
     interval_epochs: Int = Field(
         default=1, ge=1, le=10_000, description="Epochs from round to round"
     )
-    realloc: bool = Field(default=True, description="false only closes slots")
+    realloc: bool = Field(default=True, description="false only closes slots, as top_k 0 does")
     reset_optimizer_state: bool = Field(
         default=True,
         description="Zero the momentum of re-used slots; the authors' code leaves it",
@@ -52,6 +55,11 @@ class Selective(Part):
     apply_to: Literal["1x1", "all"] = Field(
         default="1x1", description="Units that use closed slots again; the others only close them"
     )
+
+    @property
+    def opens(self) -> bool:
+        """Whether closed slots are used again."""
+        return self.realloc and self.top_k > 0
 
     def is_round(self, epoch: int, epochs: float) -> bool:
         """Whether a round follows epoch ``epoch`` (from 0) of ``epochs``."""

@@ -78,7 +78,7 @@ class Rounds:
         chosen, (name, unit) = self.spec.selective, item
         closed = deallocate(unit, chosen.threshold, chosen.score)
         opened = torch.zeros_like(closed)
-        if isinstance(unit, SelectiveUnit) and chosen.realloc:
+        if isinstance(unit, SelectiveUnit) and chosen.opens:
             numbers = device.generator(
                 self.spec.seed, "reallocate", int(self.done) * len(self.units) + index
             )

@@ -96,10 +96,10 @@ class SelectiveConvolutionTrain(SupervisedSpec):
         narrow = min(
             (s.c_in for s in unit_shapes(self.model) if self.reuses(s.role)), default=chosen.top_k
         )
-        if chosen.enabled and chosen.realloc and chosen.top_k > narrow:
+        if chosen.enabled and chosen.opens and chosen.top_k > narrow:
             raise ValueError(
                 f"selective.top_k {chosen.top_k} is more than the {narrow} channels of the"
-                f" narrowest unit of {self.model.name}: give 1 to {narrow}, or a wider net"
+                f" narrowest unit of {self.model.name}: give 0 to {narrow}, or a wider net"
             )
         if self.max_steps is None:
             self.check_rounds(self.batch_size)  # as many as epochs of one step have

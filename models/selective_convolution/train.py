@@ -83,7 +83,9 @@ def fit_selective(
         extras=rounds.extras(),
         arm=arm,
     )
-    reuses = any(isinstance(unit, SelectiveUnit) for unit in rounds.units.values())
+    reuses = spec.selective.opens and any(
+        isinstance(unit, SelectiveUnit) for unit in rounds.units.values()
+    )
     if rounds.units and not report.slots(rounds)["reallocated" if reuses else "closed"]:
         run.warn(
             "nothing_reallocated",

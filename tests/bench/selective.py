@@ -59,15 +59,15 @@ def in_turn(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, dic
     }
 
 
-def moved(plain: Unit, share: float, seed: int = 0) -> SelectiveUnit:
-    """The unit with the plain one's weights, a share of slots re-used from three channels."""
+def moved(plain: Unit, share: float, seed: int = 0, channels: int = 3) -> SelectiveUnit:
+    """The unit with the plain one's weights, a share of slots re-used from a few channels."""
     numbers = torch.Generator().manual_seed(seed)
     c_out, c_in = plain.conv.weight.shape[:2]
     unit = SelectiveUnit(c_in, c_out, 1)
     unit.load_state_dict(plain.state_dict(), strict=False)
     slots = torch.randperm(c_in, generator=numbers)[: round(share * c_in)]
     with torch.no_grad():
-        unit.source[slots] = torch.randint(0, 3, (len(slots),), generator=numbers)
+        unit.source[slots] = torch.randint(0, channels, (len(slots),), generator=numbers)
         unit.shift[slots] = 3 * torch.rand(len(slots), 2, generator=numbers) - 1.5
     return unit
 

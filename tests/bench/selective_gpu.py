@@ -1,16 +1,16 @@
-"""Selective units and DenseNets on one GPU: correct first, then timed, then (--quality) trained.
+"""Selective units and DenseNets on one GPU: correct first, then timed.
 
     python -m tests.bench.selective_gpu --out FILE [--sections a,b] [--budget-s 240] [--quick]
-    python -m tests.bench.selective_gpu --out FILE --quality --data FOLDER [--budget-s 300]
 
-Sections: correct, units, kernels, nets, inference, rounds, sweep, alike, nets_compiled. FOLDER
-holds cifar10.npz of ``tests.bench.cifar10``. Work is timed as CUDA graphs, all arms in turn: a
-plain net as it is and compiled, selective ones with shares of their slots re-used. The file is
-written after every section. ``--quick`` runs the same code in small, on a CPU too.
+Sections: correct, units, kernels, nets, inference, rounds, sweep, alike, nets_compiled. Work is
+timed as CUDA graphs, all arms in turn: a plain net as it is and compiled, selective ones with
+shares of their slots re-used. The file is written after every section. ``--quick`` runs the same
+code in small, on a CPU too. Trained nets: ``tests.bench.selective_quality``.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +18,47 @@ import torch
 from torch import nn
 
 from models.core import device
-from models.nets import shifted_norm_gpu
+from models.nets import shifted_conv_gpu
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
 from models.nets.selective import SelectiveUnit
-from models.nets.shifted_norm_gpu import Tiles
+from models.nets.shifted_conv_gpu import Tiles
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
-from tests.bench import selective_quality
 from tests.bench.selective import moved
 from tests.bench.selective_checks import Bench, alike, batch_of, correct, differentiate
 from tests.bench.selective_quality import make_spec
 
 LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
 SHARES = (0.0, 0.1, 0.3, 0.6)
+NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
     Tiles(),
-    Tiles(pixels=128),
-    Tiles(pixels=32),
-    Tiles(pixels=128, slots=16),
-    Tiles(pixels=64, slots=16),
     Tiles(channels=32),
-    Tiles(channels=128, warps=8),
-    Tiles(warps=8),
-    Tiles(pixels=128, warps=8),
-    Tiles(splits=512),
+    Tiles(sums=128),
+    Tiles(narrow=64),
+    Tiles(pixels=64),
+    Tiles(programs=1024),
+    Tiles(programs=256),
+    Tiles(image=128),
+    Tiles(image=1024),
     Tiles(lanes=4),
     Tiles(lanes=16),
+    Tiles(moved=32),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
     *("sweep", "alike", "nets_compiled"),
 )
+
+
+@contextmanager
+def unfused() -> Generator[None]:
+    """Units write their activation, as those of other kernels than 1x1 and in float32 do."""
+    usual, shifted_conv_gpu.TYPES = shifted_conv_gpu.TYPES, ()
+    yield
+    shifted_conv_gpu.TYPES = usual
 
 
 def units(bench: Bench) -> dict[str, Any]:
@@ -66,10 +74,15 @@ def units(bench: Bench) -> dict[str, Any]:
         for share in SHARES:
             unit = moved(plain, share).to(bench.on)
             runs[f"selective {share}"] = differentiate(unit, x, bench.on)
-            if share in (0.0, 0.3):
-                compiled = bench.compiled(unit)
-                runs[f"selective {share} compiled"] = differentiate(compiled, x, bench.on)
-        told = bench.ms({name: bench.graph(run) for name, run in runs.items()})
+        spread = moved(plain, 0.3, channels=24).to(bench.on)  # copies of all rounds, not of one
+        runs["selective 0.3 of 24 channels"] = differentiate(spread, x, bench.on)
+        graphs = {name: bench.graph(run) for name, run in runs.items()}
+        for share in (0.0, 0.3):
+            unit = moved(plain, share).to(bench.on)
+            with unfused():
+                run = differentiate(unit, x, bench.on)
+                graphs[f"activation written {share}"] = bench.graph(run)
+        told = bench.ms(graphs)
         best = min(told[name]["min_ms"] for name in ("plain", "plain compiled"))
         ratios = {name: row["min_ms"] / best for name, row in told.items()}
         place = f"{c_in}->{c_out}, {side}x{side}, batch {len(x)}"
@@ -117,21 +130,21 @@ def moved_net(spec, share: float, on: str) -> nn.Module:
 
 
 def nets(bench: Bench, *, compiled: bool = False) -> dict[str, Any]:
-    """Forward and backward of DenseNet-40 as graphs: plain, selective; compiled or as it is."""
-    spec, found = make_spec("selective", 0, 2, growth=4 if bench.quick else 12), {}
-    torch.manual_seed(0)
-    arms = {"plain": build_net(spec.model.model_dump(), 10, 3)}
-    arms |= {
-        f"selective {s}": moved_net(spec, s, bench.on) for s in ((0.3,) if compiled else SHARES)
-    }
-    for batch in (2,) if bench.quick else (256,) if compiled else (64, 256, 1024):
-        x = torch.randn(batch, 3, 32, 32, device=bench.on).to(memory_format=torch.channels_last)
+    """Forward and backward of DenseNets as graphs: plain, selective; compiled or as it is."""
+    found = {}
+    for name, batch in NETS[: 1 if bench.quick or compiled else None]:
+        spec = make_spec("selective", 0, 2, name=name, growth=4 if bench.quick else 12)
+        torch.manual_seed(0)
+        arms = {"plain": build_net(spec.model.model_dump(), 10, 3)}
+        arms |= {f"selective {s}": moved_net(spec, s, bench.on) for s in (0.0, 0.3)}
+        x = torch.randn(2 if bench.quick else batch, 3, 32, 32, device=bench.on)
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
         runs = {}
-        for name, net in arms.items():
+        for arm, net in arms.items():
             net.to(bench.on, memory_format=torch.channels_last)
             used = bench.compiled(net) if compiled else net
-            runs[name] = bench.graph(differentiate(used, x.requires_grad_(), bench.on))
-        found[f"densenet40, batch {batch}"] = bench.ms(runs)
+            runs[arm] = bench.graph(differentiate(used, x, bench.on))
+        found[f"{name}, batch {len(x)}"] = bench.ms(runs)
     return found
 
 
@@ -163,10 +176,9 @@ def inference(bench: Bench) -> dict[str, Any]:
 
         return run
 
-    runs = {"plain compiled": bench.compiled(arms["plain"])} | arms
-    for used in runs.values():
+    for used in arms.values():
         used.to(memory_format=torch.channels_last)
-    return bench.ms({name: bench.graph(forward(net)) for name, net in runs.items()})
+    return bench.ms({name: bench.graph(forward(net)) for name, net in arms.items()})
 
 
 def rounds(bench: Bench) -> dict[str, Any]:
@@ -187,19 +199,24 @@ def rounds(bench: Bench) -> dict[str, Any]:
 
 def sweep(bench: Bench) -> dict[str, Any]:
     """Forward and backward with 30 % re-used, in tiles of other shapes."""
-    found, usual = {}, shifted_norm_gpu.TILES
+    found, usual = {}, shifted_conv_gpu.TILES
     for c_in, c_out, side in LAYERS[: 1 if bench.quick else None]:
         torch.manual_seed(0)
         unit, x = moved(Unit(c_in, c_out, 1), 0.3).to(bench.on), batch_of(bench, c_in, side)
         runs = {}
         for tiles in SWEPT[: 2 if bench.quick else None]:
-            shifted_norm_gpu.TILES = tiles
+            if bench.left < 20:
+                break
+            shifted_conv_gpu.TILES = tiles
             try:
-                runs[str(tuple(tiles))] = bench.graph(differentiate(unit, x, bench.on))
+                runs[str(tiles._asdict())] = bench.graph(differentiate(unit, x, bench.on))
             except Exception as error:  # a shape may not fit the chip
                 found[f"failed {tuple(tiles)}"] = str(error)[:200]
-        shifted_norm_gpu.TILES = usual
+        shifted_conv_gpu.TILES = usual
         found[f"{c_in}->{c_out}, {side}x{side}"] = bench.ms(runs)
+        bench.found["sweep so far"] = found
+        bench.write()
+    bench.found.pop("sweep so far", None)
     return found
 
 
@@ -221,23 +238,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--sections", default=",".join(TIMED))
-    parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--data", type=Path)
     parser.add_argument("--budget-s", type=float, default=240)
-    parser.add_argument("--growth", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seeds", type=int, default=3)
     chosen = parser.parse_args()
     bench = Bench(chosen.out, chosen.budget_s, chosen.quick)
     if bench.on == "cuda":
         device.tune("cuda")
-    if chosen.quality:
-        bench.section("correct", correct)
-        if isinstance(bench.found["correct"], str):  # trained all the same, with torch's operations
-            shifted_norm_gpu.AVAILABLE = False
-        plan = selective_quality.Plan(chosen.data, chosen.growth, chosen.batch, chosen.seeds)
-        selective_quality.run(bench, plan)
-        return
     for name in chosen.sections.split(","):
         bench.section(name, SECTIONS[name])
 

@@ -1,49 +1,64 @@
-"""CIFAR-10 accuracy of the four arms, for ``tests.bench.selective_gpu --quality``.
+"""CIFAR-10 accuracy of selective DenseNets beside plain ones, runs split over GPUs and calls.
 
-The number of epochs is what a timed probe says fits the budget. The threshold is chosen on the last
-tenth of the training images. Arms are trained in turn for one seed after the other, so a run that
-is cut off leaves whole seeds.
+    python -m tests.bench.selective_quality --out A.json --data FOLDER --arms plain --seeds 0,1
+    python -m tests.bench.selective_quality --out G.json --data FOLDER --choose 0.003,0.01,0.03
+    python -m tests.bench.selective_quality --out ALL.json --merge G.json A.json B.json
+
+FOLDER holds cifar10.npz of ``tests.bench.cifar10``. ``--choose`` trains one seed with each
+threshold on nine tenths of the training images and tests on the last tenth; the arms are then
+trained on all of them. Rows are written after every run, and a run that would end after the budget
+is left out. ``--quick`` runs the same code in small on generated images.
 """
 
+import argparse
 import io
+import json
+import platform
+import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from models.core import device
 from models.core.run import Run
 from models.core.training import Arm
 from models.data import images, synthetic
 from models.data.images import ImageData
+from models.nets import shifted_conv_gpu
 from models.selective_convolution import report
 from models.selective_convolution import train as method
 from models.selective_convolution.spec import SelectiveConvolutionTrain
 from tests.bench import cifar10
+from tests.bench.selective_checks import LIMITS, gaps_of
 
 ARMS = ("plain", "selective", "closing only", "wider")
-THRESHOLDS = (1e-3, 1e-2, 4e-2)
-CHOOSING = 0.25  # of the budget
-RESERVE = 0.93  # of the budget that is planned for
-PROBE_STEPS = 40
-
-
-class Plan(NamedTuple):
-    """What to train."""
-
-    folder: Path | None
-    growth: int
-    batch: int
-    seeds: int
+CHOOSING_SEED = 100  # no arm is compared with it
+TOLD = (
+    *("test_accuracy", "test_nll", "best_test_accuracy", "train_seconds", "median_step_ms"),
+    *("median_round_ms", "peak_gpu_bytes", "parameters", "shifts_in_use", "effective_weights"),
+    *("forward_macs", "rounds", "slots", "closed", "reallocated", "open_at_the_end"),
+    *("copies_at_the_end",),
+)
 
 
 def make_spec(
-    arm: str, seed: int, epochs: int, *, growth: int = 12, threshold: float = 1e-3, batch: int = 256
+    arm: str,
+    seed: int,
+    epochs: int,
+    *,
+    name: str = "densenet40",
+    growth: int = 12,
+    threshold: float = 1e-3,
+    batch: int = 256,
 ) -> SelectiveConvolutionTrain:
-    """DenseNet-40 in the paper's recipe, shortened; ``arm`` says what may happen to slots.
+    """A DenseNet in the paper's recipe, shortened; ``arm`` says what may happen to slots.
 
-    The rate grows with the batch from the paper's 0.1 at 64, up to 0.2.
+    The rate grows with the batch from the paper's 0.1 at 64, up to 0.2. ``wider`` is plain with one
+    channel of growth more, the least step there is: more parameters than the shifts add.
     """
     chosen: dict[str, Any] = {"threshold": threshold}
     chosen |= {"plain": {"enabled": False}, "wider": {"enabled": False}}.get(arm, {})
@@ -51,7 +66,7 @@ def make_spec(
     return SelectiveConvolutionTrain.model_validate(
         {
             "kind": "selective_convolution.train",
-            "model": {"name": "densenet40", "growth": growth + (arm == "wider")},
+            "model": {"name": name, "growth": growth + (arm == "wider")},
             "data": {"dataset": "none"},
             "images": {"augment": {"crop_padding": 4, "flip": True}},
             "epochs": epochs,
@@ -64,13 +79,12 @@ def make_spec(
     )
 
 
-def read(folder: Path | None, *, quick: bool) -> ImageData:
-    """CIFAR-10 of ``tests.bench.cifar10``, or generated images."""
-    if quick or folder is None:
+def read(folder: Path | None, on: str) -> ImageData:
+    """CIFAR-10 of ``tests.bench.cifar10``; generated images where no folder is given."""
+    if folder is None:
         pairs = [synthetic.blobs(n, 10, 16, 3, seed) for n, seed in ((256, 1), (128, 2))]
-        return images.from_tensors(*map(list, pairs), [str(k) for k in range(10)], "cpu")
-    path = folder / "cifar10.npz" if folder.is_dir() else folder
-    return cifar10.load(path, "cuda" if torch.cuda.is_available() else "cpu")
+        return images.from_tensors(*map(list, pairs), [str(k) for k in range(10)], on)
+    return cifar10.load(folder / "cifar10.npz" if folder.is_dir() else folder, on)
 
 
 def held_out(data: ImageData) -> ImageData:
@@ -80,117 +94,188 @@ def held_out(data: ImageData) -> ImageData:
     return ImageData(*parts, data.classes, data.mean, data.std)
 
 
-def first(data: ImageData, count: int) -> ImageData:
-    """The first training images."""
-    parts = (data.train[:count], data.train_labels[:count], data.test, data.test_labels)
-    return ImageData(*parts, data.classes, data.mean, data.std)
+def train_arm(data: ImageData, spec: SelectiveConvolutionTrain, on: str) -> dict[str, Any]:
+    """One training: figures at the end, test accuracy by epoch, slots closed and opened by round.
 
-
-def train_arm(bench: Any, data: ImageData, spec: SelectiveConvolutionTrain) -> dict[str, Any]:
-    folder = bench.out.with_suffix(".run")
-    folder.mkdir(exist_ok=True)
-    events = io.StringIO()
-    run = Run(folder, events, device=bench.on, checkpoint_interval_s=1e9)
-    started = time.monotonic()
-    net = method.new_net(spec, data, bench.on)
-    counted, fitted = method.fit_selective(net, spec, data, run, Arm(keeps=False))
+    The main figure is that of the last epoch.
+    """
+    events, started = io.StringIO(), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), events, device=on, checkpoint_interval_s=1e9)
+        net = method.new_net(spec, data, on)
+        counted, fitted = method.fit_selective(net, spec, data, run, Arm(keeps=False))
     found = report.values(spec, data, net, counted, fitted)
-    names = ("test_accuracy", "test_nll", "best_test_accuracy", "train_seconds", "median_step_ms")
-    names += ("median_round_ms", "parameters", "shifts_in_use", "effective_weights", "forward_macs")
-    names += ("rounds", "slots", "closed", "reallocated", "open_at_the_end", "copies_at_the_end")
-    told = {name: found[name] for name in names}
+    told: dict[str, Any] = {name: found[name] for name in TOLD}
     told["wall_seconds"] = time.monotonic() - started
+    told["accuracy_by_epoch"] = [row["test_accuracy"] for row in fitted.history]
+    lines = map(json.loads, events.getvalue().splitlines())
+    rounds = [line["values"] for line in lines if "reallocated" in line.get("values", {})]
+    for name in ("closed", "reallocated"):
+        told[f"{name}_by_round"] = [int(row[name]) for row in rounds]
     warned = [line for line in events.getvalue().splitlines() if "warn" in line]
     return told | ({"warnings": warned[:3]} if warned else {})
 
 
-def run(bench: Any, plan: Plan) -> None:
-    """Probe, threshold, arms; each is a section of the bench's file."""
-    data = read(plan.folder, quick=bench.quick)
-    if bench.quick:
-        plan = plan._replace(growth=4, batch=32, seeds=2)
-    bench.section("probe", lambda bench: probe(bench, data, plan))
-    costs = bench.found["probe"]
-    if isinstance(costs, str):
-        raise SystemExit(costs)
-    bench.section("threshold", lambda bench: choose(bench, data, plan, costs))
-    picked = bench.found["threshold"]
-    threshold = picked["chosen"] if isinstance(picked, dict) else THRESHOLDS[1]
-    bench.section("accuracy", lambda bench: compare(bench, data, plan, costs, threshold))
+class Jobs:
+    """The runs of one process and what came of them."""
 
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.on = device.pick()
+        device.tune(self.on)
+        self.ends = time.monotonic() + options.budget_s
+        self.longest_s = 0.0
+        names = ("net", "growth", "batch", "epochs", "choose_epochs", "quick")
+        self.found: dict[str, Any] = {
+            "device": device.describe(self.on) | {"python": platform.python_version()},
+            "setting": {name: getattr(options, name) for name in names},
+            "units": self.check(),
+            "choosing": [],
+            "rows": [],
+        }
+        self.data = read(options.data, self.on)
 
-def probe(bench: Any, data: ImageData, plan: Plan) -> dict[str, Any]:
-    """Seconds that a run of each arm takes beside its steps, and those of an epoch."""
-    part, found = first(data, PROBE_STEPS * plan.batch), {}
-    for arm in ("plain", "selective", "wider"):
-        spec = make_spec(arm, 0, 2, growth=plan.growth, batch=plan.batch)
-        train_arm(bench, part, spec)  # compiles kernels, tries algorithms
-        told = train_arm(bench, part, spec)
-        steps = len(data.train) // plan.batch
-        step_s = (told["median_step_ms"] or 1000 * told["train_seconds"] / 2 / steps) / 1000
-        own = 2 * min(PROBE_STEPS, steps) * step_s
-        beside = max(0.0, told["wall_seconds"] - own)  # two tests, the capture of graphs
-        found[arm] = {"epoch_s": steps * step_s + 0.4 * beside, "beside_s": beside}
-    found["closing only"] = found["selective"]
-    return found
+    def check(self) -> str:
+        """Which programs train: the products in bfloat16 if they are right here, or the others."""
+        try:
+            gaps = gaps_of("products, bf16", 36, (8, 8), self.on, training=True)
+        except Exception as error:  # a compiler of another version may refuse them
+            gaps = {str(error)[:300]: float("inf")}
+        if max(gaps.values()) < LIMITS["products, bf16"]:
+            return "products"
+        shifted_conv_gpu.TYPES = ()
+        return f"activation written, for the products are not right here: {gaps}"
 
-
-def epochs_in(seconds: float, costs: dict[str, Any], arms: tuple[str, ...]) -> int:
-    """Epochs that fit so many seconds when each arm is trained once; two at least."""
-    beside = sum(costs[arm]["beside_s"] for arm in arms)
-    return max(2, int((seconds - beside) / sum(costs[arm]["epoch_s"] for arm in arms)))
-
-
-def choose(bench: Any, data: ImageData, plan: Plan, costs: dict[str, Any]) -> dict[str, Any]:
-    """The threshold of best validation accuracy among those that re-use slots, one seed."""
-    part, found = held_out(data), {}
-    tried = THRESHOLDS[: 1 if bench.quick else None]
-    seconds = CHOOSING * bench.left
-    epochs = 2 if bench.quick else epochs_in(seconds, costs, ("selective",) * len(tried))
-    for threshold in tried:
+    def train(self, kind: str, data: ImageData, arm: str, seed: int, threshold: float) -> None:
+        """One run into the list ``kind`` of the file, unless it would end after the budget."""
+        chosen = self.options
+        epochs = chosen.choose_epochs if kind == "choosing" else chosen.epochs
+        label = {"arm": arm, "seed": seed, "threshold": threshold, "epochs": epochs}
+        if time.monotonic() + self.longest_s * epochs > self.ends:
+            print("no time for", label, flush=True)
+            return
         spec = make_spec(
-            "selective", 100, epochs, growth=plan.growth, threshold=threshold, batch=plan.batch
-        )
-        found[str(threshold)] = train_arm(bench, part, spec)
-    active = [name for name in found if found[name]["reallocated"]] or list(found)
-    best = max(active, key=lambda name: found[name]["test_accuracy"])
-    return {"epochs": epochs, "validation": found, "chosen": float(best)}
+            arm, seed, epochs, name=chosen.net, growth=chosen.growth, threshold=threshold,
+            batch=chosen.batch,
+        )  # fmt: skip
+        row = label | train_arm(data, spec, self.on)
+        self.longest_s = max(self.longest_s, row["wall_seconds"] / epochs)
+        self.found[kind].append(row)
+        self.write()
+        short = {name: row[name] for name in (*label, *TOLD[:2], "closed", "reallocated")}
+        print(kind, json.dumps(short | {"wall_seconds": row["wall_seconds"]}), flush=True)
+
+    def choose(self) -> float | None:
+        """The threshold of best validation accuracy among those that re-used slots."""
+        data = held_out(self.data)
+        for threshold in self.options.choose:
+            self.train("choosing", data, "selective", CHOOSING_SEED, threshold)
+        picked = best_threshold(self.found["choosing"])
+        self.found["chosen_threshold"] = picked
+        self.write()
+        return picked
+
+    def write(self) -> None:
+        self.options.out.write_text(json.dumps(self.found, indent=1) + "\n")
 
 
-def compare(
-    bench: Any, data: ImageData, plan: Plan, costs: dict[str, Any], threshold: float
-) -> dict[str, Any]:
-    """Four arms, paired by seed; a seed is finished before the next begins."""
-    epochs = 2 if bench.quick else epochs_in(RESERVE * bench.left / plan.seeds, costs, ARMS)
-    arms: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
-    found = {"epochs": epochs, "batch": plan.batch, "growth": plan.growth, "threshold": threshold}
-    for seed in range(plan.seeds):
-        for arm, rows in arms.items():
-            if bench.left <= 0:
-                break
-            spec = make_spec(
-                arm, seed, epochs, growth=plan.growth, threshold=threshold, batch=plan.batch
-            )
-            rows.append(train_arm(bench, data, spec))
-            bench.found["accuracy so far"] = found | {"arms": arms, "paired": paired(arms)}
-            bench.write()
-    bench.found.pop("accuracy so far", None)
-    means = {arm: mean(row["test_accuracy"] for row in rows) for arm, rows in arms.items() if rows}
-    return found | {"mean_test_accuracy": means, "paired": paired(arms), "arms": arms}
+def best_threshold(rows: Iterable[dict[str, Any]]) -> float | None:
+    """Threshold of the best validation accuracy; without re-use a run says nothing of it."""
+    active = [row for row in rows if row["reallocated"]]
+    return max(active, key=lambda row: row["test_accuracy"])["threshold"] if active else None
 
 
-def paired(arms: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Mean difference of test accuracy to the plain arm, its standard error, what it says."""
-    found = {}
-    for name, rows in arms.items():
-        pairs = zip(rows, arms["plain"], strict=False)
-        gaps = [row["test_accuracy"] - plain["test_accuracy"] for row, plain in pairs]
-        if name != "plain" and len(gaps) > 1:
-            error = stdev(gaps) / len(gaps) ** 0.5
-            found[name] = {
-                "gain": mean(gaps),
-                "standard_error": error,
-                "beyond_2_standard_errors": abs(mean(gaps)) > 2 * error,
-                "seeds": len(gaps),
-            }
-    return found
+def merge(paths: Iterable[Path]) -> dict[str, Any]:
+    """The rows of several files of one setting; means and paired differences with their errors.
+
+    Raises:
+        ValueError: if settings differ, or a seed of an arm was trained twice.
+    """
+    parts = [json.loads(path.read_text()) for path in paths]
+    settings = [part["setting"] for part in parts]
+    if any(setting != settings[0] for setting in settings):
+        raise ValueError(f"files of different settings: {settings}; merge those of one net alone")
+    rows = sorted((r for p in parts for r in p["rows"]), key=lambda r: (r["arm"], r["seed"]))
+    names = [(row["arm"], row["seed"]) for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a seed of an arm twice among {names}; leave one of the files out")
+    by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in ARMS}
+    return {
+        "devices": [part["device"] for part in parts],
+        "units": [part.get("units") for part in parts],
+        "setting": settings[0],
+        "choosing": [row for part in parts for row in part["choosing"]],
+        "mean": {arm: summary(found) for arm, found in by_arm.items() if found},
+        "paired": {arm: paired(by_arm[arm], by_arm["plain"]) for arm in ARMS[1:]},
+        "rows": rows,
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the seeds of one arm."""
+    names = ("test_accuracy", "test_nll", "median_step_ms", "train_seconds", "closed")
+    names += ("reallocated", "copies_at_the_end", "open_at_the_end", "slots", "parameters")
+    return {"seeds": len(rows)} | {
+        name: mean(row[name] for row in rows) for name in names if rows[0][name] is not None
+    }
+
+
+def paired(rows: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean difference of test accuracy to the plain arm by seed, its standard error, what it says.
+
+    In shares of 1; None where fewer than two seeds are there.
+    """
+    beside = {row["seed"]: row["test_accuracy"] for row in plain}
+    gaps = [r["test_accuracy"] - beside[r["seed"]] for r in rows if r["seed"] in beside]
+    if len(gaps) < 2:
+        return {"seeds": len(gaps), "gain": None}
+    error = stdev(gaps) / len(gaps) ** 0.5
+    says = "no difference beyond 2 standard errors"
+    if abs(mean(gaps)) > 2 * error:
+        says = "a gain" if mean(gaps) > 0 else "a loss"
+    return {"seeds": len(gaps), "gain": mean(gaps), "standard_error": error, "says": says}
+
+
+def numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--merge", type=Path, nargs="+")
+    parser.add_argument("--net", default="densenet40")
+    parser.add_argument("--growth", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--choose-epochs", type=int, default=12)
+    parser.add_argument("--choose", type=numbers, default=[])
+    parser.add_argument("--threshold", type=float, help="of the arms, where none is chosen")
+    parser.add_argument("--arms", default="")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--budget-s", type=float, default=500)
+    parser.add_argument("--quick", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    if options.merge:
+        options.out.write_text(json.dumps(merge(options.merge), indent=1) + "\n")
+        return
+    if options.quick:
+        options.data, options.growth, options.batch = None, 4, 32
+        options.epochs = options.choose_epochs = 3
+    jobs = Jobs(options)
+    picked = jobs.choose() if options.choose else None
+    threshold = options.threshold or picked
+    for seed in map(int, options.seeds.split(",")):
+        for arm in filter(None, options.arms.split(",")):
+            if threshold is None and arm in ("selective", "closing only"):
+                raise SystemExit(f"arm {arm} needs --threshold, or --choose with one that re-uses")
+            jobs.train("rows", jobs.data, arm, seed, threshold or 0.5)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,21 +3,18 @@
 import pytest
 import torch
 
-from models.nets.preactivation import Unit
-from tests.bench.selective import moved
-from tests.bench.selective_checks import ODD, Bench, alike, compare
+from tests.bench.selective_checks import LIMITS, ODD, WAYS, Bench, alike, gaps_of
 
 pytestmark = [pytest.mark.gpu]
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("channels", "size"), ODD)
-def test_programs_are_the_definition(channels, size, training, monkeypatch):
+def test_programs_are_the_definition(channels, size, training, way, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    torch.manual_seed(0)
-    unit = moved(Unit(channels, 12, 1), 0.5).train(training)
-    gaps = compare(unit, torch.randn(4, channels, *size), "cuda")
-    assert max(gaps.values()) < 1e-3
+    gaps = gaps_of(way, channels, size, "cuda", training=training)
+    assert max(gaps.values()) < LIMITS[way]
 
 
 def test_repeats_graphs_and_compilation_agree(tmp_path):

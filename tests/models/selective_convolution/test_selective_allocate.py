@@ -1,4 +1,4 @@
-"""Score, closing and re-use of slots: properties 2 to 5, 9 and 12, pitfalls 3, 4, 7 and 10."""
+"""Score, closing and re-use: properties 2 to 5, 9 and 12, pitfalls 1, 3, 4, 7, 8, 10 and 11."""
 
 import pytest
 import torch
@@ -127,7 +127,7 @@ def test_reuse_leaves_the_function(training, kernel):
 
 
 def test_copies_of_copies_read_the_root():
-    """Step 4 of re-allocation, and the first pitfall: a source that is itself a copy."""
+    """Step 4 of re-allocation, and pitfall 1: a source that is itself a copy."""
     unit = make_unit(3, 2, moved=(1,), closed=(0, 2))
     unit.source[1] = 2
     reallocate(unit, 3, 1.5, numbers())

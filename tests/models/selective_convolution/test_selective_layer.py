@@ -86,7 +86,7 @@ def test_gradients_are_finite_differences():
 
 @pytest.mark.parametrize("shift", [(0, 0), (1, 0), (0, -1), (-2, 3), (40, -40)])
 def test_whole_shifts_index_with_edges_repeated(shift):
-    """Property 6, first two parts and the last: one unit is one pixel on both axes."""
+    """Property 6, first two parts and the last, pitfall 2: one unit is one pixel on both axes."""
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
     unit = make_unit(3, 2, moved=(0, 1, 2)).eval()
     with torch.no_grad():
@@ -153,6 +153,20 @@ def test_odd_memory_and_precision(batch):
         low = unit(x.bfloat16())
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), expected, rtol=0.1, atol=0.15)
+
+
+def test_coordinates_are_in_float32():
+    """Property 12: in bfloat16, coordinate 62.3 would be 62.25, and so its fraction."""
+    unit = make_unit(1, 1, moved=(0,), dtype=torch.float32).eval()
+    with torch.no_grad():
+        unit.shift.copy_(torch.tensor([[0.3, 0.0]]))
+        unit.norm.reset_parameters()
+    stripes = (torch.arange(64) % 2).expand(2, 1, 8, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        a = unit.activate(stripes)
+    torch.testing.assert_close(
+        a[..., 0:63:2].float(), torch.full((2, 1, 8, 32), 0.3), rtol=0.01, atol=0
+    )
 
 
 def test_sampling_agrees_with_grid_sample():
