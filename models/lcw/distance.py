@@ -5,6 +5,8 @@ directions (JMLR 21, 2020, theorems 1 and 3): a squared MMD with a characteristi
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -188,24 +190,28 @@ def _sweep(
     n, m, dim = len(x), len(y), x.shape[1]
     centre = (y if m else x).mean(0)
     c, kernel = profile.scale(dim) / form.gamma, profile.make(dim, form.mode, x.dtype)
+    prepare, add_pairs = _engine(x, kernel, form)
     a, b = (
-        pairs.sample(points - centre, c, gradient=need)
-        for points, need in ((x, need_x), (y, need_y))
+        prepare(points - centre, c, gradient=need) for points, need in ((x, need_x), (y, need_y))
     )
     scale = FACTOR / math.sqrt(form.gamma)
     total = x.new_zeros((), dtype=torch.float64)
     for left, right, weight, diagonal in _terms(a, b, n, m, form):
-        if fused.fits(left.left, kernel):
-            found = fused.add_pairs(left, right, kernel, weight * scale)
-        else:
-            found = pairs.add_pairs(left, right, kernel, weight * scale, form.rows, form.columns)
+        found = add_pairs(left, right, kernel, weight * scale)
         total.add_(found - diagonal if diagonal else found, alpha=weight * scale)
-    return total, [pairs.gradient(p, p.slopes, c) for p in (a, b) if p.slopes is not None]
+    return total, [pairs.gradient(p.p, p.slopes, c) for p in (a, b) if p.slopes is not None]
 
 
-def _terms(
-    a: pairs.Sample, b: pairs.Sample, n: int, m: int, form: Form
-) -> list[tuple[pairs.Sample, pairs.Sample, float, float]]:
+def _engine(
+    x: Tensor, kernel: profile.Profile, form: Form
+) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
+    """How to prepare points and how to add up their pairs: one kernel of a GPU, or blocks."""
+    if fused.fits(x, kernel):
+        return fused.sample, fused.add_pairs
+    return pairs.sample, partial(pairs.add_pairs, rows=form.rows, columns=form.columns)
+
+
+def _terms(a: Any, b: Any, n: int, m: int, form: Form) -> list[tuple[Any, Any, float, float]]:
     """(points, points, weight, part of the diagonal to leave out) of each of the three sums."""
     unbiased = form.statistic == "u"
     own = (a, a, 1 / (n * (n - 1)), float(n)) if unbiased else (a, a, 1 / n**2, 0.0)

@@ -35,6 +35,11 @@ class Sample(NamedTuple):
     right: Tensor
     slopes: Tensor | None
 
+    @property
+    def p(self) -> Tensor:
+        """[n, D], the points times sqrt(2 c)."""
+        return self.right[:, :-2]
+
 
 def sample(x: Float[Tensor, "n d"], c: float, *, gradient: bool) -> Sample:
     """Prepare points, given c = K / gamma."""
@@ -47,10 +52,11 @@ def sample(x: Float[Tensor, "n d"], c: float, *, gradient: bool) -> Sample:
     return Sample(left, right, x.new_zeros(n, d + 1) if gradient else None)
 
 
-def gradient(points: Sample, slopes: Float[Tensor, "n wide"], c: float) -> Float[Tensor, "n d"]:
+def gradient(
+    p: Float[Tensor, "n d"], slopes: Float[Tensor, "n wide"], c: float
+) -> Float[Tensor, "n d"]:
     """Gradient of the weighted sums with respect to the points: sum_j -c V_ij (x_i - y_j)."""
-    d = slopes.shape[1] - 1
-    p, near, total = points.right[:, :d], slopes[:, :d], slopes[:, d:]
+    near, total = slopes[:, :-1], slopes[:, -1:]
     return torch.addcmul(near, p, total, value=-1).mul_(math.sqrt(c / 2))
 
 
