@@ -1,7 +1,6 @@
 """Scores of samples, of peers on the same data, and the floors beside them."""
 
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -9,10 +8,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from models.core.device import generator
-from models.core.errors import DataMissingError, SpecError
-from models.core.run import Run
-from models.lcw import distance, objectives, scores
-from models.lcw.features import make
+from models.core.errors import SpecError
+from models.lcw import distance, mixture, objectives, scores
+from models.lcw.features import Features
 from models.lcw.nets import in_parts
 from models.lcw.parts import FEATURE_DIMS
 from models.lcw.setup import Data, encode, pixels
@@ -32,24 +30,25 @@ def decode(decoder: torch.nn.Module, latents: Float[Tensor, "n d"]) -> UInt8[Ten
     return torch.cat([to_bytes(in_parts(decoder, part)) for part in latents.split(1024)])
 
 
-def evaluate(job: Job, data: Data, run: Run) -> tuple[dict[str, Any], UInt8[Tensor, "n h w c"]]:
+def evaluate(
+    job: Job, data: Data, features: Features
+) -> tuple[dict[str, Any], UInt8[Tensor, "n h w c"]]:
     """All figures of the method, its peers and the floors, and the samples of the method.
 
     Raises:
-        SpecError: if there are too few test images for a Frechet distance.
-        DataMissingError: if a package of a baseline or of the features is missing.
         StoppedError: if a stop was requested.
     """
-    spec = job.spec
-    check(spec, len(data.train), len(data.test))
-    features = make(spec, data, run)
+    spec, run = job.spec, job.run
     real, held = features.of(data.train), features.of(data.test)
+    decoded = decode(job.nets["decoder"], encode(job.nets["encoder"], data.test))
+    seen = features.of(decoded)  # what a perfect generator of latents would reach
     found: dict[str, Any] = {
         "features": features.about,
         "num_samples": spec.evaluation.num_samples,
         "seed": spec.seed,
         "reference": {"set": "training images", "count": len(data.train)},
         "floor": {"set": "test images", **_score(held, real, spec)},
+        "reconstructed": {"set": "decoded latents of test images", **_score(seen, real, spec)},
         "scores": {},
     }
     kept = data.train[:0]
@@ -97,33 +96,18 @@ def _sources(job: Job, data: Data) -> Iterator[tuple[str, Tensor, torch.nn.Modul
             continue
         normal = noise(spec.seed, "samples", 0, (count, dim), run.device)
         if name == "gmm10":
-            yield name, mixture(encode(nets["encoder"], data.train), count, spec), nets["decoder"]
+            yield name, _mixed(job, data, count), nets["decoder"]
         elif name == "normal":
             yield name, normal, nets["decoder"]
         else:
             yield name, normal, nets[f"{name}_decoder"]
 
 
-def mixture(encoded: Float[Tensor, "n d"], count: int, spec: LcwTrain) -> Float[Tensor, "m d"]:
-    """Samples of a mixture of 10 Gaussians with full covariances, fitted to the latents.
-
-    Raises:
-        DataMissingError: if scikit-learn is not installed.
-    """
-    try:
-        fit = import_module("sklearn.mixture").GaussianMixture
-    except ImportError as error:
-        raise DataMissingError(
-            "the baseline gmm10 needs the package sklearn",
-            hint="install sextant[samples] where the worker is, or leave gmm10 out",
-        ) from error
-    points = encoded.cpu().double().numpy()
-    model = fit(min(10, len(points)), random_state=spec.seed % 2**31, reg_covar=1e-6)
-    model.fit(points)
-    drawn = torch.from_numpy(model.sample(count)[0]).float()
-    # scikit-learn returns one component after the other
-    order = torch.randperm(count, generator=generator(spec.seed, "mixture", 0))
-    return drawn[order].to(encoded.device)
+def _mixed(job: Job, data: Data, count: int) -> Float[Tensor, "m d"]:
+    """Samples of a mixture of 10 Gaussians fitted to the latents of the training images."""
+    encoded, seed = encode(job.nets["encoder"], data.train), job.spec.seed
+    found = mixture.fit(encoded, min(10, len(encoded)), generator(seed, "mixture", 0))
+    return mixture.draw(found, count, generator(seed, "mixture samples", 0)).float()
 
 
 def _score(made: Tensor, real: Tensor, spec: LcwTrain) -> dict[str, float | int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,16 +10,18 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.core import device
+from models.core import checkpoint, device
 from models.core.device import generator
+from models.core.errors import DataError
 from models.core.run import Run
 from models.lcw.nets import in_parts
-from models.lcw.parts import FEATURE_DIMS
+from models.lcw.parts import FEATURE_DIMS, Evaluation
 from models.lcw.setup import Data, pixels
 from models.lcw.spec import LcwTrain
 from models.nets import efficientnet_lite
 
 BATCH = 128
+CLASSIFIER = "classifier.safetensors"
 
 
 class Features(NamedTuple):
@@ -32,51 +35,92 @@ def make(spec: LcwTrain, data: Data, run: Run) -> Features:
     """The features the spec names.
 
     Raises:
+        DataError: if the classifier to use cannot be read or sees other images.
         DataMissingError: if the weights of EfficientNet-Lite0 are not installed.
         StoppedError: if a stop was requested.
     """
-    if spec.evaluation.features == "fd_clf":
-        return _classifier(spec, data, run)
-    return _efficientnet(run)
+    if spec.evaluation.features == "fd_effnetlite0":
+        return _efficientnet(run)
+    if spec.evaluation.classifier_from is not None:
+        net, made = load_classifier(run.input(spec.evaluation.classifier_from), data)
+    else:
+        net, made = train_classifier(spec.evaluation, data, run)
+    save_classifier(run.dir / CLASSIFIER, net, made)
+    run.artifact(CLASSIFIER, role="weights")
+    return of_classifier(net, made, data)
 
 
-def _classifier(spec: LcwTrain, data: Data, run: Run) -> Features:
-    """Penultimate layer of a small net trained on the labels of the training images.
+def train_classifier(
+    spec: Evaluation, data: Data, run: Run
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """A small net trained on the labels of the training images, and how it was made.
 
-    Its seed is not the run's: runs with other seeds on the same data share one scale.
+    Its seed is not the run's: runs with other seeds on the same data share one scale on a CPU; a
+    GPU does not repeat the bits, so there the file has to be shared.
     """
-    seed, steps = spec.evaluation.classifier_seed, spec.evaluation.classifier_steps
+    seed, steps = spec.classifier_seed, spec.classifier_steps
     torch.manual_seed(seed)
-    dim = FEATURE_DIMS["fd_clf"]
-    body = _body(data.shape.channels, dim).to(run.device)
-    head = nn.Linear(dim, len(data.classes)).to(run.device)
-    optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-3)
+    net = _classifier(data.shape.channels, len(data.classes)).to(run.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     for step in range(steps):
-        rows = torch.randint(
-            len(data.train), (BATCH,), generator=generator(seed, "classifier", step)
-        ).to(run.device)
+        draws = generator(seed, "classifier", step)
+        rows = torch.randint(len(data.train), (BATCH,), generator=draws).to(run.device)
         optimizer.zero_grad()
-        logits = head(body(pixels(data.train[rows])))
+        logits = net(pixels(data.train[rows]))
         functional.cross_entropy(logits, data.labels[rows]).backward()
         optimizer.step()
         decay.step()
         if step % 50 == 49 or step + 1 == steps:
             run.progress(step + 1, steps, phase="classifier of fd_clf")
         run.check_stop()
-    net = nn.Sequential(body, head).eval()
+    return net.eval(), {"seed": seed, "steps": steps}
+
+
+def save_classifier(path: Path, net: nn.Sequential, made: dict[str, Any]) -> None:
+    """Write it with how it was made; :func:`load_classifier` takes it."""
+    checkpoint.write(path, net.state_dict(), {"classifier": made})
+
+
+def load_classifier(path: Path, data: Data) -> tuple[nn.Sequential, dict[str, Any]]:
+    """The classifier of another run, on the device of the data.
+
+    Raises:
+        DataError: if the file is of something else, or of other channels or classes.
+    """
+    tensors, description = checkpoint.read(path)
+    net = _classifier(data.shape.channels, len(data.classes))
+    try:
+        net.load_state_dict(tensors)
+        made = dict(description["classifier"])
+    except (KeyError, RuntimeError) as error:
+        raise DataError(
+            f"{path.name} holds no classifier of images with {data.shape.channels} channels and"
+            f" {len(data.classes)} classes: {error}",
+            hint=f"name the artifact {CLASSIFIER} of an lcw.train on the same data",
+        ) from error
+    return net.to(data.train.device).eval(), made
+
+
+def of_classifier(net: nn.Sequential, made: dict[str, Any], data: Data) -> Features:
+    """The penultimate layer as features."""
+    body = net[:-1]
     right = in_parts(net, pixels(data.test)).argmax(1) == data.test_labels
     return Features(
         lambda images: torch.cat([in_parts(body, pixels(part)) for part in images.split(1024)]),
         {
             "id": "fd_clf",
-            "dim": dim,
+            "dim": FEATURE_DIMS["fd_clf"],
             "test_accuracy": right.float().mean().item(),
             "sha256": _digest(net),
-            "seed": seed,
-            "steps": steps,
+            **made,
         },
     )
+
+
+def _classifier(channels: int, classes: int) -> nn.Sequential:
+    dim = FEATURE_DIMS["fd_clf"]
+    return nn.Sequential(*_body(channels, dim), nn.Linear(dim, classes))
 
 
 def _body(channels: int, dim: int) -> nn.Sequential:

@@ -7,123 +7,135 @@ import triton.language as tl  # ty: ignore
 
 @triton.jit
 def pair_sums(
-    left,  # [n, D + 2] rows (-p, h, 1), h = (1 + |p|^2) / 2
-    right,  # [m, D + 2] rows (p, 1, h)
+    a_p, a_half, a_high, a_low,  # of the rows: fused.Points
+    b_p, b_half, b_high, b_low,  # of the columns
     coefficients,  # Q, then R, the highest power first
     sums,  # [n] float64, out: sum of phi over the columns
-    slopes,  # [n, D + 1], in and out: += factor * sum of V (p, 1)
-    factor,
-    n,
-    m,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    TERMS: tl.constexpr,
-    OWN: tl.constexpr,
-    SLOPES: tl.constexpr,
-    PRECISION: tl.constexpr,
-    NEAR: tl.constexpr,
-):
+    nears,  # [n, D], in and out: += factor * sum of V p
+    totals,  # [n], in and out: += factor * sum of V
+    factor, n, m,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TERMS: tl.constexpr,
+    OWN: tl.constexpr, SLOPES: tl.constexpr, NEAR: tl.constexpr,
+):  # fmt: skip
     """One program: BM rows against all columns, once more with care where points are near."""
     total, weights, near, nearest = _walk(
-        left, right, coefficients, n, m, D, BD, BM, BN, TERMS, OWN, SLOPES, PRECISION, NEAR, False
-    )
-    if tl.min(nearest) < 0:
+        a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
+        D, BD, BM, BN, TERMS, OWN, SLOPES, NEAR, False,
+    )  # fmt: skip
+    if tl.min(nearest) < 1 - NEAR:
         total, weights, near, nearest = _walk(
-            left,
-            right,
-            coefficients,
-            n,
-            m,
-            D,
-            BD,
-            BM,
-            BN,
-            TERMS,
-            OWN,
-            SLOPES,
-            PRECISION,
-            NEAR,
-            True,
-        )
+            a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
+            D, BD, BM, BN, TERMS, OWN, SLOPES, NEAR, True,
+        )  # fmt: skip
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     depth = tl.arange(0, BD)
-    here, inside = row < n, depth < D
+    here = row < n
     tl.store(sums + row, total, here)
     if SLOPES:
-        at = slopes + row[:, None] * (D + 1) + depth
-        wide = here[:, None] & inside
+        at = nears + row[:, None] * D + depth
+        wide = here[:, None] & (depth < D)
         tl.store(at, tl.load(at, wide, 0.0) + factor * near, wide)
-        last = slopes + row * (D + 1) + D
-        tl.store(last, tl.load(last, here, 0.0) + factor * weights, here)
+        tl.store(totals + row, tl.load(totals + row, here, 0.0) + factor * weights, here)
 
 
 @triton.jit
 def _walk(  # noqa: C901  # one program
-    left, right, coefficients, n, m,
+    a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TERMS: tl.constexpr,
-    OWN: tl.constexpr, SLOPES: tl.constexpr, PRECISION: tl.constexpr, NEAR: tl.constexpr,
-    CAREFUL: tl.constexpr,
+    OWN: tl.constexpr, SLOPES: tl.constexpr, NEAR: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the columns; below 0 in the last if the products left little but rounding.
+    """Sums over the columns; below 1 - NEAR in the last if products left little but rounding.
 
-    Own pairs without gradient are visited above the diagonal only.
+    Own pairs without gradient are visited half a turn from the diagonal: a block of them stands for
+    its mirror image too, and every program has as many.
     """
-    width: tl.constexpr = D + 2
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     depth = tl.arange(0, BD)
-    here, inside = row < n, depth < D
-    a = tl.load(left + row[:, None] * width + depth, here[:, None] & inside, 0.0)
-    norm = tl.load(left + row * width + D, here, 1.0)
+    high = tl.load(a_high + row[:, None] * BD + depth)
+    low = tl.load(a_low + row[:, None] * BD + depth)
+    norm = tl.load(a_half + row)
     total = tl.zeros([BM], tl.float64)
     weights = tl.zeros([BM], tl.float32)
     near = tl.zeros([BM, BD], tl.float32)
     nearest = tl.zeros([BM], tl.float32) + 1
     half: tl.constexpr = OWN and not SLOPES
-    first = 0
-    if half:  # a pair above the diagonal stands for two
-        first = (tl.program_id(0) * BM) // BN * BN
-    for start in range(first, m, BN):
-        column = start + tl.arange(0, BN)
-        there = column < m
-        b = tl.load(right + column[:, None] * width + depth, there[:, None] & inside, 0.0)
-        other = tl.load(right + column * width + D + 1, there, 0.0)
-        both = norm[:, None] + other[None, :]
-        q = tl.dot(a, tl.trans(b), input_precision=PRECISION) + both
-        if OWN:  # a point and itself are known, not near
-            q = tl.where(row[:, None] == column[None, :], 1e30, q)
-        margin = tl.where(there[None, :], q - 1 - NEAR * (both - 1), 1.0)
+    blocks = (m + BN - 1) // BN
+    visits = blocks
+    if half:
+        visits = blocks // 2 + 1
+    for visit in range(0, visits):
+        block = visit
+        if half:
+            block = (tl.program_id(0) + visit) % blocks
+        column = block * BN + tl.arange(0, BN)
+        other_high = tl.load(b_high + column[:, None] * BD + depth)
+        other_low = tl.load(b_low + column[:, None] * BD + depth)
+        both = norm[:, None] + tl.load(b_half + column)[None, :]
+        q = both - _product(high, low, tl.trans(other_high), tl.trans(other_low))
+        if OWN:
+            itself = row[:, None] == column[None, :]
+            q = tl.where(itself, 2 * both, q)  # known, not near
+        margin = q - NEAR * both
         if CAREFUL:
-            if tl.min(margin) < 0:
-                apart = tl.zeros([BM, BN], tl.float32)
-                for k in range(D):
-                    p = tl.load(left + row * width + k, here, 0.0)
-                    r = tl.load(right + column * width + k, there, 0.0)
-                    apart += (p[:, None] + r[None, :]) * (p[:, None] + r[None, :])
-                q = tl.where(margin < 0, 1.0 + 0.5 * apart, q)
+            if tl.min(margin) < 1 - NEAR:
+                gap = _apart(a_p, b_p, row, column, n, m, D, BM, BN)
+                q = tl.where(margin < 1 - NEAR, 1 + 0.5 * gap, q)
         else:
             nearest = tl.minimum(nearest, tl.min(margin, 1))
         if OWN:
-            q = tl.where(row[:, None] == column[None, :], 1.0, q)
-        v = tl.where(there[None, :], tl.rsqrt(tl.maximum(q, 1.0)), 0.0)
-        value = v
-        slope = v * v * v
-        if TERMS > 1:
-            y = 2 * v * v - 1
-            first_sum = tl.zeros([BM, BN], tl.float32) + tl.load(coefficients)
-            second_sum = tl.zeros([BM, BN], tl.float32) + tl.load(coefficients + TERMS)
-            for k in tl.static_range(1, TERMS):
-                first_sum = first_sum * y + tl.load(coefficients + k)
-                second_sum = second_sum * y + tl.load(coefficients + TERMS + k)
-            value = v * first_sum
-            slope = slope * second_sum
+            q = tl.where(itself, 1.0, q)
+        value, slope = _kernel(q, coefficients, BM, BN, TERMS)
+        if OWN:
+            slope = tl.where(itself, 0.0, slope)  # its gradient is 0: leave no rounding of it
+        if CAREFUL:  # the three sums may cancel
+            value = value.to(tl.float64)
+        found = tl.sum(value, 1).to(tl.float64)
         if half:
-            below = column[None, :] < row[:, None]
-            diagonal = column[None, :] == row[:, None]
-            value = tl.where(below, 0.0, tl.where(diagonal, value, 2 * value))
-        total += tl.sum(value, 1).to(tl.float64)
+            found *= tl.where((visit == 0) | (2 * visit == blocks), 1.0, 2.0)
+        total += found
         if SLOPES:
             weights += tl.sum(slope, 1)
-            near += tl.dot(slope, b, input_precision=PRECISION)
+            slope_high = slope.to(tl.bfloat16)
+            slope_low = (slope - slope_high.to(tl.float32)).to(tl.bfloat16)
+            near += _product(slope_high, slope_low, other_high, other_low)
     return total, weights, near, nearest
+
+
+@triton.jit
+def _product(high, low, other_high, other_low):
+    """(high + low) (other_high + other_low) less the product of both low parts."""
+    found = tl.dot(low, other_high)
+    found = tl.dot(high, other_low, found)
+    return tl.dot(high, other_high, found)
+
+
+@triton.jit
+def _apart(
+    a_p, b_p, row, column, n, m, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
+    """|p_i - p_j|^2 from the differences."""
+    found = tl.zeros([BM, BN], tl.float32)
+    for k in range(D):
+        p = tl.load(a_p + row * D + k, row < n, 0.0)
+        r = tl.load(b_p + column * D + k, column < m, 0.0)
+        gap = p[:, None] - r[None, :]
+        found += gap * gap
+    return found
+
+
+@triton.jit
+def _kernel(q, coefficients, BM: tl.constexpr, BN: tl.constexpr, TERMS: tl.constexpr):
+    """The kernel and V = -2 dphi/dq, as in profile.evaluate."""
+    v = tl.rsqrt(tl.maximum(q, 1.0))
+    square = v * v
+    value, slope = v, v * square
+    if TERMS > 1:
+        y = 2 * square - 1
+        first = tl.zeros([BM, BN], tl.float32) + tl.load(coefficients)
+        second = tl.zeros([BM, BN], tl.float32) + tl.load(coefficients + TERMS)
+        for k in tl.static_range(1, TERMS):
+            first = first * y + tl.load(coefficients + k)
+            second = second * y + tl.load(coefficients + TERMS + k)
+        value *= first
+        slope *= second
+    return value, slope

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import Int, Part
+from models.core.spec import ArtifactRef, Int, Part
 
 FEATURE_DIMS = {"fd_clf": 64, "fd_effnetlite0": 1280}
 TRAINED = ("cwae", "wae_mmd", "swae")
@@ -146,7 +146,12 @@ class Evaluation(Part):
         default=1000, ge=1, le=1_000_000, description="Of the classifier behind fd_clf"
     )
     classifier_seed: Int = Field(
-        default=0, ge=0, lt=2**32, description="The same seed and data: one scale for all runs"
+        default=0, ge=0, lt=2**32, description="Of its training; not the seed of the job"
+    )
+    classifier_from: ArtifactRef | None = Field(
+        default=None,
+        description="The classifier another lcw.train on this data left: scores of both then share"
+        " one scale, which a training repeated on a GPU does not",
     )
 
     @model_validator(mode="after")

@@ -43,7 +43,11 @@ def write(run: Run, figures: Mapping[str, Any], pictures: Mapping[str, str]) -> 
 
 def _scores(figures: Mapping[str, Any]) -> str:
     features = figures["features"]
-    rows = [("floor: test images", figures["floor"]), *figures["scores"].items()]
+    rows = [
+        ("floor: test images", figures["floor"]),
+        ("test images through the autoencoder", figures["reconstructed"]),
+        *figures["scores"].items(),
+    ]
     shown = [name for name in COLUMNS if name in figures["floor"]]
     head = "".join(f"<th>{name}</th>" for name in ("", "images", *shown, "frechet at floor count"))
     body = "".join(
@@ -55,7 +59,8 @@ def _scores(figures: Mapping[str, Any]) -> str:
     caption = (
         f"Against {figures['reference']['count']} training images in features {features['id']}"
         f" ({features['dim']} dimensions, SHA-256 {features['sha256'][:12]}…). These are not FIDs:"
-        " compare them only with figures in the same features. The floor is what real images reach."
+        " compare them only with figures in the same features. The floor is what real images reach,"
+        " the row below it what a perfect generator of latents would."
     )
     return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
 

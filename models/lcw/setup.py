@@ -51,7 +51,7 @@ def load(spec: LcwTrain, run: Run) -> Data:
         SpecError: if the architecture or a phase cannot use it.
     """
     options = ImageOptions(subset=spec.images.subset, image_size=spec.images.image_size)
-    found = images.load(spec.data, options, run, spec.seed)
+    found = images.load(spec.data, options, run, spec.images.split_seed)
     height, width = found.size
     spec.arch.check(height, found.channels, square=height == width)
     n = len(found.train)
@@ -61,7 +61,8 @@ def load(spec: LcwTrain, run: Run) -> Data:
             f"images.val_fraction {spec.images.val_fraction} of {n} training images leaves"
             f" {n - kept} to train and {kept} to validate; 8 of each are needed"
         )
-    order = torch.randperm(n, generator=generator(spec.seed, "validation", 0)).to(run.device)
+    draws = generator(spec.images.split_seed, "validation", 0)
+    order = torch.randperm(n, generator=draws).to(run.device)
     held, rest = order[:kept], order[kept:]
     train, labels = found.train[rest], found.train_labels[rest]
     return Data(

@@ -25,13 +25,19 @@ class LcwImages(Part):
     """Which images, and how many of them are kept from training."""
 
     subset: Int | None = Field(
-        default=None, ge=16, le=100_000_000, description="Training images to use, drawn by the seed"
+        default=None,
+        ge=16,
+        le=100_000_000,
+        description="Training images to use, drawn by split_seed",
     )
     image_size: Int | None = Field(
         default=None, ge=4, le=256, description="Resize all images once to this side in pixels"
     )
     val_fraction: float = Field(
         default=0.1, ge=0.01, le=0.5, description="Share of the training images kept to validate"
+    )
+    split_seed: Int = Field(
+        default=0, ge=0, lt=2**32, description="Of the subset and of what is kept to validate"
     )
 
 
@@ -54,6 +60,7 @@ class LcwTrain(Spec):
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("weights.safetensors", "weights", "encoder, decoder, latent generator"),
+        ArtifactInfo("classifier.safetensors", "weights", "the classifier behind fd_clf, to share"),
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
         ArtifactInfo("generator.onnx", "export", "noise to images, any batch"),
         ArtifactInfo("report.html", "report", "scores, curves and pictures on one page"),

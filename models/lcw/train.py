@@ -7,7 +7,7 @@ import torch
 from models.core import checkpoint, device, ranks
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.lcw import evaluate, export, pictures, report
+from models.lcw import evaluate, export, features, pictures, report
 from models.lcw.nets import Nets, in_parts
 from models.lcw.setup import (
     Data,
@@ -43,7 +43,7 @@ def train(spec: LcwTrain, run: Run) -> None:
         job.train(number, _stage(job, data, name))
     nets = Nets(job.nets["encoder"], job.nets["decoder"], job.nets["generator"])
     _leave_weights(job, nets)
-    figures, made = evaluate.evaluate(job, data, run)
+    figures, made = evaluate.evaluate(job, data, features.make(spec, data, run))
     figures |= {
         "data": spec.data.dataset,
         "spec": spec.model_dump(mode="json"),
@@ -115,6 +115,7 @@ def _tell(job: Job, figures: dict[str, Any]) -> None:
         "features",
         "num_samples",
         "floor",
+        "reconstructed",
         "scores",
         "reconstruction",
         "latent",

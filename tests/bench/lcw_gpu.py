@@ -1,63 +1,43 @@
-"""The Cramer-Wold kernel and whole trainings on a GPU.
+"""The Cramer-Wold kernel and whole training steps on a GPU.
 
-    python -m tests.bench.lcw_gpu --out FILE.json [--quick] [--budget-s 240]
-    python -m tests.bench.lcw_gpu --quality --data PATH... --out FILE.json [--budget-s 500]
+    python -m tests.bench.lcw_gpu --out FILE.json [--quick] [--budget-s 150]
 
-Times the tiles of the fused kernel, each with its error against float64, checks awkward
-shapes, then times the kernel beside its peers and the bound of the chip, and training steps.
-``--quality`` compares generators over seeds: PATH is an npz of tests/bench/cifar10.py, or a folder
-with the test files of MNIST. ``--quick`` walks the same code in small, on a CPU.
+Times a few tiles of the fused kernel, each with its error against float64, then the best one beside
+its peers and the bounds of the chip, awkward shapes, samples that nearly agree, and training steps.
+``--quick`` walks the same code in small, on a CPU. Generators are compared by lcw_quality.
 """
 
 import argparse
-import gzip
-import math
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
 from models.core.graphs import GraphedStep
-from models.core.run import Run
-from models.data import images
-from models.data.arrays import Labelled, split
-from models.lcw import distance, evaluate, fused, nets, objectives, setup
+from models.lcw import distance, fused, nets, objectives
 from models.lcw.distance import normality, silverman, two_sample
 from models.lcw.parts import Architecture, Phase1
-from models.lcw.spec import LcwTrain
-from models.lcw.stages import Inputs, noise
-from tests.bench import cifar10
+from models.lcw.stages import Inputs
 from tests.bench.lcw_forms import cdist_form, gram_form, keep, machine
 
-TF32_PEAK, FP32_PEAK = 494.7e12, 66.9e12  # of an H100 SXM, dense, in operations a second
+# of an H100 SXM, dense, in operations a second; passes that a float32 product needs in each format
+PEAKS = {"fp32": (66.9e12, 1), "tf32": (494.7e12, 3), "bf16": (989.4e12, 3)}
 PRODUCTS = 4.5  # n x n x D products: own and cross, value and gradient; half of y's own values
-TILES = tuple(
-    fused.Tile(*shape, precision)
-    for shape, precision in (
-        ((64, 64, 4, 2), "bf16x3"),
-        ((128, 64, 8, 2), "bf16x3"),
-        ((64, 32, 4, 3), "bf16x3"),
-        ((64, 64, 4, 2), "bf16x6"),
-        ((64, 64, 4, 2), "tf32x3"),
-        ((64, 64, 4, 2), "tf32"),  # less exact, faster
-        ((64, 64, 4, 2), "ieee"),  # the units of fp32
-    )
+TILES = (
+    fused.Tile(64, 64, 4, 2),
+    fused.Tile(64, 64, 4, 3),
+    fused.Tile(64, 32, 4, 3),
+    fused.Tile(64, 128, 4, 2),
+    fused.Tile(128, 64, 8, 2),
+    fused.Tile(128, 64, 8, 3),
+    fused.Tile(128, 128, 8, 2),
+    fused.Tile(128, 32, 8, 3),
 )
 CASES = ((300, 517, 5), (1000, 333, 64), (257, 1025, 100), (512, 512, 256))
-PEERS = ("cwae", "wae_mmd")
-VARIANTS = {
-    "lcw_full_reference": {"reference": "full"},
-    "lcw_u": {"statistic": "u"},
-    "lcw_batch_2048": {"batch_size": 2048},
-    "lcw_exact": {"phi": "exact"},
-    "lcw_full_u_2048": {"reference": "full", "statistic": "u", "batch_size": 2048},
-}
 
 
 def seconds(work, device, rounds=7):
@@ -142,17 +122,14 @@ def _check(case):
 def delicate(device):
     """Errors where terms cancel: samples that nearly agree, samples far from the origin."""
     rows = []
-    for precision in ("tf32x3", "bf16x6", "bf16x3") if device == "cuda" else ("blocks",):
-        with tile(fused.Tile(64, 64, 4, 2, precision)):
-            for d in (16, 64, 128):
-                g = torch.Generator().manual_seed(0)
-                y, shift = (torch.randn(1024, d, generator=g) for _ in range(2))
-                pairs = {"near": y + 1e-3 * shift, "close": y + 1e-1 * shift, "far": 30 + shift}
-                for name, x in pairs.items():
-                    target = y + 30 if name == "far" else y
-                    found = x.to(device).requires_grad_(), target.to(device)
-                    told = errors(*found, silverman(1.0, 1024), own_y=True)
-                    rows.append({"precision": precision, "d": d, "case": name, **told})
+    for d in (16, 64, 128):
+        g = torch.Generator().manual_seed(0)
+        y, shift = (torch.randn(1024, d, generator=g) for _ in range(2))
+        pairs = {"near": y + 1e-3 * shift, "close": y + 1e-1 * shift, "far": 30 + shift}
+        for name, x in pairs.items():
+            target = y + 30 if name == "far" else y
+            found = x.to(device).requires_grad_(), target.to(device)
+            rows.append({"d": d, "case": name, **errors(*found, silverman(1.0, 1024))})
     return rows
 
 
@@ -166,27 +143,18 @@ def _compile(chosen, d):
 
 
 def sweep(n, d, device, out, results, until):
-    """Times and errors of the tiles at one size; then peers at the best."""
+    """Times and errors of the tiles at one size; the best of them."""
     x, y = points(n, d, device)
-    gamma, operations = silverman(1.0, n), PRODUCTS * 2 * n * n * d
-    section = {"n": n, "d": d, "operations": operations, "tiles": []}
+    gamma = silverman(1.0, n)
+    section = {"n": n, "d": d, "tiles": []}
     results["sweep"] = section
-    side = 8192 if device == "cuda" else 256
-    a = torch.randn(side, side, device=device)
-    for name, tf32 in (("tf32", True), ("fp32", False)):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        taken = seconds(lambda: a @ a, device, 5)["min_s"]
-        section[f"measured_{name}_per_s"] = 2 * side**3 / taken
-    section["bound_s"] = {
-        "tf32x3_peak": 3 * operations / TF32_PEAK,
-        "fp32_peak": operations / FP32_PEAK,
-        "tf32x3_measured": 3 * operations / section["measured_tf32_per_s"],
-        "fp32_measured": operations / section["measured_fp32_per_s"],
-    }
+    tiles = TILES if device == "cuda" else TILES[:1]
     if device == "cuda":
+        start = time.monotonic()
         with _processes() as pool:
-            list(pool.map(_compile, TILES, [d] * len(TILES)))
-    for chosen in TILES[:1] if device == "cpu" else TILES:
+            list(pool.map(_compile, tiles, [d] * len(tiles)))
+        section["compiled_s"] = time.monotonic() - start
+    for chosen in tiles:
         if time.monotonic() > until:
             break
         section["tiles"].append(_try(chosen, x, y, gamma, device))
@@ -195,11 +163,28 @@ def sweep(n, d, device, out, results, until):
     good = [t for t in section["tiles"] if t.get("gradient", 1) < 1e-5 and t["value"] < 1e-5]
     if not good:
         return fused.Tile()
-    best = min(good, key=lambda t: t["min_s"])
-    section["best"] = best
-    section["share_of_bound"] = {k: v / best["min_s"] for k, v in section["bound_s"].items()}
-    keep(out, results)
-    return fused.Tile(*best["tile"])
+    section["best"] = min(good, key=lambda t: t["min_s"])
+    return fused.Tile(*section["best"]["tile"])
+
+
+def bounds(n, d, device):
+    """Least seconds of the products of the Gram form, by number format: peak and as measured."""
+    operations, side = PRODUCTS * 2 * n * n * d, 8192 if device == "cuda" else 256
+    found = {"operations": operations}
+    a = torch.randn(side, side, device=device)
+    for name, (peak, passes) in PEAKS.items():
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        factor = a.bfloat16() if name == "bf16" else a
+        taken = seconds(lambda factor=factor: factor @ factor, device, 5)["min_s"]
+        rate = 2 * side**3 / taken
+        found[name] = {
+            "passes": passes,
+            "peak_s": passes * operations / peak,
+            "measured_per_s": rate,
+            "measured_s": passes * operations / rate,
+        }
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return found
 
 
 def _try(chosen, x, y, gamma, device):
@@ -217,7 +202,6 @@ def peers(n, d, device, chosen):
     """Ours in three forms beside the authors' two, in turn."""
     x, y = points(n, d, device)
     gamma = silverman(1.0, n)
-    torch.backends.cuda.matmul.allow_tf32 = False
     forms = {
         "ours": lambda a, b: two_sample(a, b, gamma),
         "ours_exact": lambda a, b: two_sample(a, b, gamma, "exact"),
@@ -314,189 +298,50 @@ def _rates(nets, given, loss, device, rounds):
     return found
 
 
-def read(path, device):
-    """CIFAR-10's images, or MNIST's test images split in training and test."""
-    if path.is_file():
-        return cifar10.load(path, device)
-    found = []
-    for name, offset in (("t10k-images-idx3-ubyte.gz", 16), ("t10k-labels-idx1-ubyte.gz", 8)):
-        raw = gzip.decompress((path / name).read_bytes())
-        found.append(np.frombuffer(raw, np.uint8, -1, offset))
-    pixels, labels = found[0].reshape(-1, 28, 28, 1).copy(), found[1].astype(np.int64)
-    parts = split(Labelled(pixels, labels), [str(digit) for digit in range(10)])
-    train, test = ([torch.from_numpy(a) for a in part] for part in (parts.train, parts.test))
-    return images.from_tensors(train, test, list(parts.classes), device)
-
-
-def data_of(found, device, quick):
-    """The set as a run would hold it: a tenth of the training images to validate."""
-    few = slice(0, 300 if quick else None)
-    pixels, labels = found.train[few], found.train_labels[few]
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0)).to(device)
-    held = len(pixels) // 10
-    kept, rest = order[:held], order[held:]
-    test, test_labels = found.test[few], found.test_labels[few]
-    return setup.Data(
-        pixels[rest], labels[rest], pixels[kept], test, test_labels, list(found.classes)
-    )
-
-
-def quality_spec(data, options, seed):
-    conv = data.shape.channels == 3
-    phase = {"max_steps": options.steps, "validate_every": options.steps}
-    small = options.quick
-    return {
-        "kind": "lcw.train",
-        "data": {"dataset": "given"},
-        "seed": seed,
-        "arch": {
-            "preset": "conv" if conv else "mlp",
-            "latent_dim": 64 if conv else 8,
-            "width": 8 if small else None,
-            "generator": {"depth": 5, "width": 16 if small else 512},
-        },
-        "phase1": {**phase, "objective": options.objective},
-        "phase2": phase,
-        "evaluation": {
-            "num_samples": 100 if small else 10_000,
-            "classifier_steps": 5 if small else 1500,
-            "baselines": ["gmm10", "normal", *PEERS],
-        },
-    }
-
-
-@contextmanager
-def one_scale(data, options, device):
-    """The same features for all seeds and options: on a GPU a training is not repeated exactly."""
-    with TemporaryDirectory() as folder:
-        spec = LcwTrain.model_validate(quality_spec(data, options, 0))
-        found = evaluate.make(spec, data, Run(Path(folder), device=device))
-    kept, evaluate.make = evaluate.make, lambda *_: found
-    try:
-        yield found
-    finally:
-        evaluate.make = kept
-
-
-def quality(data, features, options, seed, *, device):
-    """Scores of method, options and peers for one seed, all with the same number of steps."""
-    fields = quality_spec(data, options, seed)
-    spec = LcwTrain.model_validate(fields)
-    times = {}
-    with TemporaryDirectory() as folder:
-        run = Run(Path(folder), device=device, checkpoint_interval_s=1e9)
-        job = setup.make_job(spec, data, run)
-        for number, name in enumerate(spec.steps()):
-            start = time.perf_counter()
-            if name in ("autoencoder", "generator"):
-                make = {"autoencoder": setup.autoencoder_stage, "generator": setup.generator_stage}
-                job.train(number, make[name](job, data))
-            else:
-                job.train(number, setup.baseline_stage(job, data, name))
-            _wait(device)
-            times[name] = time.perf_counter() - start
-        start = time.perf_counter()
-        figures, _ = evaluate.evaluate(job, data, run)
-        times["evaluation"] = time.perf_counter() - start
-        real = features.of(data.train)
-        for name in options.variants.split(","):
-            change = VARIANTS[name]
-            other = LcwTrain.model_validate({**fields, "phase2": {**fields["phase2"], **change}})
-            again = setup.make_job(other, data, run)
-            again.nets.encoder.load_state_dict(job.nets.encoder.state_dict())
-            again.nets.decoder.load_state_dict(job.nets.decoder.state_dict())
-            again.state.stage = 1
-            again.train(1, setup.generator_stage(again, data))
-            width = (spec.evaluation.num_samples, spec.arch.inputs)
-            draws = noise(seed, "samples", 0, width, device)
-            latents = nets.in_parts(again.nets.generator, draws)
-            made = evaluate.decode(again.nets.decoder, latents)
-            score = evaluate.scores.frechet(features.of(made), real)
-            figures["scores"][name] = {"frechet": score, "phase2": change}
-    kept = ("features", "floor", "scores", "reconstruction", "latent", "memorisation")
-    return {"seed": seed, "seconds": times, **{name: figures[name] for name in kept}}
-
-
-def summary(rows):
-    """Mean and standard deviation over seeds of every Frechet distance."""
-    found = {}
-    for name in rows[0]["scores"]:
-        values = [row["scores"][name]["frechet"] for row in rows]
-        mean = sum(values) / len(values)
-        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1))
-        found[name] = {"mean": mean, "sd": spread, "seeds": len(values)}
-    floors = [row["floor"]["frechet"] for row in rows]
-    return found | {"floor": {"mean": sum(floors) / len(floors)}}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--budget-s", type=float, default=240)
-    parser.add_argument("--data", type=Path, nargs="*", default=[])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--objective", default="cw2", choices=("ae", "cwae", "cw2"))
+    parser.add_argument("--budget-s", type=float, default=150)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert options.quick or options.quality or device == "cuda", "no GPU: give --quick"
-    until = time.monotonic() + options.budget_s
-    told = vars(options) | {"data": [path.name for path in options.data]}
-    told = {name: str(value) for name, value in told.items() if name != "out"}
-    results = {"machine": machine(device), "options": told}
-    if options.quality:
-        _quality(options, device, results, until)
-        return
+    assert options.quick or device == "cuda", "no GPU: give --quick"
+    started = time.monotonic()
+    until = started + options.budget_s
+    results = {"machine": machine(device)}
     size = (512, 32) if device == "cpu" else (16_384, 128)
-    chosen = sweep(*size, device, options.out, results, until - options.budget_s / 3)
-    if time.monotonic() < until:
-        results["correctness"] = correctness(device)
-        print("correct", flush=True)
-        keep(options.out, results)
-    results["delicate"] = delicate(device)
-    keep(options.out, results)
+    chosen = sweep(*size, device, options.out, results, started + options.budget_s / 2)
     results["peers"] = []
-    for n, d in (size, (size[0] // 4, 64), (256, 64)):
-        results["peers"].append(peers(n, d, device, chosen))
-        print(n, d, results["peers"][-1]["over_ours"], flush=True)
-        keep(options.out, results)
-    results["images_per_s"] = steps(device, 3 if device == "cpu" else 50)
-    print(results["images_per_s"])
-    keep(options.out, results)
-
-
-def _quality(options, device, results, until):
-    if options.quick:
-        options.steps, options.seeds = 4, [0]
-    sets = {path.name: data_of(read(path, device), device, options.quick) for path in options.data}
-    results["sets"] = {name: {"runs": []} for name in sets}
-    for name, data in sets.items():
-        with one_scale(data, options, device) as features:
-            _seeds(
-                partial(quality, data, features, options, device=device),
-                options,
-                results,
-                name,
-                until,
-            )
-
-
-def _seeds(score, options, results, name, until):
-    section, longest = results["sets"][name], 0.0
-    for seed in options.seeds:
-        if time.monotonic() + longest > until:
+    sections = [
+        *(partial(_peers, results, n, d, device, chosen) for n, d in (size, (size[0] // 4, 64))),
+        partial(_bounds, results, size, device),
+        lambda: results.update(correctness=correctness(device)),
+        lambda: results.update(delicate=delicate(device)),
+        lambda: results.update(images_per_s=steps(device, 3 if device == "cpu" else 50)),
+    ]
+    for section in sections:
+        if time.monotonic() > until:
             print("the budget ends here")
-            return
-        start = time.monotonic()
-        section["runs"].append(score(seed))
-        section["frechet"] = summary(section["runs"])
-        longest = max(longest, time.monotonic() - start)
-        print(name, seed, section["runs"][-1]["seconds"])
-        print({k: round(v["mean"], 3) for k, v in section["frechet"].items()}, flush=True)
+            break
+        section()
         keep(options.out, results)
+        print(f"{time.monotonic() - started:.0f} s", flush=True)
+
+
+def _peers(results, n, d, device, chosen):
+    results["peers"].append(peers(n, d, device, chosen))
+    print(n, d, results["peers"][-1]["over_ours"], flush=True)
+
+
+def _bounds(results, size, device):
+    """Beside the time of the kernel at this size, in the same run."""
+    found = bounds(*size, device)
+    taken = results["peers"][0]["forms"]["ours"]["min_s"]
+    for name in PEAKS:
+        for kind in ("peak", "measured"):
+            found[name][f"share_of_{kind}"] = found[name][f"{kind}_s"] / taken
+    results["bounds"] = found
+    print({name: round(found[name]["share_of_peak"], 3) for name in PEAKS}, flush=True)
 
 
 if __name__ == "__main__":
