@@ -31,21 +31,23 @@ class Tiles(NamedTuple):
         channels: of a tile.
         narrow: channels of a tile of the input's gradient.
         slots: re-used ones of a tile.
-        moved: pixels of a tile of their sums, for 64 outputs; fewer for more.
+        moved: pixels of a tile of their values and sums.
         group: re-used slots of a tile of the planes' gradient.
         image: pixels of a tile of one image.
-        programs: of four warps, about as many as work at sums over pixels.
+        scans: programs of four warps, about as many as work at the statistics.
+        programs: the same of the products over pixels.
         lanes: programs a part that share the re-used slots, or planes.
     """
 
-    pixels: int = 128
+    pixels: int = 64
     sums: int = 64
     channels: int = 64
     narrow: int = 32
     slots: int = 16
-    moved: int = 64
+    moved: int = 32
     group: int = 8
     image: int = 128
+    scans: int = 1056
     programs: int = 528
     lanes: int = 8
 
@@ -72,20 +74,15 @@ class _Parts(NamedTuple):
     splits: int
 
 
-def _parts(shape: _Shape, outputs: int) -> _Parts:
+def _parts(shape: _Shape, programs: int) -> _Parts:
     t = TILES
-    wanted = max(1, 4 * t.programs // (_warps(outputs) * _over(shape.c, t.channels)))
+    wanted = max(1, programs // _over(shape.c, t.channels))
     rows = _over(_over(shape.pixels, wanted), t.sums) * t.sums
     return _Parts(rows, _over(shape.pixels, rows))
 
 
 def _outputs(outputs: int) -> dict[str, int]:
     return {"OUT": outputs, "BO": max(16, _power(outputs))}
-
-
-def _warps(outputs: int) -> int:
-    """Of programs that keep sums for each output."""
-    return 4 if outputs <= 64 else 8
 
 
 @torch.library.custom_op("sextant::shifted_conv", mutates_args=())
@@ -110,7 +107,7 @@ def _forward(
     out, batch, coefficients, table, flat, z = made = _made(x, weight)
     flat.copy_(weight.t())
     tabulate(source, table.zero_(), shape.c)
-    parts = _parts(shape, len(weight))
+    parts = _parts(shape, TILES.scans)
     partial = batch.new_empty(2, parts.splits, shape.c)
     _place(x, source, table, shift, z, partial, parts, training=training)
     k.finish[(_over(shape.c, 8),)](
@@ -135,7 +132,7 @@ def _place(
         )  # fmt: skip
     k.place[(parts.splits, t.lanes)](
         planes, table, shift, z, partial, shape.pixels, shape.c, *parts, H=shape.h, W=shape.w,
-        STATS=training, BM=t.slots, BP=t.sums,
+        STATS=training, BM=t.slots, BP=t.moved,
     )  # fmt: skip
 
 
@@ -160,7 +157,6 @@ def _mix(
         x, source if root is None else root, source, z, table, coefficients, flat, out,
         shape.pixels, shape.c // shape.align, slots // align, ALIGN=shape.align, SLOT_ALIGN=align,
         GATHER=root is not None, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
-        num_warps=_warps(flat.shape[1]),
     )  # fmt: skip
 
 
@@ -197,18 +193,19 @@ def _backward(
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
     shape, k, t = _Shape(*x.shape), _products(), TILES
-    p, c, align, parts = shape.pixels, shape.c, shape.align, _parts(shape, flat.shape[1])
-    outputs = _outputs(flat.shape[1])
+    p, c, align = shape.pixels, shape.c, shape.align
+    outputs, warps = _outputs(flat.shape[1]), 4 if flat.shape[1] <= 64 else 8
+    parts = _parts(shape, 4 * t.programs // warps)
     out_c = (flat.shape[1], c)
     partial = coefficients.new_empty(parts.splits, 2, *out_c)
     k.reduce_own[(parts.splits, _over(c, t.channels))](
         x, grad, source, coefficients, partial, p, c // align, parts.rows, ALIGN=align, **outputs,
-        BP=t.sums, BC=t.channels, num_warps=_warps(flat.shape[1]),
+        BP=t.sums, BC=t.channels, num_warps=warps,
     )  # fmt: skip
     planes, moved = _lifted(x, table), torch.empty_like(z)
     k.reduce_moved[(parts.splits, t.lanes)](
         z, grad, flat, table, coefficients, moved, partial, p, c, parts.rows, **outputs,
-        BP=max(16, t.moved * 64 // max(64, outputs["BO"])), BM=t.slots,
+        BP=t.moved if outputs["BO"] <= 128 else 16, BM=t.slots,
     )  # fmt: skip
     sums, weights = partial.new_empty(2, c), partial.new_empty(out_c)
     k.finish_products[(_over(c, 8),)](
@@ -267,7 +264,7 @@ def _compact(
     table.zero_()
     if moves:
         tabulate(source, table, x.shape[1])
-        parts = _parts(_Shape(*x.shape), len(weight))
+        parts = _parts(_Shape(*x.shape), TILES.scans)
         _place(x, source, table, shift, z, coefficients, parts, training=False)
     flat = x.new_empty(weight.shape[1], len(weight)).copy_(weight.t())
     _mix(x, root if gathers else None, source, z, table, coefficients, flat, out)

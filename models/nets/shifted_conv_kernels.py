@@ -22,7 +22,6 @@ from models.nets.shifted_norm_kernels import (
     RSTD,
     SCALE,
     SLOT,
-    moved_tile,
     shift_of,
     taps,
 )
@@ -91,23 +90,27 @@ def place(
         rows = j + tl.arange(0, BM)
         real = rows < count
         slot = tl.load(table + SLOT * C + rows, real, 0)
-        plane = tl.load(table + PLANE * C + rows, real, 0)
-        pivot = tl.load(planes + plane.to(tl.int64) * P + first, real, 0.0).to(tl.float32)
+        plane = tl.load(table + PLANE * C + rows, real, 0).to(tl.int64) * P
+        ix, iy, fx, fy = shift_of(shift, slot, real, H, W)
+        ix, iy, fx, fy = ix[:, None], iy[:, None], fx[:, None], fy[:, None]
+        pivot = tl.load(planes + plane + first, real, 0.0).to(tl.float32)[:, None]
         for start in range(first, end, BP):
             p = start + tl.arange(0, BP)
-            _, _, mask, value = moved_tile(
-                planes, table, shift, P, C, p, p < end, j, count, BM, H, W
-            )
-            value = value.to(z.dtype.element_ty)
+            mask = real[:, None] & (p < end)[None, :]
+            q = p % (H * W)
+            at = planes + plane[:, None] + (p - q)[None, :]
+            a, b, c, d = taps(at, (q // W)[None, :], (q % W)[None, :], ix, iy, mask, H, W)
+            upper = a + (b - a) * fx
+            value = (upper + (c + (d - c) * fx - upper) * fy).to(z.dtype.element_ty)
             tl.store(z + rows.to(tl.int64)[:, None] * P + p[None, :], value, mask)
-            gap = tl.where(mask, value.to(tl.float32) - pivot[:, None], 0.0)
+            gap = tl.where(mask, value.to(tl.float32) - pivot, 0.0)
             sums += gap
             squares += gap * gap
         if STATS:
             total = tl.sum(sums, 1)
             pixels = (end - first).to(tl.float32)
             row = partial + tl.program_id(0) * C + slot
-            tl.store(row, pivot + total / pixels, real)
+            tl.store(row, tl.sum(pivot, 1) + total / pixels, real)
             tl.store(row + SPLITS * C, tl.sum(squares, 1) - total * total / pixels, real)
 
 
@@ -142,8 +145,8 @@ def mix(
         s = start + tl.arange(0, BC)
         inside = s < S
         own = inside & (tl.load(source + s, inside, 0) < 0)
-        scale = tl.load(coefficients + SCALE * S + s, own, 0.0)
-        offset = tl.load(coefficients + OFFSET * S + s, own, 0.0)
+        scale = tl.where(own, tl.load(coefficients + SCALE * S + s, inside, 0.0), 0.0)
+        offset = tl.where(own, tl.load(coefficients + OFFSET * S + s, inside, 0.0), 0.0)
         c = s
         if GATHER:
             c = tl.load(root + s, inside, 0).to(tl.int32)
