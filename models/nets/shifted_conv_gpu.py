@@ -47,7 +47,7 @@ class Tiles(NamedTuple):
     moved: int = 32
     group: int = 8
     image: int = 128
-    scans: int = 1056
+    scans: int = 1024
     programs: int = 528
     lanes: int = 8
 
