@@ -30,7 +30,9 @@ def test_a_job_through_the_programs_is_the_job_without(tmp_path, make_spec, monk
     """As graphs, eagerly and by products: the same rounds, losses of torch, exports that agree.
 
     The first rounds are decided by sums that agree to rounding; the last loss has gone through all.
+    Without TF32, where cuDNN's convolutions differ from the products: 5 % of the loss in the end.
     """
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     parts = [synthetic.blobs(n, 4, 8, 1, seed) for n, seed in ((64, 1), (32, 2))]
     data = images.from_tensors(*map(list, parts), list("abcd"), "cuda")
     monkeypatch.setattr(images, "load", lambda *_: data)
