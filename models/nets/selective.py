@@ -99,9 +99,9 @@ class CompactUnit(nn.Module):
         self.source: Int64[Tensor, slots]  # as in SelectiveUnit
         self.coefficients: Float[Tensor, "4 slots"]  # mean, 1 / std, scale, offset
         self.register_buffer("source", torch.zeros(slots, dtype=torch.int64), persistent=False)
-        self.register_buffer("coefficients", torch.ones(4, slots), persistent=False)
-        self.moves, self.gathers = False, True
-        self.register_load_state_dict_post_hook(lambda unit, _: unit.prepare())
+        self.register_buffer("coefficients", torch.zeros(4, slots), persistent=False)
+        self.prepare()
+        self.register_load_state_dict_post_hook(_prepare)
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -137,3 +137,7 @@ class CompactUnit(nn.Module):
 
     def _convolve(self, a: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
         return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)
+
+
+def _prepare(unit: CompactUnit, _: object) -> None:
+    unit.prepare()
