@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.nets import shifted_conv_gpu, shifted_norm_gpu
+from models.nets import compact_gpu, shifted_conv_gpu, shifted_norm_gpu
 from models.nets.preactivation import Unit
 from models.nets.shifted_norm import sample
 from models.nets.shifted_norm_cpu import TYPES, ShiftedNorm, gather
@@ -99,9 +99,9 @@ class CompactUnit(nn.Module):
         self.source: Int64[Tensor, slots]  # as in SelectiveUnit
         self.coefficients: Float[Tensor, "4 slots"]  # mean, 1 / std, scale, offset
         self.register_buffer("source", torch.zeros(slots, dtype=torch.int64), persistent=False)
-        self.register_buffer("coefficients", torch.ones(4, slots), persistent=False)
-        self.moves, self.gathers = False, True
-        self.register_load_state_dict_post_hook(lambda unit, _: unit.prepare())
+        self.register_buffer("coefficients", torch.zeros(4, slots), persistent=False)
+        self.prepare()
+        self.register_load_state_dict_post_hook(_prepare)
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -126,9 +126,9 @@ class CompactUnit(nn.Module):
         """By programs, where the channels are not just those of the input, one after the other."""
         slots = (self.root, self.source, self.shift, self.coefficients, self.moves, self.gathers)
         if self.weight.shape[-1] == 1 and shifted_conv_gpu.fits(x, len(self.weight)):
-            return shifted_conv_gpu.compact_conv(x, self.weight, *slots)
+            return compact_gpu.compact_conv(x, self.weight, *slots)
         if self.moves or self.gathers or len(self.root) < x.shape[1]:
-            return self._convolve(shifted_norm_gpu.compact_norm(x, *slots))
+            return self._convolve(compact_gpu.compact_norm(x, *slots))
         return self._convolve(self._activate(x))
 
     def _activate(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b slots h w"]:
@@ -137,3 +137,7 @@ class CompactUnit(nn.Module):
 
     def _convolve(self, a: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
         return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)
+
+
+def _prepare(unit: CompactUnit, _: object) -> None:
+    unit.prepare()

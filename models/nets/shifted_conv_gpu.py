@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.nets import shifted_norm_gpu
-from models.nets.shifted_norm_gpu import _over, _power, _programs, _Shape, table_size, tabulate
+from models.nets.shifted_norm_gpu import Shape, over, power, programs, table_size, tabulate
 
 TYPES = (torch.bfloat16, torch.float16)  # in float32 the products would not be the fast ones
 MOST_OUTPUTS = 256  # one tile holds them all
@@ -31,21 +31,23 @@ class Tiles(NamedTuple):
         channels: of a tile.
         narrow: channels of a tile of the input's gradient.
         slots: re-used ones of a tile.
-        moved: pixels of a tile of their sums, for 64 outputs; fewer for more.
+        moved: pixels of a tile of their values and sums.
         group: re-used slots of a tile of the planes' gradient.
         image: pixels of a tile of one image.
-        programs: of four warps, about as many as work at sums over pixels.
+        scans: programs of four warps, about as many as work at the statistics.
+        programs: the same of the products over pixels.
         lanes: programs a part that share the re-used slots, or planes.
     """
 
-    pixels: int = 128
+    pixels: int = 64
     sums: int = 64
     channels: int = 64
     narrow: int = 32
     slots: int = 16
-    moved: int = 64
+    moved: int = 32
     group: int = 8
     image: int = 128
+    scans: int = 1024
     programs: int = 528
     lanes: int = 8
 
@@ -65,27 +67,29 @@ def _products() -> Any:
     return shifted_conv_kernels
 
 
-class _Parts(NamedTuple):
+@cache
+def _products_back() -> Any:
+    from models.nets import shifted_conv_back
+
+    return shifted_conv_back
+
+
+class Parts(NamedTuple):
     """How a sum over pixels is split."""
 
     rows: int
     splits: int
 
 
-def _parts(shape: _Shape, outputs: int) -> _Parts:
+def parts_of(shape: Shape, programs: int) -> Parts:
     t = TILES
-    wanted = max(1, 4 * t.programs // (_warps(outputs) * _over(shape.c, t.channels)))
-    rows = _over(_over(shape.pixels, wanted), t.sums) * t.sums
-    return _Parts(rows, _over(shape.pixels, rows))
+    wanted = max(1, programs // over(shape.c, t.channels))
+    rows = over(over(shape.pixels, wanted), t.sums) * t.sums
+    return Parts(rows, over(shape.pixels, rows))
 
 
 def _outputs(outputs: int) -> dict[str, int]:
-    return {"OUT": outputs, "BO": max(16, _power(outputs))}
-
-
-def _warps(outputs: int) -> int:
-    """Of programs that keep sums for each output."""
-    return 4 if outputs <= 64 else 8
+    return {"OUT": outputs, "BO": max(16, power(outputs))}
 
 
 @torch.library.custom_op("sextant::shifted_conv", mutates_args=())
@@ -106,65 +110,64 @@ def _forward(
     That is: coefficients, table, weights [c, o] in the input's precision, values of the slots.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, k = _Shape(*x.shape), _programs()
-    out, batch, coefficients, table, flat, z = made = _made(x, weight)
+    shape, k = Shape(*x.shape), programs()
+    out, batch, coefficients, table, flat, z = made = outputs_of(x, weight)
     flat.copy_(weight.t())
     tabulate(source, table.zero_(), shape.c)
-    parts = _parts(shape, len(weight))
+    parts = parts_of(shape, TILES.scans)
     partial = batch.new_empty(2, parts.splits, shape.c)
-    _place(x, source, table, shift, z, partial, parts, training=training)
-    k.finish[(_over(shape.c, 8),)](
+    place(x, source, table, shift, z, partial, parts, training=training)
+    k.finish[(over(shape.c, 8),)](
         partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
-        STATS=training, BS=_power(parts.splits), BC=8,
+        STATS=training, BS=power(parts.splits), BC=8,
     )  # fmt: skip
-    _mix(x, None, source, z, table, coefficients, flat, out)
+    mix(x, None, source, z, table, coefficients, flat, out)
     return made
 
 
-def _place(
+def place(
     x: Tensor, source: Tensor, table: Tensor, shift: Tensor, z: Tensor, partial: Tensor,
-    parts: _Parts, *, training: bool,
+    parts: Parts, *, training: bool,
 ) -> None:  # fmt: skip
     """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too."""
-    shape, t, k = _Shape(*x.shape), TILES, _products()
+    shape, t, k = Shape(*x.shape), TILES, _products()
     planes = _lifted(x, table)
     if training:
-        k.measure[(parts.splits, _over(shape.c, t.channels))](
+        k.measure[(parts.splits, over(shape.c, t.channels))](
             x, source, partial, shape.pixels, shape.c // shape.align, *parts, ALIGN=shape.align,
             BP=t.sums, BC=t.channels,
         )  # fmt: skip
     k.place[(parts.splits, t.lanes)](
         planes, table, shift, z, partial, shape.pixels, shape.c, *parts, H=shape.h, W=shape.w,
-        STATS=training, BM=t.slots, BP=t.sums,
+        STATS=training, BM=t.slots, BP=t.moved,
     )  # fmt: skip
 
 
 def _lifted(x: Tensor, table: Tensor) -> Tensor:
     """The channels that re-used slots read, one after the other."""
-    shape, t = _Shape(*x.shape), TILES
+    shape, t = Shape(*x.shape), TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
-    _products().lift[(_over(shape.pixels, t.pixels),)](
+    _products().lift[(over(shape.pixels, t.pixels),)](
         x, table, planes, shape.pixels, shape.c, BP=t.pixels, BM=t.slots
     )
     return planes
 
 
-def _mix(
+def mix(
     x: Tensor, root: Tensor | None, source: Tensor, z: Tensor, table: Tensor, coefficients: Tensor,
     flat: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """Fill ``out`` with the product of activation and weights [s, o]."""
-    shape, slots, t = _Shape(*x.shape), len(flat), TILES
+    shape, slots, t = Shape(*x.shape), len(flat), TILES
     align = gcd(slots, 8)
-    _products().mix[(_over(shape.pixels, t.pixels),)](
+    _products().mix[(over(shape.pixels, t.pixels),)](
         x, source if root is None else root, source, z, table, coefficients, flat, out,
         shape.pixels, shape.c // shape.align, slots // align, ALIGN=shape.align, SLOT_ALIGN=align,
         GATHER=root is not None, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
-        num_warps=_warps(flat.shape[1]),
     )  # fmt: skip
 
 
-def _made(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def outputs_of(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, c, h, w = x.shape
     return (
         x.new_empty(n, h, w, len(weight)).permute(0, 3, 1, 2),
@@ -178,7 +181,7 @@ def _made(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
 
 @_forward.register_fake
 def _(x: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, ...]:
-    return _made(x, weight)
+    return outputs_of(x, weight)
 
 
 @torch.library.custom_op("sextant::shifted_conv_backward", mutates_args=())
@@ -196,32 +199,33 @@ def _backward(
     """Gradients of the input, the weights and the shift; sums [2, c]: those of bias and gain."""
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    shape, k, t = _Shape(*x.shape), _products(), TILES
-    p, c, align, parts = shape.pixels, shape.c, shape.align, _parts(shape, flat.shape[1])
-    outputs = _outputs(flat.shape[1])
+    shape, k, t = Shape(*x.shape), _products_back(), TILES
+    p, c, align = shape.pixels, shape.c, shape.align
+    outputs, warps = _outputs(flat.shape[1]), 4 if flat.shape[1] <= 64 else 8
+    parts = parts_of(shape, 4 * t.programs // warps)
     out_c = (flat.shape[1], c)
     partial = coefficients.new_empty(parts.splits, 2, *out_c)
-    k.reduce_own[(parts.splits, _over(c, t.channels))](
+    k.reduce_own[(parts.splits, over(c, t.channels))](
         x, grad, source, coefficients, partial, p, c // align, parts.rows, ALIGN=align, **outputs,
-        BP=t.sums, BC=t.channels, num_warps=_warps(flat.shape[1]),
+        BP=t.sums, BC=t.channels, num_warps=warps,
     )  # fmt: skip
     planes, moved = _lifted(x, table), torch.empty_like(z)
     k.reduce_moved[(parts.splits, t.lanes)](
         z, grad, flat, table, coefficients, moved, partial, p, c, parts.rows, **outputs,
-        BP=max(16, t.moved * 64 // max(64, outputs["BO"])), BM=t.slots,
+        BP=t.moved if outputs["BO"] <= 128 else 16, BM=t.slots,
     )  # fmt: skip
     sums, weights = partial.new_empty(2, c), partial.new_empty(out_c)
-    k.finish_products[(_over(c, 8),)](
+    k.finish_products[(over(c, 8),)](
         partial.sum(0), flat, coefficients, sums, weights, c, **outputs, BC=8
     )
-    tiles = _over(shape.h * shape.w, t.image)
+    tiles = over(shape.h * shape.w, t.image)
     back, shifts = x.new_empty(z.shape, dtype=torch.float32), sums.new_zeros(c, 2, shape.n * tiles)
     k.back_planes[(shape.n, tiles, t.lanes)](
         planes, z, table, shift, coefficients, sums, moved, back, shifts, p, c, TRAINING=training,
         H=shape.h, W=shape.w, BM=t.group, BP=t.image,
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(_over(p, t.sums),)](
+    k.back_own[(over(p, t.sums),)](
         x, grad, flat, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
         TRAINING=training, **outputs, BP=t.sums, BC=t.narrow,
     )  # fmt: skip
@@ -249,48 +253,6 @@ def _differentiate(ctx: Any, grad: Tensor, *_: object) -> tuple[Tensor | None, .
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
-
-
-@torch.library.custom_op("sextant::compact_conv", mutates_args=())
-def _compact(
-    x: Tensor,
-    weight: Tensor,
-    root: Tensor,
-    source: Tensor,
-    shift: Tensor,
-    coefficients: Tensor,
-    moves: bool,
-    gathers: bool,
-) -> Tensor:
-    x = x.contiguous(memory_format=torch.channels_last)
-    out, _, _, table, _, z = _made(x, weight)
-    table.zero_()
-    if moves:
-        tabulate(source, table, x.shape[1])
-        parts = _parts(_Shape(*x.shape), len(weight))
-        _place(x, source, table, shift, z, coefficients, parts, training=False)
-    flat = x.new_empty(weight.shape[1], len(weight)).copy_(weight.t())
-    _mix(x, root if gathers else None, source, z, table, coefficients, flat, out)
-    return out
-
-
-@_compact.register_fake
-def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
-    return _made(x, weight)[0]
-
-
-def compact_conv(
-    x: Float[Tensor, "n c h w"],
-    weight: Float[Tensor, "o s 1 1"],
-    root: Int64[Tensor, "s"],
-    source: Int64[Tensor, "s"],
-    shift: Float[Tensor, "s 2"],
-    coefficients: Float[Tensor, "4 s"],
-    moves: bool,
-    gathers: bool,
-) -> Float[Tensor, "n o h w"]:
-    """The weights' product with what :func:`shifted_norm_gpu.compact_norm` gives; no gradients."""
-    return _compact(x, weight.flatten(1), root, source, shift, coefficients, moves, gathers)
 
 
 def shifted_conv(

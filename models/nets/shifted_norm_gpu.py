@@ -49,7 +49,7 @@ def fits(x: Tensor) -> bool:
 
 
 @cache
-def _programs() -> Any:
+def programs() -> Any:
     from models.nets import shifted_norm_kernels
 
     return shifted_norm_kernels
@@ -62,7 +62,7 @@ def _programs_back() -> Any:
     return shifted_norm_back
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
     """A map [n, c, h, w] as a matrix of pixels and channels, and how sums over it are split."""
 
     n: int
@@ -90,16 +90,16 @@ class _Shape(NamedTuple):
         return -(-self.pixels // self.rows)
 
 
-def _over(count: int, size: int) -> int:
+def over(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def _power(size: int) -> int:
+def power(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _tile_of_sums(shape: _Shape) -> dict[str, int]:
-    return {"BS": _power(shape.splits), "BC": 8, "num_warps": 4}
+def _tile_of_sums(shape: Shape) -> dict[str, int]:
+    return {"BS": power(shape.splits), "BC": 8, "num_warps": 4}
 
 
 @torch.library.custom_op("sextant::shifted_norm", mutates_args=())
@@ -116,21 +116,21 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The activation in the order NHWC; mean and unbiased variance; two tables for the way back."""
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, k, t = _Shape(*x.shape), _programs(), TILES
+    shape, k, t = Shape(*x.shape), programs(), TILES
     a, batch, coefficients, table = _outputs(x)
     tabulate(source, table.zero_(), shape.c)
     partial = batch.new_empty(2, shape.splits, shape.c)
-    planes = _planes(x, source, table, partial, shape, training=training)
+    planes = planes_of(x, source, table, partial, shape, training=training)
     sizes = {"H": shape.h, "W": shape.w, "BP": t.pixels, "BM": t.slots, "num_warps": t.warps}
     if training:
         k.scan_moved[(shape.splits, t.lanes)](
             planes, table, shift, partial, shape.pixels, shape.c, shape.rows, shape.splits, **sizes
         )
-    k.finish[(_over(shape.c, 8),)](
+    k.finish[(over(shape.c, 8),)](
         partial, weight, bias, mean, var, coefficients, batch, eps,
         shape.pixels, shape.c, shape.rows, shape.splits, STATS=training, **_tile_of_sums(shape),
     )  # fmt: skip
-    _apply(x, None, planes, table, shift, coefficients, a)
+    apply(x, None, planes, table, shift, coefficients, a)
     return a, batch, coefficients, table
 
 
@@ -141,12 +141,12 @@ def table_size(channels: int) -> int:
 
 def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
     """Fill a table of zeros: which slots are re-used, which channels they read."""
-    grid = _programs().tabulate[(1,)]
-    size = _power(max(2, channels))
+    grid = programs().tabulate[(1,)]
+    size = power(max(2, channels))
     grid(source, table, len(source), channels, BC=size, BI=min(size, 16), num_warps=8)
 
 
-def _apply(
+def apply(
     x: Tensor,
     root: Tensor | None,
     planes: Tensor,
@@ -155,8 +155,8 @@ def _apply(
     coefficients: Tensor,
     out: Tensor,
 ) -> None:
-    shape, slots, t = _Shape(*x.shape), out.shape[1], TILES
-    _programs().apply[(_over(shape.pixels, t.pixels),)](
+    shape, slots, t = Shape(*x.shape), out.shape[1], TILES
+    programs().apply[(over(shape.pixels, t.pixels),)](
         x, shift if root is None else root, planes, table, shift, coefficients, out, shape.pixels,
         shape.c // shape.align, slots // gcd(slots, 8), ALIGN=shape.align, OUT_ALIGN=gcd(slots, 8),
         GATHER=root is not None, H=shape.h, W=shape.w, BP=t.pixels, BC=t.channels, BM=t.slots,
@@ -179,13 +179,13 @@ def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _outputs(x)
 
 
-def _planes(
-    x: Tensor, source: Tensor, table: Tensor, partial: Tensor, shape: _Shape, *, training: bool
+def planes_of(
+    x: Tensor, source: Tensor, table: Tensor, partial: Tensor, shape: Shape, *, training: bool
 ) -> Tensor:
     """The channels that re-used slots read, one after the other; with statistics in training."""
     t = TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
-    _programs().scan[(shape.splits, _over(shape.c, t.channels))](
+    programs().scan[(shape.splits, over(shape.c, t.channels))](
         x, source, table, planes, partial, shape.pixels, shape.c // shape.align, shape.rows,
         shape.splits, ALIGN=shape.align, STATS=training, BP=t.pixels, BC=t.channels,
         num_warps=t.warps,
@@ -206,27 +206,27 @@ def _backward(
     """Gradients of the input and of the shift; sums [2, c]: those of bias and weight."""
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    shape, k, t = _Shape(*x.shape), _programs_back(), TILES
+    shape, k, t = Shape(*x.shape), _programs_back(), TILES
     p, c, align = shape.pixels, shape.c, shape.align
     partial = coefficients.new_empty(2, shape.splits, c)
-    planes = _planes(x, source, table, partial, shape, training=False)
+    planes = planes_of(x, source, table, partial, shape, training=False)
     moved, sums = torch.empty_like(planes), partial.new_empty(2, c)
     sizes = {"H": shape.h, "W": shape.w, "BP": t.pixels, "num_warps": t.warps}
     k.reduce[(shape.splits,)](
         x, planes, table, source, shift, coefficients, grad, moved, partial, p, c // align,
         shape.rows, shape.splits, ALIGN=align, BC=t.channels, BM=t.slots, **sizes,
     )  # fmt: skip
-    k.finish_reduce[(_over(c, 8),)](partial, sums, c, shape.splits, **_tile_of_sums(shape))
+    k.finish_reduce[(over(c, 8),)](partial, sums, c, shape.splits, **_tile_of_sums(shape))
     back = planes.new_empty(planes.shape, dtype=torch.float32)
     scratch = back.new_empty(shape.n, t.lanes, shape.h * shape.w)
     parts = back.new_zeros(shape.n, c, 2)
-    whole = min(1024, _power(shape.h * shape.w))
+    whole = min(1024, power(shape.h * shape.w))
     k.back_moved[(shape.n, t.lanes)](
         planes, table, shift, coefficients, sums, moved, scratch, back, parts, p, c,
         TRAINING=training, **sizes | {"BP": whole},
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(_over(p, t.pixels), _over(c, t.channels))](
+    k.back_own[(over(p, t.pixels), over(c, t.channels))](
         x, grad, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
         TRAINING=training, BP=t.pixels, BC=t.channels, num_warps=t.warps,
     )  # fmt: skip
@@ -254,56 +254,6 @@ def _differentiate(ctx: Any, grad: Tensor, *_: object) -> tuple[Tensor | None, .
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
-
-
-@torch.library.custom_op("sextant::compact_norm", mutates_args=())
-def _compact(
-    x: Tensor,
-    root: Tensor,
-    source: Tensor,
-    shift: Tensor,
-    coefficients: Tensor,
-    moves: bool,
-    gathers: bool,
-) -> Tensor:
-    x = x.contiguous(memory_format=torch.channels_last)
-    shape, planes = _Shape(*x.shape), x
-    table = x.new_zeros(table_size(shape.c), dtype=torch.int32)
-    if moves:
-        tabulate(source, table, shape.c)
-        planes = _planes(x, source, table, coefficients, shape, training=False)
-    out = _compact_output(x, root)
-    _apply(x, root if gathers else None, planes, table, shift, coefficients, out)
-    return out
-
-
-@_compact.register_fake
-def _compact_output(x: Tensor, root: Tensor, *_: object) -> Tensor:
-    n, h, w = x.shape[0], x.shape[2], x.shape[3]
-    return x.new_empty(n, h, w, len(root)).permute(0, 3, 1, 2)
-
-
-def compact_norm(
-    x: Float[Tensor, "n c h w"],
-    root: Int64[Tensor, "s"],
-    source: Int64[Tensor, "s"],
-    shift: Float[Tensor, "s 2"],
-    coefficients: Float[Tensor, "4 s"],
-    moves: bool,
-    gathers: bool,
-) -> Float[Tensor, "n s h w"]:
-    """ReLU(scale z + offset) of the slots z of a compact unit; no gradients.
-
-    Args:
-        x: input of a unit, on a GPU.
-        root: channel that a slot reads; there are no more slots than channels.
-        source: the same, but -1 where it does not move.
-        shift: of each slot in pixels.
-        coefficients: mean, 1 / std, scale, offset of each slot.
-        moves: whether any slot moves.
-        gathers: whether any slot reads another channel than that of its number.
-    """
-    return _compact(x, root, source, shift, coefficients, moves, gathers)
 
 
 def shifted_norm(

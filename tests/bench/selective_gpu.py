@@ -35,17 +35,15 @@ SHARES = (0.0, 0.1, 0.3, 0.6)
 NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
     Tiles(),
-    Tiles(channels=32),
-    Tiles(sums=128),
-    Tiles(narrow=64),
-    Tiles(pixels=64),
-    Tiles(programs=1024),
-    Tiles(programs=256),
-    Tiles(image=128),
-    Tiles(image=1024),
-    Tiles(lanes=4),
+    Tiles(scans=528),
+    Tiles(programs=1056),
+    Tiles(group=16),
+    Tiles(image=256),
     Tiles(lanes=16),
-    Tiles(moved=32),
+    Tiles(pixels=128),
+    Tiles(moved=64),
+    Tiles(narrow=64),
+    Tiles(channels=32),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
@@ -133,6 +131,8 @@ def nets(bench: Bench, *, compiled: bool = False) -> dict[str, Any]:
     """Forward and backward of DenseNets as graphs: plain, selective; compiled or as it is."""
     found = {}
     for name, batch in NETS[: 1 if bench.quick or compiled else None]:
+        if found and bench.left < 30:
+            break
         spec = make_spec("selective", 0, 2, name=name, growth=4 if bench.quick else 12)
         torch.manual_seed(0)
         arms = {"plain": build_net(spec.model.model_dump(), 10, 3)}

@@ -231,3 +231,21 @@ def test_compact_unit_is_the_unit(seed):
     x.requires_grad_()
     found, expected = (gradients(u(x), [x]) for u in (small, unit))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_compact_unit_knows_what_it_loaded():
+    """What a GPU reads of it is that of the last load, on a copy of the unit too."""
+    small = CompactUnit(3, 2, 1)
+    assert small.gathers
+    assert not small.moves
+    state = small.state_dict() | {"root": torch.arange(3), "scale": torch.tensor([2.0, 3, 4])}
+    assert not state.keys() & {"source", "coefficients"}
+    small.load_state_dict(state)
+    assert not small.gathers
+    assert torch.equal(small.source, torch.full((3,), -1))
+    moved = deepcopy(small)
+    moved.load_state_dict(state | {"shift": torch.tensor([[0.0, 0], [0.5, 0], [0, 0]])})
+    assert moved.moves
+    assert not small.moves
+    assert moved.source.tolist() == [-1, 1, -1]
+    assert torch.equal(moved.coefficients[2], state["scale"])
