@@ -15,7 +15,13 @@ from models.data import images
 from models.dynamic_downsampling import report, schedule
 from models.dynamic_downsampling.cheap import LayerTimes
 from models.dynamic_downsampling.parts import Downsample, Schedule
-from models.dynamic_downsampling.setup import Setup, layer_times, leave_full, prepare
+from models.dynamic_downsampling.setup import (
+    Setup,
+    layer_times,
+    leave_full,
+    prepare,
+    slower_pooled,
+)
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan
 from models.dynamic_downsampling.train import fit_cheap
 
@@ -54,7 +60,7 @@ def _prepared(
     setup = prepare(spec.model_copy(update={"downsample": every}), data, run)
     times = layer_times(setup)
     if auto:
-        leave_full(setup, [name for name, layer in times.items() if layer.is_slower_pooled])
+        leave_full(setup, slower_pooled(times))
     return setup, times
 
 

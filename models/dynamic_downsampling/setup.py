@@ -123,10 +123,13 @@ def _slow_layers(setup: Setup, run: Run) -> list[str]:
     """Timed once a job, by the first rank; a resumed run reads the answer from its checkpoint."""
     if run.resume is not None:
         return checkpoint.read(run.resume)[1]["notes"]["slow_layers"]
-    names = [name for name, m in setup.net.named_modules() if isinstance(m, PooledConv2d)]
-    times = layer_times(setup)
-    flags = ranks.agree(*(times[name].is_slower_pooled for name in names))
-    return [name for name, is_slow in zip(names, flags, strict=True) if is_slow]
+    return slower_pooled(layer_times(setup))
+
+
+def slower_pooled(times: dict[str, LayerTimes]) -> list[str]:
+    """Names of the layers that take longer pooled, as the first rank timed them."""
+    flags = ranks.agree(*(layer.is_slower_pooled for layer in times.values()))
+    return [name for name, is_slow in zip(times, flags, strict=True) if is_slow]
 
 
 def layer_times(setup: Setup) -> dict[str, LayerTimes]:

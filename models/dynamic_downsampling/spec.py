@@ -179,6 +179,25 @@ class DynamicDownsamplingTrain(Downsampled):
                 "rate_over": "operations",
             },
         },
+        "cifar10-cpu": {
+            "kind": "dynamic_downsampling.train",
+            "model": {"name": "resnet8"},
+            "data": {"dataset": "cifar10"},
+            "images": {"subset": 10_000, "augment": {"crop_padding": 4, "flip": True}},
+            "epochs": 30,
+            "batch_size": 64,
+            "downsample": {
+                "schedule": {
+                    "type": "list",
+                    "intervals": [
+                        {"start": 0.0, "end": 0.46},
+                        {"start": 0.46, "end": 0.72, "input_scale": 0.75},
+                    ],
+                },
+                "kernel_pool": "none",
+                "rate_over": "operations",
+            },
+        },
     }
     smallest: ClassVar[Mapping[str, Any]] = {
         "kind": "dynamic_downsampling.train",

@@ -44,7 +44,8 @@ def draw(axes: Axes, runs: dict[str, list[dict[str, Any]]]) -> None:
         if arm not in runs:
             continue
         seconds, accuracies = mean_curve(runs[arm])
-        label = f"{name}: {accuracies[-1]:.1%}, {seconds[-1]:.0f} s"
+        seeds = f"{len(runs[arm])} seed" + "s" * (len(runs[arm]) > 1)
+        label = f"{name}: {accuracies[-1]:.1%}, {seconds[-1]:.0f} s ({seeds})"
         (line,) = axes.plot(seconds, accuracies, linewidth=1.3, label=label)
         axes.plot(seconds[-1], accuracies[-1], "o", color=line.get_color(), markersize=5)
     axes.set_xlabel("training time (s), without tests and first steps")
@@ -62,6 +63,7 @@ def main() -> None:
     for axes in (whole, ends):
         draw(axes, runs)
     whole.set_xlim(left=0)
+    ends.set_xlim(left=0.5 * min(mean_curve(rows)[0][-1] for rows in runs.values()))
     ends.set_ylim(best - SHOWN, best + 0.005)
     whole.legend(loc="lower right", fontsize=7.5)
     options = told["options"]

@@ -2,7 +2,8 @@
 
     python -m tests.bench.dynamic_downsampling_steps --out FILE.json
 
-Each step is forward, backward and SGD, as the service takes it, with and without CUDA graphs.
+Each step is forward, backward and SGD, as the service takes it, with and without CUDA graphs. On a
+CPU the time is that of the process, so other processes do not count: set OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -22,7 +23,6 @@ from models.core.graphs import GraphedStep
 from models.core.steps import FULL, Batch, Mode, cross_entropy, make_optimizer, make_step
 from models.dynamic_downsampling import cost
 from models.dynamic_downsampling.cheap import install, shrink
-from models.dynamic_downsampling.parts import Downsample
 from models.dynamic_downsampling.pooled_conv import Switch
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.nets.build import build_net
@@ -32,8 +32,10 @@ CASES = [  # net, stem, pixels, batch, classes
     ("resnet18", "3x3", 32, 2048, 10),
     ("resnet50", "7x7", 224, 256, 1000),
 ]
+CPU_CASES = [("resnet8", "3x3", 32, 64, 10), ("resnet14", "3x3", 32, 64, 10)]
 QUICK = [("resnet8", "3x3", 16, 8, 10)]
 CHEAP = Mode("cheap")
+SCALES = (0.5, 0.75)
 REPEATS = 20
 PEAK = 1e-3  # random labels: nothing is to be learnt
 
@@ -68,21 +70,25 @@ def stepper(
     return GraphedStep(step, print) if graphs else step
 
 
-def median_ms(step: Callable[[Mode, Batch], Tensor], mode: Mode, batch: Batch, on: str) -> float:
-    """Median of a few steps after ten that do not count, the device waited for."""
-    seconds = []
+def medians_ms(
+    step: Callable[[Mode, Batch], Tensor], batches: dict[str, tuple[Mode, Batch]], on: str
+) -> dict[str, float]:
+    """Medians of a few steps of each kind, taken in turn, after ten rounds that do not count."""
+    clock = time.perf_counter if on == "cuda" else time.process_time
+    seconds: dict[str, list[float]] = {label: [] for label in batches}
     for index in range(10 + REPEATS):
-        started = time.perf_counter()
-        step(mode, batch)
-        if on == "cuda":
-            torch.cuda.synchronize()
-        if index >= 10:
-            seconds.append(time.perf_counter() - started)
-    return 1000 * median(seconds)
+        for label, (mode, batch) in batches.items():
+            started = clock()
+            step(mode, batch)
+            if on == "cuda":
+                torch.cuda.synchronize()
+            if index >= 10:
+                seconds[label].append(clock() - started)
+    return {label: 1000 * median(each) for label, each in seconds.items()}
 
 
 def measure(case: tuple[str, str, int, int, int], on: str, *, graphs: bool) -> dict[str, Any]:
-    """Full, input-only and input-and-kernel steps of one net."""
+    """Full steps and cheap ones of half and three quarters of the side, filters whole or pooled."""
     name, stem, pixels, batch, classes = case
     row: dict[str, Any] = {"net": name, "pixels": pixels, "batch": batch, "graphs": graphs}
     for pooling, label in (("none", "input"), ("avg", "input_and_kernel")):
@@ -91,16 +97,22 @@ def measure(case: tuple[str, str, int, int, int], on: str, *, graphs: bool) -> d
         install(net, spec.downsample, switch)
         step = stepper(net, spec, switch, on, graphs=graphs)
         images = torch.randn(batch, 3, pixels, pixels, device=on)
-        images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(0, classes, (batch,), device=on)
-        size = (pixels // 2, pixels // 2)
-        small = shrink(images, size, "area", 0, 0).contiguous(memory_format=torch.channels_last)
-        row["full_ms"] = median_ms(step, FULL, Batch(images, labels), on)
-        row[f"{label}_ms"] = median_ms(step, CHEAP, Batch(small, labels), on)
-        row[f"{label}_ratio"] = row[f"{label}_ms"] / row["full_ms"]
-        down = Downsample(kernel_pool=pooling)
-        costs = cost.step_costs(spec.model, down, (3, pixels, pixels), classes, 0.5)
-        row[f"{label}_flop_ratio"] = costs.ratio
+
+        def batch_of(scale: float, x: Tensor = images, y: Tensor = labels) -> Batch:
+            side = round(scale * x.shape[2])
+            small = shrink(x, (side, side), "area", 0, 0)
+            return Batch(small.contiguous(memory_format=torch.channels_last), y)
+
+        kinds = {"full": (FULL, batch_of(1.0))}
+        kinds |= {f"{label}_{scale}": (CHEAP, batch_of(scale)) for scale in SCALES}
+        times = medians_ms(step, kinds, on)
+        row |= {f"{kind}_ms": ms for kind, ms in times.items()}
+        row |= {f"{kind}_ratio": ms / times["full"] for kind, ms in times.items() if kind != "full"}
+        for scale in SCALES:
+            shape = (3, pixels, pixels)
+            costs = cost.step_costs(spec.model, spec.downsample, shape, classes, scale)
+            row[f"{label}_{scale}_flop_ratio"] = costs.ratio
         del step, net
         gc.collect()
     return row
@@ -116,7 +128,8 @@ def main() -> None:
     on = devices.pick()
     devices.tune(on)
     deadline, rows = time.monotonic() + options.budget_s, []
-    for case in QUICK if options.quick else CASES:
+    cases = CASES if on == "cuda" else CPU_CASES
+    for case in QUICK if options.quick else cases:
         for graphs in (False, True) if on == "cuda" else (False,):
             if time.monotonic() > deadline:
                 return
