@@ -28,7 +28,10 @@ FINE_CELLS = 2**23  # of the fine floods at once
 EDGES = ("left", "top", "right", "bottom")
 TAUGHT = ("valley", "rain", "spring")  # waters of training
 JUDGED = ("inflow", "rain", "spring")  # of the same kinds, on held-out terrains
+MORE = ("trickle", "cloudburst", "side 1", "side 2", "spring 2", "spring 3")  # to tune on
 UNSEEN = ("flood", "side", "spring elsewhere")  # never trained or tuned on
+SPRINGS = {"spring": 3, "spring elsewhere": 5, "spring 2": 7, "spring 3": 9}
+FLOWS = {"inflow": 60.0, "trickle": 30.0, "flood": 150.0}
 
 
 class Lessons(NamedTuple):
@@ -84,38 +87,48 @@ def valleys(first, count, n, dx):
 
 
 def streets(first, count, n):
-    """Generated terrains at 1 m of random relief, slope, ditches, kerbs, dams and buildings."""
+    """Generated terrains at 1 m of random relief, slope, ditches, kerbs, dams and buildings.
+
+    Every third is steeper and carved by its own streams.
+    """
 
     def one(k):
         share = [_share(k, salt) for salt in range(8)]
         made = Synthetic(
-            rows=n, columns=n, cell_size_m=1.0, variant=k, relief_m=1 + 14 * share[0] ** 2,
+            rows=n, columns=n, cell_size_m=1.0, variant=k,
+            relief_m=1 + (40 if k % 3 == 2 else 14) * share[0] ** 2,
             slope=0.05 * share[1] ** 2, channel_depth_m=1.5 * share[2],
             channel_width_cells=2 + 8 * share[3], levee_height_m=0.1 + 1.4 * share[4],
             levees=int(4 * share[5]), roads=int(4 * share[6]),
             buildings=int(40 * share[7]) if k % 2 else 0,
         )  # fmt: skip
-        return turned(generate(made, 1), k * 5 + k // 8)
+        z = generate(made, 1)
+        for _ in range(2 if k % 3 == 2 else 0):
+            z = z - (0.05 + 0.2 * share[2]) * (drained(z)[1].log2() - 3).clamp(min=0)
+        return turned(z - z.mean(), k * 5 + k // 8)
 
     with ThreadPoolExecutor(8) as pool:
         return torch.stack(list(pool.map(one, range(first, first + count))))
 
 
 def water_of(name, k, scale, side):
-    """Water by name for terrain k; ``scale``: discharges relative to the generated valleys'."""
-    if name == "rain":
-        return [Rain(type="rain", mm_per_h=35.0 if k < 0 else 20 + 40 * _share(k))]
-    if name.startswith("spring"):
-        salt = 3 if name == "spring" else 5
-        x, y = ((0.2 + 0.6 * _share(abs(k), salt + axis)) * side for axis in (0, 1))
+    """Water by name for terrain k, negative where held out; ``side``: of the terrain, m.
+
+    ``scale``: discharges relative to those of the generated valleys.
+    """
+    length = 100 * scale**0.5
+    if name in ("rain", "cloudburst"):
+        held = 35.0 if name == "rain" else 55.0
+        return [Rain(type="rain", mm_per_h=held if k < 0 else 20 + 40 * _share(k))]
+    if name in SPRINGS:
+        x, y = ((0.2 + 0.6 * _share(abs(k), SPRINGS[name] + axis)) * side for axis in (0, 1))
         flow = 30.0 if k < 0 else 15 + 30 * _share(k, 2)
         return [Source(type="source", x_m=x, y_m=y, radius_m=12.0 * scale**0.5,
                        discharge_m3_s=flow * scale)]  # fmt: skip
-    flow = {"valley": 30 + 60 * _share(k, 1), "inflow": 60.0, "side": 60.0, "flood": 150.0}[name]
-    length = 100 * scale**0.5
-    if name == "side":
-        edge = EDGES[k % 4]
-        return [Inflow(type="inflow", edge=edge, length_m=length, discharge_m3_s=flow * scale)]
+    if name.startswith("side"):
+        edge = EDGES[(k + int(name[4:] or 0)) % 4]
+        return [Inflow(type="inflow", edge=edge, length_m=length, discharge_m3_s=60.0 * scale)]
+    flow = FLOWS.get(name) or 30 + 60 * _share(k, 1)
     return [Valley(type="valley", discharge_m3_s=flow * scale, length_m=length)]
 
 

@@ -1,14 +1,15 @@
 """Learned terrain against hand-made coarse terrain, trained and judged on one GPU or one CPU.
 
     python -m tests.bench.terrain_quality --out FILE.json [--factor 8] [--inputs flow]
-        [--data FILE.npz] [--budget-s 540] [--train-s 400] [--quick]
+        [--data FILE.npz] [--budget-s 540] [--weights FILE.safetensors] [--quick]
 
 One terrain is to serve several waters: every training terrain is flooded by an inflow, rain and a
 spring. Held out are generated terrains and windows of real rasters (an npz of
 tests.bench.terrain_windows); ``--taught`` names a raster whose windows are trained on instead.
 Judged under waters of the trained kinds and under others: five thirds of the greatest inflow, an
 inflow at the middle of any edge without an outlet, a second spring. "tuned": the terrain's own
-heights improved by so many Adam steps under inflow, rain and spring at once; judged under all.
+heights improved by so many Adam steps under three waters (inflow, rain, spring) or nine at once;
+judged under those three and the unseen ones.
 """
 
 import argparse
@@ -16,17 +17,21 @@ import copy
 import json
 import math
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from models.core import checkpoint
 from models.terrain import measures
 from models.terrain.losses import CLIP_NORM, tamed
 from models.terrain.net import Downsampler, coarse
+from models.terrain.parts import Solver
 from models.terrain.pooling import BASELINES
 from tests.bench.terrain_lessons import (
     JUDGED,
+    MORE,
     TAUGHT,
     UNSEEN,
     CoarseFloods,
@@ -38,7 +43,8 @@ from tests.bench.terrain_lessons import (
     water_of,
 )
 
-TUNE_STEPS, TUNE_LR = (10, 50, 200), 0.03
+TUNED = {3: (10, 50), 9: (10, 50)}  # waters: Adam steps
+TUNE_LR = 0.03
 EMA = 0.998
 STREET_SCALE = 1 / 16  # discharges of terrain at 1 m
 
@@ -90,7 +96,7 @@ def train(sets, options, seconds, batch, width, tell):
     g, began, told = torch.Generator().manual_seed(options.seed), time.monotonic(), [[], []]
     history, due = [], seconds / 10
     while (spent := time.monotonic() - began) < seconds:
-        which = 1 if len(sets) > 1 and trainee.steps % 3 == 2 else 0
+        which = trainee.steps % len(sets)
         set_ = sets[which]
         turn = int(torch.randint(0, len(set_.truth) // goals[which].numel(), (), generator=g))
         chosen = torch.randperm(len(set_.z), generator=g)[:batch].to(device)
@@ -122,7 +128,7 @@ def net_beds(net, set_):
 
 
 def tuned(floods, start, known, steps):
-    """Coarse heights as free variables under the first ``known`` waters; kept after each of steps.
+    """Coarse heights as free variables under the first ``known`` waters, after each of steps.
 
     The error is that over mean pooling's, the mean over the waters; the best terrain so far counts.
     """
@@ -149,45 +155,51 @@ def tuned(floods, start, known, steps):
     return found
 
 
-def candidates(floods, net, factor, steps):
-    """Every coarse terrain to be judged, by name."""
-    set_ = floods.set
-    beds = {
-        name: torch.stack([maker(z, factor) for z in set_.z.cpu()]).to(set_.z.device)
-        for name, maker in BASELINES.items()
-    }
-    beds["net"] = net_beds(net, set_)
-    for start in ("mean", "net"):
-        for count, bed in tuned(floods, beds[start], len(JUDGED), steps).items():
-            beds[f"{start}, tuned {count}"] = bed
-    return beds
+class Judge:
+    """Ratios to mean pooling of every coarse terrain of one held-out set, under every water."""
 
+    def __init__(self, set_, factor):
+        self.set, self.floods = set_, CoarseFloods(set_, len(set_.truth))
+        self.whole = torch.arange(len(set_.z), device=set_.z.device)
+        self.beds = {
+            name: torch.stack([maker(z, factor) for z in set_.z.cpu()]).to(set_.z.device)
+            for name, maker in BASELINES.items()
+        }
+        self.found, self.base = {}, None
+        picks = np.random.default_rng(0).integers(0, len(self.whole), (2000, len(self.whole)))
+        self.picks = picks
+        for name, bed in self.beds.items():
+            self.add(name, bed)
 
-def judge(set_, net, factor, steps):
-    """Of every method and water: MAE, ratio to mean pooling with its bootstrap interval, CSI."""
-    floods = CoarseFloods(set_, len(set_.truth))
-    whole, found, base = torch.arange(len(set_.z), device=set_.z.device), {}, None
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(whole), (2000, len(whole)))
-    rows = set_.rows(whole)
-    for name, bed in candidates(floods, net, factor, steps).items():
+    def add(self, name, bed):
+        """Measure one coarse terrain; mean pooling comes first."""
+        set_, self.beds[name] = self.set, bed
         with torch.no_grad():
-            depth = floods(bed.repeat(len(set_.names), 1, 1).contiguous(), rows)
+            depth = self.floods(
+                bed.repeat(len(set_.names), 1, 1).contiguous(), set_.rows(self.whole)
+            )
         each = (depth - set_.truth).abs().mean((1, 2)).view(len(set_.names), -1).cpu().numpy()
-        base = each if base is None else base  # mean pooling is the first
+        self.base = each if self.base is None else self.base
         said, truth = depth.cpu().numpy(), set_.truth.cpu().numpy()
         wet = [measures.csi(a, b, 0.1) for a, b in zip(said, truth, strict=True)]
         for k, water in enumerate(set_.names):
-            spread = each[k][picks].mean(1) / base[k][picks].mean(1)
-            found.setdefault(water, {})[name] = {
+            if water not in JUDGED + UNSEEN:
+                continue
+            spread = each[k][self.picks].mean(1) / self.base[k][self.picks].mean(1)
+            part = slice(k * len(self.whole), (k + 1) * len(self.whole))
+            self.found.setdefault(water, {})[name] = {
                 "mae_m": float(each[k].mean()),
-                "ratio": float(each[k].mean() / base[k].mean()),
+                "ratio": float(each[k].mean() / self.base[k].mean()),
                 "ratio_95": [float(q) for q in np.quantile(spread, (0.025, 0.975))],
-                "better_than_mean": float((each[k] < base[k]).mean()),
-                "csi_01": float(np.mean(wet[k * len(whole) : (k + 1) * len(whole)])),
-                "least_depth_m": float(depth.min()),
+                "better_than_mean": float((each[k] < self.base[k]).mean()),
+                "csi_01": float(np.mean(wet[part])),
+                "least_depth_m": float(depth[part].min()),
             }
-    return found
+
+    def tune(self, start, waters, steps):
+        """Add the terrain ``start`` after so many steps under the first waters."""
+        for count, bed in tuned(self.floods, self.beds[start], waters, steps).items():
+            self.add(f"{start}, {waters} waters, {count} steps", bed)
 
 
 class Sizes:
@@ -197,13 +209,13 @@ class Sizes:
         factor, gpu = options.factor, device.type == "cuda"
         self.n, self.dx = 32 * factor, 32.0 / factor
         self.real, self.duration = 256, 1800.0
-        self.valleys = {8: 2048, 16: 384}.get(factor, 384) if gpu else 24
-        self.streets, self.tests = (512, 32) if gpu else (8, 4)
+        self.valleys = {8: 2048, 16: 320}.get(factor, 320) if gpu else 24
+        self.streets, self.tests = (768, 32) if gpu else (8, 4)
         self.width, self.batch, self.turns = (64, 32, 8) if gpu else (16, 4, 8)
-        self.steps = TUNE_STEPS if gpu else (10, 50)
+        self.tuned = TUNED
         if options.quick:
             self.n, self.dx, self.real, self.duration = 4 * factor, 8.0, 4 * factor, 20.0
-            self.valleys, self.streets, self.tests, self.steps = 3, 2, 2, (1, 2)
+            self.valleys, self.streets, self.tests, self.tuned = 3, 3, 2, {3: (1, 2), 9: (1,)}
             self.width, self.batch, self.turns = 8, 2, 2
 
 
@@ -227,7 +239,7 @@ def taught(sizes, options, real, device):
 
 def held_out(sizes, options, real, device):
     """Names and lessons of what is judged: generated terrain, then each raster not taught."""
-    waters = JUDGED + UNSEEN
+    waters = JUDGED + MORE + UNSEEN
 
     def made(zs, dx, scale, duration):
         side = zs.shape[1] * dx
@@ -245,7 +257,7 @@ def held_out(sizes, options, real, device):
         yield name, made(zs, cell, scale, duration)
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--factor", type=int, default=8)
@@ -253,51 +265,84 @@ def main():
     parser.add_argument("--data", type=Path, nargs="*", default=[])
     parser.add_argument("--taught", help="raster whose windows are trained on, not judged")
     parser.add_argument("--budget-s", type=float, default=540.0)
-    parser.add_argument("--train-s", type=float, help="of training; else what judging leaves")
+    parser.add_argument("--weights", type=Path, help="where the net goes, for terrain.compare")
     parser.add_argument("--judge-s", type=float, default=90.0, help="kept for judging")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    began = time.monotonic()
+    return parser.parse_args()
+
+
+class Log:
+    """What was found, written after every piece of it."""
+
+    def __init__(self, options, device, sizes):
+        self.began, self.out, self.budget = time.monotonic(), options.out, options.budget_s
+        self.found = {
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "torch": str(torch.__version__),
+            "options": {k: str(v) for k, v in vars(options).items()},
+            "sizes": vars(sizes), "train": {}, "held_out": {},
+        }  # fmt: skip
+
+    def left(self):
+        return self.budget - (time.monotonic() - self.began)
+
+    def keep(self, message):
+        self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+        print(f"{time.monotonic() - self.began:.0f} s", message, flush=True)
+
+
+def learn(sizes, options, real, device, log):
+    """The net after as long as judging leaves."""
+    sets = list(taught(sizes, options, real, device))
+    told = log.found["train"]
+    told |= {"terrains": [len(s.z) for s in sets], "waters": TAUGHT, "turns": sizes.turns}
+    told["data_s"] = log.budget - log.left()
+    log.keep(told)
+    seconds = 3 if options.quick else max(5, log.left() - options.judge_s)
+
+    def tell(history):
+        told["history"] = history
+        log.keep(history[-1])
+
+    net, told["steps_per_s"], _ = train(sets, options, seconds, sizes.batch, sizes.width, tell)
+    return net
+
+
+def main():
+    options = arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     real = {key: value for path in options.data for key, value in np.load(path).items()}
     sizes = Sizes(options, device)
-    found = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": str(torch.__version__),
-        "options": {k: str(v) for k, v in vars(options).items()},
-        "sizes": vars(sizes),
+    log, judges = Log(options, device, sizes), {}
+    net = learn(sizes, options, real, device, log)
+    if options.weights:
+        keep_net(net, options)
+    for name, set_ in held_out(sizes, options, real, device):
+        judges[name] = Judge(set_, options.factor)
+        judges[name].add("net", net_beds(net, set_))
+        log.found["held_out"][name] = judges[name].found
+        log.keep((name, brief(judges[name])))
+    arms = [(waters, start) for waters in sizes.tuned for start in ("net", "mean")]
+    for (name, judge), (waters, start) in product(judges.items(), arms):
+        if log.left() > 0:
+            judge.tune(start, waters, sizes.tuned[waters])
+            log.keep((name, waters, start))
+
+
+def brief(judge):
+    """Ratios alone, to be printed."""
+    return {
+        w: {m: round(r["ratio"], 2) for m, r in rows.items()} for w, rows in judge.found.items()
     }
 
-    def keep(message):
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"{time.monotonic() - began:.0f} s", message, flush=True)
 
-    sets = list(taught(sizes, options, real, device))
-    found["train"] = {
-        "terrains": [len(s.z) for s in sets], "waters": TAUGHT, "turns": sizes.turns,
-        "data_s": time.monotonic() - began,
-    }  # fmt: skip
-    keep(found["train"])
-    left = options.budget_s - (time.monotonic() - began) - options.judge_s
-    seconds = 3 if options.quick else options.train_s or max(5, left)
-
-    def tell(history):
-        found["train"]["history"] = history
-        keep(history[-1])
-
-    net, found["train"]["steps_per_s"], _ = train(
-        sets, options, seconds, sizes.batch, sizes.width, tell
-    )
-    del sets
-    found["held_out"] = {}
-    for name, set_ in held_out(sizes, options, real, device):
-        found["held_out"][name] = judge(set_, net, options.factor, sizes.steps)
-        short = {w: {m: round(r["ratio"], 2) for m, r in rows.items()}
-                 for w, rows in found["held_out"][name].items()}  # fmt: skip
-        keep((name, short))
-        if time.monotonic() - began > options.budget_s:
-            break
+def keep_net(net, options):
+    """The net as ``terrain.train`` leaves it."""
+    shape = {"name": "terrain_downsampler", "factor": options.factor, "norm": "group"}
+    shape |= {"width": net.stem.out_channels, "inputs": options.inputs}
+    told = {"net": shape, "solver": Solver().model_dump()}
+    checkpoint.write(options.weights, net.state_dict(), told)
 
 
 if __name__ == "__main__":
