@@ -150,7 +150,7 @@ def _leave(
     unknown = fitted(torch.from_numpy(fine.missing).float(), spec.factor).numpy() > 0
     stage = pictures.Stage(shown, fine.dx, unknown)
     said = [
-        pictures.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3f} m", e.depth) for e in entries
+        pictures.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
     ]
     title = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
     truth_panel = pictures.Panel("fine flood, pooled", truth.depth)

@@ -71,7 +71,9 @@ def _draw(
     moved: np.ndarray,
     title: str,
 ) -> None:
-    stage = pictures.Stage(z, fine.dx, np.zeros(z.shape, bool))
+    factor = z.shape[0] // made.shape[0]
+    unknown = fitted(torch.from_numpy(fine.missing).float(), factor).numpy() > 0
+    stage = pictures.Stage(z, fine.dx, unknown)
     panels = [pictures.Panel("fine", z), pictures.Panel("coarse", made)]
     difference = pictures.Panel("coarse less mean pooling", moved)
     pictures.terrains(run.dir / "coarse.png", stage, panels, difference, title)

@@ -11,7 +11,7 @@ from rasterio import Affine
 
 from models.catalog import JobSpec, load_entry
 from models.core.errors import DataError, SpecError
-from models.terrain import measures, net, rasters
+from models.terrain import measures, net, pictures, rasters
 from models.terrain.boundary import Extent, covered, settle
 from models.terrain.parts import Inflow, Synthetic, Valley
 from models.terrain.pooling import BASELINES, accumulation, fitted
@@ -236,4 +236,16 @@ def test_measures_by_hand():
     assert found["far_share"] == 0.25
     assert found["volume_error"] == pytest.approx(-0.8 / 1.2)
     depth = torch.rand(7, 9)
-    assert float(measures.pooled(depth, 4).sum()) * 16 == pytest.approx(float(depth.sum()), 1e-5)
+    pooled = measures.pooled(depth, 4)
+    assert float(pooled[:1, :2].sum()) * 16 == pytest.approx(float(depth[:4, :8].sum()), 1e-5)
+    assert pooled[1, 2] == pytest.approx(float(depth[4:, 8:].mean()))  # what is covered of it
+
+
+def test_pictures_show_nothing_where_nothing_is_known():
+    """Fine or coarse: NaN where no cell has a height, the field elsewhere."""
+    missing = np.zeros((8, 12), bool)
+    missing[:4, :5] = True
+    stage = pictures.Stage(np.zeros((8, 12)), 1.0, missing)
+    coarse = stage.known(np.arange(6.0).reshape(2, 3))
+    assert np.isnan(coarse).tolist() == [[True, False, False], [False] * 3]
+    assert (np.isnan(stage.known(np.ones((8, 12)))) == missing).all()
