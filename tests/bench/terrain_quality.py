@@ -210,7 +210,7 @@ class Sizes:
         self.n, self.dx = 32 * factor, 32.0 / factor
         self.real, self.duration = 256, 1800.0
         self.valleys = {8: 2048, 16: 320}.get(factor, 320) if gpu else 24
-        self.streets, self.tests = (768, 32) if gpu else (8, 4)
+        self.streets, self.tests = (512, 32) if gpu else (8, 4)
         self.width, self.batch, self.turns = (64, 32, 8) if gpu else (16, 4, 8)
         self.tuned = TUNED
         if options.quick:
