@@ -23,7 +23,7 @@ WHOLE_TAPE_BYTES = 512 * 2**20  # shorter floods than this need no second run
 
 
 class Shelf:
-    """Memory of tapes that were walked, for the next ones: fresh pages cost as much as the steps."""
+    """Memory of walked tapes, for the next ones: fresh pages cost half as much as the steps."""
 
     def __init__(self) -> None:
         self._free: list[np.ndarray] = []
