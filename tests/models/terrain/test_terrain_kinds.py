@@ -94,6 +94,26 @@ def test_simulation_leaves_rasters_without_nan(carry_out):
     assert result["entered_m3"] == pytest.approx(45 * 70 * 4 * 0.060 * 120 / 3600, rel=1e-4)
 
 
+def test_series_bring_what_lies_under_them(carry_out):
+    """Rain and a hydrograph on a named edge, linear between their moments: the exact volume."""
+    series = [{"time_s": 0, "value": 0}, {"time_s": 60, "value": 2}, {"time_s": 120, "value": 0}]
+    rain = [{"time_s": moment["time_s"], "value": 30 * moment["value"]} for moment in series]
+    water = [{"type": "inflow", "edge": "bottom", "length_m": 20.0, "series": series},
+             {"type": "rain", "series": rain}]  # fmt: skip
+    folder, result = carry_out(
+        heights(), kind="terrain.simulate", duration_s=120.0, outputs=4, water=water
+    )
+    rained = 45 * 70 * 4 * 0.030 * 120 / 3600
+    assert result["entered_m3"] == pytest.approx(120 + rained, rel=1e-3)
+    assert len((folder / "volume.csv").read_text().splitlines()) == 5
+    with rasterio.open(folder / "arrival.tif") as raster:
+        arrival = raster.read(1, masked=True)
+    inlet = arrival[-1, 32:38].compressed()
+    assert len(inlet) == 6
+    assert inlet.max() < 60
+    assert arrival.max() > inlet.max()
+
+
 def test_comparison_counts_from_mean_pooling(carry_out):
     """Mean pooling has ratio 1; free heights are never worse than where they started."""
     folder, result = carry_out(
