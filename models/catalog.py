@@ -14,7 +14,8 @@ from models.lcw.spec import LcwSample, LcwTrain
 from models.saliency.spec import SaliencyMap
 from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
 from models.selective_convolution.spec import SelectiveConvolutionTrain
-from models.terrain.spec import TerrainCompare, TerrainDownsample, TerrainSimulate, TerrainTrain
+from models.terrain.spec import TerrainCompare, TerrainDownsample, TerrainSimulate
+from models.terrain.train_spec import TerrainTrain
 
 JobSpec = Annotated[
     DynamicDownsamplingTrain

@@ -24,7 +24,13 @@ def write(path: Path, stage: Stage, times: list[float], frames: list[np.ndarray]
     scale = LONGEST_PX / max(stage.z.shape)
     size = (round(stage.z.shape[1] * scale), round(stage.z.shape[0] * scale))
     made = [
-        _frame(shade, frame / deepest, SHOWN_M / deepest, size, f"{t:.0f} s")
+        _frame(
+            shade,
+            np.nan_to_num(stage.known(frame)) / deepest,
+            SHOWN_M / deepest,
+            size,
+            f"{t:.0f} s",
+        )
         for t, frame in zip(times, frames, strict=True)
     ]
     made[0].save(path, save_all=True, append_images=made[1:], duration=FRAME_MS, loop=0)

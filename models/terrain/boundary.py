@@ -155,24 +155,36 @@ def forcing_of(water: list[Water], extent: Extent, shape: tuple[int, int], dx: f
 
 
 def ground_of(
-    z: Tensor, datum: float, water: list[Water], extent: Extent, dx: float, solver: Solver
+    z: Tensor,
+    datum: float,
+    water: list[Water],
+    extent: Extent,
+    dx: float,
+    solver: Solver,
+    manning: Tensor | None = None,
 ) -> Ground:
-    """Bed [b, ny, nx] with its outlets and held levels; heights are above ``datum`` metres."""
+    """Bed [b, ny, nx] with its outlets and held levels; heights are above ``datum`` metres.
+
+    ``manning``: roughness of each cell [ny, nx]; None: the solver's everywhere.
+    """
     shape = (z.shape[1], z.shape[2])
-    drain, level = torch.zeros(1, *shape), torch.full((1, *shape), -torch.inf)
+    drain = level = None
     for item in water:
         if isinstance(item, Outflow):
-            rows, columns = covered(item, extent, shape, dx)
-            drain[0, list(rows), list(columns)] += item.slope**0.5 / solver.manning
+            drain = torch.zeros(1, *shape) if drain is None else drain
+            rows, columns = (list(cells) for cells in covered(item, extent, shape, dx))
+            rough = solver.manning if manning is None else manning[rows, columns]
+            drain[0, rows, columns] += item.slope**0.5 / rough
         elif isinstance(item, Level):
-            rows, columns = covered(item, extent, shape, dx)
-            level[0, list(rows), list(columns)] = item.level_m - datum
+            level = torch.full((1, *shape), -torch.inf) if level is None else level
+            rows, columns = (list(cells) for cells in covered(item, extent, shape, dx))
+            level[0, rows, columns] = item.level_m - datum
     return Ground(
         z,
-        solver.manning,
+        solver.manning if manning is None else manning[None],
         dx,
-        drain.to(z) if bool((drain > 0).any()) else None,
-        level.to(z) if bool(level.isfinite().any()) else None,
+        None if drain is None else drain.to(z),
+        None if level is None else level.to(z),
     )
 
 

@@ -1,9 +1,12 @@
 """Coarse floods that torch can differentiate by their beds, on the engine that suits them."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.core import ranks
 from models.terrain.boundary import physics_of
 from models.terrain.floods import is_tiny
 from models.terrain.gpu import can_run
@@ -11,8 +14,9 @@ from models.terrain.gpu_layout import Worlds, layout, worlds_of
 from models.terrain.gpu_rollout import GpuTape
 from models.terrain.parts import Solver
 from models.terrain.scheme import Ground, Physics, dry
-from models.terrain.spec import TerrainTrain, steps_of
+from models.terrain.spec import steps_of
 from models.terrain.stepping import Clock, World, advance
+from models.terrain.train_spec import TerrainTrain
 from models.terrain.truths import Lesson, times_of
 
 STEPS_MARGIN = 4  # of the tape: more steps than the estimate, for deep water
@@ -65,7 +69,7 @@ class CoarseFloods:
         worlds = [lesson.world for lesson in lessons]
         alike = len({lesson.dx for lesson in lessons}) == 1
         fits = alike and all(can_run(*world, self.physics) for world in worlds)
-        self._batch = min(spec.batch_size, len(lessons))
+        self.batch = math.ceil(min(spec.batch_size, len(lessons)) / ranks.size())
         if device.startswith("cuda") and fits:
             self._prepare([lesson.world for lesson in lessons], device)
         else:
@@ -77,12 +81,12 @@ class CoarseFloods:
         empty = torch.zeros_like(ground.z)
         drains = [empty if w.ground.drain is None else w.ground.drain for w in worlds]
         _, ny, nx = empty.shape
-        lay = layout(self._batch, ny, nx)
+        lay = layout(self.batch, ny, nx)
         table = worlds_of(torch.cat(drains), [w.forcing for w in worlds], lay, ground.dx)
         self._table = Worlds(*(column.to(device) for column in table))
-        bed = torch.zeros(self._batch, ny, nx, device=device)
+        bed = torch.zeros(self.batch, ny, nx, device=device)
         steps = STEPS_MARGIN * steps_of(self.times[-1], ground.dx, self.solver)
-        first = Worlds(*(column[: self._batch] for column in self._table))
+        first = Worlds(*(column[: self.batch] for column in self._table))
         stage = Ground(bed, ground.manning, ground.dx, bed)
         self._tape = GpuTape(stage, first, self.physics, steps)
 
@@ -97,7 +101,7 @@ class CoarseFloods:
         if self._tape is None:
             worlds = [self.lessons[k].world for k in chosen]
             return depths(bed.cpu(), worlds, self.physics, self.times, self.solver)
-        place = torch.arange(self._batch, device=bed.device) % len(chosen)  # a last short batch
+        place = torch.arange(self.batch, device=bed.device) % len(chosen)  # a last short batch
         index = torch.tensor(chosen, device=bed.device)[place]
         self._tape.flood.take(self._table, index)
         return self._tape(bed[place], self.times)[:, : len(chosen)]

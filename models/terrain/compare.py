@@ -12,17 +12,13 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain import measures, pictures, rasters, trained
-from models.terrain.boundary import forcing_of, ground_of, physics_of
-from models.terrain.coarse_floods import depths
+from models.terrain import measures, pictures, rasters, trained, tuning
 from models.terrain.floods import Scene, stages
 from models.terrain.pooling import BASELINES, fitted, mean
 from models.terrain.simulate import scene_of
 from models.terrain.spec import TerrainCompare
-from models.terrain.stepping import World
 
 WET_M = 0.1
-OPTIMISE_LR = 0.02  # metres a step of Adam
 
 
 class Entry(NamedTuple):
@@ -55,8 +51,8 @@ def compare(spec: TerrainCompare, run: Run) -> None:
     fine = rasters.load(spec.terrain, run, spec.seed)
     if min(fine.z.shape) < 2 * spec.factor:
         raise SpecError(f"factor {spec.factor}: the terrain has only {fine.z.shape} cells")
-    scene = scene_of(spec, fine, WET_M, run.device)
-    z = fitted(torch.from_numpy(fine.z), spec.factor, "pad")
+    scene = scene_of(spec, fine, WET_M, run)
+    z = fitted(torch.from_numpy(fine.z), spec.factor)
     makers = len(spec.methods) + len(spec.nets) + (spec.optimise_steps > 0)
     truth = _fine_flood(spec, run, scene, fine, 1 + makers)
     dx = fine.dx * spec.factor
@@ -82,7 +78,7 @@ def _fine_flood(
         run.progress(1, total, phase="fine", unit="flood")
     took = time.perf_counter() - began
     depth = measures.pooled(flood.depth[0], spec.factor).numpy()
-    early = fitted(flood.arrival, spec.factor, "pad")
+    early = fitted(flood.arrival, spec.factor)
     arrival = -torch.nn.functional.max_pool2d(-early[None], spec.factor)[0]
     return Truth(depth, arrival.numpy(), took, float(fine.z.size) * flood.totals.steps)
 
@@ -100,35 +96,8 @@ def _coarse_terrains(
         start = made if index == 1 else start
         yield f"net {index}" if len(spec.nets) > 1 else "net", made
     if spec.optimise_steps:
-        yield "optimised", _optimise(spec, run, start, scene, truth, dx)
-
-
-def _optimise(
-    spec: TerrainCompare,
-    run: Run,
-    start: np.ndarray,
-    scene: Scene,
-    truth: Truth,
-    dx: float,
-) -> np.ndarray:
-    """The coarse heights themselves as free variables of this one flood; keeps the best."""
-    datum = float(start.mean())
-    z = torch.from_numpy(start - np.float32(datum))[None].clone().requires_grad_()
-    ground = ground_of(z.detach(), datum, scene.water, scene.extent, dx, scene.solver)
-    forcing = forcing_of(scene.water, scene.extent, (z.shape[1], z.shape[2]), dx)
-    physics = physics_of(scene.solver, coarse=True)
-    target, best = torch.from_numpy(truth.depth), (float("inf"), z.detach().clone())
-    optimiser = torch.optim.Adam([z], lr=OPTIMISE_LR)
-    for step in range(spec.optimise_steps + 1):
-        run.check_stop()
-        depth = depths(z, [World(ground, forcing)], physics, [spec.duration_s], spec.solver)[0, 0]
-        loss = (depth - target).abs().mean()
-        best = min(best, (float(loss.detach()), z.detach().clone()), key=lambda pair: pair[0])
-        if step < spec.optimise_steps:
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-    return best[1][0].numpy() + np.float32(datum)
+        task = tuning.Task(scene, truth.depth, 1.0)
+        yield "optimised", tuning.improve(start, dx, [task], spec.optimise_steps, run).z
 
 
 def _flood(
@@ -177,11 +146,11 @@ def _leave(
         table.writeheader()
         table.writerows(entry.row for entry in entries)
     run.artifact("metrics.csv", role="table")
-    shown = fitted(torch.from_numpy(fine.z), spec.factor, "pad").numpy()
-    unknown = fitted(torch.from_numpy(fine.missing).float(), spec.factor, "pad").numpy() > 0
+    shown = fitted(torch.from_numpy(fine.z), spec.factor).numpy()
+    unknown = fitted(torch.from_numpy(fine.missing).float(), spec.factor).numpy() > 0
     stage = pictures.Stage(shown, fine.dx, unknown)
     said = [
-        pictures.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3f} m", e.depth) for e in entries
+        pictures.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
     ]
     title = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
     truth_panel = pictures.Panel("fine flood, pooled", truth.depth)

@@ -8,7 +8,7 @@ import torch
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain import pictures, rasters, trained
+from models.terrain import pictures, rasters, trained, tuning
 from models.terrain.pooling import BASELINES, fitted, mean
 from models.terrain.spec import TerrainDownsample
 
@@ -26,36 +26,41 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     if min(ny, nx) < spec.factor:
         raise SpecError(f"factor is {spec.factor}; the terrain has only {ny} x {nx} cells")
     run.check_stop()
-    z = fitted(torch.from_numpy(fine.z), spec.factor, spec.edges)
+    if spec.edges == "crop":
+        fine = rasters.cropped(fine, spec.factor)
+        ny, nx = fine.z.shape
+    z = fitted(torch.from_numpy(fine.z), spec.factor)
     pooled = mean(z, spec.factor).numpy()
-    made, title = pooled, spec.method
-    if spec.net is not None:
-        net = trained.load_for(spec, spec.net, run, None)
-        made, title = trained.apply(net, z, run.device), "trained net"
-    elif spec.method != "mean":
-        made = BASELINES[spec.method](z, spec.factor).numpy()
+    made, title = _made(spec, run, z)
+    figures: dict[str, Any] = {}
+    if spec.tune is not None:
+        tasks = tuning.tasks_of(spec.tune, fine, pooled, spec.factor, run)
+        made, ratio = tuning.improve(made, fine.dx * spec.factor, tasks, spec.tune.steps, run)
+        figures, title = {"error_ratio": ratio}, f"{title}, tuned"
     run.progress(1, 1, phase="downsample")
-    padding = {"rows": max(0, z.shape[0] - ny), "columns": max(0, z.shape[1] - nx)}
-    target = rasters.coarsened(fine, made, spec.factor, crop=spec.edges == "crop")
+    padding = {"rows": z.shape[0] - ny, "columns": z.shape[1] - nx}
+    target = rasters.coarsened(fine, made, spec.factor)
     tags = {f"padded_{name}": count for name, count in padding.items()}
     rasters.write(run.dir / "coarse.tif", made, target, method=title, factor=spec.factor, **tags)
     run.artifact("coarse.tif", role="raster")
-    moved = made - pooled
-    known = ~target.missing
-    figures: dict[str, Any] = {
-        "rows": made.shape[0],
-        "columns": made.shape[1],
-        "cell_size_m": target.dx,
-        "moved_rms_m": float(np.sqrt(np.mean(moved[known].astype(np.float64) ** 2))),
-        "padded_rows": padding["rows"],
-        "padded_columns": padding["columns"],
-    }
-    run.log(1, moved_rms_m=figures["moved_rms_m"])
+    moved, known = made - pooled, ~target.missing
+    figures |= {"moved_rms_m": float(np.sqrt(np.mean(moved[known].astype(np.float64) ** 2)))}
+    run.log(1, **figures)
+    figures |= {"rows": made.shape[0], "columns": made.shape[1], "cell_size_m": target.dx, **tags}
     _draw(run, fine, z.numpy(), made, moved, f"{fine.name}, {title}, factor {spec.factor}")
     report = {"result": figures, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
     (run.dir / "report.json").write_text(json.dumps(report, indent=1))
     run.artifact("report.json", role="report")
     run.result(**figures)
+
+
+def _made(spec: TerrainDownsample, run: Run, z: torch.Tensor) -> tuple[np.ndarray, str]:
+    """Coarse heights in m by the net or the baseline, and its name."""
+    if spec.net is None:
+        return BASELINES[spec.method](z, spec.factor).numpy(), spec.method
+    solver = None if spec.tune is None else spec.tune.solver
+    net = trained.load_for(spec, spec.net, run, solver)
+    return trained.apply(net, z, run.device), "trained net"
 
 
 def _draw(
@@ -66,7 +71,9 @@ def _draw(
     moved: np.ndarray,
     title: str,
 ) -> None:
-    stage = pictures.Stage(z, fine.dx, np.zeros(z.shape, bool))
+    factor = z.shape[0] // made.shape[0]
+    unknown = fitted(torch.from_numpy(fine.missing).float(), factor).numpy() > 0
+    stage = pictures.Stage(z, fine.dx, unknown)
     panels = [pictures.Panel("fine", z), pictures.Panel("coarse", made)]
     difference = pictures.Panel("coarse less mean pooling", moved)
     pictures.terrains(run.dir / "coarse.png", stage, panels, difference, title)

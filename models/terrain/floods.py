@@ -1,5 +1,6 @@
 """A flood from a terrain and its water to depths, on the engine that can carry it out."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -12,9 +13,11 @@ from models.terrain.boundary import Extent, forcing_of, ground_of, physics_of
 from models.terrain.forcing import Forcing
 from models.terrain.gpu import GpuFlood, can_run
 from models.terrain.parts import Solver, Water
+from models.terrain.pooling import fitted, mean
+from models.terrain.rasters import Maps
 from models.terrain.scheme import Ground, Physics, State, dry
 from models.terrain.spec import steps_of
-from models.terrain.stepping import Clock, Totals, advance
+from models.terrain.stepping import Clock, Totals, World, advance
 
 CHUNK_CELL_STEPS = 20_000_000  # between two looks at a stop: a fraction of a second
 TINY_S = 0.5  # what takes the reference step no longer needs no compiled engine
@@ -121,7 +124,7 @@ class TorchFlood:
 
 
 class Scene(NamedTuple):
-    """Everything a flood needs besides the heights: settled water, extent, solver, duration."""
+    """Everything a flood needs besides the heights: settled water, extent, solver, maps."""
 
     water: list[Water]
     extent: Extent
@@ -129,24 +132,42 @@ class Scene(NamedTuple):
     wet_m: float
     duration_s: float
     device: str = "cpu"
+    maps: Maps = Maps()
+
+    def world(self, bed: Tensor, datum: float, dx: float) -> World:
+        """What a bed [1, ny, nx] over ``datum`` metres lies in; maps are pooled to its cells."""
+        shape = (bed.shape[1], bed.shape[2])
+        manning = _on(self.maps.manning, shape)
+        ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver, manning)
+        forcing = forcing_of(self.water, self.extent, shape, dx)
+        return World(ground, forcing._replace(rain_map=_on(self.maps.rain, shape)))
 
     def open(self, z: np.ndarray, dx: float, *, coarse: bool = False) -> Flood:
         """A dry flood on a grid of heights in m with cells of dx metres."""
         datum = float(z.mean())
         bed = torch.from_numpy(z - np.float32(datum))[None].float().contiguous()
-        ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver)
-        forcing = forcing_of(self.water, self.extent, (z.shape[0], z.shape[1]), dx)
+        ground, forcing = self.world(bed, datum, dx)
         physics = physics_of(self.solver, coarse=coarse)
         if self.solver.reference_mode or is_tiny(z.size, dx, self.duration_s, self.solver):
             return TorchFlood(ground, forcing, physics, self.wet_m)
         if self.device.startswith("cuda") and can_run(ground, forcing, physics):
-            drain = None if ground.drain is None else ground.drain.to(self.device)
-            there = ground._replace(z=bed.to(self.device), drain=drain)
+            moved = {
+                k: v.to(self.device) for k, v in ground._asdict().items() if torch.is_tensor(v)
+            }
+            there = ground._replace(**moved)
             return GpuOne(GpuFlood(there, [forcing], physics, wet_m=self.wet_m))
         from models.terrain.fused import FusedFlood  # loading numba takes a second
 
         threads = min(torch.get_num_threads(), max(1, z.size // 65_536))
         return FusedFlood(ground, forcing, physics, None, threads, self.wet_m)
+
+
+def _on(values: np.ndarray | None, shape: tuple[int, int]) -> Tensor | None:
+    """A map [ny, nx] on the fine cells, or its means on coarser ones."""
+    if values is None:
+        return None
+    factor = math.ceil(values.shape[0] / shape[0])
+    return mean(fitted(torch.from_numpy(values), factor), factor)
 
 
 def stages(

@@ -4,17 +4,18 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, pad
 
 THRESHOLDS_M = (0.05, 0.1, 0.3, 0.5)
 FAR_M = 0.5
 
 
 def pooled(depth: Float[Tensor, "ny nx"], factor: int) -> Float[Tensor, "nyc nxc"]:
-    """Mean depth of the fine cells; keeps the volume. Beyond the fine terrain there is none."""
+    """Mean depth of the fine cells that a coarse cell covers; whole cells keep the volume."""
     ny, nx = depth.shape
-    wide = torch.nn.functional.pad(depth[None], (0, -nx % factor, 0, -ny % factor))
-    return avg_pool2d(wide, factor)[0]
+    beyond = (0, -nx % factor, 0, -ny % factor)
+    wide, there = (pad(x[None], beyond) for x in (depth, torch.ones_like(depth)))
+    return (avg_pool2d(wide, factor) / avg_pool2d(there, factor))[0]
 
 
 def csi(said: np.ndarray, truth: np.ndarray, wet_m: float) -> float:

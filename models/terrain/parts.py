@@ -73,6 +73,7 @@ def _terrain_tag(value: Any) -> str | None:
     return None
 
 
+FORMS = '{"dataset": name} of an elevation, {"job": id, "artifact": name} of a GeoTIFF'
 Terrain = Annotated[
     Annotated[DatasetTerrain, Tag("dataset")]
     | Annotated[ArtifactTerrain, Tag("artifact")]
@@ -80,8 +81,15 @@ Terrain = Annotated[
     Discriminator(
         _terrain_tag,
         custom_error_type="terrain_form",
-        custom_error_message='give {"dataset": name} of an elevation, {"job": id, "artifact": '
-        'name} of a GeoTIFF, or {"synthetic": {...}}',
+        custom_error_message=f'give {FORMS}, or {{"synthetic": {{...}}}}',
+    ),
+]
+Map = Annotated[
+    Annotated[DatasetTerrain, Tag("dataset")] | Annotated[ArtifactTerrain, Tag("artifact")],
+    Discriminator(
+        _terrain_tag,
+        custom_error_type="terrain_form",
+        custom_error_message=f"give {FORMS}, on the cells of the terrain",
     ),
 ]
 

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch, Rectangle
 PANEL_INCHES, COLUMNS = 3.0, 4
 # from a blue that stands out from the hillshade; shallower water is not drawn
 WATER, SHOWN_M = ListedColormap(colormaps["Blues"](np.linspace(0.3, 1, 256))), 0.02
-DIFFERENCE = "RdBu"
+DIFFERENCE, LEAST_GAP_M = "RdBu", 1e-3
 EXTENTS = (("hit", "#3182bd"), ("miss", "#de2d26"), ("false alarm", "#fdae6b"))
 Field = Float[np.ndarray, "ny nx"]
 
@@ -39,6 +39,13 @@ class Stage(NamedTuple):
     def extent(self) -> tuple[float, float, float, float]:
         """Left, right, bottom, top in metres."""
         return (0.0, self.z.shape[1] * self.dx, self.z.shape[0] * self.dx, 0.0)
+
+    def known(self, values: np.ndarray) -> np.ndarray:
+        """A field on the terrain's cells or on coarser ones, NaN where none has a height."""
+        ny, nx = values.shape
+        f = self.missing.shape[0] // ny
+        nowhere = self.missing[: ny * f, : nx * f].reshape(ny, f, nx, f).all((1, 3))
+        return np.where(nowhere, np.nan, values)
 
 
 def hillshade(stage: Stage) -> Float[np.ndarray, "ny nx"]:
@@ -86,7 +93,7 @@ def depths(path: Path, stage: Stage, panels: list[Panel], title: str) -> None:
     norm, shade = Normalize(0, max(deepest, SHOWN_M)), hillshade(stage)
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, stage, shade, panel.title)
-        wet = np.ma.masked_less(np.nan_to_num(panel.values), SHOWN_M)
+        wet = np.ma.masked_less(np.nan_to_num(stage.known(panel.values)), SHOWN_M)
         axis.imshow(
             wet, cmap=WATER, norm=norm, alpha=0.85, extent=stage.extent, interpolation="nearest"
         )
@@ -98,15 +105,16 @@ def depths(path: Path, stage: Stage, panels: list[Panel], title: str) -> None:
 
 
 def differences(path: Path, stage: Stage, panels: list[Panel], title: str, label: str) -> None:
-    """Write a PNG: signed fields on one scale about zero, cut at the 99th percentile."""
+    """Write a PNG: signed fields on one scale about zero, cut at the 98th percentile of gaps."""
     figure, axes = _grid(len(panels), stage.z.shape)
-    magnitudes = np.concatenate([np.abs(panel.values).ravel() for panel in panels])
-    most = float(np.nanpercentile(magnitudes, 99)) or float(np.nanmax(magnitudes)) or 1.0
+    magnitudes = np.concatenate([np.abs(stage.known(panel.values)).ravel() for panel in panels])
+    gaps = magnitudes[magnitudes > LEAST_GAP_M]
+    most = float(np.percentile(gaps, 98)) if len(gaps) else 1.0
     norm, shade = TwoSlopeNorm(0, -most, most), hillshade(stage)
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, stage, shade, panel.title)
         axis.imshow(
-            panel.values,
+            stage.known(panel.values),
             cmap=DIFFERENCE,
             norm=norm,
             alpha=0.85,
@@ -128,7 +136,7 @@ def extents(
     colours, shade = ListedColormap([colour for _, colour in EXTENTS]), hillshade(stage)
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, stage, shade, panel.title)
-        said, is_wet = panel.values > wet_m, truth > wet_m
+        said, is_wet = stage.known(panel.values) > wet_m, stage.known(truth) > wet_m
         code = np.where(said & is_wet, 0.0, np.where(is_wet, 1.0, np.where(said, 2.0, np.nan)))
         axis.imshow(
             code, cmap=colours, vmin=-0.5, vmax=2.5, alpha=0.85, extent=stage.extent,
@@ -144,21 +152,26 @@ def extents(
 def terrains(path: Path, fine: Stage, panels: list[Panel], moved: Panel, title: str) -> None:
     """Write a PNG: heights of each panel on one scale, and a signed difference beside them."""
     figure, axes = _grid(len(panels) + 1, fine.z.shape)
-    values = np.concatenate([panel.values.ravel() for panel in panels])
+    values = np.concatenate([fine.known(panel.values).ravel() for panel in panels])
     low, high = np.nanpercentile(values, (1, 99))
     norm = Normalize(float(low), float(high))
     for axis, panel in zip(axes, panels, strict=False):
         axis.imshow(
-            panel.values, cmap="terrain", norm=norm, extent=fine.extent, interpolation="nearest"
+            fine.known(panel.values),
+            cmap="terrain",
+            norm=norm,
+            extent=fine.extent,
+            interpolation="nearest",
         )
         axis.set_title(panel.title, fontsize=9)
     scale_bar(axes[0], fine)
     shown = ScalarMappable(norm, "terrain")
     figure.colorbar(shown, ax=axes[: len(panels)], shrink=0.8, label="height (m)", extend="both")
-    most = float(np.nanmax(np.abs(moved.values))) or 1.0
+    shown_moved = fine.known(moved.values)
+    most = float(np.nanmax(np.abs(shown_moved))) or 1.0
     last = axes[len(panels)]
     drawn = last.imshow(
-        moved.values, cmap="RdBu_r", vmin=-most, vmax=most, extent=fine.extent,
+        shown_moved, cmap="RdBu_r", vmin=-most, vmax=most, extent=fine.extent,
         interpolation="nearest",
     )  # fmt: skip
     last.set_title(moved.title, fontsize=9)

@@ -18,11 +18,9 @@ NEIGHBOURS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 Fine = Float[Tensor, "ny nx"]
 
 
-def fitted(z: Fine, factor: int, edges: str) -> Tensor:
-    """Rows and columns made multiples of ``factor``: repeated at the end, or cut off."""
+def fitted(z: Fine, factor: int) -> Tensor:
+    """Rows and columns made multiples of ``factor``: the last ones repeated."""
     ny, nx = z.shape
-    if edges == "crop":
-        return z[: ny // factor * factor, : nx // factor * factor].contiguous()
     return pad(z[None], (0, -nx % factor, 0, -ny % factor), mode="replicate")[0]
 
 

@@ -19,9 +19,22 @@ from models.terrain.parts import Area, ArtifactTerrain, DatasetTerrain, Syntheti
 from models.terrain.scenes import generate
 
 NODATA = -9999.0
+MAPS = {"manning": (1e-3, 1.0), "rain": (0.0, 100.0)}  # least and greatest value
 PROFILE: dict[str, Any] = {
     "driver": "GTiff", "count": 1, "dtype": "float32", "compress": "deflate", "predictor": 3,
 }  # fmt: skip
+
+
+class Maps(NamedTuple):
+    """What differs from cell to cell beside the heights; None: it does not.
+
+    Attributes:
+        manning: roughness in s/m^(1/3), float32.
+        rain: share of the rain on each cell, float32.
+    """
+
+    manning: Float[np.ndarray, "ny nx"] | None = None
+    rain: Float[np.ndarray, "ny nx"] | None = None
 
 
 class Elevation(NamedTuple):
@@ -65,6 +78,32 @@ def load(terrain: Terrain, run: Run, seed: int) -> Elevation:
     else:
         found = read(run.input(terrain), given, _name(terrain))
     return found if terrain.area is None else cut(found, terrain.area)
+
+
+def maps_of(spec: Any, fine: Elevation, run: Run) -> Maps:
+    """The maps that a spec names, on the cells of its terrain; none for kinds without.
+
+    Raises:
+        DataError: if a raster cannot be used.
+        SpecError: if its cells are not the terrain's, or a value is out of range.
+    """
+    found = {}
+    for name, (low, high) in MAPS.items():
+        ref = getattr(spec, f"{name}_map", None)
+        if ref is None:
+            continue
+        values = load(ref, run, spec.seed).z
+        if values.shape != fine.z.shape:
+            raise SpecError(
+                f"{name}_map: {values.shape} cells, the terrain {fine.z.shape}; cut both by area"
+            )
+        least, most = float(values.min()), float(values.max())
+        if not low <= least <= most <= high:
+            raise SpecError(
+                f"{name}_map: values from {least:g} to {most:g}; {low:g} to {high:g} are allowed"
+            )
+        found[name] = values
+    return Maps(**found)
 
 
 def _name(terrain: DatasetTerrain | ArtifactTerrain) -> str:
@@ -134,14 +173,22 @@ def cut(whole: Elevation, area: Area) -> Elevation:
     return whole._replace(z=whole.z[part].copy(), missing=whole.missing[part], transform=place)
 
 
-def coarsened(fine: Elevation, z: np.ndarray, factor: int, *, crop: bool = False) -> Elevation:
+def cropped(whole: Elevation, factor: int) -> Elevation:
+    """Without the rows and columns that do not fill a coarse cell.
+
+    Raises:
+        DataError: if what is left holds nodata only.
+    """
+    rows, columns = (count // factor * factor for count in whole.z.shape)
+    return cut(whole, Area(rows=rows, columns=columns))
+
+
+def coarsened(fine: Elevation, z: np.ndarray, factor: int) -> Elevation:
     """The terrain with coarse heights: same upper-left corner, cells ``factor`` times as large."""
     rows, columns = z.shape
     missing = np.ones((rows * factor, columns * factor), bool)
     ny, nx = (min(a, b) for a, b in zip(fine.z.shape, missing.shape, strict=True))
     missing[:ny, :nx] = fine.missing[:ny, :nx]
-    if crop:
-        missing = missing[:ny, :nx]
     all_missing = np.asarray(missing.reshape(rows, factor, columns, factor).all((1, 3)))
     place = fine.transform @ Affine.scale(factor, factor)
     return Elevation(z, all_missing, fine.dx * factor, fine.crs, place, fine.name)

@@ -12,6 +12,7 @@ from models.terrain.cache import cached
 from models.terrain.stride import constants
 from models.terrain.sweep import fetch_window
 from models.terrain.tile import (
+    DEPTH,
     FX,
     FY,
     ONE,
@@ -28,42 +29,56 @@ from models.terrain.tile import (
     N,
     Z,
     compiled,
-    cube_root_inverse,
     inlined,
     outlets,
-    x_faces,
-    y_faces,
+    rows_of_faces,
 )  # fmt: skip
-from models.terrain.vectors import load, pointer, square_root, store
+from models.terrain.vectors import load, pointer, store
 
-ROWS, COLUMNS = 27, 167  # of the largest tile
+ROWS, COLUMNS = DEPTH - 10, 167  # of the largest tile
 TOP, LEFT = 5, 8  # surroundings before it; five rows and eight columns follow
 GH, GQX, GQY, LEAVING, KEPT = (k * PLANE for k in range(9, 14))
 OF_X, OF_Y = 14 * PLANE, 21 * PLANE  # of faces, seven planes each:
 PUSH, OWN, CROSS, RIGHT_W, LEFT_W, RIGHT_Z, LEFT_Z = (k * PLANE for k in range(7))
-BUFFER = 28 * PLANE
+AGAIN_X, AGAIN_Y = 28 * PLANE, 31 * PLANE  # of faces, three planes each:
+ROOT, UNDER, NORM = (k * PLANE for k in range(3))
+BUFFER = 34 * PLANE
 HALF, FIVE_THIRDS, SEVEN_THIRDS = float32(0.5), float32(5 / 3), float32(7 / 3)
 
 
 @inlined
 @no_type_check
-def face_back(s, a, b, own, crossing, q, g, to, c):
+def _put(s, plane, k, found):
+    """Keep the discharge of a face and what led to it: there is no other root or division."""
+    q, y, under, norm = found
+    to = AGAIN_X if plane == FX else AGAIN_Y
+    store(s, plane + k, q)
+    store(s, to + ROOT + k, y)
+    store(s, to + UNDER + k, under)
+    store(s, to + NORM + k, ONE / norm)
+
+
+x_faces, y_faces = rows_of_faces(_put)
+
+
+@inlined
+@no_type_check
+def face_back(s, a, b, own, crossing, q, g, to, again, c):
     """What a face passes back, given q, its discharge before the limiter, and g by it."""
     za, zb = load(s, Z + a), load(s, Z + b)
     wa, wb = za + load(s, H + a), zb + load(s, H + b)
     hf = max(wa, wb) - max(za, zb)
     wet = hf > c.h_dry
-    x = hf if wet else ONE
-    y = cube_root_inverse(x)
-    p = x * x * x * y * y
+    x, y = hf if wet else ONE, load(s, again + ROOT + a)
     n = load(s, N + a) + load(s, N + b)
     qt = crossing * QUARTER
-    norm = square_root(own * own + qt * qt + c.eps)
-    rough = c.g_dt_4 * n * n
-    g_under = (g if wet else ZERO) / (p + rough * norm)
-    push = g_under * p
-    g_norm = -g_under * q * rough / norm
-    g_hf = g_under * q * rough * norm * SEVEN_THIRDS / x - push * c.g_dt_dx * (wb - wa)
+    by_norm = load(s, again + NORM + a)
+    norm = (own * own + qt * qt + c.eps) * by_norm
+    g_under = (g if wet else ZERO) * load(s, again + UNDER + a)
+    push = g_under * x * x * x * y * y
+    drag = g_under * q * c.g_dt_4 * n * n
+    g_norm = -drag * by_norm
+    g_hf = drag * norm * SEVEN_THIRDS * y * y * y - push * c.g_dt_dx * (wb - wa)
     g_slope = -push * c.g_dt_dx * x
     right = HALF * float32(wb > wa) + HALF * float32(wb >= wa)
     bed = HALF * float32(zb > za) + HALF * float32(zb >= za)
@@ -131,7 +146,7 @@ def x_back(s, row, width, c):
             load(s, ky - STRIDE) + load(s, ky - STRIDE + 1),
             load(s, ky) + load(s, ky + 1),
         )
-        face_back(s, k, k + 1, load(s, QX + k), above + below, q, g, OF_X, c)
+        face_back(s, k, k + 1, load(s, QX + k), above + below, q, g, OF_X, AGAIN_X, c)
 
 
 @compiled
@@ -148,7 +163,7 @@ def y_back(s, row, width, c):
         g = by_y(s, k, c) * (upper if from_above else lower)
         g += leave_upper if from_above else -leave_lower
         left, right = load(s, kx - 1) + load(s, kx + STRIDE - 1), load(s, kx) + load(s, kx + STRIDE)
-        face_back(s, k, k + STRIDE, load(s, QY + k), left + right, q, g, OF_Y, c)
+        face_back(s, k, k + STRIDE, load(s, QY + k), left + right, q, g, OF_Y, AGAIN_Y, c)
 
 
 @compiled
@@ -205,12 +220,21 @@ def keep_row(source, target, to, columns, adding):
 
 @compiled
 @no_type_check
-def tile_back(g, shape, tape, at, grads, old, by_z, r0, c0, s, c):
-    """One tile: window in, faces, limiter, derivatives, gathered rows out."""
+def keep_rows(s, grads, by_z, new, to, base, sizes):
+    """Copy a gathered row of a tile out."""
+    columns, cells = sizes
+    keep_row(s, pointer(grads), new, (GH + base, columns), False)
+    keep_row(s, pointer(grads), new + cells, (GQX + base, columns), False)
+    keep_row(s, pointer(grads), new + 2 * cells, (GQY + base, columns), False)
+    keep_row(s, pointer(by_z), to, (LEAVING + base, columns), True)
+
+
+@compiled
+@no_type_check
+def fetch_tile(g, shape, tape, at, grads, old, r, left, height, width, s, c):
+    """Rows from ``r`` on, columns from ``left`` on, into the buffer; walls outside of the grid."""
     ny, nx = shape.ny, shape.nx
-    rows, columns, cells = min(ROWS, ny - r0), min(COLUMNS, nx - c0), ny * nx
-    height, width = rows + 10, (columns + 9 + 15) // 16 * 16
-    r, left = r0 - TOP, c0 - LEFT
+    cells = ny * nx
     fetch_window(pointer(g.z), 0, ny, nx, r, left, height, s, Z, WALL)
     for k, plane in ((0, H), (1, QX), (2, QY)):
         fetch_window(pointer(tape), (3 * at + k) * cells, ny, nx, r, left, height, s, plane, ZERO)
@@ -222,25 +246,35 @@ def tile_back(g, shape, tape, at, grads, old, by_z, r0, c0, s, c):
     if len(g.drain) > 0:
         fetch_window(pointer(g.drain), 0, ny, nx, r, left, height, s, OUT, ZERO)
         outlets(s, height, width, c)
+
+
+@compiled
+@no_type_check
+def tile_back(g, shape, tape, at, grads, old, by_z, r0, c0, s, c):
+    """One tile: window in; then row after row faces, limiter, derivatives, gathered row out.
+
+    A row is gathered, and its derivatives replaced, two rows behind: nothing needs the old ones.
+    """
+    ny, nx = shape.ny, shape.nx
+    rows, columns, cells = min(ROWS, ny - r0), min(COLUMNS, nx - c0), ny * nx
+    height, width = rows + 10, (columns + 9 + 15) // 16 * 16
+    fetch_tile(g, shape, tape, at, grads, old, r0 - TOP, c0 - LEFT, height, width, s, c)
     first_y, first_x = TOP - r0, LEFT - c0
     last_y, last_x = first_y + ny - 2, first_x + nx - 2
-    for row in range(1, height - 1):
+    for row in range(1, TOP + rows + 2):
         x_faces(s, row, width, first_x, last_x, c)
         y_faces(s, row, width, first_y, last_y, c)
-    for row in range(2, height - 1):
-        limiter_back(s, row, width, c)
-    for row in range(2, height - 2):
-        x_back(s, row, width, c)
-        y_back(s, row, width, c)
-    for row in range(TOP, TOP + rows):
-        gather_cells(s, row, columns)
-        gather_discharges(s, row, columns, first_y, last_y, first_x, last_x, c)
-        to, base = (r0 + row - TOP) * nx + c0, row * STRIDE + LEFT
-        new = 3 * (1 - old) * cells
-        keep_row(s, pointer(grads), new + to, (GH + base, columns), False)
-        keep_row(s, pointer(grads), new + cells + to, (GQX + base, columns), False)
-        keep_row(s, pointer(grads), new + 2 * cells + to, (GQY + base, columns), False)
-        keep_row(s, pointer(by_z), to, (LEAVING + base, columns), True)
+        if row > 1:
+            limiter_back(s, row, width, c)
+            x_back(s, row, width, c)
+        if row > 2:
+            y_back(s, row - 1, width, c)
+        done = row - 2
+        if done >= TOP:
+            gather_cells(s, done, columns)
+            gather_discharges(s, done, columns, first_y, last_y, first_x, last_x, c)
+            to, base = (r0 + done - TOP) * nx + c0, done * STRIDE + LEFT
+            keep_rows(s, grads, by_z, 3 * (1 - old) * cells + to, to, base, (columns, cells))
 
 
 @no_type_check

@@ -5,6 +5,7 @@ a tape and unwinds it: C S (N / K + K) bytes for C cells, N steps, S = 12 bytes 
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,32 @@ from models.terrain.scheme import Physics
 from models.terrain.stepping import UnstableError, World
 
 WHOLE_TAPE_BYTES = 512 * 2**20  # shorter floods than this need no second run
+
+
+class Shelf:
+    """Memory of walked tapes, for the next ones: fresh pages cost half as much as the steps."""
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+        self._lock = Lock()
+
+    def take(self, count: int) -> np.ndarray:
+        """At least so many floats in a row."""
+        with self._lock:
+            for k, old in enumerate(self._free):
+                if old.size >= count:
+                    return self._free.pop(k)
+        return np.empty(count, np.float32)
+
+    def give(self, tape: np.ndarray) -> None:
+        """Put a tape's memory back; nobody may read it any more."""
+        whole = tape if tape.base is None else tape.base
+        with self._lock:
+            if sum(x.nbytes for x in self._free) + whole.nbytes <= WHOLE_TAPE_BYTES:
+                self._free.append(whole)
+
+
+SHELF = Shelf()
 
 
 class Spans(NamedTuple):
@@ -110,7 +137,11 @@ def _forward(flood: FusedFlood, times: tuple[float, ...], span: int | None) -> t
             limits.append((flood.totals.t, until))
             tape, lengths, ended = _record(flood, until, steps)
             kept += len(tape)
-            tapes.append(tape if span is None and kept <= fits else tape[:1].copy())
+            if span is None and kept <= fits:
+                tapes.append(tape)
+            else:
+                tapes.append(tape[:1].copy())
+                SHELF.give(tape)
             dts.append(lengths)
         depths.append(flood.depth[0])
         stops.append(len(tapes))
@@ -123,7 +154,8 @@ def _record(flood: FusedFlood, until: float, steps: int) -> tuple[np.ndarray, np
     Raises:
         UnstableError: if water is NaN, infinite or beyond all bounds.
     """
-    tape = np.empty((steps, 3, flood.shape.ny * flood.shape.nx), np.float32)
+    count = steps * 3 * flood.shape.ny * flood.shape.nx
+    tape = SHELF.take(count)[:count].reshape(steps, 3, -1)
     dts, before = np.empty(steps), flood.totals.steps
     arrays = (flood.grid, flood.shape, flood.numbers)
     why = stride.record(*arrays, until, steps, tape.reshape(-1), dts)
@@ -159,4 +191,7 @@ def _backward(spans: Spans, grad: Float[Tensor, "times ny nx"]) -> Float[Tensor,
             tape = _again(flood, tape[0], spans.limits[k], len(dts))
         arrays = (flood.grid, flood.shape, flood.numbers)
         reverse.unwind(*arrays, tape.reshape(-1), dts, len(dts), by_state.reshape(-1), by_z, work)
+        if len(tape) > 1:
+            spans.tapes[k] = tape[:1].copy()  # a second walk would run the span again
+            SHELF.give(tape)
     return torch.from_numpy(by_z).view(grad.shape[1:])

@@ -12,20 +12,32 @@ from models.core.run import Run
 from models.terrain import animation, pictures, rasters
 from models.terrain.boundary import Extent, settle
 from models.terrain.floods import Scene, stages
+from models.terrain.parts import Water
 from models.terrain.rasters import Elevation
 from models.terrain.spec import TerrainSimulate
 
 
-def scene_of(spec: Any, fine: Elevation, wet_m: float, device: str) -> Scene:
-    """The water of a spec, settled on a fine terrain.
+def scene_of(
+    spec: Any, fine: Elevation, wet_m: float, run: Run, water: list[Water] | None = None
+) -> Scene:
+    """The water and the maps of a spec, settled on a fine terrain.
+
+    Args:
+        spec: with water, solver, duration and, where its kind has them, maps.
+        fine: the terrain.
+        wet_m: depth that counts as wet.
+        run: that knows the bytes of the maps.
+        water: in place of the spec's own.
 
     Raises:
-        SpecError: if a segment or source is off the terrain.
+        SpecError: if a segment or source is off the terrain, or a map is of other cells.
+        DataError: if a map cannot be used.
     """
     ny, nx = fine.z.shape
-    water = settle(list(spec.water), fine.z, fine.missing, fine.dx)
+    settled = settle(water or spec.water, fine.z, fine.missing, fine.dx)
     extent = Extent(ny * fine.dx, nx * fine.dx)
-    return Scene(water, extent, spec.solver, wet_m, spec.duration_s, device)
+    maps = rasters.maps_of(spec, fine, run)
+    return Scene(settled, extent, spec.solver, wet_m, spec.duration_s, run.device, maps)
 
 
 def simulate(spec: TerrainSimulate, run: Run) -> None:
@@ -42,7 +54,7 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
         run.warn(
             "nodata_filled", f"{int(ground.missing.sum())} cells without height: no result there"
         )
-    flood = scene_of(spec, ground, spec.wet_depth_m, run.device).open(ground.z, ground.dx)
+    flood = scene_of(spec, ground, spec.wet_depth_m, run).open(ground.z, ground.dx)
     times = [spec.duration_s * (k + 1) / spec.outputs for k in range(spec.outputs)]
     rows: list[dict[str, float]] = []
     frames: list[np.ndarray] = []

@@ -14,10 +14,9 @@ from models.terrain.parts import (
     METHODS,
     DatasetTerrain,
     Factor,
+    Map,
     Method,
-    Rain,
     Solver,
-    Synthetic,
     SyntheticTerrain,
     Terrain,
     Valley,
@@ -88,6 +87,12 @@ class _Flood(_OnTerrain):
     )
     solver: Solver = Solver()
     duration_s: float = Field(default=3600.0, gt=0, le=1e7, description="Simulated seconds")
+    manning_map: Map | None = Field(
+        default=None, description="Roughness of each cell, s/m^(1/3), in place of solver.manning"
+    )
+    rain_map: Map | None = Field(
+        default=None, description="What the rain is multiplied with, cell by cell"
+    )
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Cells and steps of the fine flood.
@@ -141,12 +146,30 @@ class TerrainSimulate(_Flood):
     animation: bool = Field(default=True, description="Leave flood.gif as well")
 
 
+class Tune(Part):
+    """Floods of this one terrain under which its coarse heights are improved."""
+
+    water: list[Waters] = Field(
+        min_length=1, max_length=16, description="Floods, each by itself; one terrain serves all"
+    )
+    steps: Int = Field(default=50, ge=1, le=10_000, description="Adam steps on the heights")
+    solver: Solver = Solver()
+    duration_s: float = Field(default=3600.0, gt=0, le=1e7, description="Simulated seconds")
+
+    @model_validator(mode="after")
+    def _can_be_differentiated(self) -> "Tune":
+        if self.solver.froude is not None or self.solver.reference_mode:
+            raise ValueError("tune.solver: froude and reference_mode cannot be tuned through")
+        return self
+
+
 class TerrainDownsample(_OnTerrain):
     """Make a terrain coarse, by a baseline or a trained net; GeoTIFF in, GeoTIFF out."""
 
     entry: ClassVar[str] = "models.terrain.downsample:downsample"
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo("moved_rms_m", "m", None, "root mean square difference from mean pooling"),
+        MetricInfo("error_ratio", "1", "min", "tuning: error of depth over that of mean pooling"),
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("coarse.tif", "raster", "the coarse terrain in metres, GeoTIFF"),
@@ -166,6 +189,23 @@ class TerrainDownsample(_OnTerrain):
     edges: Literal["pad", "crop"] = Field(
         default="pad", description="Rows and columns that do not fill a coarse cell"
     )
+    tune: Tune | None = Field(
+        default=None, description="Improve the result by floods of this terrain; costs fine floods"
+    )
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Cells and steps of the fine floods of a tuning.
+
+        Raises:
+            SpecError: if there are more than a job may ask for.
+        """
+        size = size_of(self.terrain, counts)
+        if size is None or self.tune is None:
+            return Estimate()
+        rows, columns, dx = size
+        steps = len(self.tune.water) * steps_of(self.tune.duration_s, dx, self.tune.solver)
+        check_work(rows * columns, steps, "use terrain.area, fewer floods or a shorter duration_s")
+        return Estimate(details={"cells": rows * columns, "steps": steps})
 
 
 class TerrainCompare(_Flood):
@@ -205,101 +245,3 @@ class TerrainCompare(_Flood):
         le=10_000,
         description="Adam steps on the coarse terrain itself, from the first net or mean pooling",
     )
-
-
-class Scenes(Part):
-    """Terrains to train on: generated ones, and tiles of rasters, split by source."""
-
-    synthetic: Synthetic | None = Field(
-        default=Synthetic(), description="Pattern of the generated terrains; null: none"
-    )
-    train: Int = Field(default=32, ge=0, le=100_000, description="Generated terrains to train on")
-    test: Int = Field(default=8, ge=0, le=10_000, description="Generated terrains held out")
-    rasters: list[DatasetTerrain] = Field(default=[], max_length=1000, description="To train on")
-    test_rasters: list[DatasetTerrain] = Field(default=[], max_length=1000, description="Held out")
-    tile: Int = Field(
-        default=256, ge=16, le=8192, description="Rows and columns of a raster's tile"
-    )
-
-
-class TerrainTrain(Spec):
-    """Train a net to make terrain coarse so that the coarse flood is the fine one, pooled."""
-
-    entry: ClassVar[str] = "models.terrain.train:train"
-    resumable: ClassVar[bool] = True
-    metrics: ClassVar[tuple[MetricInfo, ...]] = (
-        MetricInfo("loss", "m2 or m", "min", "mean loss of an epoch's steps"),
-        MetricInfo(
-            "test_mae_m", "m", "min", "mean |coarse - pooled fine depth|, held-out terrains"
-        ),
-        MetricInfo("error_ratio", "1", "min", "test_mae_m over that of mean pooling"),
-        MetricInfo("test_csi_01", "1", "max", "critical success index at 0.1 m"),
-        MetricInfo("skipped", "1", "min", "steps left out for a loss or gradient not finite"),
-    )
-    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
-        ArtifactInfo("weights.safetensors", "weights", "the net of the best epoch"),
-        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
-        ArtifactInfo("history.csv", "table", "a row an epoch"),
-        ArtifactInfo("history.png", "image", "loss and error ratio over the epochs"),
-        ArtifactInfo("report.json", "report", "all figures, data hash, versions"),
-    )
-    smallest: ClassVar[Mapping[str, Any]] = {
-        "kind": "terrain.train",
-        "scenes": {"synthetic": TINY, "train": 2, "test": 1},
-        "factor": 8,
-        "duration_s": 60.0,
-        "epochs": 2,
-        "batch_size": 2,
-        "width": 8,
-    }
-
-    kind: Literal["terrain.train"]
-    scenes: Scenes = Scenes()
-    factor: Factor = 16
-    water: Waters = [Valley(type="valley"), Rain(type="rain", mm_per_h=0.0)]
-    solver: Solver = Solver()
-    duration_s: float = Field(default=3600.0, gt=0, le=1e6)
-    targets: Int = Field(default=1, ge=1, le=20, description="Times whose depth is matched")
-    loss: Literal["mse", "huber", "l1"] = "huber"
-    terrain_weight: float = Field(
-        default=0.0, ge=0, le=1e3, description="Of the pull towards mean pooling"
-    )
-    epochs: Int = Field(default=30, ge=1, le=10_000)
-    batch_size: Int = Field(default=8, ge=1, le=1024)
-    lr: float = Field(default=1e-3, gt=0, le=1, description="Of Adam; falls as a cosine to zero")
-    width: Int = Field(
-        default=64, ge=8, le=256, multiple_of=8, description="Channels of the first stage"
-    )
-    norm: Literal["group", "batch"] = "group"
-
-    @model_validator(mode="after")
-    def _fits(self) -> "TerrainTrain":
-        scenes, f = self.scenes, self.factor
-        if scenes.synthetic is not None and (
-            scenes.synthetic.rows % f or scenes.synthetic.columns % f
-        ):
-            raise ValueError(f"scenes.synthetic: rows and columns must be multiples of factor {f}")
-        if scenes.rasters and scenes.tile % f:
-            raise ValueError(f"scenes.tile: {scenes.tile} must be a multiple of factor {f}")
-        if not scenes.rasters and not (scenes.synthetic and scenes.train):
-            raise ValueError("scenes: give rasters, or synthetic with train at least 1")
-        if not scenes.test_rasters and not (scenes.synthetic and scenes.test):
-            raise ValueError("scenes: give test_rasters, or synthetic with test at least 1")
-        names = {item.dataset for item in scenes.rasters}
-        both = sorted(names & {item.dataset for item in scenes.test_rasters})
-        if both:
-            raise ValueError(f"scenes: {both[0]} is in rasters and test_rasters; split by source")
-        if self.solver.froude is not None or self.solver.reference_mode:
-            raise ValueError("solver: froude and reference_mode cannot be trained through")
-        return self
-
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
-        """Optimizer steps, and cell-steps of the fine floods of generated terrains."""
-        made, scenes = self.scenes.synthetic, self.scenes
-        if made is None or scenes.rasters:
-            return Estimate()
-        steps = steps_of(self.duration_s, made.cell_size_m, self.solver)
-        fine = (scenes.train + scenes.test) * made.rows * made.columns
-        check_work(made.rows * made.columns, steps, "use smaller terrains or a shorter duration_s")
-        total = self.epochs * math.ceil(scenes.train / self.batch_size)
-        return Estimate(total_steps=total, details={"fine_cell_steps": fine * steps})

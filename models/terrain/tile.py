@@ -15,8 +15,8 @@ from models.terrain.vectors import bits, from_bits, load, square_root, store
 
 ROWS, COLUMNS = 32, 173  # of the largest tile
 TOP, LEFT = 3, 4  # surroundings before it; two rows and four columns follow
-STRIDE = 192
-PLANE = (ROWS + 5) * STRIDE
+STRIDE, DEPTH = 192, 73  # floats of a row; rows of a plane, as many as the derivative's tile needs
+PLANE = DEPTH * STRIDE
 Z, N, H, QX, QY, FX, FY, SHARE, OUT = (k * PLANE for k in range(9))
 BUFFER = 9 * PLANE
 WALL = np.float32(1e6)
@@ -48,7 +48,8 @@ def cube_root_inverse(x):
 def face(s, a, b, own, beside, crossing, c):
     """New discharge through the face between cells a and b (offsets in a plane) before the limiter.
 
-    ``own`` and ``beside``: theta-weighted terms; ``crossing``: four times the mean across.
+    ``own`` and ``beside``: theta-weighted terms; ``crossing``: four times the mean across. Gives
+    what led to it as well: hf^(-1/3), one over the denominator, the magnitude of the old discharge.
     """
     za, zb = load(s, Z + a), load(s, Z + b)
     wa, wb = za + load(s, H + a), zb + load(s, H + b)
@@ -61,8 +62,9 @@ def face(s, a, b, own, beside, crossing, c):
     qt = crossing * QUARTER
     norm = square_root(own * own + qt * qt + c.eps)
     push = c.theta * own + c.rest * beside - c.g_dt_dx * x * (wb - wa)
-    q = push * p / (p + c.g_dt_4 * n * n * norm)
-    return q if wet else ZERO
+    under = ONE / (p + c.g_dt_4 * n * n * norm)
+    q = push * p * under
+    return q if wet else ZERO, y, under, norm
 
 
 @inlined
@@ -83,39 +85,55 @@ def y_face(s, k, before, after, c):
     return face(s, k, k + STRIDE, load(s, QY + k), before + after, crossing, c)
 
 
-@compiled
+@inlined
 @no_type_check
-def x_faces(s, row, width, first, last, c):
-    """A row of x faces; the grid's first and last stand in for those beyond them."""
-    base = row * STRIDE + 2
-    for j in range(width):
-        k = base + j
-        store(s, FX + k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k + 1), c))
-    if 2 <= first < 2 + width:
-        k = row * STRIDE + first
-        after = load(s, QX + k) if first == last else load(s, QX + k + 1)
-        store(s, FX + k, x_face(s, k, load(s, QX + k), after, c))
-    if 2 <= last < 2 + width and last != first:
-        k = row * STRIDE + last
-        store(s, FX + k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k), c))
+def _put(s, plane, k, found):
+    """Keep the discharge of a face alone."""
+    store(s, plane + k, found[0])
 
 
-@compiled
-@no_type_check
-def y_faces(s, row, width, first, last, c):
-    """A row of y faces, between this row of cells and the next."""
-    base = row * STRIDE + 2
-    up = intp(0) if row == first else -STRIDE
-    down = intp(0) if row == last else STRIDE
-    if up == 0 or down == 0:
+def rows_of_faces(put):
+    """Rows of x and y faces, compiled; ``put(s, plane, k, found)`` keeps what :func:`face` gives.
+
+    The grid's first and last faces stand in for those beyond them.
+    """
+
+    @compiled
+    @no_type_check
+    def x_faces(s, row, width, first, last, c):
+        base = row * STRIDE + 2
         for j in range(width):
             k = base + j
-            store(s, FY + k, y_face(s, k, load(s, QY + k + up), load(s, QY + k + down), c))
-        return
-    for j in range(width):
-        k = base + j
-        before, after = load(s, QY + k - STRIDE), load(s, QY + k + STRIDE)
-        store(s, FY + k, y_face(s, k, before, after, c))
+            put(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k + 1), c))
+        if 2 <= first < 2 + width:
+            k = row * STRIDE + first
+            after = load(s, QX + k) if first == last else load(s, QX + k + 1)
+            put(s, FX, k, x_face(s, k, load(s, QX + k), after, c))
+        if 2 <= last < 2 + width and last != first:
+            k = row * STRIDE + last
+            put(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k), c))
+
+    @compiled
+    @no_type_check
+    def y_faces(s, row, width, first, last, c):
+        """Between this row of cells and the next."""
+        base = row * STRIDE + 2
+        up = intp(0) if row == first else -STRIDE
+        down = intp(0) if row == last else STRIDE
+        if up == 0 or down == 0:
+            for j in range(width):
+                k = base + j
+                put(s, FY, k, y_face(s, k, load(s, QY + k + up), load(s, QY + k + down), c))
+            return
+        for j in range(width):
+            k = base + j
+            before, after = load(s, QY + k - STRIDE), load(s, QY + k + STRIDE)
+            put(s, FY, k, y_face(s, k, before, after, c))
+
+    return x_faces, y_faces
+
+
+x_faces, y_faces = rows_of_faces(_put)
 
 
 @compiled

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.core import checkpoint
 from models.core.errors import SpecError
 from models.core.run import Run
+from models.terrain.flow import drained
 from models.terrain.net import Downsampler, coarse
 from models.terrain.parts import Solver
+from models.terrain.train_spec import TerrainTrain
 
 TILE_CELLS = 2048 * 2048  # a larger raster goes through the net in bands
 
@@ -19,15 +21,16 @@ TILE_CELLS = 2048 * 2048  # a larger raster goes through the net in bands
 class Trained(NamedTuple):
     """A net and what it was trained for."""
 
-    net: nn.Module
+    net: Downsampler
     factor: int
     solver: dict[str, Any]
 
 
-def describe(factor: int, width: int, norm: str, solver: Solver) -> dict[str, Any]:
+def describe(spec: TerrainTrain) -> dict[str, Any]:
     """What a file of weights tells of its net."""
-    net = {"name": "terrain_downsampler", "factor": factor, "width": width, "norm": norm}
-    return {"net": net, "solver": solver.model_dump()}
+    net = {"name": "terrain_downsampler", "factor": spec.factor, "width": spec.width}
+    net |= {"norm": spec.norm, "inputs": spec.inputs}
+    return {"net": net, "solver": spec.solver.model_dump()}
 
 
 def load(path: Path, device: str) -> Trained:
@@ -41,7 +44,8 @@ def load(path: Path, device: str) -> Trained:
     shape = told.get("net")
     if not isinstance(shape, dict) or shape.get("name") != "terrain_downsampler":
         raise SpecError(f"{path.name} holds no net of terrain.train: {shape}")
-    net = Downsampler(shape["factor"], shape["width"], shape["norm"])
+    inputs = shape.get("inputs", "heights")  # files of before 26 November 2026 do not tell
+    net = Downsampler(shape["factor"], shape["width"], shape["norm"], inputs)
     net.load_state_dict(checkpoint.part(tensors, "net") or tensors)
     return Trained(net.to(device).eval(), shape["factor"], told["solver"])
 
@@ -67,11 +71,13 @@ def apply(trained: Trained, z: Tensor, device: str) -> np.ndarray:
     halo = 16 * f
     rows = []
     datum = z.mean()
+    flow = drained(z) if trained.net.inputs == "flow" else None
     with torch.inference_mode():
         for top in range(0, ny, band):
             first, last = max(0, top - halo), min(ny, top + band + halo)
             part = (z[first:last] - datum)[None].to(device)
-            made = coarse(trained.net, part)[0].cpu() + datum
+            seen = None if flow is None else flow[None, :, first:last].to(device)
+            made = coarse(trained.net, part, seen)[0].cpu() + datum
             begin = (top - first) // f
             rows.append(made[begin : begin + min(band, ny - top) // f])
     return torch.cat(rows).numpy()

@@ -1,8 +1,9 @@
-"""Training terrains with their fine floods, pooled: made once, kept in the checkpoints."""
+"""Training terrains and their floods: what a coarse flood should come to."""
 
 import hashlib
+import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,35 +13,39 @@ from torch import Tensor
 from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.terrain import measures, rasters
-from models.terrain.boundary import forcing_of, ground_of
 from models.terrain.floods import Scene, stages
-from models.terrain.parts import Area, SyntheticTerrain
+from models.terrain.flow import drained
+from models.terrain.parts import Area, SyntheticTerrain, Water
 from models.terrain.rasters import Elevation
 from models.terrain.simulate import scene_of
-from models.terrain.spec import TerrainTrain
 from models.terrain.stepping import World
+from models.terrain.train_spec import TerrainTrain
 
 WET_M = 0.1
 
 
 class Lesson(NamedTuple):
-    """A terrain and what a coarse flood on it should come to.
+    """A terrain under one water, and what a coarse flood on it should come to.
 
     Attributes:
         z: fine heights in m about 0, float32 [ny, nx].
+        flow: what :func:`models.terrain.flow.drained` tells of them; None where the net is blind.
         datum: their mean, taken off.
         world: surroundings of the coarse bed.
         scene: to open floods on it.
         dx: side of a coarse cell, m.
         name: where it is from.
+        water: number of the water, from 0.
     """
 
     z: Tensor
+    flow: Tensor | None
     datum: float
     world: World
     scene: Scene
     dx: float
     name: str
+    water: int
 
 
 def terrains(spec: TerrainTrain, run: Run, *, test: bool) -> Iterator[Elevation]:
@@ -72,16 +77,20 @@ def terrains(spec: TerrainTrain, run: Run, *, test: bool) -> Iterator[Elevation]
             )
 
 
-def lesson_of(spec: TerrainTrain, fine: Elevation, device: str) -> Lesson:
-    """A terrain with its coarse surroundings."""
-    scene, dx = scene_of(spec, fine, WET_M, device), fine.dx * spec.factor
-    datum = float(fine.z.mean())
+def lessons_of(spec: TerrainTrain, fine: Elevation, run: Run) -> Iterator[Lesson]:
+    """A terrain under each water."""
+    datum, dx = float(fine.z.mean()), fine.dx * spec.factor
     z = torch.from_numpy(fine.z - np.float32(datum))
-    shape = (z.shape[0] // spec.factor, z.shape[1] // spec.factor)
-    empty = torch.zeros(1, *shape)
-    ground = ground_of(empty, datum, scene.water, scene.extent, dx, spec.solver)
-    forcing = forcing_of(scene.water, scene.extent, shape, dx)
-    return Lesson(z, datum, World(ground, forcing), scene, dx, fine.name)
+    flow = drained(z) if spec.inputs == "flow" else None
+    empty = torch.zeros(1, z.shape[0] // spec.factor, z.shape[1] // spec.factor)
+    for index, water in enumerate(waters_of(spec)):
+        scene = scene_of(spec, fine, WET_M, run, water)
+        yield Lesson(z, flow, datum, scene.world(empty, datum, dx), scene, dx, fine.name, index)
+
+
+def waters_of(spec: TerrainTrain) -> list[list[Water]]:
+    """The waters that flood every terrain, each by itself."""
+    return [spec.water, *spec.more_water]
 
 
 def load(spec: TerrainTrain, run: Run) -> tuple[list[Lesson], list[Lesson]]:
@@ -91,7 +100,7 @@ def load(spec: TerrainTrain, run: Run) -> tuple[list[Lesson], list[Lesson]]:
         SpecError: if their sizes differ.
     """
     parts = [
-        [lesson_of(spec, fine, run.device) for fine in terrains(spec, run, test=test)]
+        [x for fine in terrains(spec, run, test=test) for x in lessons_of(spec, fine, run)]
         for test in (False, True)
     ]
     sizes = {tuple(lesson.z.shape) for part in parts for lesson in part}
@@ -108,6 +117,17 @@ def digest(lessons: list[Lesson]) -> str:
     found = hashlib.sha256()
     for lesson in lessons:
         found.update(lesson.z.numpy().tobytes())
+    return found.hexdigest()
+
+
+def key_of(spec: TerrainTrain, lesson: Lesson) -> str:
+    """SHA-256, in hex, of all that the pooled fine flood of a lesson depends on."""
+    scene = lesson.scene
+    told: list[Any] = [item.model_dump(mode="json") for item in scene.water]
+    told.append(scene.solver.model_dump())
+    told += [list(lesson.z.shape), lesson.datum, lesson.dx, spec.factor, times_of(spec)]
+    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    found.update(lesson.z.numpy().tobytes())
     return found.hexdigest()
 
 

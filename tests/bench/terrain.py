@@ -1,6 +1,6 @@
 """Flood solver against the authors' torch scheme and landlab's OverlandFlow, one thread.
 
-    python -m tests.bench.terrain [--quick] [--out FILE] [--reference FOLDER]
+    python -m tests.bench.terrain [--quick] [--out FILE] [--reference FOLDER] [--sections a,b]
 
 FOLDER: a checkout of the authors' code (tech-submissions/physics-aware-downsampling); without it
 the project's own transcription of their scheme stands in, which is told in the result. Competitors
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numba import threading_layer
 
 from models.terrain.forcing import Forcing, Inlet, constant
 from models.terrain.fused import FusedFlood
@@ -159,8 +160,8 @@ def two_threads(n, steps, rounds):
     for row in found.values():
         row.pop("cpu_s_min"), row.pop("cpu_s_median")
     speed_up = found["threads_1"]["wall_s_min"] / found["threads_2"]["wall_s_min"]
-    load = os.getloadavg()[0]
-    return {"n": n, "runs": found, "speed_up": speed_up, "load_average": load}
+    told = {"load_average": os.getloadavg()[0], "layer": threading_layer()}
+    return {"n": n, "runs": found, "speed_up": speed_up} | told
 
 
 def end_to_end(n, ours_s, theirs_s):
@@ -237,29 +238,35 @@ def machine():
     }
 
 
+SECTIONS = ("throughput", "end_to_end", "gradient", "two_threads")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--reference", type=Path)
+    parser.add_argument("--sections", default=",".join(SECTIONS))
     options = parser.parse_args()
-    found = {"machine": machine()}
+    found = {"machine": machine(), "load_average_before": os.getloadavg()}
     torch.set_num_threads(1)
     np.seterr(all="ignore")
     sizes = [64] if options.quick else [125, 512, 1024]
-    found["throughput"] = [
-        throughput(n, 3 if options.quick else 10, 2 if options.quick else 5, options.reference)
-        for n in sizes
-    ]
+    rounds = (3, 2) if options.quick else (10, 5)
     times = (30.0, 5.0) if options.quick else (1800.0, 20.0)
-    found["end_to_end"] = end_to_end(64 if options.quick else 512, *times)
-    found["gradient"] = gradient(64 if options.quick else 125, 60.0 if options.quick else 1800.0)
-    found["two_threads"] = two_threads(sizes[-1], 5 if options.quick else 50, 9)
-    found["load_average"] = os.getloadavg()
-    text = json.dumps(found, indent=1)
+    works = {
+        "throughput": lambda: [throughput(n, *rounds, options.reference) for n in sizes],
+        "end_to_end": lambda: end_to_end(64 if options.quick else 512, *times),
+        "gradient": lambda: gradient(*((64, 60.0) if options.quick else (125, 1800.0))),
+        "two_threads": lambda: [two_threads(n, 2**20 // n**2 * 50, 9) for n in sizes[-2:]],
+    }
+    for name in options.sections.split(","):
+        found[name] = works[name]()
+        found["load_average"] = os.getloadavg()
+        text = json.dumps(found, indent=1)
+        if options.out:
+            options.out.write_text(text + "\n")
     print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

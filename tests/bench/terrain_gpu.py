@@ -1,7 +1,6 @@
 """The flood solver on one GPU: correctness, cell-steps a second beside its peers, the gradient.
 
     python -m tests.bench.terrain_gpu --out FILE.json [--quick] [--budget-s 240] [--sections a,b]
-    python -m tests.bench.terrain_gpu --quality [--data FILE.npz] --out FILE.json [--budget-s 240]
 
 Checks the fused engine against the reference step first; then times it beside the plain torch step,
 eager and under torch.compile, and beside a device copy, all in one call. ``--quick`` walks the same
@@ -59,8 +58,7 @@ class Bench:
     def __init__(self, options):
         self.quick, self.began, self.budget = options.quick, time.monotonic(), options.budget_s
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.found, self.out, self.data = {}, options.out, options.data
-        self.best, self.sections = Tuning(), options.sections
+        self.found, self.out, self.best = {}, options.out, Tuning()
 
     def left(self):
         return self.budget - (time.monotonic() - self.began)
@@ -412,40 +410,17 @@ SECTIONS = {
 }
 
 
-def quality_8(bench):
-    """Learned terrain at 8 cells a side."""
-    return _quality(bench, 8)
-
-
-def quality_16(bench):
-    """Learned terrain at 16 cells a side."""
-    return _quality(bench, 16)
-
-
-def _quality(bench, factor):
-    from tests.bench.terrain_quality import quality
-
-    both = bench.sections is None or "quality_16" in bench.sections
-    return quality(bench, factor, bench.data, 0.3 if factor == 8 and both else 0.85)
-
-
-SECTIONS |= {"quality_8": quality_8, "quality_16": quality_16}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--sections")
-    parser.add_argument("--quality", action="store_true")
-    parser.add_argument("--data", type=Path, help="npz of tests.bench.terrain_windows")
     parser.add_argument("--budget-s", type=float, default=240.0)
     options = parser.parse_args()
     bench = Bench(options)
     name = torch.cuda.get_device_name() if bench.device == "cuda" else "cpu"
     bench.found |= {"device": name, "torch": str(torch.__version__), "quick": options.quick}
-    learned = [name for name in SECTIONS if name.startswith("quality") == options.quality]
-    for section in (options.sections or ",".join(learned)).split(","):
+    for section in (options.sections or ",".join(SECTIONS)).split(","):
         if bench.left() < 10:
             bench.found[section] = {"left_out": "no time left"}
             continue

@@ -15,7 +15,7 @@ NODATA = -32_000.0
 RAIN = [{"type": "rain", "mm_per_h": 60.0}, {"type": "outflow", "edge": "right"}]
 SHORT = {"duration_s": 60.0, "water": RAIN}
 KINDS = {
-    "downsample": {"factor": 8},
+    "downsample": {"factor": 8, "tune": {"duration_s": 60.0, "water": [RAIN], "steps": 2}},
     "simulate": {**SHORT, "outputs": 2},
     "compare": {**SHORT, "factor": 8, "methods": ["mean", "channel"]},
 }
@@ -126,3 +126,14 @@ def test_inflow_off_the_edge_fails_with_the_reason(client, uploaded):
     assert job["status"] == "failed"
     assert "water.0: the segment from 75 to 95 m is off the left" in job["error"]["message"]
     assert "90 m" in job["error"]["message"]
+
+
+def test_map_of_other_values_fails_with_the_reason(client, uploaded):
+    """Heights in place of roughness: refused by their range once they are read."""
+    job = run(
+        client, kind="terrain.simulate", terrain={"dataset": uploaded}, **SHORT,
+        manning_map={"dataset": uploaded},
+    )  # fmt: skip
+    assert job["status"] == "failed"
+    assert "manning_map: values from 89" in job["error"]["message"]
+    assert "0.001 to 1 are allowed" in job["error"]["message"]

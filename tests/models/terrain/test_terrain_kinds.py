@@ -11,7 +11,7 @@ from rasterio import Affine
 
 from models.catalog import JobSpec, load_entry
 from models.core.errors import DataError, SpecError
-from models.terrain import measures, net, rasters
+from models.terrain import measures, net, pictures, rasters
 from models.terrain.boundary import Extent, covered, settle
 from models.terrain.parts import Inflow, Synthetic, Valley
 from models.terrain.pooling import BASELINES, accumulation, fitted
@@ -92,6 +92,26 @@ def test_simulation_leaves_rasters_without_nan(carry_out):
     assert np.isfinite(band.compressed()).all()
     assert result["balance_error"] < 1e-5
     assert result["entered_m3"] == pytest.approx(45 * 70 * 4 * 0.060 * 120 / 3600, rel=1e-4)
+
+
+def test_series_bring_what_lies_under_them(carry_out):
+    """Rain and a hydrograph on a named edge, linear between their moments: the exact volume."""
+    series = [{"time_s": 0, "value": 0}, {"time_s": 60, "value": 2}, {"time_s": 120, "value": 0}]
+    rain = [{"time_s": moment["time_s"], "value": 30 * moment["value"]} for moment in series]
+    water = [{"type": "inflow", "edge": "bottom", "length_m": 20.0, "series": series},
+             {"type": "rain", "series": rain}]  # fmt: skip
+    folder, result = carry_out(
+        heights(), kind="terrain.simulate", duration_s=120.0, outputs=4, water=water
+    )
+    rained = 45 * 70 * 4 * 0.030 * 120 / 3600
+    assert result["entered_m3"] == pytest.approx(120 + rained, rel=1e-3)
+    assert len((folder / "volume.csv").read_text().splitlines()) == 5
+    with rasterio.open(folder / "arrival.tif") as raster:
+        arrival = raster.read(1, masked=True)
+    inlet = arrival[-1, 32:38].compressed()
+    assert len(inlet) == 6
+    assert inlet.max() < 60
+    assert arrival.max() > inlet.max()
 
 
 def test_comparison_counts_from_mean_pooling(carry_out):
@@ -209,8 +229,8 @@ def test_baselines_on_a_plane_with_a_ditch():
 
 def test_padding_repeats_the_edge():
     z = torch.arange(12.0).view(3, 4)
-    assert fitted(z, 4, "pad")[3].tolist() == z[2].tolist()
-    assert fitted(z, 2, "crop").shape == (2, 4)
+    assert fitted(z, 4)[3].tolist() == z[2].tolist()
+    assert fitted(z, 3).shape == (3, 6)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
@@ -236,4 +256,16 @@ def test_measures_by_hand():
     assert found["far_share"] == 0.25
     assert found["volume_error"] == pytest.approx(-0.8 / 1.2)
     depth = torch.rand(7, 9)
-    assert float(measures.pooled(depth, 4).sum()) * 16 == pytest.approx(float(depth.sum()), 1e-5)
+    pooled = measures.pooled(depth, 4)
+    assert float(pooled[:1, :2].sum()) * 16 == pytest.approx(float(depth[:4, :8].sum()), 1e-5)
+    assert pooled[1, 2] == pytest.approx(float(depth[4:, 8:].mean()))  # what is covered of it
+
+
+def test_pictures_show_nothing_where_nothing_is_known():
+    """Fine or coarse: NaN where no cell has a height, the field elsewhere."""
+    missing = np.zeros((8, 12), bool)
+    missing[:4, :5] = True
+    stage = pictures.Stage(np.zeros((8, 12)), 1.0, missing)
+    coarse = stage.known(np.arange(6.0).reshape(2, 3))
+    assert np.isnan(coarse).tolist() == [[True, False, False], [False] * 3]
+    assert (np.isnan(stage.known(np.ones((8, 12)))) == missing).all()
