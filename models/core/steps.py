@@ -54,7 +54,7 @@ def learning_rate(spec: Optimizer, step: int | float, total: int) -> float:
     """
     warm = math.ceil(spec.warmup * total)
     if step < warm:
-        return spec.lr * (step + 1) / warm
+        return spec.lr * min(step + 1, warm) / warm  # a place between steps rises no further
     x = (step - warm) / max(1, total - warm)
     decay = {"cosine": (1 + math.cos(math.pi * x)) / 2, "linear": 1 - x, "constant": 1.0}
     return spec.lr * decay[spec.schedule]

@@ -482,6 +482,12 @@ def test_rates_over_operations(data, make_spec, new_run):
     assert falls[:12] == pytest.approx([ratio * falls[-1]] * 12)
     _, fitted = train_with(setup.spec, data, new_run())
     assert fitted.history[-1]["lr"] == pytest.approx(rates[-1])
+    warm = prepare(
+        make_spec(downsample=down, optimizer={"lr": 1.0, "warmup": 0.2}), data, new_run()
+    )
+    rates = [method.rate_over_operations(warm)(step) for step in range(STEPS)]
+    assert max(rates) == 1  # though the warm-up ends between two steps
+    assert rates.index(1) > 5  # its 5 full steps are more of cheap ones
 
 
 def test_several_batches_scale_the_rate(data, make_spec, new_run):
