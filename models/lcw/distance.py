@@ -5,8 +5,7 @@ directions (JMLR 21, 2020, theorems 1 and 3): a squared MMD with a characteristi
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -74,7 +73,7 @@ def two_sample(
     """
     _check(x.shape[1], gamma, mode)
     form = Form(gamma, mode, own_y, statistic, rows, columns)
-    with torch.autocast(x.device.type, enabled=False):
+    with _plainly(x):
         return _TwoSample.apply(_plain(x), _plain(y), form)
 
 
@@ -94,7 +93,7 @@ def normality(
     """
     gamma = silverman_normal(len(x)) if gamma is None else gamma
     _check(x.shape[1], gamma, "asymptotic" if mode == "imq" else mode)
-    with torch.autocast(x.device.type, enabled=False):
+    with _plainly(x):
         x = _plain(x)
         nothing = x[:0].detach()
         form = Form(gamma, "asymptotic" if mode == "imq" else mode, False, "v", *BLOCK)
@@ -140,6 +139,12 @@ def _check(dim: int, gamma: float, mode: str) -> None:
         raise ValueError(f"gamma {gamma}; the smoothing variance must be above 0")
     if dim < 2 or (dim < 4 and mode == "asymptotic"):
         raise ValueError(f"mode {mode!r} in {dim} dimensions; use exact for D = 2, 3")
+
+
+def _plainly(x: Tensor) -> AbstractContextManager[object]:
+    """Out of autocast; it takes a while to enter, so only where there is one."""
+    on = x.device.type
+    return torch.autocast(on, enabled=False) if torch.is_autocast_enabled(on) else nullcontext()
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -189,35 +194,18 @@ def _sweep(
     """Value in float64 and the wanted gradients; without y only x's own pairs count."""
     n, m, dim = len(x), len(y), x.shape[1]
     centre = (y if m else x).mean(0)
-    c, kernel = profile.scale(dim) / form.gamma, profile.make(dim, form.mode, x.dtype)
-    prepare, add_pairs = _engine(x, kernel, form)
-    a, b = (
-        prepare(points - centre, c, gradient=need) for points, need in ((x, need_x), (y, need_y))
-    )
+    kernel, unbiased = profile.make(dim, form.mode, x.dtype), form.statistic == "u"
     scale = FACTOR / math.sqrt(form.gamma)
-    total = x.new_zeros((), dtype=torch.float64)
-    for left, right, weight, diagonal in _terms(a, b, n, m, form):
-        found = add_pairs(left, right, kernel, weight * scale)
-        total.add_(found - diagonal if diagonal else found, alpha=weight * scale)
-    return total, [pairs.gradient(p.p, p.slopes, c) for p in (a, b) if p.slopes is not None]
-
-
-def _engine(
-    x: Tensor, kernel: profile.Profile, form: Form
-) -> tuple[Callable[..., Any], Callable[..., Tensor]]:
-    """How to prepare points and how to add up their pairs: one kernel of a GPU, or blocks."""
+    weights = pairs.Weights(
+        scale / (n * (n - 1) if unbiased else n**2),
+        -2 * scale / (n * m) if m else 0.0,
+        scale / m**2 if m and form.own_y else 0.0,
+    )
+    what = x, y, centre, profile.scale(dim) / form.gamma, kernel, weights, (need_x, need_y)
     if fused.fits(x, kernel):
-        return fused.sample, fused.add_pairs
-    return pairs.sample, partial(pairs.add_pairs, rows=form.rows, columns=form.columns)
-
-
-def _terms(a: Any, b: Any, n: int, m: int, form: Form) -> list[tuple[Any, Any, float, float]]:
-    """(points, points, weight, part of the diagonal to leave out) of each of the three sums."""
-    unbiased = form.statistic == "u"
-    own = (a, a, 1 / (n * (n - 1)), float(n)) if unbiased else (a, a, 1 / n**2, 0.0)
-    terms = [own]
-    if m:
-        terms.append((a, b, -2 / (n * m), 0.0))
-    if m and form.own_y:
-        terms.append((b, b, 1 / m**2, 0.0))
-    return terms
+        value, gradients = fused.sums(*what)
+    else:
+        value, gradients = pairs.sums(*what, form.rows, form.columns)
+    if unbiased:
+        value = value - n * weights.x  # the diagonal, where phi is 1
+    return torch.as_tensor(value, dtype=torch.float64, device=x.device), gradients

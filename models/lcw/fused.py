@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from models.lcw import pairs
 from models.lcw.profile import Profile
 
 NEAR = 2**-6  # of |p|^2: below this, 2^10 times the rounding of a product, differences are taken
@@ -50,14 +51,16 @@ class Points(NamedTuple):
         half: [padded], (1 + |p|^2) / 2; half_i + half_j - p_i . p_j = 1 + c |x_i - x_j|^2.
         high: [padded, wide] bfloat16, the points rounded.
         low: [padded, wide] bfloat16, what that leaves, rounded.
-        slopes: [n, D + 1], weighted sums of V (p, 1), from which the gradient is made; or None.
+        near: [n, D], weighted sums of V p, and
+        total: [n], of V, from which the gradient is made; or None.
     """
 
     p: Tensor
     half: Tensor
     high: Tensor
     low: Tensor
-    slopes: Tensor | None
+    near: Tensor | None
+    total: Tensor | None
 
 
 def tile_of(dim: int) -> Tile:
@@ -78,7 +81,7 @@ def fits(x: Tensor, profile: Profile) -> bool:
     return x.shape[1] <= MAX_DIM and _available()
 
 
-def sample(x: Float[Tensor, "n d"], c: float, *, gradient: bool) -> Points:
+def _points(x: Float[Tensor, "n d"], c: float, *, moves: bool) -> Points:
     """Prepare points, given c = K / gamma."""
     n, d = x.shape
     rows, columns = -n % PADDED, _wide(d) - d
@@ -87,12 +90,9 @@ def sample(x: Float[Tensor, "n d"], c: float, *, gradient: bool) -> Points:
     low = (scaled - high).bfloat16()
     p = high.float() + low
     half = torch.linalg.vecdot(p, p).add_(1).mul_(0.5)
-    return Points(
-        p,
-        functional.pad(half, (0, rows), value=AFAR),
-        *(functional.pad(part, (0, columns, 0, rows)) for part in (high, low)),
-        x.new_zeros(n, d + 1) if gradient else None,
-    )
+    high, low = (functional.pad(part, (0, columns, 0, rows)) for part in (high, low))
+    near, total = (torch.zeros_like(p), torch.zeros_like(half)) if moves else (None, None)
+    return Points(p, functional.pad(half, (0, rows), value=AFAR), high, low, near, total)
 
 
 def _wide(dim: int) -> int:
@@ -100,19 +100,38 @@ def _wide(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
 
 
-def add_pairs(a: Points, b: Points, profile: Profile, weight: float) -> Float[Tensor, ""]:
-    """As :func:`models.lcw.pairs.add_pairs`, which chooses its own blocks."""
-    factor = weight * (2 if a is b else 1)
-    total = _launch(a, b, profile, factor)
-    if b.slopes is not None and a is not b:
-        _launch(b, a, profile, factor)
-    return total
+def sums(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    centre: Float[Tensor, "d"],
+    c: float,
+    profile: Profile,
+    weights: pairs.Weights,
+    moves: tuple[bool, bool],
+) -> tuple[Float[Tensor, ""], list[Float[Tensor, "_ d"]]]:
+    """As :func:`models.lcw.pairs.sums`, which chooses its own blocks."""
+    a, b = (
+        _points(side - centre, c, moves=moving) for side, moving in zip((x, y), moves, strict=True)
+    )
+    value = weights.x * _launch(a, a, profile, 2 * weights.x)  # an own pair moves with both points
+    if len(y):
+        value = value + weights.cross * _launch(a, b, profile, weights.cross)
+    if len(y) and moves[1]:
+        _launch(b, a, profile, weights.cross)
+    if weights.y:
+        value = value + weights.y * _launch(b, b, profile, 2 * weights.y)
+    found = [
+        pairs.gradient(s.p, s.near, s.total, c)
+        for s in (a, b)
+        if s.near is not None and s.total is not None
+    ]
+    return value, found
 
 
 def _launch(a: Points, b: Points, profile: Profile, factor: float) -> Float[Tensor, ""]:
     """Sum of phi over (i, j); adds ``factor`` times the slopes of ``a``'s rows."""
-    (n, dim), m, slopes = a.p.shape, len(b.p), a.slopes
-    tile, half = tile_of(dim), a is b and slopes is None
+    (n, dim), m, moves = a.p.shape, len(b.p), a.near is not None
+    tile, half = tile_of(dim), a is b and not moves
     columns = tile.rows if half else tile.columns
     sums = a.p.new_empty(n, dtype=torch.float64)
     _compiled()[(-(-n // tile.rows),)](
@@ -126,7 +145,8 @@ def _launch(a: Points, b: Points, profile: Profile, factor: float) -> Float[Tens
         b.low,
         _coefficients(profile, a.p.device),
         sums,
-        a.p if slopes is None else slopes,
+        a.near if moves else a.p,
+        a.total if moves else a.half,
         factor,
         n,
         m,
@@ -136,7 +156,7 @@ def _launch(a: Points, b: Points, profile: Profile, factor: float) -> Float[Tens
         BN=columns,
         TERMS=len(profile.value),
         OWN=a is b,
-        SLOPES=slopes is not None,
+        SLOPES=moves,
         NEAR=NEAR,
         num_warps=tile.warps,
         num_stages=tile.stages,

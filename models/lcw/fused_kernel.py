@@ -11,7 +11,8 @@ def pair_sums(
     b_p, b_half, b_high, b_low,  # of the columns
     coefficients,  # Q, then R, the highest power first
     sums,  # [n] float64, out: sum of phi over the columns
-    slopes,  # [n, D + 1], in and out: += factor * sum of V (p, 1)
+    nears,  # [n, D], in and out: += factor * sum of V p
+    totals,  # [n], in and out: += factor * sum of V
     factor, n, m,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TERMS: tl.constexpr,
     OWN: tl.constexpr, SLOPES: tl.constexpr, NEAR: tl.constexpr,
@@ -31,11 +32,10 @@ def pair_sums(
     here = row < n
     tl.store(sums + row, total, here)
     if SLOPES:
-        at = slopes + row[:, None] * (D + 1) + depth
+        at = nears + row[:, None] * D + depth
         wide = here[:, None] & (depth < D)
         tl.store(at, tl.load(at, wide, 0.0) + factor * near, wide)
-        last = slopes + row * (D + 1) + D
-        tl.store(last, tl.load(last, here, 0.0) + factor * weights, here)
+        tl.store(totals + row, tl.load(totals + row, here, 0.0) + factor * weights, here)
 
 
 @triton.jit

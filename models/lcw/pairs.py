@@ -1,97 +1,230 @@
 """Sums of the kernel over all pairs of rows, and their gradients, block by block.
 
-A block of pairs fits the processor's second-level cache: a matrix product gives its q, one pass its
-square roots, one its sum, one the slopes, and a second product adds the slopes to the gradient.
-Nothing of size n x m is ever held, and of a sample's own pairs only half are visited.
+A block of pairs fits the processor's second-level cache: a matrix product, one pass for roots, sum
+and slopes, and a second product that adds the slopes to the gradient. Nothing of size n x m is ever
+held. Rows that move meet both samples in one block; of a still sample's own pairs only half are
+visited.
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.lcw.loops import fold
 from models.lcw.profile import Profile, evaluate
 
 ROWS, COLUMNS = 256, 1024  # float32 block of 1 MiB
 FOLD = 4  # rows added in the block's own format before sums go on in float64
 
 
-class Sample(NamedTuple):
-    """Points ready for products that give q at once.
+class Weights(NamedTuple):
+    """Of the three sums of phi: x's own pairs, x with y, y's own pairs; 0 leaves a sum out."""
 
-    Both sides hold the same rounded numbers, so that the errors of x's pairs, y's pairs and the
-    cross pairs are the same and leave their difference.
+    x: float
+    cross: float
+    y: float
+
+
+class Points(NamedTuple):
+    """Rows ready for products.
 
     Attributes:
-        left: [n, D + 2], rows (-p, h, 1) with p = sqrt(2 c) x and h = (1 + |p|^2) / 2.
-        right: [n, D + 2], rows (p, 1, h); left_i . right_j = 1 + c |x_i - y_j|^2.
-        slopes: [n, D + 1], weighted sums of V (p, 1), from which the gradient is made; or None.
+        p: [n, D], sqrt(2 c) x.
+        half: [n], (1 + |p|^2) / 2; half_i + half_j - p_i . p_j = 1 + c |x_i - x_j|^2. An array of
+            numpy's for the compiled loops: they are called often, and a conversion takes a while.
     """
 
-    left: Tensor
-    right: Tensor
-    slopes: Tensor | None
+    p: Tensor
+    half: Any
 
-    @property
-    def p(self) -> Tensor:
-        """[n, D], the points times sqrt(2 c)."""
-        return self.right[:, :-2]
+    def part(self, at: slice) -> "Points":
+        """Some rows."""
+        return Points(self.p[at], self.half[at])
 
 
-def sample(x: Float[Tensor, "n d"], c: float, *, gradient: bool) -> Sample:
-    """Prepare points, given c = K / gamma."""
-    n, d = x.shape
-    left, right = x.new_ones(2, n, d + 2)
-    p = torch.mul(x, math.sqrt(2 * c), out=right[:, :d])
-    torch.neg(p, out=left[:, :d])
-    h = torch.linalg.vecdot(p, p).add_(1).mul_(0.5)
-    left[:, d], right[:, d + 1] = h, h
-    return Sample(left, right, x.new_zeros(n, d + 1) if gradient else None)
+class Segment(NamedTuple):
+    """Columns ``at`` of a band of rows, and what their sums of phi and of slopes weigh."""
+
+    at: slice
+    value: float
+    slope: float = 0.0
 
 
-def gradient(
-    p: Float[Tensor, "n d"], slopes: Float[Tensor, "n wide"], c: float
-) -> Float[Tensor, "n d"]:
-    """Gradient of the weighted sums with respect to the points: sum_j -c V_ij (x_i - y_j)."""
-    near, total = slopes[:, :-1], slopes[:, -1:]
-    return torch.addcmul(near, p, total, value=-1).mul_(math.sqrt(c / 2))
+class Band(NamedTuple):
+    """Rows, the segments of columns they meet, side by side, and the gradient they collect.
+
+    Attributes:
+        rows: of the points.
+        segments: adjacent.
+        near: [rows, D], sums of weighted V p, and
+        total: [rows], of weighted V, from which the gradient is made, in the format of ``half``;
+            None for rows that are still.
+    """
+
+    rows: slice
+    segments: list[Segment]
+    near: Tensor | None
+    total: Any
 
 
-def add_pairs(
-    a: Sample, b: Sample, profile: Profile, weight: float, rows: int, columns: int
-) -> Float[Tensor, ""]:
-    """Sum of phi over all pairs (i, j) in float64; ``weight`` times its gradient joins both slopes.
+def sums(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    centre: Float[Tensor, "d"],
+    c: float,
+    profile: Profile,
+    weights: Weights,
+    moves: tuple[bool, bool],
+    rows: int,
+    columns: int,
+) -> tuple[Any, list[Float[Tensor, "_ d"]]]:
+    """Weighted sum of phi over all pairs in float64, diagonals included; gradients of what moves.
 
     Args:
-        a: points; the same object as ``b`` for a sample's own pairs, diagonal included.
-        b: points.
+        x: points.
+        y: points.
+        centre: subtracted from both first.
+        c: K / gamma.
         profile: the kernel.
-        weight: factor of this sum in the loss.
+        weights: of the three sums.
+        moves: whether the gradients for x and for y are wanted.
         rows: of a block.
         columns: of a block.
     """
-    own, slopes = a is b, a.slopes is not None or b.slopes is not None
-    total = torch.zeros((), dtype=torch.float64, device=a.left.device)
-    for i, j in _blocks(len(a.left), len(b.left), rows, columns, own=own):
-        q = torch.mm(a.left[i], b.right[j].T).clamp_min_(1)
-        diagonal = own and i == j
-        if diagonal:
-            q.fill_diagonal_(1)
-        value, slope = evaluate(profile, q, slope=slopes)
-        total.add_(_sum(value), alpha=2 if own and not diagonal else 1)
-        factor = weight * (2 if own else 1)  # an own pair moves with either of its points
-        _add(a.slopes, i, slope, b.right[j], factor)
-        if not diagonal:
-            _add(b.slopes, j, slope.T, a.right[i], factor)
-    return total
+    p = torch.cat([x, y]).sub_(centre).mul_(math.sqrt(2 * c))
+    half = torch.linalg.vecdot(p, p).add_(1).mul_(0.5)
+    fold_part = _fold if profile.closed or x.is_cuda else _compiled
+    points = Points(p, half.numpy() if fold_part is _compiled else half)
+    scratch = p.new_empty(min(rows, len(p)) * min(columns, len(p)))
+    value, found = 0.0, []
+    for band in _bands(points, len(x), weights, moves, rows):
+        value = value + _meet(points, band, profile, columns, scratch, fold_part)
+        if band.near is not None:
+            found.append(gradient(p[band.rows], band.near, torch.as_tensor(band.total), c))
+    counts = [len(side) for side, moving in zip((x, y), moves, strict=True) if moving]
+    if len(found) > len(counts):
+        found = list(torch.cat(found).split(counts))
+    return value, found
 
 
-def _add(slopes: Tensor | None, at: slice, slope: Tensor, right: Tensor, weight: float) -> None:
-    if slopes is not None:
-        slopes[at].addmm_(slope, right[:, :-1], alpha=weight)
+def _bands(
+    points: Points, n: int, weights: Weights, moves: tuple[bool, bool], rows: int
+) -> Iterator[Band]:
+    """The bands of x, then those of y; every pair counts once, an own pair moves with both."""
+    x, y = slice(0, n), slice(n, len(points.p))
+    if moves[0]:
+        own, other = Segment(x, weights.x, 2 * weights.x), Segment(y, weights.cross, weights.cross)
+        yield from _moving(points, x, [own, other], rows)
+    else:
+        yield from _still(x, weights.x, rows)
+    if not any(moves):
+        cross = [Segment(y, weights.cross)]
+        yield from (Band(at, cross, None, None) for at in _parts(x, rows))
+    if moves[1]:
+        counted = 0.0 if moves[0] else weights.cross
+        other, own = Segment(x, counted, weights.cross), Segment(y, weights.y, 2 * weights.y)
+        yield from _moving(points, y, [other, own], rows)
+    else:
+        yield from _still(y, weights.y, rows)
+
+
+def _parts(whole: slice, size: int) -> Iterator[slice]:
+    for start in range(whole.start, whole.stop, size):
+        yield slice(start, min(start + size, whole.stop))
+
+
+def _moving(points: Points, side: slice, segments: list[Segment], rows: int) -> Iterator[Band]:
+    """Rows of a sample against both samples."""
+    for at in _parts(side, rows):
+        p, half = points.part(at)
+        yield Band(at, segments, torch.zeros_like(p), 0 * half)
+
+
+def _still(side: slice, weight: float, rows: int) -> Iterator[Band]:
+    """Own pairs of a sample, the upper triangle of blocks."""
+    for at in _parts(side, rows) if weight else ():
+        after = Segment(slice(at.stop, side.stop), 2 * weight)
+        yield Band(at, [Segment(at, weight), after], None, None)
+
+
+def _meet(
+    points: Points,
+    band: Band,
+    profile: Profile,
+    columns: int,
+    scratch: Tensor,
+    fold_part: Callable[..., Any],
+) -> Any:
+    """Weighted sum of phi of a band; collects its gradient."""
+    value, mine = 0.0, points.part(band.rows)
+    whole = slice(band.segments[0].at.start, band.segments[-1].at.stop)
+    for at in _parts(whole, columns):
+        other = points.part(at)
+        n, m = len(mine.half), len(other.half)
+        block = torch.mm(mine.p, other.p.T, out=scratch[: n * m].view(n, m))
+        for segment in band.segments:
+            first, last = max(segment.at.start, at.start), min(segment.at.stop, at.stop)
+            if first < last:
+                within = slice(first - at.start, last - at.start)
+                cut = Cut(within, band.rows.start - at.start, segment.slope)
+                value = value + segment.value * fold_part(block, mine, other, profile, cut, band)
+        if band.near is not None:
+            band.near.addmm_(block, other.p)
+    return value
+
+
+class Cut(NamedTuple):
+    """Columns of a block, how far right of a row's number its own point is, weight of slopes."""
+
+    at: slice
+    shift: int
+    factor: float
+
+
+def _fold(
+    block: Tensor, a: Points, b: Points, profile: Profile, cut: Cut, band: Band
+) -> Float[Tensor, ""]:
+    """Sum of phi over columns of a block of products; where rows move it becomes weighted V."""
+    part, itself = block[:, cut.at], cut.shift - cut.at.start
+    q = (a.half[:, None] + b.half[cut.at]).sub_(part).clamp_min_(1)
+    q.diagonal(itself).fill_(1)
+    value, slope = evaluate(profile, q, slope=band.total is not None)
+    found = _sum(value)
+    if band.total is not None:
+        slope.diagonal(itself).fill_(0)  # exactly: leave no rounding of it
+        band.total.add_(part.copy_(slope.mul_(cut.factor)).sum(1))
+    return found
+
+
+def _compiled(block: Tensor, a: Points, b: Points, profile: Profile, cut: Cut, band: Band) -> float:
+    """As :func:`_fold`, in one pass of a CPU."""
+    value, slope = _typed(profile, block.dtype)
+    return fold(
+        block.numpy(),
+        a.half,
+        b.half,
+        value,
+        slope,
+        a.half if band.total is None else band.total,
+        a.half.dtype.type(cut.factor),
+        cut.at.start,
+        cut.at.stop,
+        cut.shift,
+        band.total is not None,
+    )
+
+
+@lru_cache(maxsize=64)
+def _typed(profile: Profile, dtype: torch.dtype) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Coefficients in the format of the block, as the loops take them."""
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    return tuple(map(kind, profile.value)), tuple(map(kind, profile.slope))
 
 
 def _sum(block: Tensor) -> Tensor:
@@ -103,11 +236,8 @@ def _sum(block: Tensor) -> Tensor:
     return head + block[whole:].sum(dtype=torch.float64)
 
 
-def _blocks(n: int, m: int, rows: int, columns: int, *, own: bool) -> Iterator[tuple[slice, slice]]:
-    """Blocks of pairs; of own pairs the upper triangle and the square blocks on the diagonal."""
-    for top in range(0, n, rows):
-        i = slice(top, min(top + rows, n))
-        if own:
-            yield i, i
-        for left in range(i.stop if own else 0, m, columns):
-            yield i, slice(left, min(left + columns, m))
+def gradient(
+    p: Float[Tensor, "n d"], near: Float[Tensor, "n d"], total: Float[Tensor, "n"], c: float
+) -> Float[Tensor, "n d"]:
+    """Gradient of the weighted sums with respect to the points: sum_j -c V_ij (x_i - y_j)."""
+    return torch.addcmul(near, p, total[:, None], value=-1).mul_(math.sqrt(c / 2))

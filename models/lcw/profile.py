@@ -18,7 +18,7 @@ from scipy.special import hyp1f1
 from torch import Tensor
 
 MODES = ("asymptotic", "exact")
-TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-9}  # relative, of the fitted phi
+TOLERANCE = {torch.float32: 3e-7, torch.float64: 1e-9}  # relative, of the fitted phi
 MAX_DEGREE = 24
 NODES = 400
 CLOSED = (2, 3)  # dimensions with a closed form; a polynomial would need a degree above 20 there
