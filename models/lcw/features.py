@@ -14,6 +14,7 @@ from models.core import checkpoint, device
 from models.core.device import generator
 from models.core.errors import DataError
 from models.core.run import Run
+from models.lcw import inception
 from models.lcw.nets import in_parts
 from models.lcw.parts import FEATURE_DIMS, Evaluation
 from models.lcw.setup import Data, pixels
@@ -35,12 +36,14 @@ def make(spec: LcwTrain, data: Data, run: Run) -> Features:
     """The features the spec names.
 
     Raises:
-        DataError: if the classifier to use cannot be read or sees other images.
+        DataError: if the classifier or the net to use cannot be read or sees other images.
         DataMissingError: if the weights of EfficientNet-Lite0 are not installed.
         StoppedError: if a stop was requested.
     """
     if spec.evaluation.features == "fd_effnetlite0":
         return _efficientnet(run)
+    if spec.evaluation.inception is not None:
+        return _inception(run.input(spec.evaluation.inception), run)
     if spec.evaluation.classifier_from is not None:
         net, made = load_classifier(run.input(spec.evaluation.classifier_from), data)
     else:
@@ -173,6 +176,16 @@ def _efficientnet(run: Run) -> Features:
             "resize": "bilinear, antialiased, to 224; grey repeated to three channels",
         },
     )
+
+
+def _inception(path: Path, run: Run) -> Features:
+    about = {
+        "id": "fid_inception",
+        "dim": FEATURE_DIMS["fid_inception"],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "resize": "bilinear as in TensorFlow 1, to 299; grey repeated to three channels",
+    }
+    return Features(inception.features(path, run), about)
 
 
 def _digest(net: nn.Module) -> str:

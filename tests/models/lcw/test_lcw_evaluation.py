@@ -1,5 +1,8 @@
 """What the scores rest on: the split of the data, the classifier behind fd_clf, the mixture."""
 
+import hashlib
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.spec import ArtifactRef
-from models.lcw import features, mixture, setup
+from models.lcw import features, inception, mixture, setup
 from models.lcw.spec import LcwTrain
 
 REF = {"job": "job_" + "0" * 32, "artifact": features.CLASSIFIER, "sha256": "0" * 64}
@@ -75,6 +78,63 @@ def _holding(run, data):
     (run.dir / "inputs").mkdir()
     (run.dir / "inputs" / ("0" * 64)).write_bytes(data)
     return run
+
+
+class Pooled(torch.nn.Module):
+    """Stands in for Inception: 2,048 numbers an image."""
+
+    def __init__(self, width=2048):
+        super().__init__()
+        self.last = torch.nn.Linear(3, width)
+
+    def forward(self, x):
+        return self.last(x.mean((2, 3)))
+
+
+def _exported(net):
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    images = torch.zeros(2, 3, inception.SIDE, inception.SIDE)
+    stream = io.BytesIO()
+    torch.export.save(torch.export.export(net.eval(), (images,), dynamic_shapes=dynamic), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.export's own
+def test_inception_is_the_operators_net(make_spec, new_run):
+    """Features are those of the uploaded program on resized images; its checksum is told."""
+    torch.manual_seed(0)
+    net = Pooled()
+    program = _exported(net)
+    run = _holding(new_run(), program)
+    told = {"dataset": "inception", "sha256": "0" * 64}
+    fields = {"features": "fid_inception", "inception": told, "num_samples": 3000}
+    spec = make_spec(evaluation=with_evaluation(**fields))
+    data = setup.load(spec, run)
+    seen = features.make(spec, data, run)
+    assert seen.about["sha256"] == hashlib.sha256(program).hexdigest()
+    assert seen.about["id"] == "fid_inception"
+    x = (data.test[:70].permute(0, 3, 1, 2).float() - 128) / 128
+    with torch.no_grad():
+        expected = net(inception.resize(x, inception.SIDE).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(seen.of(data.test[:70]), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_nets_with_other_features_are_refused(new_run, tmp_path):
+    path = tmp_path / "net.pt2"
+    path.write_bytes(_exported(Pooled(10)))
+    of = inception.features(path, new_run())
+    with pytest.raises(DataError, match=r"gives \[3, 10\] for 3 images"):
+        of(torch.zeros(3, 8, 8, 1, dtype=torch.uint8))
+
+
+def test_resize_is_that_of_tensorflow_1():
+    """Pixel k lies at k times the ratio of the sides; a constant image stays what it is."""
+    x = torch.tensor([[[[0.0, 3.0], [6.0, 9.0]]]])
+    expected = torch.tensor([[0.0, 1.5, 3.0, 3.0], [3.0, 4.5, 6.0, 6.0]])
+    torch.testing.assert_close(inception.resize(x, 4)[0, 0, :2], expected)
+    plain = torch.full((1, 3, 8, 8), 5.0)
+    torch.testing.assert_close(inception.resize(plain, 299), torch.full((1, 3, 299, 299), 5.0))
 
 
 def _clouds(seed=0):
