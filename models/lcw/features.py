@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,10 +26,11 @@ CLASSIFIER = "classifier.safetensors"
 
 
 class Features(NamedTuple):
-    """How to see an image, and what to publish about it."""
+    """How to see an image, what to publish about it, and where there is a classifier the class."""
 
     of: Callable[[UInt8[Tensor, "n h w c"]], Float[Tensor, "n f"]]
     about: dict[str, Any]
+    classify: Callable[[UInt8[Tensor, "n h w c"]], Int64[Tensor, "n"]] | None = None
 
 
 def make(spec: LcwTrain, data: Data, run: Run) -> Features:
@@ -107,10 +108,13 @@ def load_classifier(path: Path, data: Data) -> tuple[nn.Sequential, dict[str, An
 
 def of_classifier(net: nn.Sequential, made: dict[str, Any], data: Data) -> Features:
     """The penultimate layer as features."""
-    body = net[:-1]
-    right = in_parts(net, pixels(data.test)).argmax(1) == data.test_labels
+
+    def seen(layers: nn.Module, images: Tensor) -> Tensor:
+        return torch.cat([in_parts(layers, pixels(part)) for part in images.split(1024)])
+
+    right = seen(net, data.test).argmax(1) == data.test_labels
     return Features(
-        lambda images: torch.cat([in_parts(body, pixels(part)) for part in images.split(1024)]),
+        lambda images: seen(net[:-1], images),
         {
             "id": "fd_clf",
             "dim": FEATURE_DIMS["fd_clf"],
@@ -118,6 +122,7 @@ def of_classifier(net: nn.Sequential, made: dict[str, Any], data: Data) -> Featu
             "sha256": _digest(net),
             **made,
         },
+        lambda images: seen(net, images).argmax(1),
     )
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from models.core.run import Run
 
-COLUMNS = ("frechet", "kid", "precision", "recall", "density", "coverage")
+COLUMNS = (
+    "frechet", "kid", "precision", "recall", "density", "coverage",
+    "modes", "kl_generated", "kl_training",
+)  # fmt: skip
 STYLE = (
     "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.3rem .6rem;"
