@@ -1,6 +1,7 @@
 """Scores of samples, of peers on the same data, and the floors beside them."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,16 +40,17 @@ def evaluate(
         StoppedError: if a stop was requested.
     """
     spec, run = job.spec, job.run
-    real, held = features.of(data.train), features.of(data.test)
+    real = features.of(data.train)
+    score = partial(_score, features=features, real=real, data=data, spec=spec)
     decoded = decode(job.nets["decoder"], encode(job.nets["encoder"], data.test))
-    seen = features.of(decoded)  # what a perfect generator of latents would reach
     found: dict[str, Any] = {
         "features": features.about,
         "num_samples": spec.evaluation.num_samples,
         "seed": spec.seed,
         "reference": {"set": "training images", "count": len(data.train)},
-        "floor": {"set": "test images", **_score(held, real, spec)},
-        "reconstructed": {"set": "decoded latents of test images", **_score(seen, real, spec)},
+        "floor": {"set": "test images", **score(data.test)},
+        # what a generator that matched the latents would reach
+        "reconstructed": {"set": "test images through the autoencoder", **score(decoded)},
         "scores": {},
     }
     kept = data.train[:0]
@@ -56,9 +58,10 @@ def evaluate(
         run.check_stop()
         made = decode(decoder, latents)
         kept = made if name == "lcw" else kept
-        values = _score(features.of(made), real, spec)
+        values = score(made)
         # The floor has fewer images; the distance depends on the number.
-        values["frechet_at_floor_count"] = scores.frechet(features.of(made[: len(held)]), real)
+        few = features.of(made[: len(data.test)])
+        values["frechet_at_floor_count"] = scores.frechet(few, real)
         found["scores"][name] = values
         run.progress(len(found["scores"]), len(_names(spec)), phase="scores", unit="generator")
     found |= {"reconstruction": _reconstruction(job, data), "latent": _latent(job, data)}
@@ -110,12 +113,24 @@ def _mixed(job: Job, data: Data, count: int) -> Float[Tensor, "m d"]:
     return mixture.draw(found, count, generator(seed, "mixture samples", 0)).float()
 
 
-def _score(made: Tensor, real: Tensor, spec: LcwTrain) -> dict[str, float | int]:
+def _score(
+    images: UInt8[Tensor, "n h w c"],
+    *,
+    features: Features,
+    real: Float[Tensor, "m f"],
+    data: Data,
+    spec: LcwTrain,
+) -> dict[str, float | int]:
+    """Scores of some images against the training images."""
+    made = features.of(images)
     values: dict[str, float | int] = {"count": len(made), "frechet": scores.frechet(made, real)}
     if spec.evaluation.kid:
         values["kid"], values["kid_spread"] = scores.kid(made, real, spec.seed)
     some = slice(0, 10_000)  # of the pairwise distances
-    return values | scores.prdc(real[some], made[some], spec.evaluation.prdc_k)
+    values |= scores.prdc(real[some], made[some], spec.evaluation.prdc_k)
+    if features.classify is not None:
+        values |= scores.modes(features.classify(images), data.labels, len(data.classes))
+    return values
 
 
 def _reconstruction(job: Job, data: Data) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +14,7 @@ from models.core import checkpoint, device
 from models.core.device import generator
 from models.core.errors import DataError
 from models.core.run import Run
+from models.lcw import inception
 from models.lcw.nets import in_parts
 from models.lcw.parts import FEATURE_DIMS, Evaluation
 from models.lcw.setup import Data, pixels
@@ -25,22 +26,25 @@ CLASSIFIER = "classifier.safetensors"
 
 
 class Features(NamedTuple):
-    """How to see an image, and what to publish about it."""
+    """How to see an image, what to publish about it, and where there is a classifier the class."""
 
     of: Callable[[UInt8[Tensor, "n h w c"]], Float[Tensor, "n f"]]
     about: dict[str, Any]
+    classify: Callable[[UInt8[Tensor, "n h w c"]], Int64[Tensor, "n"]] | None = None
 
 
 def make(spec: LcwTrain, data: Data, run: Run) -> Features:
     """The features the spec names.
 
     Raises:
-        DataError: if the classifier to use cannot be read or sees other images.
+        DataError: if the classifier or the net to use cannot be read or sees other images.
         DataMissingError: if the weights of EfficientNet-Lite0 are not installed.
         StoppedError: if a stop was requested.
     """
     if spec.evaluation.features == "fd_effnetlite0":
         return _efficientnet(run)
+    if spec.evaluation.inception is not None:
+        return _inception(run.input(spec.evaluation.inception), run)
     if spec.evaluation.classifier_from is not None:
         net, made = load_classifier(run.input(spec.evaluation.classifier_from), data)
     else:
@@ -104,10 +108,13 @@ def load_classifier(path: Path, data: Data) -> tuple[nn.Sequential, dict[str, An
 
 def of_classifier(net: nn.Sequential, made: dict[str, Any], data: Data) -> Features:
     """The penultimate layer as features."""
-    body = net[:-1]
-    right = in_parts(net, pixels(data.test)).argmax(1) == data.test_labels
+
+    def seen(layers: nn.Module, images: Tensor) -> Tensor:
+        return torch.cat([in_parts(layers, pixels(part)) for part in images.split(1024)])
+
+    right = seen(net, data.test).argmax(1) == data.test_labels
     return Features(
-        lambda images: torch.cat([in_parts(body, pixels(part)) for part in images.split(1024)]),
+        lambda images: seen(net[:-1], images),
         {
             "id": "fd_clf",
             "dim": FEATURE_DIMS["fd_clf"],
@@ -115,6 +122,7 @@ def of_classifier(net: nn.Sequential, made: dict[str, Any], data: Data) -> Featu
             "sha256": _digest(net),
             **made,
         },
+        lambda images: seen(net, images).argmax(1),
     )
 
 
@@ -173,6 +181,16 @@ def _efficientnet(run: Run) -> Features:
             "resize": "bilinear, antialiased, to 224; grey repeated to three channels",
         },
     )
+
+
+def _inception(path: Path, run: Run) -> Features:
+    about = {
+        "id": "fid_inception",
+        "dim": FEATURE_DIMS["fid_inception"],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "resize": "bilinear as in TensorFlow 1, to 299; grey repeated to three channels",
+    }
+    return Features(inception.features(path, run), about)
 
 
 def _digest(net: nn.Module) -> str:

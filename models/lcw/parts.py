@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactRef, Int, Part
+from models.core.spec import ArtifactRef, DatasetRef, Int, Part
 
-FEATURE_DIMS = {"fd_clf": 64, "fd_effnetlite0": 1280}
+FEATURE_DIMS = {"fd_clf": 64, "fd_effnetlite0": 1280, "fid_inception": 2048}
 TRAINED = ("cwae", "wae_mmd", "swae")
 Phi = Literal["exact", "asymptotic"]
 
@@ -129,10 +129,15 @@ class Phase2(Phase):
 class Evaluation(Part):
     """How samples are judged. A score is named after its features and is not the usual FID."""
 
-    features: Literal["fd_clf", "fd_effnetlite0"] = Field(
+    features: Literal["fd_clf", "fd_effnetlite0", "fid_inception"] = Field(
         default="fd_clf",
-        description="fd_clf: a classifier trained here on the labels; fd_effnetlite0: ImageNet's."
-        " Scores in Inception features need weights that do not come with the service",
+        description="fd_clf: a classifier trained here on the labels; fd_effnetlite0: ImageNet's;"
+        " fid_inception: of the net named in inception, which does not come with the service",
+    )
+    inception: DatasetRef | None = Field(
+        default=None,
+        description="An uploaded program of torch.export: images [batch, 3, 299, 299] in [-1, 1) to"
+        " 2,048 pooled features; its SHA-256 stands beside the scores",
     )
     num_samples: Int = Field(default=10_000, ge=2, le=1_000_000, description="Images to draw")
     kid: bool = True
@@ -156,6 +161,11 @@ class Evaluation(Part):
 
     @model_validator(mode="after")
     def _enough(self) -> "Evaluation":
+        if (self.features == "fid_inception") != (self.inception is not None):
+            raise ValueError(
+                f"features {self.features} with inception {self.inception}: give fid_inception the"
+                " net's data set as inception, and only that; or use fd_clf"
+            )
         dim = FEATURE_DIMS[self.features]
         if self.num_samples <= dim:
             raise ValueError(

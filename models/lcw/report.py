@@ -8,7 +8,10 @@ from typing import Any
 
 from models.core.run import Run
 
-COLUMNS = ("frechet", "kid", "precision", "recall", "density", "coverage")
+COLUMNS = (
+    "frechet", "kid", "precision", "recall", "density", "coverage",
+    "modes", "kl_generated", "kl_training",
+)  # fmt: skip
 STYLE = (
     "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.3rem .6rem;"
@@ -58,11 +61,17 @@ def _scores(figures: Mapping[str, Any]) -> str:
     )
     caption = (
         f"Against {figures['reference']['count']} training images in features {features['id']}"
-        f" ({features['dim']} dimensions, SHA-256 {features['sha256'][:12]}…). These are not FIDs:"
-        " compare them only with figures in the same features. The floor is what real images reach,"
+        f" ({features['dim']} dimensions, SHA-256 {features['sha256'][:12]}…)."
+        f" {_comparable(features)} The floor is what real images reach,"
         " the row below it what a perfect generator of latents would."
     )
     return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _comparable(features: Mapping[str, Any]) -> str:
+    if features["id"] == "fid_inception":
+        return "FIDs as far as that net is the usual one: its checksum tells."
+    return "These are not FIDs: compare them only with figures in the same features."
 
 
 def _figures(figures: Mapping[str, Any]) -> str:

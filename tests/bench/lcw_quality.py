@@ -67,10 +67,10 @@ def data_of(found, device, quick):
     )
 
 
-def fields(data, options, seed):
+def fields(data, options, seed, objective="cw2", peers=PEERS):
     """Spec of a run."""
     conv, small = data.shape.channels == 3, options.quick
-    phase = {"max_steps": options.steps, "validate_every": options.steps}
+    first, second = options.steps
     return {
         "kind": "lcw.train",
         "data": {"dataset": "given"},
@@ -81,12 +81,12 @@ def fields(data, options, seed):
             "width": 8 if small else None,
             "generator": {"depth": 5, "width": 16 if small else 512},
         },
-        "phase1": {**phase, "objective": options.objective},
-        "phase2": phase,
+        "phase1": {"max_steps": first, "validate_every": first, "objective": objective},
+        "phase2": {"max_steps": second, "validate_every": second},
         "evaluation": {
             "num_samples": 100 if small else 10_000,
             "classifier_steps": 5 if small else 3000,
-            "baselines": ["gmm10", "normal", *PEERS],
+            "baselines": ["gmm10", "normal", *peers],
         },
     }
 
@@ -104,27 +104,37 @@ def train_classifier(data, options, device):
 
 
 def one_seed(data, seen, options, seed, device):
-    """Scores of method, options and peers, all with the same number of steps."""
-    spec = LcwTrain.model_validate(fields(data, options, seed))
-    times = {}
+    """Scores of method, options and peers by objective of phase 1, all with as many steps.
+
+    The peers with autoencoders of their own are trained once, beside the first objective.
+    """
+    found = {"seed": seed, "seconds": {}, "objectives": {}}
+    for objective in options.objectives:
+        peers = [] if found["objectives"] else PEERS
+        spec = LcwTrain.model_validate(fields(data, options, seed, objective, peers))
+        times = found["seconds"][objective] = {}
+        found["objectives"][objective] = _scored(spec, data, seen, options, device, times)
+    return found
+
+
+def _scored(spec, data, seen, options, device, times):
     with TemporaryDirectory() as folder:
-        run = new_run(folder, device)
-        job = setup.make_job(spec, data, run)
+        job = setup.make_job(spec, data, new_run(folder, device))
         for number, name in enumerate(spec.steps()):
             with clock(times, name, device):
                 job.train(number, stage(job, data, name))
         with clock(times, "evaluation", device):
             figures, _ = evaluate.evaluate(job, data, seen)
         real = seen.of(data.train)
-        for name in options.variants.split(","):
+        for name in options.variants:
             with clock(times, name, device):
                 made = variant(job, data, VARIANTS[name])
             figures["scores"][name] = {
                 "frechet": scores.frechet(seen.of(made), real),
                 "phase2": VARIANTS[name],
             }
-    kept = ("features", "floor", "reconstructed", "scores", "reconstruction", "latent")
-    return {"seed": seed, "seconds": times, **{name: figures[name] for name in kept}}
+    kept = ("floor", "reconstructed", "scores", "reconstruction", "latent")
+    return {name: figures[name] for name in kept}
 
 
 def stage(job, data, name):
@@ -168,14 +178,17 @@ class clock:  # noqa: N801  # a context manager
 
 
 def summary(rows):
-    """Mean and standard deviation over seeds of every Frechet distance, and of LCW less a peer."""
+    """Mean and standard deviation over seeds of every Frechet distance, and of it less a peer's."""
     found = {}
-    for name in rows[0]["scores"]:
-        values = [row["scores"][name]["frechet"] for row in rows]
-        gaps = [v - row["scores"]["gmm10"]["frechet"] for v, row in zip(values, rows, strict=True)]
-        found[name] = {**_spread(values), "less_gmm10": _spread(gaps)}
-    for name in ("floor", "reconstructed"):
-        found[name] = _spread([row[name]["frechet"] for row in rows])
+    for objective, first in rows[0]["objectives"].items():
+        every = [row["objectives"][objective] for row in rows]
+        for name in first["scores"]:
+            values = [one["scores"][name]["frechet"] for one in every]
+            mixed = [one["scores"]["gmm10"]["frechet"] for one in every]
+            gaps = [value - other for value, other in zip(values, mixed, strict=True)]
+            found[f"{objective} {name}"] = {**_spread(values), "less_gmm10": _spread(gaps)}
+        for name in ("floor", "reconstructed"):
+            found[f"{objective} {name}"] = _spread([one[name]["frechet"] for one in every])
     return found
 
 
@@ -193,10 +206,10 @@ def main():
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--budget-s", type=float, default=240)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, nargs=2, default=[2000, 2000], help="of each phase")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--objective", default="cw2", choices=("ae", "cwae", "cw2"))
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--objectives", nargs="+", default=["cw2"], choices=("ae", "cwae", "cw2"))
     options = parser.parse_args()
     until = time.monotonic() + options.budget_s
     device = "cuda" if torch.cuda.is_available() else "cpu"

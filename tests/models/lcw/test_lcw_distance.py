@@ -206,6 +206,24 @@ def test_blocks_do_not_change_the_result(sizes, dtype, tolerance):
     assert (g - h).norm() <= 5 * tolerance * h.norm()
 
 
+@pytest.mark.parametrize("mode", ["asymptotic", "exact"])
+def test_a_broken_point_is_seen(mode):
+    """NaN reaches the value, so that a training which diverges is stopped; no root hides it."""
+    x, y = points(40, 8, dtype=torch.float32), points(30, 8, 1, torch.float32)
+    x[3, 2] = math.nan
+    assert two_sample(x, y, 0.1, mode).isnan()
+    assert two_sample(y, x.clone(), 0.1, mode).isnan()
+
+
+@pytest.mark.parametrize("moves", [(True, False), (False, True), (True, True), (False, False)])
+def test_what_moves_does_not_change_the_value(moves):
+    """Rows that move meet both samples at once, still ones halve their own pairs: one sum."""
+    x, y = points(53, 7), points(38, 7, 1) * 2
+    expected = reference(x, y, 0.2, "asymptotic").item()
+    a, b = (p.clone().requires_grad_(moving) for p, moving in zip((x, y), moves, strict=True))
+    assert two_sample(a, b, 0.2, rows=16, columns=20).item() == pytest.approx(expected, rel=1e-11)
+
+
 def test_near_coincident_sets_in_single_precision():
     """Property 6: x = y + 1e-3 noise, n = 1024, D = 784: the value is right to 2 %."""
     y = points(1024, 784, dtype=torch.float32)

@@ -1,5 +1,7 @@
 """Scores against closed forms and independent references."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -64,6 +66,19 @@ def test_prdc_is_the_reference_formula():
     }
     found = scores.prdc(torch.from_numpy(real), torch.from_numpy(made), k)
     assert found == pytest.approx(expected)
+
+
+def test_modes_are_counted_and_both_divergences_told():
+    """Section 6, stacked MNIST: half of 4 uniform classes hit, in equal shares: log 2 one way."""
+    labels = torch.arange(4).repeat(25)
+    found = scores.modes(torch.tensor([0, 2, 2, 0]), labels, 4)
+    assert found["modes"] == 2
+    assert found["kl_generated"] == pytest.approx(math.log(2), abs=1e-4)
+    missing = 0.5 * math.log(0.25 / 1e-6) + 0.5 * math.log(0.25 / 0.5)
+    assert found["kl_training"] == pytest.approx(missing, abs=1e-4)
+    same = scores.modes(labels.flip(0), labels, 4)
+    assert same["modes"] == 4
+    assert same["kl_generated"] == pytest.approx(0, abs=1e-5)
 
 
 def test_prdc_of_copies():

@@ -39,7 +39,22 @@ def message(**fields):
             {"evaluation": {"features": "fd_effnetlite0", "num_samples": 1280}},
             "1280 dimensions of fd_effnetlite0",
         ),
-        ({"evaluation": {"features": "fid_inception"}}, "should be 'fd_clf' or 'fd_effnetlite0'"),
+        ({"evaluation": {"features": "fid"}}, "should be 'fd_clf', 'fd_effnetlite0' or 'fid_"),
+        ({"evaluation": {"features": "fid_inception"}}, "give fid_inception the net's data set"),
+        (
+            {"evaluation": {"inception": {"dataset": "net"}}},
+            "give fid_inception the net's data set",
+        ),
+        (
+            {
+                "evaluation": {
+                    "features": "fid_inception",
+                    "inception": {"dataset": "net"},
+                    "num_samples": 2048,
+                }
+            },
+            "2048 dimensions of fid_inception",
+        ),
         ({"evaluation": {"baselines": ["cwae", "cwae"]}}, "baselines names one twice"),
         ({"phase1": {"lambda": 1.0}}, "lambda: Extra inputs are not permitted"),
     ],
