@@ -98,12 +98,17 @@ def makers_of(found: Graded) -> list[tuple[str, str]]:
     return list(dict.fromkeys((key.method, key.baseline) for key in found.maps))
 
 
+def lower_is_better(grader: str) -> bool:
+    """Of a grader's label."""
+    return grader.partition("@")[0].partition("-")[0] in LOWER_IS_BETTER
+
+
 def goodness(found: Graded, graders: list[str]) -> Mapping[str, Float[np.ndarray, "images makers"]]:
     """Grades turned so that more is better, mean over seeds; NaN where there is none."""
     makers = makers_of(found)
     told = {}
     for grader in graders:
-        sign = -1 if grader.partition("@")[0].partition("-")[0] in LOWER_IS_BETTER else 1
+        sign = -1 if lower_is_better(grader) else 1
         rows = []
         for _, keys in cases(found):
             values: dict[tuple[str, str], list[float]] = defaultdict(list)

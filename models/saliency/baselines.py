@@ -9,13 +9,27 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.saliency import counter
-from models.saliency.parts import Baseline, Blur, Constant, GaussianNoise, Noise, OtherImage, draws
+from models.saliency.local import Local
+from models.saliency.parts import (
+    Baseline,
+    Blur,
+    Constant,
+    GaussianNoise,
+    LocalMean,
+    MapBaseline,
+    Noise,
+    NoisyLinear,
+    OtherImage,
+    draws,
+)
 from models.saliency.scores import Scorer
 from models.saliency.spec import PATH_POINTS
 
 TRUNCATION = 4.0  # standard deviations of the blur's kernel on each side
 PIXEL_LEVELS = {"black": 0.0, "white": 1.0, "gray": 0.5}
 NEUTRAL_FACTOR = 10  # a baseline of p_c(b) above this many times 1 / classes is not neutral
+
+Replacement = Tensor | Local  # an image, or what fills regions
 
 
 class Space:
@@ -33,6 +47,19 @@ class Space:
 
 
 def baseline(
+    part: MapBaseline, x: Float[Tensor, "c h w"], space: Space, seed: int
+) -> list[Replacement]:
+    """What removed pixels of one image become: as :func:`images_of`, or what fills regions.
+
+    Raises:
+        SpecError: if the number of channels does not fit, or the net records no data mean.
+    """
+    if isinstance(part, LocalMean | NoisyLinear):
+        return [Local(part, x, seed)]
+    return [*images_of(part, x, space, seed)]
+
+
+def images_of(
     part: Baseline, x: Float[Tensor, "c h w"], space: Space, seed: int
 ) -> list[Float[Tensor, "c h w"]]:
     """The baseline images for one image: one, or as many as a random baseline draws.
@@ -61,6 +88,11 @@ def baseline(
     else:
         found = [_mean(part.id, x, space)]
     return [image.to(x).expand_as(x) for image in found]
+
+
+def alone(replacement: Replacement) -> Float[Tensor, "c h w"]:
+    """The baseline by itself: what the image becomes when all of it is removed."""
+    return replacement.image if isinstance(replacement, Local) else replacement
 
 
 def _mean(name: str, x: Tensor, space: Space) -> Tensor:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from models.saliency.engine.boxes import Regions
 from models.saliency.engine.incremental import Base
 from models.saliency.engine.threads import each
-from models.saliency.scores import Scorer
+from models.saliency.scores import Fill, Scorer
 
 TOGETHER = {"cpu": 16, "cuda": 96}  # regions carried through the net at once
 
@@ -56,7 +56,7 @@ class Case:
         return torch.cat(list(found))
 
     def under(
-        self, key: Hashable, regions: Callable[[], Regions], b: Float[Tensor, "c h w"]
+        self, key: Hashable, regions: Callable[[], Regions], b: Tensor | Fill
     ) -> Float[Tensor, "n k"]:
         """Scores with each region's pixels taken from ``b``, by boxes where the net has a plan.
 
@@ -73,7 +73,11 @@ class Case:
     def _base(self) -> Base:
         return self.scorer.base(self.x)
 
-    def _one_by_one(self, regions: Regions, b: Float[Tensor, "c h w"]) -> Float[Tensor, "n k"]:
-        return self.scores(
-            lambda index: torch.where(regions.masks(index)[:, None], b, self.x), regions.number
-        )
+    def _one_by_one(self, regions: Regions, b: Tensor | Fill) -> Float[Tensor, "n k"]:
+        return self.scores(lambda index: self.without(regions.masks(index), b), regions.number)
+
+    def without(self, removed: Bool[Tensor, "n h w"], b: Tensor | Fill) -> Float[Tensor, "n c h w"]:
+        """The image with pixels taken from a baseline image, or filled from those around them."""
+        if isinstance(b, Tensor):
+            return torch.where(removed[:, None], b, self.x)
+        return b(removed, self.x)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 MOST_PANELS = 24
+BAR_LETTERS = 26  # a line beside a colour bar
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))  # of baselines
 
 
@@ -113,7 +115,7 @@ def heat_map(
     axis.set_yticks(range(len(names)), names, fontsize=7)
     for (i, j), value in np.ndenumerate(values):
         colour = "white" if abs(value) > 0.6 else "black"
-        text = "-" if np.isnan(value) else f"{value:.2f}"
+        text = "-" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # no minus zero
         axis.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
     figure.colorbar(shown, ax=axis, shrink=0.8, label=label)
     axis.set_title(title, fontsize=10)
@@ -125,6 +127,7 @@ def contact_sheet(
     maps: Mapping[tuple[str, str], Float[np.ndarray, "h w"]],
     image: Float[np.ndarray, "h w c"],
     title: str,
+    said: Mapping[str, tuple[str, str]],
 ) -> None:
     """Methods down, baselines across; each row on one scale centred at zero.
 
@@ -133,11 +136,12 @@ def contact_sheet(
         maps: by (method, baseline).
         image: values in [0, 1], drawn grey beneath the maps.
         title: above all.
+        said: of each method, what it is and what its values are.
     """
     methods = list(dict.fromkeys(method for method, _ in maps))
     baselines = [name for name in dict.fromkeys(name for _, name in maps) if name != "none"]
     baselines = baselines or ["none"]
-    size = (1.75 * len(baselines) + 1.9, 1.85 * len(methods) + 0.5)
+    size = (1.75 * len(baselines) + 1.5, 2.0 * len(methods) + 0.5)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.subplots(len(methods), len(baselines), squeeze=False)
     grey = image.mean(2)
@@ -153,9 +157,13 @@ def contact_sheet(
                 continue
             axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
             axis.imshow(own, cmap="RdBu_r", norm=norm, alpha=0.65)
-            axis.set_title(f"{method}\n{name}", fontsize=7)
+            axis.set_title(name, fontsize=7)
+        described, values = said.get(method, (method, "value of the map"))
+        words = method if described == method else f"{method}: {described}"
+        head = row[0].set_title(f"{words}\n", fontsize=8, loc="left")
+        head.set_in_layout(False)  # it may run over its neighbours, whose first line is empty
         bar = figure.colorbar(ScalarMappable(norm, "RdBu_r"), ax=list(row), shrink=0.8)
-        bar.set_label("value of the map", fontsize=7)
+        bar.set_label(fill(values, BAR_LETTERS), fontsize=6)
         bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, metadata={"Software": None})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.saliency import counter
+from models.saliency.baselines import Replacement, alone
 from models.saliency.case import Case
 from models.saliency.segments import regions, segment
 from models.saliency.spec_masks import FeatureAblation, Grid, KernelShap, Lime, ShapleyExact
@@ -19,7 +20,7 @@ from models.saliency.spec_masks import FeatureAblation, Grid, KernelShap, Lime, 
 RANK_TOLERANCE = 1e-10  # of eigenvalues of the regression, relative
 
 
-def ablation(part: FeatureAblation, case: Case, b: Float[Tensor, "c h w"]) -> Tensor:
+def ablation(part: FeatureAblation, case: Case, b: Replacement) -> Tensor:
     """``f(x) - f(x with the segment = b)`` at each pixel of the segment: [k, h, w]."""
     labels = segment(part.segments, case)
     shape = tuple(labels.shape)
@@ -32,15 +33,13 @@ def ablation(part: FeatureAblation, case: Case, b: Float[Tensor, "c h w"]) -> Te
 
 
 def worth(
-    kept: Bool[Tensor, "n j"], labels: Int64[Tensor, "h w"], case: Case, b: Float[Tensor, "c h w"]
+    kept: Bool[Tensor, "n j"], labels: Int64[Tensor, "h w"], case: Case, b: Replacement
 ) -> Float[Tensor, "n k"]:
     """Scores of coalitions: the kept segments from the image, the others from the baseline."""
-    return case.scores(
-        lambda index: torch.where(kept[index][:, labels][:, None], case.x, b), len(kept)
-    )
+    return case.scores(lambda index: case.without(~kept[index][:, labels], b), len(kept))
 
 
-def lime(part: Lime, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
+def lime(part: Lime, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
     """Coefficients of a weighted ridge regression (LIME, section 3.4), each at its segment.
 
     Coalitions keep each segment with probability 1/2; the weight is exp(-D^2 / width^2) with D
@@ -61,7 +60,7 @@ def lime(part: Lime, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k 
     return found.T[:, labels]
 
 
-def kernel_shap(part: KernelShap, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
+def kernel_shap(part: KernelShap, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
     """Shapley values by regression (Lundberg and Lee 2017, theorem 2), each at its segment.
 
     Sizes of coalitions are drawn in proportion to the kernel (J - 1) / (k (J - k)), members
@@ -70,7 +69,7 @@ def kernel_shap(part: KernelShap, case: Case, b: Float[Tensor, "c h w"]) -> Floa
     labels = segment(part.segments, case)
     count = int(labels.max()) + 1
     kept = draw_coalitions(part, case, count)
-    empty = case.score(b[None])
+    empty = case.score(alone(b)[None])
     # Once more through the net, so that both ends are read in the same way.
     whole = case.score(case.x[None])
     y, z = worth(kept, labels, case, b) - empty, kept.double()
@@ -96,7 +95,7 @@ def draw_coalitions(part: KernelShap, case: Case, count: int) -> Bool[Tensor, "n
     return kept ^ ((index % 2 == 1)[:, None] & part.paired)
 
 
-def shapley(part: ShapleyExact, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
+def shapley(part: ShapleyExact, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
     """Shapley values from the worths of all 2^J coalitions, each at its segment."""
     labels = segment(part.segments, case)
     count = int(labels.max()) + 1

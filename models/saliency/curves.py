@@ -1,5 +1,6 @@
 """Curves: the score while pixels are swapped in the order of a map."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from models.saliency.case import Case
 from models.saliency.metrics import Curve, RegionCurve
 from models.saliency.segments import segment
 from models.saliency.spec_masks import Slic
+
+COARSE = 8  # states between those that are read first where a tolerance is given
 
 
 class Traced(NamedTuple):
@@ -63,16 +66,43 @@ def follow(
     end: Float[Tensor, "c h w"],
     case: Case,
     k: int,
+    tolerance: float = 0.0,
 ) -> Traced:
     """Scores of class ``k``: state i has the pixels of rank below ``counts[i]`` from ``end``.
 
     ``rank`` is of pixels [h, w] or of channel values [c, h, w]. Every state comes from it alone, so
-    they are built on the device a batch at a time.
+    they are built on the device a batch at a time, and those that ``tolerance`` spares never.
     """
-    scores = case.scores(
-        lambda index: torch.where(rank < counts[index, None, None, None], end, start), len(counts)
-    )
-    return Traced(counts.double() / rank.numel(), scores[:, k])
+
+    def read(some: Int64[Tensor, "m"]) -> Float[Tensor, "m"]:
+        return case.scores(
+            lambda index: torch.where(rank < some[index, None, None, None], end, start), len(some)
+        )[:, k]
+
+    if not tolerance:
+        return Traced(counts.double() / rank.numel(), read(counts))
+    known: dict[int, float] = {}
+    wanted = sorted({*range(0, len(counts), COARSE), len(counts) - 1})
+    while wanted:
+        known |= zip(wanted, read(counts[wanted]).tolist(), strict=True)
+        wanted = between(known, tolerance)
+    order = sorted(known)
+    scores = torch.tensor([known[place] for place in order], dtype=torch.float64)
+    return Traced(counts[order].double() / rank.numel(), scores.to(counts.device))
+
+
+def between(known: dict[int, float], tolerance: float) -> list[int]:
+    """The middle of each interval whose trapezoid could be off by more than its share.
+
+    Where the score stays between its values at the ends, the mean over the interval is within
+    half of their difference; intervals all below that leave the whole area within ``tolerance``.
+    """
+    order = sorted(known)
+    return [
+        (low + high) // 2
+        for low, high in pairwise(order)
+        if high - low > 1 and abs(known[low] - known[high]) > 2 * tolerance
+    ]
 
 
 def pixel_curve(
@@ -85,10 +115,12 @@ def pixel_curve(
     steps = torch.arange(part.points + 1, device=values.device)
     counts = (steps * total / part.points).round().long().unique()
     start, end = (b, case.x) if part.id == "insertion" else (case.x, b)
-    return [
-        follow(ranks(values, part.id == "lerf", shuffle, case.seed), counts, start, end, case, k)
-        for shuffle in range(part.shuffles + 1)
-    ]
+
+    def curve(shuffle: int) -> Traced:
+        rank = ranks(values, part.id == "lerf", shuffle, case.seed)
+        return follow(rank, counts, start, end, case, k, part.tolerance)
+
+    return [curve(shuffle) for shuffle in range(part.shuffles + 1)]
 
 
 def region_curve(

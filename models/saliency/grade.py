@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.core.errors import SpecError
 from models.saliency import counter, metrics
-from models.saliency.baselines import Space, baseline
+from models.saliency.baselines import Space, images_of
 from models.saliency.case import Case
 from models.saliency.curves import Traced, pixel_curve, region_curve
 from models.saliency.faithfulness import correlation, infidelity, localisation, monotonicity
@@ -57,7 +57,7 @@ def grade(
     """
     values = maps[k]
     if isinstance(part, metrics.Curve | metrics.RegionCurve | metrics.Correlation):
-        b = baseline(part.replaced_by, case.x, space, case.seed)[0]
+        b = images_of(part.replaced_by, case.x, space, case.seed)[0]
         if isinstance(part, metrics.Correlation):
             return Grade(correlation(part, values, b, case, k), {})
         return _curve(part, values, b, case, k)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.saliency import controls, gradients, methods, optimised, spec_gradients, spec_masks
+from models.saliency.baselines import Replacement
 from models.saliency.case import Case
 from models.saliency.coalitions import ablation, kernel_shap, lime, shapley
 from models.saliency.occlusion import drops, occlusion
@@ -30,8 +31,6 @@ MAKERS: dict[type, Callable[..., Any]] = {
 }
 
 
-def make(
-    part: methods.Method, case: Case, b: Float[Tensor, "c h w"]
-) -> Float[Tensor, "k rows columns"]:
+def make(part: methods.Method, case: Case, b: Replacement) -> Float[Tensor, "k rows columns"]:
     """The maps of one method with baseline ``b``, in float64: a value a pixel, or a window."""
     return MAKERS[type(part)](part, case, b)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from models.core.run import Run
 from models.saliency import inputs, pictures, subjects
-from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
+from models.saliency.baselines import NEUTRAL_FACTOR, Replacement, alone, baseline, impact
 from models.saliency.case import Case
 from models.saliency.makers import make
 from models.saliency.methods import Method
-from models.saliency.parts import Baseline, ImageRef, labels
+from models.saliency.parts import ImageRef, MapBaseline, labels
 from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
 from models.saliency.scores import Scorer, check_finite, dtype_of, probe
 from models.saliency.spec import SaliencyMap
@@ -80,7 +80,7 @@ class Explainer:
             label: baseline(part, x, self.subject.space, self.spec.seed)
             for part, label in self._baselines()
         }
-        shown = torch.stack([x, *(found[0] for found in replacements.values())])
+        shown = torch.stack([x, *(alone(found[0]) for found in replacements.values())])
         if (gap := precision_gap(self.scorer, self.spec, shown)) is not None:
             entry["precision_difference"] = gap
         entry["baselines"] = {
@@ -108,14 +108,14 @@ class Explainer:
             ],
         }
 
-    def _baselines(self) -> list[tuple[Baseline, str]]:
+    def _baselines(self) -> list[tuple[MapBaseline, str]]:
         return list(zip(self.spec.baselines, labels(self.spec.baselines), strict=True))
 
     def _impact(
-        self, image: str, label: str, case: Case, targets: Tensor, found: list[Tensor]
+        self, image: str, label: str, case: Case, targets: Tensor, found: list[Replacement]
     ) -> dict[str, Any]:
         """Baseline impact of section 4.1, with a warning where a baseline speaks for a class."""
-        numbers = impact(self.scorer, case.x, found, targets, self.chunk)
+        numbers = impact(self.scorer, case.x, [alone(b) for b in found], targets, self.chunk)
         limit = NEUTRAL_FACTOR / len(self.subject.classes)
         for target, p in zip(targets.tolist(), numbers["probability"], strict=True):
             if p > limit:
@@ -135,7 +135,7 @@ class Explainer:
         method: Method,
         label: str,
         case: Case,
-        replacements: dict[str, list[Tensor]],
+        replacements: dict[str, list[Replacement]],
         entry: dict[str, Any],
         pixels: Float[Tensor, "c h w"],
     ) -> None:

@@ -67,6 +67,7 @@ Method = Annotated[
     | Meaningful | Extremal | Gradient | IntegratedGradients | SmoothGrad | GradCam | Control,
     Field(discriminator="id"),
 ]  # fmt: skip
+REGIONAL = (Occlusion, OcclusionRaw, FeatureAblation, Lime, KernelShap, ShapleyExact)
 LEARNED = (Meaningful, Extremal, Gradient, IntegratedGradients, SmoothGrad, GradCam)
 
 

@@ -24,7 +24,13 @@ class Curve(Part):
     shuffles: Int = Field(
         default=0, ge=0, le=100, description="Repetitions with ties broken at random; 0: by index"
     )
-
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="0: every state is read. Above: every 8th, then more where the score differs "
+        "by over twice this; the area is off by no more where the curve is monotone in between",
+    )
     order_unit: Literal["pixel", "channel_value"] = Field(
         default="pixel",
         description="What is swapped: pixels with all their channels, or single channel values "
@@ -39,7 +45,7 @@ class Curve(Part):
         return Blur(id="blur") if self.id == "insertion" else Plain(id="zero")
 
     def rows(self) -> int:
-        """Rows through the net for one map."""
+        """Rows through the net for one map, at most."""
         return (self.points + 1) * (self.shuffles + 1) * (2 if self.id == "srg" else 1)
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from models.saliency.baselines import Replacement
 from models.saliency.case import Case
 from models.saliency.engine.boxes import Reach, Reaches, Regions, reach_of
 from models.saliency.parts import pair
@@ -52,22 +53,20 @@ def regions(over: Windows) -> Regions:
     return Regions(Reaches(rows, columns), masks)
 
 
-def drops(
-    part: Occlusion | OcclusionRaw, case: Case, b: Float[Tensor, "c h w"]
-) -> Float[Tensor, "k n_h n_w"]:
+def drops(part: Occlusion | OcclusionRaw, case: Case, b: Replacement) -> Float[Tensor, "k n_h n_w"]:
     """Fall of each score under each window, ``f(x) - f(x with the window = b)``."""
     return _drops(part, windows(part, *case.x.shape[1:], case.x.device), case, b)
 
 
 def _drops(
-    part: Occlusion | OcclusionRaw, over: Windows, case: Case, b: Float[Tensor, "c h w"]
+    part: Occlusion | OcclusionRaw, over: Windows, case: Case, b: Replacement
 ) -> Float[Tensor, "k n_h n_w"]:
     key = ("windows", *pair(part.window), *pair(part.stride))
     found = case.full - case.under(key, lambda: regions(over), b)
     return found.T.unflatten(1, (len(over.rows), len(over.columns)))
 
 
-def occlusion(part: Occlusion, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
+def occlusion(part: Occlusion, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
     """Fall of the score, at each pixel the mean over the windows that cover it."""
     over = windows(part, *case.x.shape[1:], case.x.device)
     return spread(_drops(part, over, case, b), over)

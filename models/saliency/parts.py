@@ -114,8 +114,31 @@ class OtherImage(Part):
     image: ImageRef
 
 
+class LocalMean(Part):
+    """The mean colour around the removed region; of the whole image where nothing is left."""
+
+    id: Literal["local_mean"]
+    ring: Int = Field(
+        default=8, ge=1, le=256, description="Pixels around the region that its colour comes from"
+    )
+
+
+class NoisyLinear(Part):
+    """Removed pixels follow from their neighbours, with a little noise (Rong et al. 2022)."""
+
+    id: Literal["noisy_linear"]
+    noise: float = Field(
+        default=0.01, ge=0, le=1, description="Standard deviation, as a share of the image's range"
+    )
+    seed: Int = Field(default=0, ge=0, lt=2**32, description="Added to the job's seed")
+
+
 Baseline = Annotated[
     Plain | Constant | Blur | Noise | GaussianNoise | OtherImage, Field(discriminator="id")
+]
+MapBaseline = Annotated[
+    Plain | Constant | Blur | Noise | GaussianNoise | OtherImage | LocalMean | NoisyLinear,
+    Field(discriminator="id"),
 ]
 
 

@@ -6,8 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from models.saliency.analysis import lower_is_better
 from models.saliency.parts import labels
-from models.saliency.pictures import describe
+from models.saliency.pictures import SCORES, describe
 from models.saliency.spec_grade import SaliencySweep
 from models.saliency.study import Graded
 
@@ -19,7 +20,7 @@ table { border-collapse: collapse; margin: 1em 0; font-size: 13px; }
 th, td { padding: 3px 10px; border-bottom: 1px solid #e4e8ec; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { background: #f4f6f8; }
 img { max-width: 100%; height: auto; margin: 1em 0; } .note { color: #57606a; }
-.below { color: #8c959f; }
+.words { text-align: left; } .below { color: #8c959f; }
 """
 
 
@@ -30,30 +31,32 @@ def write(
     parts = [
         "<h1>Saliency sweep</h1>",
         f"<p>{len(found.images)} images, {len(found.maps)} maps, {found.rows:,} rows through the "
-        f"net; score: {escape(spec.score)}.</p>",
+        f"net; what is read: {SCORES[spec.score]}.</p>",
         *(f'<p class="note">Warning: {escape(text)}</p>' for text in found.warnings),
+        "<h2>Images</h2>",
+        _images(found),
         "<h2>Methods</h2>",
         _table(
             ("name", "parameters"),
-            zip(labels(spec.methods), map(describe, spec.methods), strict=True),
+            (
+                (name, f'<td class="words">{escape(describe(method))}</td>')
+                for name, method in zip(labels(spec.methods), spec.methods, strict=True)
+            ),
         ),
         "<h2>Baselines by themselves</h2>",
         "<p>A neutral baseline has a largest class probability near chance.</p>",
         _baselines(found),
         "<h2>Divergence of maps by factor</h2>",
-        '<p>Mean of 1 - Spearman when only one thing changes, with the range over images. "seed" '
-        "is the noise floor: what lies below it (grey) is no finding.</p>",
+        "<p>Mean of 1 - Spearman when only one thing changes, with its 95 % interval over images. "
+        "The seed is the noise floor: what reaches down to it (grey) is no finding. A dash: "
+        "nothing of this kind changed, or there is no chance in the method.</p>",
         _divergence(told),
         "<h2>Graders</h2>",
         _graders(told),
         "<h2>Mean grades</h2>",
-        _table(
-            ("method", "baseline of the map", "grader", "mean", "maps"),
-            (
-                (row["method"], row["baseline"], row["grader"], _number(row["mean"]), row["maps"])
-                for row in told["interaction"]
-            ),
-        ),
+        "<p>Of each method with each baseline of the map; the best of a column is bold. Whether a "
+        "map wins when it is graded with its own baseline is read along its row.</p>",
+        _grades(told),
         "<h2>Pictures</h2>",
         *(_picture(picture) for picture in pictures),
     ]
@@ -73,6 +76,41 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         cells = (text if text.startswith("<td") else f"<td>{escape(text)}</td>" for text in texts)
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return "<table>\n" + "\n".join(lines) + "\n</table>"
+
+
+def _images(found: Graded) -> str:
+    rows = [
+        (image, target["class"], target["name"], _number(target["score"]))
+        for image, told in found.images.items()
+        for target in told["targets"]
+    ]
+    return _table(("image", "class", "name", "score"), rows)
+
+
+def _grades(told: dict[str, Any]) -> str:
+    """Makers down, graders across."""
+    means = {
+        (row["method"], row["baseline"], row["grader"]): row["mean"] for row in told["interaction"]
+    }
+    makers = list(dict.fromkeys((method, baseline) for method, baseline, _ in means))
+    graders = list(dict.fromkeys(grader for _, _, grader in means))
+    best = {}
+    for grader in graders:
+        known = [v for (*_, name), v in means.items() if name == grader and v is not None]
+        best[grader] = (min if lower_is_better(grader) else max)(known, default=None)
+    rows = []
+    for maker in makers:
+        values = [(means.get((*maker, grader)), best[grader]) for grader in graders]
+        rows.append((*maker, *(_cell(value, value == top) for value, top in values)))
+    heads = (
+        f"{name} ({'less' if lower_is_better(name) else 'more'} is better)" for name in graders
+    )
+    return _table(("method", "baseline of the map", *heads), rows)
+
+
+def _cell(value: float | None, best: bool) -> str:
+    text = _number(value)
+    return f"<td><b>{text}</b></td>" if best and value is not None else text
 
 
 def _number(value: float | None) -> str:
@@ -107,8 +145,9 @@ def _divergence(told: dict[str, Any]) -> str:
             if numbers is None:
                 row.append("-")
                 continue
-            text = f"{numbers['mean']:.3f} ({numbers['least']:.3f} .. {numbers['greatest']:.3f})"
-            below = name != "seed" and numbers["mean"] <= floor
+            low, high = numbers["interval"] or (numbers["mean"], numbers["mean"])
+            text = f"{numbers['mean']:.3f} ({low:.3f} to {high:.3f})"
+            below = name != "seed" and low <= floor
             row.append(f'<td class="below">{text}</td>' if below else text)
         rows.append(row)
     return _table(("method", "baseline", "hyper-parameter", "seed (noise floor)"), rows)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from models.core.errors import DataError, SpecError
 from models.saliency.engine.boxes import Regions
 from models.saliency.engine.graphed import GraphedChanges
-from models.saliency.engine.incremental import KEPT, Base, Changes, in_order
+from models.saliency.engine.incremental import KEPT, Base, Changes, Filled, in_order
 from models.saliency.engine.plan import Plan
 
+# from regions [n, h, w] and the image [c, h, w] to images with them filled [n, c, h, w]
+Fill = Callable[[Tensor, Tensor], Tensor]
 SUM_TOLERANCE = 1e-4  # of rows that look like probabilities
 ROW_TOLERANCE = 1e-3  # of one row alone against the same row in a batch, relative to its range
 
@@ -85,7 +87,7 @@ class Scorer:
     def changed(
         self,
         x: Float[Tensor, "c h w"],
-        b: Float[Tensor, "c h w"],
+        b: Tensor | Fill,
         key: Hashable,
         regions: Callable[[], Regions],
         base: Callable[[], Base],
@@ -95,25 +97,32 @@ class Scorer:
 
         Args:
             x: the image.
-            b: the baseline.
+            b: the baseline, or what fills regions.
             key: names the regions; their way through the net is kept for the next image.
             regions: makes them.
             base: the plan's values of the image; not needed where a graph holds them.
             size: regions at once.
         """
-        b, changes = b.to(self.dtype), self._changes.get(key)
+        low = self._lowered(b, x)
+        changes = self._changes.get(key)
         if changes is None:
             changes = self._changes[key] = Changes(self._planned(), regions(), size)
-        elif b.is_cuda and changes.regions.number <= KEPT:
-            graph = self._graph(changes, x.to(self.dtype), b, key)
+        elif isinstance(low, Tensor) and low.is_cuda and changes.regions.number <= KEPT:
+            graph = self._graph(changes, x.to(self.dtype), low, key)
             if graph is not None:
                 self.tick(changes.regions.number)
-                return graph(x, b).double()
+                return graph(x, low).double()
         out = []
-        for index, outputs in changes.outputs(base(), b):
+        for index, outputs in changes.outputs(base(), low):
             self.tick(len(index))
             out.append((index, outputs.double()))
         return in_order(out)
+
+    def _lowered(self, b: Tensor | Fill, x: Float[Tensor, "c h w"]) -> Tensor | Filled:
+        """The baseline in the net's number format."""
+        if isinstance(b, Tensor):
+            return b.to(self.dtype)
+        return lambda removed: b(removed, x).to(self.dtype)
 
     def _graph(
         self, changes: Changes, x: Tensor, b: Tensor, key: Hashable

@@ -14,8 +14,25 @@ from models.core.spec import (
     Part,
     Spec,
 )
-from models.saliency.methods import Given, Method, check_window, rows_of
-from models.saliency.parts import Baseline, ImageRef, OtherImage, Plain, draws, form, labels
+from models.saliency.methods import (
+    REGIONAL,
+    Given,
+    Method,
+    check_window,
+    rows_of,
+    uses_baseline,
+)
+from models.saliency.parts import (
+    ImageRef,
+    LocalMean,
+    MapBaseline,
+    NoisyLinear,
+    OtherImage,
+    Plain,
+    draws,
+    form,
+    labels,
+)
 from models.saliency.spec_masks import Occlusion
 from models.saliency.spec_net import Model, known_size
 
@@ -61,7 +78,7 @@ class Cell(NamedTuple):
 
     method: Method | Given
     method_label: str
-    baseline: Baseline
+    baseline: MapBaseline
     baseline_label: str
 
 
@@ -87,7 +104,7 @@ class Explanation(Spec):
     methods: list[Method] = Field(
         default=[Occlusion(id="occlusion")], min_length=1, max_length=32, description="Map makers"
     )
-    baselines: list[Baseline] = Field(
+    baselines: list[MapBaseline] = Field(
         default=[Plain(id="zero")],
         min_length=1,
         max_length=32,
@@ -110,10 +127,21 @@ class Explanation(Spec):
         named = [(image.dataset, image.split, image.index) for image in self.images]
         if len(set(named)) < len(named):
             raise ValueError("images names the same image twice; give each once")
+        self._check_local()
         if (size := known_size(self.model)) is not None:
             for index, method in enumerate(self.methods):
                 check_window(method, f"methods.{index}", *size)
         return self
+
+    def _check_local(self) -> None:
+        local = [part.id for part in self.baselines if isinstance(part, LocalMean | NoisyLinear)]
+        for index, method in enumerate(self.methods):
+            if local and uses_baseline(method) and not isinstance(method, REGIONAL):
+                raise ValueError(
+                    f"baselines: {local[0]} fills removed regions of pixels, and methods.{index}, "
+                    f"{method.id}, has none; use it with occlusion, occlusion_raw, "
+                    "feature_ablation, lime, kernel_shap or shapley_exact, in a job of their own"
+                )
 
     def cells(self) -> Iterator[Cell]:
         """Every method with every baseline, methods outermost."""

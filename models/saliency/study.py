@@ -14,7 +14,7 @@ from torch import Tensor
 from models.core.errors import SpecError
 from models.core.run import Run
 from models.saliency import inputs, subjects
-from models.saliency.baselines import NEUTRAL_FACTOR, baseline, impact
+from models.saliency.baselines import NEUTRAL_FACTOR, alone, baseline, impact
 from models.saliency.case import Case
 from models.saliency.grade import grade, label_of
 from models.saliency.makers import make
@@ -172,7 +172,7 @@ class Study:
             told["precision_difference"] = gap
         parts = zip(self.spec.baselines, labels(self.spec.baselines), strict=True)
         for part, label in parts:
-            drawn = baseline(part, case.x, self.subject.space, self.spec.seed)
+            drawn = [alone(b) for b in baseline(part, case.x, self.subject.space, self.spec.seed)]
             numbers = impact(self.scorer, case.x, drawn, case.targets, self.chunk)
             told["baselines"][label] = numbers
             if max(numbers["probability"]) > NEUTRAL_FACTOR / len(self.subject.classes):

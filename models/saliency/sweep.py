@@ -10,6 +10,8 @@ from models.core.errors import DataError
 from models.core.run import Run, StoppedError
 from models.saliency import analysis, charts, inputs, report
 from models.saliency.evaluate import described, write_json
+from models.saliency.parts import labels
+from models.saliency.pictures import describe, quantity
 from models.saliency.spec_grade import SaliencySweep
 from models.saliency.study import Graded, Study, grader_labels, write_tables
 
@@ -65,6 +67,10 @@ def analyse(spec: SaliencySweep, found: Graded) -> dict[str, Any]:
 def draw(study: Study, found: Graded, told: dict[str, Any], run: Run) -> list[Path]:
     """A contact sheet for each image, agreement of methods and of graders, curves."""
     paths = []
+    said = {
+        label: (describe(method), quantity(method, study.spec.score))
+        for method, label in zip(study.spec.methods, labels(study.spec.methods), strict=True)
+    }
     for position, image in enumerate(found.images):
         target = found.images[image]["targets"][0]
         maps = {
@@ -79,6 +85,7 @@ def draw(study: Study, found: Graded, told: dict[str, Any], run: Run) -> list[Pa
             dict(reversed(maps.items())),
             pixels.permute(1, 2, 0).numpy(),
             f"{image}: {target['name']}, score {target['score']:.2f}; each row on its own scale",
+            said,
         )
     for name, figure, title in (
         ("method_agreement", "spearman", "Agreement of methods at the same baseline"),

@@ -3,9 +3,9 @@
     python -m tests.bench.saliency_gpu --sections fp32 --out FILE.json
 
 The same boxes of the same net run with other convolutions in their place, each as one CUDA graph:
-those of the plan with algorithms chosen by rule or by the clock, the same without fusing, products
-of matrices for 1x1 kernels, and tensor cores with float32 numbers split into two TF32 parts, whose
-three largest products are summed (Markidis et al. 2018; Ootomo and Yokota 2022).
+cuDNN's fused ones with algorithms chosen by rule or by the clock, the same without fusing, those of
+the plan (products of matrices for 1x1 kernels), and tensor cores with numbers split into two
+TF32 parts, whose three largest products are summed (Markidis et al. 2018; Ootomo and Yokota 2022).
 """
 
 import time
@@ -49,7 +49,7 @@ class Split:
         high = upper(conv.weight.contiguous())
         stacked = torch.cat([high, high, conv.weight - high], 1)
         weight = stacked.contiguous(memory_format=torch.channels_last)
-        backend = "plain" if conv.backend == "mkldnn" else conv.backend
+        backend = "plain" if conv.backend == "mkldnn" else "cudnn"
         self.conv = replace(conv, weight=weight, packed=None, backend=backend)
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -95,34 +95,13 @@ class Three(Split):
         return self._sum(lambda conv, part: conv.valid(part), x, other)
 
 
-class Product:
-    """A 1x1 kernel as a product of matrices over the pixels."""
-
-    def __init__(self, conv: Conv) -> None:
-        self.conv = conv
-        self.weight = conv.weight[:, :, 0, 0].contiguous()
-
-    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        (down, right), conv = self.conv.stride, self.conv
-        x = x[:, :, ::down, ::right]
-        n, c, h, w = x.shape
-        rows = x.permute(0, 2, 3, 1).reshape(-1, c)
-        bias = conv.bias if conv.bias is not None else rows.new_zeros(len(self.weight))
-        y = torch.addmm(bias, rows, self.weight.T).view(n, h, w, -1).permute(0, 3, 1, 2)
-        if other is not None:
-            y += other
-        return y if conv.clamp is None else y.clamp_(*conv.clamp)
-
-    valid = __call__
-
-
-def product(conv: Conv) -> Any:
-    small = conv.weight.shape[2:] == (1, 1) and conv.groups == 1 and not any(conv.pads)
-    return Product(conv) if small else conv
-
-
 def nothing(conv: Conv) -> Conv:
     return conv
+
+
+def fused(conv: Conv) -> Conv:
+    """Without products of matrices."""
+    return replace(conv, backend="cudnn") if conv.backend == "product" else conv
 
 
 def unfused(conv: Conv) -> Conv:
@@ -132,14 +111,14 @@ def unfused(conv: Conv) -> Conv:
 # name -> arithmetic, convolution; TF32 is allowed in the products of split numbers alone
 TRITON = ("split_triton", "split_clock")
 WAYS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
-    "rule": ("fp32", nothing),
-    "products": ("fp32", product),
+    "rule": ("fp32", fused),
+    "products": ("fp32", nothing),
     "split_triton": ("torch_default", lambda conv: Triton(conv) if conv.groups == 1 else conv),
-    "clock": ("fp32_timed", nothing),
+    "clock": ("fp32_timed", fused),
     "split_three": ("torch_default", lambda conv: Three(conv) if conv.groups == 1 else conv),
     "split": ("torch_default", lambda conv: Split(conv) if conv.groups == 1 else conv),
     "tf32": ("tf32", nothing),
-    "products_clock": ("fp32_timed", product),
+    "products_clock": ("fp32_timed", nothing),
     "split_clock": ("tf32", lambda conv: Triton(conv) if conv.groups == 1 else conv),
     "tf32_rule": ("tf32_untimed", nothing),
     "unfused": ("fp32", unfused),

@@ -2,20 +2,30 @@
 
     python -m tests.bench.saliency_sweep --out FILE.json [--keep FOLDER]   # about ten minutes
     python -m tests.bench.saliency_sweep --quick
+    python -m tests.bench.saliency_sweep --gpu --out FILE.json     # more masks, three seeds
+    python -m tests.bench.saliency_sweep --pack FILE.zip; ... --photos FILE.zip
 
-EfficientNet-Lite0 on six photographs of scikit-image and scikit-learn. FOLDER gets the files of the
-job (report.html, pictures, tables).
+EfficientNet-Lite0 on six photographs of scikit-image and scikit-learn, or of a zip of them where
+these packages are missing. FOLDER gets the files of the job (report.html, pictures, tables).
 """
 
 import argparse
+import hashlib
+import io
 import json
 import shutil
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+
+from models.core import device as devices
 from models.core.run import Run
+from models.data import samples
 from models.saliency.spec_grade import SaliencySweep
 from models.saliency.sweep import sweep
 from tests.bench.saliency_clock import describe
@@ -60,22 +70,65 @@ def quick(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | small | {"baselines": spec["baselines"][:2]}
 
 
+def more(spec: dict[str, Any]) -> dict[str, Any]:
+    """What a GPU has time for: the noise floor of RISE is lower with more masks."""
+    methods = [part | ({"masks": 1000} if "masks" in part else {}) for part in spec["methods"]]
+    return spec | {"methods": methods, "seeds": [0, 1, 2], "max_rows": 2_000_000}
+
+
+def rise(spec: dict[str, Any]) -> dict[str, Any]:
+    """RISE alone, its grid beside baseline and seed, on four photographs."""
+    methods = [part for part in spec["methods"] if part["id"] == "rise"]
+    few = {"images": spec["images"][:4], "graders": spec["graders"][:1]}
+    return spec | few | {"methods": methods, "baselines": spec["baselines"][:2]}
+
+
+def pack(path: Path) -> None:
+    """The photographs of the sweep as a zip of PNG files."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for place in range(len(SPEC["images"])):
+            content = io.BytesIO()
+            Image.fromarray(samples.photo(place)).save(content, "png")
+            archive.writestr(f"{place}-{samples.PHOTOS[place]}.png", content.getvalue())
+
+
+def uploaded(spec: dict[str, Any], photos: Path, folder: Path) -> dict[str, Any]:
+    """The same images from a file, as a job finds those of an uploaded dataset."""
+    digest = hashlib.sha256(photos.read_bytes()).hexdigest()
+    (folder / "inputs").mkdir()
+    shutil.copy(photos, folder / "inputs" / digest)
+    named = {"dataset": "photographs", "sha256": digest}
+    return spec | {"images": [named | {"index": ref["index"]} for ref in spec["images"]]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--rise", action="store_true", help="RISE's grid alone")
+    parser.add_argument("--pack", type=Path)
+    parser.add_argument("--photos", type=Path)
     options = parser.parse_args()
-    spec = SaliencySweep.model_validate(quick(SPEC) if options.quick else SPEC)
-    folder = Path(tempfile.mkdtemp())
+    if options.pack:
+        pack(options.pack)
+        return
+    chosen, folder = SPEC, Path(tempfile.mkdtemp())
+    chosen = more(chosen) if options.gpu else chosen
+    chosen = rise(chosen) if options.rise else chosen
+    chosen = quick(chosen) if options.quick else chosen
+    chosen = uploaded(chosen, options.photos, folder) if options.photos else chosen
+    spec = SaliencySweep.model_validate(chosen)
+    device = "cuda" if options.gpu and torch.cuda.is_available() else "cpu"
     wall, cpu = time.perf_counter(), time.process_time()
-    sweep(spec, Run(folder))
+    sweep(spec, Run(folder, device=device))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     told = json.loads((folder / "sweep.json").read_text())
     names = ("divergence", "method_agreement", "grader_agreement", "grader_reliability",
              "winner_changes_with_baseline", "controls_not_beaten", "images", "rows")  # fmt: skip
     result = {
-        "machine": describe(),
+        "machine": describe() | devices.describe(device),
         "spec": spec.model_dump(exclude_none=True),
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),

@@ -1,5 +1,7 @@
 """The fast engine against the plain net: the same numbers for nets of every shape."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from models.nets.efficientnet_lite import InvertedResidual
 from models.saliency import reading
 from models.saliency.engine import incremental, threads
 from models.saliency.engine.boxes import Reach, Reaches, groups, regions_of
+from models.saliency.engine.conv import Conv, _with
 from models.saliency.engine.trace import NotTraceableError, trace
 from models.saliency.makers import make
 from models.saliency.scores import Scorer
@@ -259,3 +262,34 @@ def test_a_lower_precision_is_used_where_asked_and_its_difference_told(precision
 def test_memory_of_a_row_is_that_of_the_maps_that_live_at_once():
     plan = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 2, 1)).eval(), (3, 5, 5))
     assert plan.row_bytes(4) == 4 * 25 * (4 + 4)  # the widest step: a map and its tanh
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("clamp", [None, (0.0, float("inf")), (0.0, 6.0)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_product_over_the_pixels_is_the_convolution(stride, clamp, biased):
+    """The way of 1x1 kernels in full float32 on a GPU, here on a CPU; with and without addition."""
+    weight, bias = noise(6, 4, 1, 1, dtype=torch.float32), noise(6, dtype=torch.float32)
+    x = noise(2, 4, 7, 8, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    plain = Conv(weight, bias if biased else None, stride, (0, 0, 0, 0), (1, 1), 1, clamp)
+    found = replace(plain, backend="product")
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for other in (None, torch.ones_like(plain(x))):
+            wanted = plain(x, other)
+            torch.testing.assert_close(found(x, other), wanted, atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(found.valid(x, other), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_only_kernels_of_one_pixel_become_products():
+    """Whole maps, groups, padding and other number formats keep cuDNN's kernels."""
+    weight = noise(4, 4, 1, 1, dtype=torch.float32)
+    conv = Conv(weight, None, (1, 1), (0, 0, 0, 0), (1, 1), 1)
+    others = [
+        replace(conv, weight=noise(4, 4, 3, 3, dtype=torch.float32)),
+        replace(conv, weight=weight[:, :1], groups=4),
+        replace(conv, pads=(1, 1, 1, 1)),
+        replace(conv, weight=weight.bfloat16()),
+    ]
+    assert [_with(one, "cudnn", (8, 8)).backend for one in (conv, *others)] == [
+        "product", "cudnn", "cudnn", "cudnn", "cudnn",
+    ]  # fmt: skip

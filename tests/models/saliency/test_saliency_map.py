@@ -244,3 +244,22 @@ def test_missing_package_says_what_to_install(monkeypatch):
     ):
         efficientnet_lite.pretrained()
     assert "sextant[samples]" in caught.value.hint
+
+
+def test_baselines_that_fill_regions_go_through_a_job(small, explain):
+    """Maps differ from those of the mean colour; the report says how neutral that colour is."""
+    methods = [FIELDS["methods"][0], {"id": "feature_ablation", "segments": {"id": "grid"}}]
+    baselines = [{"id": "local_mean"}, {"id": "noisy_linear"}, {"id": "channel_mean"}]
+    folder, _ = explain(methods=methods, baselines=baselines)
+    report = json.loads((folder / "report.json").read_text())
+    neutral = [report["images"][0]["baselines"][part["id"]]["neutrality"] for part in baselines]
+    assert neutral == pytest.approx([neutral[2]] * 3)
+    for method in ("occlusion", "feature_ablation"):
+        maps = {
+            entry["baseline"]: np.load(folder / entry["artifact"])
+            for entry in report["maps"]
+            if entry["method"] == method and entry["class"] == report["maps"][0]["class"]
+        }
+        assert np.ptp(maps["local_mean"]) > 0
+        assert not np.allclose(maps["local_mean"], maps["channel_mean"])
+        assert not np.allclose(maps["local_mean"], maps["noisy_linear"])

@@ -87,6 +87,20 @@ def test_report_is_one_file_with_its_pictures(new_run):
         assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 20
 
 
+def test_report_marks_the_best_mean_grade_of_each_grader(new_run):
+    """The interaction of map and grader: makers down, graders across, no maker left out."""
+    run = new_run()
+    sweep(the_sweep(), run)
+    told = json.loads((run.dir / "sweep.json").read_text())["interaction"]
+    page = (run.dir / "report.html").read_text().partition("Mean grades")[2]
+    grades = page.partition("<h2>Pictures")[0]
+    assert grades.count("<tr>") == 1 + len({(row["method"], row["baseline"]) for row in told})
+    for name in {row["grader"] for row in told}:
+        means = [row["mean"] for row in told if row["grader"] == name]
+        best = min(means) if name.startswith("deletion") else max(means)
+        assert f"<b>{best:.3f}</b>" in grades
+
+
 def test_sweep_goes_on_where_it_stopped(new_run):
     """In the middle: the finished maps are kept, and the end is that of a run without a stop."""
     stopped, whole = new_run(), new_run()

@@ -1,0 +1,125 @@
+"""Baselines that depend on what is removed: by hand, by boxes, and where they are refused."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+from saliency_nets import Linear, case, conv_net, noise
+
+from models.saliency.baselines import Space, alone, baseline
+from models.saliency.case import Case
+from models.saliency.engine.trace import trace
+from models.saliency.makers import make
+from models.saliency.parts import LocalMean, NoisyLinear
+from models.saliency.scores import Scorer
+from models.saliency.spec import SaliencyMap
+from models.saliency.spec_grade import SaliencyEvaluate
+from models.saliency.spec_masks import FeatureAblation, Grid, KernelShap, Occlusion
+
+SPACE = Space([0.5] * 3, [0.25] * 3)
+MEAN = LocalMean(id="local_mean", ring=2)
+SMOOTH = NoisyLinear(id="noisy_linear", noise=0.0)
+METHODS = [
+    Occlusion(id="occlusion", window=5, stride=3),
+    FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=3)),
+]
+
+
+def fill(part, x, seed=0):
+    (found,) = baseline(part, x, SPACE, seed)
+    return found
+
+
+def square(height, width, top, left, bottom, right):
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[0, top:bottom, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize("box", [(4, 3, 7, 8), (0, 0, 3, 3), (6, 9, 10, 12)])
+def test_local_mean_is_the_mean_of_the_ring(box):
+    """A loop over the pixels within two of the square, cut at the border."""
+    x, (top, left, bottom, right) = noise(3, 10, 12), box
+    ring = [
+        x[:, i, j]
+        for i in range(max(0, top - 2), min(10, bottom + 2))
+        for j in range(max(0, left - 2), min(12, right + 2))
+        if not (top <= i < bottom and left <= j < right)
+    ]
+    removed = square(10, 12, *box)
+    (found,) = fill(MEAN, x)(removed, x)
+    inside = found[:, removed[0]]
+    torch.testing.assert_close(inside, torch.stack(ring).mean(0)[:, None].expand_as(inside))
+    assert torch.equal(found[:, ~removed[0]], x[:, ~removed[0]])
+
+
+def test_linear_interpolation_reproduces_a_slope():
+    """An affine image solves the imputation's equations: nothing changes inside of the image."""
+    rows, columns = torch.arange(12.0)[:, None], torch.arange(14.0)
+    x = torch.stack([rows + 2 * columns, 3 - columns + 0 * rows, 0.5 * rows - columns]).double()
+    (found,) = fill(SMOOTH, x)(square(12, 14, 3, 4, 8, 10), x)
+    torch.testing.assert_close(found, x, atol=1e-4, rtol=0)
+
+
+def test_noise_is_of_the_seed_and_lies_in_the_region_alone():
+    x, removed = noise(3, 10, 12), square(10, 12, 2, 3, 6, 9)
+    noisy = NoisyLinear(id="noisy_linear", noise=0.1)
+    plain, first, again, other = (
+        fill(part, x, seed)(removed, x)[0]
+        for part, seed in ((SMOOTH, 0), (noisy, 0), (noisy, 0), (noisy, 1))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(first[:, ~removed[0]], x[:, ~removed[0]])
+    spread = (first - plain)[:, removed[0]].std() / (0.1 * (x.max() - x.min()))
+    assert 0.6 < spread < 1.4  # 72 normal numbers
+
+
+@pytest.mark.parametrize("part", [MEAN, SMOOTH])
+def test_an_image_with_nothing_left_is_its_mean_colour(part):
+    x = noise(3, 8, 8)
+    found = fill(part, x)
+    everything = torch.ones(1, 8, 8, dtype=torch.bool)
+    wanted = x.mean((1, 2))[:, None, None].expand_as(x)
+    torch.testing.assert_close(found(everything, x)[0], wanted)
+    torch.testing.assert_close(alone(found), wanted)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("part", [MEAN, NoisyLinear(id="noisy_linear")])
+@torch.no_grad()
+def test_boxes_give_what_whole_images_give(method, part):
+    """Property 8: the engine carries boxes of an image that differs from region to region."""
+    net, x = conv_net().double(), noise(3, 17, 19)
+    plain = case(net, x, targets=(0, 2))
+    scorer = Scorer(net, "logit", plan=trace(net, (3, 17, 19)))
+    fast = Case(x, scorer, plain.targets, plain.full, 0, 4)
+    wanted = make(method, plain, fill(part, x))
+    for _ in range(2):  # routes are made, then used again
+        torch.testing.assert_close(make(method, fast, fill(part, x)), wanted, atol=1e-6, rtol=0)
+    assert wanted.abs().max() > 0.01
+
+
+def test_shapley_values_sum_to_the_fall_to_the_mean_colour():
+    """Property 5 with a baseline that fills each coalition anew."""
+    w, x = noise(2, 3, 9, 9), noise(3, 9, 9, seed=1)
+    part = KernelShap(id="kernel_shap", segments=Grid(id="grid", rows=3), samples=40)
+    given = case(Linear(w), x)
+    found, b = make(part, given, fill(MEAN, x)), fill(MEAN, x)
+    total = found[0].view(3, 3, 3, 3).mean((1, 3)).sum()  # a value a segment
+    torch.testing.assert_close(total, given.full[0] - given.score(alone(b)[None])[0, 0])
+
+
+def refusal(kind, **fields):
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({**kind.smallest, **fields})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["local_mean", "noisy_linear"])
+def test_methods_and_graders_without_regions_refuse_them_in_words(name):
+    given = {"baselines": [{"id": "black"}, {"id": name}]}
+    told = refusal(SaliencyMap, **given)
+    assert f"{name} fills removed regions of pixels, and methods.1, rise, has none" in told
+    told = refusal(SaliencyEvaluate, graders=[{"id": "deletion", "baseline": {"id": name}}])
+    assert name in told
+    SaliencyEvaluate.model_validate({**SaliencyEvaluate.smallest, **given})  # random: no baseline
