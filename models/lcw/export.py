@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from models.core import onnx_file
-from models.lcw.nets import Half
+from models.lcw.nets import Affine, Half
 
 TOLERANCE = 1e-4
 TESTED = 4
@@ -75,6 +75,9 @@ class _Graph:
             one, half = torch.tensor(1.0), torch.tensor(0.5)
             middle = self._node("Add", [one], {}, f"{name}a", source)
             return self._node("Mul", [half], {}, name, middle)
+        if isinstance(layer, Affine):
+            middle = self._node("Mul", [layer.scale], {}, f"{name}a", source)
+            return self._node("Add", [layer.shift], {}, name, middle)
         op, tensors, attributes = self.writers[type(layer)](layer)
         return self._node(op, tensors, attributes, name, source)
 

@@ -19,6 +19,30 @@ class Half(nn.Module):
         return (x + 1) / 2
 
 
+class Affine(nn.Module):
+    """shift + scale x, not trained: the spread of the latents that a generator is to match.
+
+    Without it the last layer of the generator has to grow to that spread first, which for the
+    latents of a plain autoencoder (ten times a normal's) takes more steps than all the rest.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(dim))
+
+    def fit(self, target: Float[Tensor, "n d"]) -> None:
+        """Take the mean of a target and its one standard deviation over all elements."""
+        self.scale.copy_(target.std())
+        self.shift.copy_(target.mean(0))
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return self.shift + self.scale * x
+
+
 class Nets(NamedTuple):
     """Image to latent, latent to image, noise to latent."""
 
@@ -46,11 +70,11 @@ def build(arch: Architecture, shape: Shape) -> Nets:
 
 
 def latent_generator(noise: int, latent: int, shape: GeneratorShape) -> nn.Sequential:
-    """Blocks of Linear with bias, batch norm, ReLU, then Linear to the latent."""
+    """Blocks of Linear with bias, batch norm, ReLU, then Linear to the latent, in its units."""
     layers: list[nn.Module] = []
     for inputs in [noise] + [shape.width] * (shape.depth - 1):
         layers += [nn.Linear(inputs, shape.width), nn.BatchNorm1d(shape.width), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(shape.width, latent))
+    return nn.Sequential(*layers, nn.Linear(shape.width, latent), Affine(latent))
 
 
 def _dense(arch: Architecture, shape: Shape) -> tuple[nn.Sequential, nn.Sequential]:

@@ -24,19 +24,25 @@ LABELS = {
 }
 
 
-def tile(images: UInt8[np.ndarray, "n h w c"], columns: int) -> UInt8[np.ndarray, "_h _w c"]:
-    """Images in rows, one grey pixel between them."""
+def tile(
+    images: UInt8[np.ndarray, "n h w c"], columns: int, together: int = 1
+) -> UInt8[np.ndarray, "_h _w c"]:
+    """Images in rows, one grey pixel between them, a wider band after rows that belong together."""
     n, h, w, c = images.shape
-    rows = -(-n // columns)
-    sheet = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1, c), 128, dtype=np.uint8)
+    rows, band = -(-n // columns), max(1, h // 4) if together > 1 else 0
+    height = rows * (h + 1) - 1 + (rows - 1) // together * band
+    sheet = np.full((height, columns * (w + 1) - 1, c), 128, dtype=np.uint8)
     for index, image in enumerate(images):
-        top, left = index // columns * (h + 1), index % columns * (w + 1)
+        row, left = index // columns, index % columns * (w + 1)
+        top = row * (h + 1) + row // together * band
         sheet[top : top + h, left : left + w] = image
     return sheet
 
 
-def _show(axes: Axes, images: UInt8[Tensor, "n h w c"], columns: int, title: str) -> None:
-    sheet = tile(images.cpu().numpy(), columns)
+def _show(
+    axes: Axes, images: UInt8[Tensor, "n h w c"], columns: int, title: str, together: int = 1
+) -> None:
+    sheet = tile(images.cpu().numpy(), columns, together)
     grey = sheet.shape[2] == 1
     shown = sheet[..., 0] if grey else sheet
     axes.imshow(shown, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
@@ -66,7 +72,7 @@ def reconstructions(path: Path, nets: Nets, test: UInt8[Tensor, "n h w c"]) -> N
     )  # [rows, 2, columns, h, w, c]
     figure = Figure(figsize=(5, 5.3), dpi=140, layout="constrained")
     title = "test images, each row above its reconstructions"
-    _show(figure.subplots(), pairs.flatten(0, 2), columns, title)
+    _show(figure.subplots(), pairs.flatten(0, 2), columns, title, together=2)
     _save(figure, path)
 
 
@@ -87,7 +93,7 @@ def path_between(
 def interpolations(path: Path, nets: Nets, pairs: int, width: int, seed: int, on: str) -> None:
     """Strips between pairs of noise vectors: along the line, and along the sphere."""
     ends = noise(seed, "interpolations", 0, (2 * pairs, width), on)
-    figure = Figure(figsize=(9, 0.45 * pairs + 0.8), dpi=140, layout="constrained")
+    figure = Figure(figsize=(9, 0.44 * pairs + 0.4), dpi=140, layout="constrained")
     for axes, spherical in zip(figure.subplots(1, 2), (False, True), strict=True):
         points = path_between(ends[:pairs], ends[pairs:], STEPS, spherical=spherical)
         images = decode(nets.decoder, in_parts(nets.generator, points.flatten(0, 1)))
@@ -103,7 +109,7 @@ def neighbours(path: Path, made: UInt8[Tensor, "n h w c"], train: UInt8[Tensor, 
     rows = torch.stack([some.unflatten(0, (2, GRID)), train[index].unflatten(0, (2, GRID))], 1)
     figure = Figure(figsize=(6, 3.4), dpi=140, layout="constrained")
     title = f"samples above their nearest training images (median distance {gap.median():.2f})"
-    _show(figure.subplots(), rows.flatten(0, 2), GRID, title)
+    _show(figure.subplots(), rows.flatten(0, 2), GRID, title, together=2)
     _save(figure, path)
 
 
@@ -112,7 +118,7 @@ def latents(path: Path, encoded: Float[Tensor, "n d"], made: Float[Tensor, "m d"
     z, g = (points[:SHOWN].double().cpu() for points in (encoded, made))
     axes_of = torch.linalg.svd(z - z.mean(0), full_matrices=False)[2][:2].T
     flat = [(points - z.mean(0)) @ axes_of for points in (z, g)]
-    figure = Figure(figsize=(8.5, 4.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8.5, 5), dpi=120, layout="compressed")  # the axes keep one scale
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     names = ("encoded training images", "generated from noise")
     for axes, points, name, colour in zip(panels, flat, names, ("C0", "C1"), strict=True):

@@ -12,6 +12,18 @@ COLUMNS = (
     "frechet", "kid", "precision", "recall", "density", "coverage",
     "modes", "kl_generated", "kl_training",
 )  # fmt: skip
+MEANINGS = {
+    "reconstruction": "squared error of a test image, summed over its pixels (0 to 1), mean",
+    "std": "latents of test images: standard deviation over all elements",
+    "dead_dimensions": "of them, dimensions without spread",
+    "cw_to_normal": "of them, Cramer-Wold distance to N(0, I)",
+    "cw_to_generated": "of them, Cramer-Wold distance to generated latents",
+    "mardia_skewness": "of them, Mardia's skewness (a normal: near 0)",
+    "mardia_kurtosis_excess": "of them, Mardia's kurtosis less a normal's",
+    "median_nearest_samples": "median distance in pixels of a sample to its nearest training image",
+    "median_nearest_test_images": "the same from a test image: far less would be copying",
+    "classifier_test_accuracy": "share of test images that the classifier of fd_clf gets right",
+}
 STYLE = (
     "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.3rem .6rem;"
@@ -63,7 +75,7 @@ def _scores(figures: Mapping[str, Any]) -> str:
         f"Against {figures['reference']['count']} training images in features {features['id']}"
         f" ({features['dim']} dimensions, SHA-256 {features['sha256'][:12]}…)."
         f" {_comparable(features)} The floor is what real images reach,"
-        " the row below it what a perfect generator of latents would."
+        " the row below it what this autoencoder makes of them: latents matched exactly."
     )
     return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
 
@@ -79,7 +91,9 @@ def _figures(figures: Mapping[str, Any]) -> str:
     plain |= figures["latent"] | figures["memorisation"]
     if "test_accuracy" in figures["features"]:
         plain["classifier_test_accuracy"] = figures["features"]["test_accuracy"]
-    rows = "".join(f"<tr><td>{name}</td><td>{value:.5g}</td></tr>" for name, value in plain.items())
+    rows = "".join(
+        f"<tr><td>{MEANINGS[name]}</td><td>{value:.5g}</td></tr>" for name, value in plain.items()
+    )
     return f"<h2>Other figures</h2><table>{rows}</table>"
 
 

@@ -17,7 +17,7 @@ from models.core.run import Run
 from models.core.supervised import ImageOptions
 from models.data import images
 from models.lcw import distance, objectives
-from models.lcw.nets import Nets, Shape, build, describe, in_parts
+from models.lcw.nets import Affine, Nets, Shape, build, describe, in_parts
 from models.lcw.parts import Architecture
 from models.lcw.spec import LcwTrain
 from models.lcw.stages import Inputs, Job, Stage, noise
@@ -176,6 +176,8 @@ def generator_stage(job: Job, data: Data) -> Stage:
     std = encoded.std().item()
     if std == 0:
         raise DataError("every image has the same latent: phase 1 has learned nothing")
+    units = next(part for part in nets["generator"].children() if isinstance(part, Affine))
+    units.fit(encoded)
     width, whole = spec.arch.inputs, phase.reference == "full"
 
     def inputs(rows: Int64[Tensor, "b"], step: int) -> Inputs:

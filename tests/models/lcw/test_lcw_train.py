@@ -85,6 +85,32 @@ def test_checkpoint_of_another_architecture_is_refused(make_spec, new_run):
         method.train(other, new_run(resume=stopped, step=1))
 
 
+@pytest.mark.parametrize("spread", [0.1, 10.0])
+def test_phase_2_does_not_depend_on_the_units_of_the_latents(spread):
+    """The latents of a plain autoencoder may be of any size: the generator starts at theirs.
+
+    As many steps bring a target in other units as near, in its own units, as one of unit spread.
+    """
+    g = torch.Generator().manual_seed(0)
+    target = torch.randn(500, 4, generator=g) + torch.tensor([3.0, 0, 0, 0])
+    found = []
+    for scale in (1.0, spread):
+        torch.manual_seed(0)
+        net = nets.latent_generator(4, 4, GeneratorShape(depth=1, width=16))
+        encoded = target * scale
+        net[-1].fit(encoded)
+        optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+        gamma = distance.silverman(encoded.std().item(), 64)
+        for step in range(20):
+            optimizer.zero_grad()
+            noise = torch.randn(64, 4, generator=torch.Generator().manual_seed(step))
+            two_sample(net(noise), encoded, gamma, own_y=False).backward()
+            optimizer.step()
+        made = nets.in_parts(net, torch.randn(500, 4, generator=g.manual_seed(1)))
+        found.append(two_sample(made / scale, target, 0.1).item())
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
 @pytest.mark.slow
 def test_eight_gaussians_are_covered():
     """Property 12: a generator of 2-D points trained by the distance alone finds all 8 modes."""
