@@ -1,16 +1,40 @@
-"""A trained net as a file for other programs: what ``torch.export.load`` reads."""
+"""Trained nets as files for other programs: what ``torch.export.load`` reads."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
-TOLERANCE = 1e-4  # of a logit, relative where it is above 1
+TOLERANCE = 1e-4  # of a logit or log-probability, relative where it is above 1
+
+
+@torch.no_grad()
+def export(net: nn.Module, x: Float[Tensor, "b c h w"]) -> ExportedProgram:
+    """The program of a net in eval mode, its batch left open.
+
+    Args:
+        net: on the CPU.
+        x: two or more images of the size to come; a batch of one would be taken as fixed.
+    """
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: Dim.DYNAMIC},))
+    program.example_inputs = None  # they are somebody's images, and would go into the file, pickled
+    return program
+
+
+def save(path: Path, program: ExportedProgram, told: Mapping[str, Any]) -> Callable[..., Any]:
+    """Write with ``description.json`` inside; the file, read back, as a function."""
+    torch.export.save(program, path, extra_files={"description.json": json.dumps(told)})
+    return torch.export.load(path).module()
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    """Largest difference of two answers on the CPU, relative where it is above 1."""
+    return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
 @torch.no_grad()
@@ -32,12 +56,8 @@ def write(
         RuntimeError: if it is above 1e-4.
     """
     net.eval()
-    # a batch of one would be taken as fixed
-    program = torch.export.export(net, (x[:2],), dynamic_shapes=({0: Dim.DYNAMIC},))
-    program.example_inputs = None  # they would go into the file, pickled
-    torch.export.save(program, path, extra_files={"description.json": json.dumps(told)})
-    expected, found = net(x), torch.export.load(path).module()(x)
-    gap = float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
-    if not gap <= TOLERANCE:
-        raise RuntimeError(f"{path.name} differs from its net by {gap}, more than {TOLERANCE}")
-    return gap
+    answer = save(path, export(net, x[:2]), told)
+    off = gap(answer(x), net(x))
+    if not off <= TOLERANCE:
+        raise RuntimeError(f"{path.name} differs from its net by {off}, more than {TOLERANCE}")
+    return off

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
+from models.core import program as programs
 from models.freetickets import onnx_file
 from models.freetickets.infer import Ensemble, fold
 
 OUTPUTS = ["log_probabilities", "member_log_probabilities"]
-TOLERANCE = 1e-4  # of a log-probability, relative where it is below -1
 Answer = Callable[[Tensor], Sequence[Tensor]]
 
 
@@ -32,16 +32,7 @@ def program_of(nets: Sequence[nn.Module], x: Float[Tensor, "b c h w"]) -> Export
         x: two or more images of the size to come; a batch of one would be taken as fixed.
     """
     ensemble = Ensemble([fold(net).cpu() for net in nets]).eval()
-    with torch.no_grad():
-        found = torch.export.export(ensemble, (x.cpu(),), dynamic_shapes=({0: Dim.DYNAMIC},))
-    found.example_inputs = None  # they are somebody's images, and would go into the file, pickled
-    return found
-
-
-def write_program(path: Path, program: ExportedProgram, told: Mapping[str, Any]) -> Answer:
-    """Write for ``torch.export.load`` with ``description.json`` inside; the file as a function."""
-    torch.export.save(program, path, extra_files={"description.json": json.dumps(told)})
-    return torch.export.load(path).module()
+    return programs.export(ensemble, x.cpu())
 
 
 def write_onnx(path: Path, program: ExportedProgram, told: Mapping[str, Any]) -> Answer:
@@ -69,10 +60,7 @@ def distance(answer: Answer, nets: Sequence[nn.Module], x: Tensor) -> float:
     """
     device = next(nets[0].parameters()).device
     expected, x = Ensemble(list(nets)).eval()(x.to(device)), x.cpu()
-    gap = max(
-        float(((a - b.cpu()).abs() / b.cpu().abs().clamp(min=1)).max())
-        for a, b in zip(answer(x), expected, strict=True)
-    )
-    if not gap <= TOLERANCE:
+    gap = max(programs.gap(a, b.cpu()) for a, b in zip(answer(x), expected, strict=True))
+    if not gap <= programs.TOLERANCE:
         raise RuntimeError(f"the exported ensemble differs from its members by {gap}")
     return gap

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.core import device
+from models.core import program as programs
 from models.core.train import Fitted
 from models.core.training import describe, spec_digest
 from models.data import images
@@ -160,7 +161,7 @@ def _exported(training: "Training", tested: Tested) -> dict[str, Any]:
     program = export.program_of(tested.nets, _samples(training, 2))
     found = {}
     for name, wanted, write in (
-        ("ensemble.pt2", asked.program, export.write_program),
+        ("ensemble.pt2", asked.program, programs.save),
         ("ensemble.onnx", asked.onnx, export.write_onnx),
     ):
         if wanted:
