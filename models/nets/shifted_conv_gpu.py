@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.nets import shifted_norm_gpu
-from models.nets.shifted_norm_gpu import Shape, over, power, programs, table_size, tabulate
+from models.nets.shifted_norm_gpu import Shape, over, power, programs, table_size, tabulate, track
 
 TYPES = (torch.bfloat16, torch.float16)  # in float32 the products would not be the fast ones
 MOST_OUTPUTS = 256  # one tile holds them all
@@ -276,8 +276,5 @@ def shifted_conv(
         x, weight.flatten(1), norm.weight, norm.bias, shift, source, mean, var, norm.training,
         norm.eps,
     )  # fmt: skip
-    if norm.training:
-        norm.num_batches_tracked.add_(1)  # ty: ignore[missing-union-attribute]  # a buffer
-        for running, found in zip((mean, var), batch.unbind(), strict=True):
-            running.lerp_(found, norm.momentum)  # ty: ignore[no-matching-overload]  # never None
+    track(norm, batch)
     return out

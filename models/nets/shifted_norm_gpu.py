@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 AVAILABLE = importlib.util.find_spec("triton") is not None
 LARGEST = 4096  # slots that one program tabulates
@@ -256,9 +256,24 @@ def _differentiate(ctx: Any, grad: Tensor, *_: object) -> tuple[Tensor | None, .
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
+def track(norm: nn.BatchNorm2d, batch: Float[Tensor, "2 c"]) -> None:
+    """Move the running statistics of a norm in training towards a batch's, as torch does.
+
+    Args:
+        norm: with a momentum.
+        batch: mean and unbiased variance of each slot.
+    """
+    if not norm.training:
+        return
+    norm.num_batches_tracked.add_(1)  # ty: ignore[missing-union-attribute]  # a buffer
+    running = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    for kept, found in zip(running, batch.unbind(), strict=True):
+        kept.lerp_(found, norm.momentum)  # ty: ignore[no-matching-overload]  # never None
+
+
 def shifted_norm(
     x: Float[Tensor, "n c h w"],
-    norm: torch.nn.BatchNorm2d,
+    norm: nn.BatchNorm2d,
     shift: Float[Tensor, "c 2"],
     source: Int64[Tensor, "c"],
 ) -> Float[Tensor, "n c h w"]:
@@ -274,8 +289,5 @@ def shifted_norm(
     a, batch, *_ = _forward(
         x, norm.weight, norm.bias, shift, source, mean, var, norm.training, norm.eps
     )
-    if norm.training:
-        norm.num_batches_tracked.add_(1)  # ty: ignore[missing-union-attribute]  # a buffer
-        for running, found in zip((mean, var), batch.unbind(), strict=True):
-            running.lerp_(found, norm.momentum)  # ty: ignore[no-matching-overload]  # never None
+    track(norm, batch)
     return a
