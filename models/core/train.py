@@ -240,18 +240,17 @@ def _mean_loss(state: State) -> tuple[float, int]:
     ranks.average([stacked])
     state.losses.clear()
     values, batches = stacked.tolist(), sum(counts)
-    step = state.step - batches
+    step, total = state.step - batches, 0.0
     for count, value in zip(counts, values, strict=True):
         if not math.isfinite(value):
             raise DivergedError(
                 f"the loss became {value} in step {step + 1}", hint="lower optimizer.lr"
             )
         step += count
+        total += count * value
         state.loss_sum += count * value
     state.loss_count += batches
-    return sum(
-        count * value for count, value in zip(counts, values, strict=True)
-    ) / batches, batches
+    return total / batches, batches
 
 
 def _tell_progress(plan: Plan, state: State) -> None:
