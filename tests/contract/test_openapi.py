@@ -1,6 +1,7 @@
 """Generated requests, wrong ones included, against every operation of the OpenAPI document."""
 
 from collections import Counter
+from itertools import count
 
 import pytest
 import schemathesis
@@ -17,7 +18,16 @@ from app.services import keys
 ACCEPTED = ["2xx", "304", "404", "409", "416", "422"]
 
 
-def run(examples: int, phases: list[str]) -> tuple[Counter, list[str]]:
+def thin_out(schema: schemathesis.BaseSchema, every: int) -> None:
+    """Of the bodies for a new job send each ``every``-th: the kinds' schemas give 16,000."""
+    bodies = count()
+
+    @schema.hook
+    def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
+        return case.operation.label != "POST /v1/jobs" or next(bodies) % every == 0
+
+
+def run(examples: int, phases: list[str], every: int) -> tuple[Counter, list[str]]:
     """Requests of each operation, and everything that was found."""
     with make_session() as session:
         key = keys.ensure_admin_key(session)
@@ -35,6 +45,7 @@ def run(examples: int, phases: list[str]) -> tuple[Counter, list[str]]:
         }
     )
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(), config=config)
+    thin_out(schema, every)
     seen: Counter = Counter()
     found: list[str] = []
     for event in from_schema(schema).execute():
@@ -57,8 +68,8 @@ def _failures(event: ScenarioFinished) -> list[str]:
     ]
 
 
-def assert_sound(examples: int, *phases: str) -> Counter:
-    seen, found = run(examples, list(phases))
+def assert_sound(examples: int, *phases: str, every: int = 1) -> Counter:
+    seen, found = run(examples, list(phases), every)
     assert not found, f"{len(found)} findings\n\n" + "\n\n".join(found[:20])
     return seen
 
@@ -67,7 +78,7 @@ def assert_sound(examples: int, *phases: str) -> Counter:
 @pytest.mark.parametrize("phases", [("examples", "coverage"), ("fuzzing",), ("stateful",)])
 def test_contract(settings, phases):
     """Zero server errors, zero undocumented answers, nothing wrong accepted."""
-    seen = assert_sound(8, *phases)
+    seen = assert_sound(8, *phases, every=7 if "coverage" in phases else 1)
     assert sum(seen.values()) > 50
     if phases == ("fuzzing",):
         operations = {

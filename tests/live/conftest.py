@@ -10,6 +10,10 @@ import pytest
 from app.client import Client
 from tests.service import Service
 
+# For what a method does: which database its job stands in makes no difference to it. The life
+# cycle of a job is tested on both.
+ONE_DATABASE = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
 
 class Live(Service):
     """A service whose API asks for a key."""

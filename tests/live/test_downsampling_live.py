@@ -7,7 +7,10 @@ import torch
 
 from app.client import ApiError
 from models.core.checkpoint import load_net
+from tests.live.conftest import ONE_DATABASE
 from tests.live.test_selective_live import write
+
+pytestmark = ONE_DATABASE
 
 SPEC = {
     "kind": "dynamic_downsampling.train",

@@ -11,6 +11,9 @@ from models.core.checkpoint import load_net
 from models.data import synthetic
 from models.freetickets import tickets
 from models.freetickets.infer import Ensemble
+from tests.live.conftest import ONE_DATABASE
+
+pytestmark = ONE_DATABASE
 
 SPEC = {
     "kind": "freetickets.train",

@@ -8,6 +8,9 @@ import pytest
 
 from app.client import ApiError
 from models.lcw.spec import LcwTrain
+from tests.live.conftest import ONE_DATABASE
+
+pytestmark = ONE_DATABASE
 
 
 def finished(client, spec):

@@ -1,4 +1,4 @@
-"""Real jobs of every kind over HTTP, on both databases, with a real broker and real methods."""
+"""Real jobs of every kind over HTTP, with a real broker and real methods."""
 
 import hashlib
 import os
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from models.catalog import kinds
 from models.core.checkpoint import load_net
+from tests.live.conftest import ONE_DATABASE
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 TRAINING = "dynamic_downsampling.train"
@@ -29,6 +30,7 @@ def run_to_the_end(client, spec):
     return job
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("kind", kinds())
 def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
     """Submitted, followed, downloaded: metrics, result, and each declared file, bytes checked."""
@@ -50,7 +52,7 @@ def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
 
 def test_cancelled_then_retried_ends_with_the_same_bits(client, tmp_path):
     """Cancel with a checkpoint, retry from it: the weights of a training never interrupted."""
-    spec = dict(kinds()[TRAINING].smallest) | {"max_steps": 200, "deterministic": True}
+    spec = dict(kinds()[TRAINING].smallest) | {"max_steps": 100, "deterministic": True}
     whole, stopped = submit(client, spec), submit(client, spec)
     client.wait(whole)
     for event in client.events(stopped):

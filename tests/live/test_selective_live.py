@@ -13,6 +13,9 @@ from PIL import Image
 from app.client import ApiError
 from models.core.checkpoint import load_net
 from models.data import synthetic
+from tests.live.conftest import ONE_DATABASE
+
+pytestmark = ONE_DATABASE
 
 SPEC = {
     "kind": "selective_convolution.train",

@@ -8,6 +8,9 @@ from rasterio import Affine
 from app.client import ApiError, Client
 from models.terrain.parts import Synthetic
 from models.terrain.scenes import generate
+from tests.live.conftest import ONE_DATABASE
+
+pytestmark = ONE_DATABASE
 
 ORIGIN = Affine(2.0, 0, 500_000, 0, -2.0, 6_000_000)
 ROWS, COLUMNS = 45, 70

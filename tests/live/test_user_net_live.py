@@ -4,6 +4,9 @@ import numpy as np
 import torch
 
 from models.nets.build import build_net
+from tests.live.conftest import ONE_DATABASE
+
+pytestmark = ONE_DATABASE
 
 
 def test_an_exported_net_is_uploaded_and_explained(client, tmp_path):
