@@ -25,7 +25,8 @@ from models.saliency.spec_masks import Occlusion
 
 CAPTUM = (8, 32, 64, 128, 256)  # perturbations an evaluation; the best one counts
 FORMATS = ("fp32", "tf32", "bf16")
-MORE = ("torch_default", "fp32_timed")  # beside them, where full float32 is at stake
+UNTIMED = ("tf32_untimed", "bf16_untimed")  # what cuDNN's timing of its algorithms brings
+MORE = ("torch_default", *UNTIMED)
 
 
 class Arithmetic(NamedTuple):

@@ -29,6 +29,7 @@ from models.saliency.spec_net import NamedNet
 from tests.bench.saliency_gpu_parts import (
     CAPTUM,
     FORMATS,
+    UNTIMED,
     Bench,
     arithmetic,
     captum_occlusion,
@@ -36,7 +37,6 @@ from tests.bench.saliency_gpu_parts import (
     rated,
 )
 
-UNTIMED = ("fp32", "tf32_untimed", "bf16_untimed")
 NETS = (("timm", "resnet18"), ("timm", "efficientnet_lite0"), ("timm", "densenet121"),
         ("torchvision", "resnet50"), ("torchvision", "mobilenet_v2"))  # fmt: skip
 
@@ -72,13 +72,13 @@ def trained(bench: Bench, folder: Path | None) -> dict[str, Any] | str:
     bench.window = Occlusion(id="occlusion", window=side, stride=side if bench.quick else 8)
     bench.use(net.eval(), photos[0], 0)
     told = bench.found["trained"]
-    for name in UNTIMED:
+    for name in ("fp32", *UNTIMED):
         work = bench.maker(name, bench.window)
         unit(bench, f"{name}_first", lambda work=work: first_uses(bench, work))
     for place, photo in enumerate(photos.to(bench.on)):
         bench.x, bench.target = photo, int(bench.net(photo[None]).argmax())
         unit(bench, f"photo_{place}", lambda: differences(bench))
-    for name in (*UNTIMED, *FORMATS[1:]):
+    for name in ("fp32", *UNTIMED, *FORMATS[1:]):
         unit(bench, name, lambda name=name: clocked(bench, name))
     return told
 
@@ -112,6 +112,11 @@ def clocked(bench: Bench, name: str) -> dict[str, Any]:
         sizes = CAPTUM[3:] if not bench.quick else CAPTUM[:1]
         works = {f"captum_{n}": captum_occlusion(bench, name, n) for n in sizes}
     works["sextant"] = bench.maker(name, bench.window)
+    return with_first_uses(bench, works)
+
+
+def with_first_uses(bench: Bench, works: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """The works in turn, and before that the seconds of our first three maps."""
     first = first_uses(bench, works["sextant"])
     return rated(bench.milliseconds(works)) | {"first_uses": first["seconds"]}
 
@@ -129,7 +134,7 @@ def differences(bench: Bench) -> dict[str, Any]:
     told: dict[str, Any] = {
         f"{program}_{name}": compared(make_map(name), exact[program])
         for program, make_map in programs.items()
-        for name in UNTIMED[1:]
+        for name in UNTIMED
     }
     if "captum" in exact:
         told["programs_fp32"] = compared(exact["occlusion"], exact["captum"])
