@@ -26,23 +26,25 @@ SECOND = {
     "batch": {},
     "u": {"statistic": "u"},
     "full_u_1024": {**FULL, "batch_size": 1024},
-    "full_u_2048": {**FULL, "batch_size": 2048},
     "full_u_2048_lr_5e-3": {**FULL, "batch_size": 2048, "lr": 5e-3},
     "held": {"schedule": "constant"},
 }
 ARMS = {
-    "cwae 3500": {"objective": "cwae"},
     "cw2 3500": {"objective": "cw2"},
+    "cwae 3500": {"objective": "cwae"},
     "cwae 4000": {"objective": "cwae", "share": 1},
-    "ae 3500": {"objective": "ae"},
+    "cw2 3500 gamma 1e-3": {"objective": "cw2", "gamma_mode": "value", "gamma": 1e-3},
+    "cw2 3500 lr 1e-3": {"objective": "cw2", "lr": 1e-3},
     "wae_mmd 4000": {"peer": "wae_mmd"},
-    "cwae 3500 lr 4e-3": {"objective": "cwae", "lr": 4e-3},
+    "ae 3500": {"objective": "ae"},
+    "cw2 3500 batch 128": {"objective": "cw2", "batch_size": 128},
+    "cw2 3500 lambda .2": {"objective": "cw2", "penalty": 0.2},
     "cwae 3500 lambda 10": {"objective": "cwae", "penalty": 10},
+    "cwae 3500 lr 4e-3": {"objective": "cwae", "lr": 4e-3},
     "cwae 3500 held": {"objective": "cwae", "schedule": "constant"},
     "cwae 3800": {"objective": "cwae", "share": 0.95},
-    "cwae 3500 lambda .1": {"objective": "cwae", "penalty": 0.1},
-    "cwae 3500 lr 1e-3": {"objective": "cwae", "lr": 1e-3},
     "cw2 3500 lr 4e-3": {"objective": "cw2", "lr": 4e-3},
+    "cwae 3500 lambda .1": {"objective": "cwae", "penalty": 0.1},
 }
 
 
