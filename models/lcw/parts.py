@@ -95,6 +95,11 @@ class Phase(Gamma):
 
     batch_size: Int = Field(default=256, ge=8, le=65_536, description="Images or latents a step")
     lr: float = Field(default=2e-3, ge=1e-5, le=1e-1, description="Rate of Adam")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant",
+        description="Of the rate: held, or falling to zero over max_steps as a half cosine; in"
+        " phase1 also of peers that train an autoencoder, over steps of their own",
+    )
     max_steps: Int = Field(default=5000, ge=1, le=10_000_000, description="Optimizer steps")
     patience: Int | None = Field(
         default=None, ge=1, le=1000, description="Stop after so many validations without a gain"

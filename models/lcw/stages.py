@@ -125,6 +125,7 @@ class Job:
         losses: list[Tensor] = []
         started = time.perf_counter()
         while self.state.step < stage.steps and not self._is_stale(stage):
+            optimizer.param_groups[0]["lr"].fill_(rate(stage.spec, self.state.step, stage.steps))
             losses.append(advance(stage.name, self._inputs(stage)))
             self.state.step += 1
             if len(losses) >= LOG_EVERY or self._validates(stage):
@@ -139,7 +140,8 @@ class Job:
     def _optimizer(self, nets: list[nn.Module], lr: float) -> torch.optim.Adam:
         on_gpu = self.run.device == "cuda"  # then a graph may hold the step
         parameters = [p for net in nets for p in net.parameters()]
-        optimizer = torch.optim.Adam(parameters, lr=lr, capturable=on_gpu)
+        lr_on_device = torch.tensor(lr, device=self.run.device)  # a graph reads it anew each step
+        optimizer = torch.optim.Adam(parameters, lr=lr_on_device, capturable=on_gpu)
         for name, tensor in self.kept.items():
             index, key = name.split(".")
             parameter = optimizer.param_groups[0]["params"][int(index)]
@@ -246,6 +248,13 @@ class Job:
         self.nets.load_state_dict(checkpoint.part(tensors, "net"))
         self.kept = checkpoint.part(tensors, "adam")
         self.state = State(**description["state"])
+
+
+def rate(spec: Phase, step: int, steps: int) -> float:
+    """Learning rate of a step, from 0, in a stage of so many: lr (1 + cos(pi step / steps)) / 2."""
+    if spec.schedule == "constant":
+        return spec.lr
+    return spec.lr * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def noise(

@@ -14,7 +14,7 @@ SPEC = {
     "kind": "lcw.train",
     "data": {"dataset": "given"},
     "arch": {"preset": "mlp", "latent_dim": 4, "width": 32, "generator": {"depth": 2, "width": 32}},
-    "phase1": {"max_steps": 12, "batch_size": 32, "validate_every": 12},
+    "phase1": {"max_steps": 12, "batch_size": 32, "validate_every": 12, "schedule": "cosine"},
     "phase2": {"max_steps": 12, "batch_size": 32, "validate_every": 12},
     "evaluation": {"baselines": ["cwae", "wae_mmd", "swae"]},
 }
@@ -40,7 +40,7 @@ def _trained(folder, data, *, eager):
 @pytest.mark.gpu
 @pytest.mark.usefixtures("_deterministic")
 def test_graphs_train_as_eager_steps(tmp_path):
-    """Both phases and all baselines; the same kernels in the same order."""
+    """Both phases and all baselines; the same kernels in the same order, and rates that fall."""
     images, labels = synthetic.blobs(128, 4, 16, 1, 0)
     images, labels = torch.as_tensor(images).cuda(), torch.as_tensor(labels).cuda()
     data = setup.Data(images, labels, images[:32], images, labels, list("abcd"))

@@ -53,7 +53,8 @@ def test_phase_2_moves_the_generator_alone(make_spec, new_run):
 @pytest.mark.parametrize("stop_at", [2, 6, 9])
 def test_resumed_from_any_stage(make_spec, new_run, stop_at):
     """Property 11: stopped in phase 1, between the phases, in phase 2: the same bits in the end."""
-    spec, stopped = make_spec(), new_run()
+    phases = ({**LcwTrain.smallest[name], "schedule": "cosine"} for name in ("phase1", "phase2"))
+    spec, stopped = make_spec(**dict(zip(("phase1", "phase2"), phases, strict=True))), new_run()
     seen = 0
 
     def stop_at_step():
@@ -73,6 +74,28 @@ def test_resumed_from_any_stage(make_spec, new_run, stop_at):
     a, b = (checkpoint.read(run.dir / "weights.safetensors")[0] for run in (resumed, whole))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_cosine_rate_falls_to_nothing(make_spec, new_run, monkeypatch):
+    """As lr (1 + cos(pi step / steps)) / 2 where asked for, a peer over its own steps; else lr."""
+    given = []
+    advance = torch.optim.Adam.step
+
+    def step(self, *args, **kwargs):
+        given.append(float(self.param_groups[0]["lr"]))
+        return advance(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    spec = make_spec(
+        phase1={"max_steps": 4, "batch_size": 32, "schedule": "cosine"},
+        phase2={"max_steps": 2, "batch_size": 32},
+        evaluation={"num_samples": 100, "baselines": ["cwae"]},
+    )
+    job, data = job_of(spec, new_run())
+    for number, name in enumerate(spec.steps()):
+        job.train(number, method._stage(job, data, name))
+    first, last = ([0.5 + 0.5 * math.cos(math.pi * k / n) for k in range(n)] for n in (4, 6))
+    assert given == pytest.approx([2e-3 * share for share in (*first, 1, 1, *last)])
 
 
 def test_checkpoint_of_another_architecture_is_refused(make_spec, new_run):
