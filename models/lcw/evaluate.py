@@ -9,11 +9,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from models.core.device import generator
-from models.core.errors import SpecError
 from models.lcw import distance, mixture, objectives, scores
 from models.lcw.features import Features
 from models.lcw.nets import in_parts
-from models.lcw.parts import FEATURE_DIMS
 from models.lcw.setup import Data, encode, pixels
 from models.lcw.spec import LcwTrain
 from models.lcw.stages import Job, noise
@@ -67,21 +65,6 @@ def evaluate(
     found |= {"reconstruction": _reconstruction(job, data), "latent": _latent(job, data)}
     found["memorisation"] = _memorisation(kept, data)
     return found, kept
-
-
-def check(spec: LcwTrain, train: int, test: int) -> None:
-    """Refuse sets that are too small for the features.
-
-    Raises:
-        SpecError: if a covariance would be singular.
-    """
-    dim = FEATURE_DIMS[spec.evaluation.features]
-    if min(train, test) <= dim:
-        raise SpecError(
-            f"{train} training and {test} test images: a Frechet distance in the {dim} dimensions"
-            f" of {spec.evaluation.features} needs more than {dim} of each",
-            hint="use more images, or evaluation.features fd_clf (64 dimensions)",
-        )
 
 
 def _names(spec: LcwTrain) -> list[str]:

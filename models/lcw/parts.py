@@ -8,6 +8,7 @@ from models.core.errors import SpecError
 from models.core.spec import ArtifactRef, DatasetRef, Int, Part
 
 FEATURE_DIMS = {"fd_clf": 64, "fd_effnetlite0": 1280, "fid_inception": 2048}
+MIN_BATCH = 8
 TRAINED = ("cwae", "wae_mmd", "swae")
 Phi = Literal["exact", "asymptotic"]
 
@@ -93,7 +94,9 @@ class Gamma(Part):
 class Phase(Gamma):
     """Length and step of a phase."""
 
-    batch_size: Int = Field(default=256, ge=8, le=65_536, description="Images or latents a step")
+    batch_size: Int = Field(
+        default=256, ge=MIN_BATCH, le=65_536, description="Images or latents a step"
+    )
     lr: float = Field(default=2e-3, ge=1e-5, le=1e-1, description="Rate of Adam")
     schedule: Literal["constant", "cosine"] = Field(
         default="constant",
@@ -180,6 +183,20 @@ class Evaluation(Part):
         if len(set(self.baselines)) < len(self.baselines):
             raise ValueError("baselines names one twice: give each once")
         return self
+
+    def check(self, train: int, test: int) -> None:
+        """Refuse sets that are too small for the features.
+
+        Raises:
+            SpecError: if a covariance would be singular.
+        """
+        dim = FEATURE_DIMS[self.features]
+        if min(train, test) <= dim:
+            raise SpecError(
+                f"{train} training and {test} test images: a Frechet distance in the {dim}"
+                f" dimensions of {self.features} needs more than {dim} of each",
+                hint="use more images, or evaluation.features fd_clf (64 dimensions)",
+            )
 
     def trained_baselines(self) -> list[str]:
         """Those with an autoencoder of their own, in the order given."""

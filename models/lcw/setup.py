@@ -1,6 +1,5 @@
 """The data of a run and its stages."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,12 +54,7 @@ def load(spec: LcwTrain, run: Run) -> Data:
     height, width = found.size
     spec.arch.check(height, found.channels, square=height == width)
     n = len(found.train)
-    kept = math.ceil(n * spec.images.val_fraction)
-    if min(kept, n - kept) < 8:
-        raise SpecError(
-            f"images.val_fraction {spec.images.val_fraction} of {n} training images leaves"
-            f" {n - kept} to train and {kept} to validate; 8 of each are needed"
-        )
+    kept = n - spec.kept(n, len(found.test))
     draws = generator(spec.images.split_seed, "validation", 0)
     order = torch.randperm(n, generator=draws).to(run.device)
     held, rest = order[:kept], order[kept:]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from models.core.errors import SpecError
 from models.core.spec import (
     ArtifactInfo,
     ArtifactRef,
@@ -16,7 +17,7 @@ from models.core.spec import (
     Part,
     Spec,
 )
-from models.lcw.parts import Architecture, Evaluation, Phase1, Phase2
+from models.lcw.parts import MIN_BATCH, Architecture, Evaluation, Phase1, Phase2
 
 EXACT_ONLY_DIM = 3  # up to here the asymptotic kernel is refused
 
@@ -128,11 +129,30 @@ class LcwTrain(Spec):
             stages[name] = total  # a peer gets as many steps as both phases together
         return {name: steps for name, steps in stages.items() if steps}
 
+    def kept(self, train: int, test: int) -> int:
+        """Images to train with, out of so many training images; the others validate.
+
+        Raises:
+            SpecError: if they are too few for a batch or, with those to test, for the scores.
+        """
+        used, share = self.images.subset or train, self.images.val_fraction
+        if used > train:
+            raise SpecError(f"images.subset {used} is more than the {train} training images")
+        held = math.ceil(used * share)
+        if min(held, used - held) < MIN_BATCH:
+            raise SpecError(
+                f"images.val_fraction {share} of {used} training images leaves {used - held} to"
+                f" train and {held} to validate; {MIN_BATCH} of each are needed: use more images"
+                " or another fraction"
+            )
+        self.evaluation.check(used - held, test)
+        return used - held
+
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Steps of all stages; epochs of phase 1 where the size of the data is known.
 
         Raises:
-            SpecError: if the images cannot be used with this architecture.
+            SpecError: if the images are too few, or do not suit this architecture.
         """
         known = counts.get(self.data.dataset, {})
         side = self.images.image_size or known.get("height")
@@ -141,8 +161,7 @@ class LcwTrain(Spec):
             self.arch.check(side, known["channels"], square=square)
         details: dict[str, float | int | str | None] = dict(self.steps())
         if "train" in known:
-            used = min(self.images.subset or known["train"], known["train"])
-            kept = used - math.ceil(used * self.images.val_fraction)
+            kept = self.kept(known["train"], known["test"])
             details["autoencoder_epochs"] = (
                 self.phase1.max_steps * min(self.phase1.batch_size, kept) / kept
             )

@@ -37,7 +37,6 @@ def train(spec: LcwTrain, run: Run) -> None:
         raise SpecError("lcw.train runs on one device", hint="ask for one GPU, or none")
     device.tune(run.device)
     data = load(spec, run)
-    evaluate.check(spec, len(data.train), len(data.test))
     job = make_job(spec, data, run)
     for number, name in enumerate(spec.steps()):
         job.train(number, _stage(job, data, name))

@@ -5,7 +5,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.catalog import JobSpec
 from models.core.errors import SpecError
-from models.lcw import evaluate, setup
+from models.lcw import setup
 from models.lcw.spec import LcwSample, LcwTrain
 
 
@@ -83,17 +83,32 @@ def test_known_counts_refuse_images(make_spec, counts, arch, expected):
 def test_estimate_counts_stages(make_spec):
     """Peers with autoencoders of their own get as many steps as both phases together."""
     evaluation = {"num_samples": 100, "baselines": ["gmm10", "cwae"]}
-    found = make_spec(evaluation=evaluation).estimate({"digits": {"train": 1437}})
+    found = make_spec(evaluation=evaluation).estimate({"digits": {"train": 1437, "test": 360}})
     assert found.total_steps == 6 + 6 + 12
     assert found.details["cwae"] == 12
     assert found.details["autoencoder_epochs"] == pytest.approx(6 * 32 / 180)
 
 
-def test_too_few_images_for_the_features(make_spec, new_run):
-    with pytest.raises(SpecError, match="more than 64 of each"):
-        evaluate.check(make_spec(), 1000, 64)
-    with pytest.raises(SpecError, match="8 of each are needed"):
-        setup.load(make_spec(images={"subset": 40, "val_fraction": 0.1}), new_run())
+@pytest.mark.parametrize(
+    ("train", "test", "images", "expected"),
+    [
+        (1000, 64, {}, "more than 64 of each"),
+        (71, 100, {}, "63 training and 100 test images"),
+        (40, 100, {}, "8 of each are needed"),
+        (100, 100, {"subset": 101}, "more than the 100 training images"),
+    ],
+)
+def test_too_few_images_are_refused_before_the_job_runs(make_spec, train, test, images, expected):
+    spec = make_spec(images=images)
+    with pytest.raises(SpecError, match=expected):
+        spec.estimate({"digits": {"train": train, "test": test}})
+
+
+def test_a_job_keeps_as_many_images_as_the_estimate_counts(make_spec, new_run):
+    """What the service counted without the images is what the run splits."""
+    spec = make_spec(images={"subset": 201, "val_fraction": 0.11})
+    data = setup.load(spec, new_run())
+    assert (len(data.train), len(data.validation)) == (spec.kept(1437, 360), 23)
 
 
 def test_sample_needs_a_model():
