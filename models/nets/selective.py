@@ -106,9 +106,14 @@ class CompactUnit(nn.Module):
     @torch.no_grad()
     def prepare(self) -> None:
         """Derive from what was loaded what programs on a GPU should not ask in every pass."""
-        own = (self.shift == 0).all(1)
-        number = torch.arange(len(own), device=own.device)
-        self.moves, self.gathers = not bool(own.all()), not torch.equal(self.root, number)
+        still = (self.shift == 0).all(1)
+        number = torch.arange(len(still), device=still.device)
+        placed = still & (self.root == number)
+        # a copy shifted by 0 of a channel that is read at its own place counts as a moved slot
+        near = self.root.clamp(max=len(still) - 1)
+        self.gathers = not bool((placed | ~still | placed[near] & (near == self.root)).all())
+        own = still if self.gathers else placed
+        self.moves = not bool(own.all())
         self.source.copy_(torch.where(own, -1, self.root))
         rows = (torch.zeros_like(self.scale), torch.ones_like(self.scale), self.scale, self.offset)
         self.coefficients.copy_(torch.stack(rows))

@@ -87,7 +87,10 @@ class Bench:
             torch.cuda.synchronize()
 
     def graph(self, run: Callable[[], object]) -> Callable[[], object]:
-        """The work recorded as a CUDA graph; itself on a CPU."""
+        """The work recorded as a CUDA graph; itself on a CPU.
+
+        What a graph reads is not kept by it: what ``run`` holds lives as long as the replay does.
+        """
         if self.on != "cuda":
             return run
         stream = torch.cuda.Stream()
@@ -99,7 +102,11 @@ class Bench:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             run()
-        return graph.replay
+
+        def replay(kept: Callable[[], object] = run) -> None:
+            graph.replay()
+
+        return replay
 
     def compiled(self, net: nn.Module) -> nn.Module:
         """By inductor; as it is on a CPU."""

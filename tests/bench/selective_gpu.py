@@ -35,15 +35,13 @@ SHARES = (0.0, 0.1, 0.3, 0.6)
 NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
     Tiles(),
-    Tiles(scans=528),
-    Tiles(programs=1056),
-    Tiles(group=16),
-    Tiles(image=256),
+    Tiles(group=4),
+    Tiles(group=2),
+    Tiles(group=4, image=256),
+    Tiles(group=2, image=256),
+    Tiles(group=4, lanes=16),
     Tiles(lanes=16),
-    Tiles(pixels=128),
     Tiles(moved=64),
-    Tiles(narrow=64),
-    Tiles(channels=32),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
@@ -198,26 +196,37 @@ def rounds(bench: Bench) -> dict[str, Any]:
 
 
 def sweep(bench: Bench) -> dict[str, Any]:
-    """Forward and backward with 30 % re-used, in tiles of other shapes."""
-    found, usual = {}, shifted_conv_gpu.TILES
+    """Forward and backward with 30 % re-used, of few channels and of many, in other tiles."""
+    found: dict[str, Any] = {}
     for c_in, c_out, side in LAYERS[: 1 if bench.quick else None]:
-        torch.manual_seed(0)
-        unit, x = moved(Unit(c_in, c_out, 1), 0.3).to(bench.on), batch_of(bench, c_in, side)
-        runs = {}
-        for tiles in SWEPT[: 2 if bench.quick else None]:
-            if bench.left < 20:
-                break
-            shifted_conv_gpu.TILES = tiles
-            try:
-                runs[str(tiles._asdict())] = bench.graph(differentiate(unit, x, bench.on))
-            except Exception as error:  # a shape may not fit the chip
-                found[f"failed {tuple(tiles)}"] = str(error)[:200]
-        shifted_conv_gpu.TILES = usual
-        found[f"{c_in}->{c_out}, {side}x{side}"] = bench.ms(runs)
-        bench.found["sweep so far"] = found
-        bench.write()
+        for channels in (3, 24):
+            torch.manual_seed(0)
+            unit = moved(Unit(c_in, c_out, 1), 0.3, channels=channels).to(bench.on)
+            run = differentiate(unit, batch_of(bench, c_in, side), bench.on)
+            place = f"{c_in}->{c_out}, {side}x{side}, 30 % of {channels} channels"
+            found[place] = swept(bench, run)
+            bench.found["sweep so far"] = found
+            bench.write()
     bench.found.pop("sweep so far", None)
     return found
+
+
+def swept(bench: Bench, run: Callable[[], Any]) -> dict[str, Any]:
+    """Times of a pass in each of the tiles that give the gradients of the usual ones."""
+    runs, failed, usual, expected = {}, {}, shifted_conv_gpu.TILES, run()[1]
+    for tiles in SWEPT[: 2 if bench.quick else None]:
+        if bench.left < 5:
+            break
+        shifted_conv_gpu.TILES = tiles
+        try:
+            for found, right in zip(run()[1], expected, strict=True):
+                assert (found - right).norm() <= 0.01 * right.norm(), "other gradients"
+            runs[str(tiles._asdict())] = bench.graph(run)
+        except Exception as error:  # a shape may not fit the chip
+            failed[str(tuple(tiles))] = str(error)[:200]
+        finally:
+            shifted_conv_gpu.TILES = usual
+    return bench.ms(runs) | {"failed": failed}
 
 
 SECTIONS: dict[str, Callable[[Bench], Any]] = {

@@ -19,3 +19,17 @@ def test_programs_are_the_definition(channels, size, training, way, monkeypatch)
 
 def test_repeats_graphs_and_compilation_agree(tmp_path):
     assert alike(Bench(tmp_path / "found.json", 60, quick=True))["repeats bit-equal"]
+
+
+def test_a_recorded_graph_keeps_what_it_reads(tmp_path):
+    """Memory that nothing holds goes back to the device before the next graph is recorded."""
+    found = []
+
+    def recorded(bench):
+        x = torch.ones(2**24, device="cuda")  # large enough for a segment of its own
+        return bench.graph(lambda: found.append(x.sum()))
+
+    replay = recorded(Bench(tmp_path / "found.json", 60, quick=True))
+    torch.cuda.empty_cache()
+    replay()
+    assert found[-1].item() == 2**24

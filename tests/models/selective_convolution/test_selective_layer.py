@@ -236,8 +236,8 @@ def test_compact_unit_is_the_unit(seed):
 def test_compact_unit_knows_what_it_loaded():
     """What a GPU reads of it is that of the last load, on a copy of the unit too."""
     small = CompactUnit(3, 2, 1)
-    assert small.gathers
-    assert not small.moves
+    assert small.source.tolist() == [-1, 0, 0]  # of one channel, read in its place: two copies
+    assert not small.gathers
     state = small.state_dict() | {"root": torch.arange(3), "scale": torch.tensor([2.0, 3, 4])}
     assert not state.keys() & {"source", "coefficients"}
     small.load_state_dict(state)
@@ -249,3 +249,7 @@ def test_compact_unit_knows_what_it_loaded():
     assert not small.moves
     assert moved.source.tolist() == [-1, 1, -1]
     assert torch.equal(moved.coefficients[2], state["scale"])
+    assert not moved.gathers
+    moved.load_state_dict(state | {"root": torch.tensor([1, 2, 4])})  # two channels were closed
+    assert moved.gathers
+    assert not moved.moves
