@@ -18,7 +18,16 @@ from models.lcw import evaluate, features, scores, setup
 from models.lcw.spec import LcwTrain
 from models.lcw.stages import noise
 from tests.bench.lcw_forms import keep, machine
-from tests.bench.lcw_quality import clock, data_of, fields, new_run, read, stage, variant
+from tests.bench.lcw_quality import (
+    clock,
+    data_of,
+    fields,
+    new_run,
+    read,
+    spread,
+    stage,
+    variant,
+)
 
 COSINE = {"schedule": "cosine"}
 FULL = {"reference": "full", "statistic": "u"}
@@ -90,6 +99,15 @@ def arm(data, seen, options, seed, change, kept):
             kept["scores"][name] = scores.frechet(seen.of(made), real)
 
 
+def summary(rows):
+    """Mean, standard deviation and values over seeds of every distance, by arm."""
+    found = {}
+    for row in rows:
+        for name, value in row["scores"].items():
+            found.setdefault(f"{row['arm']}: {name}", []).append(value)
+    return {key: {**spread(values), "values": values} for key, values in found.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -109,8 +127,8 @@ def main():
     seen = features.of_classifier(*features.load_classifier(options.classifier, data), data)
     results = {"machine": machine(device), "total": options.total, "second": SECOND, "arms": []}
     longest = 0.0
-    for name in options.arms:
-        for seed in options.seeds:
+    for seed in options.seeds:
+        for name in options.arms:
             start = time.monotonic()
             if start + longest > until:
                 print("the budget ends here")
@@ -122,6 +140,7 @@ def main():
             row = results["arms"][-1]
             print(name, seed, {k: round(v, 2) for k, v in row["scores"].items()}, flush=True)
             print({k: round(v, 1) for k, v in row["seconds"].items()}, flush=True)
+            results["frechet"] = summary(results["arms"])
             keep(options.out, results)
 
 
