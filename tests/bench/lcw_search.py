@@ -1,6 +1,8 @@
-"""Settings of LCW and its peers compared in one classifier's features, on seeds not judged later.
+"""Settings of LCW and its peers compared in one classifier's features.
 
-    python -m tests.bench.lcw_search --data PATH --classifier FILE --seeds 10 --out FILE.json
+    python -m tests.bench.lcw_search --data PATH --classifier FILE --seeds 10 11 --out FILE.json
+
+Settings are chosen on seeds 10 and 11 and judged on 0 to 4: arms "cw2 3500 lr 1e-3" and its peers.
 
 An arm is an autoencoder: its samples from N(0, I) are CWAE where its objective is cwae. Each
 carries several trainings of phase 2. Every arm is kept as soon as it is done.
@@ -54,6 +56,8 @@ ARMS = {
     "cwae 3800": {"objective": "cwae", "share": 0.95},
     "cw2 3500 lr 4e-3": {"objective": "cw2", "lr": 4e-3},
     "cwae 3500 lambda .1": {"objective": "cwae", "penalty": 0.1},
+    "cwae 4000 lr 1e-3": {"objective": "cwae", "share": 1, "lr": 1e-3},
+    "wae_mmd 4000 lr 1e-3": {"peer": "wae_mmd", "lr": 1e-3},
 }
 
 
