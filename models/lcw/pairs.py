@@ -7,6 +7,7 @@ visited.
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -101,7 +102,7 @@ def sums(
     half = torch.linalg.vecdot(p, p).add_(1).mul_(0.5)
     fold_part = _fold if profile.closed or x.is_cuda else _compiled
     points = Points(p, half.numpy() if fold_part is _compiled else half)
-    scratch = p.new_empty(min(rows, len(p)) * min(columns, len(p)))
+    scratch = _scratch(p, min(rows, len(p)) * min(columns, len(p)))
     value, found = 0.0, []
     for band in _bands(points, len(x), weights, moves, rows):
         value = value + _meet(points, band, profile, columns, scratch, fold_part)
@@ -111,6 +112,30 @@ def sums(
     if len(found) > len(counts):
         found = list(torch.cat(found).split(counts))
     return value, found
+
+
+class _Kept(threading.local):
+    """A block of each thread and number format."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[torch.dtype, Tensor] = {}
+
+
+_kept = _Kept()
+
+
+def _scratch(p: Tensor, size: int) -> Tensor:
+    """Room for a block of products; on a CPU kept for the next call, so that its pages stay there.
+
+    Between calls a training gives memory back, and the faults of a fresh block are a part of a
+    small call that one sees. Larger blocks than the usual are not kept.
+    """
+    if p.is_cuda or size > ROWS * COLUMNS:
+        return p.new_empty(size)
+    if p.dtype not in _kept.blocks:
+        with torch.inference_mode(mode=False):  # else it could not be written to outside of it
+            _kept.blocks[p.dtype] = p.new_empty(ROWS * COLUMNS)
+    return _kept.blocks[p.dtype][:size]
 
 
 def _bands(

@@ -186,13 +186,13 @@ def summary(rows):
             values = [one["scores"][name]["frechet"] for one in every]
             mixed = [one["scores"]["gmm10"]["frechet"] for one in every]
             gaps = [value - other for value, other in zip(values, mixed, strict=True)]
-            found[f"{objective} {name}"] = {**_spread(values), "less_gmm10": _spread(gaps)}
+            found[f"{objective} {name}"] = {**spread(values), "less_gmm10": spread(gaps)}
         for name in ("floor", "reconstructed"):
-            found[f"{objective} {name}"] = _spread([one[name]["frechet"] for one in every])
+            found[f"{objective} {name}"] = spread([one[name]["frechet"] for one in every])
     return found
 
 
-def _spread(values):
+def spread(values):
     mean = sum(values) / len(values)
     square = sum((v - mean) ** 2 for v in values)
     return {"mean": mean, "sd": math.sqrt(square / max(1, len(values) - 1)), "seeds": len(values)}

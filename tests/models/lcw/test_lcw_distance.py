@@ -1,6 +1,7 @@
 """The Cramer-Wold distance against closed forms, Monte Carlo and its own symmetries."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -293,3 +294,20 @@ def test_single_form_of_the_factor():
     expected = FACTOR * (gamma**-0.5 + (1 + gamma) ** -0.5 - 2 * q * (gamma + 0.5) ** -0.5)
     found = normality(torch.zeros(1, 4, dtype=torch.float64), gamma)
     assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_threads_and_inference_mode_share_no_block():
+    """A thread keeps its block for the next call: not that of another, nor bound to a mode."""
+
+    def work(seed):
+        x, y = points(300, 8, seed), points(200, 8, seed + 1)
+        with torch.inference_mode():
+            found = [two_sample(x, y, 0.1).item()]
+        found += [two_sample(x.clone().requires_grad_(), y, 0.1).item() for _ in range(20)]
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(4)))
+    for seed, values in enumerate(found):
+        expected = reference(points(300, 8, seed), points(200, 8, seed + 1), 0.1, "asymptotic")
+        assert values == pytest.approx([expected.item()] * 21, rel=1e-10)
