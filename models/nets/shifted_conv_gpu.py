@@ -8,7 +8,6 @@ of their own. Nothing waits for the device, sizes do not depend on the allocatio
 """
 
 from functools import cache
-from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -121,7 +120,7 @@ def _forward(
         partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
         STATS=training, BS=power(parts.splits), BC=8,
     )  # fmt: skip
-    mix(x, None, source, z, table, coefficients, flat, out)
+    mix(x, source, z, table, coefficients, flat, out)
     return made
 
 
@@ -154,16 +153,14 @@ def _lifted(x: Tensor, table: Tensor) -> Tensor:
 
 
 def mix(
-    x: Tensor, root: Tensor | None, source: Tensor, z: Tensor, table: Tensor, coefficients: Tensor,
-    flat: Tensor, out: Tensor,
+    x: Tensor, source: Tensor, z: Tensor, table: Tensor, coefficients: Tensor, flat: Tensor,
+    out: Tensor,
 ) -> None:  # fmt: skip
-    """Fill ``out`` with the product of activation and weights [s, o]."""
-    shape, slots, t = Shape(*x.shape), len(flat), TILES
-    align = gcd(slots, 8)
+    """Fill ``out`` with the product of activation and weights [c, o]."""
+    shape, t = Shape(*x.shape), TILES
     _products().mix[(over(shape.pixels, t.pixels),)](
-        x, source if root is None else root, source, z, table, coefficients, flat, out,
-        shape.pixels, shape.c // shape.align, slots // align, ALIGN=shape.align, SLOT_ALIGN=align,
-        GATHER=root is not None, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
+        x, source, z, table, coefficients, flat, out, shape.pixels, shape.c // shape.align,
+        ALIGN=shape.align, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
     )  # fmt: skip
 
 
