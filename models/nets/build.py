@@ -52,7 +52,7 @@ def _unit_maker(units: Units, dropout: float) -> MakeUnit:
         if units.form == "plain":
             return Unit(c_in, c_out, kernel, groups, dropout)
         if units.form == "compact":
-            return CompactUnit(next(slots), c_out, kernel)
+            return CompactUnit(c_in, next(slots), c_out, kernel)
         if role == "reallocate" or units.everywhere:
             return SelectiveUnit(c_in, c_out, kernel, dropout)
         return GatedUnit(c_in, c_out, kernel, dropout)

@@ -1,100 +1,155 @@
-"""Compact units of :mod:`models.nets.selective` on a GPU: two operators without derivatives."""
+"""Compact units of :mod:`models.nets.selective` on a GPU: two operators without derivatives.
+
+Open slots are laid out among all channels of the input, once, at loading: a slot that does not move
+lies in the place of its channel, the others fill places of closed ones. The programs of training
+then read whole rows of channels; a list of the channels that slots read would make them read one
+number at a time, which costs more than the rows of closed slots, whose weights here are 0.
+"""
+
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from models.nets.shifted_conv_gpu import TILES, mix, outputs_of, parts_of, place
-from models.nets.shifted_norm_gpu import Shape, apply, planes_of, table_size, tabulate
+from models.nets.shifted_conv_gpu import lifted, mix
+from models.nets.shifted_norm_gpu import Shape, apply, planes_of, table_size
+
+
+class Laid(NamedTuple):
+    """Open slots among the c channels of the input.
+
+    Attributes:
+        source: -1 or the channel that a slot reads, as in a selective unit.
+        shift: of each slot in pixels.
+        coefficients: mean, 1 / std, scale, offset of each slot; scale and offset 0 where none is.
+        weight: of the convolution, 0 where no slot is.
+        table: what :func:`shifted_norm_kernels.tabulate` finds in ``source``.
+    """
+
+    source: Int64[Tensor, "c"]
+    shift: Float[Tensor, "c 2"]
+    coefficients: Float[Tensor, "4 c"]
+    weight: Float[Tensor, "o c k k"]
+    table: Int32[Tensor, "5*c+2"]
+
+
+def laid_out(
+    root: Int64[Tensor, "s"],
+    shift: Float[Tensor, "s 2"],
+    scale: Float[Tensor, "s"],
+    offset: Float[Tensor, "s"],
+    weight: Float[Tensor, "o s k k"],
+    channels: int,
+) -> Laid:
+    """The slots of a compact unit in their places.
+
+    Raises:
+        ValueError: if a slot reads a channel that the input has not.
+    """
+    places = places_of(root, shift, channels)
+    number = torch.arange(channels, device=root.device)
+    source = torch.full_like(number, -1).index_copy(0, places, root)
+    still = shift.new_ones(channels).index_copy(0, places, (shift == 0).all(1).to(shift)) > 0
+    source = torch.where(still & (source == number), -1, source)
+    rows = torch.stack([torch.zeros_like(scale), torch.ones_like(scale), scale, offset])
+    return Laid(
+        source,
+        shift.new_zeros(channels, 2).index_copy(0, places, shift),
+        rows.new_zeros(4, channels).index_copy(1, places, rows),
+        weight.new_zeros(len(weight), channels, *weight.shape[2:]).index_copy(1, places, weight),
+        tabulated(source),
+    )
+
+
+def places_of(root: Int64[Tensor, "s"], shift: Float[Tensor, "s 2"], channels: int) -> Tensor:
+    """Where each slot lies: in its channel's place, of those that do not move the first, or free.
+
+    Raises:
+        ValueError: if a slot reads a channel that the input has not.
+    """
+    owners: dict[int, int] = {}
+    for slot, (channel, moves) in enumerate(zip(root.tolist(), shift.any(1).tolist(), strict=True)):
+        if not 0 <= channel < channels:
+            raise ValueError(
+                f"root: slot {slot} reads channel {channel}, but must read one from 0 to"
+                f" {channels - 1}, the channels of the input; export the net again"
+            )
+        if not moves:
+            owners.setdefault(channel, slot)
+    kept = {slot: channel for channel, slot in owners.items()}
+    free = (place for place in range(channels) if place not in owners)
+    places = [kept[slot] if slot in kept else next(free) for slot in range(len(root))]
+    return root.new_tensor(places)
+
+
+def tabulated(source: Int64[Tensor, "c"]) -> Int32[Tensor, "5*c+2"]:
+    """What the program of that name finds, without a GPU."""
+    moved = (source >= 0).nonzero().flatten()
+    moved = moved[source[moved].argsort(stable=True)]
+    read, plane = source[moved].unique(return_inverse=True)
+    counted = torch.arange(len(read), device=source.device)
+    table = source.new_zeros(table_size(len(source)), dtype=torch.int32)
+    slots, planes, plane_of, channels, first = table[:-2].view(5, -1)
+    slots[: len(moved)], planes[: len(moved)] = moved.int(), plane.int()
+    plane_of.fill_(-1)[read] = counted.int()
+    channels[: len(read)], first[: len(read)] = read.int(), torch.searchsorted(plane, counted).int()
+    table[-2], table[-1] = len(moved), len(read)
+    return table
 
 
 @torch.library.custom_op("sextant::compact_norm", mutates_args=())
 def _norm(
-    x: Tensor,
-    root: Tensor,
-    source: Tensor,
-    shift: Tensor,
-    coefficients: Tensor,
-    moves: bool,
-    gathers: bool,
+    x: Tensor, source: Tensor, shift: Tensor, coefficients: Tensor, table: Tensor, moves: bool
 ) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, planes = Shape(*x.shape), x
-    table = x.new_zeros(table_size(shape.c), dtype=torch.int32)
+    shape, planes, out = Shape(*x.shape), x, torch.empty_like(x)
     if moves:
-        tabulate(source, table, shape.c)
         planes = planes_of(x, source, table, coefficients, shape, training=False)
-    out = _slots(x, root)
-    apply(x, root if gathers else None, planes, table, shift, coefficients, out)
+    apply(x, planes, table, shift, coefficients, out)
     return out
 
 
 @_norm.register_fake
-def _slots(x: Tensor, root: Tensor, *_: object) -> Tensor:
-    n, h, w = x.shape[0], x.shape[2], x.shape[3]
-    return x.new_empty(n, h, w, len(root)).permute(0, 3, 1, 2)
+def _(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
 
 
-def compact_norm(
-    x: Float[Tensor, "n c h w"],
-    root: Int64[Tensor, "s"],
-    source: Int64[Tensor, "s"],
-    shift: Float[Tensor, "s 2"],
-    coefficients: Float[Tensor, "4 s"],
-    moves: bool,
-    gathers: bool,
-) -> Float[Tensor, "n s h w"]:
-    """ReLU(scale z + offset) of the slots z of a compact unit; no gradients.
+def compact_norm(x: Float[Tensor, "n c h w"], laid: Laid, moves: bool) -> Float[Tensor, "n c h w"]:
+    """ReLU(scale z + offset) of the slots z of a compact unit in their places; no gradients.
 
     Args:
         x: input of a unit, on a GPU.
-        root: channel that a slot reads; there are no more slots than channels.
-        source: the same, but -1 where it does not move.
-        shift: of each slot in pixels.
-        coefficients: mean, 1 / std, scale, offset of each slot.
+        laid: its slots.
         moves: whether any slot moves.
-        gathers: whether any slot reads another channel than that of its number.
     """
-    return _norm(x, root, source, shift, coefficients, moves, gathers)
+    return _norm(x, laid.source, laid.shift, laid.coefficients, laid.table, moves)
 
 
 @torch.library.custom_op("sextant::compact_conv", mutates_args=())
 def _conv(
     x: Tensor,
     weight: Tensor,
-    root: Tensor,
     source: Tensor,
     shift: Tensor,
     coefficients: Tensor,
+    table: Tensor,
     moves: bool,
-    gathers: bool,
 ) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    out, _, _, table, _, z = outputs_of(x, weight)
-    table.zero_()
-    if moves:
-        tabulate(source, table, x.shape[1])
-        parts = parts_of(Shape(*x.shape), TILES.scans)
-        place(x, source, table, shift, z, coefficients, parts, training=False)
-    flat = x.new_empty(weight.shape[1], len(weight)).copy_(weight.t())
-    mix(x, root if gathers else None, source, z, table, coefficients, flat, out)
+    out, flat = _product(x, weight), x.new_empty(weight.t().shape).copy_(weight.t())
+    planes = lifted(x, table) if moves else x
+    mix(x, source, planes, table, shift, coefficients, flat, out, taps=True)
     return out
 
 
 @_conv.register_fake
-def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
-    return outputs_of(x, weight)[0]
+def _product(x: Tensor, weight: Tensor, *_: object) -> Tensor:
+    n, h, w = x.shape[0], x.shape[2], x.shape[3]
+    return x.new_empty(n, h, w, len(weight)).permute(0, 3, 1, 2)
 
 
-def compact_conv(
-    x: Float[Tensor, "n c h w"],
-    weight: Float[Tensor, "o s 1 1"],
-    root: Int64[Tensor, "s"],
-    source: Int64[Tensor, "s"],
-    shift: Float[Tensor, "s 2"],
-    coefficients: Float[Tensor, "4 s"],
-    moves: bool,
-    gathers: bool,
-) -> Float[Tensor, "n o h w"]:
+def compact_conv(x: Float[Tensor, "n c h w"], laid: Laid, moves: bool) -> Float[Tensor, "n o h w"]:
     """The weights' product with what :func:`compact_norm` gives; no gradients."""
-    return _conv(x, weight.flatten(1), root, source, shift, coefficients, moves, gathers)
+    weight = laid.weight.flatten(1)
+    return _conv(x, weight, laid.source, laid.shift, laid.coefficients, laid.table, moves)

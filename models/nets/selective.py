@@ -79,44 +79,39 @@ class CompactUnit(nn.Module):
     """A selective unit for inference: open slots alone, batch norm folded to scale and offset.
 
     Args:
+        c_in: channels of the input, no fewer than slots.
         slots: open ones.
         c_out: output channels.
         kernel: side of the filters.
     """
 
-    def __init__(self, slots: int, c_out: int, kernel: int) -> None:
+    def __init__(self, c_in: int, slots: int, c_out: int, kernel: int) -> None:
         super().__init__()
         self.root: Int64[Tensor, slots]
         self.shift: Float[Tensor, "slots 2"]
         self.scale: Float[Tensor, slots]
         self.offset: Float[Tensor, slots]
         self.weight: Float[Tensor, "o slots k k"]
-        self.register_buffer("root", torch.zeros(slots, dtype=torch.int64))  # channel it reads
+        self.register_buffer("root", torch.arange(slots))  # channel it reads
         self.register_buffer("shift", torch.zeros(slots, 2))
         self.register_buffer("scale", torch.ones(slots))
         self.register_buffer("offset", torch.zeros(slots))
         self.register_buffer("weight", torch.zeros(c_out, slots, kernel, kernel))
-        self.source: Int64[Tensor, slots]  # as in SelectiveUnit
-        self.coefficients: Float[Tensor, "4 slots"]  # mean, 1 / std, scale, offset
-        self.register_buffer("source", torch.zeros(slots, dtype=torch.int64), persistent=False)
-        self.register_buffer("coefficients", torch.zeros(4, slots), persistent=False)
+        self.channels = c_in
         self.prepare()
         self.register_load_state_dict_post_hook(_prepare)
 
     @torch.no_grad()
     def prepare(self) -> None:
-        """Derive from what was loaded what programs on a GPU should not ask in every pass."""
-        still = (self.shift == 0).all(1)
-        number = torch.arange(len(still), device=still.device)
-        placed = still & (self.root == number)
-        # a copy shifted by 0 of a channel that is read at its own place counts as a moved slot
-        near = self.root.clamp(max=len(still) - 1)
-        self.gathers = not bool((placed | ~still | placed[near] & (near == self.root)).all())
-        own = still if self.gathers else placed
-        self.moves = not bool(own.all())
-        self.source.copy_(torch.where(own, -1, self.root))
-        rows = (torch.zeros_like(self.scale), torch.ones_like(self.scale), self.scale, self.offset)
-        self.coefficients.copy_(torch.stack(rows))
+        """Derive from what was loaded what programs on a GPU should not ask in every pass.
+
+        Raises:
+            ValueError: if a slot reads a channel that the input has not.
+        """
+        slots = (self.root, self.shift, self.scale, self.offset, self.weight)
+        for name, made in compact_gpu.laid_out(*slots, self.channels)._asdict().items():
+            self.register_buffer(f"laid_{name}", made, persistent=False)
+        self.moves = bool((self.get_buffer("laid_source") >= 0).any())
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
         if shifted_norm_gpu.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
@@ -128,17 +123,17 @@ class CompactUnit(nn.Module):
         return torch.cat([self._convolve(gather(piece, *own)) for piece in pieces])
 
     def _on_gpu(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        """By programs, where the channels are not just those of the input, one after the other."""
-        slots = (self.root, self.source, self.shift, self.coefficients, self.moves, self.gathers)
+        """By programs that find each slot among all channels: nothing is gathered."""
+        names = compact_gpu.Laid._fields
+        laid = compact_gpu.Laid(*(self.get_buffer(f"laid_{name}") for name in names))
         if self.weight.shape[-1] == 1 and shifted_conv_gpu.fits(x, len(self.weight)):
-            return compact_gpu.compact_conv(x, self.weight, *slots)
-        if self.moves or self.gathers or len(self.root) < x.shape[1]:
-            return self._convolve(compact_gpu.compact_norm(x, *slots))
-        return self._convolve(self._activate(x))
+            return compact_gpu.compact_conv(x, laid, self.moves)
+        a = compact_gpu.compact_norm(x, laid, self.moves)
+        return functional.conv2d(a, laid.weight, padding=self.weight.shape[-1] // 2)
 
     def _activate(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b slots h w"]:
-        mean, var, scale, offset = self.coefficients
-        return functional.batch_norm(z, mean, var, scale, offset, eps=EPS).relu_()
+        mean, var = torch.zeros_like(self.scale), torch.ones_like(self.scale)
+        return functional.batch_norm(z, mean, var, self.scale, self.offset, eps=EPS).relu_()
 
     def _convolve(self, a: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
         return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)

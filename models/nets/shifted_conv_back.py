@@ -80,7 +80,7 @@ def reduce_moved(
     count = tl.load(table + COUNTS * C)
     for j in range(tl.program_id(1) * BM, count, tl.num_programs(1) * BM):
         rows = j + tl.arange(0, BM)
-        slot, real, scale, offset = slots_of(table, coefficients, rows, count, C, C)
+        slot, real, scale, offset = slots_of(table, coefficients, rows, count, C)
         filled = real[:, None] & wanted[None, :]
         w = tl.load(weight + slot[:, None] * OUT + o[None, :], filled, 0.0)
         masked = tl.zeros([BM, BO], tl.float32)

@@ -17,11 +17,12 @@ from models.nets.shifted_norm_kernels import (
     PLANE,
     SCALE,
     SLOT,
+    moved_tile,
     shift_of,
     taps,
 )
 
-SIZES = ["C", "CA", "SA", "ROWS", "SPLITS"]  # one program for all of them; P is aligned for rows
+SIZES = ["C", "CA", "ROWS", "SPLITS"]  # one program for all of them; P is aligned for rows
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -110,51 +111,51 @@ def place(
 
 
 @triton.jit
-def slots_of(table, coefficients, rows, count, C, S):
+def slots_of(table, coefficients, rows, count, C):
     """Re-used slots of some rows, which rows are real, scale and offset; 0 where they are not."""
     real = rows < count
     slot = tl.load(table + SLOT * C + rows, real, 0)
-    scale = tl.load(coefficients + SCALE * S + slot, real, 0.0)
-    offset = tl.load(coefficients + OFFSET * S + slot, real, 0.0)
+    scale = tl.load(coefficients + SCALE * C + slot, real, 0.0)
+    offset = tl.load(coefficients + OFFSET * C + slot, real, 0.0)
     return slot, real, scale, offset
 
 
 @triton.jit(do_not_specialize=SIZES)
 def mix(
-    x, root, source, z, table, coefficients, weight, out, P, CA, SA, ALIGN: tl.constexpr,
-    SLOT_ALIGN: tl.constexpr, GATHER: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr,
+    x, source, z, table, shift, coefficients, weight, out, P, CA, ALIGN: tl.constexpr,
+    TAPS: tl.constexpr, H: tl.constexpr, W: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """Outputs at some pixels: ReLU(scale z + offset) of all S slots times the weights.
+    """Outputs at some pixels: ReLU(scale z + offset) of all slots times the weights.
 
-    Slots that are not re-used read ``root``, with ``GATHER``, or the channel of their number.
+    With ``TAPS`` the re-used slots are taken from planes, which ``z`` holds then.
     """
-    C, S = CA * ALIGN, SA * SLOT_ALIGN
+    C = CA * ALIGN
     p = tl.program_id(0) * BP + tl.arange(0, BP)
     here = p < P
     o = tl.arange(0, BO)
     wanted = o < OUT
     sums = tl.zeros([BP, BO], tl.float32)
     at = x + p.to(tl.int64)[:, None] * C
-    for start in range(0, S, BC):
-        s = start + tl.arange(0, BC)
-        inside = s < S
-        own = inside & (tl.load(source + s, inside, 0) < 0)
-        scale = tl.where(own, tl.load(coefficients + SCALE * S + s, inside, 0.0), 0.0)
-        offset = tl.where(own, tl.load(coefficients + OFFSET * S + s, inside, 0.0), 0.0)
-        c = s
-        if GATHER:
-            c = tl.load(root + s, inside, 0).to(tl.int32)
+    for start in range(0, C, BC):
+        c = start + tl.arange(0, BC)
+        inside = c < C
+        own = inside & (tl.load(source + c, inside, 0) < 0)
+        scale = tl.where(own, tl.load(coefficients + SCALE * C + c, inside, 0.0), 0.0)
+        offset = tl.where(own, tl.load(coefficients + OFFSET * C + c, inside, 0.0), 0.0)
         value = tl.load(at + c[None, :], here[:, None] & inside[None, :], 0.0).to(tl.float32)
         a = tl.maximum(value * scale[None, :] + offset[None, :], 0.0).to(weight.dtype.element_ty)
-        w = tl.load(weight + s[:, None] * OUT + o[None, :], inside[:, None] & wanted[None, :], 0.0)
+        w = tl.load(weight + c[:, None] * OUT + o[None, :], inside[:, None] & wanted[None, :], 0.0)
         sums = tl.dot(a, w, sums, input_precision="ieee")
     count = tl.load(table + COUNTS * C)
     for j in range(0, count, BM):
         rows = j + tl.arange(0, BM)
-        slot, real, scale, offset = slots_of(table, coefficients, rows, count, C, S)
-        mask = real[:, None] & here[None, :]
-        value = tl.load(z + rows.to(tl.int64)[:, None] * P + p[None, :], mask, 0.0)
+        slot, real, scale, offset = slots_of(table, coefficients, rows, count, C)
+        if TAPS:
+            _, _, _, value = moved_tile(z, table, shift, P, C, p, here, j, count, BM, H, W)
+        else:
+            mask = real[:, None] & here[None, :]
+            value = tl.load(z + rows.to(tl.int64)[:, None] * P + p[None, :], mask, 0.0)
         a = tl.maximum(value.to(tl.float32) * scale[:, None] + offset[:, None], 0.0)
         w = tl.load(weight + slot[:, None] * OUT + o[None, :], real[:, None] & wanted[None, :], 0.0)
         sums = tl.dot(tl.trans(a.to(weight.dtype.element_ty)), w, sums, input_precision="ieee")

@@ -130,7 +130,7 @@ def _forward(
         partial, weight, bias, mean, var, coefficients, batch, eps,
         shape.pixels, shape.c, shape.rows, shape.splits, STATS=training, **_tile_of_sums(shape),
     )  # fmt: skip
-    apply(x, None, planes, table, shift, coefficients, a)
+    apply(x, planes, table, shift, coefficients, a)
     return a, batch, coefficients, table
 
 
@@ -143,23 +143,16 @@ def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
     """Fill a table of zeros: which slots are re-used, which channels they read."""
     grid = programs().tabulate[(1,)]
     size = power(max(2, channels))
-    grid(source, table, len(source), channels, BC=size, BI=min(size, 16), num_warps=8)
+    grid(source, table, channels, BC=size, BI=min(size, 16), num_warps=8)
 
 
 def apply(
-    x: Tensor,
-    root: Tensor | None,
-    planes: Tensor,
-    table: Tensor,
-    shift: Tensor,
-    coefficients: Tensor,
-    out: Tensor,
+    x: Tensor, planes: Tensor, table: Tensor, shift: Tensor, coefficients: Tensor, out: Tensor
 ) -> None:
-    shape, slots, t = Shape(*x.shape), out.shape[1], TILES
+    shape, t = Shape(*x.shape), TILES
     programs().apply[(over(shape.pixels, t.pixels),)](
-        x, shift if root is None else root, planes, table, shift, coefficients, out, shape.pixels,
-        shape.c // shape.align, slots // gcd(slots, 8), ALIGN=shape.align, OUT_ALIGN=gcd(slots, 8),
-        GATHER=root is not None, H=shape.h, W=shape.w, BP=t.pixels, BC=t.channels, BM=t.slots,
+        x, planes, table, shift, coefficients, out, shape.pixels, shape.c // shape.align,
+        ALIGN=shape.align, H=shape.h, W=shape.w, BP=t.pixels, BC=t.channels, BM=t.slots,
         num_warps=t.warps,
     )  # fmt: skip
 

@@ -9,8 +9,7 @@ after the other: ``planes`` [k, P]. No atomics, so results repeat bit for bit.
 import triton  # ty: ignore  # comes with torch's CUDA builds
 import triton.language as tl  # ty: ignore
 
-# rows of the table of C channels, int32; two counts follow: of re-used slots and of planes.
-# There are as many slots as channels but in nets for inference, which have no more of them.
+# rows of the table of C channels and as many slots, int32; then two counts: re-used slots, planes
 SLOT = tl.constexpr(0)  # [m] the re-used slots, those of a plane one after the other
 PLANE = tl.constexpr(1)  # [m] the plane that each reads
 PLANE_OF = tl.constexpr(2)  # [C] plane of a channel, or -1
@@ -26,17 +25,17 @@ OFFSET = tl.constexpr(3)
 
 
 @triton.jit
-def tabulate(source, table, S, C, BC: tl.constexpr, BI: tl.constexpr):
-    """One program: which of S slots are re-used, which channels they read; ``table`` holds 0."""
+def tabulate(source, table, C, BC: tl.constexpr, BI: tl.constexpr):
+    """One program: which slots are re-used, which channels they read; ``table`` holds 0."""
     c = tl.arange(0, BC)
-    root = tl.load(source + c, c < S, -1).to(tl.int32)
+    root = tl.load(source + c, c < C, -1).to(tl.int32)
     moved = root >= 0
     tl.store(table + FLAG * C + root, tl.full([BC], 1, tl.int32), moved)
     before = tl.zeros([BC], tl.int32)  # re-used slots of channels before this one's
     rank = tl.zeros([BC], tl.int32)  # of the same channel, before this one
-    for start in range(0, S, BI):
+    for start in range(0, C, BI):
         i = start + tl.arange(0, BI)
-        other = tl.load(source + i, i < S, -1).to(tl.int32)
+        other = tl.load(source + i, i < C, -1).to(tl.int32)
         less = (other >= 0)[None, :] & (other[None, :] < root[:, None])
         before += tl.sum(less.to(tl.int32), 1)
         same = (other[None, :] == root[:, None]) & (i[None, :] < c[:, None])
@@ -208,37 +207,28 @@ def finish(
 
 @triton.jit
 def apply(
-    x, root, planes, table, shift, coefficients, out, P, CA, SA, ALIGN: tl.constexpr,
-    OUT_ALIGN: tl.constexpr, GATHER: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
+    x, planes, table, shift, coefficients, out, P, CA, ALIGN: tl.constexpr, H: tl.constexpr,
+    W: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """Write ReLU(scale z + offset) of all S slots at some pixels.
-
-    Slots that are not re-used read ``root``, with ``GATHER``, or the channel of their number.
-    """
+    """Write ReLU(scale z + offset) of all slots at some pixels."""
     C = CA * ALIGN
-    S = SA * OUT_ALIGN
     p = tl.program_id(0) * BP + tl.arange(0, BP)
     here = p < P
-    for start in range(0, S, BC):
-        s = start + tl.arange(0, BC)
-        inside = s < S
+    for start in range(0, C, BC):
+        c = start + tl.arange(0, BC)
+        inside = c < C
+        scale = tl.load(coefficients + SCALE * C + c, inside, 0.0)
+        offset = tl.load(coefficients + OFFSET * C + c, inside, 0.0)
+        at = p.to(tl.int64)[:, None] * C + c[None, :]
         mask = here[:, None] & inside[None, :]
-        scale = tl.load(coefficients + SCALE * S + s, inside, 0.0)
-        offset = tl.load(coefficients + OFFSET * S + s, inside, 0.0)
-        c = s
-        if GATHER:
-            c = tl.load(root + s, inside, 0).to(tl.int32)
-        at = x + p.to(tl.int64)[:, None] * C + c[None, :]
-        value = tl.load(at, mask, 0.0).to(tl.float32) * scale[None, :] + offset[None, :]
-        there = out + p.to(tl.int64)[:, None] * S + s[None, :]
-        tl.store(there, tl.maximum(value, 0.0).to(out.dtype.element_ty), mask)
+        value = tl.load(x + at, mask, 0.0).to(tl.float32) * scale[None, :] + offset[None, :]
+        tl.store(out + at, tl.maximum(value, 0.0).to(out.dtype.element_ty), mask)
     count = tl.load(table + COUNTS * C)
     tl.debug_barrier()  # the slots written over were written by other threads
     for j in range(0, count, BM):
         slot, real, mask, z = moved_tile(planes, table, shift, P, C, p, here, j, count, BM, H, W)
-        scale = tl.load(coefficients + SCALE * S + slot, real, 0.0)
-        offset = tl.load(coefficients + OFFSET * S + slot, real, 0.0)
+        scale = tl.load(coefficients + SCALE * C + slot, real, 0.0)
+        offset = tl.load(coefficients + OFFSET * C + slot, real, 0.0)
         value = tl.maximum(z * scale[:, None] + offset[:, None], 0.0)
-        there = out + p.to(tl.int64)[:, None] * S + slot[None, :]
+        there = out + p.to(tl.int64)[:, None] * C + slot[None, :]
         tl.store(there, tl.trans(value).to(out.dtype.element_ty), here[:, None] & real[None, :])

@@ -141,7 +141,7 @@ def inference(rounds: int) -> dict[str, Any]:
 
 def compacted(unit: SelectiveUnit, *, whole: bool) -> CompactUnit:
     state = folded(unit, whole=whole)
-    small = CompactUnit(len(state["root"]), len(state["weight"]), 1)
+    small = CompactUnit(len(unit.gate), len(state["root"]), len(state["weight"]), 1)
     small.load_state_dict(state)
     return small.eval()
 

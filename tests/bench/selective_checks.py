@@ -176,7 +176,7 @@ def gaps_of(way: str, c: int, size: tuple[int, int], on: str, *, training: bool)
 def compact_gap(unit: SelectiveUnit, x: Tensor, on: str) -> float:
     """Gap of the exported unit to the unit, as a share of its norm."""
     state = folded(unit, whole=False)
-    small = CompactUnit(len(state["root"]), len(unit.conv.weight), 1)
+    small = CompactUnit(len(unit.gate), len(state["root"]), len(unit.conv.weight), 1)
     small.load_state_dict(state)
     expected = unit.eval()(x.float())
     with torch.autocast(on, torch.bfloat16, enabled=x.dtype == torch.bfloat16):

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.core import device
-from models.nets import shifted_conv_gpu
+from models.nets import compact_gpu, shifted_conv_gpu
 from models.nets.build import build_net
+from models.nets.compact_gpu import Laid
 from models.nets.preactivation import Unit
 from models.nets.selective import SelectiveUnit
-from models.nets.shifted_conv_gpu import Tiles
+from models.nets.shifted_conv_gpu import TILES, Tiles
+from models.nets.shifted_norm_gpu import Shape
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
@@ -55,6 +57,27 @@ def unfused() -> Generator[None]:
     usual, shifted_conv_gpu.TYPES = shifted_conv_gpu.TYPES, ()
     yield
     shifted_conv_gpu.TYPES = usual
+
+
+@contextmanager
+def values_written() -> Generator[None]:
+    """Exports write the values of re-used slots before the product, as training does."""
+    usual = compact_gpu.compact_conv
+
+    def written(x: Tensor, laid: Laid, moves: bool) -> Tensor:
+        weight = laid.weight.flatten(1)
+        out, *_, flat, z = shifted_conv_gpu.outputs_of(x, weight)
+        parts = shifted_conv_gpu.parts_of(Shape(*x.shape), TILES.scans)
+        slots = (laid.source, laid.table, laid.shift)
+        if moves:
+            shifted_conv_gpu.place(x, *slots, z, laid.coefficients, parts, training=False)
+        of_mix = (laid.source, z, laid.table, laid.shift, laid.coefficients, flat.copy_(weight.t()))
+        shifted_conv_gpu.mix(x, *of_mix, out, taps=False)
+        return out
+
+    compact_gpu.compact_conv = written
+    yield
+    compact_gpu.compact_conv = usual
 
 
 def units(bench: Bench) -> dict[str, Any]:
@@ -91,25 +114,28 @@ def units(bench: Bench) -> dict[str, Any]:
 
 def kernels(bench: Bench) -> dict[str, Any]:
     """Microseconds of each kernel of a step: plain compiled, selective with 30 % re-used."""
-    if bench.on != "cuda":
-        return {}
     found = {}
     for c_in, c_out, side in LAYERS:
         torch.manual_seed(0)
         plain, x = Unit(c_in, c_out, 1).to(bench.on), batch_of(bench, c_in, side)
         arms = {"plain compiled": bench.compiled(plain), "0.3": moved(plain, 0.3).to(bench.on)}
         for name, unit in arms.items():
-            run = differentiate(unit, x, bench.on)
-            run()
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as kept:
-                for _ in range(5):
-                    run()
-                bench.wait()
-            rows = sorted(kept.key_averages(), key=lambda row: -row.device_time_total)
-            found[f"{c_in}->{c_out}, {side}x{side}: {name}"] = {
-                row.key[:70]: [round(row.device_time_total / 5, 1), row.count / 5] for row in rows
-            }
+            place = f"{c_in}->{c_out}, {side}x{side}: {name}"
+            found[place] = profiled(bench, differentiate(unit, x, bench.on))
     return found
+
+
+def profiled(bench: Bench, run: Callable[[], object]) -> dict[str, list[float]]:
+    """Of each kernel of a pass, the longest first: microseconds and calls."""
+    if bench.on != "cuda":
+        return {}
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as kept:
+        for _ in range(5):
+            run()
+        bench.wait()
+    rows = sorted(kept.key_averages(), key=lambda row: -row.device_time_total)
+    return {row.key[:70]: [round(row.device_time_total / 5, 1), row.count / 5] for row in rows[:16]}
 
 
 def moved_net(spec, share: float, on: str) -> nn.Module:
@@ -176,7 +202,11 @@ def inference(bench: Bench) -> dict[str, Any]:
 
     for used in arms.values():
         used.to(memory_format=torch.channels_last)
-    return bench.ms({name: bench.graph(forward(net)) for name, net in arms.items()})
+    graphs = {name: bench.graph(forward(net)) for name, net in arms.items()}
+    with values_written():
+        graphs["compact 0.3, values written"] = bench.graph(forward(small["compact 0.3"]))
+    told: dict[str, Any] = bench.ms(graphs)
+    return told | {"kernels": {k: profiled(bench, forward(net)) for k, net in arms.items()}}
 
 
 def rounds(bench: Bench) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from models.nets import selective
+from models.nets.compact_gpu import laid_out, tabulated
 from models.nets.preactivation import Unit
 from models.nets.selective import CompactUnit, GatedUnit, SelectiveUnit
 from models.nets.shifted_norm import sample
@@ -223,7 +224,7 @@ def test_compact_unit_is_the_unit(seed):
     """Property 7, one unit: closed, moved and own slots, with gradients and without."""
     unit = make_unit(9, 4, moved=(1, 4, 6), closed=(0, 4), dtype=torch.float32, seed=seed).eval()
     state = folded(unit, whole=False)
-    small = CompactUnit(len(state["root"]), 4, 1)
+    small = CompactUnit(9, len(state["root"]), 4, 1)
     small.load_state_dict(state)
     x = torch.randn(3, 9, 6, 10)
     with torch.no_grad():
@@ -235,21 +236,50 @@ def test_compact_unit_is_the_unit(seed):
 
 def test_compact_unit_knows_what_it_loaded():
     """What a GPU reads of it is that of the last load, on a copy of the unit too."""
-    small = CompactUnit(3, 2, 1)
-    assert small.source.tolist() == [-1, 0, 0]  # of one channel, read in its place: two copies
-    assert not small.gathers
-    state = small.state_dict() | {"root": torch.arange(3), "scale": torch.tensor([2.0, 3, 4])}
-    assert not state.keys() & {"source", "coefficients"}
+    small = CompactUnit(5, 3, 2, 1)
+    state = small.state_dict() | {"scale": torch.tensor([2.0, 3, 4])}
+    assert set(state) == {"root", "shift", "scale", "offset", "weight"}
     small.load_state_dict(state)
-    assert not small.gathers
-    assert torch.equal(small.source, torch.full((3,), -1))
+    assert not small.moves
+    assert small.laid_coefficients[2].tolist() == [2, 3, 4, 0, 0]
     moved = deepcopy(small)
     moved.load_state_dict(state | {"shift": torch.tensor([[0.0, 0], [0.5, 0], [0, 0]])})
     assert moved.moves
     assert not small.moves
-    assert moved.source.tolist() == [-1, 1, -1]
-    assert torch.equal(moved.coefficients[2], state["scale"])
-    assert not moved.gathers
-    moved.load_state_dict(state | {"root": torch.tensor([1, 2, 4])})  # two channels were closed
-    assert moved.gathers
-    assert not moved.moves
+    assert moved.laid_source.tolist() == [-1, 1, -1, -1, -1]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_slots_laid_out_among_the_channels_are_the_unit(kernel, whole):
+    """Closed ones leave a weight of 0; two copies of a channel that do not move have two places."""
+    unit = make_unit(9, 4, kernel, moved=(1, 4, 6, 7), closed=(0, 4), dtype=torch.float32).eval()
+    with torch.no_grad():
+        unit.source[[1, 6]], unit.shift[[1, 6]] = 3, 0.25
+    laid = laid_out(*folded(unit, whole=whole).values(), 9)
+    x = torch.randn(3, 9, 6, 10)
+    z = sample(x, laid.source, laid.shift)
+    scale, offset = (row[:, None, None] for row in laid.coefficients[2:])
+    found = functional.conv2d(torch.relu(z * scale + offset), laid.weight, padding=kernel // 2)
+    unit.shift.data = unit.shift.round() if whole else unit.shift
+    torch.testing.assert_close(found, unit(x), rtol=1e-4, atol=1e-5)
+
+
+def test_table_of_slots():
+    """Re-used slots by plane, planes by channel; unused places hold 0."""
+    table = tabulated(torch.tensor([-1, 4, 2, -1, 4]))
+    slots, planes, plane_of, channels, first = table[:-2].view(5, 5).tolist()
+    assert slots == [2, 1, 4, 0, 0]
+    assert planes == [0, 1, 1, 0, 0]
+    assert plane_of == [-1, -1, 0, -1, 1]
+    assert channels == [2, 4, 0, 0, 0]
+    assert first == [0, 1, 0, 0, 0]
+    assert table[-2:].tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("channel", [-1, 5])
+def test_slots_of_no_channel_are_refused(channel):
+    """A program on a GPU would read beyond the map."""
+    small = CompactUnit(5, 3, 2, 1)
+    with pytest.raises(ValueError, match="root: slot 1 reads channel"):
+        small.load_state_dict(small.state_dict() | {"root": torch.tensor([0, channel, 2])})
