@@ -66,6 +66,7 @@ SETTINGS = {
     "cosine gentle, explore 1/2": {**GENTLE, "interval": 0.5, "rates": COSINE, "explore": 1 / 2},
 }
 FIGURES = ("accuracy", "nll", "ece", "brier")
+OWN = ("sections", "seconds", "summary")  # of a result; the rest tells the set-up
 
 
 def main():
@@ -263,7 +264,7 @@ def merged(paths):
         ValueError: if the files are of different set-ups.
     """
     parts = [json.loads(path.read_text()) for path in paths]
-    about = [{k: v for k, v in part.items() if k not in ("sections", "seconds")} for part in parts]
+    about = [{k: v for k, v in part.items() if k not in OWN} for part in parts]
     if any(one != about[0] for one in about):
         raise ValueError(f"files of different set-ups or devices: {about}")
     sections = {name: row for part in parts for name, row in part["sections"].items()}
