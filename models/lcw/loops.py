@@ -74,4 +74,41 @@ def _fold(  # noqa: C901  # one pass
     return found
 
 
+@no_type_check
+def _lay(
+    points: np.ndarray,
+    centre: np.ndarray,
+    scale: float,
+    p: np.ndarray,
+    half: np.ndarray,
+) -> None:
+    """Writes p_i = scale (point_i - centre) and half_i = (1 + |p_i|^2) / 2.
+
+    Args:
+        points: [n, D].
+        centre: [D].
+        scale: of the same format.
+        p: [n, D], written.
+        half: [n], written.
+    """
+    one = half.dtype.type(1)
+    for i in range(points.shape[0]):
+        row, to, square = points[i], p[i], one - one
+        for k in range(points.shape[1]):
+            to[k] = scale * (row[k] - centre[k])
+            square += to[k] * to[k]
+        half[i] = (one + square) / (one + one)
+
+
+@no_type_check
+def _slide(p: np.ndarray, near: np.ndarray, total: np.ndarray, scale: float) -> None:
+    """Makes ``near``, [n, D], the gradient: scale (near_i - total_i p_i)."""
+    for i in range(p.shape[0]):
+        row, to, weight = p[i], near[i], total[i]
+        for k in range(p.shape[1]):
+            to[k] = scale * (to[k] - weight * row[k])
+
+
 fold: Any = compile_cached(_fold, fastmath=FLAGS)
+lay: Any = compile_cached(_lay, fastmath=FLAGS)
+slide: Any = compile_cached(_slide, fastmath=FLAGS)
