@@ -42,11 +42,7 @@ def laid_out(
     weight: Float[Tensor, "o s k k"],
     channels: int,
 ) -> Laid:
-    """The slots of a compact unit in their places.
-
-    Raises:
-        ValueError: if a slot reads a channel that the input has not.
-    """
+    """The slots of a compact unit, which read channels of the input, in their places."""
     places = places_of(root, shift, channels)
     number = torch.arange(channels, device=root.device)
     source = torch.full_like(number, -1).index_copy(0, places, root)
@@ -63,18 +59,9 @@ def laid_out(
 
 
 def places_of(root: Int64[Tensor, "s"], shift: Float[Tensor, "s 2"], channels: int) -> Tensor:
-    """Where each slot lies: in its channel's place, of those that do not move the first, or free.
-
-    Raises:
-        ValueError: if a slot reads a channel that the input has not.
-    """
+    """Place of each slot: its channel's, of those that do not move the first, or a free one."""
     owners: dict[int, int] = {}
     for slot, (channel, moves) in enumerate(zip(root.tolist(), shift.any(1).tolist(), strict=True)):
-        if not 0 <= channel < channels:
-            raise ValueError(
-                f"root: slot {slot} reads channel {channel}, but must read one from 0 to"
-                f" {channels - 1}, the channels of the input; export the net again"
-            )
         if not moves:
             owners.setdefault(channel, slot)
     kept = {slot: channel for channel, slot in owners.items()}

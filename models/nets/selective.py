@@ -47,6 +47,7 @@ class SelectiveUnit(GatedUnit):
         self.shift = nn.Parameter(torch.zeros(c_in, 2))
         self.source: Tensor
         self.register_buffer("source", torch.full((c_in,), -1))
+        self.register_load_state_dict_post_hook(_check)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
         weight = self.conv.weight
@@ -108,6 +109,7 @@ class CompactUnit(nn.Module):
         Raises:
             ValueError: if a slot reads a channel that the input has not.
         """
+        refuse_others("root", self.root, 0, self.channels)
         slots = (self.root, self.shift, self.scale, self.offset, self.weight)
         for name, made in compact_gpu.laid_out(*slots, self.channels)._asdict().items():
             self.register_buffer(f"laid_{name}", made, persistent=False)
@@ -137,6 +139,25 @@ class CompactUnit(nn.Module):
 
     def _convolve(self, a: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b o h w"]:
         return functional.conv2d(a, self.weight, padding=self.weight.shape[-1] // 2)
+
+
+def refuse_others(field: str, read: Int64[Tensor, "s"], lowest: int, channels: int) -> None:
+    """Refuse slots that read no channel: a program on a GPU would read beyond the map.
+
+    Raises:
+        ValueError: if a number is not from ``lowest`` to the last of the channels.
+    """
+    wrong = ((read < lowest) | (read >= channels)).nonzero().flatten()
+    if len(wrong):
+        slot = int(wrong[0])
+        raise ValueError(
+            f"{field}: slot {slot} reads channel {int(read[slot])}, but must be from {lowest} to"
+            f" {channels - 1}, the last of the input; take the file of the training as it was left"
+        )
+
+
+def _check(unit: SelectiveUnit, _: object) -> None:
+    refuse_others("source", unit.source, -1, len(unit.source))
 
 
 def _prepare(unit: CompactUnit, _: object) -> None:

@@ -277,9 +277,12 @@ def test_table_of_slots():
     assert table[-2:].tolist() == [3, 2]
 
 
-@pytest.mark.parametrize("channel", [-1, 5])
+@pytest.mark.parametrize("channel", [-2, 5])
 def test_slots_of_no_channel_are_refused(channel):
     """A program on a GPU would read beyond the map."""
-    small = CompactUnit(5, 3, 2, 1)
-    with pytest.raises(ValueError, match="root: slot 1 reads channel"):
+    unit, small = SelectiveUnit(5, 2, 1), CompactUnit(5, 3, 2, 1)
+    with pytest.raises(ValueError, match=f"root: slot 1 reads channel {channel}"):
         small.load_state_dict(small.state_dict() | {"root": torch.tensor([0, channel, 2])})
+    source = torch.tensor([-1, 0, channel, 4, 2])
+    with pytest.raises(ValueError, match=f"source: slot 2 reads channel {channel}, but must be"):
+        unit.load_state_dict(unit.state_dict() | {"source": source})
