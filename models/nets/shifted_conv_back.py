@@ -191,12 +191,11 @@ def back_planes(
             steps_x = 2 + tl.max(tl.floor(tl.abs(sx)).to(tl.int32))
             for ky in range(2 + tl.max(tl.floor(tl.abs(sy)).to(tl.int32))):
                 i, wy = behind(h, sy, H, ky)
-                if tl.max(wy) > 0:  # rows beyond two are read at the border alone
-                    for kx in range(steps_x):
-                        k, wx = behind(w, sx, W, kx)
-                        share = tl.where(mask, wy * wx, 0.0)
-                        near = row + i * W + k
-                        gathered += share * _gradient(moved, z, near, share > 0, level, slope)
+                for kx in range(steps_x):
+                    k, wx = behind(w, sx, W, kx)
+                    share = tl.where(mask, wy * wx, 0.0)
+                    near = row + i * W + k
+                    gathered += share * _gradient(moved, z, near, share > 0, level, slope)
             total += tl.sum(gathered * scale[:, None], 0)
         tl.store(back + base + q, total, q < size)
 
