@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from models.nets.shifted_conv_gpu import lifted, mix
+from models.nets.shifted_conv_gpu import TILES, mix, outputs_of, parts_of, place
 from models.nets.shifted_norm_gpu import Shape, apply, planes_of, table_size
 
 
@@ -124,16 +124,17 @@ def _conv(
     moves: bool,
 ) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    out, flat = _product(x, weight), x.new_empty(weight.t().shape).copy_(weight.t())
-    planes = lifted(x, table) if moves else x
-    mix(x, source, planes, table, shift, coefficients, flat, out, taps=True)
+    out, *_, flat, z = outputs_of(x, weight)
+    if moves:
+        parts = parts_of(Shape(*x.shape), TILES.scans)
+        place(x, source, table, shift, z, coefficients, parts, training=False)
+    mix(x, source, z, table, coefficients, flat.copy_(weight.t()), out)
     return out
 
 
 @_conv.register_fake
-def _product(x: Tensor, weight: Tensor, *_: object) -> Tensor:
-    n, h, w = x.shape[0], x.shape[2], x.shape[3]
-    return x.new_empty(n, h, w, len(weight)).permute(0, 3, 1, 2)
+def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
+    return outputs_of(x, weight)[0]
 
 
 def compact_conv(x: Float[Tensor, "n c h w"], laid: Laid, moves: bool) -> Float[Tensor, "n o h w"]:

@@ -120,7 +120,7 @@ def _forward(
         partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
         STATS=training, BS=power(parts.splits), BC=8,
     )  # fmt: skip
-    mix(x, source, z, table, shift, coefficients, flat, out, taps=False)
+    mix(x, source, z, table, coefficients, flat, out)
     return made
 
 
@@ -130,7 +130,7 @@ def place(
 ) -> None:  # fmt: skip
     """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too."""
     shape, t, k = Shape(*x.shape), TILES, _products()
-    planes = lifted(x, table)
+    planes = _lifted(x, table)
     if training:
         k.measure[(parts.splits, over(shape.c, t.channels))](
             x, source, partial, shape.pixels, shape.c // shape.align, *parts, ALIGN=shape.align,
@@ -142,7 +142,7 @@ def place(
     )  # fmt: skip
 
 
-def lifted(x: Tensor, table: Tensor) -> Tensor:
+def _lifted(x: Tensor, table: Tensor) -> Tensor:
     """The channels that re-used slots read, one after the other."""
     shape, t = Shape(*x.shape), TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
@@ -153,18 +153,14 @@ def lifted(x: Tensor, table: Tensor) -> Tensor:
 
 
 def mix(
-    x: Tensor, source: Tensor, z: Tensor, table: Tensor, shift: Tensor, coefficients: Tensor,
-    flat: Tensor, out: Tensor, *, taps: bool,
+    x: Tensor, source: Tensor, z: Tensor, table: Tensor, coefficients: Tensor, flat: Tensor,
+    out: Tensor,
 ) -> None:  # fmt: skip
-    """Fill ``out`` with the product of activation and weights [c, o].
-
-    ``z`` holds the values of the re-used slots, with ``taps`` the channels that they read.
-    """
+    """Fill ``out`` with the product of activation and weights [c, o]."""
     shape, t = Shape(*x.shape), TILES
     _products().mix[(over(shape.pixels, t.pixels),)](
-        x, source, z, table, shift, coefficients, flat, out, shape.pixels, shape.c // shape.align,
-        ALIGN=shape.align, TAPS=taps, H=shape.h, W=shape.w, **_outputs(flat.shape[1]), BP=t.pixels,
-        BC=t.channels, BM=t.slots,
+        x, source, z, table, coefficients, flat, out, shape.pixels, shape.c // shape.align,
+        ALIGN=shape.align, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
     )  # fmt: skip
 
 
@@ -210,7 +206,7 @@ def _backward(
         x, grad, source, coefficients, partial, p, c // align, parts.rows, ALIGN=align, **outputs,
         BP=t.sums, BC=t.channels, num_warps=warps,
     )  # fmt: skip
-    planes, moved = lifted(x, table), torch.empty_like(z)
+    planes, moved = _lifted(x, table), torch.empty_like(z)
     k.reduce_moved[(parts.splits, t.lanes)](
         z, grad, flat, table, coefficients, moved, partial, p, c, parts.rows, **outputs,
         BP=t.moved if outputs["BO"] <= 128 else 16, BM=t.slots,

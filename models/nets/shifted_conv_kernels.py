@@ -17,7 +17,6 @@ from models.nets.shifted_norm_kernels import (
     PLANE,
     SCALE,
     SLOT,
-    moved_tile,
     shift_of,
     taps,
 )
@@ -122,14 +121,10 @@ def slots_of(table, coefficients, rows, count, C):
 
 @triton.jit(do_not_specialize=SIZES)
 def mix(
-    x, source, z, table, shift, coefficients, weight, out, P, CA, ALIGN: tl.constexpr,
-    TAPS: tl.constexpr, H: tl.constexpr, W: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
+    x, source, z, table, coefficients, weight, out, P, CA, ALIGN: tl.constexpr, OUT: tl.constexpr,
+    BO: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """Outputs at some pixels: ReLU(scale z + offset) of all slots times the weights.
-
-    With ``TAPS`` the re-used slots are taken from planes, which ``z`` holds then.
-    """
+    """Outputs at some pixels: ReLU(scale z + offset) of all slots times the weights."""
     C = CA * ALIGN
     p = tl.program_id(0) * BP + tl.arange(0, BP)
     here = p < P
@@ -151,11 +146,8 @@ def mix(
     for j in range(0, count, BM):
         rows = j + tl.arange(0, BM)
         slot, real, scale, offset = slots_of(table, coefficients, rows, count, C)
-        if TAPS:
-            _, _, _, value = moved_tile(z, table, shift, P, C, p, here, j, count, BM, H, W)
-        else:
-            mask = real[:, None] & here[None, :]
-            value = tl.load(z + rows.to(tl.int64)[:, None] * P + p[None, :], mask, 0.0)
+        mask = real[:, None] & here[None, :]
+        value = tl.load(z + rows.to(tl.int64)[:, None] * P + p[None, :], mask, 0.0)
         a = tl.maximum(value.to(tl.float32) * scale[:, None] + offset[:, None], 0.0)
         w = tl.load(weight + slot[:, None] * OUT + o[None, :], real[:, None] & wanted[None, :], 0.0)
         sums = tl.dot(tl.trans(a.to(weight.dtype.element_ty)), w, sums, input_precision="ieee")

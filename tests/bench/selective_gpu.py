@@ -18,13 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from models.core import device
-from models.nets import compact_gpu, shifted_conv_gpu
+from models.nets import shifted_conv_gpu
 from models.nets.build import build_net
-from models.nets.compact_gpu import Laid
 from models.nets.preactivation import Unit
 from models.nets.selective import SelectiveUnit
-from models.nets.shifted_conv_gpu import TILES, Tiles
-from models.nets.shifted_norm_gpu import Shape
+from models.nets.shifted_conv_gpu import Tiles
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
@@ -38,7 +36,7 @@ NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
     Tiles(),
     Tiles(group=2),
-    Tiles(group=8),
+    Tiles(group=4),
     Tiles(image=256),
     Tiles(group=2, image=256),
     Tiles(lanes=16),
@@ -60,27 +58,6 @@ def tiles(chosen: Tiles) -> Generator[None]:
         shifted_conv_gpu.TILES = usual
 
 
-@contextmanager
-def values_written() -> Generator[None]:
-    """Exports write the values of re-used slots before the product, as training does."""
-    usual = compact_gpu.compact_conv
-
-    def written(x: Tensor, laid: Laid, moves: bool) -> Tensor:
-        weight = laid.weight.flatten(1)
-        out, *_, flat, z = shifted_conv_gpu.outputs_of(x, weight)
-        parts = shifted_conv_gpu.parts_of(Shape(*x.shape), TILES.scans)
-        slots = (laid.source, laid.table, laid.shift)
-        if moves:
-            shifted_conv_gpu.place(x, *slots, z, laid.coefficients, parts, training=False)
-        of_mix = (laid.source, z, laid.table, laid.shift, laid.coefficients, flat.copy_(weight.t()))
-        shifted_conv_gpu.mix(x, *of_mix, out, taps=False)
-        return out
-
-    compact_gpu.compact_conv = written
-    yield
-    compact_gpu.compact_conv = usual
-
-
 def units(bench: Bench) -> dict[str, Any]:
     """Forward and backward of single units, as graphs; best plain setting counts."""
     found = {}
@@ -99,7 +76,7 @@ def units(bench: Bench) -> dict[str, Any]:
         spread = moved(plain, 0.3, channels=24).to(bench.on)  # copies of all rounds, not of one
         runs["selective 0.3 of 24 channels"] = differentiate(spread, x, bench.on)
         graphs = {name: bench.graph(run) for name, run in runs.items()}
-        for size in (2, 8):
+        for size in (2, 4):
             with tiles(Tiles(group=size)):
                 for name in ("selective 0.3", "selective 0.3 of 24 channels"):
                     graphs[f"{name}, groups of {size}"] = bench.graph(runs[name])
@@ -205,8 +182,6 @@ def inference(bench: Bench) -> dict[str, Any]:
         gap = (found - right).norm() / right.norm()  # in bfloat16
         assert gap < 0.05, (name, gap.item())
     graphs = {name: bench.graph(forward(net)) for name, net in arms.items()}
-    with values_written():
-        graphs["compact 0.3, values written"] = bench.graph(forward(small["compact 0.3"]))
     told: dict[str, Any] = bench.ms(graphs)
     kernels = {name: profiled(bench, forward(net)) for name, net in arms.items()}
     return told | {"convolutions": convolutions(bench, len(x)), "kernels": kernels}

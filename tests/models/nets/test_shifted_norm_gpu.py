@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from models.nets.compact_gpu import tabulated
+from models.nets.shifted_norm_gpu import table_size, tabulate
 from tests.bench.selective_checks import LIMITS, ODD, WAYS, Bench, alike, gaps_of
 
 pytestmark = [pytest.mark.gpu]
@@ -19,6 +21,16 @@ def test_programs_are_the_definition(channels, size, training, way, monkeypatch)
 
 def test_repeats_graphs_and_compilation_agree(tmp_path):
     assert alike(Bench(tmp_path / "found.json", 60, quick=True))["repeats bit-equal"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_table_of_an_export_is_that_of_training(share):
+    source = torch.full((100,), -1)
+    source[: round(100 * share)] = torch.arange(round(100 * share)) * 7 % 31
+    source = source[torch.randperm(100, generator=torch.Generator().manual_seed(0))].cuda()
+    found = torch.zeros(table_size(100), dtype=torch.int32, device="cuda")
+    tabulate(source, found, 100)
+    assert torch.equal(found, tabulated(source))
 
 
 def test_a_recorded_graph_keeps_what_it_reads(tmp_path):
