@@ -78,7 +78,7 @@ class LcwTrain(Spec):
         },
         "cifar10": {
             "arch": {"preset": "conv", "latent_dim": 64, "width": 64},
-            "phase1": {"max_steps": 20_000},
+            "phase1": {"max_steps": 20_000, "lr": 1e-3, "schedule": "cosine"},
             "phase2": {"max_steps": 20_000},
         },
     }

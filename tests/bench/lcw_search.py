@@ -56,6 +56,7 @@ ARMS = {
     "cwae 3800": {"objective": "cwae", "share": 0.95},
     "cw2 3500 lr 4e-3": {"objective": "cw2", "lr": 4e-3},
     "cwae 3500 lambda .1": {"objective": "cwae", "penalty": 0.1},
+    "cw2 3500 held": {"objective": "cw2", "schedule": "constant"},
     "cwae 4000 lr 1e-3": {"objective": "cwae", "share": 1, "lr": 1e-3},
     "wae_mmd 4000 lr 1e-3": {"peer": "wae_mmd", "lr": 1e-3},
 }
