@@ -163,7 +163,17 @@ class DynamicDownsamplingTrain(Downsampled):
             "images": {"image_size": 32, "augment": {"crop_padding": 2}},
             "epochs": 20,
             "batch_size": 64,
-            "downsample": {"schedule": {"type": "periodic", "period": 5, "n_cheap": 3}},
+            "downsample": {
+                "schedule": {
+                    "type": "list",
+                    "intervals": [
+                        {"start": 0.0, "end": 0.5},
+                        {"start": 0.5, "end": 0.74, "input_scale": 0.75},
+                    ],
+                },
+                "kernel_pool": "none",
+                "rate_over": "operations",
+            },
         },
         "cifar10-gpu": {
             "kind": "dynamic_downsampling.train",
