@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from models.saliency.agreement import bootstrap, krippendorff, spearman_matrix
+from models.saliency.methods import NO_BASELINE
 from models.saliency.metrics import LOWER_IS_BETTER
 from models.saliency.study import Graded, Key
 
@@ -30,7 +31,7 @@ def factor(a: Key, b: Key) -> str | None:
         "method": family(a.method) != family(b.method),
         "seed": a.seed != b.seed and a.method == b.method,
     }
-    if differs["method"] and "none" in (a.baseline, b.baseline):
+    if differs["method"] and NO_BASELINE in (a.baseline, b.baseline):
         differs["baseline"] = False  # a method without a baseline stands beside all
     found = [name for name, different in differs.items() if different]
     return found[0] if len(found) == 1 else None
@@ -81,7 +82,7 @@ def method_agreement(found: Graded) -> tuple[list[str], Float[np.ndarray, "n n"]
     for _, keys in cases(found):
         matrix = spearman_matrix(np.stack([found.maps[key] for key in keys]))
         for (i, a), (j, b) in itertools.product(enumerate(keys), repeat=2):
-            same = a.baseline == b.baseline or "none" in (a.baseline, b.baseline)
+            same = a.baseline == b.baseline or NO_BASELINE in (a.baseline, b.baseline)
             if same and i != j and not np.isnan(matrix[i, j]):
                 place = names.index(a.method), names.index(b.method)
                 sums[place] += matrix[i, j]

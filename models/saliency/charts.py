@@ -10,12 +10,13 @@ from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from models.saliency.methods import NO_BASELINE
+from models.saliency.pictures import BAR_LETTERS, Style
+
 MOST_PANELS = 24
-BAR_LETTERS = 26  # a line beside a colour bar
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))  # of baselines
 
 
@@ -127,43 +128,44 @@ def contact_sheet(
     maps: Mapping[tuple[str, str], Float[np.ndarray, "h w"]],
     image: Float[np.ndarray, "h w c"],
     title: str,
-    said: Mapping[str, tuple[str, str]],
+    said: Mapping[str, Style],
 ) -> None:
-    """Methods down, baselines across; each row on one scale centred at zero.
+    """Methods down, baselines across; each row on one scale.
 
     Args:
         path: of the PNG.
         maps: by (method, baseline).
         image: values in [0, 1], drawn grey beneath the maps.
         title: above all.
-        said: of each method, what it is and what its values are.
+        said: how the maps of a method are drawn; as plain differences where it is missing.
     """
     methods = list(dict.fromkeys(method for method, _ in maps))
-    baselines = [name for name in dict.fromkeys(name for _, name in maps) if name != "none"]
-    baselines = baselines or ["none"]
+    baselines = [name for name in dict.fromkeys(name for _, name in maps) if name != NO_BASELINE]
+    baselines = baselines or [NO_BASELINE]
     size = (1.75 * len(baselines) + 1.5, 2.0 * len(methods) + 0.5)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.subplots(len(methods), len(baselines), squeeze=False)
     grey = image.mean(2)
     for row, method in zip(axes, methods, strict=True):
         drawn = [values for (name, _), values in maps.items() if name == method]
-        norm = CenteredNorm(0, max(float(np.abs(values).max()) for values in drawn) or 1.0)
+        style = said.get(method, Style(method, "value of the map", signed=True, within=1.0))
+        norm, colours = style.scale(drawn), style.colours("RdBu_r")
         for axis, name in zip(row, baselines, strict=True):
             axis.set_axis_off()
             own = maps.get((method, name))
             if own is None and name == baselines[0]:  # a method without a baseline
-                name, own = "no baseline", maps.get((method, "none"))
+                name, own = "no baseline", maps.get((method, NO_BASELINE))
             if own is None:
                 continue
             axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
-            axis.imshow(own, cmap="RdBu_r", norm=norm, alpha=0.65)
+            axis.imshow(own, cmap=colours, norm=norm, alpha=0.65)
             axis.set_title(name, fontsize=7)
-        described, values = said.get(method, (method, "value of the map"))
-        words = method if described == method else f"{method}: {described}"
+        words = method if style.described == method else f"{method}: {style.described}"
         head = row[0].set_title(f"{words}\n", fontsize=8, loc="left")
         head.set_in_layout(False)  # it may run over its neighbours, whose first line is empty
-        bar = figure.colorbar(ScalarMappable(norm, "RdBu_r"), ax=list(row), shrink=0.8)
-        bar.set_label(fill(values, BAR_LETTERS), fontsize=6)
+        shown = ScalarMappable(norm, colours)
+        bar = figure.colorbar(shown, ax=list(row), shrink=0.8, extend=style.ends)
+        bar.set_label(fill(style.quantity, BAR_LETTERS), fontsize=6)
         bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, metadata={"Software": None})

@@ -16,8 +16,8 @@ from models.saliency import inputs, pictures, subjects
 from models.saliency.baselines import NEUTRAL_FACTOR, Replacement, alone, baseline, impact
 from models.saliency.case import Case
 from models.saliency.makers import make
-from models.saliency.methods import Method
-from models.saliency.parts import ImageRef, MapBaseline, labels
+from models.saliency.methods import NO_BASELINE, Method, uses_baseline
+from models.saliency.parts import ImageRef, MapBaseline, Plain, labels
 from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
 from models.saliency.scores import Scorer, check_finite, dtype_of, probe
 from models.saliency.spec import SaliencyMap
@@ -89,7 +89,9 @@ class Explainer:
         }
         (self.run.dir / "saliency" / name).mkdir(parents=True, exist_ok=True)
         for method, label in zip(self.spec.methods, labels(self.spec.methods), strict=True):
-            self._compare(method, label, case, replacements, entry, pixels)
+            neutral = {NO_BASELINE: baseline(Plain(id="zero"), x, self.subject.space, 0)}
+            used = replacements if uses_baseline(method) else neutral
+            self._compare(method, label, case, used, entry, pixels)
 
     def _describe(
         self, probability: Float[Tensor, "classes"], targets: list[int], full: Float[Tensor, "k"]
@@ -152,7 +154,8 @@ class Explainer:
                 if error is not None:
                     described["standard_error"] = error[k].item()
                 self._keep(entry, k, described, values[k])
-                panels[k].append(pictures.Panel(baseline_label, values[k]))
+                title = "no baseline" if baseline_label == NO_BASELINE else baseline_label
+                panels[k].append(pictures.Panel(title, values[k]))
         if "png" in self.spec.outputs:
             for target, row in zip(entry["targets"], panels, strict=True):
                 self.run.check_stop()  # a picture takes as long as many rows
@@ -170,15 +173,11 @@ class Explainer:
         described = {"image": entry["image"], **described, "shape": list(values.shape)}
         self.run.artifact(name, role="saliency_map", **described)
         self.maps.append({"artifact": name, **described, "min": low, "max": high})
-        numbers = entry["baselines"][described["baseline"]]
-        self.run.log(
-            len(self.maps),
-            score=entry["targets"][k]["score"],
-            baseline_score=numbers["score"][k],
-            neutrality=numbers["neutrality"],
-            map_min=low,
-            map_max=high,
-        )
+        numbers = {"score": entry["targets"][k]["score"], "map_min": low, "map_max": high}
+        if (alone := entry["baselines"].get(described["baseline"])) is not None:
+            numbers["baseline_score"] = alone["score"][k]
+            numbers["neutrality"] = alone["neutrality"]
+        self.run.log(len(self.maps), **numbers)
 
     def _draw(
         self,
@@ -194,10 +193,9 @@ class Explainer:
             self.run.dir / name,
             pixels.permute(1, 2, 0).cpu().numpy(),
             panels,
-            f"{pictures.describe(method)}: {target['name']}, p = {target['probability']:.2f}",
-            pictures.quantity(method, self.spec.score),
+            f"{target['name']}, p = {target['probability']:.2f}",
+            pictures.style(method, self.spec.score),
             self.spec.overlay,
-            pictures.signed(method),
         )
         self.run.artifact(name, role="image", image=image, method=label)
 

@@ -71,6 +71,9 @@ REGIONAL = (Occlusion, OcclusionRaw, FeatureAblation, Lime, KernelShap, ShapleyE
 LEARNED = (Meaningful, Extremal, Gradient, IntegratedGradients, SmoothGrad, GradCam)
 
 
+NO_BASELINE = "none"  # stands for the baseline of a map that needs none
+
+
 def uses_baseline(method: Method | Given) -> bool:
     """Whether the map changes with the baseline."""
     if isinstance(method, Extremal):

@@ -1,7 +1,9 @@
 """Pictures of saliency maps over their image: one comparison, one colour scale."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +19,54 @@ from models.saliency.spec_masks import Rise
 
 COLUMNS = 4
 PANEL_INCHES = 2.6
+BAR_INCHES = 0.6
+BAR_LETTERS = 26  # a line beside a colour bar
 SCORES = {"prob": "probability", "logit": "logit", "logprob": "log-probability"}
 UNSIGNED_COLORMAP = "viridis"
+
+
+WITHIN = 0.99  # share of a derivative's values on the scale: single pixels are far above the rest
+
+
+class Style(NamedTuple):
+    """How the maps of a method are drawn and what is written beside them.
+
+    Attributes:
+        described: the method with its parameters.
+        quantity: what the values are, for the colour bar.
+        signed: whether zero means "no effect", so that colours diverge from it.
+        within: share of the values that lie on the scale; those beyond have its last colour.
+    """
+
+    described: str
+    quantity: str
+    signed: bool
+    within: float
+
+    def colours(self, diverging: str) -> str:
+        """The colour map."""
+        return diverging if self.signed else UNSIGNED_COLORMAP
+
+    def scale(self, maps: Sequence[Float[np.ndarray, "rows columns"]]) -> Normalize:
+        """One for all maps of a comparison; constant maps still get a range."""
+        values = np.concatenate([values.ravel() for values in maps])
+        if self.signed:
+            return CenteredNorm(0, float(np.quantile(np.abs(values), self.within)) or 1.0)
+        low, high = float(values.min()), float(np.quantile(values, self.within))
+        return Normalize(low, high if high > low else low + 1.0)
+
+    @property
+    def ends(self) -> str:
+        """Which ends of the colour bar are open."""
+        if self.within == 1:
+            return "neither"
+        return "both" if self.signed else "max"
+
+
+def style(method: Method, score: str) -> Style:
+    """Of the maps of a method."""
+    within = WITHIN if method.id in PIXELWISE else 1.0
+    return Style(describe(method), quantity(method, score), signed(method), within)
 
 
 class Panel(NamedTuple):
@@ -30,6 +78,9 @@ class Panel(NamedTuple):
 
 UNSIGNED = ("meaningful", "extremal", "smoothgrad", "gradcam", "gradient", "random",
             "centre_gaussian", "edge", "constant")  # fmt: skip
+PIXELWISE = ("gradient", "smoothgrad", "input_x_gradient", "integrated_gradients")
+NAMES = {"lime": "LIME", "kernel_shap": "kernel SHAP", "shapley_exact": "exact Shapley values",
+         "gradcam": "Grad-CAM", "smoothgrad": "SmoothGrad"}  # fmt: skip
 
 
 def signed(method: Method) -> bool:
@@ -46,11 +97,11 @@ def describe(method: Method) -> str:
             f"RISE ({method.estimator}, {method.masks} masks of {method.grid} x {method.grid}, "
             f"p {method.p:g}, {method.sampling})"
         )
-    told = method.model_dump(exclude={"id"})
+    told = method.model_dump(exclude={"id"}, exclude_none=True)
     segments = told.pop("segments", None)
     if segments:
         told["segments"] = " ".join(str(value) for value in segments.values())
-    name = method.id.replace("_", " ")
+    name = NAMES.get(method.id, method.id.replace("_", " "))
     return (
         f"{name} ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else name
     )
@@ -88,9 +139,8 @@ def draw(
     image: Float[np.ndarray, "h w c"],
     panels: list[Panel],
     title: str,
-    label: str,
+    style: Style,
     overlay: Overlay,
-    diverging: bool,
 ) -> None:
     """Write a PNG: the image, then each map over it in grey, on one scale.
 
@@ -98,23 +148,20 @@ def draw(
         path: of the PNG.
         image: values in [0, 1]; one channel is drawn grey, three in colour.
         panels: the maps to compare; a grid of windows is stretched over the image.
-        title: above all.
-        label: beside the colour bar, what the values are.
+        title: above all, after the method.
+        style: of the method's maps.
         overlay: colours and opacity.
-        diverging: whether colours diverge from zero; else they run from least to greatest.
     """
     rows = math.ceil((len(panels) + 1) / COLUMNS)
     columns = math.ceil((len(panels) + 1) / rows)
-    size = (PANEL_INCHES * columns + 1.0, (PANEL_INCHES + 0.25) * rows + 0.3)
+    size = (PANEL_INCHES * columns + BAR_INCHES, (PANEL_INCHES + 0.25) * rows + 0.3)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     _image(axes[0], image, "image")
     grey = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
-    values = np.concatenate([panel.values.ravel() for panel in panels])
-    norm = _scale(values, diverging)
-    colours = overlay.colormap if diverging else UNSIGNED_COLORMAP
+    norm, colours = style.scale([panel.values for panel in panels]), style.colours(overlay.colormap)
     for axis, panel in zip(axes[1:], panels, strict=False):
         _image(axis, grey, panel.title)
         axis.imshow(
@@ -126,8 +173,9 @@ def draw(
             interpolation="nearest",
         )
     opaque = ScalarMappable(norm, colours)
-    figure.colorbar(opaque, ax=list(axes), shrink=0.85, label=label)
-    figure.suptitle(title, fontsize=11)
+    bar = figure.colorbar(opaque, ax=list(axes), shrink=0.85, extend=style.ends)
+    bar.set_label(fill(style.quantity, BAR_LETTERS))
+    figure.suptitle(f"{style.described}: {title}", fontsize=11)
     figure.savefig(path, metadata={"Software": None})
 
 
@@ -135,11 +183,3 @@ def _image(axis: Axes, image: np.ndarray, title: str) -> None:
     shown = image if image.shape[2] in (3, 4) else np.repeat(image[:, :, :1], 3, axis=2)
     axis.imshow(shown, interpolation="nearest")
     axis.set_title(title, fontsize=9)
-
-
-def _scale(values: np.ndarray, diverging: bool) -> Normalize:
-    """One scale for all panels; a constant map still gets a range."""
-    if diverging:
-        return CenteredNorm(0, float(np.abs(values).max()) or 1.0)
-    low, high = float(values.min()), float(values.max())
-    return Normalize(low, high if high > low else low + 1.0)

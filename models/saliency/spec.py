@@ -15,6 +15,7 @@ from models.core.spec import (
     Spec,
 )
 from models.saliency.methods import (
+    NO_BASELINE,
     REGIONAL,
     Given,
     Method,
@@ -34,10 +35,14 @@ from models.saliency.parts import (
     labels,
 )
 from models.saliency.spec_masks import Occlusion
-from models.saliency.spec_net import Model, known_size
+from models.saliency.spec_net import Model, Pretrained, known_size
 
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
 PROBE_ROWS = 4  # one row alone, then in a batch of three
+# EfficientNet-Lite0's rates over a whole sweep, pictures and tables included
+CPU_ROWS_PER_S = 120.0  # two cores
+GPU_ROWS_PER_S = 2500.0  # one H200
+PLAN_S = 5.0  # until the first row of a map
 
 
 ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
@@ -108,7 +113,7 @@ class Explanation(Spec):
         default=[Plain(id="zero")],
         min_length=1,
         max_length=32,
-        description="What removed pixels are replaced by; each method runs with each baseline",
+        description="What removed pixels are replaced by; each method that uses one runs with each",
     )
     engine: Literal["auto", "plain"] = Field(
         default="auto",
@@ -144,8 +149,11 @@ class Explanation(Spec):
                 )
 
     def cells(self) -> Iterator[Cell]:
-        """Every method with every baseline, methods outermost."""
+        """Every method with every baseline, methods outermost; once where none plays a part."""
         for method, method_label in zip(self.methods, labels(self.methods), strict=True):
+            if not uses_baseline(method):
+                yield Cell(method, method_label, Plain(id="zero"), NO_BASELINE)
+                continue
             for baseline, label in zip(self.baselines, labels(self.baselines), strict=True):
                 yield Cell(method, method_label, baseline, label)
 
@@ -177,14 +185,27 @@ class Explanation(Spec):
         size = counts.get(self.images[0].dataset, {})
         return (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
 
+    def maps(self) -> int:
+        """How many maps of a class are made."""
+        return len(self.images) * len(list(self.cells()))
+
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
-        """Rows through the net; for a trained net its input is taken to be of the images' size."""
+        """Rows through the net and, for the pretrained one, seconds by measured rates.
+
+        A trained net's input is taken to be of the images' size. What a row of another net takes
+        shows once it runs: the time left is then told from the rows done.
+        """
         size = self.input_size(counts)
         if size is None:
             return Estimate()
         rows = self.rows(*size)
-        maps = len(self.images) * len(self.methods) * len(self.baselines)
-        return Estimate(total_steps=rows, details={"rows": rows, "maps_per_class": maps})
+        details: dict[str, float | int | str | None] = {"rows": rows, "maps_per_class": self.maps()}
+        if not isinstance(self.model, Pretrained):
+            return Estimate(total_steps=rows, details=details)
+        details["seconds_are_of"] = "two CPU cores"
+        details["seconds_of_one_gpu"] = round(PLAN_S + rows / GPU_ROWS_PER_S, 1)
+        seconds = round(PLAN_S + rows / CPU_ROWS_PER_S, 1)
+        return Estimate(total_steps=rows, seconds=seconds, details=details)
 
 
 class SaliencyMap(Explanation):

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
-from models.saliency.methods import Control, Given, Method, rows_of, uses_baseline
+from models.core.spec import ArtifactInfo, Int, MetricInfo
+from models.saliency.methods import NO_BASELINE, Control, Given, Method, rows_of
 from models.saliency.metrics import Curve, Metric, maps_made
-from models.saliency.parts import ImageRef, OtherImage, draws, labels
+from models.saliency.parts import ImageRef, OtherImage, Plain, draws
 from models.saliency.spec import (
     PATH_POINTS,
     PROBE_ROWS,
@@ -19,9 +19,7 @@ from models.saliency.spec import (
     Explanation,
 )
 from models.saliency.spec_masks import OcclusionRaw
-from models.saliency.spec_net import Pretrained, known_size
-
-ROWS_PER_S = 80.0  # EfficientNet-Lite0 on two CPU cores, for the planner
+from models.saliency.spec_net import known_size
 
 
 class _Graded(Explanation):
@@ -81,18 +79,10 @@ class _Graded(Explanation):
                 yield f"graders.{place}.baseline.image", part.image
 
     def cells(self) -> Iterator[Cell]:
-        """Every method with every baseline, or once where the baseline plays no part.
-
-        Then the given maps.
-        """
-        first = labels(self.baselines)[0]
-        for cell in super().cells():
-            if uses_baseline(cell.method):
-                yield cell
-            elif cell.baseline_label == first:
-                yield cell._replace(baseline_label="none")
+        """Those of the methods, then the given maps."""
+        yield from super().cells()
         for part in self.given:
-            yield Cell(part, part.id, self.baselines[0], "none")
+            yield Cell(part, part.id, Plain(id="zero"), NO_BASELINE)
 
     def seeds_used(self, method: Method | Given) -> int:
         """How many maps of a method and baseline are made, one a seed."""
@@ -122,18 +112,10 @@ class _Graded(Explanation):
                 "raise max_rows, or use fewer images, methods, baselines, seeds or points"
             )
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
-        """Rows and, for the pretrained net, seconds on two CPU cores."""
-        size = self.input_size(counts)
-        if size is None:
-            return Estimate()
-        known, rows = isinstance(self.model, Pretrained), self.rows(*size)
-        cells = sum(self.seeds_used(cell.method) for cell in self.cells()) * len(self.images)
-        return Estimate(
-            total_steps=rows,
-            seconds=round(rows / ROWS_PER_S, 1) if known else None,
-            details={"rows": rows, "maps_per_class": cells},
-        )
+    def maps(self) -> int:
+        """How many maps of a class are made, one a seed where chance is at work."""
+        cells = sum(self.seeds_used(cell.method) for cell in self.cells())
+        return cells * len(self.images)
 
 
 _ARTIFACTS = (

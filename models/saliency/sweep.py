@@ -11,7 +11,7 @@ from models.core.run import Run, StoppedError
 from models.saliency import analysis, charts, inputs, report
 from models.saliency.evaluate import described, write_json
 from models.saliency.parts import labels
-from models.saliency.pictures import describe, quantity
+from models.saliency.pictures import style
 from models.saliency.spec_grade import SaliencySweep
 from models.saliency.study import Graded, Study, grader_labels, write_tables
 
@@ -68,7 +68,7 @@ def draw(study: Study, found: Graded, told: dict[str, Any], run: Run) -> list[Pa
     """A contact sheet for each image, agreement of methods and of graders, curves."""
     paths = []
     said = {
-        label: (describe(method), quantity(method, study.spec.score))
+        label: style(method, study.spec.score)
         for method, label in zip(study.spec.methods, labels(study.spec.methods), strict=True)
     }
     for position, image in enumerate(found.images):

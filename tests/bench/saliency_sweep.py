@@ -76,13 +76,6 @@ def more(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | {"methods": methods, "seeds": [0, 1, 2], "max_rows": 2_000_000}
 
 
-def rise(spec: dict[str, Any]) -> dict[str, Any]:
-    """RISE alone, its grid beside baseline and seed, on four photographs."""
-    methods = [part for part in spec["methods"] if part["id"] == "rise"]
-    few = {"images": spec["images"][:4], "graders": spec["graders"][:1]}
-    return spec | few | {"methods": methods, "baselines": spec["baselines"][:2]}
-
-
 def pack(path: Path) -> None:
     """The photographs of the sweep as a zip of PNG files."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -107,7 +100,6 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--rise", action="store_true", help="RISE's grid alone")
     parser.add_argument("--pack", type=Path)
     parser.add_argument("--photos", type=Path)
     options = parser.parse_args()
@@ -116,7 +108,6 @@ def main() -> None:
         return
     chosen, folder = SPEC, Path(tempfile.mkdtemp())
     chosen = more(chosen) if options.gpu else chosen
-    chosen = rise(chosen) if options.rise else chosen
     chosen = quick(chosen) if options.quick else chosen
     chosen = uploaded(chosen, options.photos, folder) if options.photos else chosen
     spec = SaliencySweep.model_validate(chosen)

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -61,9 +60,8 @@ class Chain:
     def __call__(self, *maps: Float[Tensor, "n _ _ _"]) -> Float[Tensor, "n c h w"]:
         """The last step's maps, image by image."""
         first = maps[0]
-        out = first.new_empty((len(first), *self.shape)).contiguous(
-            memory_format=torch.channels_last
-        )
+        channels, height, width = self.shape
+        out = first.new_empty((len(first), height, width, channels)).permute(0, 3, 1, 2)
         for place in range(len(first)):
             alone = [x[place : place + 1] for x in maps]
             for low, high, needs in self.bands:

@@ -15,6 +15,7 @@ import torch
 
 _here = threading.local()
 AHEAD = 2  # parts under way for each thread
+LARGEST = 31 * 2**20  # bytes; glibc learns from blocks of less than 32 MiB
 
 
 def each(work: Callable[[Any], Any], parts: Iterable[Any], device: str) -> Iterator[Any]:
@@ -45,6 +46,18 @@ def each(work: Callable[[Any], Any], parts: Iterable[Any], device: str) -> Itera
             future.cancel()
         wait(waiting)
         torch.set_num_threads(threads)  # the pool's threads have changed what new threads get
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have maps that are dropped stay with the process for the next ones, on a CPU.
+
+    glibc asks the system anew for blocks above a size, and each page of them then costs a fault at
+    its first use: a twentieth of a forward pass. The size grows to that of the largest block that
+    was ever given back, and so does what may stay free. The block here is never touched, so that
+    it costs nothing; allocators that do not learn are not changed.
+    """
+    torch.empty(LARGEST, dtype=torch.uint8)
 
 
 @cache

@@ -27,6 +27,7 @@ from models.saliency.engine.nodes import (
 )
 from models.saliency.engine.plan import Plan
 from models.saliency.engine.step import Step
+from models.saliency.engine.threads import keep_freed_memory
 
 aten = torch.ops.aten
 INF = math.inf
@@ -44,6 +45,8 @@ def trace(net: nn.Module, shape: tuple[int, int, int]) -> Plan:
         NotTraceableError: with the reason, if ``torch.export`` cannot follow the net's code.
     """
     weight = next(v for v in (*net.parameters(), *net.buffers()) if v.is_floating_point())
+    if weight.device.type == "cpu":
+        keep_freed_memory()
     example = torch.zeros(EXAMPLES, *shape, dtype=weight.dtype, device=weight.device)
     batch = torch.export.Dim.DYNAMIC
     try:

@@ -14,7 +14,7 @@ from saliency_nets import conv_net
 from models.core.errors import DataMissingError, SpecError
 from models.core.run import Run, StoppedError
 from models.nets import efficientnet_lite
-from models.saliency import inputs, map, subjects
+from models.saliency import inputs, map, pictures, subjects
 from models.saliency.baselines import Space
 from models.saliency.spec import SaliencyMap
 
@@ -147,6 +147,39 @@ def test_pictures_are_readable_images(small, explain):
     assert picture.shape[0] > 300
     assert picture.shape[1] > 600
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+
+
+def test_method_without_a_baseline_is_made_once(small, explain):
+    """One map a class whatever the number of baselines, and every planned row is counted."""
+    folder, events = explain(methods=[{"id": "edge"}, {"id": "gradient"}], target="argmax")
+    names = {file.stem.rpartition("-class")[0] for file in folder.rglob("*.npy")}
+    assert names == {"edge-none", "gradient-none"}
+    steps = [event for event in events if event["type"] == "progress"]
+    assert steps[-1]["step"] == steps[-1]["total_steps"]
+
+
+def test_scale_of_derivatives_leaves_out_single_pixels():
+    """All other scales hold every value; an open end of the bar says that some lie beyond."""
+    values = np.zeros((10, 100))
+    values[0, :20] = [1, -1] * 10
+    values[5] = 0.5
+    values[9, 9] = 1000.0
+    for name, greatest, ends in (
+        ("integrated_gradients", 1, "both"),
+        ("occlusion", 1000, "neither"),
+    ):
+        (method,) = SaliencyMap.model_validate({**FIELDS, "methods": [{"id": name}]}).methods
+        drawn = pictures.style(method, "prob")
+        assert (drawn.scale([values]).vmax, drawn.ends) == (pytest.approx(greatest), ends)
+
+
+def test_description_names_what_was_given():
+    for fields, words in (
+        ({"id": "gradcam"}, "Grad-CAM"),
+        ({"id": "gradcam", "layer": "7"}, "Grad-CAM (layer 7)"),
+    ):
+        (method,) = SaliencyMap.model_validate({**FIELDS, "methods": [fields]}).methods
+        assert pictures.describe(method) == words
 
 
 def test_outputs_can_be_left_out(small, explain):
