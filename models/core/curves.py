@@ -21,7 +21,7 @@ def draw(path: Path, histories: Mapping[str, list[dict[str, Any]]], title: str) 
         histories: of each training by its name in the legend, rows of ``Fitted.history``.
         title: above both panels.
     """
-    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 4.1), dpi=120, layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for name, rows in histories.items():
             _line(axes, name, rows, column)
@@ -29,7 +29,7 @@ def draw(path: Path, histories: Mapping[str, list[dict[str, Any]]], title: str) 
         axes.set_ylabel(label)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, metadata={"Software": None})
 

@@ -11,7 +11,7 @@ from app.client import Client
 from tests.service import Service
 
 # For what a method does: which database its job stands in makes no difference to it. The life
-# cycle of a job is tested on both.
+# cycle of a job is tested on both in tests/faults, and the lines of the README here.
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 

@@ -50,9 +50,10 @@ def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == artifact["sha256"]
 
 
+@ONE_DATABASE
 def test_cancelled_then_retried_ends_with_the_same_bits(client, tmp_path):
     """Cancel with a checkpoint, retry from it: the weights of a training never interrupted."""
-    spec = dict(kinds()[TRAINING].smallest) | {"max_steps": 100, "deterministic": True}
+    spec = dict(kinds()[TRAINING].smallest) | {"max_steps": 60, "deterministic": True}
     whole, stopped = submit(client, spec), submit(client, spec)
     client.wait(whole)
     for event in client.events(stopped):
@@ -72,6 +73,7 @@ def test_cancelled_then_retried_ends_with_the_same_bits(client, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@ONE_DATABASE
 def test_a_training_that_diverges_says_so(client):
     """The child's own error reaches the user, with a way out, and the log tells the rest."""
     spec = dict(kinds()[TRAINING].smallest) | {"max_steps": 60}
