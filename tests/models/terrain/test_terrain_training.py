@@ -83,6 +83,7 @@ def rank(folder):
     assert torch.equal(*every), "weights differ between the processes"
     if ranks.is_first():
         save_file(net, Path(folder) / "net.safetensors")
+    dist.barrier()  # a process that left first was once aborted on its way out
     dist.destroy_process_group()
 
 
