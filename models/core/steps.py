@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -55,9 +55,12 @@ def learning_rate(spec: Optimizer, step: int | float, total: int) -> float:
     warm = math.ceil(spec.warmup * total)
     if step < warm:
         return spec.lr * min(step + 1, warm) / warm  # a place between steps rises no further
-    x = (step - warm) / max(1, total - warm)
-    decay = {"cosine": (1 + math.cos(math.pi * x)) / 2, "linear": 1 - x, "constant": 1.0}
-    return spec.lr * decay[spec.schedule]
+    return spec.lr * decay(spec.schedule, (step - warm) / max(1, total - warm))
+
+
+def decay(schedule: Literal["cosine", "linear", "constant"], x: float) -> float:
+    """Factor on a learning rate at place x of its fall, 0 to 1: (1 + cos(pi x)) / 2, 1 - x or 1."""
+    return {"cosine": (1 + math.cos(math.pi * x)) / 2, "linear": 1 - x, "constant": 1.0}[schedule]
 
 
 def make_optimizer(

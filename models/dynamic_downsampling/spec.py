@@ -16,6 +16,16 @@ from models.nets.spec import ResidualNet, conv_shapes
 PROBED = 20  # steps of each kind that a plan takes; the first five do not count
 
 
+def _growing(half: float, three_quarters: float) -> dict[str, Any]:
+    """Fields for images of half the side until ``half``, then three quarters, then full."""
+    intervals = [
+        {"start": 0.0, "end": half},
+        {"start": half, "end": three_quarters, "input_scale": 0.75},
+    ]
+    schedule = {"type": "list", "intervals": intervals}
+    return {"schedule": schedule, "kernel_pool": "none", "rate_over": "operations"}
+
+
 class Downsampled(SupervisedSpec):
     """A training with cheap steps: the fields that planning it and doing it have in common."""
 
@@ -163,17 +173,7 @@ class DynamicDownsamplingTrain(Downsampled):
             "images": {"image_size": 32, "augment": {"crop_padding": 2}},
             "epochs": 20,
             "batch_size": 64,
-            "downsample": {
-                "schedule": {
-                    "type": "list",
-                    "intervals": [
-                        {"start": 0.0, "end": 0.5},
-                        {"start": 0.5, "end": 0.74, "input_scale": 0.75},
-                    ],
-                },
-                "kernel_pool": "none",
-                "rate_over": "operations",
-            },
+            "downsample": _growing(0.5, 0.74),
         },
         "cifar10-gpu": {
             "kind": "dynamic_downsampling.train",
@@ -196,17 +196,7 @@ class DynamicDownsamplingTrain(Downsampled):
             "images": {"subset": 10_000, "augment": {"crop_padding": 4, "flip": True}},
             "epochs": 30,
             "batch_size": 64,
-            "downsample": {
-                "schedule": {
-                    "type": "list",
-                    "intervals": [
-                        {"start": 0.0, "end": 0.46},
-                        {"start": 0.46, "end": 0.72, "input_scale": 0.75},
-                    ],
-                },
-                "kernel_pool": "none",
-                "rate_over": "operations",
-            },
+            "downsample": _growing(0.46, 0.72),
         },
     }
     smallest: ClassVar[Mapping[str, Any]] = {

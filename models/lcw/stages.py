@@ -19,6 +19,7 @@ from models.core.device import generator
 from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
 from models.core.run import Run
+from models.core.steps import decay
 from models.lcw.parts import Phase
 from models.lcw.spec import LcwTrain
 
@@ -125,7 +126,8 @@ class Job:
         losses: list[Tensor] = []
         started = time.perf_counter()
         while self.state.step < stage.steps and not self._is_stale(stage):
-            optimizer.param_groups[0]["lr"].fill_(rate(stage.spec, self.state.step, stage.steps))
+            factor = decay(stage.spec.schedule, self.state.step / stage.steps)
+            optimizer.param_groups[0]["lr"].fill_(stage.spec.lr * factor)
             losses.append(advance(stage.name, self._inputs(stage)))
             self.state.step += 1
             if len(losses) >= LOG_EVERY or self._validates(stage):
@@ -248,13 +250,6 @@ class Job:
         self.nets.load_state_dict(checkpoint.part(tensors, "net"))
         self.kept = checkpoint.part(tensors, "adam")
         self.state = State(**description["state"])
-
-
-def rate(spec: Phase, step: int, steps: int) -> float:
-    """Learning rate of a step, from 0, in a stage of so many: lr (1 + cos(pi step / steps)) / 2."""
-    if spec.schedule == "constant":
-        return spec.lr
-    return spec.lr * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def noise(
