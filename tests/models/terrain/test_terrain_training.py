@@ -83,8 +83,9 @@ def rank(folder):
     assert torch.equal(*every), "weights differ between the processes"
     if ranks.is_first():
         save_file(net, Path(folder) / "net.safetensors")
-    dist.barrier()  # a process that left first was once aborted on its way out
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # all is compared and written; threads of libraries have aborted an ordinary exit
 
 
 def trained(folder):
