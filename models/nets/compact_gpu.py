@@ -1,9 +1,9 @@
 """Compact units of :mod:`models.nets.selective` on a GPU: two operators without derivatives.
 
-Open slots are laid out among all channels of the input, once, at loading: a slot that does not move
-lies in the place of its channel, the others fill places of closed ones. The programs of training
-then read whole rows of channels; a list of the channels that slots read would make them read one
-number at a time, which costs more than the rows of closed slots, whose weights here are 0.
+Open slots are laid out among all channels of the input, once, as a unit comes to a GPU: a slot that
+does not move lies in the place of its channel, the others fill places of closed ones. The programs
+of training then read whole rows of channels; a list of the channels that slots read would make them
+read one number at a time, which costs more than the rows of closed slots, whose weights here are 0.
 """
 
 from typing import NamedTuple
@@ -25,6 +25,7 @@ class Laid(NamedTuple):
         coefficients: mean, 1 / std, scale, offset of each slot; scale and offset 0 where none is.
         weight: of the convolution, 0 where no slot is.
         table: what :func:`shifted_norm_kernels.tabulate` finds in ``source``.
+        moves: whether any slot moves.
     """
 
     source: Int64[Tensor, "c"]
@@ -32,8 +33,10 @@ class Laid(NamedTuple):
     coefficients: Float[Tensor, "4 c"]
     weight: Float[Tensor, "o c k k"]
     table: Int32[Tensor, "5*c+2"]
+    moves: bool
 
 
+@torch.no_grad()
 def laid_out(
     root: Int64[Tensor, "s"],
     shift: Float[Tensor, "s 2"],
@@ -55,6 +58,7 @@ def laid_out(
         rows.new_zeros(4, channels).index_copy(1, places, rows),
         weight.new_zeros(len(weight), channels, *weight.shape[2:]).index_copy(1, places, weight),
         tabulated(source),
+        bool((source >= 0).any()),
     )
 
 
@@ -102,15 +106,14 @@ def _(x: Tensor, *_: object) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
-def compact_norm(x: Float[Tensor, "n c h w"], laid: Laid, moves: bool) -> Float[Tensor, "n c h w"]:
+def compact_norm(x: Float[Tensor, "n c h w"], laid: Laid) -> Float[Tensor, "n c h w"]:
     """ReLU(scale z + offset) of the slots z of a compact unit in their places; no gradients.
 
     Args:
         x: input of a unit, on a GPU.
         laid: its slots.
-        moves: whether any slot moves.
     """
-    return _norm(x, laid.source, laid.shift, laid.coefficients, laid.table, moves)
+    return _norm(x, laid.source, laid.shift, laid.coefficients, laid.table, laid.moves)
 
 
 @torch.library.custom_op("sextant::compact_conv", mutates_args=())
@@ -137,7 +140,7 @@ def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
     return outputs_of(x, weight)[0]
 
 
-def compact_conv(x: Float[Tensor, "n c h w"], laid: Laid, moves: bool) -> Float[Tensor, "n o h w"]:
+def compact_conv(x: Float[Tensor, "n c h w"], laid: Laid) -> Float[Tensor, "n o h w"]:
     """The weights' product with what :func:`compact_norm` gives; no gradients."""
     weight = laid.weight.flatten(1)
-    return _conv(x, weight, laid.source, laid.shift, laid.coefficients, laid.table, moves)
+    return _conv(x, weight, laid.source, laid.shift, laid.coefficients, laid.table, laid.moves)

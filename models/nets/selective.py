@@ -1,11 +1,14 @@
 """The unit whose slots choose their channel (Jeong and Shin, ICML 2019), and its compact form."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.nets import compact_gpu, shifted_conv_gpu, shifted_norm_gpu
+from models.nets.compact_gpu import Laid
 from models.nets.preactivation import Unit
 from models.nets.shifted_norm import sample
 from models.nets.shifted_norm_cpu import TYPES, ShiftedNorm, gather
@@ -99,38 +102,41 @@ class CompactUnit(nn.Module):
         self.register_buffer("offset", torch.zeros(slots))
         self.register_buffer("weight", torch.zeros(c_out, slots, kernel, kernel))
         self.channels = c_in
+        self.laid: Laid | None = None
         self.prepare()
         self.register_load_state_dict_post_hook(_prepare)
 
-    @torch.no_grad()
     def prepare(self) -> None:
-        """Derive from what was loaded what programs on a GPU should not ask in every pass.
+        """On a GPU, lay the slots out among all channels, as the programs there read them.
 
         Raises:
             ValueError: if a slot reads a channel that the input has not.
         """
         refuse_others("root", self.root, 0, self.channels)
         slots = (self.root, self.shift, self.scale, self.offset, self.weight)
-        for name, made in compact_gpu.laid_out(*slots, self.channels)._asdict().items():
-            self.register_buffer(f"laid_{name}", made, persistent=False)
-        self.moves = bool((self.get_buffer("laid_source") >= 0).any())
+        self.laid = compact_gpu.laid_out(*slots, self.channels) if self.root.is_cuda else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CompactUnit":
+        """What moves or converts the unit; the slots are laid out anew."""
+        super()._apply(fn, recurse)
+        self.prepare()
+        return self
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        if shifted_norm_gpu.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
-            return self._on_gpu(x)
+        laid = self.laid
+        if laid and shifted_norm_gpu.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
+            return self._on_gpu(x, laid)
         own = (self.root, self.shift, self.scale, self.offset)
         if x.is_cuda or torch.compiler.is_compiling() or x.requires_grad or x.dtype not in TYPES:
             return self._convolve(self._activate(sample(x, self.root, self.shift)))
         pieces = x.split(max(1, PIECE_BYTES * len(x) // max(1, x.numel() * x.element_size())))
         return torch.cat([self._convolve(gather(piece, *own)) for piece in pieces])
 
-    def _on_gpu(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+    def _on_gpu(self, x: Float[Tensor, "b c h w"], laid: Laid) -> Float[Tensor, "b o h w"]:
         """By programs that find each slot among all channels: nothing is gathered."""
-        names = compact_gpu.Laid._fields
-        laid = compact_gpu.Laid(*(self.get_buffer(f"laid_{name}") for name in names))
         if self.weight.shape[-1] == 1 and shifted_conv_gpu.fits(x, len(self.weight)):
-            return compact_gpu.compact_conv(x, laid, self.moves)
-        a = compact_gpu.compact_norm(x, laid, self.moves)
+            return compact_gpu.compact_conv(x, laid)
+        a = compact_gpu.compact_norm(x, laid)
         return functional.conv2d(a, laid.weight, padding=self.weight.shape[-1] // 2)
 
     def _activate(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b slots h w"]:

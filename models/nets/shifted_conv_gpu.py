@@ -44,7 +44,7 @@ class Tiles(NamedTuple):
     narrow: int = 32
     slots: int = 16
     moved: int = 32
-    group: int = 8
+    group: int = 4
     image: int = 128
     scans: int = 1024
     programs: int = 528

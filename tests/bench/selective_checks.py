@@ -86,6 +86,18 @@ class Bench:
         if self.on == "cuda":
             torch.cuda.synchronize()
 
+    def peak_mib(self, run: Callable[[], object]) -> float | None:
+        """Most memory that a pass takes beside what is there before it."""
+        if self.on != "cuda":
+            return None
+        run()
+        self.wait()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        self.wait()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+
     def graph(self, run: Callable[[], object]) -> Callable[[], object]:
         """The work recorded as a CUDA graph; itself on a CPU.
 

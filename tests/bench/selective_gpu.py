@@ -36,10 +36,9 @@ NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
     Tiles(),
     Tiles(group=2),
-    Tiles(group=4),
+    Tiles(group=8),
     Tiles(image=256),
     Tiles(group=2, image=256),
-    Tiles(lanes=16),
     Tiles(moved=64),
 )
 TIMED = (
@@ -76,10 +75,6 @@ def units(bench: Bench) -> dict[str, Any]:
         spread = moved(plain, 0.3, channels=24).to(bench.on)  # copies of all rounds, not of one
         runs["selective 0.3 of 24 channels"] = differentiate(spread, x, bench.on)
         graphs = {name: bench.graph(run) for name, run in runs.items()}
-        for size in (2, 4):
-            with tiles(Tiles(group=size)):
-                for name in ("selective 0.3", "selective 0.3 of 24 channels"):
-                    graphs[f"{name}, groups of {size}"] = bench.graph(runs[name])
         told = bench.ms(graphs)
         best = min(told[name]["min_ms"] for name in ("plain", "plain compiled"))
         ratios = {name: row["min_ms"] / best for name, row in told.items()}
@@ -146,8 +141,12 @@ def nets(bench: Bench, *, compiled: bool = False) -> dict[str, Any]:
         for arm, net in arms.items():
             net.to(bench.on, memory_format=torch.channels_last)
             used = bench.compiled(net) if compiled else net
-            runs[arm] = bench.graph(differentiate(used, x, bench.on))
-        found[f"{name}, batch {len(x)}"] = bench.ms(runs)
+            runs[arm] = differentiate(used, x, bench.on)
+        graphs = {arm: bench.graph(run) for arm, run in runs.items()}
+        found[f"{name}, batch {len(x)}"] = bench.ms(graphs) | {
+            "peak_mib": {arm: bench.peak_mib(run) for arm, run in runs.items()},
+            "kernels": {arm: profiled(bench, run) for arm, run in runs.items()},
+        }
     return found
 
 

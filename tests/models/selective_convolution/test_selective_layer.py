@@ -234,19 +234,17 @@ def test_compact_unit_is_the_unit(seed):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_compact_unit_knows_what_it_loaded():
-    """What a GPU reads of it is that of the last load, on a copy of the unit too."""
+def test_slots_without_a_shift_keep_their_places():
+    """A slot that moves takes the place of a closed one; on a CPU nothing is laid out."""
     small = CompactUnit(5, 3, 2, 1)
+    assert small.laid is None
     state = small.state_dict() | {"scale": torch.tensor([2.0, 3, 4])}
-    assert set(state) == {"root", "shift", "scale", "offset", "weight"}
-    small.load_state_dict(state)
-    assert not small.moves
-    assert small.laid_coefficients[2].tolist() == [2, 3, 4, 0, 0]
-    moved = deepcopy(small)
-    moved.load_state_dict(state | {"shift": torch.tensor([[0.0, 0], [0.5, 0], [0, 0]])})
+    still = laid_out(*state.values(), 5)
+    assert not still.moves
+    assert still.coefficients[2].tolist() == [2, 3, 4, 0, 0]
+    moved = laid_out(*(state | {"shift": torch.tensor([[0.0, 0], [0.5, 0], [0, 0]])}).values(), 5)
     assert moved.moves
-    assert not small.moves
-    assert moved.laid_source.tolist() == [-1, 1, -1, -1, -1]
+    assert moved.source.tolist() == [-1, 1, -1, -1, -1]
 
 
 @pytest.mark.parametrize("whole", [False, True])
