@@ -32,7 +32,7 @@ class Laid(NamedTuple):
     shift: Float[Tensor, "c 2"]
     coefficients: Float[Tensor, "4 c"]
     weight: Float[Tensor, "o c k k"]
-    table: Int32[Tensor, "5*c+2"]
+    table: Int32[Tensor, "6*c+2"]
     moves: bool
 
 
@@ -74,16 +74,16 @@ def places_of(root: Int64[Tensor, "s"], shift: Float[Tensor, "s 2"], channels: i
     return root.new_tensor(places)
 
 
-def tabulated(source: Int64[Tensor, "c"]) -> Int32[Tensor, "5*c+2"]:
+def tabulated(source: Int64[Tensor, "c"]) -> Int32[Tensor, "6*c+2"]:
     """What the program of that name finds, without a GPU."""
     moved = (source >= 0).nonzero().flatten()
     moved = moved[source[moved].argsort(stable=True)]
     read, plane = source[moved].unique(return_inverse=True)
     counted = torch.arange(len(read), device=source.device)
     table = source.new_zeros(table_size(len(source)), dtype=torch.int32)
-    slots, planes, plane_of, channels, first = table[:-2].view(5, -1)
+    slots, planes, plane_of, channels, first, flags = table[:-2].view(6, -1)
     slots[: len(moved)], planes[: len(moved)] = moved.int(), plane.int()
-    plane_of.fill_(-1)[read] = counted.int()
+    plane_of.fill_(-1)[read], flags[read] = counted.int(), 1
     channels[: len(read)], first[: len(read)] = read.int(), torch.searchsorted(plane, counted).int()
     table[-2], table[-1] = len(moved), len(read)
     return table

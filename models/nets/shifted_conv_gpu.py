@@ -45,7 +45,7 @@ class Tiles(NamedTuple):
     slots: int = 16
     moved: int = 32
     group: int = 4
-    image: int = 128
+    image: int = 256
     scans: int = 1024
     programs: int = 528
     lanes: int = 8
@@ -112,7 +112,7 @@ def _forward(
     shape, k = Shape(*x.shape), programs()
     out, batch, coefficients, table, flat, z = made = outputs_of(x, weight)
     flat.copy_(weight.t())
-    tabulate(source, table.zero_(), shape.c)
+    tabulate(source, table, shape.c)
     parts = parts_of(shape, TILES.scans)
     partial = batch.new_empty(2, parts.splits, shape.c)
     place(x, source, table, shift, z, partial, parts, training=training)

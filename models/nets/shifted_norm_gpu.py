@@ -118,7 +118,7 @@ def _forward(
     x = x.contiguous(memory_format=torch.channels_last)
     shape, k, t = Shape(*x.shape), programs(), TILES
     a, batch, coefficients, table = _outputs(x)
-    tabulate(source, table.zero_(), shape.c)
+    tabulate(source, table, shape.c)
     partial = batch.new_empty(2, shape.splits, shape.c)
     planes = planes_of(x, source, table, partial, shape, training=training)
     sizes = {"H": shape.h, "W": shape.w, "BP": t.pixels, "BM": t.slots, "num_warps": t.warps}
@@ -136,14 +136,14 @@ def _forward(
 
 def table_size(channels: int) -> int:
     """Of the table of :func:`shifted_norm_kernels.tabulate`."""
-    return 5 * channels + 2
+    return 6 * channels + 2
 
 
 def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
-    """Fill a table of zeros: which slots are re-used, which channels they read."""
-    grid = programs().tabulate[(1,)]
-    size = power(max(2, channels))
-    grid(source, table, channels, BC=size, BI=min(size, 16), num_warps=8)
+    """Fill a table: which slots are re-used, which channels they read."""
+    k, size, tile = programs(), power(max(2, channels)), 16
+    k.mark[(1,)](source, table, channels, BC=size)
+    k.tabulate[(over(channels, tile),)](source, table, channels, BC=tile, BI=min(size, 128))
 
 
 def apply(

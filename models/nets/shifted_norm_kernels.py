@@ -13,10 +13,10 @@ import triton.language as tl  # ty: ignore
 SLOT = tl.constexpr(0)  # [m] the re-used slots, those of a plane one after the other
 PLANE = tl.constexpr(1)  # [m] the plane that each reads
 PLANE_OF = tl.constexpr(2)  # [C] plane of a channel, or -1
-FLAG = tl.constexpr(3)  # [C] whether a channel is read; afterwards
 CHANNEL = tl.constexpr(3)  # [k] the channel of each plane, in order
 FIRST = tl.constexpr(4)  # [k] the first re-used slot of each plane
-COUNTS = tl.constexpr(5)
+FLAG = tl.constexpr(5)  # [C] whether a channel is read
+COUNTS = tl.constexpr(6)
 # rows of the coefficients, float32 [C]
 MEAN = tl.constexpr(0)
 RSTD = tl.constexpr(1)
@@ -24,34 +24,51 @@ SCALE = tl.constexpr(2)
 OFFSET = tl.constexpr(3)
 
 
-@triton.jit
-def tabulate(source, table, C, BC: tl.constexpr, BI: tl.constexpr):
-    """One program: which slots are re-used, which channels they read; ``table`` holds 0."""
+@triton.jit(do_not_specialize=["C"])
+def mark(source, table, C, BC: tl.constexpr):
+    """One program: a table of zeros but for ones where a channel is read."""
     c = tl.arange(0, BC)
+    for start in range(0, C * COUNTS + 2, BC):
+        tl.store(table + start + c, tl.zeros([BC], tl.int32), start + c < C * COUNTS + 2)
+    tl.debug_barrier()
+    root = tl.load(source + c, c < C, -1).to(tl.int32)
+    tl.store(table + FLAG * C + root, tl.full([BC], 1, tl.int32), root >= 0)
+
+
+@triton.jit(do_not_specialize=["C"])
+def tabulate(source, table, C, BC: tl.constexpr, BI: tl.constexpr):
+    """Some slots and channels of a marked table: their places among all, by counting."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
     root = tl.load(source + c, c < C, -1).to(tl.int32)
     moved = root >= 0
-    tl.store(table + FLAG * C + root, tl.full([BC], 1, tl.int32), moved)
-    before = tl.zeros([BC], tl.int32)  # re-used slots of channels before this one's
-    rank = tl.zeros([BC], tl.int32)  # of the same channel, before this one
+    before = tl.zeros([BC, BI], tl.int32)  # re-used slots of channels before this one's
+    rank = tl.zeros([BC, BI], tl.int32)  # of the same channel, before this one
+    plane = tl.zeros([BC, BI], tl.int32)  # channels read before this channel
+    read = tl.zeros([BC, BI], tl.int32)  # before that of this slot
+    slots = tl.zeros([BI], tl.int32)
+    planes = tl.zeros([BI], tl.int32)
     for start in range(0, C, BI):
         i = start + tl.arange(0, BI)
         other = tl.load(source + i, i < C, -1).to(tl.int32)
-        less = (other >= 0)[None, :] & (other[None, :] < root[:, None])
-        before += tl.sum(less.to(tl.int32), 1)
-        same = (other[None, :] == root[:, None]) & (i[None, :] < c[:, None])
-        rank += tl.sum(same.to(tl.int32), 1)
-    tl.debug_barrier()
-    flag = tl.load(table + FLAG * C + c, c < C, 0)
-    plane = tl.cumsum(flag, 0) - 1
-    tl.store(table + PLANE_OF * C + c, tl.where(flag > 0, plane, -1), c < C)
-    tl.store(table + SLOT * C + before + rank, c, moved)
-    tl.debug_barrier()
-    tl.store(table + CHANNEL * C + plane, c, flag > 0)
-    read = tl.load(table + PLANE_OF * C + root, moved, 0)
-    tl.store(table + PLANE * C + before + rank, read, moved)
-    tl.store(table + FIRST * C + read, before, moved & (rank == 0))
-    tl.store(table + COUNTS * C, tl.sum(moved.to(tl.int32), 0))
-    tl.store(table + COUNTS * C + 1, tl.sum(flag, 0))
+        flag = tl.load(table + FLAG * C + i, i < C, 0)
+        slots += (other >= 0).to(tl.int32)
+        planes += flag
+        i, other, flag = i[None, :], other[None, :], flag[None, :]
+        before += ((other >= 0) & (other < root[:, None])).to(tl.int32)
+        rank += ((other == root[:, None]) & (i < c[:, None])).to(tl.int32)
+        plane += tl.where(i < c[:, None], flag, 0)
+        read += tl.where(i < root[:, None], flag, 0)
+    first, turn, own = tl.sum(before, 1), tl.sum(rank, 1), tl.sum(plane, 1)
+    place, seen = first + turn, tl.sum(read, 1)
+    flagged = tl.load(table + FLAG * C + c, c < C, 0) > 0
+    tl.store(table + PLANE_OF * C + c, tl.where(flagged, own, -1), c < C)
+    tl.store(table + CHANNEL * C + own, c, flagged)
+    tl.store(table + SLOT * C + place, c, moved)
+    tl.store(table + PLANE * C + place, seen, moved)
+    tl.store(table + FIRST * C + seen, first, moved & (turn == 0))
+    if tl.program_id(0) == 0:
+        tl.store(table + COUNTS * C, tl.sum(slots, 0))
+        tl.store(table + COUNTS * C + 1, tl.sum(planes, 0))
 
 
 @triton.jit

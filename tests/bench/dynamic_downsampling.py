@@ -181,12 +181,13 @@ def _arm_summary(
     rows = list(runs[arm].values())
     both = [(row, runs["a"][seed]) for seed, row in runs[arm].items() if seed in runs["a"]]
     accuracies = [row["test_accuracy"] for row in rows]
+    savings = [1 - steady_s(row) / steady_s(plain) for row, plain in both]
     return {
         "seeds": len(rows),
         "accuracy_mean": mean(accuracies),
         "accuracy_std": stdev(accuracies) if len(rows) > 1 else None,
         "train_s_without_warmup_mean": mean(map(steady_s, rows)),
-        "saving_mean": mean(1 - steady_s(row) / steady_s(plain) for row, plain in both),
+        "saving_mean": mean(savings) if savings else None,
         "change_points": _paired(runs, arm, "a"),
         "gain_over_f_points": _paired(runs, arm, "f"),
         "gain_over_e_points": _paired(runs, arm, "e"),

@@ -28,7 +28,7 @@ def test_the_table_of_an_export_is_that_of_training(share):
     source = torch.full((100,), -1)
     source[: round(100 * share)] = torch.arange(round(100 * share)) * 7 % 31
     source = source[torch.randperm(100, generator=torch.Generator().manual_seed(0))].cuda()
-    found = torch.zeros(table_size(100), dtype=torch.int32, device="cuda")
+    found = torch.full((table_size(100),), 7, dtype=torch.int32, device="cuda")
     tabulate(source, found, 100)
     assert torch.equal(found, tabulated(source))
 

@@ -266,12 +266,13 @@ def test_slots_laid_out_among_the_channels_are_the_unit(kernel, whole):
 def test_table_of_slots():
     """Re-used slots by plane, planes by channel; unused places hold 0."""
     table = tabulated(torch.tensor([-1, 4, 2, -1, 4]))
-    slots, planes, plane_of, channels, first = table[:-2].view(5, 5).tolist()
+    slots, planes, plane_of, channels, first, flags = table[:-2].view(6, 5).tolist()
     assert slots == [2, 1, 4, 0, 0]
     assert planes == [0, 1, 1, 0, 0]
     assert plane_of == [-1, -1, 0, -1, 1]
     assert channels == [2, 4, 0, 0, 0]
     assert first == [0, 1, 0, 0, 0]
+    assert flags == [0, 0, 1, 0, 1]
     assert table[-2:].tolist() == [3, 2]
 
 
