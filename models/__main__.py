@@ -46,6 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     exit_code = _guarded(run, lambda: options.action(run, options))
     if rank is not None:
         rank.leave(exit_code)
+        if exit_code in (EXIT_DONE, EXIT_STOPPED):  # of all ranks; after an error some may wait
+            from models.core import ranks
+
+            ranks.leave()
     return exit_code
 
 

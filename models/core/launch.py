@@ -56,7 +56,7 @@ def torchrun(run: Run, ranks: int) -> None:
     code = run.dir / EXIT_CODE
     if not code.exists():
         raise RuntimeError("a rank died without a word; the log tells what torchrun saw")
-    # Once rank 0 is done all is written; another rank may still fall over on its way out.
+    # Once rank 0 is done all is written, whatever becomes of the others.
     if exit_code := int(code.read_text()):
         raise RanksEndedError(exit_code)
 

@@ -3,6 +3,7 @@
 Every function is the identity in an ordinary run of one process.
 """
 
+import importlib
 import os
 from collections.abc import Sequence
 
@@ -29,7 +30,20 @@ def is_first() -> bool:
 def start(device: str) -> None:
     """Join the group: gradients by NCCL between GPUs, decisions by gloo, which needs no GPU."""
     if size() > 1 and not dist.is_initialized():
+        # Loaded later, by an optimizer's first step, its functions would take the group as their
+        # default and so keep it, and its threads, beyond ``leave``.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+
+
+def leave() -> None:
+    """Leave the group and wait until its threads have ended: the last thing of a rank.
+
+    A thread of gloo gives back the tensors of a transfer some time after the transfer is over. Once
+    the interpreter is going down, that aborts the process.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def agree(*flags: bool) -> tuple[bool, ...]:

@@ -11,12 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LightSource, ListedColormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 PANEL_INCHES, COLUMNS = 3.0, 4
 # from a blue that stands out from the hillshade; shallower water is not drawn
 WATER, SHOWN_M = ListedColormap(colormaps["Blues"](np.linspace(0.3, 1, 256))), 0.02
 DIFFERENCE, LEAST_GAP_M = "RdBu", 1e-3
+# without blue, which is water's here, and white, which is no height
+HEIGHT = ListedColormap(colormaps["terrain"](np.linspace(0.28, 0.95, 256)))
+BRIGHTEST = 1.2  # above the hillshade's 1, so that no ground is as white as a gap in the data
 EXTENTS = (("hit", "#3182bd"), ("miss", "#de2d26"), ("false alarm", "#fdae6b"))
 Field = Float[np.ndarray, "ny nx"]
 
@@ -61,15 +66,20 @@ def _grid(count: int, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
     columns = math.ceil(count / rows)
     tall = PANEL_INCHES * min(2.0, max(0.4, shape[0] / shape[1]))
     size = (PANEL_INCHES * columns + 1.2, (tall + 0.35) * rows + 0.5)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    figure = Figure(figsize=size, dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.1))
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axis in axes:
+    for axis in axes[:count]:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color("0.6")
+    for axis in axes[count:]:
         axis.set_axis_off()
     return figure, axes
 
 
 def _ground(axis: Axes, stage: Stage, shade: np.ndarray, title: str) -> None:
-    axis.imshow(shade, cmap="gray", vmin=0, vmax=1, extent=stage.extent, interpolation="nearest")
+    axis.imshow(
+        shade, cmap="gray", vmin=0, vmax=BRIGHTEST, extent=stage.extent, interpolation="nearest"
+    )
     axis.set_title(title, fontsize=9)
 
 
@@ -78,19 +88,27 @@ def scale_bar(axis: Axes, stage: Stage) -> None:
     width, height = stage.extent[1], stage.extent[2]
     power = 10 ** math.floor(math.log10(width / 4))
     length = max(k * power for k in (1, 2, 5) if k * power <= width / 4 or k == 1)
-    x, y, thick = 0.04 * width, 0.96 * height, 0.015 * height
-    back = Rectangle((0, 0.86 * height), length + 2 * x, 0.14 * height, fc="white", alpha=0.8)
-    axis.add_patch(back)
-    axis.add_patch(Rectangle((x, y - thick), length, thick, fc="black"))
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    axis.text(x + length / 2, y - 1.6 * thick, text, ha="center", va="bottom", fontsize=7)
+    bar = AnchoredSizeBar(
+        axis.transData, length, text, "lower left", label_top=True, sep=2, borderpad=0.3,
+        size_vertical=0.01 * min(width, height), fontproperties={"size": 7}, fill_bar=True,
+    )  # fmt: skip
+    bar.patch.set(alpha=0.8, linewidth=0)
+    axis.add_artist(bar)
+
+
+def full_depth(fields: list[np.ndarray]) -> float:
+    """Depth in m at the dark end of the colours: 199 of 200 wet cells are not deeper."""
+    depths = np.concatenate([field.ravel() for field in fields])
+    wet = depths[depths > SHOWN_M]
+    return float(np.percentile(wet, 99.5)) if len(wet) else 2 * SHOWN_M
 
 
 def depths(path: Path, stage: Stage, panels: list[Panel], title: str) -> None:
     """Write a PNG: depth of each panel over the hillshade, one scale."""
     figure, axes = _grid(len(panels), stage.z.shape)
-    deepest = max(float(np.nanmax(panel.values)) for panel in panels)
-    norm, shade = Normalize(0, max(deepest, SHOWN_M)), hillshade(stage)
+    deepest = full_depth([stage.known(panel.values) for panel in panels])
+    norm, shade = Normalize(0, deepest), hillshade(stage)
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, stage, shade, panel.title)
         wet = np.ma.masked_less(np.nan_to_num(stage.known(panel.values)), SHOWN_M)
@@ -99,13 +117,17 @@ def depths(path: Path, stage: Stage, panels: list[Panel], title: str) -> None:
         )
     scale_bar(axes[0], stage)
     label = f"depth of water (m), from {SHOWN_M:g} m"
-    figure.colorbar(ScalarMappable(norm, WATER), ax=axes, shrink=0.8, label=label)
+    shown = ScalarMappable(norm, WATER)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label=label, extend="max")
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, metadata={"Software": None})
 
 
 def differences(path: Path, stage: Stage, panels: list[Panel], title: str, label: str) -> None:
-    """Write a PNG: signed fields on one scale about zero, cut at the 98th percentile of gaps."""
+    """Write a PNG: signed fields on one scale about zero, cut at the 98th percentile of gaps.
+
+    Where there is no gap to speak of the ground is left bare.
+    """
     figure, axes = _grid(len(panels), stage.z.shape)
     magnitudes = np.concatenate([np.abs(stage.known(panel.values)).ravel() for panel in panels])
     gaps = magnitudes[magnitudes > LEAST_GAP_M]
@@ -113,8 +135,9 @@ def differences(path: Path, stage: Stage, panels: list[Panel], title: str, label
     norm, shade = TwoSlopeNorm(0, -most, most), hillshade(stage)
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, stage, shade, panel.title)
+        gap = stage.known(panel.values)
         axis.imshow(
-            stage.known(panel.values),
+            np.where(np.abs(gap) > LEAST_GAP_M, gap, np.nan),
             cmap=DIFFERENCE,
             norm=norm,
             alpha=0.85,
@@ -144,7 +167,8 @@ def extents(
         )  # fmt: skip
     scale_bar(axes[0], stage)
     handles = [Patch(color=colour, label=name) for name, colour in EXTENTS]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    words = f"wet: deeper than {wet_m:g} m"
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, title=words)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, metadata={"Software": None})
 
@@ -158,14 +182,14 @@ def terrains(path: Path, fine: Stage, panels: list[Panel], moved: Panel, title: 
     for axis, panel in zip(axes, panels, strict=False):
         axis.imshow(
             fine.known(panel.values),
-            cmap="terrain",
+            cmap=HEIGHT,
             norm=norm,
             extent=fine.extent,
             interpolation="nearest",
         )
         axis.set_title(panel.title, fontsize=9)
     scale_bar(axes[0], fine)
-    shown = ScalarMappable(norm, "terrain")
+    shown = ScalarMappable(norm, HEIGHT)
     figure.colorbar(shown, ax=axes[: len(panels)], shrink=0.8, label="height (m)", extend="both")
     shown_moved = fine.known(moved.values)
     most = float(np.nanmax(np.abs(shown_moved))) or 1.0

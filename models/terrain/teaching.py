@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from models.core import checkpoint, device, ranks
@@ -211,10 +212,11 @@ def _draw(plan: Plan, state: State) -> None:
     right.plot(epochs, [row["error_ratio"] for row in state.history], marker="o", markersize=3)
     right.axhline(1.0, color="grey", linestyle="--", label="mean pooling")
     right.set_ylabel("MAE of depth on held-out terrains,\nover that of mean pooling")
-    right.set_ylim(bottom=0)
-    right.legend()
+    right.set_ylim(0, 1.1 * max(1.0, *(row["error_ratio"] for row in state.history)))
+    right.legend(loc="lower left")
     for axes in (left, right):
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     figure.suptitle(f"terrain.train, factor {plan.spec.factor}", fontsize=11)
     figure.savefig(plan.run.dir / "history.png", metadata={"Software": None})

@@ -22,6 +22,16 @@ SPEC = {
     "max_steps": 8,
     "batch_size": 16,
 }
+NOTE_THREADS = """
+import atexit, os, pathlib
+
+def note():
+    names = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+    pathlib.Path("threads-" + os.environ["RANK"]).write_text("".join(names))
+
+if "RANK" in os.environ:
+    atexit.register(note)
+"""
 
 
 @pytest.fixture
@@ -32,8 +42,10 @@ def start(tmp_path):
     def launch(**fields):
         (tmp_path / "spec.json").write_text(json.dumps(SPEC | fields))
         (tmp_path / "resume").mkdir(exist_ok=True)
+        (tmp_path / "sitecustomize.py").write_text(NOTE_THREADS)
         command = [sys.executable, "-m", "models", "run", str(tmp_path), "--ranks", "2"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join([str(tmp_path), str(ROOT)])
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(
                 command, cwd=tmp_path, env=environment, stdout=log, stderr=log
@@ -71,6 +83,12 @@ def alive(pid):
         return False
 
 
+def left_behind(folder):
+    """Threads of the group while interpreters went down; one that wakes then aborts its process."""
+    notes = [(folder / f"threads-{rank}").read_text().split() for rank in range(2)]
+    return [name for note in notes for name in note if "gloo" in name]
+
+
 def test_two_ranks_report_once(start, tmp_path):
     process = start()
     assert process.wait(120) == 0, (tmp_path / "log").read_text()[-3000:]
@@ -80,6 +98,7 @@ def test_two_ranks_report_once(start, tmp_path):
     assert steps == sorted(set(steps))
     assert len(pids(tmp_path)) == 2
     assert load_file(tmp_path / "weights.safetensors")
+    assert not left_behind(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +126,7 @@ def test_stop_is_relayed(start, tmp_path):
     assert process.wait(60) == 75
     assert events(tmp_path, "artifact")[-1]["role"] == "checkpoint"
     assert not any(alive(pid) for pid in pids(tmp_path))
+    assert not left_behind(tmp_path)
 
 
 def test_errors_keep_their_exit_code(start, tmp_path):

@@ -88,7 +88,7 @@ def rank(folder):
     assert a == b, "weights differ at the end"
     if ranks.is_first():
         save_file(state, folder / "state.safetensors")
-    dist.destroy_process_group()
+    ranks.leave()
 
 
 def everyone(dist, value):

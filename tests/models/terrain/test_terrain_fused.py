@@ -101,7 +101,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="h_dry > 0"):
         FusedFlood(ground, forcing, authors_physics())
     with pytest.raises(UnstableError, match=r"blew up in step \d+"):
-        FusedFlood(ground, forcing, Physics(alpha=50, limiter=False, dt_max=1e3)).advance(1e5)
+        FusedFlood(ground, forcing, Physics(alpha=50.0, limiter=False, dt_max=1e3)).advance(1e5)
     with pytest.raises(SpecError, match="froude"):
         rollout(ground.z, [World(ground, forcing)], Physics(froude=1.0), [1.0])
     ground.z[0, 3, 3] = np.nan

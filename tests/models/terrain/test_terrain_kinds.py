@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from rasterio import Affine
 
 from models.catalog import JobSpec, load_entry
 from models.core.errors import DataError, SpecError
-from models.terrain import measures, net, pictures, rasters
+from models.terrain import animation, measures, net, pictures, rasters
 from models.terrain.boundary import Extent, covered, settle
 from models.terrain.parts import Inflow, Synthetic, Valley
 from models.terrain.pooling import BASELINES, accumulation, fitted
@@ -269,3 +270,20 @@ def test_pictures_show_nothing_where_nothing_is_known():
     coarse = stage.known(np.arange(6.0).reshape(2, 3))
     assert np.isnan(coarse).tolist() == [[True, False, False], [False] * 3]
     assert (np.isnan(stage.known(np.ones((8, 12)))) == missing).all()
+
+
+def test_one_deep_cell_does_not_pale_all_others(tmp_path):
+    """Colours end where nearly all wet cells do, in pictures and in the frames of a flood."""
+    depth = np.full((40, 50), 0.5)
+    depth[:10], depth[0, 0], depth[20, 20] = 0.0, np.nan, 80.0
+    assert pictures.full_depth([depth]) == pytest.approx(0.5)
+    assert pictures.full_depth([np.zeros((4, 4))]) > pictures.SHOWN_M
+    stage = pictures.Stage(np.zeros((40, 50)), 1.0, np.zeros((40, 50), bool))
+    animation.write(tmp_path / "flood.gif", stage, [1.0, 2.0], [0.1 * depth, depth])
+    with Image.open(tmp_path / "flood.gif") as made:
+        assert made.n_frames == 2
+        shades = []
+        for frame in range(2):
+            made.seek(frame)
+            shades.append(made.convert("L").getpixel((320, 400)))
+    assert shades[1] < shades[0] - 50, "deeper water is darker"
