@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.core import checkpoint
+from models.core import checkpoint, optimizers
 from models.core.errors import DataError, DivergedError, SpecError
 from models.core.run import StoppedError
 from models.core.spec import ArtifactRef
@@ -79,13 +79,13 @@ def test_resumed_from_any_stage(make_spec, new_run, stop_at):
 def test_cosine_rate_falls_to_nothing(make_spec, new_run, monkeypatch):
     """As lr (1 + cos(pi step / steps)) / 2 where asked for, a peer over its own steps; else lr."""
     given = []
-    advance = torch.optim.Adam.step
+    advance = optimizers.Adam.step
 
     def step(self, *args, **kwargs):
         given.append(float(self.param_groups[0]["lr"]))
         return advance(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(optimizers.Adam, "step", step)
     spec = make_spec(
         phase1={"max_steps": 4, "batch_size": 32, "schedule": "cosine"},
         phase2={"max_steps": 2, "batch_size": 32},
