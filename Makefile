@@ -28,7 +28,7 @@ serve: .venv/.installed
 	$(BIN)/sextant up
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check

@@ -19,6 +19,20 @@ from app.settings import Settings, get_settings
 DATABASES = ("sqlite", "postgresql")
 
 
+LONGEST = ("live/test_live.py", "faults/", "models/test_conformance.py", "contract/", "live/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules first: none is left to run alone in one of the processes at the end."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        found = (n for n, name in enumerate(LONGEST) if path.startswith(name))
+        return next(found, len(LONGEST))
+
+    items.sort(key=place)
+
+
 def fresh_caches() -> None:
     """Forget the engine and settings of the test before."""
     if get_engine.cache_info().currsize:
@@ -109,17 +123,19 @@ def settings(database_url, tmp_path, monkeypatch) -> Iterator[Settings]:
     monkeypatch.setenv("SEXTANT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("SEXTANT_BROKER_URL", raising=False)
     fresh_caches()
-    _empty(get_engine())
+    empty(get_engine())
     yield get_settings()
     fresh_caches()
 
 
-def _empty(engine: sa.Engine) -> None:
+def empty(engine: sa.Engine, keep: tuple[str, ...] = ()) -> None:
+    """Delete the rows of all tables but those to keep."""
     from app.db.tables import Base
 
     with engine.execution_options(write=True).begin() as connection:
         for table in reversed(Base.metadata.sorted_tables):
-            connection.execute(table.delete())
+            if table.name not in keep:
+                connection.execute(table.delete())
 
 
 @pytest.fixture

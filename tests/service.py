@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +18,9 @@ import psutil
 import sqlalchemy as sa
 
 from app.db.session import make_engine
-from app.db.tables import Worker
+from app.db.tables import Tenant, Worker
 from models.catalog import kinds
+from tests.conftest import empty
 
 STUB = Path(__file__).parent / "workers" / "stub.py"
 # every time of the service, a tenth of its default
@@ -151,11 +153,28 @@ class Service:
     def stop(self) -> None:
         """End everything, politely first; nothing may be left."""
         self.client.close()
-        for process in self.processes:
+        self._end(self.processes)
+
+    def begin_again(self) -> None:
+        """End all but the API, which was started first, and forget all jobs and files."""
+        workers = self.processes[1:]
+        self._end(workers)
+        del self.processes[1:]
+        wait_until(lambda: not self.children(), 10, "no child left")
+        engine = make_engine(self.database_url)
+        empty(engine, keep=(Tenant.__tablename__,))  # the API makes its tenant as it starts
+        engine.dispose()
+        for path in (self.state / "store").iterdir():
+            shutil.rmtree(path)
+        for path in self.journal.iterdir():
+            path.unlink()
+
+    def _end(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGCONT)
             process.terminate()
-        for process in self.processes:
+        for process in processes:
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.core import device, ranks
+from models.core import device, optimizers, ranks
 from models.core.spec import Optimizer
 from models.core.supervised import SupervisedSpec
 
@@ -77,7 +77,7 @@ def make_optimizer(
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         groups.setdefault(decays.get(name, spec.weight_decay), []).append(parameter)
-    optimizer = torch.optim.SGD(
+    optimizer = optimizers.Sgd(
         [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
         lr=torch.zeros((), device=parameters[0].device),
         momentum=spec.momentum,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from models.core.errors import DataError
-from models.data import elevation, folders, programs
+from models.data import folders, programs
 from models.data.archives import open_archive
 from models.data.arrays import ImageArrays, Labelled
 from models.data.folders import read_folder
@@ -99,6 +99,8 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
     if format == "net":
         return programs.check(path)
     if format == "elevation":
+        from models.data import elevation  # GDAL is for these files alone
+
         return elevation.check(path, options.get("cell_size_m"))
     if format not in READERS:
         raise DataError(f"format {format!r}; use npz, image_folder, parquet, elevation or net")

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.core import checkpoint, device
+from models.core import checkpoint, device, optimizers
 from models.core.device import generator
 from models.core.errors import DataError
 from models.core.run import Run
@@ -65,7 +65,7 @@ def train_classifier(
     seed, steps = spec.classifier_seed, spec.classifier_steps
     torch.manual_seed(seed)
     net = _classifier(data.shape.channels, len(data.classes)).to(run.device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    optimizer = optimizers.Adam(net.parameters(), lr=1e-3)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     for step in range(steps):
         draws = generator(seed, "classifier", step)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from models.core import checkpoint
+from models.core import checkpoint, optimizers
 from models.core.device import generator
 from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
@@ -143,7 +143,7 @@ class Job:
         on_gpu = self.run.device == "cuda"  # then a graph may hold the step
         parameters = [p for net in nets for p in net.parameters()]
         lr_on_device = torch.tensor(lr, device=self.run.device)  # a graph reads it anew each step
-        optimizer = torch.optim.Adam(parameters, lr=lr_on_device, capturable=on_gpu)
+        optimizer = optimizers.Adam(parameters, lr=lr_on_device, capturable=on_gpu)
         for name, tensor in self.kept.items():
             index, key = name.split(".")
             parameter = optimizer.param_groups[0]["params"][int(index)]

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.core import optimizers
 from models.saliency import counter
 from models.saliency.baselines import blur
 from models.saliency.case import Case
@@ -33,7 +34,7 @@ def _meaningful(part: Meaningful, case: Case, b: Tensor, target: int) -> Float[T
     x, b = case.x.clone(), b.clone()
     mask = torch.full((1, 1, part.side, part.side), 0.5, dtype=x.dtype, device=x.device)
     mask.requires_grad_(True)
-    adam = torch.optim.Adam([mask], lr=part.lr)
+    adam = optimizers.Adam([mask], lr=part.lr)
     index = torch.arange(part.iterations, device=x.device)
     shifts = counter.words((case.seed, 3), counter.SHIFTS, index, 2) % (2 * part.jitter + 1)
     for down, right in (shifts - part.jitter).tolist():
@@ -75,7 +76,7 @@ def _extremal(
     x, b = case.x.clone(), b.clone()
     smooth = _SmoothMax(part, x)
     cells = smooth.cells.requires_grad_(True)
-    sgd = torch.optim.SGD([cells], lr=RATE, momentum=MOMENTUM, dampening=MOMENTUM)
+    sgd = optimizers.Sgd([cells], lr=RATE, momentum=MOMENTUM, dampening=MOMENTUM)
     pyramid = _pyramid(part, x, b)
     wanted = torch.zeros(x[0].numel(), dtype=x.dtype, device=x.device)
     wanted[len(wanted) - round(area * len(wanted)) :] = 1  # the sorted mask's own shape

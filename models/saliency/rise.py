@@ -8,7 +8,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.saliency import masks
-from models.saliency.agreement import spearman_matrix
 from models.saliency.case import Case
 from models.saliency.engine.threads import each
 from models.saliency.spec_masks import Rise
@@ -60,6 +59,8 @@ def _settled(part: Rise, halves: list[Sums]) -> bool:
     stop = part.early_stop
     if stop is None or sum(half.count for half in halves) < stop.min_masks:
         return False
+    from models.saliency.agreement import spearman_matrix  # scipy.stats takes a second to import
+
     p = masks.density(part)
     maps = [estimate(half, part.estimator, p)[0].cpu().numpy() for half in halves]
     return bool(spearman_matrix(np.stack(maps))[0, 1] > stop.spearman)

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from skimage.segmentation import slic
 from torch import Tensor
 
 from models.core.errors import DataError
@@ -35,6 +34,8 @@ def segment(part: Grid | Slic, case: Case) -> Int64[Tensor, "h w"]:
 
 def _superpixels(pixels: Float[np.ndarray, "c h w"], part: Slic) -> Int64[np.ndarray, "h w"]:
     """Labels without gaps; more than ``count`` are joined by a smaller aim."""
+    from skimage.segmentation import slic  # half a second of SciPy, which no grid needs
+
     image = np.moveaxis(pixels, 0, 2)
     colour = image.shape[2] == 3
     for aim in range(part.count, 0, -1):

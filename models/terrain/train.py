@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.core import device, ranks
+from models.core import device, optimizers, ranks
 from models.core.errors import DivergedError
 from models.core.run import Run
 from models.terrain import losses, measures, truths
@@ -56,7 +56,7 @@ def prepare(spec: TerrainTrain, run: Run) -> tuple[Plan, State]:
     ranks.start(run.device)
     lessons = truths.load(spec, run)
     net = Downsampler(spec.factor, spec.width, spec.norm, spec.inputs).to(run.device)
-    optimiser = torch.optim.Adam(net.parameters(), lr=spec.lr)
+    optimiser = optimizers.Adam(net.parameters(), lr=spec.lr)
     floods = CoarseFloods(lessons[0], spec, run.device)
     plan, state = Plan(spec, run, net, optimiser, floods, *lessons), State()
     if run.resume is not None:

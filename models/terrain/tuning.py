@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from models.core import optimizers
 from models.core.run import Run
 from models.terrain import measures
 from models.terrain.boundary import physics_of
@@ -59,7 +60,7 @@ def improve(start: np.ndarray, dx: float, tasks: list[Task], steps: int, run: Ru
         physics_of(scene.solver, coarse=True),
     )
     best, kept = float("inf"), start
-    optimiser = torch.optim.Adam([z], lr=LR_M)
+    optimiser = optimizers.Adam([z], lr=LR_M)
     for step in range(steps + 1):
         run.check_stop()
         every = z.expand(len(tasks), -1, -1)

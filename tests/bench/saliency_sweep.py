@@ -82,7 +82,7 @@ def pack(path: Path) -> None:
         for place in range(len(SPEC["images"])):
             content = io.BytesIO()
             Image.fromarray(samples.photo(place)).save(content, "png")
-            archive.writestr(f"{place}-{samples.PHOTOS[place]}.png", content.getvalue())
+            archive.writestr(f"{place}-{Path(samples.PHOTOS[place]).stem}.png", content.getvalue())
 
 
 def uploaded(spec: dict[str, Any], photos: Path, folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A real broker and database of each test's own, and a service on top of them."""
+"""A real broker and database of a test's own, and a service on top of them."""
 
 import tempfile
 from collections.abc import Iterator
@@ -45,12 +45,6 @@ def broker() -> Iterator[Broker]:
     server = Broker()
     yield server
     server.stop()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path) -> str:
-    """A fresh database of this test alone, once on SQLite and once on PostgreSQL."""
-    return make_database(request.param, request, tmp_path)
 
 
 @pytest.fixture

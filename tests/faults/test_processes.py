@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -15,12 +16,21 @@ STEPS = 60
 TOTAL = STEPS * (STEPS + 1) // 2
 
 
-@pytest.fixture
-def service(make_service, database, broker) -> Service:
-    """API and one worker whose jobs take about two seconds."""
-    made = make_service(database, broker.url, behaviour="steps", steps=STEPS, step_s=0.03)
+@pytest.fixture(scope="module")
+def api(database_url, valkey_url, tmp_path_factory) -> Iterator[Service]:
+    """An API whose jobs take about two seconds; no test here ends it."""
+    folder = tmp_path_factory.mktemp("service")
+    made = Service(folder, database_url, valkey_url, behaviour="steps", steps=STEPS, step_s=0.03)
     made.start_api()
-    return made
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def service(api) -> Iterator[Service]:
+    """The same API as if it had just started: no worker, no job, no file."""
+    yield api
+    api.begin_again()
 
 
 def kill_group(process) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.client import Client
+from tests.conftest import DATABASES, make_database
 from tests.service import Service
 
 # For what a method does: which database its job stands in makes no difference to it. The life
@@ -27,9 +28,15 @@ class Live(Service):
         self.url = f"http://127.0.0.1:{self.port}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", params=DATABASES)
+def database_url(request, tmp_path_factory) -> str:
+    """A fresh migrated database for all of these tests, once on SQLite and once on PostgreSQL."""
+    return make_database(request.param, request, tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture(scope="session")
 def live(database_url, valkey_url, tmp_path_factory) -> Iterator[Live]:
-    """API and worker of this module, once on SQLite and once on PostgreSQL."""
+    """API and worker of all these tests; no test looks at what it has not made itself."""
     service = Live(tmp_path_factory.mktemp("live"), database_url, valkey_url)
     try:
         service.start_api()

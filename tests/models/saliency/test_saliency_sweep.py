@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from saliency_nets import conv_net
 
 from models.core.errors import DataError, SpecError
-from models.core.run import StoppedError
+from models.core.run import Run, StoppedError
 from models.saliency import analysis, subjects
 from models.saliency.baselines import Space
 from models.saliency.evaluate import evaluate
@@ -38,13 +38,15 @@ FIELDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _small():
     """A small net of 24 x 24 pixels in place of a checkpoint."""
     subject = subjects.Subject(
         conv_net(), list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0
     )
-    monkeypatch.setattr(subjects, "load_subject", lambda *_: subject)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subjects, "load_subject", lambda *_: subject)
+        yield
 
 
 def the_sweep(**fields):
@@ -53,19 +55,27 @@ def the_sweep(**fields):
     )
 
 
+@pytest.fixture(scope="module")
+def swept(_small, tmp_path_factory):
+    """The run of a whole sweep."""
+    folder = tmp_path_factory.mktemp("sweep")
+    with (folder / "events.jsonl").open("w") as lines:
+        run = Run(folder, lines)
+        sweep(the_sweep(), run)
+    return run
+
+
 def events(run):
     return [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
 
 
-def test_sweep_makes_every_map_once(new_run):
+def test_sweep_makes_every_map_once(swept):
     """Section 6.1: without a baseline once, random ones with every seed; rows as planned."""
-    run, spec = new_run(), the_sweep()
-    sweep(spec, run)
-    told = json.loads((run.dir / "sweep.json").read_text())
+    told = json.loads((swept.dir / "sweep.json").read_text())
     assert len(told["grades"]) == 2 * (2 + 2 + 2 * 2 + 1)
-    progress = [event for event in events(run) if event["type"] == "progress"]
+    progress = [event for event in events(swept) if event["type"] == "progress"]
     assert progress[-1]["step"] == progress[-1]["total_steps"] == told["rows"]
-    archive = np.load(run.dir / "maps.npz", allow_pickle=False)
+    archive = np.load(swept.dir / "maps.npz", allow_pickle=False)
     index = json.loads(str(archive["index"]))
     assert len(index) == len(told["grades"])
     assert all(archive[entry["key"]].shape == (24, 24) for entry in index)
@@ -77,22 +87,18 @@ def test_sweep_makes_every_map_once(new_run):
     assert set(told["controls_not_beaten"]["deletion@zero"]) == {"edge"}
 
 
-def test_report_is_one_file_with_its_pictures(new_run):
-    run = new_run()
-    sweep(the_sweep(), run)
-    page = (run.dir / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len([*run.dir.glob("*.png")]) == 5
+def test_report_is_one_file_with_its_pictures(swept):
+    page = (swept.dir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len([*swept.dir.glob("*.png")]) == 5
     assert "http" not in page.partition("base64")[0]
-    for picture in run.dir.glob("*.png"):
+    for picture in swept.dir.glob("*.png"):
         assert len(np.unique(np.asarray(Image.open(picture).convert("L")))) > 20
 
 
-def test_report_marks_the_best_mean_grade_of_each_grader(new_run):
+def test_report_marks_the_best_mean_grade_of_each_grader(swept):
     """The interaction of map and grader: makers down, graders across, no maker left out."""
-    run = new_run()
-    sweep(the_sweep(), run)
-    told = json.loads((run.dir / "sweep.json").read_text())["interaction"]
-    page = (run.dir / "report.html").read_text().partition("Mean grades")[2]
+    told = json.loads((swept.dir / "sweep.json").read_text())["interaction"]
+    page = (swept.dir / "report.html").read_text().partition("Mean grades")[2]
     grades = page.partition("<h2>Pictures")[0]
     assert grades.count("<tr>") == 1 + len({(row["method"], row["baseline"]) for row in told})
     for name in {row["grader"] for row in told}:
