@@ -45,7 +45,8 @@ def draw(axes: Axes, runs: dict[str, list[dict[str, Any]]]) -> None:
             continue
         seconds, accuracies = mean_curve(runs[arm])
         seeds = f"{len(runs[arm])} seed" + "s" * (len(runs[arm]) > 1)
-        label = f"{name}: {accuracies[-1]:.1%}, {seconds[-1]:.0f} s ({seeds})"
+        final = mean(run["test_accuracy"] for run in runs[arm])  # statistics estimated anew
+        label = f"{name}: {final:.1%}, {seconds[-1]:.0f} s ({seeds})"
         (line,) = axes.plot(seconds, accuracies, linewidth=1.3, label=label)
         axes.plot(seconds[-1], accuracies[-1], "o", color=line.get_color(), markersize=5)
     axes.set_xlabel("training time (s), without tests and first steps")
@@ -58,14 +59,16 @@ def main() -> None:
     told = json.loads(Path(sys.argv[1]).read_text())
     runs = {arm: list(by_seed.values()) for arm, by_seed in told["runs"].items()}
     best = max(mean_curve(rows)[1][-1] for rows in runs.values())
-    figure = Figure(figsize=(11, 4.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(11, 5.4), dpi=100, layout="constrained")
     whole, ends = figure.subplots(1, 2)
     for axes in (whole, ends):
         draw(axes, runs)
     whole.set_xlim(left=0)
     ends.set_xlim(left=0.5 * min(mean_curve(rows)[0][-1] for rows in runs.values()))
     ends.set_ylim(best - SHOWN, best + 0.005)
-    whole.legend(loc="lower right", fontsize=7.5)
+    figure.legend(
+        *whole.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8
+    )
     options = told["options"]
     figure.suptitle(
         f"{options['net']} on JPEG CIFAR-10, {options['epochs']} epochs,"
