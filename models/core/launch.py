@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from models.core.run import Run, StoppedError
 
@@ -46,7 +47,10 @@ def torchrun(run: Run, ranks: int) -> None:
         # Read and write at once: opening waits for nobody, and nobody's leaving ends the stream.
         fifos = [_open(run.dir / control_name(rank), stack) for rank in range(ranks)]
         events = _open(run.dir / EVENTS, stack)
-        command = ["--standalone", f"--nproc-per-node={ranks}", "-m", "models", "run", str(run.dir)]
+        # torchrun leaves the folder of its logs, which here are none, behind
+        logs = stack.enter_context(TemporaryDirectory(prefix="sextant-ranks-"))
+        command = ["--standalone", f"--nproc-per-node={ranks}", f"--log-dir={logs}"]
+        command += ["-m", "models", "run", str(run.dir)]
         process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *command])  # noqa: S603  # our own
         _relay(run, process, events, fifos)
     if process.returncode == 0:
