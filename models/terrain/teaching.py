@@ -212,7 +212,7 @@ def _draw(plan: Plan, state: State) -> None:
     right.plot(epochs, [row["error_ratio"] for row in state.history], marker="o", markersize=3)
     right.axhline(1.0, color="grey", linestyle="--", label="mean pooling")
     right.set_ylabel("MAE of depth on held-out terrains,\nover that of mean pooling")
-    right.set_ylim(0, 1.1 * max(1.0, *(row["error_ratio"] for row in state.history)))
+    right.set_ylim(0, 1.1 * max([1.0, *(row["error_ratio"] for row in state.history)]))
     right.legend(loc="lower left")
     for axes in (left, right):
         axes.set_xlabel("epoch")
