@@ -15,11 +15,12 @@ SCRIPT = """
 import json, sys
 import torch
 import torch.distributed as dist
+from models.core import ranks
 from models.lcw.distance import two_sample
 from models.lcw.gather import gather
 
 torch.set_num_threads(1)
-dist.init_process_group("gloo")
+ranks.start("cpu")
 g = torch.Generator().manual_seed(0)
 x, y, w = (torch.randn(*shape, generator=g) for shape in ((20, 6), (20, 5), (6, 5)))
 w.requires_grad_()
@@ -30,7 +31,7 @@ dist.all_reduce(w.grad)
 w.grad /= 2
 if dist.get_rank() == 0:
     print(json.dumps([loss.item(), w.grad.tolist()]))
-dist.destroy_process_group()
+ranks.leave()
 """
 
 
