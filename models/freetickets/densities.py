@@ -84,8 +84,9 @@ def densities(
 def _raw(layer: Layer, distribution: str) -> float:
     if distribution == "uniform":
         return 1.0
-    kernel = layer.kernel if distribution == "erk" else 0
-    return (layer.c_out + layer.c_in + 2 * kernel) / layer.size
+    if distribution == "er":
+        return (layer.c_out + layer.c_in) / (layer.c_out * layer.c_in)
+    return (layer.c_out + layer.c_in + 2 * layer.kernel) / layer.size
 
 
 def counts(layers: Sequence[Layer], shares: Sequence[float], sparsity: float) -> list[int]:

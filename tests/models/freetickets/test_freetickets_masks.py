@@ -56,6 +56,17 @@ def test_counts_are_exact(layers, sparsity):
         assert 0 <= k <= layer.size
 
 
+def test_densities_follow_their_formulas():
+    """Property 3: without a dense layer the densities stand as the formulas, to one factor."""
+    layers = [Layer("a", 64, 32, 3, 1), Layer("b", 128, 64, 1, 1), Layer("c", 10, 128, 0, 1)]
+    er = [(64 + 32) / (64 * 32), (128 + 64) / (128 * 64), (10 + 128) / (10 * 128)]
+    erk = [(64 + 32 + 6) / (64 * 32 * 9), (128 + 64 + 2) / (128 * 64), er[2]]
+    for distribution, raw in (("er", er), ("erk", erk), ("uniform", [1, 1, 1])):
+        shares = densities(layers, 0.95, distribution)
+        assert max(shares) < 1
+        assert [share / shares[0] for share in shares] == pytest.approx([x / raw[0] for x in raw])
+
+
 def test_a_single_layer_and_no_sparsity():
     """Property 3: one layer has 1 - S; S = 0 leaves all dense."""
     assert densities([Layer("x", 8, 8, 3, 1)], 0.7, "erk") == pytest.approx([0.3])
