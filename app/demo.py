@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from app import embedded
 from app.cli.follow import follow
 from app.cli.jobs import bytes_bar, fetch
-from app.cli.output import console, duration, say, size, table
+from app.cli.output import duration, say, size, table
 from app.client import Client
 
 MARKER = ".sextant-demo"
@@ -144,7 +146,7 @@ def _download(client: Client, job_id: str, folder: Path) -> list[tuple[str, Path
 
 
 def _tell(result: dict[str, Any], files: list[tuple[str, Path]]) -> None:
-    console.print("\n[bold]Training with cheap steps, and plainly[/]")
+    say(Text("\nTraining with cheap steps, and plainly", "bold"))
     arms = [
         (title, f"{result[f'{arm}test_accuracy']:.1%}", duration(result[f"{arm}train_seconds"]))
         for title, arm in (
@@ -157,6 +159,6 @@ def _tell(result: dict[str, Any], files: list[tuple[str, Path]]) -> None:
     say(f"time saved: {result['saving']:.1%}; change of accuracy: {result['accuracy_change']:+.1%}")
     ratio = result["measured_ratio"]
     say(f"a cheap step took {ratio:.2f} of the time of a full one (medians)")
-    console.print("\n[bold]Files[/]")
+    say(Text("\nFiles", "bold"))
     rows = ((role, str(path), size(path.stat().st_size)) for role, path in files)
     table(("role", "file", "size"), rows)

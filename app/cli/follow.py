@@ -3,10 +3,20 @@
 from time import monotonic
 from typing import Any
 
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from app.cli.output import coloured, console, duration, fields, say, size, table
+from app.cli.output import (
+    coloured,
+    console,
+    duration,
+    fields,
+    plain,
+    printable,
+    say,
+    size,
+    table,
+)
 from app.client import Client
 
 SHOWN_FIGURES = 12
@@ -23,7 +33,7 @@ class Watcher:
         self._bar = bar
         self._title = title
         self._told_at = monotonic()
-        self._task = bar.add_task(escape(title), total=None, state="", rate="", left="", loss="")
+        self._task = bar.add_task(printable(title), total=None, state="", rate="", left="", loss="")
 
     def hear(self, event: dict[str, Any]) -> None:
         """Take one event of the job."""
@@ -42,7 +52,7 @@ class Watcher:
                 total = self._bar.tasks[self._task].total or 1
                 self._bar.update(self._task, completed=total, total=total, left="")
         elif event["type"] == "warning":
-            self._bar.console.print(f"[yellow]warning:[/] {escape(str(data.get('message')))}")
+            self._bar.console.print(Text("warning:", "yellow"), plain(data.get("message")))
         self._tell()
 
     def _tell(self) -> None:
@@ -59,7 +69,7 @@ class Watcher:
         unit = data.get("rate_unit") or "1/s"
         self._bar.update(
             self._task,
-            state=data.get("phase") or "running",
+            state=printable(data.get("phase") or "running"),
             completed=data.get("step") or 0,
             total=data.get("total_steps"),
             rate=f"{rate:.3g} {unit}" if rate else "",
@@ -75,13 +85,13 @@ class Watcher:
 def follow(client: Client, job: dict[str, Any], title: str | None = None) -> dict[str, Any]:
     """Watch a job until it is final; returns it then."""
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("[cyan]{task.fields[state]}[/]"),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[state]}", style="cyan", markup=False),
+        TextColumn("{task.fields[rate]}", markup=False),
         TextColumn("{task.fields[left]}"),
-        TextColumn("[magenta]{task.fields[loss]}[/]"),
+        TextColumn("{task.fields[loss]}", style="magenta"),
         TimeElapsedColumn(),
         console=console,
     )
@@ -92,7 +102,7 @@ def follow(client: Client, job: dict[str, Any], title: str | None = None) -> dic
 
 def report(client: Client, job: dict[str, Any]) -> None:
     """What came of a final job: its figures, its files, or why it failed."""
-    console.print(f"{job['id']} {coloured(job['status'])}")
+    say(job["id"], coloured(job["status"]))
     if error := job["error"]:
         say(f"{error['code']}: {error['message']}")
         if error.get("hint"):

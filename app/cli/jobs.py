@@ -4,12 +4,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.text import Text
 
 from app.cli import output
 from app.cli.connect import connect
 from app.cli.follow import follow, report
-from app.cli.output import AsJson, coloured, console, duration, fields, say, table, when
+from app.cli.output import (
+    AsJson,
+    coloured,
+    console,
+    duration,
+    fields,
+    printable,
+    say,
+    table,
+    when,
+)
 from app.client import Client
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job")]
@@ -83,9 +94,9 @@ def jobs(
     table(("job", "kind", "name", "status", "done", "created"), rows)
 
 
-def _state(job: dict[str, Any]) -> str:
+def _state(job: dict[str, Any]) -> Text:
     reason = job["status_reason"]
-    return coloured(job["status"]) + (f" ({reason})" if reason else "")
+    return Text.assemble(coloured(job["status"]), f" ({reason})" if reason else "")
 
 
 def _percent(job: dict[str, Any]) -> str:
@@ -129,10 +140,10 @@ def logs(
     """Print what the job's process wrote."""
     with connect() as client:
         if not follow:
-            typer.echo(client.logs(job_id, tail=tail, run=run), nl=False)
+            output.echo(client.logs(job_id, tail=tail, run=run))
             return
         for event in client.follow_logs(job_id):
-            typer.echo(event["data"]["text"], nl=False)
+            output.echo(event["data"]["text"])
 
 
 def metrics(
@@ -151,7 +162,7 @@ def metrics(
     series = output.series(found)
     if plot:
         for each, points in series.items():
-            console.print(f"\n[bold]{each}[/]")
+            say(Text(f"\n{printable(each)}", "bold"))
             say(output.plot(points))
         return
     rows = ((n, len(p), *(output.number(v) for v in _ends(p))) for n, p in series.items())
@@ -184,7 +195,7 @@ def download(
 def fetch(client: Client, job_id: str, artifact: dict[str, Any], target: Path) -> None:
     """Download one file with a bar."""
     with bytes_bar() as bar:
-        task = bar.add_task(artifact["name"], total=artifact["size_bytes"])
+        task = bar.add_task(printable(artifact["name"]), total=artifact["size_bytes"])
         client.download(
             job_id,
             artifact["name"],
@@ -195,7 +206,8 @@ def fetch(client: Client, job_id: str, artifact: dict[str, Any], target: Path) -
 
 def bytes_bar() -> Progress:
     """A bar for bytes on their way; gone when they are there."""
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -9,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+# C0 and C1 without tab and newline, and the marks that reverse the direction of writing
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PIPE_WIDTH = 200  # a file or a pipe has no width of its own
 
 
@@ -34,14 +37,29 @@ COLOURS = {
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def say(text: str) -> None:
-    """A line for people; nothing in it is taken for markup."""
-    console.print(escape(text), soft_wrap=True)
+def plain(value: Any) -> Text:
+    """A value as text: no markup is read in it, control characters are gone."""
+    return value if isinstance(value, Text) else Text(printable(str(value)))
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could move the cursor or retitle a terminal."""
+    return CONTROLS.sub("", text)
+
+
+def say(*texts: str | Text) -> None:
+    """A line for people."""
+    console.print(*map(plain, texts), soft_wrap=True)
 
 
 def complain(text: str, label: str = "error") -> None:
     """A line on standard error."""
-    errors.print(f"[bold red]{label}:[/] {escape(text)}", soft_wrap=True)
+    errors.print(Text(f"{label}:", "bold red"), plain(text), soft_wrap=True)
+
+
+def echo(text: str) -> None:
+    """A job's own text: unchanged into a file or a pipe, printable on a terminal."""
+    typer.echo(printable(text) if console.is_terminal else text, nl=False)
 
 
 def print_json(value: Any) -> None:
@@ -49,9 +67,9 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
-def coloured(status: str) -> str:
+def coloured(status: str) -> Text:
     """A status in its colour."""
-    return f"[{COLOURS.get(status, 'white')}]{status}[/]"
+    return Text(printable(status), COLOURS.get(status, "white"))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -59,7 +77,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     made = Table(*columns, box=None, pad_edge=False, header_style="bold")
     made.columns[0].no_wrap = True
     for row in rows:
-        made.add_row(*("" if cell is None else str(cell) for cell in row))
+        made.add_row(*("" if cell is None else plain(cell) for cell in row))
     console.print(made)
 
 
@@ -133,7 +151,8 @@ def fields(values: Mapping[str, Any]) -> None:
     made = Table(box=None, pad_edge=False, show_header=False)
     for name, value in values.items():
         if value not in (None, "", {}, []):
-            made.add_row(f"[bold]{name}[/]", value if isinstance(value, str) else number(value))
+            shown = number(value) if isinstance(value, float) else value
+            made.add_row(Text(printable(name), "bold"), plain(shown))
     console.print(made)
 
 

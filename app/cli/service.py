@@ -10,15 +10,16 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr
+from rich.text import Text
 
 from app import demo as demonstration
 from app import doctor as examination
 from app import embedded
 from app.cli import output
-from app.cli.output import AsJson, console, say, table
+from app.cli.output import AsJson, say, table
 from app.settings import Settings, get_settings, unknown_variables
 
-MARKS = {True: "[green]ok[/]", False: "[red]FAIL[/]", None: "[yellow]none[/]"}
+MARKS = {True: Text("ok", "green"), False: Text("FAIL", "red"), None: Text("none", "yellow")}
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +88,7 @@ def doctor(
         table(("", "check", "found"), ((MARKS[f.ok], f.check, f.found) for f in found))
         for finding in found:
             if finding.hint:
-                console.print(f"[bold]{finding.check}:[/] {finding.hint}")
+                say(Text(f"{finding.check}:", "bold"), finding.hint)
     if any(finding.ok is False for finding in found):
         raise typer.Exit(1)
 

@@ -217,6 +217,31 @@ def test_a_failed_job_ends_with_code_1(service, tmp_path):
     assert json.loads(result.stdout)["status"] == "failed"
 
 
+@pytest.mark.parametrize("name", ["lr [/0.1] run", "[red]x[/red]", "a [/] b", "a\x1b]0;title\x07b"])
+def test_names_of_users_are_shown_as_typed(call, client, name):
+    """A job's name is text: brackets stay, control characters are gone."""
+    shown = name.replace("\x1b", "").replace("\x07", "")
+    job_id = client.submit(SMALLEST, name=name)["id"]
+    assert shown in call("jobs").stdout
+    assert shown in call("show", job_id).stdout
+    worker = threading.Timer(0.2, lambda: client.cancel(job_id))
+    worker.start()
+    follow.follow(client, client.get(job_id))
+    worker.join()
+
+
+def test_tables_take_no_markup(capsys, monkeypatch):
+    """Every cell and field may hold brackets; only what the command line colours is coloured."""
+    output.table(("a", "b"), [("[bold]x[/]", output.coloured("[/]")), (None, 1)])
+    output.fields({"[/x]": "[blink]", "n": 0.25, "none": None})
+    output.say("[/]", "\u202eabc")
+    written = capsys.readouterr().out
+    for text in ("[bold]x[/]", "[/]", "[/x]", "[blink]", "0.25", "[/] abc"):
+        assert text in written
+    assert "\x1b" not in written
+    assert "none" not in written
+
+
 def test_kinds_and_keys_and_datasets(call):
     assert KIND in call("kinds").stdout
     one = json.loads(call("kinds", KIND, "--json").stdout)
