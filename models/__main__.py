@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import load_entry, load_stored
 from models.core import launch
 from models.core.errors import RunError, SpecError
 from models.core.run import Run, StoppedError
@@ -73,11 +73,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(run: Run, options: argparse.Namespace) -> None:
-    spec = TypeAdapter(JobSpec).validate_python(json.loads((run.dir / "spec.json").read_bytes()))
+    spec, warnings = load_stored(json.loads((run.dir / "spec.json").read_bytes()))
     run.emit("hello", pid=os.getpid(), versions={"python": platform.python_version()})
     if options.ranks > 1:
         launch.torchrun(run, options.ranks)
         return
+    for warning in warnings:
+        run.warn("spec_upgraded", warning)
     entry = load_entry(spec)
     from models.core import device  # loads torch
 

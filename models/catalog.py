@@ -1,10 +1,11 @@
 """Every kind of job: the union of the specs, and the way from a spec to its code."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from importlib import import_module
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from models.core.run import Run
 from models.core.spec import Spec
@@ -39,6 +40,23 @@ def kinds() -> dict[str, type[Spec]]:
     """Spec classes by kind, in the order of the union."""
     classes: tuple[type[Spec], ...] = get_args(get_args(JobSpec)[0])
     return {get_args(spec.model_fields["kind"].annotation)[0]: spec for spec in classes}
+
+
+def upgrade(stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """JSON of a stored spec in today's fields and bounds, and warnings of what that changed."""
+    spec = deepcopy(stored)
+    kind = kinds().get(spec.get("kind", ""))
+    return spec, [] if kind is None else kind.upgrade(spec)
+
+
+def load_stored(stored: dict[str, Any]) -> tuple[Any, list[str]]:
+    """A spec that this or an earlier release accepted, and warnings of what had to change.
+
+    Raises:
+        ValidationError: if it is no spec.
+    """
+    spec, warnings = upgrade(stored)
+    return TypeAdapter(JobSpec).validate_python(spec), warnings
 
 
 def load_entry(spec: Spec) -> Callable[[Spec, Run], None]:

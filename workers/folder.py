@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,7 +15,7 @@ from app.db.session import make_session
 from app.db.tables import Artifact, Dataset, Job, Run
 from app.services import artifacts, datasets, events
 from app.settings import get_settings
-from models.catalog import JobSpec
+from models.catalog import load_stored
 from models.core.spec import ArtifactRef, Spec
 
 
@@ -39,7 +38,7 @@ def prepare(run: Run) -> tuple[Path, Job, dict[str, Any]]:
     (folder / "resume").mkdir()
     with make_session(write=False) as session:
         job = session.get_one(Job, run.job_id)
-        spec: Spec = TypeAdapter(JobSpec).validate_python(job.resolved_spec)
+        spec, _ = load_stored(job.resolved_spec)
         wanted = _inputs(session, job, spec)
         checkpoints = _checkpoints(session, job)
     (folder / "spec.json").write_text(json.dumps(job.resolved_spec))

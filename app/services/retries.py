@@ -10,7 +10,7 @@ from app.schemas.jobs import JobCreate, Limits, Resources, RetryRequest
 from app.services import artifacts, jobs
 from app.services.errors import ConflictError, InvalidError, NotFoundError, invalid
 from app.services.pointers import describe_errors
-from models.catalog import JobSpec
+from models.catalog import JobSpec, upgrade
 
 ROOT = "/overrides"
 SPEC: TypeAdapter[Any] = TypeAdapter(JobSpec)
@@ -26,7 +26,8 @@ def retry(session: Session, tenant_id: str, job_id: str, request: RetryRequest) 
     parent = jobs.get(session, tenant_id, job_id)
     if parent.status not in FINAL:
         raise ConflictError(f"the job is {parent.status}; cancel it first or wait")
-    sent = {name: value for name, value in parent.spec.items() if name != "resume_from"}
+    stored, _ = upgrade(parent.spec)
+    sent = {name: value for name, value in stored.items() if name != "resume_from"}
     if request.from_ != "scratch":
         checkpoint = _checkpoint(session, parent, request.from_)
         sent["resume_from"] = {"job": parent.id, "artifact": checkpoint.name}

@@ -115,6 +115,18 @@ class Spec(Part):
         """
         return Estimate()
 
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:  # noqa: ARG003  # for kinds that changed
+        """Bring a spec that an earlier release accepted to today's fields and bounds, in place.
+
+        Args:
+            stored: JSON of the spec; only fields that changed since are touched.
+
+        Returns:
+            A sentence for the user about each value that changes what the job computes.
+        """
+        return []
+
     def references(self) -> Iterator[tuple[str, ArtifactRef | DatasetRef]]:
         """Every reference in the spec with its JSON pointer, for example ``/data``."""
         yield from _references(self, "")

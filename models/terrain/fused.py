@@ -64,7 +64,7 @@ class FusedFlood:
             totals = self.totals
             raise UnstableError(
                 f"the simulation blew up in step {totals.steps} at {totals.t:.1f} s",
-                hint="lower solver.alpha, raise manning, or leave the limiter on",
+                hint="raise manning, set solver.froude to 1, or leave the limiter on",
             )
         return why == stride.DONE
 
@@ -131,7 +131,7 @@ def _numbers(dx: float, physics: Physics, wet_m: float | None) -> grid.Numbers:
         h_dry=physics.h_dry,
         froude=physics.froude or 0.0,
         limited=physics.limiter,
-        courant=physics.alpha,
+        courant=physics.courant,
         reference_cfl=physics.cfl == "reference",
         h_floor=physics.h_floor,
         dt_cap=dt_cap(dx, physics),

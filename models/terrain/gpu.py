@@ -162,7 +162,7 @@ class GpuFlood:
             k = int(self.bad.nonzero()[0, 0])
             raise UnstableError(
                 f"the simulation blew up in step {int(self.steps[k])} at {float(self.t[k]):.1f} s",
-                hint="lower solver.alpha, raise manning, or leave the limiter on",
+                hint="raise manning, set solver.froude to 1, or leave the limiter on",
             )
         return not behind
 
@@ -267,6 +267,6 @@ def _numbers(ground: Ground, physics: Physics, wet_m: float, device: torch.devic
     cap = min(dt_cap(ground.dx, physics), 1e300)
     numbers = (
         ground.dx, physics.gravity, physics.theta, physics.eps, physics.h_dry, wet_m,
-        physics.alpha, physics.h_floor, cap, ground.dx**2, ny * nx,
+        physics.courant, physics.h_floor, cap, ground.dx**2, ny * nx,
     )  # fmt: skip
     return torch.tensor(numbers, dtype=torch.float64, device=device)

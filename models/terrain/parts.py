@@ -1,5 +1,6 @@
 """Parts of the terrain specs: where a terrain comes from, its water, the solver. Torch-free."""
 
+import math
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -200,12 +201,39 @@ Water = Annotated[Inflow | Outflow | Level | Source | Rain | Valley, Field(discr
 Waters = Annotated[list[Water], Field(min_length=1, max_length=64)]
 
 
+THETA_MAX = 0.95
+AUTHORS_ALPHA = 0.7  # of the authors' code, with their step
+
+
+def alpha_max(theta: float, *, authors_step: bool = False) -> float:
+    """Largest Courant number with a margin of 10 % to the limit of linear stability.
+
+    Args:
+        theta: weight of a face's own discharge, 0..1.
+        authors_step: of steps dx / (g + h), at most half of dx / sqrt(g h), not of the latter.
+    """
+    return min(1.0, (1.8 if authors_step else 0.9) * math.sqrt(theta / 2))
+
+
 class Solver(Part):
-    """Constants of the shallow-water scheme."""
+    """Constants of the shallow-water scheme.
+
+    The scheme is linearly stable in two dimensions for Courant numbers up to sqrt(theta / 2), of
+    steps dx / sqrt(g h); friction does not lower the limit. At theta 1 waves of finite height grow
+    at every Courant number.
+    """
 
     manning: float = Field(default=0.05, gt=0, le=1, description="Roughness, s/m^(1/3)")
-    theta: float = Field(default=0.7, gt=0, le=1, description="1: no smoothing of discharges")
-    alpha: float = Field(default=0.7, gt=0, le=1, description="Courant number")
+    theta: float = Field(
+        default=0.7, gt=0, le=THETA_MAX, description="Weight of a face's own discharge"
+    )
+    alpha: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Courant number, at most 0.9 sqrt(theta / 2), the default; 1.8 sqrt(theta / 2)"
+        " and 0.7 in reference_mode",
+    )
     h_dry_m: float = Field(default=1e-5, ge=1e-7, le=0.01, description="No flow below this depth")
     limiter: bool = Field(default=True, description="No cell gives more water than it has")
     froude: float | None = Field(
@@ -215,6 +243,40 @@ class Solver(Part):
         default=False,
         description="The authors' scheme: their time step and outflow, no dry rule, no limiter",
     )
+
+    @property
+    def courant(self) -> float:
+        """``alpha``, or what stands for its absence."""
+        if self.alpha is not None:
+            return self.alpha
+        return AUTHORS_ALPHA if self.reference_mode else alpha_max(self.theta)
+
+    @model_validator(mode="after")
+    def _stable(self) -> "Solver":
+        most = alpha_max(self.theta, authors_step=self.reference_mode)
+        if self.alpha is not None and self.alpha > most:
+            raise ValueError(
+                f"alpha: {self.alpha} makes deep water unstable; at most {most:.4g} at theta"
+                f" {self.theta}: lower it, or leave it out for {most:.4g}"
+            )
+        return self
+
+
+def cap_solver(solver: Any) -> list[str]:
+    """Bring a stored solver, JSON, within the limits of stability, in place; warnings of it."""
+    if not isinstance(solver, dict):
+        return []
+    theta, warnings = solver.get("theta", Solver().theta), []
+    if theta > THETA_MAX:
+        warnings.append(f"solver.theta {theta} is unstable; {THETA_MAX} is used")
+        theta = solver["theta"] = THETA_MAX
+    most = alpha_max(theta, authors_step=bool(solver.get("reference_mode")))
+    if (solver.get("alpha") or 0.0) > most:
+        warnings.append(
+            f"solver.alpha {solver['alpha']} makes deep water unstable; {most:.4g} is used"
+        )
+        solver["alpha"] = most
+    return warnings
 
 
 Method = Literal["mean", "max", "min", "bilinear", "bilateral", "channel"]

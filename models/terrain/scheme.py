@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from models.terrain.parts import AUTHORS_ALPHA, alpha_max
+
 REFERENCE_OUTFLOW_SLOPE = 0.2  # of the authors' code; q = g h 0.2 is no discharge by its unit
 DT_CAP_S = 10.0
 DT_CAP_PER_M = 0.2  # dt <= dx / 5 s: inflow on dry ground must not jump
@@ -23,7 +25,7 @@ class Physics(NamedTuple):
     Attributes:
         gravity: m/s2.
         theta: weight of a face's own discharge against the mean of its neighbours, 0..1.
-        alpha: Courant number, 0..1.
+        alpha: Courant number; stable up to sqrt(theta / 2). None: 0.9 of that.
         h_min: least flow depth in the formulas, m.
         eps: under the root of the discharge's norm, m4/s2.
         h_dry: no flow over a face below this flow depth, m; 0 is the authors' scheme.
@@ -37,7 +39,7 @@ class Physics(NamedTuple):
 
     gravity: float = 9.8
     theta: float = 0.7
-    alpha: float = 0.7
+    alpha: float | None = None
     h_min: float = 1e-7
     eps: float = 1e-8
     h_dry: float = 1e-5
@@ -48,10 +50,22 @@ class Physics(NamedTuple):
     dt_max: float | None = None
     authors_outflow: bool = False
 
+    @property
+    def courant(self) -> float:
+        """``alpha``, or the default that keeps water of any depth at rest."""
+        return alpha_max(self.theta) if self.alpha is None else self.alpha
+
 
 def authors_physics(h_floor: float = 0.1) -> Physics:
     """The authors' scheme: no dry rule, no limiter, their time step and outflow."""
-    return Physics(h_dry=0.0, limiter=False, cfl="reference", h_floor=h_floor, authors_outflow=True)
+    return Physics(
+        alpha=AUTHORS_ALPHA,
+        h_dry=0.0,
+        limiter=False,
+        cfl="reference",
+        h_floor=h_floor,
+        authors_outflow=True,
+    )
 
 
 class Ground(NamedTuple):
@@ -96,9 +110,9 @@ def stable_step(h: Float[Tensor, "b ny nx"], dx: float, physics: Physics) -> Flo
     """Step in s from the deepest water of each sample; float64; carries no gradient."""
     deepest = h.detach().amax((1, 2)).double().clamp(min=physics.h_floor)
     if physics.cfl == "reference":
-        step = physics.alpha * dx / (physics.gravity + deepest)
+        step = physics.courant * dx / (physics.gravity + deepest)
     else:
-        step = physics.alpha * dx / (physics.gravity * deepest).sqrt()
+        step = physics.courant * dx / (physics.gravity * deepest).sqrt()
     return step.clamp(max=dt_cap(dx, physics))
 
 

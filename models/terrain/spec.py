@@ -21,6 +21,7 @@ from models.terrain.parts import (
     Terrain,
     Valley,
     Waters,
+    cap_solver,
 )
 
 DEEP_M = 2.0  # water that the estimate of steps reckons with
@@ -29,7 +30,7 @@ TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
 
 def steps_of(duration_s: float, dx: float, solver: Solver) -> int:
     """Time steps to expect, for water of ``DEEP_M``."""
-    courant = solver.alpha * dx
+    courant = solver.courant * dx
     dt = courant / (9.8 + DEEP_M) if solver.reference_mode else courant / math.sqrt(9.8 * DEEP_M)
     return math.ceil(duration_s / dt)
 
@@ -93,6 +94,11 @@ class _Flood(_OnTerrain):
     rain_map: Map | None = Field(
         default=None, description="What the rain is multiplied with, cell by cell"
     )
+
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Solvers of before 30 November 2026 could be unstable."""
+        return cap_solver(stored.get("solver"))
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Cells and steps of the fine flood.
@@ -192,6 +198,11 @@ class TerrainDownsample(_OnTerrain):
     tune: Tune | None = Field(
         default=None, description="Improve the result by floods of this terrain; costs fine floods"
     )
+
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Solvers of before 30 November 2026 could be unstable."""
+        return cap_solver((stored.get("tune") or {}).get("solver"))
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Cells and steps of the fine floods of a tuning.

@@ -119,7 +119,7 @@ def check(h: Tensor, clock: Clock) -> None:
         raise UnstableError(
             f"the simulation blew up in step {int(clock.steps[sample])} at "
             f"{float(clock.t[sample]):.1f} s",
-            hint="lower solver.alpha, raise manning, or leave the limiter on",
+            hint="raise manning, set solver.froude to 1, or leave the limiter on",
         )
 
 

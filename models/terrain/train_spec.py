@@ -7,7 +7,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Part, Spec
-from models.terrain.parts import DatasetTerrain, Factor, Rain, Solver, Synthetic, Valley, Waters
+from models.terrain.parts import (
+    DatasetTerrain,
+    Factor,
+    Rain,
+    Solver,
+    Synthetic,
+    Valley,
+    Waters,
+    cap_solver,
+)
 from models.terrain.spec import TINY, check_work, steps_of
 
 
@@ -108,6 +117,11 @@ class TerrainTrain(Spec):
         if self.solver.froude is not None or self.solver.reference_mode:
             raise ValueError("solver: froude and reference_mode cannot be trained through")
         return self
+
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Solvers of before 30 November 2026 could be unstable."""
+        return cap_solver(stored.get("solver"))
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Optimizer steps, and cell-steps of the fine floods of generated terrains."""
