@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app import events, problems, queue, telemetry
+from app import queue, telemetry
 from app.db import migrate
 from app.db.session import get_engine, make_session
-from app.middleware import Surroundings
+from app.http import event_streams, problems
+from app.http.middleware import Surroundings
 from app.routers import artifacts, datasets, health, jobs, keys, kinds
 from app.routers import events as event_routes
 from app.services import keys as key_service
@@ -42,11 +43,11 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
     """Bring the schema up to date, open the broker's connections, end streams at the end."""
     await run_in_threadpool(_prepare_database)
     queue.warm()
-    events.start()
+    event_streams.start()
     try:
         yield
     finally:
-        events.stop()
+        event_streams.stop()
 
 
 def create_app() -> FastAPI:

@@ -21,7 +21,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from app.services.errors import UnavailableError
+from app.errors import UnavailableError
 from app.settings import get_settings
 
 if TYPE_CHECKING:  # stubs only, not there at run time

@@ -12,11 +12,11 @@ from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan, DynamicDownsamplingTrain
 from models.freetickets.spec import FreeTicketsTrain
 from models.lcw.spec import LcwSample, LcwTrain
-from models.saliency.spec import SaliencyMap
-from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
+from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
+from models.saliency.spec.map import SaliencyMap
 from models.selective_convolution.spec import SelectiveConvolutionTrain
-from models.terrain.spec import TerrainCompare, TerrainDownsample, TerrainSimulate
-from models.terrain.train_spec import TerrainTrain
+from models.terrain.spec.floods import TerrainCompare, TerrainDownsample, TerrainSimulate
+from models.terrain.spec.train import TerrainTrain
 
 JobSpec = Annotated[
     DynamicDownsamplingTrain

@@ -3,7 +3,7 @@
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_shutdown, worker_shutting_down
+from celery.signals import worker_shutting_down
 
 from app.queue import make_celery
 from app.settings import get_settings
@@ -43,10 +43,3 @@ def _shutting_down(**_: Any) -> None:
     host = this_host()
     host.draining.set()
     host.changed.set()
-
-
-@worker_shutdown.connect
-def _shut_down(**_: Any) -> None:
-    from workers.dispatcher import start_dispatcher
-
-    start_dispatcher().join()

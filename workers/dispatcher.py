@@ -24,6 +24,7 @@ from app.services import artifacts, datasets, idempotency, lifecycle, workers
 from app.settings import get_settings
 from workers import host as hosts
 from workers.host import this_host
+from workers.work import work
 
 CLEAN_EVERY_S = 60.0
 SWEEP_EVERY_S = 3600.0  # looks at every key of the store
@@ -85,8 +86,6 @@ class Dispatcher(threading.Thread):
                 self._start(name)
 
     def _start(self, name: str) -> None:
-        from workers.tasks import work
-
         thread = threading.Thread(target=lambda: _safely(lambda: work(name)), name=f"work-{name}")
         thread.start()
         self._working.append(thread)

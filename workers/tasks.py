@@ -1,15 +1,12 @@
-"""The one task, ``claim``: take a waiting dataset or job and carry it out to its final status."""
+"""The one task, ``claim``, and the end of the worker."""
 
-import structlog
+from typing import Any
 
-from app.db.session import make_session
-from app.db.tables import Job, Run
-from app.services import datasets, lifecycle
-from workers import execute
+from celery.signals import worker_shutdown
+
 from workers.celery_app import celery_app
-from workers.host import Grant, this_host
-
-log = structlog.get_logger(__name__)
+from workers.dispatcher import start_dispatcher
+from workers.work import work
 
 
 @celery_app.task(name="claim")
@@ -18,37 +15,6 @@ def claim(queue: str) -> None:
     work(queue)
 
 
-def work(queue: str) -> bool:
-    """One dataset check or one run; False when nothing was there for this worker."""
-    host = this_host()
-    with host.slot() as free:
-        if not free:
-            return False
-        with make_session() as session:
-            dataset = datasets.claim_check(session, host.id)
-        if dataset is not None:
-            execute.check(dataset, host.id)
-            return True
-        taken = _take(queue)
-        if taken is None:
-            return False
-        run, grant = taken
-        structlog.contextvars.bind_contextvars(job_id=run.job_id, run_number=run.number)
-        try:
-            execute.execute(run, grant)
-        finally:
-            host.give_back(grant)
-            structlog.contextvars.clear_contextvars()
-        return True
-
-
-def _take(queue: str) -> tuple[Run, Grant] | None:
-    """Claim a job together with the GPUs it needs: what is free must not change in between."""
-    host = this_host()
-    with host.claiming:
-        with make_session() as session:
-            run = lifecycle.claim(session, host.info(), queue)
-            if run is None:
-                return None
-            job = session.get_one(Job, run.job_id)
-        return run, host.take(job.device, job.gpus, job.resources.get("cpus"))
+@worker_shutdown.connect
+def _shut_down(**_: Any) -> None:
+    start_dispatcher().join()

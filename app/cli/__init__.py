@@ -9,8 +9,8 @@ import typer
 
 from app.cli import datasets, jobs, keys, service
 from app.cli.output import complain
-from app.client import ApiError
-from app.embedded import StartError
+from app.local.address import StartError
+from sextant_client import ApiError
 
 app = typer.Typer(
     name="sextant",

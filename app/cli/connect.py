@@ -2,9 +2,9 @@
 
 import os
 
-from app.client import Client
-from app.embedded import admin_key, local_url
+from app.local.address import admin_key, local_url
 from app.settings import get_settings
+from sextant_client import Client
 
 
 def connect() -> Client:

@@ -17,7 +17,7 @@ from app.cli.output import (
     size,
     table,
 )
-from app.client import Client
+from sextant_client import Client
 
 SHOWN_FIGURES = 12
 LINE_EVERY_S = 10.0  # where no bar can move, in a file or a pipe

@@ -21,7 +21,7 @@ from app.cli.output import (
     table,
     when,
 )
-from app.client import Client
+from sextant_client import Client
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its end")]

@@ -9,7 +9,7 @@ from app.cli.connect import connect
 from app.cli.output import AsJson, say, table, when
 from app.db import migrate
 from app.db.session import get_engine, make_session
-from app.embedded import admin_key
+from app.local.address import admin_key
 from app.services.keys import ensure_admin_key
 from app.settings import get_settings
 

@@ -12,11 +12,11 @@ import typer
 from pydantic import SecretStr
 from rich.text import Text
 
-from app import demo as demonstration
-from app import doctor as examination
-from app import embedded
+from app.cli import demo as demonstration
 from app.cli import output
 from app.cli.output import AsJson, say, table
+from app.local import doctor as examination
+from app.local.up import running
 from app.settings import Settings, get_settings, unknown_variables
 
 MARKS = {True: Text("ok", "green"), False: Text("FAIL", "red"), None: Text("none", "yellow")}
@@ -39,7 +39,7 @@ def up(
         os.environ["SEXTANT_BIND"] = bind
     _interruptible()
     try:
-        with embedded.running(say) as address:
+        with running(say) as address:
             state = get_settings().state_dir
             say(f"Sextant is ready at {address.url} (interactive docs: {address.url}/docs)")
             if address.key:

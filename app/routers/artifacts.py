@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app import downloads
-from app.deps import JobsRead, ReadSession
-from app.problems import problems
+from app.http import downloads
+from app.http.deps import JobsRead, ReadSession
+from app.http.problems import problems
+from app.http.strict import StrictRoute
 from app.routers.jobs import JobId
 from app.schemas.artifacts import ArtifactRead
 from app.schemas.page import Page
 from app.services import artifacts, jobs
-from app.strict import StrictRoute
 
 router = APIRouter(prefix="/v1", tags=["artifacts"], route_class=StrictRoute)
 BYTES = {**downloads.RESPONSES, **problems(404, 416)}

@@ -13,14 +13,21 @@ from starlette.requests import ClientDisconnect
 from app import storage
 from app.db.session import make_session
 from app.db.tables import Dataset
-from app.deps import DatasetsRead, DatasetsWrite, DurableSession, Once, ReadSession, WriteSession
-from app.problems import problems
+from app.errors import invalid
+from app.http.deps import (
+    DatasetsRead,
+    DatasetsWrite,
+    DurableSession,
+    Once,
+    ReadSession,
+    WriteSession,
+)
+from app.http.problems import problems
+from app.http.strict import StrictRoute
 from app.schemas.datasets import DatasetCreate, DatasetQuery, DatasetRead
 from app.schemas.page import Page
 from app.services import datasets, uploads
-from app.services.errors import invalid
 from app.services.idempotency import Answer
-from app.strict import StrictRoute
 from models.data.builtin import BUILTIN
 
 OCTETS = "application/octet-stream"

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app import downloads
-from app.deps import JobsRead, ReadSession
-from app.events import job_events, job_log
-from app.problems import problems
+from app.http import downloads
+from app.http.deps import JobsRead, ReadSession
+from app.http.event_streams import job_events, job_log
+from app.http.problems import problems
+from app.http.strict import StrictRoute
 from app.routers.jobs import JobId
 from app.schemas.events import EventPage, EventQuery, EventRead, LogQuery, MetricQuery, MetricsRead
 from app.services import events, jobs, logs, metrics
 from app.services.metrics import Point
-from app.strict import StrictRoute
 
 STREAM = "text/event-stream"
 JSON_POINTS = 1000

@@ -6,13 +6,13 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
-from app.auth import ADMIN, bearer, caller, demand
-from app.problems import PROBLEMS, problems
+from app.errors import NotFoundError
+from app.http.auth import ADMIN, bearer, caller, demand
+from app.http.problems import PROBLEMS, problems
+from app.http.strict import StrictRoute
 from app.schemas.health import Health, ProblemRead, Ready
 from app.services import gauges, health
-from app.services.errors import NotFoundError
 from app.settings import get_settings
-from app.strict import StrictRoute
 
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 

@@ -8,9 +8,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.session import make_session
 from app.db.tables import Job
-from app.deps import DurableSession, JobsRead, JobsWrite, Once, ReadSession, WriteSession
-from app.events import wait_for_news
-from app.problems import problems
+from app.http.deps import DurableSession, JobsRead, JobsWrite, Once, ReadSession, WriteSession
+from app.http.event_streams import wait_for_news
+from app.http.problems import problems
+from app.http.strict import StrictRoute
 from app.schemas.jobs import (
     CancelRequest,
     DryRun,
@@ -23,7 +24,6 @@ from app.schemas.jobs import (
 from app.schemas.page import Page
 from app.services import jobs, retries
 from app.services.idempotency import Answer
-from app.strict import StrictRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 

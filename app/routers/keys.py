@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from app.deps import Admin, DurableSession, Once, ReadSession, WriteSession
-from app.problems import problems
+from app.http.deps import Admin, DurableSession, Once, ReadSession, WriteSession
+from app.http.problems import problems
+from app.http.strict import StrictRoute
 from app.schemas.keys import KeyCreate, KeyCreated, KeyFilters, KeyRead
 from app.schemas.page import Page
 from app.services import keys
 from app.services.idempotency import Answer
-from app.strict import StrictRoute
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=StrictRoute)
 

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
-from app.deps import JobsRead
-from app.problems import problems
+from app.errors import NotFoundError
+from app.http.deps import JobsRead
+from app.http.problems import problems
+from app.http.strict import StrictRoute
 from app.schemas.kinds import ArtifactKind, KindRead, MetricRead
 from app.schemas.page import Page
-from app.services.errors import NotFoundError
 from app.services.pointers import did_you_mean
-from app.strict import StrictRoute
 from models.catalog import kinds
 from models.core.spec import Spec
 

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session, aliased
 from app import queue, storage
 from app.db.session import after_commit, database_now, make_session
 from app.db.tables import Artifact, Dataset, Job, Metric, Run, new_id, utc_now
+from app.errors import InvalidError, NotFoundError
 from app.services import lifecycle
-from app.services.errors import InvalidError, NotFoundError
 from app.services.events import storable
 from app.services.places import LOG_KEY, checked_name, job_folder, log_key, media_type, run_key
 from app.settings import get_settings

@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Dataset, Job, new_id
-from app.services import paging
-from app.services.errors import (
+from app.errors import (
     ConflictError,
     InvalidError,
     NotFoundError,
@@ -20,6 +19,7 @@ from app.services.errors import (
     UnavailableError,
     invalid,
 )
+from app.services import paging
 from app.settings import get_settings
 from models.core.spec import DatasetRef
 from models.data.builtin import BUILTIN

@@ -11,8 +11,8 @@ from app import queue, storage
 from app.db import migrate
 from app.db.session import database_now, get_engine, make_session
 from app.db.tables import Worker
+from app.errors import ServiceError
 from app.services import workers
-from app.services.errors import ServiceError
 from app.settings import get_settings
 
 OK = "ok"

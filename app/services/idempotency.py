@@ -13,7 +13,7 @@ from sqlalchemy import delete, text
 from sqlalchemy.orm import Session
 
 from app.db.tables import IdempotencyKey, utc_now
-from app.services.errors import (
+from app.errors import (
     ConflictError,
     IdempotencyMismatchError,
     InvalidError,

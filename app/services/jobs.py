@@ -8,10 +8,10 @@ from sqlalchemy.orm import Session
 from app import queue
 from app.db.session import after_commit
 from app.db.tables import FINAL, Event, Job, Run, new_id, utc_now
+from app.errors import ConflictError, NotFoundError, UnavailableError
 from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
 from app.services import lifecycle, paging, workers
 from app.services.derived import derive
-from app.services.errors import ConflictError, NotFoundError, UnavailableError
 from app.services.resolve import place, resolve
 
 CANCEL_TRIES = 5

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from app.db.session import make_session
 from app.db.tables import ApiKey, Tenant, new_id, utc_now
+from app.errors import ConflictError, NotFoundError, UnauthorizedError
 from app.services import paging
-from app.services.errors import ConflictError, NotFoundError, UnauthorizedError
 from app.services.pepper import pepper, write_private
 from app.settings import get_settings
 

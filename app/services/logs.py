@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.db.tables import FINAL, Job
-from app.services.errors import NotFoundError
+from app.errors import NotFoundError
 from app.services.places import log_key
 
 BLOCK_BYTES = 2**16

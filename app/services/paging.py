@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, select, union_all
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.services.errors import InvalidError
+from app.errors import InvalidError
 from app.services.pepper import pepper
 
 MAC_BYTES = 12

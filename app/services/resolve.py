@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.errors import InvalidError, NotFoundError, ServiceError, invalid
 from app.schemas.jobs import JobCreate, Resources
 from app.services import artifacts, datasets
-from app.services.errors import InvalidError, NotFoundError, ServiceError, invalid
 from app.services.pointers import did_you_mean
 from models.core.spec import ArtifactRef, DatasetRef, Spec
 from models.data.builtin import BUILTIN

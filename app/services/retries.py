@@ -6,9 +6,9 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from app.db.tables import FINAL, Artifact, Job
+from app.errors import ConflictError, InvalidError, NotFoundError, invalid
 from app.schemas.jobs import JobCreate, Limits, Resources, RetryRequest
 from app.services import artifacts, jobs
-from app.services.errors import ConflictError, InvalidError, NotFoundError, invalid
 from app.services.pointers import describe_errors
 from models.catalog import JobSpec, upgrade
 

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from app import queue, storage
 from app.db.session import after_commit, database_now
 from app.db.tables import Dataset, new_id
+from app.errors import ConflictError, TooLargeError, UnavailableError, invalid
 from app.services import datasets
-from app.services.errors import ConflictError, TooLargeError, UnavailableError, invalid
 from app.services.places import dataset_key
 from app.settings import get_settings
 

@@ -10,39 +10,18 @@ import json
 import os
 import pickle
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.core.errors import DataError
 
 KEY = "sextant"
 FORMAT = 1
-
-
-class LoadedNet(NamedTuple):
-    """A trained net in eval mode and how to feed it.
-
-    Attributes:
-        net: takes normalised images, float32 [b, channels, h, w]; gives logits.
-        classes: their names, in the order of the logits.
-        mean: of each channel, of pixel values in [0, 1].
-        std: of each channel, of pixel values in [0, 1].
-        size: height and width in pixels of the images it was trained on.
-        channels: of the images.
-    """
-
-    net: nn.Module
-    classes: list[str]
-    mean: list[float]
-    std: list[float]
-    size: tuple[int, int]
-    channels: int
 
 
 def name_of(step: int) -> str:
@@ -114,28 +93,6 @@ def restore_random_state(tensors: Mapping[str, Tensor], device: str) -> None:
     torch.set_rng_state(tensors["rng.cpu"])
     if device == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-
-
-def load_net(path: Path, device: str) -> LoadedNet:
-    """The net that a file of weights or a checkpoint of any method holds.
-
-    Raises:
-        DataError: if the file is damaged, or its tensors do not fit the net it names.
-    """
-    tensors, description = read(path)
-    weights = part(tensors, "net") or tensors
-    try:
-        shown, classes = description["input"], description["classes"]
-        build = import_module("models.nets.build")  # nets know of core, not core of nets
-        net = build.build_net(description["net"], len(classes), shown["channels"])
-        net.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"{path.name} does not describe a net that fits its weights: {error}"
-        ) from error
-    size = (shown["height"], shown["width"])
-    net.to(device).eval()
-    return LoadedNet(net, classes, shown["mean"], shown["std"], size, shown["channels"])
 
 
 def load_pickled_weights(path: Path) -> dict[str, Tensor]:

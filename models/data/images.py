@@ -19,8 +19,8 @@ from models.core.device import generator
 from models.core.errors import SpecError
 from models.core.run import Run
 from models.core.spec import DatasetRef
-from models.core.supervised import Augment, ImageOptions
 from models.data.builtin import BUILTIN
+from models.data.spec import Augment, ImageOptions
 
 CHUNK = 1024  # images resized or normalised at once
 

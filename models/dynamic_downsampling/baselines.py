@@ -1,9 +1,9 @@
 """Plain trainings that one with cheap steps is compared with (README, comparison)."""
 
 from models.core.run import Run
-from models.core.train import Fitted, fit
-from models.core.training import Arm
 from models.dynamic_downsampling.setup import Setup, new_net
+from models.supervised.loop import Fitted, fit
+from models.supervised.state import Arm
 
 
 def train_plain(setup: Setup, run: Run) -> Fitted:

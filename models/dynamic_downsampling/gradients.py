@@ -5,8 +5,8 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from models.core import device
-from models.core.steps import Batch, cross_entropy
 from models.dynamic_downsampling.setup import Setup, first_batch
+from models.supervised.steps import Batch, cross_entropy
 
 
 def agreement(setup: Setup) -> tuple[float, float]:

@@ -7,10 +7,6 @@ from typing import Any
 
 from models.core import device, ranks
 from models.core.run import Run
-from models.core.steps import FULL
-from models.core.supervised import Budget
-from models.core.train import Fitted
-from models.core.training import Arm
 from models.data import images
 from models.dynamic_downsampling import report, schedule
 from models.dynamic_downsampling.cheap import LayerTimes
@@ -24,6 +20,10 @@ from models.dynamic_downsampling.setup import (
 )
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan
 from models.dynamic_downsampling.train import fit_cheap
+from models.supervised.loop import Fitted
+from models.supervised.spec import Budget
+from models.supervised.state import Arm
+from models.supervised.steps import FULL
 
 TESTED = 16  # images: the loop tests at the end of epochs, which a plan does not need
 OFF = Schedule(type="off")

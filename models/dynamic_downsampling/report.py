@@ -5,16 +5,17 @@ import json
 import math
 from typing import Any
 
-from models.core import curves, device
-from models.core.clock import StepClock
-from models.core.evaluate import Scores, predict, score
+from models.core import device
 from models.core.run import Run
-from models.core.steps import FULL
-from models.core.train import Fitted
-from models.core.training import spec_digest
 from models.data import images
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.setup import Setup
+from models.supervised import curves
+from models.supervised.clock import StepClock
+from models.supervised.evaluate import Scores, predict, score
+from models.supervised.loop import Fitted
+from models.supervised.state import spec_digest
+from models.supervised.steps import FULL
 
 
 def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from models.core import checkpoint, device, ranks
 from models.core.run import Run
-from models.core.steps import Batch, Mode
 from models.data import images
 from models.data.images import ImageData
 from models.dynamic_downsampling import cost, schedule
@@ -22,6 +21,7 @@ from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher
 from models.dynamic_downsampling.pooled_conv import PooledConv2d, Switch
 from models.dynamic_downsampling.spec import Downsampled
 from models.nets.build import build_net
+from models.supervised.steps import Batch, Mode
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ from itertools import accumulate
 from torch import Tensor, nn
 
 from models.core import checkpoint, device, program, ranks
-from models.core.evaluate import Scores
 from models.core.run import Run
-from models.core.steps import FULL, Batch, Mode, cross_entropy, learning_rate
-from models.core.train import Fitted, fit, test
-from models.core.training import Arm, describe
 from models.data import images
 from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling.norms import reestimate
 from models.dynamic_downsampling.setup import Setup, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.nets.build import build_net
+from models.supervised.evaluate import Scores
+from models.supervised.loop import Fitted, fit, test
+from models.supervised.state import Arm, describe
+from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
 
 def train(spec: DynamicDownsamplingTrain, run: Run) -> None:

@@ -1,21 +1,19 @@
 """What tickets and ensemble say of test images: as they are, corrupted, attacked, of other sets."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.core import device
-from models.core.evaluate import predict
 from models.core.spec import DatasetRef
-from models.core.training import describe
 from models.data import images
 from models.freetickets import corruptions, ensemble, shifts, tickets
 from models.freetickets.spec import CORRUPTED_SETS
-
-if TYPE_CHECKING:
-    from models.freetickets.train import Training
+from models.freetickets.training import Training
+from models.supervised.evaluate import predict
+from models.supervised.state import describe
 
 Figures = dict[str, float]
 
@@ -28,7 +26,7 @@ class Tested(NamedTuple):
     labels: Tensor
 
 
-def test_tickets(training: "Training", done: int, steps: int) -> Tested:
+def test_tickets(training: Training, done: int, steps: int) -> Tested:
     """Predictions of each ticket, reported one by one."""
     about = describe(training.spec, training.data)
     nets, logs, labels = [], [], training.data.test_labels
@@ -44,19 +42,19 @@ def test_tickets(training: "Training", done: int, steps: int) -> Tested:
     return Tested(nets, torch.stack(logs), labels)
 
 
-def told(training: "Training", done: int) -> None:
+def told(training: Training, done: int) -> None:
     """Progress after the training: tests done, of all that the job makes."""
     training.run.progress(training.total + done, training.whole, phase="test")
     training.run.check_stop()
 
 
-def predicted(training: "Training", net: nn.Module, pairs: Any) -> Tensor:
+def predicted(training: Training, net: nn.Module, pairs: Any) -> Tensor:
     """Log-probabilities of a ticket, in the precision of the job."""
     with device.autocast(training.spec.precision, training.run.device):
         return predict(net, pairs)[0]
 
 
-def figures(training: "Training", logs: Tensor, labels: Tensor) -> Figures:
+def figures(training: Training, logs: Tensor, labels: Tensor) -> Figures:
     """Accuracy, NLL, Brier score and ECE, in the bins that the spec asks for."""
     chosen = training.spec.evaluate
     found = ensemble.figures(logs, labels, chosen.ece_bins, chosen.ece_mode)
@@ -68,7 +66,7 @@ def mean_of(rows: Sequence[Figures]) -> Figures:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-def under_shift(training: "Training", tested: Tested) -> dict[str, Any]:
+def under_shift(training: Training, tested: Tested) -> dict[str, Any]:
     """Figures on what the nets were not trained for, as far as the spec asks for them."""
     chosen, found = training.spec.evaluate, {}
     done = training.spec.tickets
@@ -84,12 +82,12 @@ def under_shift(training: "Training", tested: Tested) -> dict[str, Any]:
     return found
 
 
-def _all(training: "Training", nets: Sequence[nn.Module], pixels: Tensor) -> Tensor:
+def _all(training: Training, nets: Sequence[nn.Module], pixels: Tensor) -> Tensor:
     data = training.data
     return torch.stack([predicted(training, net, shifts.batches(data, pixels)) for net in nets])
 
 
-def _both(training: "Training", logs: Tensor, labels: Tensor) -> dict[str, Figures]:
+def _both(training: Training, logs: Tensor, labels: Tensor) -> dict[str, Figures]:
     """Figures of the ensemble, of each ticket, and the mean of those of the tickets."""
     each = [figures(training, one, labels) for one in logs]
     return {
@@ -99,7 +97,7 @@ def _both(training: "Training", logs: Tensor, labels: Tensor) -> dict[str, Figur
     }
 
 
-def _corrupted(training: "Training", tested: Tested) -> dict[str, Any]:
+def _corrupted(training: Training, tested: Tested) -> dict[str, Any]:
     """Each corruption and severity; their mean, and all images pooled as the authors do."""
     rows, pooled, done = [], [], training.spec.tickets
     for kind in corruptions.KINDS:
@@ -130,7 +128,7 @@ def _grouped(rows: Sequence[dict[str, Any]], by: str) -> dict[str, dict[str, Fig
     return {str(key): _mean_rows([row for row in rows if row[by] == key]) for key in keys}
 
 
-def _strange(training: "Training", tested: Tested, ref: DatasetRef) -> dict[str, Any]:
+def _strange(training: Training, tested: Tested, ref: DatasetRef) -> dict[str, Any]:
     """Detection of the test images of another set, brought to the size of this one."""
     plain = images.ImageOptions(image_size=training.data.size[0])
     other = images.load(ref, plain, training.run, training.spec.seed).test
@@ -148,7 +146,7 @@ def _detected(inside: Tensor, outside: Tensor) -> dict[str, Figures]:
     return {name: ensemble.detect(known[name], strange[name])._asdict() for name in known}
 
 
-def _attacked(training: "Training", tested: Tested, eps: float) -> dict[str, Any]:
+def _attacked(training: Training, tested: Tested, eps: float) -> dict[str, Any]:
     """Figures under FGSM on the ensemble's mean: of the ensemble, and of its tickets."""
     data, logs = training.data, []
     pairs = zip(data.test.split(images.CHUNK), data.test_labels.split(images.CHUNK), strict=True)

@@ -4,27 +4,24 @@ import csv
 import json
 import re
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.core import device
 from models.core import program as programs
-from models.core.train import Fitted
-from models.core.training import describe, spec_digest
 from models.data import images
 from models.freetickets import cost, ensemble, infer, sparse, tickets
 from models.freetickets.evaluate import Tested, figures, mean_of, test_tickets, under_shift
-
-if TYPE_CHECKING:
-    from models.freetickets.train import Training
+from models.freetickets.training import Training
+from models.supervised.loop import Fitted
+from models.supervised.state import describe, spec_digest
 
 TIMED_ROUNDS = 7
-CHANGE_COLUMNS = ("step", "escape", "prune_rate", "dropped", "regrown")
 
 
-def finish(training: "Training", fitted: Fitted) -> None:
+def finish(training: Training, fitted: Fitted) -> None:
     """Leave ensemble file, result, report, tables and pictures of a training that has ended."""
     done = _complete(training, fitted)
     run, about = training.run, describe(training.spec, training.data)
@@ -55,7 +52,7 @@ def brief(found: Any) -> Any:
     }
 
 
-def _complete(training: "Training", fitted: Fitted) -> int:
+def _complete(training: Training, fitted: Fitted) -> int:
     """Tickets there are; a run ended before its first keeps the net as it is."""
     done = sum(
         1 for phase in training.plan if phase.ticket is not None and phase.stop <= fitted.steps
@@ -72,7 +69,7 @@ def _complete(training: "Training", fitted: Fitted) -> int:
     return max(1, done)
 
 
-def _values(training: "Training", tested: Tested, fitted: Fitted) -> dict[str, Any]:
+def _values(training: Training, tested: Tested, fitted: Fitted) -> dict[str, Any]:
     members = [figures(training, logs, tested.labels) for logs in tested.logs]
     together = figures(training, ensemble.mixture(tested.logs), tested.labels)
     mean = mean_of(members)
@@ -93,7 +90,7 @@ def _values(training: "Training", tested: Tested, fitted: Fitted) -> dict[str, A
     }
 
 
-def _topology(training: "Training", done: int) -> dict[str, Any]:
+def _topology(training: Training, done: int) -> dict[str, Any]:
     """Overlap of the tickets' masks, and how much was tried."""
     if not training.spec.is_sparse:
         return {}
@@ -115,13 +112,13 @@ def _topology(training: "Training", done: int) -> dict[str, Any]:
     }
 
 
-def masks_of_tickets(training: "Training", done: int) -> list[Tensor]:
+def masks_of_tickets(training: Training, done: int) -> list[Tensor]:
     """The whole mask of each ticket as one row."""
     every = [tickets.masks_of(kept, training.form) for kept in training.kept[:done]]
     return [torch.cat([mask.reshape(-1) for mask in masks.values()]) for masks in every]
 
 
-def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
+def work(training: Training, fitted: Fitted) -> dict[str, Any]:
     """Operations as the papers count them beside the seconds that were measured."""
     spec, clock = training.spec, fitted.clock
     layers = training.topology.layers
@@ -150,7 +147,7 @@ def work(training: "Training", fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _exported(training: "Training", tested: Tested) -> dict[str, Any]:
+def _exported(training: Training, tested: Tested) -> dict[str, Any]:
     """The files for other programs that the spec asks for, and how far they are from the nets."""
     asked, run = training.spec.export, training.run
     if not (asked.program or asked.onnx):
@@ -172,14 +169,14 @@ def _exported(training: "Training", tested: Tested) -> dict[str, Any]:
     return {"export_gaps": found}
 
 
-def _samples(training: "Training", count: int) -> Tensor:
+def _samples(training: Training, count: int) -> Tensor:
     """Normalised test images, over again where there are too few."""
     data = training.data
     some = data.test[torch.arange(count) % len(data.test)]
     return images.normalise(some, data.mean, data.std).contiguous()
 
 
-def _timed(training: "Training", tested: Tested) -> dict[str, list[dict[str, Any]]]:
+def _timed(training: Training, tested: Tested) -> dict[str, list[dict[str, Any]]]:
     """Ways to run the ensemble, and every layer of the first ticket with its zeros left out."""
     layout = torch.channels_last if training.spec.channels_last else torch.contiguous_format
     nets = [infer.fold(net).to(memory_format=layout) for net in tested.nets]  # ty: ignore[no-matching-overload]  # a torch gap
@@ -198,7 +195,7 @@ def _timed(training: "Training", tested: Tested) -> dict[str, list[dict[str, Any
 
 
 def _write(
-    training: "Training",
+    training: Training,
     tested: Tested,
     values: dict[str, Any],
     fitted: Fitted,
@@ -231,7 +228,7 @@ def _write(
     _draw(training, tested, fitted, values)
 
 
-def _title(training: "Training") -> str:
+def _title(training: Training) -> str:
     return f"{training.spec.model.name} on {training.spec.data.dataset}"
 
 
@@ -242,7 +239,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return plain | {f"{key}_{k}": x for key, group in groups.items() for k, x in group.items()}
 
 
-def _table(training: "Training", name: str, rows: list[dict[str, Any]]) -> None:
+def _table(training: Training, name: str, rows: list[dict[str, Any]]) -> None:
     plain = [{k: v for k, v in row.items() if not isinstance(v, dict)} for row in rows]
     with (training.run.dir / name).open("w", newline="") as file:
         table = csv.DictWriter(file, list(plain[0]))
@@ -251,10 +248,10 @@ def _table(training: "Training", name: str, rows: list[dict[str, Any]]) -> None:
     training.run.artifact(name, role="table")
 
 
-def _draw(training: "Training", tested: Tested, fitted: Fitted, values: dict[str, Any]) -> None:
+def _draw(training: Training, tested: Tested, fitted: Fitted, values: dict[str, Any]) -> None:
     # matplotlib is for these pictures alone: a training started by a script does without.
-    from models.core import curves
     from models.freetickets import pictures
+    from models.supervised import curves
 
     histories = {str(training.spec.variant): fitted.history}
     curves.draw(training.run.dir / "curves.png", histories, _title(training))

@@ -8,13 +8,13 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
-from models.core.supervised import METRICS, SupervisedSpec
 from models.freetickets import cost, timetable
 from models.freetickets.densities import Layer, can_cap, counts, densities, layers_of
 from models.freetickets.parts import Escape, Evaluation, Export, PruneRate, Rates
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.spec import ResidualFamily
+from models.supervised.spec import METRICS, SupervisedSpec
 
 ONNX_LIMIT_BYTES = 2**31
 CORRUPTED_SETS = 70  # 14 corruptions, 5 severities: models/freetickets/corruptions.py

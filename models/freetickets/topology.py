@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from models.core import ranks
 from models.core.device import generator
-from models.core.steps import momentum
 from models.freetickets import masks
 from models.freetickets.densities import Layer, can_cap
 from models.freetickets.spec import FreeTicketsTrain
+from models.supervised.steps import momentum
 
 
 class Told(NamedTuple):

@@ -4,90 +4,26 @@ All variants are one training of phases, so one loop, one progress and one way t
 """
 
 import time
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from models.core import checkpoint, device, ranks
+from models.core import device, ranks
 from models.core.run import Run
-from models.core.steps import FULL, Batch, Mode, cross_entropy, learning_rate
-from models.core.train import Fitted, fit
-from models.core.training import Arm, describe
 from models.data import images
 from models.data.images import ImageData
 from models.freetickets import report, tickets
 from models.freetickets.spec import FreeTicketsTrain
-from models.freetickets.tickets import Form, Ticket
+from models.freetickets.tickets import Form
 from models.freetickets.timetable import Phase, Update, phase_at, refined
 from models.freetickets.topology import Told, Topology
+from models.freetickets.training import CHANGE_COLUMNS, Training
 from models.nets.build import build_net
+from models.supervised.loop import Fitted, fit
+from models.supervised.state import Arm
+from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
 CHANGING = Mode("update")  # a step whose gradients stay dense, since the masks change after it
-
-
-@dataclass
-class Training:
-    """A net on its way to tickets.
-
-    Attributes:
-        plan: phases of the job.
-        updates: ordinary updates by steps done.
-        kept: room for each ticket; filled in order.
-        told: a row of CHANGE_COLUMNS (of the report) for each change of the masks, zeros until
-            then.
-        change_ms: milliseconds of each change in this process.
-    """
-
-    spec: FreeTicketsTrain
-    data: ImageData
-    run: Run
-    net: nn.Module
-    topology: Topology
-    form: Form
-    plan: list[Phase]
-    updates: dict[int, Update]
-    kept: list[Ticket]
-    told: Tensor
-    change_ms: list[float] = field(default_factory=list)
-
-    def extras(self) -> dict[str, Tensor]:
-        """Tensors that a checkpoint keeps beside net and optimizer."""
-        packed = {f"ticket.{m}.{k}": x for m, t in enumerate(self.kept) for k, x in t.items()}
-        return {**self.topology.tensors(), **packed, "told": self.told}
-
-    @property
-    def total(self) -> int:
-        """Steps of the job."""
-        return self.plan[-1].stop
-
-    @property
-    def whole(self) -> int:
-        """Steps of progress: of the training, and one for each test after it."""
-        return self.total + self.spec.tests
-
-    def changes(self) -> list[dict[str, int | float]]:
-        """Each change of the masks so far, in order."""
-        rows = self.told[self.told[:, 0] > 0].tolist()
-        whole = {"step", "escape", "dropped", "regrown"}
-        names = report.CHANGE_COLUMNS
-        return [
-            {n: int(x) if n in whole else x for n, x in zip(names, row, strict=True)}
-            for row in rows
-        ]
-
-    def leave_ticket(self, number: int, done: int) -> None:
-        """Write a ticket as the weights of a plain net, for any kind that takes one."""
-        name = f"tickets/ticket-{number}.safetensors"
-        about = describe(self.spec, self.data) | {"ticket": number, "step": done}
-        state = tickets.state_of(self.kept[number], self.form)
-        checkpoint.write(self.run.dir / name, state, about)
-        self.run.artifact(name, role="weights", step=done, ticket=number)
-
-    @property
-    def ends(self) -> dict[int, Phase]:
-        """Phases by the steps done at their end."""
-        return {phase.stop: phase for phase in self.plan}
 
 
 def train(spec: FreeTicketsTrain, run: Run) -> None:
@@ -126,7 +62,7 @@ def prepare(spec: FreeTicketsTrain, data: ImageData, run: Run) -> Training:
     form = Form(shapes, sum(topology.active.values()))
     kept = [tickets.empty(net, form) for _ in range(spec.tickets)]
     updates = spec.updates(plan)
-    told = torch.zeros(len(updates) + spec.tickets, len(report.CHANGE_COLUMNS), dtype=torch.float64)
+    told = torch.zeros(len(updates) + spec.tickets, len(CHANGE_COLUMNS), dtype=torch.float64)
     return Training(spec, data, run, net, topology, form, plan, updates, kept, told)
 
 

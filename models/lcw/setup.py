@@ -13,8 +13,8 @@ from models.core import checkpoint, device
 from models.core.device import generator
 from models.core.errors import DataError, SpecError
 from models.core.run import Run
-from models.core.supervised import ImageOptions
 from models.data import images
+from models.data.spec import ImageOptions
 from models.lcw import distance, objectives
 from models.lcw.nets import Affine, Nets, Shape, build, describe, in_parts
 from models.lcw.parts import Architecture

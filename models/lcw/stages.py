@@ -19,9 +19,9 @@ from models.core.device import generator
 from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
 from models.core.run import Run
-from models.core.steps import decay
 from models.lcw.parts import Phase
 from models.lcw.spec import LcwTrain
+from models.supervised.steps import decay
 
 LOG_EVERY = 20  # steps, at least
 

@@ -17,7 +17,7 @@ from models.nets.preactivation_spec import (
     Units,
 )
 from models.nets.resnet import ResNet
-from models.nets.selective import CompactUnit, GatedUnit, SelectiveUnit
+from models.nets.selective.unit import CompactUnit, GatedUnit, SelectiveUnit
 from models.nets.spec import BLOCKS, ResidualNet, WideResNet
 from models.nets.wide_resnet import WideNet
 

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from models.saliency.agreement import bootstrap, krippendorff, spearman_matrix
-from models.saliency.methods import NO_BASELINE
-from models.saliency.metrics import LOWER_IS_BETTER
+from models.saliency.graders.agreement import bootstrap, krippendorff
+from models.saliency.ranks import spearman_matrix
+from models.saliency.spec.graders import LOWER_IS_BETTER
+from models.saliency.spec.methods import NO_BASELINE
 from models.saliency.study import Graded, Key
 
 CONTROLS = ("random", "centre_gaussian", "edge", "constant")

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from models.core.run import Run, StoppedError
-from models.saliency import charts
-from models.saliency.agreement import compare
-from models.saliency.metrics import LOWER_IS_BETTER
-from models.saliency.spec_grade import SaliencyEvaluate
+from models.saliency.figures import charts
+from models.saliency.graders.agreement import compare
+from models.saliency.spec.evaluate import SaliencyEvaluate
+from models.saliency.spec.graders import LOWER_IS_BETTER
 from models.saliency.study import Graded, Study, write_tables
 
 

@@ -12,15 +12,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.run import Run
-from models.saliency import inputs, pictures, subjects
-from models.saliency.baselines import NEUTRAL_FACTOR, Replacement, alone, baseline, impact
-from models.saliency.case import Case
-from models.saliency.makers import make
-from models.saliency.methods import NO_BASELINE, Method, uses_baseline
-from models.saliency.parts import ImageRef, MapBaseline, Plain, labels
-from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
-from models.saliency.scores import Scorer, check_finite, dtype_of, probe
-from models.saliency.spec import SaliencyMap
+from models.saliency.figures.maps import Panel, draw, style
+from models.saliency.methods.baselines import NEUTRAL_FACTOR, Replacement, alone, baseline, impact
+from models.saliency.methods.case import Case
+from models.saliency.methods.registry import make
+from models.saliency.net import load
+from models.saliency.net.images import choose_targets, load_images, load_others, prepare
+from models.saliency.net.run import Rows, arithmetic, chunk_size, open_net, precision_gap
+from models.saliency.net.scores import Scorer, check_finite, dtype_of, probe
+from models.saliency.spec.map import SaliencyMap
+from models.saliency.spec.methods import NO_BASELINE, Method, uses_baseline
+from models.saliency.spec.parts import ImageRef, MapBaseline, Plain, labels
 
 
 def map_images(spec: SaliencyMap, run: Run) -> None:
@@ -34,9 +36,9 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
         DataError: if an image cannot be used.
         StoppedError: between two batches, if a stop was requested.
     """
-    subject = subjects.load_subject(spec, run)
-    images = inputs.load_images(spec, run)
-    inputs.load_others(spec, run, subject)
+    subject = load.load_subject(spec, run)
+    images = load_images(spec, run)
+    load_others(spec, run, subject)
     rows = Rows(run, spec.rows(*subject.size))
     with arithmetic(spec):
         explainer = Explainer(spec, run, subject, open_net(spec, subject, rows))
@@ -51,9 +53,7 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
 class Explainer:
     """Explains one image after the other and keeps what the report needs (no map)."""
 
-    def __init__(
-        self, spec: SaliencyMap, run: Run, subject: subjects.Subject, scorer: Scorer
-    ) -> None:
+    def __init__(self, spec: SaliencyMap, run: Run, subject: load.Subject, scorer: Scorer) -> None:
         self.spec, self.run, self.subject, self.scorer = spec, run, subject, scorer
         self.chunk = chunk_size(spec, scorer, subject.size, run.device)
         self.maps: list[dict[str, Any]] = []
@@ -64,12 +64,12 @@ class Explainer:
         """All maps of one image; the first image also serves to probe the net."""
         ref = self.spec.images[position]
         name = image_name(position, ref)
-        pixels = inputs.prepare(image, self.subject, f"images.{position}").to(self.run.device)
+        pixels = prepare(image, self.subject, f"images.{position}").to(self.run.device)
         x = self.subject.space.normalise(pixels).to(dtype_of(self.subject.net))
         if position == 0:
             probe(self.scorer, x)
         outputs = self.scorer.outputs(x[None])
-        targets = inputs.choose_targets(self.spec.target, outputs[0])
+        targets = choose_targets(self.spec.target, outputs[0])
         index = torch.tensor(targets, device=x.device)
         full = self.scorer.read(outputs)[0, index]
         case = Case(x, self.scorer, index, full, self.spec.seed, self.chunk, pixels)
@@ -142,7 +142,7 @@ class Explainer:
         pixels: Float[Tensor, "c h w"],
     ) -> None:
         """The maps of one method with every baseline; then, a class each, their picture."""
-        panels: list[list[pictures.Panel]] = [[] for _ in entry["targets"]]
+        panels: list[list[Panel]] = [[] for _ in entry["targets"]]
         for baseline_label, found in replacements.items():
             case.told.clear()
             drawn = torch.stack([make(method, case, b) for b in found])
@@ -155,7 +155,7 @@ class Explainer:
                     described["standard_error"] = error[k].item()
                 self._keep(entry, k, described, values[k])
                 title = "no baseline" if baseline_label == NO_BASELINE else baseline_label
-                panels[k].append(pictures.Panel(title, values[k]))
+                panels[k].append(Panel(title, values[k]))
         if "png" in self.spec.outputs:
             for target, row in zip(entry["targets"], panels, strict=True):
                 self.run.check_stop()  # a picture takes as long as many rows
@@ -185,16 +185,16 @@ class Explainer:
         label: str,
         image: str,
         target: dict[str, Any],
-        panels: list[pictures.Panel],
+        panels: list[Panel],
         pixels: Float[Tensor, "c h w"],
     ) -> None:
         name = f"saliency/{image}/{label}-class{target['class']}.png"
-        pictures.draw(
+        draw(
             self.run.dir / name,
             pixels.permute(1, 2, 0).cpu().numpy(),
             panels,
             f"{target['name']}, p = {target['probability']:.2f}",
-            pictures.style(method, self.spec.score),
+            style(method, self.spec.score),
             self.spec.overlay,
         )
         self.run.artifact(name, role="image", image=image, method=label)

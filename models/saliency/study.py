@@ -13,18 +13,19 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.saliency import inputs, subjects
-from models.saliency.baselines import NEUTRAL_FACTOR, alone, baseline, impact
-from models.saliency.case import Case
-from models.saliency.grade import grade, label_of
-from models.saliency.makers import make
+from models.saliency.graders.registry import grade, label_of
 from models.saliency.map import image_name
-from models.saliency.methods import Given
-from models.saliency.parts import labels
-from models.saliency.reading import Rows, arithmetic, chunk_size, open_net, precision_gap
-from models.saliency.scores import check_finite, dtype_of, probe
-from models.saliency.spec import Cell
-from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep, is_random
+from models.saliency.methods.baselines import NEUTRAL_FACTOR, alone, baseline, impact
+from models.saliency.methods.case import Case
+from models.saliency.methods.registry import make
+from models.saliency.net import load
+from models.saliency.net.images import choose_targets, load_images, load_others, prepare, read_map
+from models.saliency.net.run import Rows, arithmetic, chunk_size, open_net, precision_gap
+from models.saliency.net.scores import check_finite, dtype_of, probe
+from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep, is_random
+from models.saliency.spec.map import Cell
+from models.saliency.spec.methods import Given
+from models.saliency.spec.parts import labels
 
 
 class Key(NamedTuple):
@@ -99,11 +100,11 @@ class Study:
 
     def __init__(self, spec: SaliencyEvaluate | SaliencySweep, run: Run) -> None:
         self.spec, self.run = spec, run
-        self.subject = subjects.load_subject(spec, run)
-        self.images = inputs.load_images(spec, run)
-        inputs.load_others(spec, run, self.subject)
+        self.subject = load.load_subject(spec, run)
+        self.images = load_images(spec, run)
+        load_others(spec, run, self.subject)
         self.given = {
-            (part.name, place): inputs.read_map(run.input(ref), self.subject.size, field)
+            (part.name, place): read_map(run.input(ref), self.subject.size, field)
             for number, part in enumerate(spec.given)
             for place, ref in enumerate(part.maps)
             for field in [f"given.{number}.maps.{place}"]
@@ -148,13 +149,13 @@ class Study:
 
     def case(self, position: int) -> Case:
         """An image with its classes; the first one also serves to probe the net."""
-        pixels = inputs.prepare(self.images[position], self.subject, f"images.{position}")
+        pixels = prepare(self.images[position], self.subject, f"images.{position}")
         pixels = pixels.to(self.run.device)
         x = self.subject.space.normalise(pixels).to(dtype_of(self.subject.net))
         if position == 0 and self.rows.done == 0:
             probe(self.scorer, x)
         outputs = self.scorer.outputs(x[None])
-        targets = inputs.choose_targets(self.spec.target, outputs[0])
+        targets = choose_targets(self.spec.target, outputs[0])
         index = torch.tensor(targets, device=x.device)
         full = self.scorer.read(outputs)[0, index]
         return Case(x, self.scorer, index, full, self.spec.seed, self.chunk, pixels)

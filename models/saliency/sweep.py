@@ -8,11 +8,13 @@ import torch
 from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.run import Run, StoppedError
-from models.saliency import analysis, charts, inputs, report
+from models.saliency import analysis, html_report
 from models.saliency.evaluate import described, write_json
-from models.saliency.parts import labels
-from models.saliency.pictures import style
-from models.saliency.spec_grade import SaliencySweep
+from models.saliency.figures import charts
+from models.saliency.figures.maps import style
+from models.saliency.net import images
+from models.saliency.spec.evaluate import SaliencySweep
+from models.saliency.spec.parts import labels
 from models.saliency.study import Graded, Study, grader_labels, write_tables
 
 
@@ -37,7 +39,7 @@ def sweep(spec: SaliencySweep, run: Run) -> None:
     told = analyse(spec, found)
     pictures = draw(study, found, told, run)
     write_json(run, "sweep.json", {"kind": spec.kind, **described(study, found), **told})
-    report.write(run.dir / "report.html", spec, found, told, pictures)
+    html_report.write(run.dir / "report.html", spec, found, told, pictures)
     run.artifact("report.html", role="report")
     run.result(
         maps=len(found.maps),
@@ -78,7 +80,7 @@ def draw(study: Study, found: Graded, told: dict[str, Any], run: Run) -> list[Pa
             for key, values in reversed(found.maps.items())
             if (key.image, key.target) == (image, target["class"])
         }
-        pixels = inputs.prepare(study.images[position], study.subject, image)
+        pixels = images.prepare(study.images[position], study.subject, image)
         paths.append(run.dir / f"contact-{position:03d}.png")
         charts.contact_sheet(
             paths[-1],

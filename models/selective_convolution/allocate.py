@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from models.nets.selective import GatedUnit, SelectiveUnit
+from models.nets.selective.unit import GatedUnit, SelectiveUnit
 from models.selective_convolution.score import shares
 
 

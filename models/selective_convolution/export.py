@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from models.nets.build import build_net
 from models.nets.preactivation_spec import PreactivationNet, Units
-from models.nets.selective import GatedUnit, SelectiveUnit
+from models.nets.selective.unit import GatedUnit, SelectiveUnit
 from models.selective_convolution.rounds import units_of
 
 

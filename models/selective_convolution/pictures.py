@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from models.nets.selective import GatedUnit, SelectiveUnit
+from models.nets.selective.unit import GatedUnit, SelectiveUnit
 from models.selective_convolution.rounds import COLUMNS
 
 COLOURS = {"own channel": "#c6d4e1", "copy": "#d95f0e", "closed": "#303030"}

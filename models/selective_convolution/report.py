@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from models.core import curves, device
+from models.core import device
 from models.core.run import Run
-from models.core.train import Fitted
-from models.core.training import spec_digest
 from models.data.images import ImageData
 from models.nets.preactivation_spec import unit_shapes
-from models.nets.selective import SelectiveUnit
+from models.nets.selective.unit import SelectiveUnit
 from models.selective_convolution import pictures
 from models.selective_convolution.rounds import COLUMNS, Rounds
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised import curves
+from models.supervised.loop import Fitted
+from models.supervised.state import spec_digest
 
 
 def values(

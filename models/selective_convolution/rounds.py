@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.core import device, ranks
 from models.core.run import Run
-from models.nets.selective import GatedUnit, SelectiveUnit
+from models.nets.selective.unit import GatedUnit, SelectiveUnit
 from models.selective_convolution.allocate import copies, deallocate, reallocate
 from models.selective_convolution.spec import SelectiveConvolutionTrain
 

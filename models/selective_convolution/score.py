@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.special import ndtr
 
-from models.nets.selective import GatedUnit
+from models.nets.selective.unit import GatedUnit
 
 TINY = 1e-8  # keeps rows of zeros zero
 DENSITY = 1 / math.sqrt(2 * math.pi)

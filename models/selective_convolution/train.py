@@ -6,16 +6,16 @@ from torch import nn
 
 from models.core import checkpoint, device, ranks
 from models.core.run import Run
-from models.core.train import Fitted, fit, test
-from models.core.training import Arm, describe
 from models.data import images
 from models.data.images import ImageData
 from models.nets.build import build_net
-from models.nets.selective import SelectiveUnit
+from models.nets.selective.unit import SelectiveUnit
 from models.selective_convolution import report
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import Rounds
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised.loop import Fitted, fit, test
+from models.supervised.state import Arm, describe
 
 WEIGHTS, EXPORT = "weights.safetensors", "export.safetensors"
 

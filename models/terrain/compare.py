@@ -12,11 +12,13 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain import measures, pictures, rasters, trained, tuning
-from models.terrain.floods import Scene, stages
-from models.terrain.pooling import BASELINES, fitted, mean
-from models.terrain.simulate import scene_of
-from models.terrain.spec import TerrainCompare
+from models.terrain import measures
+from models.terrain.dem import rasters
+from models.terrain.dem.pooling import BASELINES, fitted, mean
+from models.terrain.figures import floods
+from models.terrain.learning import tuning, weights
+from models.terrain.solver.engines import Scene, scene_of, stages
+from models.terrain.spec.floods import TerrainCompare
 
 WET_M = 0.1
 
@@ -91,8 +93,8 @@ def _coarse_terrains(
     for name in spec.methods:
         yield name, BASELINES[name](z, spec.factor).numpy()
     for index, ref in enumerate(spec.nets, 1):
-        net = trained.load_for(spec, ref, run, spec.solver)
-        made = trained.apply(net, z, run.device)
+        net = weights.load_for(spec, ref, run, spec.solver)
+        made = weights.apply(net, z, run.device)
         start = made if index == 1 else start
         yield f"net {index}" if len(spec.nets) > 1 else "net", made
     if spec.optimise_steps:
@@ -148,20 +150,16 @@ def _leave(
     run.artifact("metrics.csv", role="table")
     shown = fitted(torch.from_numpy(fine.z), spec.factor).numpy()
     unknown = fitted(torch.from_numpy(fine.missing).float(), spec.factor).numpy() > 0
-    stage = pictures.Stage(shown, fine.dx, unknown)
-    said = [
-        pictures.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
-    ]
+    stage = floods.Stage(shown, fine.dx, unknown)
+    said = [floods.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries]
     title = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
-    truth_panel = pictures.Panel("fine flood, pooled", truth.depth)
-    pictures.depths(run.dir / "depths.png", stage, [truth_panel, *said], title)
-    gaps = [pictures.Panel(panel.title, panel.values - truth.depth) for panel in said]
+    truth_panel = floods.Panel("fine flood, pooled", truth.depth)
+    floods.depths(run.dir / "depths.png", stage, [truth_panel, *said], title)
+    gaps = [floods.Panel(panel.title, panel.values - truth.depth) for panel in said]
     label = "coarse less pooled fine depth (m)"
-    pictures.differences(run.dir / "differences.png", stage, gaps, title, label)
-    marks = [
-        pictures.Panel(f"{e.name}: CSI {float(e.row['csi_01']):.2f}", e.depth) for e in entries
-    ]
-    pictures.extents(run.dir / "extent.png", stage, truth.depth, marks, WET_M, title)
+    floods.differences(run.dir / "differences.png", stage, gaps, title, label)
+    marks = [floods.Panel(f"{e.name}: CSI {float(e.row['csi_01']):.2f}", e.depth) for e in entries]
+    floods.extents(run.dir / "extent.png", stage, truth.depth, marks, WET_M, title)
     for name in ("depths.png", "differences.png", "extent.png"):
         run.artifact(name, role="image")
     timed = ("speed_up",)

@@ -8,9 +8,11 @@ import torch
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain import pictures, rasters, trained, tuning
-from models.terrain.pooling import BASELINES, fitted, mean
-from models.terrain.spec import TerrainDownsample
+from models.terrain.dem import rasters
+from models.terrain.dem.pooling import BASELINES, fitted, mean
+from models.terrain.figures import floods
+from models.terrain.learning import tuning, weights
+from models.terrain.spec.floods import TerrainDownsample
 
 
 def downsample(spec: TerrainDownsample, run: Run) -> None:
@@ -59,8 +61,8 @@ def _made(spec: TerrainDownsample, run: Run, z: torch.Tensor) -> tuple[np.ndarra
     if spec.net is None:
         return BASELINES[spec.method](z, spec.factor).numpy(), spec.method
     solver = None if spec.tune is None else spec.tune.solver
-    net = trained.load_for(spec, spec.net, run, solver)
-    return trained.apply(net, z, run.device), "trained net"
+    net = weights.load_for(spec, spec.net, run, solver)
+    return weights.apply(net, z, run.device), "trained net"
 
 
 def _draw(
@@ -73,8 +75,8 @@ def _draw(
 ) -> None:
     factor = z.shape[0] // made.shape[0]
     unknown = fitted(torch.from_numpy(fine.missing).float(), factor).numpy() > 0
-    stage = pictures.Stage(z, fine.dx, unknown)
-    panels = [pictures.Panel("fine", z), pictures.Panel("coarse", made)]
-    difference = pictures.Panel("coarse less mean pooling", moved)
-    pictures.terrains(run.dir / "coarse.png", stage, panels, difference, title)
+    stage = floods.Stage(z, fine.dx, unknown)
+    panels = [floods.Panel("fine", z), floods.Panel("coarse", made)]
+    difference = floods.Panel("coarse less mean pooling", moved)
+    floods.terrains(run.dir / "coarse.png", stage, panels, difference, title)
     run.artifact("coarse.png", role="image")

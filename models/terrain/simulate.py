@@ -9,35 +9,11 @@ import torch
 
 from models.core.errors import DataError
 from models.core.run import Run
-from models.terrain import animation, pictures, rasters
-from models.terrain.boundary import Extent, settle
-from models.terrain.floods import Scene, stages
-from models.terrain.parts import Water
-from models.terrain.rasters import Elevation
-from models.terrain.spec import TerrainSimulate
-
-
-def scene_of(
-    spec: Any, fine: Elevation, wet_m: float, run: Run, water: list[Water] | None = None
-) -> Scene:
-    """The water and the maps of a spec, settled on a fine terrain.
-
-    Args:
-        spec: with water, solver, duration and, where its kind has them, maps.
-        fine: the terrain.
-        wet_m: depth that counts as wet.
-        run: that knows the bytes of the maps.
-        water: in place of the spec's own.
-
-    Raises:
-        SpecError: if a segment or source is off the terrain, or a map is of other cells.
-        DataError: if a map cannot be used.
-    """
-    ny, nx = fine.z.shape
-    settled = settle(water or spec.water, fine.z, fine.missing, fine.dx)
-    extent = Extent(ny * fine.dx, nx * fine.dx)
-    maps = rasters.maps_of(spec, fine, run)
-    return Scene(settled, extent, spec.solver, wet_m, spec.duration_s, run.device, maps)
+from models.terrain.dem import rasters
+from models.terrain.dem.rasters import Elevation
+from models.terrain.figures import animation, floods
+from models.terrain.solver.engines import scene_of, stages
+from models.terrain.spec.floods import TerrainSimulate
 
 
 def simulate(spec: TerrainSimulate, run: Run) -> None:
@@ -114,11 +90,11 @@ def _leave(
         table.writeheader()
         table.writerows(rows)
     run.artifact("volume.csv", role="table")
-    stage = pictures.Stage(ground.z, ground.dx, ground.missing)
-    panels = [pictures.Panel("greatest depth", peak)]
+    stage = floods.Stage(ground.z, ground.dx, ground.missing)
+    panels = [floods.Panel("greatest depth", peak)]
     shown = sorted({0, (len(frames) - 1) // 2, len(frames) - 1})
-    panels += [pictures.Panel(f"after {rows[k]['time_s']:.0f} s", frames[k]) for k in shown]
-    pictures.depths(run.dir / "flood.png", stage, panels, f"Flood on {ground.name}")
+    panels += [floods.Panel(f"after {rows[k]['time_s']:.0f} s", frames[k]) for k in shown]
+    floods.depths(run.dir / "flood.png", stage, panels, f"Flood on {ground.name}")
     run.artifact("flood.png", role="image")
     if spec.animation:
         animation.write(run.dir / "flood.gif", stage, [row["time_s"] for row in rows], frames)

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from models.core import device, optimizers, ranks
 from models.core.errors import DivergedError
 from models.core.run import Run
-from models.terrain import losses, measures, truths
-from models.terrain.coarse_floods import CoarseFloods
-from models.terrain.net import Downsampler, coarse
-from models.terrain.teaching import Plan, State, flood_fine, leave, restore, save
-from models.terrain.train_spec import TerrainTrain
-from models.terrain.truths import Lesson
+from models.terrain import measures
+from models.terrain.learning import losses, samples
+from models.terrain.learning.coarse_floods import CoarseFloods
+from models.terrain.learning.net import Downsampler, coarse
+from models.terrain.learning.samples import Lesson
+from models.terrain.learning.state import Plan, State, flood_fine, leave, restore, save
+from models.terrain.spec.train import TerrainTrain
 
 SKIPS_ALLOWED = 20  # in a row; then the training has diverged
 
@@ -54,7 +55,7 @@ def prepare(spec: TerrainTrain, run: Run) -> tuple[Plan, State]:
     """
     device.seed_all(spec.seed)
     ranks.start(run.device)
-    lessons = truths.load(spec, run)
+    lessons = samples.load(spec, run)
     net = Downsampler(spec.factor, spec.width, spec.norm, spec.inputs).to(run.device)
     optimiser = optimizers.Adam(net.parameters(), lr=spec.lr)
     floods = CoarseFloods(lessons[0], spec, run.device)
@@ -184,7 +185,7 @@ def _test(plan: Plan, state: State, net: nn.Module | None) -> dict[str, float]:
 def _units(plan: Plan, state: State) -> list[float]:
     """What the relative loss divides the error of each training lesson by, m."""
     errors = _errors(plan, None, plan.train, state.depths[: len(plan.train)])[:, 0]
-    waters = len(truths.waters_of(plan.spec))
+    waters = len(samples.waters_of(plan.spec))
     by_water = errors.view(-1, waters).mT  # a terrain's lessons follow each other
     return losses.units(by_water).mT.flatten().tolist()
 

@@ -14,9 +14,9 @@ from sqlalchemy import func, select, update
 from app import storage
 from app.db.session import make_session
 from app.db.tables import Artifact, Event, Job, Metric, utc_now
-from app.downloads import parse_ranges
+from app.errors import InvalidError, NotFoundError
+from app.http.downloads import parse_ranges
 from app.services import artifacts, events, logs
-from app.services.errors import InvalidError, NotFoundError
 from models.core.spec import ArtifactRef
 from tests.app.factories import add_job, events_of, finish, requeue, start_run, write
 

@@ -14,15 +14,16 @@ import pytest
 import uvicorn
 from typer.testing import CliRunner, Result
 
-from app import cli, doctor
+from app import cli
 from app.cli import follow, output
-from app.client import ApiError, AsyncClient, Client
 from app.db.session import make_session
 from app.db.tables import Run
+from app.local import doctor
 from app.main import create_app
 from app.services import artifacts, events, keys
 from app.settings import get_settings
 from models.catalog import kinds
+from sextant_client import ApiError, AsyncClient, Client
 from tests.app.factories import claim, finish, write
 from tests.conftest import make_database
 from tests.service import wait_until
@@ -276,7 +277,7 @@ def test_errors_are_one_line_and_a_code(service, monkeypatch, capsys, arguments,
 
 
 def test_out_of_reach_is_code_3(settings, monkeypatch, capsys):
-    monkeypatch.setattr("app.client.flow.PAUSES_S", ())
+    monkeypatch.setattr("sextant_client.flow.PAUSES_S", ())
     monkeypatch.setenv("SEXTANT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("sys.argv", ["sextant", "jobs"])
     with pytest.raises(SystemExit) as ended:

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.client import ApiError, AsyncClient, Client, download, flow, stream, upload
-from app.client.download import RANGE_MIN_BYTES, cut, digest
 from models.catalog import kinds
+from sextant_client import ApiError, AsyncClient, Client, download, flow, stream, upload
+from sextant_client.download import RANGE_MIN_BYTES, cut, digest
 
 JOB = {"id": "job_1", "status": "queued", "kind": "k", "name": None}
 Handler = Callable[[httpx.Request], httpx.Response]

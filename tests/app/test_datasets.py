@@ -12,8 +12,8 @@ from sqlalchemy import update
 from app import storage
 from app.db.session import make_session
 from app.db.tables import Dataset, Job, utc_now
+from app.errors import InvalidError, NotFoundError, UnavailableError
 from app.services import datasets, uploads
-from app.services.errors import InvalidError, NotFoundError, UnavailableError
 from app.services.keys import DEFAULT_TENANT
 from app.settings import get_settings
 from models.core.spec import DatasetRef

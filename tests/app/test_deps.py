@@ -7,10 +7,10 @@ from sqlalchemy import select, text
 
 from app.db.session import make_session
 from app.db.tables import Tenant
-from app.deps import DurableSession, ReadSession, WriteSession
+from app.errors import ConflictError
+from app.http.deps import DurableSession, ReadSession, WriteSession
+from app.http.strict import StrictRoute
 from app.main import create_app
-from app.services.errors import ConflictError
-from app.strict import StrictRoute
 
 
 def tenants() -> list[str]:

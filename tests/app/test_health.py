@@ -6,8 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.db.session import make_session
+from app.errors import UnavailableError
 from app.services import lifecycle, workers
-from app.services.errors import UnavailableError
 from app.services.lifecycle import Outcome, WorkerInfo
 from app.settings import get_settings
 

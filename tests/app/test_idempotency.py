@@ -85,7 +85,7 @@ def test_job_and_key_are_one_transaction(client, spec, monkeypatch):
     def fail(*_args, **_more):
         raise RuntimeError("after the work")
 
-    monkeypatch.setattr("app.problems.respond", fail)
+    monkeypatch.setattr("app.http.problems.respond", fail)
     monkeypatch.setattr("app.services.idempotency.IdempotencyKey", fail)
     assert post(client, {"spec": spec}).status_code == 500
     monkeypatch.undo()

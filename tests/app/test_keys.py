@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from app import auth
 from app.db.session import make_session
 from app.db.tables import ApiKey, IdempotencyKey, utc_now
+from app.http import auth
 from app.services import keys, pepper
 from app.settings import get_settings
 

@@ -6,8 +6,8 @@ import pytest
 import structlog
 
 from app import telemetry
-from app.auth import Principal, demand
-from app.services.errors import ForbiddenError
+from app.errors import ForbiddenError
+from app.http.auth import Principal, demand
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 from fastapi import APIRouter
 from sqlalchemy.exc import OperationalError
 
+from app.http.problems import PROBLEMS, Problem
+from app.http.strict import StrictRoute, check
 from app.main import create_app
-from app.problems import PROBLEMS, Problem
 from app.services.pointers import locate, pointer
-from app.strict import StrictRoute, check
 
 
 def problem(answer, status: int, code: str) -> dict:

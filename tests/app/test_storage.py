@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from app import storage
-from app.services.errors import UnavailableError
+from app.errors import UnavailableError
 from app.settings import get_settings
 from tests.conftest import fresh_caches
 

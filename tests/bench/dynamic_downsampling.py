@@ -31,16 +31,16 @@ from torch.nn import functional
 from models.core import device as devices
 from models.core.run import Run
 from models.core.spec import DatasetRef
-from models.core.steps import Mode
-from models.core.supervised import ImageOptions
-from models.core.train import Fitted, fit
-from models.core.training import Arm
 from models.data import images
 from models.data.images import ImageData
+from models.data.spec import ImageOptions
 from models.dynamic_downsampling.report import ratios_of
 from models.dynamic_downsampling.setup import new_net, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.dynamic_downsampling.train import finish, fit_cheap
+from models.supervised.loop import Fitted, fit
+from models.supervised.state import Arm
+from models.supervised.steps import Mode
 from tests.bench import cifar10
 
 PERIODIC = {"type": "periodic", "period": 5, "n_cheap": 3}  # in the first 80 %: near 2 of 5 in all

@@ -24,13 +24,13 @@ from torch.nn import functional
 from models.core import device as devices
 from models.core.device import generator
 from models.core.run import Run
-from models.core.steps import Batch, Mode, learning_rate
-from models.core.train import fit
-from models.core.training import Arm
 from models.data.images import ImageData
 from models.dynamic_downsampling.cheap import shrink
 from models.dynamic_downsampling.setup import new_net
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.supervised.loop import fit
+from models.supervised.state import Arm
+from models.supervised.steps import Batch, Mode, learning_rate
 from tests.bench import cifar10
 from tests.bench.dynamic_downsampling import figures, make_spec, progressive
 

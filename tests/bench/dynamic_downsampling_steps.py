@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from models.core import device as devices
 from models.core.graphs import GraphedStep
-from models.core.steps import FULL, Batch, Mode, cross_entropy, make_optimizer, make_step
 from models.dynamic_downsampling import cost
 from models.dynamic_downsampling.cheap import install, shrink
 from models.dynamic_downsampling.pooled_conv import Switch
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.nets.build import build_net
+from models.supervised.steps import FULL, Batch, Mode, cross_entropy, make_optimizer, make_step
 
 CASES = [  # net, stem, pixels, batch, classes
     ("resnet18", "3x3", 32, 512, 10),

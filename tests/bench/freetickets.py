@@ -19,13 +19,13 @@ import torch
 from torch.nn import functional
 
 from models.core import device
-from models.core.steps import FULL, Batch, cross_entropy, make_optimizer, make_step
 from models.freetickets import infer, masks, sparse
 from models.freetickets.densities import counts, densities, layers_of
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.topology import Topology
 from models.nets.build import build_net
 from models.nets.spec import WideResNet
+from models.supervised.steps import FULL, Batch, cross_entropy, make_optimizer, make_step
 
 
 def interleaved(calls, rounds):

@@ -18,11 +18,11 @@ from statistics import median
 import torch
 
 from models.core import device
-from models.core.steps import FULL, Batch, cross_entropy, make_optimizer, make_step
 from models.freetickets import infer, masks, sparse, timing
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.topology import Topology
 from models.nets.build import build_net
+from models.supervised.steps import FULL, Batch, cross_entropy, make_optimizer, make_step
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from app.db.session import make_engine
 from app.db.tables import Job, Metric, new_id
-from app.events import MAX_STREAMS_PER_KEY
+from app.http.event_streams import MAX_STREAMS_PER_KEY
 from models.catalog import kinds
 from tests.service import Service
 

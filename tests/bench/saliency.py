@@ -22,15 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.saliency import inputs, subjects
-from models.saliency.case import Case
-from models.saliency.curves import pixel_curve
 from models.saliency.engine.trace import trace
-from models.saliency.makers import make
-from models.saliency.masks import draw, render
-from models.saliency.metrics import Curve
-from models.saliency.scores import Scorer
-from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion, Rise
+from models.saliency.graders.curves import pixel_curve
+from models.saliency.methods.case import Case
+from models.saliency.methods.registry import make
+from models.saliency.methods.rise_masks import draw, render
+from models.saliency.net import load
+from models.saliency.net.images import prepare, samples
+from models.saliency.net.scores import Scorer
+from models.saliency.spec.graders import Curve
+from models.saliency.spec.masks import FeatureAblation, Grid, Occlusion, Rise
 from tests.bench.saliency_clock import (
     describe,
     gap,
@@ -47,9 +48,9 @@ SIDE = 224
 class Bench:
     def __init__(self, quick: bool, rounds: int) -> None:
         self.quick, self.rounds = quick, rounds
-        subject = subjects.pretrained("cpu")
+        subject = load.pretrained("cpu")
         self.net = subject.net  # as it comes, for the peers
-        pixels = inputs.prepare(inputs.samples.photo(0), subject, "image")
+        pixels = prepare(samples.photo(0), subject, "image")
         self.x = subject.space.normalise(pixels).float()
         self.trace_s, _, self.plan = timed(lambda: trace(self.net, (3, SIDE, SIDE)))
         self.scorer = Scorer(copy.deepcopy(self.net), "prob", plan=self.plan)

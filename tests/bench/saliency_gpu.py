@@ -22,15 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.saliency.curves import pixel_curve
 from models.saliency.engine.graphed import GraphedChanges
 from models.saliency.engine.incremental import Base, Changes, in_order
-from models.saliency.makers import make
-from models.saliency.masks import draw, render
-from models.saliency.metrics import Curve, Road
-from models.saliency.occlusion import regions, windows
-from models.saliency.road import road
-from models.saliency.spec_masks import FeatureAblation, Grid, Rise
+from models.saliency.graders.curves import pixel_curve
+from models.saliency.graders.road import road
+from models.saliency.methods.occlusion import regions, windows
+from models.saliency.methods.registry import make
+from models.saliency.methods.rise_masks import draw, render
+from models.saliency.spec.graders import Curve, Road
+from models.saliency.spec.masks import FeatureAblation, Grid, Rise
 from tests.bench.saliency_gpu_fp32 import fp32
 from tests.bench.saliency_gpu_parts import (
     CAPTUM,

@@ -20,7 +20,7 @@ from models.saliency.engine.conv import Conv
 from models.saliency.engine.graphed import GraphedChanges
 from models.saliency.engine.incremental import Base, Changes, in_order
 from models.saliency.engine.plan import Plan
-from models.saliency.occlusion import regions, windows
+from models.saliency.methods.occlusion import regions, windows
 from tests.bench.saliency_gpu_parts import Bench, arithmetic
 
 TF32_BITS = -8192  # mask of the upper 19 bits of a float32: sign, exponent, 10 bits of fraction

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from models.core import device as devices
 from models.nets.build import build_net
-from models.saliency.case import Case
 from models.saliency.engine.plan import Plan
 from models.saliency.engine.trace import trace
-from models.saliency.makers import make
-from models.saliency.methods import Method
-from models.saliency.occlusion import regions, windows
-from models.saliency.scores import Scorer
-from models.saliency.spec_masks import Occlusion
+from models.saliency.methods.case import Case
+from models.saliency.methods.occlusion import regions, windows
+from models.saliency.methods.registry import make
+from models.saliency.net.scores import Scorer
+from models.saliency.spec.masks import Occlusion
+from models.saliency.spec.methods import Method
 
 CAPTUM = (8, 32, 64, 128, 256)  # perturbations an evaluation; the best one counts
 FORMATS = ("fp32", "tf32", "bf16")

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.nets import efficientnet_lite
-from models.saliency import subjects
-from models.saliency.agreement import spearman_matrix
-from models.saliency.makers import make
-from models.saliency.scores import Scorer
-from models.saliency.spec_masks import Occlusion, Rise
-from models.saliency.spec_net import NamedNet
+from models.saliency.methods.registry import make
+from models.saliency.net import load
+from models.saliency.net.scores import Scorer
+from models.saliency.ranks import spearman_matrix
+from models.saliency.spec.masks import Occlusion, Rise
+from models.saliency.spec.net import NamedNet
 from tests.bench.saliency_gpu_parts import (
     CAPTUM,
     FORMATS,
@@ -44,13 +44,13 @@ NETS = (("timm", "resnet18"), ("timm", "efficientnet_lite0"), ("timm", "densenet
 def pack(folder: Path) -> None:
     """Leave the weights and the photographs where ``--data`` finds them."""
     from models.data import samples  # their packages are not where the GPU is
-    from models.saliency import inputs
+    from models.saliency.net import images
 
     folder.mkdir(parents=True, exist_ok=True)
-    subject = subjects.pretrained("cpu")
+    subject = load.pretrained("cpu")
     save_file(subject.net.state_dict(), folder / "lite0.safetensors")
     photos = [
-        subject.space.normalise(inputs.prepare(samples.photo(place), subject, "image"))
+        subject.space.normalise(images.prepare(samples.photo(place), subject, "image"))
         for place in range(len(samples.PHOTOS))
     ]
     np.save(folder / "photos.npy", torch.stack(photos).float().numpy())
@@ -160,7 +160,7 @@ def libraries(bench: Bench) -> dict[str, Any]:
         label = f"{library}_{name}"
         try:
             part = NamedNet(library=library, name=name, weights="random")
-            net = subjects.named(part, None, pretrained=False).eval()
+            net = load.named(part, None, pretrained=False).eval()
             bench.use(net, bench.x, 1)
             told[label] = against_plain(bench)
         except (SpecError, RuntimeError, ValueError) as error:

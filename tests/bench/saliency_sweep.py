@@ -26,7 +26,7 @@ from PIL import Image
 from models.core import device as devices
 from models.core.run import Run
 from models.data import samples
-from models.saliency.spec_grade import SaliencySweep
+from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.sweep import sweep
 from tests.bench.saliency_clock import describe
 

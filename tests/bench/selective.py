@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.nets.preactivation import Unit
-from models.nets.selective import CompactUnit, SelectiveUnit
-from models.nets.shifted_norm import sample
+from models.nets.selective.reference import sample
+from models.nets.selective.unit import CompactUnit, SelectiveUnit
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import folded
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.core import device
-from models.nets import shifted_conv_gpu
 from models.nets.preactivation import Unit
-from models.nets.selective import CompactUnit, SelectiveUnit
-from models.nets.shifted_norm import sample
+from models.nets.selective import conv_gpu
+from models.nets.selective.reference import sample
+from models.nets.selective.unit import CompactUnit, SelectiveUnit
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import folded
 from tests.bench.selective import moved
@@ -176,12 +176,12 @@ def gaps_of(way: str, c: int, size: tuple[int, int], on: str, *, training: bool)
         unit.shift[far] = torch.tensor([2.3, -1.2])
         unit.gate[-1] = 0
     x = torch.randn(4, c, *size)
-    usual, shifted_conv_gpu.TYPES = shifted_conv_gpu.TYPES, WAYS[way]
+    usual, conv_gpu.TYPES = conv_gpu.TYPES, WAYS[way]
     x = x.bfloat16() if way == "products, bf16" else x
     try:
         return compare(unit, x, on) | ({} if training else {"compact": compact_gap(unit, x, on)})
     finally:
-        shifted_conv_gpu.TYPES = usual
+        conv_gpu.TYPES = usual
 
 
 @torch.no_grad()

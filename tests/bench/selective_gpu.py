@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from models.core import device
-from models.nets import shifted_conv_gpu
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
-from models.nets.selective import SelectiveUnit
-from models.nets.shifted_conv_gpu import Tiles
+from models.nets.selective import conv_gpu
+from models.nets.selective.conv_gpu import Tiles
+from models.nets.selective.unit import SelectiveUnit
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import units_of
@@ -50,11 +50,11 @@ TIMED = (
 @contextmanager
 def tiles(chosen: Tiles) -> Generator[None]:
     """Programs of other shapes."""
-    usual, shifted_conv_gpu.TILES = shifted_conv_gpu.TILES, chosen
+    usual, conv_gpu.TILES = conv_gpu.TILES, chosen
     try:
         yield
     finally:
-        shifted_conv_gpu.TILES = usual
+        conv_gpu.TILES = usual
 
 
 def units(bench: Bench) -> dict[str, Any]:

@@ -25,13 +25,13 @@ import torch
 
 from models.core import device
 from models.core.run import Run
-from models.core.training import Arm
 from models.data import images, synthetic
 from models.data.images import ImageData
-from models.nets import shifted_conv_gpu
+from models.nets.selective import conv_gpu
 from models.selective_convolution import report
 from models.selective_convolution import train as method
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised.state import Arm
 from tests.bench import cifar10
 from tests.bench.selective_checks import LIMITS, gaps_of
 
@@ -143,7 +143,7 @@ class Jobs:
             gaps = {str(error)[:300]: float("inf")}
         if max(gaps.values()) < LIMITS["products, bf16"]:
             return "products"
-        shifted_conv_gpu.TYPES = ()
+        conv_gpu.TYPES = ()
         return f"activation written, for the products are not right here: {gaps}"
 
     def train(self, kind: str, data: ImageData, arm: str, seed: int, threshold: float) -> None:

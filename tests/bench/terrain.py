@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from numba import threading_layer
 
-from models.terrain.forcing import Forcing, Inlet, constant
-from models.terrain.fused import FusedFlood
-from models.terrain.parts import Synthetic
-from models.terrain.rollout import World, rollout
-from models.terrain.scenes import generate
-from models.terrain.scheme import Ground, Physics, State, authors_physics, dry, step
-from models.terrain.stepping import Clock, advance
+from models.terrain.dem.synthetic import generate
+from models.terrain.solver.cpu.engine import FusedFlood
+from models.terrain.solver.cpu.rollout import World, rollout
+from models.terrain.solver.forcing import Forcing, Inlet, constant
+from models.terrain.solver.scheme import Ground, Physics, State, authors_physics, dry, step
+from models.terrain.solver.time_stepping import Clock, advance
+from models.terrain.spec.parts import Synthetic
 
 MANNING, DX = 0.05, 8.0
 

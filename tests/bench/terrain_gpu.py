@@ -20,15 +20,15 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from models.terrain.adjoint import step_vjp
-from models.terrain.forcing import Forcing, Inlet, Series, constant
-from models.terrain.gpu import GpuFlood
-from models.terrain.gpu_layout import Tuning
-from models.terrain.gpu_rollout import GpuTape
-from models.terrain.parts import Synthetic
-from models.terrain.scenes import generate
-from models.terrain.scheme import Ground, Physics, State, dry, step
-from models.terrain.stepping import Clock, advance
+from models.terrain.dem.synthetic import generate
+from models.terrain.solver.adjoint import step_vjp
+from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
+from models.terrain.solver.gpu.engine import GpuFlood
+from models.terrain.solver.gpu.layout import Tuning
+from models.terrain.solver.gpu.rollout import GpuTape
+from models.terrain.solver.scheme import Ground, Physics, State, dry, step
+from models.terrain.solver.time_stepping import Clock, advance
+from models.terrain.spec.parts import Synthetic
 
 MANNING, DX = 0.05, 8.0
 BYTES = 28  # a cell-step that reads z, h, qx, qy and writes h, qx, qy once

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.terrain.boundary import Extent, forcing_of, ground_of, physics_of, settle
-from models.terrain.flow import drained
-from models.terrain.forcing import Forcing
-from models.terrain.gpu import GpuFlood
-from models.terrain.gpu_layout import Tuning, Worlds, layout, worlds_of
-from models.terrain.gpu_rollout import GpuTape
-from models.terrain.parts import Inflow, Rain, Solver, Source, Synthetic, Valley
-from models.terrain.pooling import mean
-from models.terrain.scenes import generate
-from models.terrain.scheme import Ground
+from models.terrain.dem.hydrology import drained
+from models.terrain.dem.pooling import mean
+from models.terrain.dem.synthetic import generate
+from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, settle
+from models.terrain.solver.forcing import Forcing
+from models.terrain.solver.gpu.engine import GpuFlood
+from models.terrain.solver.gpu.layout import Tuning, Worlds, layout, worlds_of
+from models.terrain.solver.gpu.rollout import GpuTape
+from models.terrain.solver.scheme import Ground
+from models.terrain.spec.parts import Inflow, Rain, Solver, Source, Synthetic, Valley
 
 COARSE = Tuning(4, 32, 4)
 FINE_CELLS = 2**23  # of the fine floods at once
@@ -39,7 +39,7 @@ class Lessons(NamedTuple):
 
     Attributes:
         z: fine heights about 0, m [t, n, n].
-        flow: of :func:`models.terrain.flow.drained` [t, 2, n, n].
+        flow: of :func:`models.terrain.dem.hydrology.drained` [t, 2, n, n].
         truth: pooled depth at the end, m [turns * waters * t, nc, nc].
         worlds: table of the coarse surroundings, rows like those of ``truth``.
         drain: coarse outlets, like ``truth``.
@@ -162,7 +162,7 @@ def engine(ground, forcings, physics, **options):
     """Dry floods on the engine of the ground's device."""
     if ground.z.device.type == "cuda":
         return GpuFlood(ground, forcings, physics, **options)
-    from models.terrain.fused import FusedFlood
+    from models.terrain.solver.cpu.engine import FusedFlood
 
     return FusedFlood(ground, forcings[0], physics)
 
@@ -220,7 +220,7 @@ class CoarseFloods:
             place = torch.arange(self.batch, device=bed.device) % len(rows)
             self.tape.flood.take(set_.worlds, rows[place])
             return self.tape(bed[place], [set_.duration])[0][: len(rows)]
-        from models.terrain.rollout import World, rollout
+        from models.terrain.solver.cpu.rollout import World, rollout
 
         worlds = [
             World(

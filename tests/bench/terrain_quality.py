@@ -25,10 +25,10 @@ import torch
 
 from models.core import checkpoint
 from models.terrain import measures
-from models.terrain.losses import CLIP_NORM, tamed
-from models.terrain.net import Downsampler, coarse
-from models.terrain.parts import Solver
-from models.terrain.pooling import BASELINES
+from models.terrain.dem.pooling import BASELINES
+from models.terrain.learning.losses import CLIP_NORM, tamed
+from models.terrain.learning.net import Downsampler, coarse
+from models.terrain.spec.parts import Solver
 from tests.bench.terrain_lessons import (
     JUDGED,
     MORE,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.client import Client
+from sextant_client import Client
 from tests.conftest import DATABASES, make_database
 from tests.service import Service
 

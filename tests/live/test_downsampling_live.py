@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from app.client import ApiError
-from models.core.checkpoint import load_net
+from models.nets.files import load_net
+from sextant_client import ApiError
 from tests.live.conftest import ONE_DATABASE
 from tests.live.test_selective_live import write
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from app.client import ApiError
-from models.core.checkpoint import load_net
 from models.data import synthetic
 from models.freetickets import tickets
 from models.freetickets.infer import Ensemble
+from models.nets.files import load_net
+from sextant_client import ApiError
 from tests.live.conftest import ONE_DATABASE
 
 pytestmark = ONE_DATABASE

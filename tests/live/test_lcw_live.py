@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from app.client import ApiError
 from models.lcw.spec import LcwTrain
+from sextant_client import ApiError
 from tests.live.conftest import ONE_DATABASE
 
 pytestmark = ONE_DATABASE

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.catalog import kinds
-from models.core.checkpoint import load_net
+from models.nets.files import load_net
 from tests.live.conftest import ONE_DATABASE
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

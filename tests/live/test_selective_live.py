@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from app.client import ApiError
-from models.core.checkpoint import load_net
 from models.data import synthetic
+from models.nets.files import load_net
+from sextant_client import ApiError
 from tests.live.conftest import ONE_DATABASE
 
 pytestmark = ONE_DATABASE

@@ -5,9 +5,9 @@ import pytest
 import rasterio
 from rasterio import Affine
 
-from app.client import ApiError, Client
-from models.terrain.parts import Synthetic
-from models.terrain.scenes import generate
+from models.terrain.dem.synthetic import generate
+from models.terrain.spec.parts import Synthetic
+from sextant_client import ApiError, Client
 from tests.live.conftest import ONE_DATABASE
 
 pytestmark = ONE_DATABASE

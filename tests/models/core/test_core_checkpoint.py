@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from models.core import checkpoint
 from models.core.errors import DataError
 from models.nets.build import build_net
+from models.nets.files import load_net
 
 NET = {"name": "resnet8", "width": 16, "stem": "3x3"}
 INPUT = {"height": 16, "width": 12, "channels": 1, "mean": [0.5], "std": [0.25]}
@@ -28,7 +29,7 @@ def test_net_comes_back(net, prefix, tmp_path):
     if prefix:
         tensors["momentum.head.weight"] = torch.zeros(2, 64)
     checkpoint.write(tmp_path / "file.safetensors", tensors, DESCRIPTION)
-    loaded = checkpoint.load_net(tmp_path / "file.safetensors", "cpu")
+    loaded = load_net(tmp_path / "file.safetensors", "cpu")
     x = torch.randn(2, 1, 16, 12)
     with torch.no_grad():
         assert torch.equal(loaded.net(x), net(x))
@@ -47,9 +48,9 @@ def test_damaged_files_are_refused(net, tmp_path):
             checkpoint.read(path)
     path.write_bytes(b"\xff" * 16 + whole[16:])
     with pytest.raises(DataError):
-        checkpoint.load_net(path, "cpu")
+        load_net(path, "cpu")
     with pytest.raises(DataError):
-        checkpoint.load_net(tmp_path / "absent.safetensors", "cpu")
+        load_net(tmp_path / "absent.safetensors", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -66,14 +67,14 @@ def test_descriptions_that_do_not_fit_are_refused(net, change, tmp_path):
     path = tmp_path / "file.safetensors"
     checkpoint.write(path, net.state_dict(), DESCRIPTION | change)
     with pytest.raises(DataError):
-        checkpoint.load_net(path, "cpu")
+        load_net(path, "cpu")
 
 
 def test_foreign_safetensors_are_refused(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, path, metadata={"sextant": json.dumps([1])})
     with pytest.raises(DataError, match="not written by this version"):
-        checkpoint.load_net(path, "cpu")
+        load_net(path, "cpu")
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from models.core.run import Run
-from models.core.supervised import SupervisedSpec
-from models.core.train import fit
 from models.data import images, synthetic
 from models.nets.build import build_net
+from models.supervised.loop import fit
+from models.supervised.spec import SupervisedSpec
 
 pytestmark = [pytest.mark.gpu]
 

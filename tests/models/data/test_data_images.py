@@ -6,8 +6,8 @@ import torch
 
 from models.core.errors import SpecError
 from models.core.spec import DatasetRef
-from models.core.supervised import Augment, ImageOptions
 from models.data import images, synthetic
+from models.data.spec import Augment, ImageOptions
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,6 @@ import pytest
 from pydantic import TypeAdapter
 
 from models.catalog import JobSpec
-from models.core.clock import StepClock
-from models.core.evaluate import Scores
-from models.core.train import Fitted
 from models.dynamic_downsampling import plan as method
 from models.dynamic_downsampling.cheap import LayerTimes
 from models.dynamic_downsampling.setup import prepare
@@ -17,6 +14,9 @@ from models.dynamic_downsampling.spec import (
     DynamicDownsamplingPlan,
     DynamicDownsamplingTrain,
 )
+from models.supervised.clock import StepClock
+from models.supervised.evaluate import Scores
+from models.supervised.loop import Fitted
 
 
 @pytest.fixture

@@ -11,16 +11,10 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from models.core import checkpoint
-from models.core.clock import StepClock
 from models.core.errors import SpecError
-from models.core.evaluate import Scores
 from models.core.run import StoppedError
-from models.core.steps import FULL, Batch, cross_entropy, learning_rate
-from models.core.supervised import Augment
-from models.core.train import Fitted, fit
-from models.core.training import Arm
 from models.data import images
+from models.data.spec import Augment
 from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling import train as method
 from models.dynamic_downsampling.cheap import dry_run, install, shrink, time_layers
@@ -28,6 +22,12 @@ from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher, ree
 from models.dynamic_downsampling.parts import Downsample
 from models.dynamic_downsampling.pooled_conv import Switch
 from models.dynamic_downsampling.setup import new_net, prepare
+from models.nets.files import load_net
+from models.supervised.clock import StepClock
+from models.supervised.evaluate import Scores
+from models.supervised.loop import Fitted, fit
+from models.supervised.state import Arm
+from models.supervised.steps import FULL, Batch, cross_entropy, learning_rate
 
 STEPS = 24
 NONE = Augment()
@@ -376,7 +376,7 @@ def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     assert result["gain_over_shorter"] == pytest.approx(gain)
     names = {name for event in events(run, "metric") for name in event["values"]}
     assert names == {metric.name for metric in spec.metrics}
-    loaded = checkpoint.load_net(run.dir / "weights.safetensors", "cpu")
+    loaded = load_net(run.dir / "weights.safetensors", "cpu")
     x, labels = next(images.evaluation_batches(data))
     accuracy = (loaded.net(x).argmax(1) == labels).float().mean().item()
     assert accuracy == pytest.approx(result["test_accuracy"])

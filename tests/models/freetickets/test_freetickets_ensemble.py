@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from models.core import evaluate
 from models.freetickets import ensemble, shifts
+from models.supervised import evaluate
 
 
 def logs_of(seed, members=3, n=40, classes=5, scale=3.0):

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from models.core.run import Run, StoppedError
-from models.core.steps import momentum
 from models.data import images, synthetic
 from models.freetickets import infer, masks, report, sparse, tickets
 from models.freetickets import train as method
 from models.freetickets.spec import FreeTicketsTrain
 from models.nets.build import build_net
+from models.supervised.steps import momentum
 
 pytestmark = [pytest.mark.gpu]
 

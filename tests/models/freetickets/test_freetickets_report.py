@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.run import Run
 from models.data import synthetic
@@ -17,6 +16,7 @@ from models.freetickets import export, report, tickets
 from models.freetickets import train as method
 from models.freetickets.infer import Ensemble
 from models.freetickets.spec import CORRUPTED_SETS, FreeTicketsTrain
+from models.nets.files import load_net
 
 OWN, OTHER = "a" * 64, "b" * 64  # where the runner puts uploaded sets
 
@@ -67,7 +67,7 @@ def test_files_give_the_same_predictions(finished):
     with torch.no_grad():
         mean, logs = Ensemble(loaded.nets)(shown)
     for number, net in enumerate(loaded.nets):
-        plain = checkpoint.load_net(folder / f"tickets/ticket-{number}.safetensors", "cpu")
+        plain = load_net(folder / f"tickets/ticket-{number}.safetensors", "cpu")
         assert torch.equal(plain.net(shown), net(shown))
     session = onnxruntime.InferenceSession(folder / "ensemble.onnx")
     extra = {"description.json": ""}

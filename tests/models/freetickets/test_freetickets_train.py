@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from models.core.run import StoppedError
-from models.core.steps import momentum
 from models.freetickets import ensemble, tickets
 from models.freetickets import train as method
+from models.supervised.steps import momentum
 
 VARIANTS = ["edst", "dst", "static", "dense_ensemble", "snapshot"]
 

@@ -8,7 +8,7 @@ from torch import nn
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
 from models.nets.preactivation_spec import PreactivationNet, unit_shapes
-from models.nets.selective import GatedUnit, SelectiveUnit
+from models.nets.selective.unit import GatedUnit, SelectiveUnit
 
 PARAMETERS = [  # name, classes, channels, plain, selective
     ("densenet40", 10, 3, 211_978, 216_514),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.nets.compact_gpu import tabulated
-from models.nets.shifted_norm_gpu import table_size, tabulate
+from models.nets.selective.compact_gpu import tabulated
+from models.nets.selective.norm_gpu import table_size, tabulate
 from tests.bench.selective_checks import LIMITS, ODD, WAYS, Bench, alike, gaps_of
 
 pytestmark = [pytest.mark.gpu]

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from models.saliency.case import Case
-from models.saliency.scores import Scorer
+from models.saliency.methods.case import Case
+from models.saliency.net.scores import Scorer
 
 
 class Linear(nn.Module):

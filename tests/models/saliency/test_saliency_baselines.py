@@ -9,12 +9,13 @@ from saliency_nets import conv_net, noise
 from torch import nn
 
 from models.core.errors import SpecError
-from models.saliency import inputs
-from models.saliency.baselines import Space, baseline, blur, impact
-from models.saliency.parts import Blur, Constant, GaussianNoise, Noise, Plain
-from models.saliency.scores import Scorer, check_mode, probe
-from models.saliency.spec import SaliencyMap
-from models.saliency.subjects import Subject
+from models.saliency.methods.baselines import baseline, blur, impact
+from models.saliency.net import images
+from models.saliency.net.load import Subject
+from models.saliency.net.scores import Scorer, check_mode, probe
+from models.saliency.net.space import Space
+from models.saliency.spec.map import SaliencyMap
+from models.saliency.spec.parts import Blur, Constant, GaussianNoise, Noise, Plain
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 SPACE = Space(MEAN, STD)
@@ -206,14 +207,14 @@ def test_another_image_is_a_baseline_at_the_size_of_the_input(new_run):
     spec = SaliencyMap.model_validate({**SaliencyMap.smallest, **fields})
     space = Space(MEAN, STD)
     subject = Subject(conv_net(), list("abcde"), space, (24, 20), 3, 1.0)
-    inputs.load_others(spec, new_run(), subject)
-    pixels = inputs.prepare(inputs.samples.photo(1), subject, "image")
+    images.load_others(spec, new_run(), subject)
+    pixels = images.prepare(images.samples.photo(1), subject, "image")
     found = pixels_of(spec.baselines[0], noise(3, 24, 20), space)
     torch.testing.assert_close(found, pixels.double(), atol=1e-6, rtol=0)
     beyond = {"baselines": [{"id": "other_image", "image": {"dataset": "photos", "index": 999}}]}
     spec = SaliencyMap.model_validate({**SaliencyMap.smallest, **beyond})
     with pytest.raises(SpecError, match=r"baselines\.0\.image\.index is 999"):
-        inputs.load_others(spec, new_run(), subject)
+        images.load_others(spec, new_run(), subject)
 
 
 class Overflowing(nn.Module):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from saliency_nets import Linear, case, noise
 
-from models.saliency.curves import COARSE, between, pixel_curve
-from models.saliency.metrics import Curve
+from models.saliency.graders.curves import COARSE, between, pixel_curve
+from models.saliency.spec.graders import Curve
 
 
 def curves(tolerance, points=100, **fields):

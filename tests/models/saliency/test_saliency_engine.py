@@ -13,15 +13,15 @@ from torch.nn import functional as F
 
 from models.nets.build import build_net
 from models.nets.efficientnet_lite import InvertedResidual
-from models.saliency import reading
 from models.saliency.engine import incremental, threads
 from models.saliency.engine.boxes import Reach, Reaches, groups, regions_of
 from models.saliency.engine.conv import Conv, _with
 from models.saliency.engine.trace import NotTraceableError, trace
-from models.saliency.makers import make
-from models.saliency.scores import Scorer
-from models.saliency.spec import SaliencyMap
-from models.saliency.spec_masks import FeatureAblation, Grid, Occlusion, Rise
+from models.saliency.methods.registry import make
+from models.saliency.net import run
+from models.saliency.net.scores import Scorer
+from models.saliency.spec.map import SaliencyMap
+from models.saliency.spec.masks import FeatureAblation, Grid, Occlusion, Rise
 
 
 class Mixed(nn.Module):
@@ -250,13 +250,13 @@ def test_a_lower_precision_is_used_where_asked_and_its_difference_told(precision
     net, x = conv_net(), noise(4, 3, 12, 12, dtype=torch.float32)
     told = {"kind": "saliency.map", "model": {"pretrained": "efficientnet_lite0"}}
     spec = SaliencyMap.model_validate(told | {"precision": precision})
-    lower = reading._lower(net) if precision == "bf16" else None
+    lower = run._lower(net) if precision == "bf16" else None
     scorer = Scorer(net, "logit", lower=lower)
-    gap = reading.precision_gap(scorer, spec, x)
+    gap = run.precision_gap(scorer, spec, x)
     wanted = (scorer.outputs(x) - net(x)).abs().max().item()
     assert gap == pytest.approx(wanted, abs=1e-12)
     assert (gap > 1e-5) == (precision == "bf16")  # a CPU has no TF32
-    assert reading.precision_gap(scorer, spec.model_copy(update={"precision": "fp32"}), x) is None
+    assert run.precision_gap(scorer, spec.model_copy(update={"precision": "fp32"}), x) is None
 
 
 def test_memory_of_a_row_is_that_of_the_maps_that_live_at_once():

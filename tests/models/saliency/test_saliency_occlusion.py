@@ -4,9 +4,9 @@ import pytest
 import torch
 from saliency_nets import Linear, case, conv_net, noise
 
-from models.saliency.makers import make
-from models.saliency.occlusion import drops, occlusion, spread, windows
-from models.saliency.spec_masks import Occlusion, OcclusionRaw
+from models.saliency.methods.occlusion import drops, occlusion, spread, windows
+from models.saliency.methods.registry import make
+from models.saliency.spec.masks import Occlusion, OcclusionRaw
 
 CPU = torch.device("cpu")
 

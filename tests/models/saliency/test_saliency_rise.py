@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from saliency_nets import Linear, case, conv_net, noise
 
-from models.saliency import counter, masks
-from models.saliency.makers import make
-from models.saliency.rise import Sums, estimate, rise
-from models.saliency.spec_masks import Rise
+from models.saliency import philox
+from models.saliency.methods import rise_masks
+from models.saliency.methods.registry import make
+from models.saliency.methods.rise import Sums, estimate, rise
+from models.saliency.spec.masks import Rise
 
 
 def part(**fields) -> Rise:
@@ -20,7 +21,7 @@ def part(**fields) -> Rise:
 
 
 def drawn(spec: Rise, height=20, width=20, seed=0, start=0, stop=None):
-    return masks.draw(spec, seed, torch.arange(start, stop or spec.masks), height, width)
+    return rise_masks.draw(spec, seed, torch.arange(start, stop or spec.masks), height, width)
 
 
 def published_mask(cells, top, left, height, width):
@@ -53,7 +54,7 @@ def published_mask(cells, top, left, height, width):
 def test_masks_are_those_of_the_published_generator(grid, height, width):
     """Property 6: with the same cells and shifts, to 2e-7."""
     grids = drawn(part(masks=6, grid=grid), height, width)
-    found = masks.render(grids, height, width)
+    found = rise_masks.render(grids, height, width)
     for index in range(6):
         top, left = int(grids.top[index]), int(grids.left[index])
         expected = published_mask(grids.cells[index].double().tolist(), top, left, height, width)
@@ -64,7 +65,7 @@ def test_enlargement_agrees_with_the_resize_that_the_paper_calls():
     """The mirrored bilinear resize of scikit-image, which the authors' code uses."""
     resize = pytest.importorskip("skimage.transform").resize
     cells = (noise(7, 7) > 0).double().numpy()
-    u = masks.interpolation(7, 32, torch.device("cpu")).numpy()
+    u = rise_masks.interpolation(7, 32, torch.device("cpu")).numpy()
     expected = resize(cells, (256, 256), order=1, mode="reflect", anti_aliasing=False)
     np.testing.assert_allclose(u @ cells @ u.T, expected, atol=2e-7, rtol=0)
 
@@ -83,16 +84,16 @@ def test_enlargement_agrees_with_the_resize_that_the_paper_calls():
 )
 def test_generator_gives_the_known_answers(words, key, expected):
     """Known answers of Philox-4x32-10 in the authors' library Random123."""
-    found = counter.philox([torch.tensor([word]) for word in words], key)
+    found = philox.philox([torch.tensor([word]) for word in words], key)
     assert [int(word) for word in found] == list(expected)
 
 
 def test_numbers_depend_on_index_alone_and_streams_differ():
     """Property 9: counter-based, so any batch gives the same words."""
-    whole = counter.words((3, 1), counter.CELLS, torch.arange(50), 10)
-    parts = [counter.words((3, 1), counter.CELLS, i, 10) for i in torch.arange(50).split(7)]
+    whole = philox.words((3, 1), philox.CELLS, torch.arange(50), 10)
+    parts = [philox.words((3, 1), philox.CELLS, i, 10) for i in torch.arange(50).split(7)]
     assert torch.equal(whole, torch.cat(parts))
-    other = counter.words((3, 1), counter.NOISE, torch.arange(50), 10)
+    other = philox.words((3, 1), philox.NOISE, torch.arange(50), 10)
     assert (whole == other).sum() == 0
     assert whole.unique().numel() == 500
 
@@ -101,12 +102,13 @@ def test_numbers_depend_on_index_alone_and_streams_differ():
 def test_masks_do_not_depend_on_the_batch(sampling):
     """Property 9: same bytes whatever the batch size, odd batches that split pairs included."""
     spec = part(masks=32, sampling=sampling)
-    whole = masks.render(drawn(spec), 20, 20)
+    whole = rise_masks.render(drawn(spec), 20, 20)
     parts = [
-        masks.render(drawn(spec, start=i, stop=min(i + 5, 32)), 20, 20) for i in range(0, 32, 5)
+        rise_masks.render(drawn(spec, start=i, stop=min(i + 5, 32)), 20, 20)
+        for i in range(0, 32, 5)
     ]
     assert torch.equal(whole, torch.cat(parts))
-    other = masks.render(drawn(spec, seed=1), 20, 20)
+    other = rise_masks.render(drawn(spec, seed=1), 20, 20)
     assert not torch.equal(whole, other)
 
 
@@ -120,7 +122,7 @@ def test_cells_are_kept_with_probability_p(sampling, p):
 @pytest.mark.parametrize("sampling", ["antithetic", "balanced"])
 @pytest.mark.parametrize("grid", [7, 8])
 def test_pairs_are_complements_at_one_half(sampling, grid):
-    m = masks.render(drawn(part(masks=40, grid=grid, sampling=sampling)), 20, 20)
+    m = rise_masks.render(drawn(part(masks=40, grid=grid, sampling=sampling)), 20, 20)
     torch.testing.assert_close(m[::2] + m[1::2], torch.ones(20, 20, 20).double())
 
 
@@ -131,7 +133,7 @@ def test_balanced_pairs_keep_a_fixed_number_of_cells(p, grid):
     pairs = cells[::2] + cells[1::2]
     assert pairs.unique().tolist() == [round(2 * p * grid**2)]
     assert (cells[::2] - cells[1::2]).abs().max() <= 1
-    assert masks.density(spec) == pairs[0] / (2 * grid**2)
+    assert rise_masks.density(spec) == pairs[0] / (2 * grid**2)
 
 
 def test_balanced_shifts_visit_every_crop_once_in_a_cycle():
@@ -162,7 +164,7 @@ def test_estimators_are_their_definitions(estimator):
     spec = part(masks=60, grid=3, p=0.4, estimator=estimator)
     x, b, net = noise(3, 9, 9), noise(3, 9, 9, seed=1), conv_net().double()
     one = case(net, x, "prob", (1, 4))
-    m = masks.render(drawn(spec, 9, 9), 9, 9)
+    m = rise_masks.render(drawn(spec, 9, 9), 9, 9)
     f = one.score(m[:, None] * x + (1 - m[:, None]) * b)
     product = torch.einsum("nk,nhw->khw", f, m)
     centred = torch.einsum("nk,nhw->khw", f - f.mean(0), m - m.mean(0)) / 60

@@ -5,7 +5,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.catalog import JobSpec
 from models.core.spec import ArtifactRef
-from models.saliency.spec import SaliencyMap
+from models.saliency.spec.map import SaliencyMap
 
 REF = {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"}
 

@@ -10,12 +10,13 @@ from saliency_nets import conv_net
 
 from models.core.errors import DataError, SpecError
 from models.core.run import Run, StoppedError
-from models.saliency import analysis, subjects
-from models.saliency.baselines import Space
+from models.saliency import analysis
 from models.saliency.evaluate import evaluate
 from models.saliency.map import map_images
-from models.saliency.spec import SaliencyMap
-from models.saliency.spec_grade import SaliencyEvaluate, SaliencySweep
+from models.saliency.net import load
+from models.saliency.net.space import Space
+from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
+from models.saliency.spec.map import SaliencyMap
 from models.saliency.study import Graded, Key
 from models.saliency.sweep import sweep
 
@@ -41,11 +42,11 @@ FIELDS = {
 @pytest.fixture(scope="module", autouse=True)
 def _small():
     """A small net of 24 x 24 pixels in place of a checkpoint."""
-    subject = subjects.Subject(
+    subject = load.Subject(
         conv_net(), list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subjects, "load_subject", lambda *_: subject)
+        patch.setattr(load, "load_subject", lambda *_: subject)
         yield
 
 
@@ -265,8 +266,8 @@ def test_a_net_that_fails_on_perturbed_images_is_told_of_before_any_json(
         return forward(x) / (1 - ((gray > 190) & (gray < 900)).float())[:, None]
 
     monkeypatch.setattr(net, "forward", failing)
-    subject = subjects.Subject(net, list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0)
-    monkeypatch.setattr(subjects, "load_subject", lambda *_: subject)
+    subject = load.Subject(net, list("abcde"), Space([0.5] * 3, [0.25] * 3), (24, 24), 3, 1.0)
+    monkeypatch.setattr(load, "load_subject", lambda *_: subject)
     fields = {name: FIELDS[name] for name in ("model", "images", "batch")}
     fields |= {"baselines": [{"id": "gray"}], "engine": "plain"}
     fields |= {"methods": [{"id": "occlusion", "window": 8, "stride": 8}]}

@@ -15,12 +15,14 @@ from models.data import files
 from models.data.programs import read_program
 from models.nets.build import build_net
 from models.nets.exported import load_program
-from models.saliency import grade, metrics, subjects
-from models.saliency.baselines import Space
 from models.saliency.engine.trace import trace
-from models.saliency.scores import Scorer, probe
-from models.saliency.spec import SaliencyMap
-from models.saliency.spec_net import Input, NamedNet, UploadedNet
+from models.saliency.graders import registry
+from models.saliency.net import load
+from models.saliency.net.scores import Scorer, probe
+from models.saliency.net.space import Space
+from models.saliency.spec import graders
+from models.saliency.spec.map import SaliencyMap
+from models.saliency.spec.net import Input, NamedNet, UploadedNet
 from tests.models.saliency.saliency_nets import case, noise
 
 DYNAMIC = ({0: torch.export.Dim.DYNAMIC},)
@@ -80,8 +82,8 @@ def test_mprt_of_a_program_is_refused(branches, tmp_path):
     image = case(net, noise(3, 12, 10, seed=0, dtype=torch.float32))
     space = Space([0.0] * 3, [1.0] * 3)
     with pytest.raises(SpecError, match="exported program"):
-        grade.grade(
-            metrics.Randomisation(id="mprt"), torch.rand(1, 12, 10), image, 0, space, lambda _: None
+        registry.grade(
+            graders.Randomisation(id="mprt"), torch.rand(1, 12, 10), image, 0, space, lambda _: None
         )
 
 
@@ -170,7 +172,7 @@ def test_a_program_of_a_fixed_batch_is_refused_where_it_matters(branches, tmp_pa
     path = exported(branches, tmp_path / "net.pt2", batch=1, dynamic=None)
     model = UploadedNet(dataset="mine")
     with pytest.raises(SpecError) as caught:
-        subjects.uploaded(model, path, "cpu")
+        load.uploaded(model, path, "cpu")
     assert "Dim.DYNAMIC" in caught.value.hint
 
 
@@ -189,23 +191,23 @@ def test_safetensors_with_one_of_our_architectures(tmp_path):
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     told = Input(size=[32, 32], mean=[0.5], std=[0.25])
     fields = {"dataset": "mine", "architecture": {"name": "resnet8"}, "input": told}
-    subject = subjects.uploaded(UploadedNet(**fields), tmp_path / "net.safetensors", "cpu")
+    subject = load.uploaded(UploadedNet(**fields), tmp_path / "net.safetensors", "cpu")
     x = noise(2, 1, 32, 32, dtype=torch.float32)
     torch.testing.assert_close(subject.net(x), net(x))
     assert (subject.size, subject.channels, len(subject.classes)) == ((32, 32), 1, 7)
     wrong = UploadedNet(**fields | {"architecture": {"name": "resnet14"}})
     with pytest.raises(DataError, match="do not fit"):
-        subjects.uploaded(wrong, tmp_path / "net.safetensors", "cpu")
+        load.uploaded(wrong, tmp_path / "net.safetensors", "cpu")
     bare = UploadedNet(**fields | {"architecture": None})
     with pytest.raises(SpecError, match="architecture"):
-        subjects.uploaded(bare, tmp_path / "net.safetensors", "cpu")
+        load.uploaded(bare, tmp_path / "net.safetensors", "cpu")
 
 
 def test_nets_of_libraries(monkeypatch):
     part = NamedNet(library="timm", name="resnet18", weights="random")
     monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
     with pytest.raises(SpecError, match="not installed") as caught:
-        subjects.named(part, None, pretrained=False)
+        load.named(part, None, pretrained=False)
     assert "install timm" in caught.value.hint
     made = {}
 
@@ -216,10 +218,10 @@ def test_nets_of_libraries(monkeypatch):
         return nn.Identity()
 
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
-    subjects.named(part, 7, pretrained=False)
+    load.named(part, 7, pretrained=False)
     assert made == {"name": "resnet18", "pretrained": False, "num_classes": 7}
     with pytest.raises(SpecError, match="makes no 'nothing'"):
-        subjects.named(NamedNet(library="timm", name="nothing"), None, pretrained=True)
+        load.named(NamedNet(library="timm", name="nothing"), None, pretrained=True)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from models.nets.selective import SelectiveUnit
+from models.nets.selective.unit import SelectiveUnit
 
 
 def make_unit(c_in, c_out, kernel=1, *, moved=(), closed=(), seed=0, dtype=torch.float64):

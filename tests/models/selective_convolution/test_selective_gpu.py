@@ -9,7 +9,7 @@ import torch
 
 from models.core.run import Run
 from models.data import images, synthetic
-from models.nets import shifted_conv_gpu, shifted_norm_gpu
+from models.nets.selective import conv_gpu, norm_gpu
 from models.selective_convolution import train as method
 
 pytestmark = [pytest.mark.gpu]
@@ -42,9 +42,9 @@ def test_a_job_through_the_programs_is_the_job_without(tmp_path, make_spec, monk
         "eager": result_of(tmp_path / "eager", spec, compile="off"),
     }
     with monkeypatch.context() as patch:  # as in half precision, here beside float32
-        patch.setattr(shifted_conv_gpu, "TYPES", (torch.float32,))
+        patch.setattr(conv_gpu, "TYPES", (torch.float32,))
         found["products"] = result_of(tmp_path / "products", spec)
-    monkeypatch.setattr(shifted_norm_gpu, "AVAILABLE", False)
+    monkeypatch.setattr(norm_gpu, "AVAILABLE", False)
     found["torch"] = result_of(tmp_path / "torch", spec, compile="off")
     for name, told in found.items():
         assert told["reallocated"] == found["torch"]["reallocated"] > 0, name

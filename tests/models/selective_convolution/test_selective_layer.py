@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.nets import selective
-from models.nets.compact_gpu import laid_out, tabulated
 from models.nets.preactivation import Unit
-from models.nets.selective import CompactUnit, GatedUnit, SelectiveUnit
-from models.nets.shifted_norm import sample
+from models.nets.selective import unit as selective
+from models.nets.selective.compact_gpu import laid_out, tabulated
+from models.nets.selective.reference import sample
+from models.nets.selective.unit import CompactUnit, GatedUnit, SelectiveUnit
 from models.selective_convolution.export import folded
 from tests.models.selective_convolution.selective_units import make_unit, reference, sampled
 

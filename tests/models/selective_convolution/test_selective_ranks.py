@@ -9,11 +9,11 @@ import torch
 
 from models.core import ranks
 from models.core.run import Run
-from models.core.training import Arm
 from models.data import images, synthetic
 from models.selective_convolution import train as method
 from models.selective_convolution.rounds import COLUMNS, Rounds, units_of
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised.state import Arm
 
 FIELDS = {
     "kind": "selective_convolution.train",

@@ -11,15 +11,16 @@ from pydantic import ValidationError
 from models.core import checkpoint
 from models.core.errors import SpecError
 from models.core.run import StoppedError
-from models.core.steps import make_optimizer, momentum
-from models.core.train import test as score_of
-from models.core.training import Arm
 from models.data import images
-from models.nets.selective import SelectiveUnit
+from models.nets.files import load_net
+from models.nets.selective.unit import SelectiveUnit
 from models.selective_convolution import report
 from models.selective_convolution import train as method
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import COLUMNS, Rounds, units_of
+from models.supervised.loop import test as score_of
+from models.supervised.state import Arm
+from models.supervised.steps import make_optimizer, momentum
 
 
 def trained(spec, data, run):
@@ -98,7 +99,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, stop):
     assert torch.equal(rounds.record, expected.record)
     assert rounds.record[:, :, COLUMNS.index("reallocated_now")].any()
     if stop % 4 == 0:
-        saved = checkpoint.load_net(stopped.dir / checkpoint.name_of(stop), "cpu").net
+        saved = load_net(stopped.dir / checkpoint.name_of(stop), "cpu").net
         tested = events(stopped, "metric")[-1]["values"]["test_accuracy"]
         assert score_of(saved, data, spec, "cpu").accuracy == tested
 
@@ -191,7 +192,7 @@ def test_job_leaves_nets_that_load_and_tables_that_agree(data, make_spec, new_ru
         ("weights.safetensors", "test_accuracy"),
         ("export.safetensors", "export_test_accuracy"),
     ):
-        net = checkpoint.load_net(run.dir / name, "cpu").net
+        net = load_net(run.dir / name, "cpu").net
         found = (net(x).argmax(1) == labels).float().mean().item()
         assert found == pytest.approx(result[figure])
     arrays = np.load(run.dir / "allocation.npz")

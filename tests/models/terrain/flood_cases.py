@@ -5,8 +5,8 @@ import math
 import numpy as np
 import torch
 
-from models.terrain.forcing import Forcing, Inlet, Series, constant
-from models.terrain.scheme import Ground, Physics, State
+from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
+from models.terrain.solver.scheme import Ground, Physics, State
 
 
 def hills(ny=24, nx=30, seed=0, height=3.0, batch=1, dtype=torch.float64):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from flood_cases import flood, hills, puddles
 
-from models.terrain.adjoint import step_vjp
-from models.terrain.forcing import Forcing
-from models.terrain.scheme import Ground, Physics, State, dry, step
-from models.terrain.stepping import Clock, advance
+from models.terrain.solver.adjoint import step_vjp
+from models.terrain.solver.forcing import Forcing
+from models.terrain.solver.scheme import Ground, Physics, State, dry, step
+from models.terrain.solver.time_stepping import Clock, advance
 
 DOUBLE = torch.float64
 

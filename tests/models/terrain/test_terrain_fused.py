@@ -6,11 +6,11 @@ import torch
 from flood_cases import flood, hills, puddles
 
 from models.core.errors import SpecError
-from models.terrain.forcing import Forcing, Inlet, constant
-from models.terrain.fused import FusedFlood
-from models.terrain.rollout import World, rollout
-from models.terrain.scheme import Ground, Physics, authors_physics, dry
-from models.terrain.stepping import Clock, UnstableError, advance
+from models.terrain.solver.cpu.engine import FusedFlood
+from models.terrain.solver.cpu.rollout import World, rollout
+from models.terrain.solver.forcing import Forcing, Inlet, constant
+from models.terrain.solver.scheme import Ground, Physics, authors_physics, dry
+from models.terrain.solver.time_stepping import Clock, UnstableError, advance
 
 SINGLE = torch.float32
 
@@ -150,7 +150,7 @@ def test_spans_do_not_change_the_gradient(monkeypatch):
     ground, forcing = flood(30, 30, dtype=SINGLE)
     found = []
     for span, tape_bytes in ((None, 2**29), (None, 2**18), (16, 2**29)):
-        monkeypatch.setattr("models.terrain.rollout.WHOLE_TAPE_BYTES", tape_bytes)
+        monkeypatch.setattr("models.terrain.solver.cpu.rollout.WHOLE_TAPE_BYTES", tape_bytes)
         bed = ground.z.clone().requires_grad_()
         rollout(bed, [World(ground, forcing)], Physics(), [100.0], span).sum().backward()
         found.append(bed.grad)

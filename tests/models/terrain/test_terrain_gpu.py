@@ -4,16 +4,16 @@ import pytest
 import torch
 from flood_cases import flood, hills, puddles
 
-from models.terrain.coarse_floods import depths
-from models.terrain.forcing import Forcing, Inlet, Series, constant
-from models.terrain.gpu import GpuFlood, can_run
-from models.terrain.gpu_layout import LEFT, PAD, Tuning, layout, worlds_of
-from models.terrain.gpu_rollout import GpuTape
-from models.terrain.losses import tamed
-from models.terrain.parts import Solver
-from models.terrain.rollout import rollout
-from models.terrain.scheme import Ground, Physics, State, dry
-from models.terrain.stepping import Clock, World, advance
+from models.terrain.learning.coarse_floods import depths
+from models.terrain.learning.losses import tamed
+from models.terrain.solver.cpu.rollout import rollout
+from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
+from models.terrain.solver.gpu.engine import GpuFlood, can_run
+from models.terrain.solver.gpu.layout import LEFT, PAD, Tuning, layout, worlds_of
+from models.terrain.solver.gpu.rollout import GpuTape
+from models.terrain.solver.scheme import Ground, Physics, State, dry
+from models.terrain.solver.time_stepping import Clock, World, advance
+from models.terrain.spec.parts import Solver
 
 SINGLE = torch.float32
 

@@ -12,11 +12,14 @@ from rasterio import Affine
 
 from models.catalog import JobSpec, load_entry
 from models.core.errors import DataError, SpecError
-from models.terrain import animation, measures, net, pictures, rasters
-from models.terrain.boundary import Extent, covered, settle
-from models.terrain.parts import Inflow, Synthetic, Valley
-from models.terrain.pooling import BASELINES, accumulation, fitted
-from models.terrain.scenes import generate
+from models.terrain import measures
+from models.terrain.dem import rasters
+from models.terrain.dem.pooling import BASELINES, accumulation, fitted
+from models.terrain.dem.synthetic import generate
+from models.terrain.figures import animation, floods
+from models.terrain.learning import net
+from models.terrain.solver.boundary import Extent, covered, settle
+from models.terrain.spec.parts import Inflow, Synthetic, Valley
 
 SHA = "0" * 64
 ORIGIN = Affine(2.0, 0, 500_000, 0, -2.0, 6_000_000)
@@ -266,7 +269,7 @@ def test_pictures_show_nothing_where_nothing_is_known():
     """Fine or coarse: NaN where no cell has a height, the field elsewhere."""
     missing = np.zeros((8, 12), bool)
     missing[:4, :5] = True
-    stage = pictures.Stage(np.zeros((8, 12)), 1.0, missing)
+    stage = floods.Stage(np.zeros((8, 12)), 1.0, missing)
     coarse = stage.known(np.arange(6.0).reshape(2, 3))
     assert np.isnan(coarse).tolist() == [[True, False, False], [False] * 3]
     assert (np.isnan(stage.known(np.ones((8, 12)))) == missing).all()
@@ -276,9 +279,9 @@ def test_one_deep_cell_does_not_pale_all_others(tmp_path):
     """Colours end where nearly all wet cells do, in pictures and in the frames of a flood."""
     depth = np.full((40, 50), 0.5)
     depth[:10], depth[0, 0], depth[20, 20] = 0.0, np.nan, 80.0
-    assert pictures.full_depth([depth]) == pytest.approx(0.5)
-    assert pictures.full_depth([np.zeros((4, 4))]) > pictures.SHOWN_M
-    stage = pictures.Stage(np.zeros((40, 50)), 1.0, np.zeros((40, 50), bool))
+    assert floods.full_depth([depth]) == pytest.approx(0.5)
+    assert floods.full_depth([np.zeros((4, 4))]) > floods.SHOWN_M
+    stage = floods.Stage(np.zeros((40, 50)), 1.0, np.zeros((40, 50), bool))
     animation.write(tmp_path / "flood.gif", stage, [1.0, 2.0], [0.1 * depth, depth])
     with Image.open(tmp_path / "flood.gif") as made:
         assert made.n_frames == 2

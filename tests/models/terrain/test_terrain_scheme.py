@@ -8,8 +8,8 @@ import pytest
 import torch
 from flood_cases import flood, hills, puddles, step_by_loops, wave_depth
 
-from models.terrain.forcing import Forcing, Inlet, Series, constant
-from models.terrain.scheme import (
+from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
+from models.terrain.solver.scheme import (
     Ground,
     Physics,
     State,
@@ -19,7 +19,7 @@ from models.terrain.scheme import (
     stable_step,
     step,
 )
-from models.terrain.stepping import Clock, UnstableError, advance
+from models.terrain.solver.time_stepping import Clock, UnstableError, advance
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 

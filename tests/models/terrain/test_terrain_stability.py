@@ -9,12 +9,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from models.catalog import JobSpec, load_stored, upgrade
-from models.terrain.boundary import physics_of
-from models.terrain.forcing import Forcing
-from models.terrain.fused import FusedFlood
-from models.terrain.parts import Solver, alpha_max
-from models.terrain.scheme import Ground, Physics, dry
-from models.terrain.stepping import Clock, advance
+from models.terrain.solver.boundary import physics_of
+from models.terrain.solver.cpu.engine import FusedFlood
+from models.terrain.solver.forcing import Forcing
+from models.terrain.solver.scheme import Ground, Physics, dry
+from models.terrain.solver.time_stepping import Clock, advance
+from models.terrain.spec.parts import Solver, alpha_max
 
 NOISE_M = 1e-4
 

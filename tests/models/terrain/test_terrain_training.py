@@ -18,9 +18,11 @@ from models.catalog import JobSpec, load_entry
 from models.core import ranks
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain import flow, losses, teaching, train, truths
-from models.terrain.parts import Synthetic
-from models.terrain.scenes import generate
+from models.terrain import train
+from models.terrain.dem import hydrology
+from models.terrain.dem.synthetic import generate
+from models.terrain.learning import losses, samples
+from models.terrain.spec.parts import Synthetic
 
 SHA = "1" * 64
 TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
@@ -56,7 +58,7 @@ def test_training_under_several_waters_leaves_its_floods(new_run, monkeypatch):
     def not_again(*_):
         raise AssertionError("a fine flood was done again")
 
-    monkeypatch.setattr(truths, "fine_depths", not_again)
+    monkeypatch.setattr(samples, "fine_depths", not_again)
     train.train(spec_of(**TRAIN, floods={**ref, "sha256": SHA}), second)
     ends = [load_file(run.dir / "weights.safetensors") for run in (first, second)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -67,7 +69,7 @@ def test_other_water_is_another_flood(new_run):
     keys = set()
     for fields in ({}, {"water": [SPRING]}, {"solver": {"manning": 0.04}}, {"seed": 1}):
         spec = spec_of(**{**TRAIN, "more_water": [], **fields})
-        keys.add(truths.key_of(spec, truths.load(spec, new_run())[0][0]))
+        keys.add(samples.key_of(spec, samples.load(spec, new_run())[0][0]))
     assert len(keys) == 4
 
 
@@ -140,7 +142,7 @@ def test_water_drains_through_hollows_to_the_rim():
     """A pit in a plane: filled to its lowest way out, and all cells leave over the rim."""
     z = torch.arange(12.0).expand(9, 12).clone()
     z[3:6, 4:7] = 1.0
-    depth, upstream = flow.drained(z)
+    depth, upstream = hydrology.drained(z)
     inside = torch.zeros_like(z, dtype=torch.bool)
     inside[3:6, 4:7] = True
     torch.testing.assert_close(depth, torch.where(inside, 2.0, 0.0))  # the way out is at 3 m
@@ -247,7 +249,7 @@ def test_stop_among_the_fine_floods_keeps_those_done(new_run):
     """The checkpoint goes on where the floods were left."""
     run = new_run()
     seen = []
-    real = truths.fine_depths
+    real = samples.fine_depths
 
     def third_stops(spec, run, lesson):
         seen.append(lesson.water)
@@ -255,11 +257,11 @@ def test_stop_among_the_fine_floods_keeps_those_done(new_run):
             run.request_stop("enough", save=True)
         return real(spec, run, lesson)
 
-    teaching.truths.fine_depths = third_stops
+    samples.fine_depths = third_stops
     try:
         with pytest.raises(Exception, match="stop"):
             train.train(spec_of(**TRAIN), run)
     finally:
-        teaching.truths.fine_depths = real
+        samples.fine_depths = real
     (kept,) = (run.dir / "checkpoints").iterdir()
     assert sum(name.startswith("depths.") for name in load_file(kept)) == 2

@@ -1,0 +1,11 @@
+"""The service from Python: ``Client`` and its asynchronous twin, over HTTP only.
+
+A call is a generator of steps (``flow.py`` and the modules on it): it never touches the
+network, so both clients share every line of it and differ only in how they carry out a step
+(``transports.py``).
+"""
+
+from sextant_client.errors import ApiError
+from sextant_client.transports import AsyncClient, Client
+
+__all__ = ["ApiError", "AsyncClient", "Client"]

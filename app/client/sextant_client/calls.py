@@ -1,0 +1,265 @@
+"""The calls of the service, one method each, written once for both clients."""
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from pydantic import BaseModel
+
+from sextant_client import download, stream, upload, waiting
+from sextant_client.errors import ApiError
+from sextant_client.flow import Emit, Flow, Progress, Request, hearing, send
+
+SpecLike = BaseModel | Mapping[str, Any]
+# the value itself from Client; an awaitable of it from AsyncClient
+Answer = Any
+# an iterator from Client, an asynchronous one from AsyncClient
+Stream = Any
+
+
+class Calls(ABC):
+    """What both clients can do. Every call may raise :class:`sextant_client.ApiError`."""
+
+    @abstractmethod
+    def _run(self, flow: Flow[Any]) -> Answer:
+        """Carry out a flow and give its result."""
+
+    @abstractmethod
+    def _iterate(self, flow: Flow[None]) -> Stream:
+        """Carry out a flow and give what it emits, one by one."""
+
+    # -- jobs --------------------------------------------------------------------------------
+
+    def submit(self, spec: SpecLike, *, idempotency_key: str | None = None, **job: Any) -> Answer:
+        """Store and queue a job; repeated safely when an answer is lost.
+
+        Args:
+            spec: a spec of ``models``, or its JSON with ``kind``.
+            idempotency_key: makes several calls one job; a fresh key when None.
+            job: other fields of the request: ``name, metadata, queue, not_before, resources,
+                limits``.
+
+        Returns:
+            The job object.
+        """
+        return self._run(_create("/v1/jobs", _job(spec, job), idempotency_key))
+
+    def dry_run(self, spec: SpecLike, **job: Any) -> Answer:
+        """What ``submit`` would do: ``estimate``, ``resolved_spec``, ``warnings``."""
+        return self._run(_json(Request("POST", "/v1/jobs", {"dry_run": "true"}, _job(spec, job))))
+
+    def get(self, job_id: str) -> Answer:
+        """The job object as it is now."""
+        return self._run(_json(Request("GET", f"/v1/jobs/{job_id}")))
+
+    def jobs(self, **filters: Any) -> Stream:
+        """Jobs, newest first, over all pages: ``status, kind, method, name, limit``, ..."""
+        return self._iterate(_pages("/v1/jobs", filters))
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+        timeout_s: float = float("inf"),
+    ) -> Answer:
+        """Wait until the job is final.
+
+        Args:
+            job_id: which job.
+            on_event: is given every event of the job from its first on (``seq, type, data``).
+            on_progress: is given the job object whenever status or progress changed.
+            timeout_s: how long to wait; the job itself goes on.
+
+        Returns:
+            The final job object.
+
+        Raises:
+            ApiError: with code ``timeout`` after ``timeout_s``.
+        """
+        return self._run(waiting.wait(job_id, on_event, on_progress, monotonic() + timeout_s))
+
+    def events(self, job_id: str, after: int = 0) -> Stream:
+        """Events of the job as they happen, from ``seq`` after+1 to its end."""
+        return self._iterate(stream.follow(f"/v1/jobs/{job_id}/events", str(after or "")))
+
+    def metrics(self, job_id: str, **query: Any) -> Answer:
+        """Series of numbers; ``names, from_step, to_step, max_points`` narrow them."""
+        return self._run(_json(Request("GET", f"/v1/jobs/{job_id}/metrics", query)))
+
+    def logs(self, job_id: str, **query: Any) -> Answer:
+        """Text of the child; ``tail`` (lines) and ``run`` (number) narrow it."""
+        return self._run(_text(Request("GET", f"/v1/jobs/{job_id}/logs", query)))
+
+    def follow_logs(self, job_id: str) -> Stream:
+        """Events whose data holds log text, as it is written."""
+        return self._iterate(stream.follow(f"/v1/jobs/{job_id}/logs", follow="true"))
+
+    def artifacts(self, job_id: str) -> Answer:
+        """All files of the job: ``name, role, size_bytes, sha256, step, ...``."""
+        return self._run(_list(f"/v1/jobs/{job_id}/artifacts"))
+
+    def download(
+        self,
+        job_id: str,
+        name: str,
+        to: Path,
+        *,
+        on_progress: Progress | None = None,
+    ) -> Answer:
+        """Fetch an artifact into the file or folder ``to``; goes on with a partial file.
+
+        Big files come in several ranges at once; the SHA-256 is checked; the file appears
+        under its name only when it is whole.
+
+        Returns:
+            The path of the file.
+        """
+        return self._run(_download(job_id, name, to, on_progress))
+
+    def cancel(
+        self, job_id: str, *, mode: str = "graceful", save_checkpoint: bool = True
+    ) -> Answer:
+        """Cancel: ``graceful`` stops at the next step, ``kill`` at once."""
+        body = {"mode": mode, "save_checkpoint": save_checkpoint}
+        return self._run(_create(f"/v1/jobs/{job_id}/cancel", body))
+
+    def retry(
+        self,
+        job_id: str,
+        *,
+        start: str | int = "latest",
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """A new job from a final one: ``start`` is latest, best, a step or scratch."""
+        body = {"from": start, "overrides": dict(overrides or {})}
+        return self._run(_create(f"/v1/jobs/{job_id}/retry", body))
+
+    def delete(self, job_id: str) -> Answer:
+        """Delete a final job and its artifacts."""
+        return self._run(_nothing(Request("DELETE", f"/v1/jobs/{job_id}")))
+
+    # -- datasets ----------------------------------------------------------------------------
+
+    def upload(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        *,
+        format: str | None = None,  # the word of the API
+        options: Mapping[str, Any] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Answer:
+        """Upload a dataset and wait until the service has checked it.
+
+        Args:
+            name: what specs will call it.
+            paths: one file; or a folder of images, or several parquet files (``train*``,
+                ``test*``), which are packed into one zip on the way.
+            format: of the content; told from the file's name when None.
+            options: of the format, for example ``cell_size_m``.
+            on_progress: is given bytes sent and bytes in all.
+
+        Returns:
+            The dataset object, ``ready``.
+
+        Raises:
+            ApiError: with code ``dataset_failed`` and the reason if the check refuses it.
+            ValueError: if the format cannot be told.
+        """
+        return self._run(upload.upload(name, paths, format, dict(options or {}), on_progress))
+
+    def datasets(self) -> Stream:
+        """All datasets, the built-in ones too."""
+        return self._iterate(_pages("/v1/datasets", {}))
+
+    def dataset(self, ref: str) -> Answer:
+        """One dataset."""
+        return self._run(_json(Request("GET", f"/v1/datasets/{ref}")))
+
+    def delete_dataset(self, ref: str) -> Answer:
+        """Delete an uploaded dataset."""
+        return self._run(_nothing(Request("DELETE", f"/v1/datasets/{ref}")))
+
+    # -- the service -------------------------------------------------------------------------
+
+    def kinds(self) -> Answer:
+        """Every kind of job in short."""
+        return self._run(_list("/v1/kinds"))
+
+    def kind(self, name: str) -> Answer:
+        """One kind with its metrics, artifacts, presets and an example."""
+        return self._run(_json(Request("GET", f"/v1/kinds/{name}")))
+
+    def schema(self, name: str) -> Answer:
+        """JSON Schema of a kind's spec."""
+        return self._run(_json(Request("GET", f"/v1/kinds/{name}/schema")))
+
+    def keys(self) -> Answer:
+        """All keys of the tenant, without their secrets."""
+        return self._run(_list("/v1/keys"))
+
+    def create_key(self, name: str, scopes: Sequence[str]) -> Answer:
+        """A new key; its secret is in this answer and nowhere else."""
+        return self._run(_create("/v1/keys", {"name": name, "scopes": list(scopes)}))
+
+    def revoke_key(self, key_id: str) -> Answer:
+        """Revoke a key at once."""
+        return self._run(_nothing(Request("DELETE", f"/v1/keys/{key_id}")))
+
+    def ready(self) -> Answer:
+        """What ``/readyz`` reports; raises :class:`sextant_client.ApiError` while not ready."""
+        return self._run(_json(Request("GET", "/readyz", read_s=5.0)))
+
+
+def _job(spec: SpecLike, job: Mapping[str, Any]) -> dict[str, Any]:
+    sent = spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, BaseModel) else spec
+    return {"spec": sent, **job}
+
+
+def _json(request: Request) -> Flow[Any]:
+    return (yield from send(request)).json()
+
+
+def _text(request: Request) -> Flow[str]:
+    return (yield from send(request)).text
+
+
+def _nothing(request: Request) -> Flow[None]:
+    yield from send(request)
+
+
+def _create(path: str, body: Any, key: str | None = None) -> Flow[Any]:
+    """A POST that may be repeated: the service knows it again by its key."""
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    return (yield from _json(Request("POST", path, json=body, headers=headers)))
+
+
+def _pages(path: str, filters: Mapping[str, Any]) -> Flow[None]:
+    cursor: dict[str, Any] = {}
+    while True:
+        page = yield from _json(Request("GET", path, {**filters, **cursor}))
+        for row in page["data"]:
+            yield Emit(row)
+        if not page.get("has_more"):
+            return
+        cursor = {"cursor": page["next_cursor"]}
+
+
+def _list(path: str) -> Flow[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    yield from hearing(_pages(path, {}), rows.append)
+    return rows
+
+
+def _download(job_id: str, name: str, to: Path, on_progress: Progress | None) -> Flow[Path]:
+    found = yield from _list(f"/v1/jobs/{job_id}/artifacts")
+    for artifact in found:
+        if artifact["name"] == name:
+            return (yield from download.download(artifact, to, on_progress))
+    names = ", ".join(artifact["name"] for artifact in found) or "none yet"
+    raise ApiError.own("not_found", f"{job_id} has no artifact {name!r}; it has {names}")

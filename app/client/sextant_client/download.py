@@ -1,0 +1,128 @@
+"""Downloads in several ranges at once, which go on where an earlier one was cut off."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sextant_client.errors import ApiError
+from sextant_client.flow import (
+    PAUSES_S,
+    Flow,
+    Open,
+    Pause,
+    Progress,
+    Read,
+    Request,
+    Together,
+    checked,
+)
+
+CHUNK_BYTES = 1 << 20
+RANGE_MIN_BYTES = 8 << 20  # a smaller file comes in one piece
+RANGES = 4
+
+
+@dataclass
+class Piece:
+    """A range of a file, kept in a file of its own until all are there."""
+
+    path: Path
+    start: int
+    size: int
+
+    @property
+    def have(self) -> int:
+        """Bytes there already, from this call or one that was cut off."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+
+def download(artifact: dict[str, Any], to: Path, on_progress: Progress | None) -> Flow[Path]:
+    """Fetch an artifact; what an earlier call left is not fetched again.
+
+    Raises:
+        ApiError: with code ``checksum`` if the bytes are not what the service promised.
+    """
+    target = to / Path(artifact["name"]).name if to.is_dir() else to
+    size, sha256 = artifact["size_bytes"], artifact["sha256"]
+    if target.is_file() and target.stat().st_size == size and digest(target) == sha256:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pieces = cut(target, size, sha256)
+
+    def tell() -> None:
+        if on_progress is not None:
+            on_progress(sum(piece.have for piece in pieces), size)
+
+    path = f"/v1/artifacts/{artifact['id']}/content"
+    yield Together(tuple(_fetch(path, piece, tell) for piece in pieces))
+    _join(pieces, target, sha256)
+    return target
+
+
+def cut(target: Path, size: int, sha256: str) -> list[Piece]:
+    """Pieces of nearly equal size; the same ones for the same bytes, so that they are found."""
+    count = max(1, min(RANGES, size // RANGE_MIN_BYTES))
+    edges = [size * index // count for index in range(count + 1)]
+    names = [f".{target.name}.{sha256[:12]}.{index + 1}of{count}" for index in range(count)]
+    return [
+        Piece(target.with_name(name), start, end - start)
+        for name, (start, end) in zip(names, pairwise(edges), strict=True)
+    ]
+
+
+def _fetch(path: str, piece: Piece, tell: Callable[[], None]) -> Flow[None]:
+    in_vain = 0
+    piece.path.touch()
+    while (have := piece.have) < piece.size:
+        span = f"bytes={piece.start + have}-{piece.start + piece.size - 1}"
+        answer = yield Open(Request("GET", path, headers={"Range": span}))
+        if isinstance(answer, httpx.Response) and answer.status_code < 500:
+            _check_range(checked(answer))
+            yield from _append(piece, tell)
+        in_vain = 0 if piece.have > have else in_vain + 1
+        if in_vain > len(PAUSES_S):
+            raise ApiError.own("unreachable", f"the download of {path} breaks off again and again")
+        if in_vain:
+            yield Pause(PAUSES_S[in_vain - 1])
+
+
+def _append(piece: Piece, tell: Callable[[], None]) -> Flow[None]:
+    with piece.path.open("ab", buffering=0) as file:
+        while isinstance(data := (yield Read()), bytes):
+            file.write(data)
+            tell()
+
+
+def _check_range(answer: httpx.Response) -> None:
+    if answer.status_code != httpx.codes.PARTIAL_CONTENT:
+        raise ApiError.own("no_ranges", "the service, or a proxy before it, does not serve ranges")
+
+
+def _join(pieces: Sequence[Piece], target: Path, sha256: str) -> None:
+    first, *others = pieces
+    with first.path.open("r+b") as whole:
+        whole.truncate(first.size)  # an earlier joining may have been cut off
+        whole.seek(0, os.SEEK_END)
+        for piece in others:
+            with piece.path.open("rb") as part:
+                shutil.copyfileobj(part, whole, CHUNK_BYTES)
+            piece.path.unlink()
+        whole.flush()
+        os.fsync(whole.fileno())
+    if (found := digest(first.path)) != sha256:
+        first.path.unlink()
+        raise ApiError.own("checksum", f"{target.name} has SHA-256 {found}, not {sha256}")
+    first.path.replace(target)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,56 @@
+"""Waiting for a job: its stream of events, then a long poll for the final word."""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import httpx
+
+from sextant_client import stream
+from sextant_client.errors import ApiError
+from sextant_client.flow import Flow, Request, hearing, send
+
+FINAL = ("succeeded", "failed", "cancelled")
+LONG_POLL_S = 30
+
+
+def wait(
+    job_id: str,
+    on_event: Callable[[dict[str, Any]], None] | None,
+    on_progress: Callable[[dict[str, Any]], None] | None,
+    deadline: float,
+) -> Flow[dict[str, Any]]:
+    if on_event is not None:
+        yield from _watch(job_id, on_event, deadline)
+    etag, job = "", {}
+    while True:
+        headers = {"If-None-Match": etag} if etag else {}
+        wait_s = int(max(0, min(LONG_POLL_S, deadline - monotonic())))
+        path, query = f"/v1/jobs/{job_id}", {"wait_s": wait_s}
+        answer = yield from send(
+            Request("GET", path, query, headers=headers, read_s=LONG_POLL_S + 15)
+        )
+        if answer.status_code != httpx.codes.NOT_MODIFIED:
+            job, etag = answer.json(), answer.headers.get("etag", "")
+            if on_progress is not None:
+                on_progress(job)
+        if job["status"] in FINAL:
+            return job
+        _check(deadline, job_id)
+
+
+def _watch(job_id: str, on_event: Callable[[dict[str, Any]], None], deadline: float) -> Flow[None]:
+    def hear(event: dict[str, Any]) -> None:
+        on_event(event)
+        _check(deadline, job_id)
+
+    try:
+        yield from hearing(stream.follow(f"/v1/jobs/{job_id}/events"), hear)
+    except ApiError as error:
+        if error.status not in (429, 503):  # no stream to be had now: the long poll will do
+            raise
+
+
+def _check(deadline: float, job_id: str) -> None:
+    if monotonic() > deadline:
+        raise ApiError.own("timeout", f"{job_id} is not final yet; the job itself goes on")

@@ -1,0 +1,1 @@
+"""What every route shares: keys, problem documents, strict JSON, ranges, event streams."""

@@ -1,0 +1,292 @@
+"""Live streams: server-sent events, woken by the broker and by one look a second into SQL.
+
+One listener thread a process hears the broker's announcements and wakes the coroutines that
+wait for a job. Whatever the broker loses is made good by a single query a second over all jobs
+that somebody waits for; so streams need no polling of their own and no database connection
+while they wait.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, contextmanager
+from typing import Any, NamedTuple
+
+import structlog
+from fastapi.exceptions import HTTPException
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Message, Receive, Scope, Send
+
+from app import queue
+from app.db.session import make_session
+from app.services import events, logs
+from app.settings import get_settings
+
+MAX_STREAMS = 200
+MAX_STREAMS_PER_KEY = 10
+PING_S = 15.0
+POLL_S = 1.0
+LISTENER_STOP_S = 2.0  # it looks for a stop twice a second
+SEND_S = 30.0  # a reader that takes nothing for so long is dropped; it reconnects by id
+STEP_BYTES = 2**20  # unsent bytes held for one reader at most
+
+log = structlog.get_logger(__name__)
+
+
+class SlowReaderError(Exception):
+    """A reader took nothing of its stream for too long."""
+
+
+class Step(NamedTuple):
+    """What a stream sends next.
+
+    Attributes:
+        data: encoded events, possibly none.
+        more: whether there is more already.
+        end: data of the event ``end``, once nothing will follow.
+    """
+
+    data: bytes = b""
+    more: bool = False
+    end: dict[str, Any] | None = None
+
+
+class Hub:
+    """Who waits for news of which job; used in the event loop alone, but for :meth:`heard`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._known: dict[str, tuple[Any, ...]] = {}
+        self._stop = threading.Event()
+        self.streams: Counter[str] = Counter()
+        self._poll_task = loop.create_task(self._poll())
+        self._listener = threading.Thread(
+            target=queue.listen, args=(self.heard, self._stop), name="listener", daemon=True
+        )
+        if get_settings().broker_url:
+            self._listener.start()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the process shuts down; streams end then."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """End every stream, the listener and the polling."""
+        self._stop.set()
+        self._poll_task.cancel()
+        for job_id in self._waiting:
+            self._wake(job_id)
+        if self._listener.is_alive():
+            self._listener.join(LISTENER_STOP_S)
+
+    @contextmanager
+    def watch(self, job_id: str) -> Generator[asyncio.Event]:
+        """An event that is set at every news of a job while the context lasts."""
+        news = asyncio.Event()
+        self._waiting.setdefault(job_id, set()).add(news)
+        try:
+            yield news
+        finally:
+            self._waiting[job_id].discard(news)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
+                self._known.pop(job_id, None)
+
+    def heard(self, job_id: str) -> None:
+        """News of a job, from any thread."""
+        if not self.stopped:
+            self._loop.call_soon_threadsafe(self._wake, job_id)
+
+    def _wake(self, job_id: str) -> None:
+        for news in self._waiting.get(job_id, ()):
+            news.set()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            if self._waiting:
+                try:
+                    states = await run_in_threadpool(_states, [*self._waiting])
+                except SQLAlchemyError as error:
+                    log.warning("database_away", error=str(error))
+                    continue
+                self._compare(states)
+
+    def _compare(self, states: dict[str, tuple[Any, ...]]) -> None:
+        """Wake who waits for a changed job; one seen first may have changed just before."""
+        for job_id in [*self._waiting]:
+            state = states.get(job_id, ())
+            if self._known.get(job_id) != state:
+                self._known[job_id] = state
+                self._wake(job_id)
+
+
+def _states(job_ids: list[str]) -> dict[str, tuple[Any, ...]]:
+    with make_session(write=False) as session:
+        return events.states(session, job_ids)
+
+
+_hubs: list[Hub] = []  # the one of this process, while it runs
+
+
+def start() -> None:
+    """Begin to listen; called in the event loop, at the start of the API."""
+    _hubs.append(Hub(asyncio.get_running_loop()))
+
+
+def stop() -> None:
+    """End all streams and the listener; called in the event loop, at the end of the API."""
+    _hubs.pop().stop()
+
+
+def _hub() -> Hub:
+    if not _hubs:
+        raise RuntimeError("event_streams.start() was not called in the lifespan of the API")
+    return _hubs[-1]
+
+
+async def wait_for_news(job_id: str, timeout_s: float) -> None:
+    """Return when something of a job may have changed, at the latest after ``timeout_s`` seconds.
+
+    It may return early without any change: look, compare, and wait again.
+    """
+    with _hub().watch(job_id) as news:
+        await _wait(news, timeout_s)
+
+
+async def _wait(news: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await news.wait()
+    except TimeoutError:
+        return
+
+
+async def _frames(
+    job_id: str, look: Callable[[], Step], look_every_s: float
+) -> AsyncGenerator[bytes]:
+    """Bytes of a stream: what ``look`` finds, in a thread, at each news and now and then."""
+    hub, ping_at = _hub(), time.monotonic() + PING_S
+    with hub.watch(job_id) as news:
+        while not hub.stopped:
+            news.clear()  # before the look: what comes during it wakes us again
+            try:
+                step = await run_in_threadpool(look)
+            except (SQLAlchemyError, OSError) as error:  # the reader reconnects by id
+                log.warning("stream_broken_off", job_id=job_id, error=str(error))
+                return
+            quiet = time.monotonic() >= ping_at
+            if frame := step.data or (KEEPALIVE_COMMENT if quiet else b""):
+                yield frame
+                ping_at = time.monotonic() + PING_S
+            if step.end is not None:
+                yield format_sse_event(event="end", data_str=json.dumps(step.end))
+                return
+            if not step.more:
+                await _wait(news, min(look_every_s, ping_at - time.monotonic()))
+
+
+class EventStream(EventSourceResponse):
+    """A stream of server-sent events under the limits of the process and of the key.
+
+    Args:
+        look: tells what to send next; called in a thread, never twice at once.
+        look_every_s: how often to call it without news.
+    """
+
+    def __init__(
+        self, key_id: str, job_id: str, look: Callable[[], Step], look_every_s: float = PING_S
+    ) -> None:
+        self._key_id = key_id
+        self._frames = _frames(job_id, look, look_every_s)
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._frames, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the end, the reader leaves, or it takes nothing for 30 seconds."""
+
+        async def send_soon(message: Message) -> None:
+            try:
+                async with asyncio.timeout(SEND_S):
+                    await send(message)
+            except TimeoutError as error:
+                raise SlowReaderError from error
+
+        with _admitted(self._key_id):
+            try:
+                async with aclosing(self._frames):
+                    await super().__call__(scope, receive, send_soon)
+            except SlowReaderError:
+                log.info("slow_reader_dropped", key_id=self._key_id)
+
+
+@contextmanager
+def _admitted(key_id: str) -> Generator[None]:
+    """Count a stream while it lasts.
+
+    Raises:
+        HTTPException: 503 when the process, 429 when the key has too many.
+    """
+    streams = _hub().streams
+    if streams.total() >= MAX_STREAMS:
+        raise HTTPException(503, f"{MAX_STREAMS} streams are open here", {"Retry-After": "5"})
+    if streams[key_id] >= MAX_STREAMS_PER_KEY:
+        detail = f"this key has {MAX_STREAMS_PER_KEY} streams open; close one"
+        raise HTTPException(429, detail, {"Retry-After": "5"})
+    streams[key_id] += 1
+    try:
+        yield
+    finally:
+        streams[key_id] -= 1
+
+
+def open_streams() -> int:
+    """Streams of this process, for its metrics."""
+    return _hub().streams.total() if _hubs else 0
+
+
+def job_log(key_id: str, tenant_id: str, job_id: str, run: int, offset: int) -> EventStream:
+    """The stream of a run's log from ``offset`` on, ``id`` being the offset reached."""
+    reached = offset
+
+    def look() -> Step:
+        nonlocal reached
+        with make_session(write=False) as session:
+            over = logs.over(session, tenant_id, job_id, run)
+        found = logs.growth(tenant_id, job_id, run, reached, last=over)
+        reached += len(found.text)
+        data = json.dumps({"text": found.text.decode(errors="replace")})
+        frame = format_sse_event(id=str(reached), event="log", data_str=data)
+        end = {"run": run} if over and not found.more else None
+        return Step(frame if found.text else b"", found.more, end)
+
+    return EventStream(key_id, job_id, look, POLL_S)
+
+
+def job_events(key_id: str, tenant_id: str, job_id: str, after: int) -> EventStream:
+    """The stream of a job's events with ``seq > after``; ends after the final status."""
+    seen = after
+
+    def look() -> Step:
+        nonlocal seen
+        with make_session(write=False) as session:
+            news = events.news(session, tenant_id, job_id, seen)
+        frames, more = bytearray(), news.more
+        for row in news.rows:
+            if len(frames) >= STEP_BYTES:
+                more = True
+                break
+            data = json.dumps({**row.data, "at": row.at.isoformat()})
+            frames += format_sse_event(id=str(row.seq), event=row.type, data_str=data)
+            seen = row.seq
+        end = {"status": news.final} if news.final and not more else None
+        return Step(bytes(frames), more, end)
+
+    return EventStream(key_id, job_id, look)

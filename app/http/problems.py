@@ -1,0 +1,236 @@
+"""Errors as ``application/problem+json`` (RFC 9457): body, handlers, ``responses=`` of routes."""
+
+from http import HTTPStatus
+from typing import Any, Literal, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import BaseModel, Field, TypeAdapter
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from structlog.contextvars import get_contextvars
+
+from app.errors import ServiceError
+from app.services.idempotency import Answer
+from app.services.pointers import describe_errors
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Explanation(NamedTuple):
+    """What a problem's code means; served at ``/problems/{code}``."""
+
+    status: int
+    title: str
+    text: str
+
+
+PROBLEMS = {
+    "invalid_request": Explanation(400, "Malformed request", "The body is not JSON in UTF-8."),
+    "unauthorized": Explanation(
+        401, "No valid key", "Send `Authorization: Bearer <key>` with a key that is still valid."
+    ),
+    "forbidden": Explanation(
+        403, "Scope missing", "The key is valid but lacks the scope that the detail names."
+    ),
+    "not_found": Explanation(
+        404, "Not found", "There is nothing at this address, or it belongs to another tenant."
+    ),
+    "method_not_allowed": Explanation(
+        405, "Method not allowed", "The header `Allow` lists the methods of this address."
+    ),
+    "conflict": Explanation(
+        409, "Conflict", "The present state of the resource does not allow the request."
+    ),
+    "idempotency_in_flight": Explanation(
+        409, "First request in flight", "Repeat the request after a second to get its answer."
+    ),
+    "too_large": Explanation(413, "Too large", "Send fewer bytes; the detail names the limit."),
+    "unsupported_media_type": Explanation(
+        415, "Unsupported media type", "Send the body in the media type that the detail names."
+    ),
+    "range_not_satisfiable": Explanation(
+        416, "Range not satisfiable", "The range lies outside of the content."
+    ),
+    "validation_failed": Explanation(
+        422, "Invalid values", "`errors` names each wrong field by its JSON pointer."
+    ),
+    "idempotency_mismatch": Explanation(
+        422, "Key used for another request", "Use a new Idempotency-Key for a new request."
+    ),
+    "too_many": Explanation(429, "Too many", "Wait for the seconds that `Retry-After` names."),
+    "internal": Explanation(
+        500, "Internal error", "A defect of the service; report it with the request_id."
+    ),
+    "unavailable": Explanation(
+        503, "Temporarily unavailable", "Try again after the seconds that `Retry-After` names."
+    ),
+}
+CODES = {item.status: code for code, item in reversed(PROBLEMS.items())}
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    503: {"Retry-After": "5"},
+}
+
+
+class FieldError(BaseModel):
+    """One wrong field."""
+
+    pointer: str = Field(description="JSON pointer (RFC 6901) of the field in the request")
+    location: Literal["body", "query", "header", "path"] = "body"
+    code: str
+    detail: str
+    value_excerpt: str | None = None
+
+
+class Problem(BaseModel):
+    """An error."""
+
+    type: str = Field(description="Address of the explanation")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="Path of the request")
+    code: str
+    request_id: str | None
+    errors: list[FieldError] | None = Field(default=None, description="With status 422")
+
+
+def schemas() -> dict[str, Any]:
+    """Parts of the OpenAPI document that the responses of :func:`problems` refer to."""
+    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs"), Problem.__name__: schema}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Argument ``responses=`` of a route that answers these statuses in problem form."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+def answer(
+    instance: str,
+    code: str,
+    detail: str,
+    *,
+    status: int | None = None,
+    errors: list[dict[str, Any]] | None = None,
+) -> Answer:
+    """Status, headers and body of a problem."""
+    explained = PROBLEMS[code]
+    status = status or explained.status
+    found = [FieldError(**error) for error in errors] if errors else None
+    problem = Problem(
+        type=f"/problems/{code}",
+        title=explained.title if status == explained.status else HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=instance,
+        code=code,
+        request_id=get_contextvars().get("request_id"),
+        errors=found,
+    )
+    body = problem.model_dump(exclude=None if found else {"errors"})
+    return Answer(status, body, HEADERS.get(status, {}))
+
+
+def refusal(instance: str, error: ServiceError) -> Answer:
+    """The problem of a service's exception."""
+    return answer(instance, error.code, error.detail, errors=error.errors)
+
+
+def respond(found: Answer) -> Response:
+    """An Answer as a response; problems under their own media type."""
+    media_type = MEDIA_TYPE if found.status_code >= HTTPStatus.BAD_REQUEST else None
+    return JSONResponse(found.body, found.status_code, found.headers, media_type)
+
+
+def respond_problem(request: Request, code: str, detail: str, **more: Any) -> Response:
+    """A problem as a response."""
+    return respond(answer(request.url.path, code, detail, **more))
+
+
+async def on_service_error(request: Request, error: ServiceError) -> Response:
+    """A refusal of a service, by its class."""
+    return respond(refusal(request.url.path, error))
+
+
+async def on_http_error(request: Request, error: HTTPException) -> Response:
+    """An exception of the framework; a 405 gets a complete ``Allow``."""
+    status = error.status_code
+    fallback = "internal" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request"
+    response = respond_problem(
+        request, CODES.get(status, fallback), str(error.detail), status=status
+    )
+    response.headers.update(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return response
+
+
+def _methods(request: Request) -> set[str]:
+    """Methods of all routes at this address; the framework names those of one."""
+    path = request.scope["path"]
+    return {
+        method
+        for route in iter_route_contexts(request.app.routes)
+        if route.methods and route.path_regex.match(path)
+        for method in route.methods
+    }
+
+
+async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+    """Wrong values: 404 where the address itself is wrong, else 422 with every field."""
+    errors = error.errors()
+    if any(item["loc"][0] == "path" for item in errors):
+        return respond_problem(request, "not_found", f"nothing at {request.url.path}")
+    route = request.scope["route"]
+    found = [item for each in errors for item in _field_errors(each, error.body, route)]
+    detail = "; ".join(f"{item['pointer'] or 'body'}: {item['detail']}" for item in found[:3])
+    return respond_problem(request, "validation_failed", detail, errors=found)
+
+
+def _field_errors(error: dict[str, Any], body: Any, route: APIRoute) -> list[dict[str, Any]]:
+    location, *loc = error["loc"]
+    if location == "body" and route.body_field is not None:
+        adapter = _adapter(route.body_field.field_info.annotation)
+        return describe_errors([{**error, "loc": loc}], body, adapter)
+    sent = {str(loc[0]): error.get("input")} if loc else {}
+    found = describe_errors([{**error, "loc": loc}], sent, TypeAdapter(Any))
+    return [{**item, "location": location} for item in found]
+
+
+ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return ADAPTERS.setdefault(annotation, TypeAdapter(annotation))
+
+
+async def on_database_away(request: Request, _: Exception) -> Response:
+    """The database is away, locked or too slow."""
+    return respond_problem(request, "unavailable", "the database does not answer; try again")
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    handlers: dict[Any, Any] = {
+        ServiceError: on_service_error,
+        HTTPException: on_http_error,
+        RequestValidationError: on_invalid,
+        OperationalError: on_database_away,
+        InterfaceError: on_database_away,
+        PoolTimeoutError: on_database_away,
+    }
+    for error, handler in handlers.items():
+        app.add_exception_handler(error, handler)

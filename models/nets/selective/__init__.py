@@ -1,0 +1,1 @@
+"""Channel-selective convolution: the unit, its reference, its CPU and GPU kernels."""

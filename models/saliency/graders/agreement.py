@@ -1,0 +1,86 @@
+"""How alike maps are, and how alike graders rank map makers."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from skimage.metrics import structural_similarity
+
+TOP_SHARES = (0.05, 0.1, 0.2)
+POOLED = 28  # side of the maps that Kendall's tau compares
+TIED = 0.01  # share of pixels at the threshold from which a top set means nothing
+
+Map = Float[np.ndarray, "h w"]
+
+
+def compare(a: Map, b: Map) -> dict[str, float | str | None]:
+    """All figures of agreement of two maps of one size, with ``reason`` where they are null."""
+    if min(np.ptp(a), np.ptp(b)) == 0:
+        names = ("spearman", "pearson", "kendall", "ssim", "cosine", "centre_shift")
+        tops = tuple(f"iou_{share:g}" for share in TOP_SHARES)
+        return {**dict.fromkeys((*names, *tops)), "reason": "a map is constant"}
+    x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return {
+        "spearman": float(stats.spearmanr(x, y).statistic),
+        "pearson": float(np.corrcoef(x, y)[0, 1]),
+        "kendall": _finite(stats.kendalltau(_pooled(a), _pooled(b)).statistic),
+        "ssim": ssim(a, b),
+        "cosine": float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y))),
+        "centre_shift": float(np.hypot(*(_centre(a) - _centre(b)))),
+        **{f"iou_{share:g}": top_iou(a, b, share) for share in TOP_SHARES},
+    }
+
+
+def top_iou(a: Map, b: Map, share: float) -> float | None:
+    """Overlap over union of the highest pixels; None where over 1 % tie at the threshold."""
+    count = max(1, round(share * a.size))
+    tops = []
+    for values in (a.ravel(), b.ravel()):
+        threshold = np.partition(values, -count)[-count]
+        if (values == threshold).mean() > TIED:
+            return None
+        tops.append(values >= threshold)
+    return float((tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum())
+
+
+def ssim(a: Map, b: Map) -> float | None:
+    """Structural similarity of the maps scaled to [0, 1], 7 x 7 windows."""
+    if min(a.shape) < 7:
+        return None
+    scaled = [(m - m.min()) / np.ptp(m) for m in (a.astype(np.float64), b.astype(np.float64))]
+    return float(structural_similarity(*scaled, data_range=1.0))
+
+
+def _pooled(values: Map) -> Float[np.ndarray, "n"]:
+    shown = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))[None, None]
+    size = (min(POOLED, values.shape[0]), min(POOLED, values.shape[1]))
+    return torch.nn.functional.adaptive_avg_pool2d(shown, size).numpy().ravel()
+
+
+def _centre(values: Map) -> Float[np.ndarray, "2"]:
+    """Centre of mass above the least value, in pixels."""
+    mass = values.astype(np.float64) - values.min()
+    rows, columns = (np.arange(n) for n in values.shape)
+    return np.array([mass.sum(1) @ rows, mass.sum(0) @ columns]) / mass.sum()
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def krippendorff(values: Float[np.ndarray, "raters items"]) -> float | None:
+    """Krippendorff's alpha for interval data, nothing missing; None where all values agree."""
+    raters, items = values.shape
+    expected = values.var(ddof=1) if values.size > 1 else 0.0
+    if raters < 2 or items < 2 or expected == 0:
+        return None
+    observed = values.var(axis=0, ddof=1).mean()
+    return float(1 - observed / expected)
+
+
+def bootstrap(values: Float[np.ndarray, "n"], seed: int) -> list[float] | None:
+    """95 % interval of the mean over images, by 2000 resamples; None below two values."""
+    if len(values) < 2:
+        return None
+    chosen = np.random.default_rng(seed).integers(0, len(values), (2000, len(values)))
+    return np.quantile(values[chosen].mean(1), (0.025, 0.975)).tolist()

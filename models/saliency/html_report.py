@@ -1,0 +1,176 @@
+"""The report of a sweep: one HTML file with everything in it."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from models.saliency.analysis import lower_is_better
+from models.saliency.figures.maps import SCORES, describe
+from models.saliency.spec.evaluate import SaliencySweep
+from models.saliency.spec.parts import labels
+from models.saliency.study import Graded
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
+       color: #1b1f24; }
+h1 { font-size: 1.6em; } h2 { margin-top: 2em; border-bottom: 1px solid #d0d7de; }
+table { border-collapse: collapse; margin: 1em 0; font-size: 13px; }
+th, td { padding: 3px 10px; border-bottom: 1px solid #e4e8ec; text-align: right; }
+th:first-child, td:first-child { text-align: left; } th { background: #f4f6f8; }
+img { max-width: 100%; height: auto; margin: 1em 0; } .note { color: #57606a; }
+.words { text-align: left; } .below { color: #8c959f; }
+"""
+
+
+def write(
+    path: Path, spec: SaliencySweep, found: Graded, told: dict[str, Any], pictures: Sequence[Path]
+) -> None:
+    """Write the report; pictures are embedded, nothing is loaded from elsewhere."""
+    parts = [
+        "<h1>Saliency sweep</h1>",
+        f"<p>{len(found.images)} images, {len(found.maps)} maps, {found.rows:,} rows through the "
+        f"net; what is read: {SCORES[spec.score]}.</p>",
+        *(f'<p class="note">Warning: {escape(text)}</p>' for text in found.warnings),
+        "<h2>Images</h2>",
+        _images(found),
+        "<h2>Methods</h2>",
+        _table(
+            ("name", "parameters"),
+            (
+                (name, f'<td class="words">{escape(describe(method))}</td>')
+                for name, method in zip(labels(spec.methods), spec.methods, strict=True)
+            ),
+        ),
+        "<h2>Baselines by themselves</h2>",
+        "<p>A neutral baseline has a largest class probability near chance.</p>",
+        _baselines(found),
+        "<h2>Divergence of maps by factor</h2>",
+        "<p>Mean of 1 - Spearman when only one thing changes, with its 95 % interval over images. "
+        "The seed is the noise floor: what reaches down to it (grey) is no finding. A dash: "
+        "nothing of this kind changed, or there is no chance in the method.</p>",
+        _divergence(told),
+        "<h2>Graders</h2>",
+        _graders(told),
+        "<h2>Mean grades</h2>",
+        "<p>Of each method with each baseline of the map; the best of a column is bold. Whether a "
+        "map wins when it is graded with its own baseline is read along its row.</p>",
+        _grades(told),
+        "<h2>Pictures</h2>",
+        *(_picture(picture) for picture in pictures),
+    ]
+    body = "\n".join(parts)
+    path.write_text(
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>Saliency sweep</title><style>{STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Cells are escaped; one that begins with ``<td`` is taken as it is."""
+    lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
+    for row in rows:
+        texts = (str(cell) for cell in row)
+        cells = (text if text.startswith("<td") else f"<td>{escape(text)}</td>" for text in texts)
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    return "<table>\n" + "\n".join(lines) + "\n</table>"
+
+
+def _images(found: Graded) -> str:
+    rows = [
+        (image, target["class"], target["name"], _number(target["score"]))
+        for image, told in found.images.items()
+        for target in told["targets"]
+    ]
+    return _table(("image", "class", "name", "score"), rows)
+
+
+def _grades(told: dict[str, Any]) -> str:
+    """Makers down, graders across."""
+    means = {
+        (row["method"], row["baseline"], row["grader"]): row["mean"] for row in told["interaction"]
+    }
+    makers = list(dict.fromkeys((method, baseline) for method, baseline, _ in means))
+    graders = list(dict.fromkeys(grader for _, _, grader in means))
+    best = {}
+    for grader in graders:
+        known = [v for (*_, name), v in means.items() if name == grader and v is not None]
+        best[grader] = (min if lower_is_better(grader) else max)(known, default=None)
+    rows = []
+    for maker in makers:
+        values = [(means.get((*maker, grader)), best[grader]) for grader in graders]
+        rows.append((*maker, *(_cell(value, value == top) for value, top in values)))
+    heads = (
+        f"{name} ({'less' if lower_is_better(name) else 'more'} is better)" for name in graders
+    )
+    return _table(("method", "baseline of the map", *heads), rows)
+
+
+def _cell(value: float | None, best: bool) -> str:
+    text = _number(value)
+    return f"<td><b>{text}</b></td>" if best and value is not None else text
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _baselines(found: Graded) -> str:
+    rows = [
+        (
+            image,
+            name,
+            _number(numbers["score"][0]),
+            _number(numbers["max_probability"]),
+            _number(numbers["entropy"]),
+            _number(numbers["path_area"][0]),
+        )
+        for image, told in found.images.items()
+        for name, numbers in told["baselines"].items()
+    ]
+    head = ("image", "baseline", "score of the class", "largest probability", "entropy (nats)",
+            "area of the path to the image")  # fmt: skip
+    return _table(head, rows)
+
+
+def _divergence(told: dict[str, Any]) -> str:
+    rows = []
+    for method, factors in told["divergence"].items():
+        floor = factors.get("seed", {}).get("mean", 0.0)
+        row = [method]
+        for name in ("baseline", "hyper-parameter", "seed"):
+            numbers = factors.get(name)
+            if numbers is None:
+                row.append("-")
+                continue
+            low, high = numbers["interval"] or (numbers["mean"], numbers["mean"])
+            text = f"{numbers['mean']:.3f} ({low:.3f} to {high:.3f})"
+            below = name != "seed" and low <= floor
+            row.append(f'<td class="below">{text}</td>' if below else text)
+        rows.append(row)
+    return _table(("method", "baseline", "hyper-parameter", "seed (noise floor)"), rows)
+
+
+def _graders(told: dict[str, Any]) -> str:
+    alpha = told["grader_reliability"]
+    beaten = told["controls_not_beaten"]
+    names = sorted({name for rows in beaten.values() for name in rows})
+    rows = [
+        (name, _number(alpha[name]), *(_number(beaten.get(name, {}).get(n)) for n in names))
+        for name in alpha
+    ]
+    head = ("grader", "Krippendorff's alpha over images", *(f"not better than {n}" for n in names))
+    changes = told["winner_changes_with_baseline"]
+    said = "".join(
+        f"<p>{escape(name)}: the best method changes with the grader's baseline in "
+        f"{share:.0%} of the images.</p>"
+        for name, share in changes.items()
+    )
+    return _table(head, rows) + said
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{data}">'

@@ -1,0 +1,183 @@
+"""Baselines: what removed pixels are replaced by, and how neutral each one is."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from models.core.errors import SpecError
+from models.saliency import philox
+from models.saliency.methods.local_baselines import Local
+from models.saliency.net.scores import Scorer
+from models.saliency.net.space import Space
+from models.saliency.spec.map import PATH_POINTS
+from models.saliency.spec.parts import (
+    Baseline,
+    Blur,
+    Constant,
+    GaussianNoise,
+    LocalMean,
+    MapBaseline,
+    Noise,
+    NoisyLinear,
+    OtherImage,
+    draws,
+)
+
+TRUNCATION = 4.0  # standard deviations of the blur's kernel on each side
+PIXEL_LEVELS = {"black": 0.0, "white": 1.0, "gray": 0.5}
+NEUTRAL_FACTOR = 10  # a baseline of p_c(b) above this many times 1 / classes is not neutral
+
+Replacement = Tensor | Local  # an image, or what fills regions
+
+
+def baseline(
+    part: MapBaseline, x: Float[Tensor, "c h w"], space: Space, seed: int
+) -> list[Replacement]:
+    """What removed pixels of one image become: as :func:`images_of`, or what fills regions.
+
+    Raises:
+        SpecError: if the number of channels does not fit, or the net records no data mean.
+    """
+    if isinstance(part, LocalMean | NoisyLinear):
+        return [Local(part, x, seed)]
+    return [*images_of(part, x, space, seed)]
+
+
+def images_of(
+    part: Baseline, x: Float[Tensor, "c h w"], space: Space, seed: int
+) -> list[Float[Tensor, "c h w"]]:
+    """The baseline images for one image: one, or as many as a random baseline draws.
+
+    Args:
+        part: the baseline of the spec.
+        x: the image as the net sees it; the baselines have its shape, dtype and device.
+        space: how pixels were normalised.
+        seed: of the job; a random baseline adds its own.
+
+    Raises:
+        SpecError: if the number of channels does not fit, or the net records no data mean.
+    """
+    if isinstance(part, Noise | GaussianNoise):
+        found = [_noise(part, x, space, seed, draw) for draw in range(draws(part))]
+    elif isinstance(part, Blur):
+        found = [blur(x, part.sigma)]
+    elif isinstance(part, Constant):
+        found = [_constant(part, x, space)]
+    elif isinstance(part, OtherImage):
+        found = [space.normalise(space.others[part.image.key].to(x.device))]
+    elif part.id == "channel_mean":
+        found = [x.double().mean((1, 2), keepdim=True)]
+    elif part.id in PIXEL_LEVELS:
+        found = [space.normalise(torch.full_like(x[:, :1, :1], PIXEL_LEVELS[part.id]))]
+    else:
+        found = [_mean(part.id, x, space)]
+    return [image.to(x).expand_as(x) for image in found]
+
+
+def alone(replacement: Replacement) -> Float[Tensor, "c h w"]:
+    """The baseline by itself: what the image becomes when all of it is removed."""
+    return replacement.image if isinstance(replacement, Local) else replacement
+
+
+def _mean(name: str, x: Tensor, space: Space) -> Tensor:
+    """Zero in the net's space, which is the data's mean where the net was normalised by it."""
+    if name == "dataset_mean" and not space.recorded:
+        raise SpecError(
+            "baselines: 'dataset_mean' is not recorded by this net",
+            hint="use 'zero', or 'constant' with the mean colour of its training data",
+        )
+    return torch.zeros_like(x)
+
+
+def _constant(part: Constant, x: Tensor, space: Space) -> Tensor:
+    if len(part.value) not in (1, len(x)):
+        raise SpecError(
+            f"baselines: constant has {len(part.value)} values, the net's input {len(x)} channels",
+            hint=f"give one value, or {len(x)}",
+        )
+    value = torch.tensor(part.value, dtype=torch.float64, device=x.device)[:, None, None]
+    return space.normalise(value) if part.space == "pixel" else value
+
+
+def _noise(part: Noise | GaussianNoise, x: Tensor, space: Space, seed: int, draw: int) -> Tensor:
+    key = (seed, part.seed)
+    index = torch.tensor([draw], device=x.device)
+    if isinstance(part, GaussianNoise):
+        return part.sigma * philox.normal(key, philox.NOISE, index, x.numel()).view_as(x)
+    if part.id == "uniform_noise":
+        return space.normalise(philox.uniform(key, philox.NOISE, index, x.numel()).view_as(x))
+    pixels = x[0].numel()
+    order = philox.words(key, philox.NOISE, index, pixels)[0].argsort(stable=True)
+    return x.flatten(1)[:, order].view_as(x)
+
+
+def blur(x: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:
+    """Gaussian blur, separable, cut at 4 standard deviations, border pixels repeated.
+
+    Each axis is one product with a matrix whose rows are the kernel folded back at the border,
+    so that the kernel may be longer than the image.
+    """
+    rows, columns = (_smoothing(n, sigma, x.device) for n in x.shape[1:])
+    return (rows @ x.double() @ columns.T).to(x.dtype)
+
+
+def _smoothing(length: int, sigma: float, device: torch.device) -> Float[Tensor, "n n"]:
+    radius = math.ceil(TRUNCATION * sigma)
+    offset = torch.arange(-radius, radius + 1, device=device, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
+    place = torch.arange(length, device=device)[:, None] + offset.long()
+    matrix = torch.zeros(length, length, dtype=torch.float64, device=device)
+    return matrix.scatter_add_(
+        1, place.clamp(0, length - 1), (kernel / kernel.sum()).expand(length, -1)
+    )
+
+
+def impact(
+    scorer: Scorer,
+    x: Float[Tensor, "c h w"],
+    images: list[Float[Tensor, "c h w"]],
+    targets: Int64[Tensor, "k"],
+    chunk: int,
+) -> dict[str, Any]:
+    """How neutral a baseline is, with no saliency at all (section 4.1 of the method).
+
+    Follows ``b_t = (1 - t) b + t x`` at 11 points; its first image is the baseline itself. All
+    numbers are means over the draws of the baseline, ``standard_error`` is that of ``score``.
+
+    Returns:
+        ``score`` and ``path`` of each target, ``max_probability``, ``neutrality`` (1 less that),
+        ``entropy`` in nats and its distance from uniform ``kl_uniform``, ``top_class`` of the
+        first draw, ``top_class_changes`` and the area ``path_area`` of each target's path.
+    """
+    t = torch.linspace(0, 1, PATH_POINTS, dtype=x.dtype, device=x.device)[:, None, None, None]
+    outputs = []
+    for b in images:
+        path = (torch.lerp(b, x, part) for part in t.split(chunk))
+        outputs.append(torch.cat([scorer.outputs(points) for points in path]))
+    out = torch.stack(outputs)  # [draws, points, classes]
+    score = scorer.read(out.flatten(0, 1)).unflatten(0, out.shape[:2])[:, :, targets]
+    p = scorer.probabilities(out[:, 0])
+    entropy = torch.special.entr(p).sum(1).mean().item()
+    largest = p.max(1).values.mean().item()
+    return {
+        "score": score[:, 0].mean(0).tolist(),
+        "standard_error": _standard_error(score[:, 0]),
+        "probability": p[:, targets].mean(0).tolist(),
+        "max_probability": largest,
+        "neutrality": 1 - largest,
+        "entropy": entropy,
+        "kl_uniform": math.log(p.shape[1]) - entropy,
+        "top_class": int(p[0].argmax()),
+        "top_class_changes": bool(p[0].argmax() != out[0, -1].argmax()),
+        "path": score.mean(0).T.tolist(),
+        "path_area": torch.trapezoid(score.mean(0), dx=1 / (PATH_POINTS - 1), dim=0).tolist(),
+    }
+
+
+def _standard_error(values: Float[Tensor, "draws k"]) -> list[float] | None:
+    if len(values) == 1:
+        return None
+    return (values.std(0) / math.sqrt(len(values))).tolist()

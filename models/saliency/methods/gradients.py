@@ -1,0 +1,140 @@
+"""Maps from derivatives of the score: the family that perturbation methods are compared with."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.core.errors import SpecError
+from models.saliency import philox
+from models.saliency.methods.case import Case
+from models.saliency.spec.gradients import GradCam, Gradient, IntegratedGradients, SmoothGrad
+
+
+def derivatives(case: Case, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "k n c h w"]:
+    """Derivative of each class's score with respect to each image, in the image's dtype."""
+    found = []
+    for target in case.targets.tolist():
+        chunks = []
+        for part in images.split(case.chunk):
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                x = part.clone().requires_grad_(True)
+                score = case.scorer.read(case.scorer.net(x).double())[:, target]
+                (gradient,) = torch.autograd.grad(score.sum(), x)
+            case.scorer.tick(len(part))
+            chunks.append(gradient)
+        found.append(torch.cat(chunks))
+    return torch.stack(found)
+
+
+def gradient(part: Gradient, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
+    """Largest size over the channels, or the sum of derivative times (x - b)."""
+    found = derivatives(case, case.x[None])[:, 0].double()
+    if part.id == "gradient":
+        return found.abs().amax(1)
+    return (found * (case.x - b).double()).sum(1)
+
+
+def integrated(
+    part: IntegratedGradients, case: Case, b: Float[Tensor, "c h w"]
+) -> Float[Tensor, "k h w"]:
+    """Integrated gradients (Sundararajan et al. 2017, eq. 1) by the midpoint rule.
+
+    Sums to ``f(x) - f(b)`` up to the error of the rule, for a linear score exactly.
+    """
+    t = (torch.arange(part.steps, device=b.device, dtype=b.dtype) + 0.5) / part.steps
+    total = torch.zeros(len(case.targets), *b.shape, dtype=torch.float64, device=b.device)
+    for points in t.split(case.chunk):
+        path = torch.lerp(b, case.x, points[:, None, None, None])
+        total += derivatives(case, path).double().sum(1)
+    return (total / part.steps * (case.x - b).double()).sum(1)
+
+
+def smooth(part: SmoothGrad, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
+    """Mean of the derivative over noisy images (Smilkov et al. 2017), its size as above."""
+    x = case.x
+    spread = part.sigma * (x.max() - x.min()).item()
+    total = torch.zeros(len(case.targets), *x.shape, dtype=torch.float64, device=x.device)
+    for index in torch.arange(part.samples, device=x.device).split(case.chunk):
+        noise = philox.normal((case.seed, 2), philox.NOISE, index, x.numel())
+        total += derivatives(case, x + spread * noise.view(-1, *x.shape).to(x)).double().sum(1)
+    return (total / part.samples).abs().amax(1)
+
+
+def gradcam(part: GradCam, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
+    """Maps of a layer weighted by their mean derivative, positive part, enlarged bilinearly.
+
+    Raises:
+        SpecError: if there is no such layer, or it gives no maps.
+    """
+    layer = _layer(part.layer, case)
+    found = []
+    for target in case.targets.tolist():
+        with torch.inference_mode(mode=False), torch.enable_grad(), _recorded(layer) as maps:
+            score = case.scorer.read(case.scorer.net(case.x[None].clone()).double())[0, target]
+            (slope,) = torch.autograd.grad(score, maps[0])
+            weighted = (slope.mean((2, 3), keepdim=True) * maps[0]).sum(1, keepdim=True)
+        case.scorer.tick(1)
+        size = tuple(case.x.shape[1:])
+        large = F.interpolate(weighted.detach().clamp(min=0), size, mode="bilinear")
+        found.append(large[0, 0].double())
+    return torch.stack(found)
+
+
+class _recorded:  # noqa: N801  # used as a function
+    """Keeps what a module gives while open."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.outputs = module, list[Tensor]()
+
+    def __enter__(self) -> list[Tensor]:
+        self.hook = self.module.register_forward_hook(
+            lambda _module, _inputs, output: self._keep(output)
+        )
+        return self.outputs
+
+    def _keep(self, output: Tensor) -> Tensor:
+        output = output if output.requires_grad else output.requires_grad_(True)
+        self.outputs.append(output)
+        return output
+
+    def __exit__(self, *_: object) -> None:
+        self.hook.remove()
+
+
+def _layer(name: str | None, case: Case) -> nn.Module:
+    """The module of that name, or the last whose result has height and width."""
+    modules = dict(case.scorer.net.named_modules())
+    if name is not None and name not in modules:
+        some = ", ".join(list(modules)[-8:])
+        raise SpecError(f"methods: gradcam.layer {name!r} is no part of this net; {some} are")
+    with_maps = dict(_with_maps(case, modules))
+    if name is None and with_maps:
+        return modules[list(with_maps)[-1]]
+    if name not in with_maps:
+        raise SpecError(
+            f"methods: gradcam.layer {name!r} gives no maps",
+            hint=f"use one of {', '.join(list(with_maps)[-8:])}",
+        )
+    return modules[name]
+
+
+def _with_maps(case: Case, modules: dict[str, nn.Module]) -> Iterator[tuple[str, None]]:
+    """Names of modules that give maps larger than a pixel, in the order in which they run."""
+    order: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def seen(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and max(output.shape[2:]) > 1:
+                order.append(name)
+
+        return seen
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items() if name]
+    with torch.no_grad():
+        case.scorer.net(case.x[None])
+    for hook in hooks:
+        hook.remove()
+    yield from ((name, None) for name in order)

@@ -1,0 +1,45 @@
+"""From a method's part of a spec to its map: one function for all of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from models.saliency.methods import controls, gradients, optimised
+from models.saliency.methods.baselines import Replacement
+from models.saliency.methods.case import Case
+from models.saliency.methods.occlusion import drops, occlusion
+from models.saliency.methods.rise import rise
+from models.saliency.methods.surrogates import ablation, kernel_shap, lime, shapley
+from models.saliency.spec import masks, methods
+from models.saliency.spec.gradients import (
+    Extremal,
+    GradCam,
+    Gradient,
+    IntegratedGradients,
+    Meaningful,
+    SmoothGrad,
+)
+
+MAKERS: dict[type, Callable[..., Any]] = {
+    masks.Occlusion: occlusion,
+    masks.OcclusionRaw: drops,
+    masks.FeatureAblation: ablation,
+    masks.Rise: rise,
+    masks.Lime: lime,
+    masks.KernelShap: kernel_shap,
+    masks.ShapleyExact: shapley,
+    Meaningful: optimised.meaningful,
+    Extremal: optimised.extremal,
+    Gradient: gradients.gradient,
+    IntegratedGradients: gradients.integrated,
+    SmoothGrad: gradients.smooth,
+    GradCam: gradients.gradcam,
+    methods.Control: controls.control,
+}
+
+
+def make(part: methods.Method, case: Case, b: Replacement) -> Float[Tensor, "k rows columns"]:
+    """The maps of one method with baseline ``b``, in float64: a value a pixel, or a window."""
+    return MAKERS[type(part)](part, case, b)

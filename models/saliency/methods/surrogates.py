@@ -1,0 +1,121 @@
+"""Maps from scores of coalitions: which segments are kept, the rest replaced by the baseline.
+
+Feature ablation, LIME, kernel SHAP and the exact Shapley values share :func:`worth`.
+"""
+
+import hashlib
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from models.core.errors import SpecError
+from models.saliency import philox
+from models.saliency.methods.baselines import Replacement, alone
+from models.saliency.methods.case import Case
+from models.saliency.methods.segments import regions, segment
+from models.saliency.spec.masks import FeatureAblation, Grid, KernelShap, Lime, ShapleyExact
+
+RANK_TOLERANCE = 1e-10  # of eigenvalues of the regression, relative
+
+
+def ablation(part: FeatureAblation, case: Case, b: Replacement) -> Tensor:
+    """``f(x) - f(x with the segment = b)`` at each pixel of the segment: [k, h, w]."""
+    labels = segment(part.segments, case)
+    shape = tuple(labels.shape)
+    if isinstance(part.segments, Grid):
+        key = ("grid", part.segments.rows, shape)
+    else:
+        key = ("labels", hashlib.sha256(labels.cpu().numpy().tobytes()).digest())
+    found = case.full - case.under(key, lambda: regions(labels), b)
+    return found.T[:, labels]
+
+
+def worth(
+    kept: Bool[Tensor, "n j"], labels: Int64[Tensor, "h w"], case: Case, b: Replacement
+) -> Float[Tensor, "n k"]:
+    """Scores of coalitions: the kept segments from the image, the others from the baseline."""
+    return case.scores(lambda index: case.without(~kept[index][:, labels], b), len(kept))
+
+
+def lime(part: Lime, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
+    """Coefficients of a weighted ridge regression (LIME, section 3.4), each at its segment.
+
+    Coalitions keep each segment with probability 1/2; the weight is exp(-D^2 / width^2) with D
+    the cosine distance of the coalition from the whole image; the intercept is not penalised.
+    """
+    labels = segment(part.segments, case)
+    count = int(labels.max()) + 1
+    index = torch.arange(part.samples, device=case.x.device)
+    kept = philox.uniform((case.seed, 0), philox.CELLS, index, count) < 0.5
+    y = worth(kept, labels, case, b)
+    z = kept.double()
+    distance = 1 - (z.sum(1) / count).sqrt()
+    weight = torch.exp(-((distance / part.width) ** 2))[:, None]
+    centre, mean = ((weight * v).sum(0) / weight.sum() for v in (z, y))
+    left = (z - centre).T @ (weight * (z - centre))
+    left = left + part.ridge * torch.eye(count, dtype=left.dtype, device=left.device)
+    found = _solve(left, (z - centre).T @ (weight * (y - mean)))
+    return found.T[:, labels]
+
+
+def kernel_shap(part: KernelShap, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
+    """Shapley values by regression (Lundberg and Lee 2017, theorem 2), each at its segment.
+
+    Sizes of coalitions are drawn in proportion to the kernel (J - 1) / (k (J - k)), members
+    uniformly. The sum of the values is ``f(x) - f(b)`` exactly: the last coefficient is eliminated.
+    """
+    labels = segment(part.segments, case)
+    count = int(labels.max()) + 1
+    kept = draw_coalitions(part, case, count)
+    empty = case.score(alone(b)[None])
+    # Once more through the net, so that both ends are read in the same way.
+    whole = case.score(case.x[None])
+    y, z = worth(kept, labels, case, b) - empty, kept.double()
+    total = whole - empty
+    left = z[:, :-1] - z[:, -1:]
+    first = _solve(left.T @ left, left.T @ (y - z[:, -1:] * total))
+    values = torch.cat([first, total - first.sum(0, keepdim=True)])
+    return values.T[:, labels]
+
+
+def draw_coalitions(part: KernelShap, case: Case, count: int) -> Bool[Tensor, "n {count}"]:
+    """Coalitions under the Shapley kernel, from (seed, index)."""
+    if count < 2:
+        raise SpecError("segments: kernel_shap needs two segments or more; use more of them")
+    index = torch.arange(part.samples, device=case.x.device)
+    source = index // 2 if part.paired else index
+    sizes = torch.arange(1, count, device=case.x.device).double()
+    share = (1 / (sizes * (count - sizes))).cumsum(0)
+    u = philox.uniform((case.seed, 0), philox.SHIFTS, source, 1)[:, 0]
+    size = 1 + torch.searchsorted(share / share[-1], u)
+    order = philox.uniform((case.seed, 0), philox.CELLS, source, count)
+    kept = order.argsort(dim=1, stable=True).argsort(dim=1, stable=True) < size[:, None]
+    return kept ^ ((index % 2 == 1)[:, None] & part.paired)
+
+
+def shapley(part: ShapleyExact, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
+    """Shapley values from the worths of all 2^J coalitions, each at its segment."""
+    labels = segment(part.segments, case)
+    count = int(labels.max()) + 1
+    code = torch.arange(2**count, device=case.x.device)
+    kept = (code[:, None] >> torch.arange(count, device=case.x.device)) & 1 == 1
+    y = worth(kept, labels, case, b)
+    size = kept.sum(1)
+    weights = [
+        math.factorial(s) * math.factorial(count - s - 1) / math.factorial(count)
+        for s in range(count)
+    ]
+    weight = torch.tensor([*weights, 0.0], dtype=torch.float64, device=y.device)
+    values = []
+    for j in range(count):
+        without = code[~kept[:, j]]
+        gain = y[without + 2**j] - y[without]
+        values.append((weight[size[without]][:, None] * gain).sum(0))
+    return torch.stack(values, 1)[:, labels]
+
+
+def _solve(left: Float[Tensor, "j j"], right: Float[Tensor, "j k"]) -> Float[Tensor, "j k"]:
+    """Least-norm solution of a symmetric positive semidefinite system."""
+    return torch.linalg.pinv(left, hermitian=True, rtol=RANK_TOLERANCE) @ right

@@ -1,0 +1,1 @@
+"""The net under study: loading, its images, its scores, its space of inputs."""

@@ -1,0 +1,146 @@
+"""The images of a spec, brought to the size and scale of the net's input."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from models.core.errors import DataError, SpecError
+from models.core.run import Run
+from models.data import files, samples
+from models.data.builtin import BUILTIN
+from models.saliency.net.load import Subject
+from models.saliency.spec.map import Explanation
+from models.saliency.spec.parts import ImageRef
+
+
+def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:
+    """Class indices to explain, once and for all from the outputs of the unperturbed image."""
+    if isinstance(target, int):
+        return [target]
+    if not isinstance(target, str):
+        return list(dict.fromkeys(target))
+    count = int(target.partition(":")[2] or 1)
+    return outputs.argsort(descending=True, stable=True)[:count].tolist()
+
+
+def load_images(spec: Explanation, run: Run) -> list[UInt8[np.ndarray, "_h _w _c"]]:
+    """The images of the spec as stored, each dataset read once.
+
+    Raises:
+        SpecError: if an index is beyond the end of its set.
+        DataMissingError: if a built-in set is not where the worker is.
+    """
+    wanted: dict[tuple[str, str], list[int]] = {}
+    for position, ref in enumerate(spec.images):
+        wanted.setdefault((ref.dataset, ref.split), []).append(position)
+    found: dict[str, np.ndarray] = {}
+    for positions in wanted.values():
+        refs = {f"images.{position}": spec.images[position] for position in positions}
+        found |= _read(refs, run)
+    return [found[f"images.{position}"] for position in range(len(spec.images))]
+
+
+def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
+    """Put the images that serve as baselines where :func:`baselines.baseline` finds them.
+
+    Raises:
+        SpecError: if an index is beyond the end of its set.
+        DataError: if the channels of one do not fit.
+    """
+    for field, ref in spec.other_images():
+        if ref.key not in subject.space.others:
+            (found,) = _read({field: ref}, run).values()
+            subject.space.others[ref.key] = prepare(found, subject, field)
+
+
+def _read(refs: dict[str, ImageRef], run: Run) -> dict[str, np.ndarray]:
+    """Images of one part of one dataset, by their fields of the spec."""
+    first = next(iter(refs.values()))
+    if first.dataset == "photos":
+        _within(refs, len(samples.PHOTOS))
+        return {field: samples.photo(ref.index) for field, ref in refs.items()}
+    if first.dataset in BUILTIN:
+        part = getattr(samples.images(first.dataset), first.split).images
+    else:
+        path = run.input(first)
+        if files.holds_photos(path):
+            _within(refs, files.count_photos(path))
+            photos = files.read_photos(path, [ref.index for ref in refs.values()])
+            return dict(zip(refs, photos, strict=True))
+        part = getattr(files.read_images(path), first.split).images
+    _within(refs, len(part))
+    return {field: part[ref.index] for field, ref in refs.items()}
+
+
+def _within(refs: dict[str, ImageRef], count: int) -> None:
+    for field, ref in refs.items():
+        if ref.index >= count:
+            raise SpecError(
+                f"{field}.index is {ref.index}; {ref.dataset} has images 0 to {count - 1} there"
+            )
+
+
+def read_map(path: Path, size: tuple[int, int], field: str) -> Float[Tensor, "h w"]:
+    """A saliency map made elsewhere, from a .npy file, as float64; nothing is unpickled.
+
+    Raises:
+        DataError: if it is no array of finite numbers of the size of the net's input.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{field}: no array of numpy (.npy): {error}") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+        raise DataError(f"{field}: give one array of real numbers as .npy")
+    if found.shape != size:
+        raise DataError(f"{field} has shape {found.shape}; the net's input is {size}, give that")
+    if not np.isfinite(found).all():
+        raise DataError(f"{field} holds NaN or infinity; replace them by numbers")
+    return torch.from_numpy(found.astype(np.float64))
+
+
+def prepare(
+    image: UInt8[np.ndarray, "h w c"], subject: Subject, field: str
+) -> Float[Tensor, "d i j"]:
+    """Pixels in [0, 1] at the size and with the channels of the net's input, float32.
+
+    An image of another size loses its longer side's ends, is resized (bicubic, antialiased) and
+    cropped centrally; a grey image serves a colour net.
+
+    Raises:
+        DataError: if the channels do not fit.
+    """
+    height, width = subject.size
+    if image.shape[2] != subject.channels:
+        if image.shape[2] != 1:
+            raise DataError(
+                f"{field} has {image.shape[2]} channels, the net's input {subject.channels}"
+            )
+        image = np.repeat(image, subject.channels, axis=2)
+    if image.shape[:2] != subject.size:
+        image = np.stack(
+            [_fit(plane, height, width, subject.margin) for plane in np.moveaxis(image, 2, 0)],
+            axis=2,
+        )
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, 2, 0))).float() / 255
+
+
+def _fit(plane: np.ndarray, height: int, width: int, margin: float) -> np.ndarray:
+    """One channel: central part of the net's aspect ratio, resized, central crop."""
+    h, w = plane.shape
+    scale = min(h / height, w / width)
+    part_h, part_w = round(height * scale), round(width * scale)
+    part = _centre(plane, part_h, part_w)
+    wide, high = round(width * margin), round(height * margin)
+    resized = Image.fromarray(part).resize((wide, high), Image.Resampling.BICUBIC)
+    return _centre(np.asarray(resized), height, width)
+
+
+def _centre(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (plane.shape[0] - height) // 2, (plane.shape[1] - width) // 2
+    return plane[top : top + height, left : left + width]

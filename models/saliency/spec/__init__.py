@@ -1,0 +1,1 @@
+"""Specs of the saliency kinds. Torch-free."""

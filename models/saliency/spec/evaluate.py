@@ -1,0 +1,228 @@
+"""Specs of ``saliency.evaluate`` and ``saliency.sweep``: maps, graders and their disagreement.
+
+Torch-free.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from models.core.spec import ArtifactInfo, Int, MetricInfo
+from models.saliency.spec.graders import Curve, Metric, maps_made
+from models.saliency.spec.map import (
+    PATH_POINTS,
+    PROBE_ROWS,
+    Cell,
+    Explanation,
+)
+from models.saliency.spec.masks import OcclusionRaw
+from models.saliency.spec.methods import NO_BASELINE, Control, Given, Method, rows_of
+from models.saliency.spec.net import known_size
+from models.saliency.spec.parts import ImageRef, OtherImage, Plain, draws
+
+
+class _Graded(Explanation):
+    """Maps that are graded."""
+
+    graders: list[Metric] = Field(
+        default=[Curve(id="deletion"), Curve(id="insertion")],
+        min_length=1,
+        max_length=32,
+        description="Graders of the maps",
+    )
+    given: list[Given] = Field(
+        default=[], max_length=16, description="Maps of other jobs, graded beside those of methods"
+    )
+    max_rows: Int = Field(
+        default=1_000_000, ge=1, le=10**9, description="Refuse a job of more rows through the net"
+    )
+
+    @model_validator(mode="after")
+    def _gradable(self) -> "_Graded":
+        for index, method in enumerate(self.methods):
+            if isinstance(method, OcclusionRaw):
+                raise ValueError(  # noqa: TRY004  # pydantic's way to refuse
+                    f"methods.{index}: occlusion_raw gives a value a window, not a pixel; "
+                    "use occlusion"
+                )
+        self._check_given()
+        if (size := known_size(self.model)) is not None:
+            self.check_rows(*size)
+        return self
+
+    def _check_given(self) -> None:
+        names = [part.name for part in self.given]
+        if len(set(names)) < len(names):
+            raise ValueError(f"given has the names {', '.join(names)}; give each only once")
+        for place, part in enumerate(self.given):
+            if len(part.maps) != len(self.images):
+                raise ValueError(
+                    f"given.{place}.maps has {len(part.maps)} maps for {len(self.images)} images; "
+                    "give one for each image, in their order"
+                )
+        remade = [metric.id for metric in self.graders if maps_made(metric)]
+        if self.given and remade:
+            raise ValueError(
+                f"graders: {', '.join(remade)} make maps anew, which given maps cannot be; leave "
+                "them out, or grade the given maps in a job of their own"
+            )
+        if self.given and self.classes() > 1:
+            raise ValueError("given: a map is of one class; use a target of one class")
+
+    def other_images(self) -> Iterator[tuple[str, ImageRef]]:
+        """Those of the maps, and those of graders."""
+        yield from super().other_images()
+        for place, metric in enumerate(self.graders):
+            part = getattr(metric, "baseline", None)
+            if isinstance(part, OtherImage):
+                yield f"graders.{place}.baseline.image", part.image
+
+    def cells(self) -> Iterator[Cell]:
+        """Those of the methods, then the given maps."""
+        yield from super().cells()
+        for part in self.given:
+            yield Cell(part, part.id, Plain(id="zero"), NO_BASELINE)
+
+    def seeds_used(self, method: Method | Given) -> int:
+        """How many maps of a method and baseline are made, one a seed."""
+        return 1
+
+    def rows(self, height: int, width: int) -> int:
+        """Rows through the net, at most; probes and baseline impact included."""
+        classes = self.classes()
+        total = 0
+        for cell in self.cells():
+            of_map = rows_of(cell.method, height, width, classes) * draws(cell.baseline)
+            graded = sum(metric.rows() + maps_made(metric) * of_map for metric in self.graders)
+            total += self.seeds_used(cell.method) * (of_map + graded * classes)
+        impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
+        return PROBE_ROWS + len(self.images) * (1 + impact + total)
+
+    def check_rows(self, height: int, width: int) -> None:
+        """Refuse a job of more rows than ``max_rows``.
+
+        Raises:
+            ValueError: with the number of rows.
+        """
+        rows = self.rows(height, width)
+        if rows > self.max_rows:
+            raise ValueError(
+                f"the job needs {rows:,} rows through the net, max_rows allows {self.max_rows:,}; "
+                "raise max_rows, or use fewer images, methods, baselines, seeds or points"
+            )
+
+    def maps(self) -> int:
+        """How many maps of a class are made, one a seed where chance is at work."""
+        cells = sum(self.seeds_used(cell.method) for cell in self.cells())
+        return cells * len(self.images)
+
+
+_ARTIFACTS = (
+    ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
+    ArtifactInfo("grades.csv", "table", "A row for each map and grader"),
+    ArtifactInfo("curves.csv", "table", "A row for each state of each curve"),
+    ArtifactInfo("*.png", "image", "Pictures"),
+    ArtifactInfo("*.json", "report", "All numbers, rows, warnings, versions"),
+)
+_METRICS = (
+    MetricInfo("value", "1", None, "Grade of a map by a grader, in the order of grades.csv"),
+    MetricInfo("map_min", "score", None, "Smallest value of the map"),
+    MetricInfo("map_max", "score", None, "Largest value of the map"),
+)
+_SMALL = {
+    "model": {"pretrained": "efficientnet_lite0"},
+    "images": [{"dataset": "photos", "index": 0}],
+    "methods": [
+        {"id": "occlusion", "window": 112, "stride": 112},
+        {"id": "random"},
+    ],
+    "baselines": [{"id": "zero"}, {"id": "black"}],
+    "graders": [{"id": "deletion", "points": 2}],
+    "batch": 2,
+}
+
+
+class SaliencyEvaluate(_Graded):
+    """Grade saliency maps: curves, region and faithfulness metrics, robustness, localisation."""
+
+    entry: ClassVar[str] = "models.saliency.evaluate:evaluate"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = _METRICS
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = _ARTIFACTS
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "curves": {
+            "methods": [{"id": "occlusion"}, {"id": "edge"}, {"id": "random"}],
+            "graders": [{"id": "deletion"}, {"id": "insertion"}, {"id": "srg"}],
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {"kind": "saliency.evaluate", **_SMALL}
+
+    kind: Literal["saliency.evaluate"]
+
+
+class SaliencySweep(_Graded):
+    """Methods x baselines x hyper-parameters: how far maps, grades and rankings disagree."""
+
+    entry: ClassVar[str] = "models.saliency.sweep:sweep"
+    resumable: ClassVar[bool] = True
+    metrics: ClassVar[tuple[MetricInfo, ...]] = _METRICS
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        *_ARTIFACTS,
+        ArtifactInfo("report.html", "report", "Tables and pictures in one file"),
+        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "Maps and grades so far"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "brunke2020": {
+            "methods": [
+                {"id": "occlusion", "window": 16, "stride": 8},
+                {"id": "occlusion", "window": 32, "stride": 16},
+                {"id": "occlusion", "window": 64, "stride": 16},
+                {"id": "rise", "masks": 500, "estimator": "slope", "sampling": "balanced"},
+                {"id": "rise", "masks": 500, "grid": 14, "estimator": "slope"},
+                {"id": "feature_ablation"},
+                {"id": "lime", "samples": 300},
+                {"id": "random"},
+                {"id": "edge"},
+            ],
+            "baselines": [
+                {"id": "black"},
+                {"id": "white"},
+                {"id": "gray"},
+                {"id": "blur"},
+                {"id": "gaussian_noise"},
+            ],
+            "graders": [
+                {"id": "deletion", "points": 50},
+                {"id": "insertion", "points": 50},
+                {"id": "lerf", "points": 50},
+                {"id": "road"},
+            ],
+            "images": [{"dataset": "photos", "index": index} for index in range(4)],
+            "seeds": [0, 1, 2],
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "saliency.sweep",
+        **_SMALL,
+        "seeds": [0, 1],
+        "methods": [*_SMALL["methods"], {"id": "occlusion", "window": 128, "stride": 96}],
+    }
+
+    kind: Literal["saliency.sweep"]
+    seeds: list[Int] = Field(
+        default=[0],
+        min_length=1,
+        max_length=20,
+        description="Random methods are repeated with each: their disagreement is the noise floor",
+    )
+
+    def seeds_used(self, method: Method | Given) -> int:
+        """One map a seed for random methods, one for the others."""
+        return len(self.seeds) if is_random(method) else 1
+
+
+def is_random(method: Method | Given) -> bool:
+    """Whether another seed gives another map."""
+    if isinstance(method, Control):
+        return method.id == "random"
+    return method.id in ("rise", "lime", "kernel_shap", "smoothgrad", "meaningful")

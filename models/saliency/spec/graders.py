@@ -1,0 +1,215 @@
+"""Graders of maps as parts of a spec. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from models.core.spec import Int, Part
+from models.saliency.spec.parts import Baseline, Blur, Plain
+
+
+class Curve(Part):
+    """Score while pixels are swapped in the order of the map (Petsiuk et al. 2018; Samek 2017).
+
+    deletion and morf take the highest values first and lerf the lowest, from the image towards the
+    baseline; insertion goes from the baseline to the image. srg is the area of lerf less that of
+    morf (Bluecher et al. 2024).
+    """
+
+    id: Literal["deletion", "insertion", "morf", "lerf", "srg"]
+    baseline: Baseline | None = Field(
+        default=None, description="What removed pixels become; null: zero, for insertion blur 10"
+    )
+    points: Int = Field(default=224, ge=1, le=10_000, description="States after the first")
+    shuffles: Int = Field(
+        default=0, ge=0, le=100, description="Repetitions with ties broken at random; 0: by index"
+    )
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="0: every state is read. Above: every 8th, then more where the score differs "
+        "by over twice this; the area is off by no more where the curve is monotone in between",
+    )
+    order_unit: Literal["pixel", "channel_value"] = Field(
+        default="pixel",
+        description="What is swapped: pixels with all their channels, or single channel values "
+        "(every channel by the same map), as Quantus' PixelFlipping does",
+    )
+
+    @property
+    def replaced_by(self) -> Baseline:
+        """The baseline of the grader."""
+        if self.baseline is not None:
+            return self.baseline
+        return Blur(id="blur") if self.id == "insertion" else Plain(id="zero")
+
+    def rows(self) -> int:
+        """Rows through the net for one map, at most."""
+        return (self.points + 1) * (self.shuffles + 1) * (2 if self.id == "srg" else 1)
+
+
+class RegionCurve(Part):
+    """Score while whole regions are replaced, in the order of the map's mean over them."""
+
+    id: Literal["region_perturbation", "selectivity", "irof"] = Field(
+        description="region_perturbation: squares, the best ones only; selectivity: all squares; "
+        "irof: superpixels (Rieger and Hansen 2020)"
+    )
+    baseline: Baseline | None = Field(default=None, description="null: zero; irof: channel_mean")
+    order: Literal["morf", "lerf", "random"] = "morf"
+    patch: Int = Field(default=8, ge=1, le=256, description="Side of a square, pixels")
+    regions: Int = Field(default=100, ge=1, le=10_000, description="Squares or superpixels used")
+
+    @property
+    def replaced_by(self) -> Baseline:
+        """The baseline of the grader."""
+        default = "channel_mean" if self.id == "irof" else "zero"
+        return Plain(id=default) if self.baseline is None else self.baseline
+
+    def rows(self) -> int:
+        """Rows through the net for one map, or more."""
+        return self.regions + 1
+
+
+class Road(Part):
+    """Score with pixels imputed from their neighbours (Rong et al. 2022): (lerf - morf) / 2."""
+
+    id: Literal["road"]
+    percent: list[Annotated[Int, Field(ge=1, le=99)]] = Field(
+        default=[10, 20, 30, 40, 50, 60, 70, 80, 90], min_length=1, max_length=99
+    )
+    noise: float = Field(default=0.01, ge=0, le=1, description="Of imputed pixels, in [0, 1]")
+
+    def rows(self) -> int:
+        """Rows through the net for one map."""
+        return 2 * len(self.percent)
+
+
+class Infidelity(Part):
+    """Mean of (<I, map> - (f(x) - f(x - I)))^2 over random I (Yeh et al. 2019, eq. 1)."""
+
+    id: Literal["infidelity"]
+    perturbation: Literal["noise", "square"] = Field(
+        default="square", description="I: normal noise, or the difference to zero in a square"
+    )
+    samples: Int = Field(default=100, ge=2, le=100_000)
+    sigma: float = Field(default=0.2, gt=0, le=10, description="Of the noise")
+    side: Int = Field(default=32, ge=1, le=512, description="Of the square, pixels")
+    optimal_scale: bool = Field(
+        default=False, description="Multiply the map by E[<I, map> d] / E[<I, map>^2] before"
+    )
+
+    def rows(self) -> int:
+        """Rows through the net for one map."""
+        return self.samples
+
+
+class Correlation(Part):
+    """Correlation of a subset's sum in the map with the fall of the score without it.
+
+    faithfulness_correlation: Bhatt et al. 2020; sensitivity_n: Ancona et al. 2018.
+    """
+
+    id: Literal["faithfulness_correlation", "sensitivity_n"]
+    baseline: Baseline | None = None
+    runs: Int = Field(default=100, ge=3, le=100_000, description="Random subsets")
+    subset: Int = Field(default=224, ge=1, le=10**6, description="Pixels in each")
+
+    @property
+    def replaced_by(self) -> Baseline:
+        """The baseline of the grader."""
+        return Plain(id="zero") if self.baseline is None else self.baseline
+
+    def rows(self) -> int:
+        """Rows through the net for one map."""
+        return self.runs
+
+
+class Monotonicity(Part):
+    """Rank correlation of groups' sums of the absolute map with what the score owes to them.
+
+    The debt of a group is the mean square change of the score when uniform noise takes its place
+    (Nguyen and Martinez 2020, section 2.3).
+    """
+
+    id: Literal["monotonicity_correlation"]
+    groups: Int = Field(
+        default=56, ge=3, le=10_000, description="Groups of pixels, equal in size, along the map"
+    )
+    draws: Int = Field(default=10, ge=1, le=1000, description="Of noise, for each group")
+
+    def rows(self) -> int:
+        """Rows through the net for one map."""
+        return self.groups * self.draws
+
+
+class Robustness(Part):
+    """Largest or mean relative change of the map under noise (Yeh et al. 2019)."""
+
+    id: Literal["sensitivity_max", "sensitivity_avg"]
+    radius: float = Field(default=0.02, gt=0, le=10, description="Of the noise, each value")
+    samples: Int = Field(default=10, ge=1, le=1000, description="Each makes the map anew")
+
+    def rows(self) -> int:
+        """Rows beside those of the maps."""
+        return 0
+
+
+class Localisation(Part):
+    """Whether the map's maximum, or how much of its mass, lies in a box of the image."""
+
+    id: Literal["pointing_game", "mass_in_box"]
+    box: list[Annotated[Int, Field(ge=0, le=4096)]] = Field(
+        min_length=4, max_length=4, description="top, left, bottom, right in pixels of the input"
+    )
+    tolerance: Int = Field(default=15, ge=0, le=512, description="Pixels, of the pointing game")
+
+    @model_validator(mode="after")
+    def _holds_pixels(self) -> "Localisation":
+        top, left, bottom, right = self.box
+        if top >= bottom or left >= right:
+            raise ValueError(f"box {self.box} holds no pixel; use top < bottom and left < right")
+        return self
+
+    def rows(self) -> int:
+        """None."""
+        return 0
+
+
+class Randomisation(Part):
+    """Likeness of the map to that of a net with new weights, or of another class (Adebayo 2018).
+
+    efficient_mprt: relative rise of the entropy of the map's histogram when all layers are new
+    (Hedstroem et al. 2024); no rise says that the map is as disordered without the net's knowledge.
+    """
+
+    id: Literal["mprt", "random_logit", "efficient_mprt"]
+    order: Literal["cascading", "independent"] = Field(
+        default="cascading", description="From the top layer down, or each layer alone"
+    )
+    layers: Int = Field(default=4, ge=1, le=200, description="Randomisations, evenly spread")
+
+    def rows(self) -> int:
+        """Rows beside those of the maps."""
+        return 0
+
+
+Metric = Annotated[
+    Curve | RegionCurve | Road | Infidelity | Correlation | Monotonicity | Robustness | Localisation
+    | Randomisation,
+    Field(discriminator="id"),
+]  # fmt: skip
+LOWER_IS_BETTER = {
+    "deletion", "morf", "region_perturbation", "selectivity", "infidelity", "sensitivity_max",
+    "sensitivity_avg", "mprt", "random_logit",
+}  # fmt: skip
+
+
+def maps_made(metric: Metric) -> int:
+    """How many maps beside the graded one a grader asks for."""
+    if isinstance(metric, Robustness):
+        return metric.samples
+    if isinstance(metric, Randomisation):
+        return metric.layers if metric.id == "mprt" else 1
+    return 0

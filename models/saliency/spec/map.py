@@ -1,0 +1,255 @@
+"""Spec of ``saliency.map``: which net, which images, how to perturb them. Torch-free."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from models.core.spec import (
+    ArtifactInfo,
+    ArtifactRef,
+    Estimate,
+    Int,
+    MetricInfo,
+    Part,
+    Spec,
+)
+from models.saliency.spec.masks import Occlusion
+from models.saliency.spec.methods import (
+    NO_BASELINE,
+    REGIONAL,
+    Given,
+    Method,
+    check_window,
+    rows_of,
+    uses_baseline,
+)
+from models.saliency.spec.net import Model, Pretrained, known_size
+from models.saliency.spec.parts import (
+    ImageRef,
+    LocalMean,
+    MapBaseline,
+    NoisyLinear,
+    OtherImage,
+    Plain,
+    draws,
+    form,
+    labels,
+)
+
+PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
+PROBE_ROWS = 4  # one row alone, then in a batch of three
+# EfficientNet-Lite0's rates over a whole sweep, pictures and tables included
+CPU_ROWS_PER_S = 120.0  # two cores
+GPU_ROWS_PER_S = 2500.0  # one H200
+PLAN_S = 5.0  # until the first row of a map
+
+
+ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
+Target = Annotated[
+    Annotated[ClassIndex, Tag("number")]
+    | Annotated[list[ClassIndex], Field(min_length=1, max_length=64), Tag("list")]
+    | Annotated[str, Field(pattern=r"^(argmax|topk:([1-9]|[1-5][0-9]|6[0-4]))$"), Tag("word")],
+    Discriminator(
+        form,
+        custom_error_type="target_form",
+        custom_error_message='give a class index, a list of them, "argmax" or "topk:N" with N '
+        "from 1 to 64",
+    ),
+]
+
+
+Batch = Annotated[
+    Annotated[Int, Field(ge=1, le=65536), Tag("number")] | Annotated[Literal["auto"], Tag("word")],
+    Discriminator(
+        form,
+        custom_error_type="batch_form",
+        custom_error_message='give a number of rows from 1 to 65536, or "auto"',
+    ),
+]
+
+
+class Overlay(Part):
+    """How maps are drawn over the image."""
+
+    colormap: Literal["RdBu_r", "PuOr_r", "coolwarm"] = Field(
+        default="RdBu_r", description="Diverging colours, the middle one at zero"
+    )
+    alpha: float = Field(default=0.65, ge=0, le=1, description="Opacity of the map")
+
+
+class Cell(NamedTuple):
+    """One map to make or to grade: a method with a baseline, and their labels."""
+
+    method: Method | Given
+    method_label: str
+    baseline: MapBaseline
+    baseline_label: str
+
+
+class Explanation(Spec):
+    """What all kinds share: which net, which images and classes, how to perturb them."""
+
+    model: Model = Field(description="The net to explain")
+    images: list[ImageRef] = Field(
+        default=[ImageRef(dataset="photos", index=0)],
+        min_length=1,
+        max_length=1000,
+        description="Images to explain; each is brought to the size of the net's input",
+    )
+    target: Target = Field(
+        default="argmax",
+        description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image; '
+        "further classes cost no further forward passes",
+    )
+    score: Literal["prob", "logit", "logprob"] = Field(
+        default="prob",
+        description="What is read: softmax probability, net output as it is, log-probability",
+    )
+    methods: list[Method] = Field(
+        default=[Occlusion(id="occlusion")], min_length=1, max_length=32, description="Map makers"
+    )
+    baselines: list[MapBaseline] = Field(
+        default=[Plain(id="zero")],
+        min_length=1,
+        max_length=32,
+        description="What removed pixels are replaced by; each method that uses one runs with each",
+    )
+    engine: Literal["auto", "plain"] = Field(
+        default="auto",
+        description="auto: a folded plan of the net and recomputation of changed boxes alone, "
+        "where the net can be traced; plain: the net as it is",
+    )
+    batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32",
+        description="Number format of forward passes; tf32 on a GPU alone; with tf32 and bf16 the "
+        "report gives the measured difference. Derivatives are always taken of the float32 net",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Explanation":
+        named = [(image.dataset, image.split, image.index) for image in self.images]
+        if len(set(named)) < len(named):
+            raise ValueError("images names the same image twice; give each once")
+        self._check_local()
+        if (size := known_size(self.model)) is not None:
+            for index, method in enumerate(self.methods):
+                check_window(method, f"methods.{index}", *size)
+        return self
+
+    def _check_local(self) -> None:
+        local = [part.id for part in self.baselines if isinstance(part, LocalMean | NoisyLinear)]
+        for index, method in enumerate(self.methods):
+            if local and uses_baseline(method) and not isinstance(method, REGIONAL):
+                raise ValueError(
+                    f"baselines: {local[0]} fills removed regions of pixels, and methods.{index}, "
+                    f"{method.id}, has none; use it with occlusion, occlusion_raw, "
+                    "feature_ablation, lime, kernel_shap or shapley_exact, in a job of their own"
+                )
+
+    def cells(self) -> Iterator[Cell]:
+        """Every method with every baseline, methods outermost; once where none plays a part."""
+        for method, method_label in zip(self.methods, labels(self.methods), strict=True):
+            if not uses_baseline(method):
+                yield Cell(method, method_label, Plain(id="zero"), NO_BASELINE)
+                continue
+            for baseline, label in zip(self.baselines, labels(self.baselines), strict=True):
+                yield Cell(method, method_label, baseline, label)
+
+    def classes(self) -> int:
+        """How many classes are explained."""
+        if isinstance(self.target, str):
+            return int(self.target.partition(":")[2] or 1)
+        return 1 if isinstance(self.target, int) else len(set(self.target))
+
+    def other_images(self) -> Iterator[tuple[str, ImageRef]]:
+        """Images that serve as baselines, with the field that names them."""
+        for place, part in enumerate(self.baselines):
+            if isinstance(part, OtherImage):
+                yield f"baselines.{place}.image", part.image
+
+    def rows(self, height: int, width: int) -> int:
+        """Rows through the net for images of this size, probes and baseline impact included."""
+        of_maps = sum(
+            rows_of(cell.method, height, width, self.classes()) * draws(cell.baseline)
+            for cell in self.cells()
+        )
+        of_impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
+        return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
+
+    def input_size(self, counts: Mapping[str, Mapping[str, int]]) -> tuple[int, int] | None:
+        """Height and width of the net's input; that of the images for a net of a job."""
+        if not isinstance(self.model, ArtifactRef):
+            return known_size(self.model)
+        size = counts.get(self.images[0].dataset, {})
+        return (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
+
+    def maps(self) -> int:
+        """How many maps of a class are made."""
+        return len(self.images) * len(list(self.cells()))
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Rows through the net and, for the pretrained one, seconds by measured rates.
+
+        A trained net's input is taken to be of the images' size. What a row of another net takes
+        shows once it runs: the time left is then told from the rows done.
+        """
+        size = self.input_size(counts)
+        if size is None:
+            return Estimate()
+        rows = self.rows(*size)
+        details: dict[str, float | int | str | None] = {"rows": rows, "maps_per_class": self.maps()}
+        if not isinstance(self.model, Pretrained):
+            return Estimate(total_steps=rows, details=details)
+        details["seconds_are_of"] = "two CPU cores"
+        details["seconds_of_one_gpu"] = round(PLAN_S + rows / GPU_ROWS_PER_S, 1)
+        seconds = round(PLAN_S + rows / CPU_ROWS_PER_S, 1)
+        return Estimate(total_steps=rows, seconds=seconds, details=details)
+
+
+class SaliencyMap(Explanation):
+    """Maps of which parts of an image a trained net's score depends on, by perturbing the image."""
+
+    entry: ClassVar[str] = "models.saliency.map:map_images"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("score", "score", None, "Score of the target class on the image"),
+        MetricInfo("baseline_score", "score", None, "Score of the target class on the baseline"),
+        MetricInfo("neutrality", "1", "max", "1 - largest class probability of the baseline"),
+        MetricInfo("map_min", "score", None, "Smallest value of the map"),
+        MetricInfo("map_max", "score", None, "Largest value of the map"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("saliency/*/*.npy", "saliency_map", "One map, float32, a value a pixel"),
+        ArtifactInfo("saliency/*/*.png", "image", "Maps of one method and class over the image"),
+        ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
+        ArtifactInfo("report.json", "report", "Scores, baseline impact, rows, warnings, versions"),
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "zeiler2014": {"methods": [{"id": "occlusion", "window": 32, "stride": 16}]},
+        "rise2018": {
+            "methods": [{"id": "rise", "masks": 8000, "grid": 7, "p": 0.5}],
+            "baselines": [{"id": "zero"}],
+        },
+        "rise_quick": {
+            "methods": [{"id": "rise", "masks": 1000, "estimator": "slope", "sampling": "balanced"}]
+        },
+    }
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "saliency.map",
+        "model": {"pretrained": "efficientnet_lite0"},
+        "images": [{"dataset": "photos", "index": 0}],
+        "methods": [
+            {"id": "occlusion", "window": 112, "stride": 112},
+            {"id": "rise", "masks": 4, "grid": 2, "sampling": "balanced"},
+        ],
+        "batch": 2,
+    }
+
+    kind: Literal["saliency.map"]
+    outputs: list[Literal["npz", "png"]] = Field(
+        default=["npz", "png"],
+        max_length=2,
+        description="Beside the .npy maps and report.json: one archive of all maps; pictures",
+    )
+    overlay: Overlay = Overlay()

@@ -1,0 +1,1 @@
+"""The training that every image classifier shares: spec, loop, steps, state, evaluation."""

@@ -1,0 +1,89 @@
+"""Fields that every training of an image classifier shares. Torch-free."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Part, Spec
+from models.data.spec import ImageOptions
+from models.nets.spec import Net
+
+# what models/supervised/loop.py reports of every training
+METRICS = (
+    MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps"),
+    MetricInfo("lr", "1", None, "learning rate"),
+    MetricInfo("images_per_s", "1/s", "max", "training images a second"),
+    MetricInfo("test_accuracy", "share", "max", "test images classified right"),
+    MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images"),
+)
+
+
+def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
+    """The same of a further training in the job, whose ``Arm`` has this prefix."""
+    return tuple(
+        metric._replace(name=f"{prefix}{metric.name}", description=f"{metric.name} of {training}")
+        for metric in METRICS
+    )
+
+
+BASELINE_METRICS = metrics_of("baseline_", "the plain run")
+
+
+class Budget(Part):
+    """Ends of a training before its last step."""
+
+    max_seconds: float | None = Field(
+        default=None, gt=0, le=31_536_000, description="Stop after this many seconds of training"
+    )
+    target_accuracy: float | None = Field(
+        default=None, gt=0, le=1, description="Stop once the test accuracy reaches this share"
+    )
+
+
+class SupervisedSpec(Spec):
+    """A net, image data, and how long and how to train."""
+
+    model: Net  # each kind narrows it to the families that it trains
+    data: DatasetRef
+    images: ImageOptions = ImageOptions()
+    epochs: Int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Passes over the training images; 10 when max_steps is not given either",
+    )
+    max_steps: Int | None = Field(
+        default=None, ge=1, le=10_000_000, description="Optimizer steps, in place of epochs"
+    )
+    batch_size: Int = Field(
+        default=128, ge=2, le=65_536, description="Images a step, over all devices together"
+    )
+    optimizer: Optimizer = Optimizer()
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="auto", description="Number format of the forward pass; auto is bf16 on a GPU"
+    )
+    channels_last: bool = Field(default=True, description="Keep images as NHWC in memory")
+    compile: Literal["off", "graphs", "auto"] = Field(
+        default="auto",
+        description="graphs records one CUDA graph a kind of step; auto does on one GPU",
+    )
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "SupervisedSpec":
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("give epochs or max_steps, not both")
+        return self
+
+    def net(self) -> dict[str, Any]:
+        """What a file must tell so that ``nets.build`` makes the trained net again."""
+        return self.model.model_dump()
+
+    def batch(self, images: int) -> int:
+        """Images a step, given the number of training images."""
+        return min(self.batch_size, images)
+
+    def steps(self, images: int) -> tuple[int, int]:
+        """Steps of an epoch and of the run; an incomplete last batch of an epoch is dropped."""
+        per_epoch = images // self.batch(images)
+        return per_epoch, self.max_steps or (self.epochs or 10) * per_epoch

@@ -1,0 +1,1 @@
+"""Elevation: rasters, generated terrain, hydrology, pooling."""

@@ -1,0 +1,1 @@
+"""The net that coarsens terrain, and its training through the flood."""

@@ -1,0 +1,223 @@
+"""State of a terrain training, its fine floods and its files."""
+
+import csv
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from models.core import checkpoint, device, ranks
+from models.core.errors import SpecError
+from models.core.run import Run, StoppedError
+from models.terrain.learning import samples, weights
+from models.terrain.learning.coarse_floods import CoarseFloods
+from models.terrain.learning.net import Downsampler
+from models.terrain.learning.samples import Lesson
+from models.terrain.spec.train import TerrainTrain
+
+
+class Plan(NamedTuple):
+    """What stays the same during a training."""
+
+    spec: TerrainTrain
+    run: Run
+    net: Downsampler
+    optimiser: torch.optim.Adam
+    floods: CoarseFloods
+    train: list[Lesson]
+    test: list[Lesson]
+
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return math.ceil(len(self.train) / self.spec.batch_size)
+
+
+@dataclass
+class State:
+    """What changes; ``depths`` are the fine floods that are done, pooled, training ones first."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    skipped: int = 0
+    in_a_row: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    depths: list[Tensor] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+    units: list[float] = field(default_factory=list)  # of the training lessons, m
+
+
+def flood_fine(plan: Plan, state: State) -> None:
+    """Flood the fine terrains that are not yet done, each process its own; a stop keeps these.
+
+    Raises:
+        StoppedError: if a stop was requested.
+    """
+    lessons, known = plan.train + plan.test, _known(plan)
+    while len(state.depths) < len(lessons):
+        first = len(state.depths)
+        mine = min(first + ranks.index(), len(lessons) - 1)
+        key = samples.key_of(plan.spec, lessons[mine])
+        depth = known[key] if key in known else _fine_depth(plan, lessons[mine])
+        every = _from_all(depth, plan, lessons[mine])
+        if every is None:
+            if plan.run.stop_wants_checkpoint:
+                save(plan, state)
+            raise StoppedError("a stop was requested among the fine floods")
+        state.depths += every[: len(lessons) - first]
+        plan.run.progress(len(state.depths), len(lessons), phase="fine floods", unit="flood")
+    if ranks.is_first():
+        _keep_floods(plan, state)
+
+
+def _known(plan: Plan) -> dict[str, Tensor]:
+    """Pooled fine floods of another training, by their keys.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    ref = plan.spec.floods
+    return {} if ref is None else checkpoint.read(plan.run.input(ref))[0]
+
+
+def _fine_depth(plan: Plan, lesson: Lesson) -> Tensor | None:
+    """One fine flood, pooled; None where a stop came first."""
+    try:
+        return samples.fine_depths(plan.spec, plan.run, lesson)
+    except StoppedError:
+        return None
+
+
+def _from_all(depth: Tensor | None, plan: Plan, lesson: Lesson) -> list[Tensor] | None:
+    """The floods of all processes in order; None where one of them was stopped."""
+    if ranks.size() == 1:
+        return None if depth is None else [depth]
+    shape = (plan.spec.targets, *lesson.world.ground.z.shape[1:])
+    mine = torch.full(shape, torch.nan) if depth is None else depth.contiguous()
+    every = [torch.empty(shape) for _ in range(ranks.size())]
+    dist.all_gather(every, mine)
+    return every if all(bool(x.isfinite().all()) for x in every) else None
+
+
+def _keep_floods(plan: Plan, state: State) -> None:
+    """Hand the fine floods over, for trainings that need the same."""
+    keys = (samples.key_of(plan.spec, lesson) for lesson in plan.train + plan.test)
+    floods = dict(zip(keys, state.depths, strict=True))
+    checkpoint.write(plan.run.dir / "floods.safetensors", floods, {"floods": len(floods)})
+    plan.run.artifact("floods.safetensors", role="samples")
+
+
+def _digest(spec: TerrainTrain) -> str:
+    return hashlib.sha256(spec.model_dump_json(exclude={"resume_from"}).encode()).hexdigest()
+
+
+def save(plan: Plan, state: State) -> None:
+    """Write a checkpoint and hand it over; the first process does."""
+    if not ranks.is_first():
+        return
+    name = checkpoint.name_of(state.step)
+    tensors = {f"net.{k}": v for k, v in plan.net.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in state.best.items()}
+    tensors |= {f"depths.{k:06d}": v for k, v in enumerate(state.depths)}
+    for index, moments in plan.optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{key}": value for key, value in moments.items()}
+    tensors |= checkpoint.random_state(plan.run.device)
+    told = weights.describe(plan.spec) | {
+        "step": state.step,
+        "spec_sha256": _digest(plan.spec),
+        "losses": state.losses,
+        "skips": [state.skipped, state.in_a_row],
+        "history": state.history,
+        "baseline": state.baseline,
+        "units": state.units,
+    }
+    checkpoint.write(plan.run.dir / name, tensors, told)
+    plan.run.artifact(name, role="checkpoint", step=state.step)
+
+
+def restore(plan: Plan, state: State) -> None:
+    """Bring everything to where a checkpoint was written.
+
+    Raises:
+        SpecError: if it comes from another spec: its fine floods would be of other terrains.
+    """
+    assert plan.run.resume is not None  # noqa: S101  # the caller's word
+    tensors, told = checkpoint.read(plan.run.resume)
+    if told.get("spec_sha256") != _digest(plan.spec):
+        raise SpecError("resume_from: the checkpoint comes from another spec; submit the same one")
+    plan.net.load_state_dict(checkpoint.part(tensors, "net"))
+    saved = plan.optimiser.state_dict()
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in checkpoint.part(tensors, "adam").items():
+        index, _, key = name.partition(".")
+        moments.setdefault(int(index), {})[key] = value
+    plan.optimiser.load_state_dict({**saved, "state": moments})
+    checkpoint.restore_random_state(tensors, plan.run.device)
+    state.best = checkpoint.part(tensors, "best")
+    state.depths = [value for _, value in sorted(checkpoint.part(tensors, "depths").items())]
+    state.step, state.losses, state.history = told["step"], told["losses"], told["history"]
+    (state.skipped, state.in_a_row), state.baseline = told["skips"], told["baseline"]
+    state.units = told["units"]
+
+
+def leave(plan: Plan, state: State) -> None:
+    """The best net's weights, history as table and picture, report."""
+    spec, run = plan.spec, plan.run
+    best = min(state.history, key=lambda row: row["test_mae_m"])
+    data = samples.digest(plan.train + plan.test)
+    told = weights.describe(spec) | {"data_sha256": data, "best_epoch": best["epoch"]}
+    checkpoint.write(run.dir / "weights.safetensors", state.best, told)
+    run.artifact("weights.safetensors", role="weights", step=state.step)
+    with (run.dir / "history.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(state.history[0]))
+        table.writeheader()
+        table.writerows(state.history)
+    run.artifact("history.csv", role="table")
+    _draw(plan, state)
+    found: dict[str, Any] = {f"best_{name}": value for name, value in best.items()}
+    found |= {
+        "mean_pool_mae_m": state.baseline["mae_m"],
+        "mean_pool_csi_01": state.baseline["csi_01"],
+        "steps": state.step,
+        "skipped": state.skipped,
+        "parameters": sum(p.numel() for p in plan.net.parameters()),
+    }
+    report: dict[str, Any] = {
+        "result": found,
+        "spec": spec.model_dump(mode="json"),
+        "data_sha256": data,
+    }
+    report |= {"train": [x.name for x in plan.train], "test": [x.name for x in plan.test]}
+    report |= {"device": device.describe(run.device)}
+    (run.dir / "report.json").write_text(json.dumps(report, indent=1))
+    run.artifact("report.json", role="report")
+    run.result(**found)
+
+
+def _draw(plan: Plan, state: State) -> None:
+    """Loss and error ratio over the epochs."""
+    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in state.history]
+    left.semilogy(epochs, [row["loss"] for row in state.history], marker="o", markersize=3)
+    left.set_ylabel(f"training loss ({plan.spec.loss}, mean of an epoch)")
+    right.plot(epochs, [row["error_ratio"] for row in state.history], marker="o", markersize=3)
+    right.axhline(1.0, color="grey", linestyle="--", label="mean pooling")
+    right.set_ylabel("MAE of depth on held-out terrains,\nover that of mean pooling")
+    right.set_ylim(0, 1.1 * max([1.0, *(row["error_ratio"] for row in state.history)]))
+    right.legend(loc="lower left")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"terrain.train, factor {plan.spec.factor}", fontsize=11)
+    figure.savefig(plan.run.dir / "history.png", metadata={"Software": None})
+    plan.run.artifact("history.png", role="image")

@@ -1,0 +1,1 @@
+"""Local-inertial shallow water: reference step, forcing, adjoint, engines."""

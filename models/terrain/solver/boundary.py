@@ -1,0 +1,203 @@
+"""From what a spec says of water, in metres, to cells of a grid of any size."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.core.errors import SpecError
+from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
+from models.terrain.solver.scheme import Ground, Physics, authors_physics
+from models.terrain.spec.parts import (
+    Edge,
+    Inflow,
+    Level,
+    Moment,
+    Outflow,
+    Rain,
+    Segment,
+    Solver,
+    Source,
+    Valley,
+    Water,
+)
+
+M_PER_S = 1 / 3.6e6  # of a millimetre an hour
+OPPOSITE: dict[Edge, Edge] = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+Cells = tuple[tuple[int, ...], tuple[int, ...]]  # rows, columns
+
+
+class Extent(NamedTuple):
+    """Size of the fine terrain in metres; coarse grids may reach a little beyond it."""
+
+    height: float
+    width: float
+
+    def along(self, edge: Edge) -> float:
+        """Length of an edge."""
+        return self.height if edge in ("left", "right") else self.width
+
+
+def settle(water: list[Water], z: np.ndarray, missing: np.ndarray, dx: float) -> list[Water]:
+    """Replace what depends on the terrain by plain segments, so that every grid gets the same.
+
+    Raises:
+        SpecError: if a segment or a source is off the terrain.
+    """
+    extent = Extent(z.shape[0] * dx, z.shape[1] * dx)
+    found: list[Water] = []
+    for item in water:
+        found += _valley(item, z, missing, dx, extent) if isinstance(item, Valley) else [item]
+    for index, item in enumerate(found):
+        _check(item, extent, f"water.{min(index, len(water) - 1)}")
+    return found
+
+
+def _valley(
+    item: Valley, z: np.ndarray, missing: np.ndarray, dx: float, extent: Extent
+) -> list[Water]:
+    """Outflow at the lowest border cell, inflow at the middle of the opposite edge."""
+    heights = np.where(missing, np.inf, z)
+    rims: dict[Edge, np.ndarray] = {
+        "left": heights[:, 0], "right": heights[:, -1], "top": heights[0], "bottom": heights[-1],
+    }  # fmt: skip
+    edge = min(rims, key=lambda name: float(rims[name].min()))
+    at = (int(rims[edge].argmin()) + 0.5) * dx
+    half, end = item.length_m / 2, extent.along(edge)
+    at = min(max(at, half), max(end - half, half))
+    return [
+        Inflow(
+            type="inflow",
+            edge=OPPOSITE[edge],
+            length_m=item.length_m,
+            discharge_m3_s=item.discharge_m3_s,
+        ),
+        Outflow(type="outflow", edge=edge, centre_m=at, length_m=item.length_m, slope=item.slope),
+    ]
+
+
+def _check(item: Water, extent: Extent, field: str) -> None:
+    if isinstance(item, Source) and (item.x_m > extent.width or item.y_m > extent.height):
+        raise SpecError(
+            f"{field}: ({item.x_m:g}, {item.y_m:g}) m is off the terrain of {extent.width:g} x "
+            f"{extent.height:g} m"
+        )
+    if isinstance(item, Segment):
+        low, high = _span(item, extent)
+        end = extent.along(item.edge)
+        if low < -1e-6 * end or high > end * (1 + 1e-6):
+            raise SpecError(
+                f"{field}: the segment from {low:g} to {high:g} m is off the {item.edge} edge, "
+                f"which has {end:g} m: move centre_m or lower length_m"
+            )
+
+
+def _span(item: Segment, extent: Extent) -> tuple[float, float]:
+    """Begin and end of a segment along its edge in metres."""
+    end = extent.along(item.edge)
+    length = end if item.length_m is None else item.length_m
+    centre = end / 2 if item.centre_m is None else item.centre_m
+    return centre - length / 2, centre + length / 2
+
+
+def covered(item: Segment, extent: Extent, shape: tuple[int, int], dx: float) -> Cells:
+    """Cells whose centre the segment covers; at least the one at its own centre."""
+    low, high = _span(item, extent)
+    count = shape[0] if item.edge in ("left", "right") else shape[1]
+    centres = (np.arange(count) + 0.5) * dx
+    along = np.flatnonzero((centres > low) & (centres < high))
+    if len(along) == 0:
+        along = np.array([min(int((low + high) / 2 / dx), count - 1)])
+    fixed = 0 if item.edge in ("left", "top") else -1
+    across = np.full(len(along), fixed % (shape[1] if item.edge in ("left", "right") else shape[0]))
+    pair = (along, across) if item.edge in ("left", "right") else (across, along)
+    return tuple(pair[0].tolist()), tuple(pair[1].tolist())
+
+
+def _disc(item: Source, shape: tuple[int, int], dx: float) -> Cells:
+    rows, columns = (np.arange(shape[0]) + 0.5) * dx, (np.arange(shape[1]) + 0.5) * dx
+    distance = np.hypot(rows[:, None] - item.y_m, columns[None] - item.x_m)
+    inside = distance <= max(item.radius_m, float(distance.min()))
+    i, j = np.nonzero(inside if item.radius_m > 0 else distance == distance.min())
+    keep = slice(None) if item.radius_m > 0 else slice(1)
+    return tuple(i[keep].tolist()), tuple(j[keep].tolist())
+
+
+def _series(value: float | None, moments: list[Moment] | None, scale: float = 1.0) -> Series:
+    if moments is None:
+        return constant((value or 0.0) * scale)
+    return Series(
+        tuple(moment.time_s for moment in moments),
+        tuple(moment.value * scale for moment in moments),
+    )
+
+
+def forcing_of(water: list[Water], extent: Extent, shape: tuple[int, int], dx: float) -> Forcing:
+    """What enters a grid; several rains are refused.
+
+    Raises:
+        SpecError: if there is more than one rain.
+    """
+    inlets = []
+    rains = [item for item in water if isinstance(item, Rain)]
+    if len(rains) > 1:
+        raise SpecError("water: more than one rain; give one with a series")
+    for item in water:
+        if isinstance(item, Inflow):
+            cells = covered(item, extent, shape, dx)
+            inlets.append(Inlet(_series(item.discharge_m3_s, item.series), *cells))
+        elif isinstance(item, Source):
+            cells = _disc(item, shape, dx)
+            inlets.append(Inlet(_series(item.discharge_m3_s, item.series), *cells))
+    rain = _series(rains[0].mm_per_h, rains[0].series, M_PER_S) if rains else None
+    return Forcing(tuple(inlets), rain)
+
+
+def ground_of(
+    z: Tensor,
+    datum: float,
+    water: list[Water],
+    extent: Extent,
+    dx: float,
+    solver: Solver,
+    manning: Tensor | None = None,
+) -> Ground:
+    """Bed [b, ny, nx] with its outlets and held levels; heights are above ``datum`` metres.
+
+    ``manning``: roughness of each cell [ny, nx]; None: the solver's everywhere.
+    """
+    shape = (z.shape[1], z.shape[2])
+    drain = level = None
+    for item in water:
+        if isinstance(item, Outflow):
+            drain = torch.zeros(1, *shape) if drain is None else drain
+            rows, columns = (list(cells) for cells in covered(item, extent, shape, dx))
+            rough = solver.manning if manning is None else manning[rows, columns]
+            drain[0, rows, columns] += item.slope**0.5 / rough
+        elif isinstance(item, Level):
+            level = torch.full((1, *shape), -torch.inf) if level is None else level
+            rows, columns = (list(cells) for cells in covered(item, extent, shape, dx))
+            level[0, rows, columns] = item.level_m - datum
+    return Ground(
+        z,
+        solver.manning if manning is None else manning[None],
+        dx,
+        None if drain is None else drain.to(z),
+        None if level is None else level.to(z),
+    )
+
+
+def physics_of(solver: Solver, *, coarse: bool = False) -> Physics:
+    """Constants of the scheme; the time step reckons with at least 0.01 m, coarse 0.1 m."""
+    floor = 0.1 if coarse else 0.01
+    if solver.reference_mode:
+        return authors_physics(floor)._replace(theta=solver.theta, alpha=solver.courant)
+    return Physics(
+        theta=solver.theta,
+        alpha=solver.courant,
+        h_dry=solver.h_dry_m,
+        limiter=solver.limiter,
+        froude=solver.froude,
+        h_floor=floor,
+    )

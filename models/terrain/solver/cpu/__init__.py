@@ -1,0 +1,1 @@
+"""The step and its adjoint, compiled by numba for CPUs."""

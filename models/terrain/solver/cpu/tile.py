@@ -1,0 +1,228 @@
+"""One step on one tile of the grid, compiled: the inner loops of the fused CPU engine.
+
+A tile is copied with its surroundings into a buffer of planes; there the step of
+``solver/scheme.py`` is carried out row by row, each row of faces, shares and depths as soon as what
+it needs is there, so that the rows at work stay in the first-level cache. What lies outside the
+grid is a wall: bed at ``WALL``, no water, no discharge.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+from numba import float32, int32, intp, njit
+
+from models.terrain.solver.cpu.pointers import bits, from_bits, load, square_root, store
+
+ROWS, COLUMNS = 32, 173  # of the largest tile
+TOP, LEFT = 3, 4  # surroundings before it; two rows and four columns follow
+STRIDE, DEPTH = 192, 73  # floats of a row; rows of a plane, as many as the derivative's tile needs
+PLANE = DEPTH * STRIDE
+Z, N, H, QX, QY, FX, FY, SHARE, OUT = (k * PLANE for k in range(9))
+BUFFER = 9 * PLANE
+WALL = np.float32(1e6)
+ONE, ZERO, HALF, QUARTER = np.float32(1), np.float32(0), np.float32(0.5), np.float32(0.25)
+CUBE_START = np.float32(0x54A20000)  # of the bits of x^(-1/3), within 3.5 %
+THIRD, NINTH2 = np.float32(1 / 3), np.float32(2 / 9)
+INFINITE_BITS = 0x7F800000
+# x * y + z in one instruction, reciprocal by division; NaN and infinities keep their meaning
+MATH = {"contract", "reassoc", "nsz", "afn"}
+
+compiled = njit(fastmath=MATH, nogil=True, error_model="numpy")
+# A call inside of a loop would keep it from becoming vector instructions.
+inlined = njit(fastmath=MATH, nogil=True, error_model="numpy", inline="always")
+
+
+@inlined
+@no_type_check
+def cube_root_inverse(x):
+    """x^(-1/3) of a positive float32, within 1e-7: bits / 3, then two third-order steps."""
+    y = from_bits(int32(CUBE_START - float32(bits(x)) * THIRD))
+    e = ONE - x * y * y * y
+    y += y * e * (THIRD + NINTH2 * e)
+    e = ONE - x * y * y * y
+    return y + y * e * (THIRD + NINTH2 * e)
+
+
+@inlined
+@no_type_check
+def face(s, a, b, own, beside, crossing, c):
+    """New discharge through the face between cells a and b (offsets in a plane) before the limiter.
+
+    ``own`` and ``beside``: theta-weighted terms; ``crossing``: four times the mean across. Gives
+    what led to it as well: hf^(-1/3), one over the denominator, the magnitude of the old discharge.
+    """
+    za, zb = load(s, Z + a), load(s, Z + b)
+    wa, wb = za + load(s, H + a), zb + load(s, H + b)
+    hf = max(wa, wb) - max(za, zb)
+    wet = hf > c.h_dry
+    x = hf if wet else ONE
+    y = cube_root_inverse(x)
+    p = x * x * x * y * y
+    n = load(s, N + a) + load(s, N + b)  # twice the mean
+    qt = crossing * QUARTER
+    norm = square_root(own * own + qt * qt + c.eps)
+    push = c.theta * own + c.rest * beside - c.g_dt_dx * x * (wb - wa)
+    under = ONE / (p + c.g_dt_4 * n * n * norm)
+    q = push * p * under
+    return q if wet else ZERO, y, under, norm
+
+
+@inlined
+@no_type_check
+def x_face(s, k, before, after, c):
+    """The face right of cell k."""
+    ky = QY + k
+    crossing = (load(s, ky - STRIDE) + load(s, ky - STRIDE + 1)) + (load(s, ky) + load(s, ky + 1))
+    return face(s, k, k + 1, load(s, QX + k), before + after, crossing, c)
+
+
+@inlined
+@no_type_check
+def y_face(s, k, before, after, c):
+    """The face below cell k."""
+    kx = QX + k
+    crossing = (load(s, kx - 1) + load(s, kx + STRIDE - 1)) + (load(s, kx) + load(s, kx + STRIDE))
+    return face(s, k, k + STRIDE, load(s, QY + k), before + after, crossing, c)
+
+
+@inlined
+@no_type_check
+def _put(s, plane, k, found):
+    """Keep the discharge of a face alone."""
+    store(s, plane + k, found[0])
+
+
+def rows_of_faces(put):
+    """Rows of x and y faces, compiled; ``put(s, plane, k, found)`` keeps what :func:`face` gives.
+
+    The grid's first and last faces stand in for those beyond them.
+    """
+
+    @compiled
+    @no_type_check
+    def x_faces(s, row, width, first, last, c):
+        base = row * STRIDE + 2
+        for j in range(width):
+            k = base + j
+            put(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k + 1), c))
+        if 2 <= first < 2 + width:
+            k = row * STRIDE + first
+            after = load(s, QX + k) if first == last else load(s, QX + k + 1)
+            put(s, FX, k, x_face(s, k, load(s, QX + k), after, c))
+        if 2 <= last < 2 + width and last != first:
+            k = row * STRIDE + last
+            put(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k), c))
+
+    @compiled
+    @no_type_check
+    def y_faces(s, row, width, first, last, c):
+        """Between this row of cells and the next."""
+        base = row * STRIDE + 2
+        up = intp(0) if row == first else -STRIDE
+        down = intp(0) if row == last else STRIDE
+        if up == 0 or down == 0:
+            for j in range(width):
+                k = base + j
+                put(s, FY, k, y_face(s, k, load(s, QY + k + up), load(s, QY + k + down), c))
+            return
+        for j in range(width):
+            k = base + j
+            before, after = load(s, QY + k - STRIDE), load(s, QY + k + STRIDE)
+            put(s, FY, k, y_face(s, k, before, after, c))
+
+    return x_faces, y_faces
+
+
+x_faces, y_faces = rows_of_faces(_put)
+
+
+@compiled
+@no_type_check
+def shares(s, row, width, c):
+    """Share of the wanted outflow that each cell of a row can feed."""
+    base = row * STRIDE + 3
+    for j in range(width):
+        k = base + j
+        east, west = max(load(s, FX + k), ZERO), max(-load(s, FX + k - 1), ZERO)
+        south, north = max(load(s, FY + k), ZERO), max(-load(s, FY + k - STRIDE), ZERO)
+        wanted = c.dt_dx * ((east + west) + (south + north) + load(s, OUT + k))
+        h = load(s, H + k)
+        short = wanted > h
+        store(s, SHARE + k, h / wanted if short else ONE)
+
+
+@compiled
+@no_type_check
+def limit_x(s, row, width):
+    """Scale a row of x faces by the share of the cell that the water comes from."""
+    base = row * STRIDE + 3
+    for j in range(width):
+        k = base + j
+        q, left, right = load(s, FX + k), load(s, SHARE + k), load(s, SHARE + k + 1)
+        store(s, FX + k, q * (left if q > ZERO else right))
+
+
+@compiled
+@no_type_check
+def limit_y(s, row, width):
+    """The same for the y faces below a row of cells."""
+    base = row * STRIDE + 3
+    for j in range(width):
+        k = base + j
+        q, upper, lower = load(s, FY + k), load(s, SHARE + k), load(s, SHARE + k + STRIDE)
+        store(s, FY + k, q * (upper if q > ZERO else lower))
+
+
+@compiled
+@no_type_check
+def cap(s, row, width, plane, next_cell, c):
+    """Froude cap on a row of faces: |q| <= froude hf sqrt(g hf)."""
+    base = row * STRIDE + 2
+    for j in range(width):
+        a, b = base + j, base + j + next_cell
+        za, zb = load(s, Z + a), load(s, Z + b)
+        hf = max(max(za + load(s, H + a), zb + load(s, H + b)) - max(za, zb), ZERO)
+        most = c.froude * hf * square_root(c.gravity * hf)
+        q = load(s, plane + a)
+        store(s, plane + a, min(max(q, -most), most))
+
+
+@compiled
+@no_type_check
+def depths(s, row, width, c):
+    """New depths of a row, in place of the old ones; the row below no longer needs them."""
+    base = row * STRIDE + LEFT
+    for j in range(width):
+        k = base + j
+        net = load(s, FX + k) - load(s, FX + k - 1) + (load(s, FY + k) - load(s, FY + k - STRIDE))
+        gone = load(s, OUT + k) * load(s, SHARE + k)
+        h = load(s, H + k) + c.dt_rain - c.dt_dx * (net + gone)
+        store(s, H + k, ZERO if (c.limited and h < ZERO) else h)
+
+
+@compiled
+@no_type_check
+def deepest(s, row, width):
+    """Bits of the greatest depth of a row; NaN counts as more than infinite."""
+    base, most = row * STRIDE + LEFT, int32(0)
+    for j in range(width):
+        b = bits(load(s, H + base + j))
+        key = b if b >= 0 else (int32(0x7FFFFFFF) if (b & 0x7FFFFFFF) > INFINITE_BITS else int32(0))
+        most = max(most, key)
+    return most
+
+
+@compiled
+@no_type_check
+def outlets(s, rows, width, c):
+    """OUT: drain coefficients become discharges, Manning's normal depth."""
+    for row in range(2, rows):
+        base = row * STRIDE + 3
+        for j in range(width):
+            k = base + j
+            h = load(s, H + k)
+            wet = h > c.h_dry
+            x = h if wet else ONE
+            y = cube_root_inverse(x)
+            root = x * y * y
+            store(s, OUT + k, load(s, OUT + k) * x * root * root if wet else ZERO)

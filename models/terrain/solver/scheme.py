@@ -1,0 +1,237 @@
+"""One step of the local-inertial shallow-water equations in plain torch: the definition.
+
+Bates et al. 2010 (doi 10.1016/j.jhydrol.2010.03.027) with the theta weighting of de Almeida et al.
+2012 (doi 10.1029/2011WR011570) on a staggered grid of square cells. Every faster engine of this
+folder is tested against these functions. Any float dtype, any device, differentiable.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from models.terrain.spec.parts import AUTHORS_ALPHA, alpha_max
+
+REFERENCE_OUTFLOW_SLOPE = 0.2  # of the authors' code; q = g h 0.2 is no discharge by its unit
+DT_CAP_S = 10.0
+DT_CAP_PER_M = 0.2  # dt <= dx / 5 s: inflow on dry ground must not jump
+
+
+class Physics(NamedTuple):
+    """Constants of the scheme.
+
+    Attributes:
+        gravity: m/s2.
+        theta: weight of a face's own discharge against the mean of its neighbours, 0..1.
+        alpha: Courant number; stable up to sqrt(theta / 2). None: 0.9 of that.
+        h_min: least flow depth in the formulas, m.
+        eps: under the root of the discharge's norm, m4/s2.
+        h_dry: no flow over a face below this flow depth, m; 0 is the authors' scheme.
+        limiter: scale outflow so that no cell gives more than it holds.
+        froude: largest |q| over hf sqrt(g hf); None for no cap.
+        cfl: ``bates``: alpha dx / sqrt(g h); ``reference``: alpha dx / (g + h), the authors'.
+        h_floor: least depth that the time step reckons with, m.
+        dt_max: longest step in s; None: 10 s or dx / 5, the smaller.
+        authors_outflow: outlets give g h 0.2 as in the authors' code.
+    """
+
+    gravity: float = 9.8
+    theta: float = 0.7
+    alpha: float | None = None
+    h_min: float = 1e-7
+    eps: float = 1e-8
+    h_dry: float = 1e-5
+    limiter: bool = True
+    froude: float | None = None
+    cfl: Literal["bates", "reference"] = "bates"
+    h_floor: float = 0.01
+    dt_max: float | None = None
+    authors_outflow: bool = False
+
+    @property
+    def courant(self) -> float:
+        """``alpha``, or the default that keeps water of any depth at rest."""
+        return alpha_max(self.theta) if self.alpha is None else self.alpha
+
+
+def authors_physics(h_floor: float = 0.1) -> Physics:
+    """The authors' scheme: no dry rule, no limiter, their time step and outflow."""
+    return Physics(
+        alpha=AUTHORS_ALPHA,
+        h_dry=0.0,
+        limiter=False,
+        cfl="reference",
+        h_floor=h_floor,
+        authors_outflow=True,
+    )
+
+
+class Ground(NamedTuple):
+    """What does not change during a simulation.
+
+    Attributes:
+        z: bed in metres [b, ny, nx]; in float32 its mean should be near 0.
+        manning: roughness in s/m^(1/3), a number or [b, ny, nx].
+        dx: side of a cell in metres.
+        drain: sum over a cell's open edges of sqrt(slope)/n [b, ny, nx]; None without outlets.
+        level: water level held in a cell, m [b, ny, nx]; -inf where it is free; None for nowhere.
+    """
+
+    z: Tensor
+    manning: Tensor | float
+    dx: float
+    drain: Tensor | None = None
+    level: Tensor | None = None
+
+
+class State(NamedTuple):
+    """Water depth h [b, ny, nx] in m; discharges qx [b, ny, nx-1], qy [b, ny-1, nx] in m2/s."""
+
+    h: Tensor
+    qx: Tensor
+    qy: Tensor
+
+
+def dry(z: Float[Tensor, "b ny nx"]) -> State:
+    """No water, at rest."""
+    return State(torch.zeros_like(z), torch.zeros_like(z[:, :, 1:]), torch.zeros_like(z[:, 1:]))
+
+
+def dt_cap(dx: float, physics: Physics) -> float:
+    """Longest step in s, whatever the depth."""
+    if physics.dt_max is not None:
+        return physics.dt_max
+    return float("inf") if physics.cfl == "reference" else min(DT_CAP_S, DT_CAP_PER_M * dx)
+
+
+def stable_step(h: Float[Tensor, "b ny nx"], dx: float, physics: Physics) -> Float[Tensor, "b"]:
+    """Step in s from the deepest water of each sample; float64; carries no gradient."""
+    deepest = h.detach().amax((1, 2)).double().clamp(min=physics.h_floor)
+    if physics.cfl == "reference":
+        step = physics.courant * dx / (physics.gravity + deepest)
+    else:
+        step = physics.courant * dx / (physics.gravity * deepest).sqrt()
+    return step.clamp(max=dt_cap(dx, physics))
+
+
+def step(
+    state: State,
+    ground: Ground,
+    dt: Float[Tensor, "b"],
+    source: Tensor | float,
+    physics: Physics,
+) -> tuple[State, Float[Tensor, "b ny nx"]]:
+    """Fluxes from the old state, then continuity with the new fluxes.
+
+    Args:
+        state: of all samples.
+        ground: bed, roughness, outlets.
+        dt: s, one a sample; 0 leaves a sample as it is.
+        source: rain and inflow in m/s, [b, ny, nx] or a number.
+        physics: constants.
+
+    Returns:
+        The new state, and what left through outlets and held levels in m/s of depth.
+    """
+    t = dt.to(state.h.dtype)[:, None, None]
+    qx, qy = face_fluxes(state, ground, t, physics)
+    out = outflow(state.h, ground, physics)
+    if physics.limiter:
+        share = supply(state.h, qx, qy, out, t / ground.dx)
+        qx = qx * torch.where(qx > 0, share[:, :, :-1], share[:, :, 1:])
+        qy = qy * torch.where(qy > 0, share[:, :-1], share[:, 1:])
+        out = out * share
+    gone = out / ground.dx
+    h = state.h + t * (source - gone) - t / ground.dx * divergence(qx, qy)
+    if physics.limiter:
+        h = h + (-h.detach()).clamp(min=0)  # rounding below zero; carries no gradient
+    if ground.level is not None:
+        held = torch.where(
+            (ground.level > -torch.inf) & (t > 0), (ground.level - ground.z).clamp(min=0), h
+        )
+        gone = gone + torch.where(t > 0, (h - held) / t.clamp(min=1e-30), 0)
+        h = held
+    still = t == 0
+    fluxes = torch.where(still, state.qx, qx), torch.where(still, state.qy, qy)
+    return State(h, *fluxes), gone
+
+
+def face_fluxes(
+    state: State, ground: Ground, t: Tensor, physics: Physics
+) -> tuple[Float[Tensor, "b ny faces_x"], Float[Tensor, "b faces_y nx"]]:
+    """Momentum on x and y faces before the limiter; t is dt [b, 1, 1]."""
+    h, qx, qy = state
+    turned = Ground(ground.z.mT, _turned(ground.manning), ground.dx)
+    x = _x_fluxes(h, qx, qy, ground, t, physics)
+    y = _x_fluxes(h.mT, qy.mT, qx.mT, turned, t, physics).mT
+    return x, y
+
+
+def _turned(manning: Tensor | float) -> Tensor | float:
+    return manning.mT if isinstance(manning, Tensor) else manning
+
+
+def _x_fluxes(
+    h: Tensor, qx: Tensor, qy: Tensor, ground: Ground, t: Tensor, physics: Physics
+) -> Tensor:
+    """New discharge through the faces between columns [b, ny, nx-1]."""
+    z, w, gt = ground.z, h + ground.z, physics.gravity * t
+    depth = torch.maximum(w[:, :, 1:], w[:, :, :-1]) - torch.maximum(z[:, :, 1:], z[:, :, :-1])
+    hf = depth.clamp(min=physics.h_min)
+    slope = (w[:, :, 1:] - w[:, :, :-1]) / ground.dx
+    n = ground.manning
+    if isinstance(n, Tensor):
+        n = (n[:, :, 1:] + n[:, :, :-1]) / 2
+    p = hf * hf * cube_root(hf)
+    push = centred(qx, physics.theta) - gt * hf * slope
+    q = push * p / (p + gt * n**2 * torch.sqrt(qx**2 + across(qy) ** 2 + physics.eps))
+    if physics.froude is not None:
+        most = physics.froude * hf * (physics.gravity * hf).sqrt()
+        q = torch.minimum(torch.maximum(q, -most), most)
+    return torch.where(depth > physics.h_dry, q, 0) if physics.h_dry > 0 else q
+
+
+def centred(q: Float[Tensor, "b n m"], theta: float) -> Float[Tensor, "b n m"]:
+    """Theta-weighted discharge along the last axis; end faces stand in for what is beyond."""
+    wide = torch.cat([q[:, :, :1], q, q[:, :, -1:]], 2)
+    return theta * q + (1 - theta) / 2 * (wide[:, :, :-2] + wide[:, :, 2:])
+
+
+def across(qy: Float[Tensor, "b n m"]) -> Float[Tensor, "b _n _m"]:
+    """Mean discharge along y at x faces: the four faces around; missing ones count 0."""
+    rows = pad(qy, (0, 0, 1, 1))
+    rows = rows[:, 1:] + rows[:, :-1]
+    return (rows[:, :, 1:] + rows[:, :, :-1]) / 4
+
+
+def outflow(h: Float[Tensor, "b ny nx"], ground: Ground, physics: Physics) -> Tensor:
+    """Discharge through a cell's open edges in m2/s: Manning's normal depth, h^(5/3) sqrt(s)/n."""
+    if ground.drain is None:
+        return torch.zeros_like(h)
+    if physics.authors_outflow:
+        return torch.where(ground.drain > 0, physics.gravity * REFERENCE_OUTFLOW_SLOPE * h, 0)
+    wet = h > physics.h_dry
+    root = cube_root(torch.where(wet, h, 1))
+    return torch.where(wet, ground.drain * h * root * root, 0)
+
+
+def cube_root(x: Tensor) -> Tensor:
+    """Of positive numbers; the last bit of torch's pow depends on an element's place in memory."""
+    return torch.exp(torch.log(x) / 3)
+
+
+def supply(h: Tensor, qx: Tensor, qy: Tensor, out: Tensor, t_dx: Tensor) -> Tensor:
+    """Share of a cell's outflow that its water can feed, 1 where there is enough [b, ny, nx]."""
+    east, south = qx.clamp(min=0), qy.clamp(min=0)
+    west, north = (-qx).clamp(min=0), (-qy).clamp(min=0)
+    leaving = pad(east, (0, 1)) + pad(west, (1, 0)) + pad(south, (0, 0, 0, 1))
+    wanted = t_dx * (leaving + pad(north, (0, 0, 1, 0)) + out)
+    short = wanted > h
+    return torch.where(short, h / torch.where(short, wanted, 1), 1)
+
+
+def divergence(qx: Tensor, qy: Tensor) -> Tensor:
+    """Outflow less inflow through a cell's inner faces, m2/s; edges are closed [b, ny, nx]."""
+    return (pad(qx, (0, 1)) - pad(qx, (1, 0))) + (pad(qy, (0, 0, 0, 1)) - pad(qy, (0, 0, 1, 0)))

@@ -1,0 +1,140 @@
+"""Time stepping over the reference step: steps that land on the asked times, volumes, blow-ups."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.core.errors import RunError
+from models.terrain.solver.forcing import Forcing
+from models.terrain.solver.scheme import Ground, Physics, State, stable_step, step
+
+NEARLY_S = 1e-9  # a step that would leave less than this share of itself takes it along
+
+
+class UnstableError(RunError):
+    """The water became NaN, infinite or absurdly deep."""
+
+    code = "diverged"
+
+
+class Clock(NamedTuple):
+    """Where a simulation is.
+
+    Attributes:
+        t: s since the start, float64 [b].
+        steps: taken by each sample, int64 [b].
+        entered: m3 of rain and inflow, float64 [b].
+        left: m3 through outlets and held levels, float64 [b].
+    """
+
+    t: Tensor
+    steps: Tensor
+    entered: Tensor
+    left: Tensor
+
+    @staticmethod
+    def start(batch: int, device: torch.device | str = "cpu") -> "Clock":
+        """Time 0, nothing entered or left."""
+        zero = torch.zeros(batch, dtype=torch.float64, device=device)
+        return Clock(zero, zero.long(), zero.clone(), zero.clone())
+
+
+class World(NamedTuple):
+    """What surrounds a bed: everything else of the ground (its ``z`` is not used), the water."""
+
+    ground: Ground
+    forcing: Forcing
+
+
+class Totals(NamedTuple):
+    """Where one flood is: s, steps, m3 that entered, m3 that left."""
+
+    t: float
+    steps: int
+    entered: float
+    left: float
+
+
+def next_dt(h: Tensor, t: Tensor, until: float, dx: float, physics: Physics) -> Float[Tensor, "b"]:
+    """The stable step, cut to land on ``until``; 0 for samples that are there."""
+    remaining = until - t
+    dt = stable_step(h, dx, physics)
+    return torch.where(dt >= remaining * (1 - NEARLY_S), remaining, dt).clamp(min=0)
+
+
+def advance(
+    state: State,
+    clock: Clock,
+    ground: Ground,
+    forcing: Forcing,
+    physics: Physics,
+    until: float,
+    max_steps: int | None = None,
+    after: Callable[[State, Clock], None] = lambda *_: None,
+) -> tuple[State, Clock]:
+    """Step all samples to time ``until`` in s, each with its own steps.
+
+    Args:
+        state: at ``clock``.
+        clock: of the state.
+        ground: bed, roughness, outlets.
+        forcing: water entering; its rate in a step is that of the step's middle.
+        physics: constants.
+        until: s; finished samples wait with steps of 0.
+        max_steps: stop earlier after so many; None for no bound.
+        after: told of each new state and clock.
+
+    Raises:
+        UnstableError: if water is NaN, infinite or beyond all bounds.
+    """
+    shape, taken = (ground.z.shape[1], ground.z.shape[2]), 0
+    while bool((clock.t < until).any()) and taken != max_steps:
+        check(state.h, clock)
+        dt = next_dt(state.h, clock.t, until, ground.dx, physics)
+        source = forcing.rate(shape, ground.dx, clock.t + dt / 2, state.h.dtype)
+        state, gone = step(state, ground, dt, source, physics)
+        clock = _tick(clock, dt, source, gone, until, ground.dx)
+        after(state, clock)
+        taken += 1
+    check(state.h, clock)
+    return state, clock
+
+
+DEEPEST_M = 1e5
+
+
+def check(h: Tensor, clock: Clock) -> None:
+    """Refuse to go on from a state that is no longer water.
+
+    Raises:
+        UnstableError: with the number of the step.
+    """
+    highest = h.detach().amax((1, 2))
+    bad = ~(highest < DEEPEST_M) | ~torch.isfinite(h.detach().sum((1, 2)))
+    if bool(bad.any()):
+        sample = int(bad.nonzero()[0, 0])
+        raise UnstableError(
+            f"the simulation blew up in step {int(clock.steps[sample])} at "
+            f"{float(clock.t[sample]):.1f} s",
+            hint="raise manning, set solver.froude to 1, or leave the limiter on",
+        )
+
+
+def _tick(
+    clock: Clock, dt: Tensor, source: Tensor | float, gone: Tensor, until: float, dx: float
+) -> Clock:
+    area = dx * dx
+    if isinstance(source, Tensor):
+        rate = source.detach().sum((1, 2), dtype=torch.float64)
+    else:
+        rate = torch.zeros_like(dt) + source * gone[0].numel()
+    t = clock.t + dt
+    return Clock(
+        torch.where(t >= until * (1 - 1e-14), torch.full_like(t, until), t),
+        clock.steps + (dt > 0),
+        clock.entered + dt * rate * area,
+        clock.left + dt * gone.detach().sum((1, 2), dtype=torch.float64) * area,
+    )

@@ -1,0 +1,258 @@
+"""Specs of the terrain kinds. Torch-free."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from models.core.errors import SpecError
+from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Part, Spec
+from models.terrain.spec.parts import (
+    CELL_STEPS,
+    CELLS,
+    METHODS,
+    DatasetTerrain,
+    Factor,
+    Map,
+    Method,
+    Solver,
+    SyntheticTerrain,
+    Terrain,
+    Valley,
+    Waters,
+    cap_solver,
+)
+
+DEEP_M = 2.0  # water that the estimate of steps reckons with
+TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
+
+
+def steps_of(duration_s: float, dx: float, solver: Solver) -> int:
+    """Time steps to expect, for water of ``DEEP_M``."""
+    courant = solver.courant * dx
+    dt = courant / (9.8 + DEEP_M) if solver.reference_mode else courant / math.sqrt(9.8 * DEEP_M)
+    return math.ceil(duration_s / dt)
+
+
+def size_of(
+    terrain: Terrain, counts: Mapping[str, Mapping[str, int]]
+) -> tuple[int, int, float] | None:
+    """Rows, columns and cell size in metres of a terrain, where known before it is read."""
+    if isinstance(terrain, SyntheticTerrain):
+        made = terrain.synthetic
+        return made.rows, made.columns, made.cell_size_m
+    if not isinstance(terrain, DatasetTerrain):
+        return None
+    known = counts.get(terrain.dataset, {})
+    size = terrain.cell_size_m or known.get("cell_size_m")
+    area = terrain.area
+    rows, columns = known.get("rows"), known.get("columns")
+    if area is not None:
+        rows, columns = area.rows, area.columns
+    return (rows, columns, float(size)) if rows and columns and size else None
+
+
+def check_work(cells: int, steps: int, way_out: str) -> None:
+    """Refuse what no machine here would finish.
+
+    Raises:
+        SpecError: with the numbers and a way out.
+    """
+    if cells > CELLS:
+        raise SpecError(f"{cells:,} cells; at most {CELLS:,} are allowed: {way_out}")
+    if cells * steps > CELL_STEPS:
+        raise SpecError(
+            f"about {cells * steps:.2g} cell-steps; at most {CELL_STEPS:.0g} are allowed: {way_out}"
+        )
+
+
+class _OnTerrain(Spec):
+    """Fields of every kind that looks at one terrain."""
+
+    terrain: Terrain = Field(description="The fine terrain")
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> "_OnTerrain":
+        if isinstance(self.terrain, SyntheticTerrain):
+            made = self.terrain.synthetic
+            check_work(made.rows * made.columns, 0, "lower terrain.synthetic.rows or columns")
+        return self
+
+
+class _Flood(_OnTerrain):
+    """Fields of kinds that flood one terrain."""
+
+    water: Waters = Field(
+        default=[Valley(type="valley")], description="All that enters and leaves; edges are closed"
+    )
+    solver: Solver = Solver()
+    duration_s: float = Field(default=3600.0, gt=0, le=1e7, description="Simulated seconds")
+    manning_map: Map | None = Field(
+        default=None, description="Roughness of each cell, s/m^(1/3), in place of solver.manning"
+    )
+    rain_map: Map | None = Field(
+        default=None, description="What the rain is multiplied with, cell by cell"
+    )
+
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Solvers of before 30 November 2026 could be unstable."""
+        return cap_solver(stored.get("solver"))
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Cells and steps of the fine flood.
+
+        Raises:
+            SpecError: if there are more than a job may ask for.
+        """
+        size = size_of(self.terrain, counts)
+        if size is None:
+            return Estimate()
+        rows, columns, dx = size
+        steps = steps_of(self.duration_s, dx, self.solver)
+        check_work(rows * columns, steps, "use terrain.area, a shorter duration_s or a coarser DEM")
+        return Estimate(
+            details={"cells": rows * columns, "steps": steps, "cell_steps": rows * columns * steps}
+        )
+
+
+class TerrainSimulate(_Flood):
+    """Flood a terrain: depths at asked times, greatest depth, arrival, where the water went."""
+
+    entry: ClassVar[str] = "models.terrain.simulate:simulate"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("time_s", "s", None, "simulated seconds"),
+        MetricInfo("volume_m3", "m3", None, "water on the terrain"),
+        MetricInfo("entered_m3", "m3", None, "rain and inflow so far"),
+        MetricInfo("left_m3", "m3", None, "through outlets and held levels so far"),
+        MetricInfo("balance_error", "1", "min", "|volume - entered + left| / entered"),
+        MetricInfo("wet_share", "1", None, "cells deeper than wet_depth_m"),
+        MetricInfo("deepest_m", "m", None, "greatest depth"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("depth/t*.tif", "raster", "depth in metres at a time, GeoTIFF"),
+        ArtifactInfo("max_depth.tif", "raster", "greatest depth of each cell, GeoTIFF"),
+        ArtifactInfo("arrival.tif", "raster", "s until a cell was wet; nodata where never"),
+        ArtifactInfo("volume.csv", "table", "water entered, left, present, a row an output time"),
+        ArtifactInfo("flood.png", "image", "greatest depth over the hillshade"),
+        ArtifactInfo("flood.gif", "image", "the flood over time"),
+        ArtifactInfo("report.json", "report", "all figures of the result, versions"),
+    )
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "terrain.simulate",
+        "terrain": {"synthetic": TINY},
+        "duration_s": 120.0,
+        "outputs": 2,
+    }
+
+    kind: Literal["terrain.simulate"]
+    outputs: Int = Field(default=6, ge=1, le=200, description="Output times, evenly spread")
+    wet_depth_m: float = Field(default=0.05, ge=1e-4, le=10, description="Depth that counts as wet")
+    animation: bool = Field(default=True, description="Leave flood.gif as well")
+
+
+class Tune(Part):
+    """Floods of this one terrain under which its coarse heights are improved."""
+
+    water: list[Waters] = Field(
+        min_length=1, max_length=16, description="Floods, each by itself; one terrain serves all"
+    )
+    steps: Int = Field(default=50, ge=1, le=10_000, description="Adam steps on the heights")
+    solver: Solver = Solver()
+    duration_s: float = Field(default=3600.0, gt=0, le=1e7, description="Simulated seconds")
+
+    @model_validator(mode="after")
+    def _can_be_differentiated(self) -> "Tune":
+        if self.solver.froude is not None or self.solver.reference_mode:
+            raise ValueError("tune.solver: froude and reference_mode cannot be tuned through")
+        return self
+
+
+class TerrainDownsample(_OnTerrain):
+    """Make a terrain coarse, by a baseline or a trained net; GeoTIFF in, GeoTIFF out."""
+
+    entry: ClassVar[str] = "models.terrain.downsample:downsample"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("moved_rms_m", "m", None, "root mean square difference from mean pooling"),
+        MetricInfo("error_ratio", "1", "min", "tuning: error of depth over that of mean pooling"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("coarse.tif", "raster", "the coarse terrain in metres, GeoTIFF"),
+        ArtifactInfo("coarse.png", "image", "fine and coarse terrain, and their difference"),
+        ArtifactInfo("report.json", "report", "sizes, padding, method, versions"),
+    )
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "terrain.downsample",
+        "terrain": {"synthetic": TINY},
+        "factor": 8,
+    }
+
+    kind: Literal["terrain.downsample"]
+    factor: Factor = 16
+    method: Method = Field(default="mean", description="Baseline; used where no net is given")
+    net: ArtifactRef | None = Field(default=None, description="weights of a terrain.train job")
+    edges: Literal["pad", "crop"] = Field(
+        default="pad", description="Rows and columns that do not fill a coarse cell"
+    )
+    tune: Tune | None = Field(
+        default=None, description="Improve the result by floods of this terrain; costs fine floods"
+    )
+
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Solvers of before 30 November 2026 could be unstable."""
+        return cap_solver((stored.get("tune") or {}).get("solver"))
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Cells and steps of the fine floods of a tuning.
+
+        Raises:
+            SpecError: if there are more than a job may ask for.
+        """
+        size = size_of(self.terrain, counts)
+        if size is None or self.tune is None:
+            return Estimate()
+        rows, columns, dx = size
+        steps = len(self.tune.water) * steps_of(self.tune.duration_s, dx, self.tune.solver)
+        check_work(rows * columns, steps, "use terrain.area, fewer floods or a shorter duration_s")
+        return Estimate(details={"cells": rows * columns, "steps": steps})
+
+
+class TerrainCompare(_Flood):
+    """Flood the fine terrain, then coarse ones of every method, and measure their error."""
+
+    entry: ClassVar[str] = "models.terrain.compare:compare"
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("mae_m", "m", "min", "mean |coarse depth - pooled fine depth|"),
+        MetricInfo("error_ratio", "1", "min", "mae_m over that of mean pooling"),
+        MetricInfo("csi_01", "1", "max", "hits / (hits + misses + false alarms) at 0.1 m"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("metrics.csv", "table", "a row a method"),
+        ArtifactInfo("coarse/*.tif", "raster", "the coarse terrain of a method, GeoTIFF"),
+        ArtifactInfo("depth/*.tif", "raster", "depth at the end, GeoTIFF"),
+        ArtifactInfo("depths.png", "image", "depth of every method over the hillshade"),
+        ArtifactInfo("differences.png", "image", "coarse less pooled fine depth"),
+        ArtifactInfo("extent.png", "image", "hits, misses, false alarms"),
+        ArtifactInfo("report.json", "report", "all figures, versions"),
+    )
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "terrain.compare",
+        "terrain": {"synthetic": TINY},
+        "duration_s": 120.0,
+        "factor": 4,
+        "methods": ["mean", "channel"],
+        "optimise_steps": 2,
+    }
+
+    kind: Literal["terrain.compare"]
+    factor: Factor = 16
+    methods: list[Method] = Field(default=list(METHODS), min_length=1, max_length=6)
+    nets: list[ArtifactRef] = Field(default=[], max_length=8, description="weights to compare")
+    optimise_steps: Int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Adam steps on the coarse terrain itself, from the first net or mean pooling",
+    )

@@ -1,0 +1,136 @@
+"""Spec of ``terrain.train``. Torch-free."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Part, Spec
+from models.terrain.spec.floods import TINY, check_work, steps_of
+from models.terrain.spec.parts import (
+    DatasetTerrain,
+    Factor,
+    Rain,
+    Solver,
+    Synthetic,
+    Valley,
+    Waters,
+    cap_solver,
+)
+
+
+class Scenes(Part):
+    """Terrains to train on: generated ones, and tiles of rasters, split by source."""
+
+    synthetic: Synthetic | None = Field(
+        default=Synthetic(), description="Pattern of the generated terrains; null: none"
+    )
+    train: Int = Field(default=32, ge=0, le=100_000, description="Generated terrains to train on")
+    test: Int = Field(default=8, ge=0, le=10_000, description="Generated terrains held out")
+    rasters: list[DatasetTerrain] = Field(default=[], max_length=1000, description="To train on")
+    test_rasters: list[DatasetTerrain] = Field(default=[], max_length=1000, description="Held out")
+    tile: Int = Field(
+        default=256, ge=16, le=8192, description="Rows and columns of a raster's tile"
+    )
+
+
+class TerrainTrain(Spec):
+    """Train a net to make terrain coarse so that the coarse flood is the fine one, pooled."""
+
+    entry: ClassVar[str] = "models.terrain.train:train"
+    resumable: ClassVar[bool] = True
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("loss", "m2 or m", "min", "mean loss of an epoch's steps"),
+        MetricInfo(
+            "test_mae_m", "m", "min", "mean |coarse - pooled fine depth|, held-out terrains"
+        ),
+        MetricInfo("error_ratio", "1", "min", "test_mae_m over that of mean pooling"),
+        MetricInfo("test_csi_01", "1", "max", "critical success index at 0.1 m"),
+        MetricInfo("skipped", "1", "min", "steps left out for a loss or gradient not finite"),
+    )
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        ArtifactInfo("weights.safetensors", "weights", "the net of the best epoch"),
+        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
+        ArtifactInfo("floods.safetensors", "samples", "pooled fine floods, for other trainings"),
+        ArtifactInfo("history.csv", "table", "a row an epoch"),
+        ArtifactInfo("history.png", "image", "loss and error ratio over the epochs"),
+        ArtifactInfo("report.json", "report", "all figures, data hash, versions"),
+    )
+    smallest: ClassVar[Mapping[str, Any]] = {
+        "kind": "terrain.train",
+        "scenes": {"synthetic": TINY, "train": 2, "test": 1},
+        "factor": 8,
+        "duration_s": 60.0,
+        "epochs": 2,
+        "batch_size": 2,
+        "width": 8,
+    }
+
+    kind: Literal["terrain.train"]
+    scenes: Scenes = Scenes()
+    factor: Factor = 16
+    water: Waters = [Valley(type="valley"), Rain(type="rain", mm_per_h=0.0)]
+    more_water: list[Waters] = Field(
+        default=[], max_length=15, description="Further floods of every terrain, each by itself"
+    )
+    solver: Solver = Solver()
+    duration_s: float = Field(default=3600.0, gt=0, le=1e6)
+    targets: Int = Field(default=1, ge=1, le=20, description="Times whose depth is matched")
+    floods: ArtifactRef | None = Field(
+        default=None, description="floods.safetensors of another training; not done again"
+    )
+    loss: Literal["mse", "huber", "l1", "relative"] = Field(
+        default="huber", description="relative: l1, each flood's over that of mean pooling"
+    )
+    terrain_weight: float = Field(
+        default=0.0, ge=0, le=1e3, description="Of the pull towards mean pooling"
+    )
+    epochs: Int = Field(default=30, ge=1, le=10_000)
+    batch_size: Int = Field(default=8, ge=1, le=1024)
+    lr: float = Field(default=1e-3, gt=0, le=1, description="Of Adam; falls as a cosine to zero")
+    width: Int = Field(
+        default=64, ge=8, le=256, multiple_of=8, description="Channels of the first stage"
+    )
+    norm: Literal["group", "batch"] = "group"
+    inputs: Literal["heights", "flow"] = Field(
+        default="heights", description="flow: heights by scale, hollows, cells upstream"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TerrainTrain":
+        scenes, f = self.scenes, self.factor
+        if scenes.synthetic is not None and (
+            scenes.synthetic.rows % f or scenes.synthetic.columns % f
+        ):
+            raise ValueError(f"scenes.synthetic: rows and columns must be multiples of factor {f}")
+        if scenes.rasters and scenes.tile % f:
+            raise ValueError(f"scenes.tile: {scenes.tile} must be a multiple of factor {f}")
+        if not scenes.rasters and not (scenes.synthetic and scenes.train):
+            raise ValueError("scenes: give rasters, or synthetic with train at least 1")
+        if not scenes.test_rasters and not (scenes.synthetic and scenes.test):
+            raise ValueError("scenes: give test_rasters, or synthetic with test at least 1")
+        names = {item.dataset for item in scenes.rasters}
+        both = sorted(names & {item.dataset for item in scenes.test_rasters})
+        if both:
+            raise ValueError(f"scenes: {both[0]} is in rasters and test_rasters; split by source")
+        if self.solver.froude is not None or self.solver.reference_mode:
+            raise ValueError("solver: froude and reference_mode cannot be trained through")
+        return self
+
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Solvers of before 30 November 2026 could be unstable."""
+        return cap_solver(stored.get("solver"))
+
+    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+        """Optimizer steps, and cell-steps of the fine floods of generated terrains."""
+        made, scenes = self.scenes.synthetic, self.scenes
+        if made is None or scenes.rasters:
+            return Estimate()
+        steps = steps_of(self.duration_s, made.cell_size_m, self.solver)
+        waters = 1 + len(self.more_water)
+        fine = waters * (scenes.train + scenes.test) * made.rows * made.columns
+        check_work(made.rows * made.columns, steps, "use smaller terrains or a shorter duration_s")
+        total = self.epochs * math.ceil(waters * scenes.train / self.batch_size)
+        return Estimate(total_steps=total, details={"fine_cell_steps": fine * steps})

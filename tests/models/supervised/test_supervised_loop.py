@@ -1,0 +1,259 @@
+"""The supervised loop: rates, budget, stops, divergence, resuming, what it reports."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from models.core.errors import DataError, DivergedError, SpecError
+from models.core.run import Run, StoppedError
+from models.core.spec import Optimizer
+from models.data import images, synthetic
+from models.nets.build import build_net
+from models.nets.spec import ResidualNet
+from models.supervised.loop import fit
+from models.supervised.spec import SupervisedSpec
+from models.supervised.steps import Mode, cross_entropy, learning_rate, make_optimizer
+
+
+@pytest.fixture(scope="module")
+def data():
+    train, test = (synthetic.blobs(48, 3, 8, 3, seed) for seed in (1, 2))
+    return images.from_tensors(list(train), list(test), ["a", "b", "c"], "cpu")
+
+
+class Training(SupervisedSpec):
+    """Of residual nets."""
+
+    model: ResidualNet
+
+
+def spec_of(**fields):
+    base = {
+        "model": {"name": "resnet8"},
+        "data": {"dataset": "none"},
+        "epochs": 3,
+        "batch_size": 16,
+        "optimizer": {"lr": 0.02},
+    }
+    return Training.model_validate(base | fields)
+
+
+def net_of(seed=0):
+    torch.manual_seed(seed)
+    return build_net({"name": "resnet8"}, 3, 3)
+
+
+def events(run, kind):
+    lines = (run.dir / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["type"] == kind]
+
+
+def test_learns_and_reports(data, new_run):
+    run = new_run()
+    fitted = fit(net_of(), data, spec_of(epochs=8), run)
+    assert fitted.scores.accuracy > 0.9
+    assert fitted.ended_by == "steps"
+    losses = [e["values"]["loss"] for e in events(run, "metric") if "loss" in e["values"]]
+    assert losses[-1] < losses[0]
+    assert events(run, "progress")[-1]["step"] == 24
+    assert [row["step"] for row in fitted.history] == [3 * k for k in range(1, 9)]
+    saved = [e["step"] for e in events(run, "artifact")]
+    assert saved[-1] == 24
+    assert len(saved) <= 6
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_learning_rate(kind):
+    """Rises in equal steps to the peak, then never rises again; ends near zero."""
+    spec = Optimizer(lr=2.0, schedule=kind, warmup=0.1)
+    rates = [learning_rate(spec, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * k for k in range(1, 11)])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[55] == pytest.approx({"constant": 2.0}.get(kind, 1.0))
+    assert rates[99] == pytest.approx(2.0 if kind == "constant" else 0, abs=0.03)
+
+
+def test_whole_run_as_warmup():
+    rates = [learning_rate(Optimizer(lr=1.0, warmup=1.0), step, 4) for step in range(4)]
+    assert rates == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_optimizer_is_sgd_by_hand():
+    """Two steps with momentum, Nesterov and decay on one number."""
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 2.0)
+    optimizer = make_optimizer(net, Optimizer(lr=1.0, momentum=0.5, weight_decay=0.1))
+    optimizer.param_groups[0]["lr"].fill_(0.1)
+    w, velocity = 2.0, 0.0
+    for _ in range(2):
+        optimizer.zero_grad()
+        net(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+        gradient = 1 + 0.1 * w
+        velocity = 0.5 * velocity + gradient
+        w -= 0.1 * (gradient + 0.5 * velocity)
+        assert net.weight.item() == pytest.approx(w)
+
+
+def test_divergence_names_the_step(data, new_run):
+    run = new_run()
+
+    def forward(net, batch, mode):
+        loss = cross_entropy(net, batch)
+        return loss * math.nan if mode.name == "bad" else loss
+
+    with pytest.raises(DivergedError, match="nan in step 5"):
+        fit(
+            net_of(),
+            data,
+            spec_of(),
+            run,
+            forward=forward,
+            mode_of=lambda step: Mode("bad" if step == 4 else "full"),
+        )
+    assert not [e for e in events(run, "artifact") if e["step"] > 4]
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_stop_is_obeyed_within_a_step(data, new_run, save):
+    run = new_run()
+
+    def after_step(done, mode):
+        if done == 4:
+            run.request_stop("test", save=save)
+
+    with pytest.raises(StoppedError):
+        fit(net_of(), data, spec_of(epochs=100), run, after_step=after_step)
+    saved = [e["step"] for e in events(run, "artifact")]
+    assert saved == ([4] if save else [])
+
+
+def stopped_at(step, data, run, spec):
+    def after_step(done, mode):
+        if done == step:
+            run.request_stop("test")
+
+    with pytest.raises(StoppedError):
+        fit(net_of(), data, spec, run, after_step=after_step)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_resumed_bits(data, new_run, step):
+    """Weights after an interrupted and resumed run are those of an uninterrupted one."""
+    spec = spec_of(images={"augment": {"crop_padding": 1, "flip": True}})
+    whole = net_of()
+    expected = fit(whole, data, spec, new_run())
+    first = new_run()
+    stopped_at(step, data, first, spec)
+    again = net_of(seed=99)
+    found = fit(again, data, spec, new_run(resume=first, step=step))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert found.scores == expected.scores
+    assert [row["step"] for row in found.history] == [row["step"] for row in expected.history]
+
+
+def test_resuming_a_finished_run_does_nothing_more(data, new_run):
+    first, net = new_run(), net_of()
+    expected = fit(net, data, spec_of(), first)
+    again = net_of(seed=5)
+    found = fit(again, data, spec_of(), new_run(resume=first, step=9))
+    assert found.scores == expected.scores
+    assert torch.equal(again.head.weight, net.head.weight)
+
+
+def test_checkpoint_of_another_net_is_refused(data, new_run):
+    first = new_run()
+    stopped_at(2, data, first, spec_of())
+    other = spec_of(model={"name": "resnet8", "width": 32})
+    with pytest.raises(SpecError, match="checkpoint is of the net"):
+        fit(net_of(), data, other, new_run(resume=first, step=2))
+    resumed = new_run(resume=first, step=2)
+    (path,) = (resumed.dir / "resume").iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="damaged"):
+        fit(net_of(), data, spec_of(), resumed)
+
+
+def test_other_spec_is_told(data, new_run):
+    first = new_run()
+    stopped_at(2, data, first, spec_of())
+    run = new_run(resume=first, step=2)
+    assert fit(net_of(), data, spec_of(epochs=4), run).steps == 12
+    assert [e["code"] for e in events(run, "event")] == ["resumed_with_other_spec"]
+
+
+def test_budget_ends_a_run_with_scores_and_checkpoint(data, new_run):
+    run = new_run()
+    fitted = fit(net_of(), data, spec_of(epochs=500, budget={"max_seconds": 0.01}), run)
+    assert fitted.ended_by == "max_seconds"
+    assert fitted.steps < 100
+    assert fitted.history[-1]["step"] == fitted.steps == events(run, "artifact")[-1]["step"]
+    fitted = fit(net_of(), data, spec_of(epochs=500, budget={"target_accuracy": 0.5}), new_run())
+    assert fitted.ended_by == "target_accuracy"
+    assert fitted.scores.accuracy >= 0.5
+
+
+def test_checkpoints_by_time(data, tmp_path):
+    """With an interval of zero every step leaves one."""
+    (tmp_path / "resume").mkdir()
+    with (tmp_path / "events.jsonl").open("w") as file:
+        run = Run(tmp_path, file, checkpoint_interval_s=0.0)
+        fit(net_of(), data, spec_of(max_steps=4, epochs=None), run)
+    assert [e["step"] for e in events(run, "artifact")] == [1, 2, 3, 4]
+
+
+def test_incomplete_last_batches_are_dropped(data):
+    assert spec_of(batch_size=20).steps(48) == (2, 6)
+    assert spec_of(batch_size=100).steps(48) == (1, 3)
+
+
+def test_bf16_trains_in_float32_weights(data, new_run):
+    net = net_of()
+    fitted = fit(net, data, spec_of(precision="bf16", epochs=1), new_run())
+    assert math.isfinite(fitted.scores.nll)
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+def test_graphs_without_a_gpu_are_told(data, new_run):
+    run = new_run()
+    fit(net_of(), data, spec_of(compile="graphs", epochs=1), run)
+    assert [e["code"] for e in events(run, "event")] == ["no_cuda_graphs"]
+
+
+def test_before_step_may_change_net_and_momentum(data, new_run):
+    """Told of every step from 0 on; what it zeroes without weight decay stays zero in one step."""
+    net, told = net_of(), []
+
+    def before_step(step, momentum):
+        told.append(step)
+        assert momentum.keys() == dict(net.named_parameters()).keys()
+        with torch.no_grad():
+            net.head.bias.zero_()
+            momentum["head.bias"].fill_(1.0)
+
+    fit(net, data, spec_of(max_steps=2, epochs=None), new_run(), before_step=before_step)
+    assert told == [0, 1]
+    assert net.head.bias.abs().sum() > 0
+
+
+def test_named_parameters_decay_by_their_own_rate(data, new_run):
+    """Without gradient and momentum, one step shrinks each parameter by rate times its decay."""
+    net = net_of()
+    start = {name: p.detach().clone() for name, p in net.named_parameters()}
+    spec = spec_of(
+        max_steps=1,
+        epochs=None,
+        optimizer={"lr": 0.5, "momentum": 0.0, "nesterov": False, "warmup": 0.0},
+    )
+
+    def forward(net, batch, mode):
+        return cross_entropy(net, batch, mode) * 0
+
+    fit(net, data, spec, new_run(), forward=forward, decays={"head.weight": 0.1})
+    for name, p in net.named_parameters():
+        decay = 0.1 if name == "head.weight" else 5e-4
+        torch.testing.assert_close(p.detach(), start[name] * (1 - 0.5 * decay))
