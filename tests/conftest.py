@@ -1,5 +1,8 @@
 """Fixtures: a real PostgreSQL and SQLite, a real Valkey, settings, a Run over a folder."""
 
+import tests.runtime_types  # noqa: F401  # installs its import hook before models is imported
+
+# isort: split
 import os
 import shutil
 import tempfile

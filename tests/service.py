@@ -120,9 +120,7 @@ class Service:
 
     def start_api(self, **env: str) -> subprocess.Popen[bytes]:
         """Start the API and wait until it answers."""
-        command = ["uvicorn", "app.main:create_app", "--factory", "--port", str(self.port)]
-        command += ["--timeout-graceful-shutdown", "5", "--log-level", "warning"]
-        process = self._start("api", *command, **env)
+        process = self._start("api", "app.serve", **env)
         wait_until(lambda: self._answers(process), 30, "the API answers")
         return process
 

@@ -156,7 +156,7 @@ def versions() -> dict[str, str]:
     """Versions of this worker, for its row and for the lineage of jobs."""
     from importlib.metadata import version
 
-    return {"code": version("sextant"), "python": platform.python_version()}
+    return {"code": version("sextant-jobs"), "python": platform.python_version()}
 
 
 def process_started_at(pid: int) -> float | None:

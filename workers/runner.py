@@ -172,7 +172,7 @@ def start(
     control_read, control_write = os.pipe()
     os.set_blocking(control_write, False)
     settings = get_settings()
-    command = shlex.split(settings.worker_command) or [sys.executable, "-P", "-m", "models"]
+    command = shlex.split(settings.worker_command) or [sys.executable, "-m", "models"]
     command += ["--events", str(events_write), "--control", str(control_read), action]
     command += [str(folder)]
     if len(grant.gpus) > 1:
@@ -210,6 +210,7 @@ def _environment(grant: Grant, folder: Path, deterministic: bool) -> dict[str, s
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "PYTHONHASHSEED": "0",
+        "PYTHONSAFEPATH": "1",  # nothing is imported from the folder of the run, by ranks neither
         "PYTHONUNBUFFERED": "1",
         "MPLCONFIGDIR": str(folder / ".matplotlib"),
         "SEXTANT_CHECKPOINT_INTERVAL_S": str(get_settings().worker_checkpoint_s),

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from app.cli import datasets, jobs, keys, service
+from app.cli.extras import MissingExtraError
 from app.cli.output import complain
 from app.local.address import StartError
 from sextant_client import ApiError
@@ -34,6 +35,6 @@ def main() -> None:
         if error.code == "unreachable":
             complain("start it with `sextant up`, or set SEXTANT_URL", label="hint")
         sys.exit(3 if error.code == "unreachable" else 1)
-    except (StartError, ValueError, OSError) as error:
+    except (MissingExtraError, StartError, ValueError, OSError) as error:
         complain(str(error))
         sys.exit(1)

@@ -11,6 +11,7 @@ import typer
 
 from app.cli import output
 from app.cli.connect import connect
+from app.cli.extras import require
 from app.cli.jobs import bytes_bar
 from app.cli.output import AsJson, coloured, say, size, summary, table
 
@@ -21,13 +22,13 @@ app = typer.Typer(help="Datasets: built in, uploaded, or fetched from their offi
 def list_datasets(as_json: AsJson = False) -> None:
     """List all datasets."""
     with connect() as client:
-        found = list(client.datasets())
+        listed = list(client.datasets())
     if as_json:
-        output.print_json(found)
+        output.print_json(listed)
         return
     rows = (
         (each["name"], each["format"], coloured(each["status"]), summary(each["counts"] or {}))
-        for each in found
+        for each in listed
     )
     table(("dataset", "format", "status", "holds"), rows)
 
@@ -71,6 +72,7 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Download a public dataset, convert it and import it."""
+    require("worker", "numpy", "scipy")
     with tempfile.TemporaryDirectory(prefix="sextant-fetch-") as scratch:
         target = (folder or Path(scratch)).resolve()
         target.mkdir(parents=True, exist_ok=True)
@@ -79,7 +81,7 @@ def fetch(
         events.unlink(missing_ok=True)
         # a child: this process never loads the libraries that decode
         done = subprocess.run(  # noqa: S603  # our own command
-            [sys.executable, "-m", "models", "fetch", name, str(target)],
+            [sys.executable, "-P", "-m", "models", "fetch", name, str(target)],
             check=False,
             stderr=subprocess.PIPE,
             text=True,

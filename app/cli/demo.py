@@ -24,7 +24,7 @@ class DemoError(Exception):
 
 
 def run(folder: Path, data: Path | None) -> bool:
-    """Do everything and tell about it; returns whether all of it worked.
+    """Run the demo and print what it does; returns whether all of it worked.
 
     Args:
         folder: is made anew; a folder that is not from an earlier demo is refused.
@@ -35,7 +35,7 @@ def run(folder: Path, data: Path | None) -> bool:
     try:
         with up.running(say) as address, Client(address.url, address.key) as client:
             say(f"The service runs at {address.url}; everything goes into {folder.resolve()}\n")
-            _carry_out(client, folder, data)
+            _run_jobs(client, folder, data)
     except DemoError as error:
         say(f"\nThe demo failed: {error}")
         say(f"Logs are in {folder.resolve() / 'state' / 'logs'}")
@@ -54,7 +54,7 @@ def _make_fresh(folder: Path) -> None:
     (folder / MARKER).touch()
 
 
-def _carry_out(client: Client, folder: Path, data: Path | None) -> None:
+def _run_jobs(client: Client, folder: Path, data: Path | None) -> None:
     images = DIGITS if data is None else _import(client, data)
     trained = _do(
         client, "1/3 train, with a plain net beside it", _training(client, images), cpus=1
@@ -65,7 +65,7 @@ def _carry_out(client: Client, folder: Path, data: Path | None) -> None:
     files = []
     for name, job in (("1-train", trained), ("2-cat", cat), ("3-own", own)):
         files += _download(client, job["id"], folder / name)
-    _tell(trained["result"], files)
+    _print_results(trained["result"], files)
 
 
 def _import(client: Client, data: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _download(client: Client, job_id: str, folder: Path) -> list[tuple[str, Path
     return files
 
 
-def _tell(result: dict[str, Any], files: list[tuple[str, Path]]) -> None:
+def _print_results(result: dict[str, Any], files: list[tuple[str, Path]]) -> None:
     say(Text("\nTraining with cheap steps, and plainly", "bold"))
     arms = [
         (title, f"{result[f'{arm}test_accuracy']:.1%}", duration(result[f"{arm}train_seconds"]))

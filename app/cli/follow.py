@@ -32,10 +32,10 @@ class Watcher:
     def __init__(self, bar: Progress, title: str) -> None:
         self._bar = bar
         self._title = title
-        self._told_at = monotonic()
+        self._printed_at = monotonic()
         self._task = bar.add_task(printable(title), total=None, state="", rate="", left="", loss="")
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, Any]) -> None:
         """Take one event of the job."""
         data = event["data"]
         if event["type"] == "progress":
@@ -53,13 +53,13 @@ class Watcher:
                 self._bar.update(self._task, completed=total, total=total, left="")
         elif event["type"] == "warning":
             self._bar.console.print(Text("warning:", "yellow"), plain(data.get("message")))
-        self._tell()
+        self._print_line()
 
-    def _tell(self) -> None:
+    def _print_line(self) -> None:
         """A line now and then where the bar cannot be seen."""
-        if self._bar.console.is_terminal or monotonic() - self._told_at < LINE_EVERY_S:
+        if self._bar.console.is_terminal or monotonic() - self._printed_at < LINE_EVERY_S:
             return
-        self._told_at = monotonic()
+        self._printed_at = monotonic()
         task = self._bar.tasks[self._task]
         shown = [f"{task.percentage:.0f} %", *(task.fields[name] for name in FIELDS)]
         say(f"{self._title}: {', '.join(filter(None, shown))}")
@@ -97,7 +97,7 @@ def follow(client: Client, job: dict[str, Any], title: str | None = None) -> dic
     )
     with bar:
         watcher = Watcher(bar, title or job["name"] or job["kind"])
-        return client.wait(job["id"], on_event=watcher.hear)
+        return client.wait(job["id"], on_event=watcher.on_event)
 
 
 def report(client: Client, job: dict[str, Any]) -> None:
@@ -109,8 +109,8 @@ def report(client: Client, job: dict[str, Any]) -> None:
             say(f"hint: {error['hint']}")
     figures = {n: v for n, v in (job["result"] or {}).items() if isinstance(v, float | int | str)}
     fields(dict(list(figures.items())[:SHOWN_FIGURES]))
-    found = client.artifacts(job["id"])
+    artifacts = client.artifacts(job["id"])
     table(
         ("role", "file", "size"),
-        ((each["role"], each["name"], size(each["size_bytes"])) for each in found),
+        ((each["role"], each["name"], size(each["size_bytes"])) for each in artifacts),
     )

@@ -58,8 +58,8 @@ def submit(
 
 def _request(text: str, name: str | None) -> dict[str, Any]:
     """A whole job request, from one or from a bare spec."""
-    found = output.parse_json(text)
-    request = found if "spec" in found else {"spec": found}
+    parsed = output.parse_json(text)
+    request = parsed if "spec" in parsed else {"spec": parsed}
     return request | ({"name": name} if name else {})
 
 
@@ -83,13 +83,13 @@ def jobs(
     """List jobs, newest first."""
     filters = {"status": status, "kind": kind, "limit": min(limit, 200)}
     with connect() as client:
-        found = [job for job, _ in zip(client.jobs(**filters), range(limit), strict=False)]
+        listed = [job for job, _ in zip(client.jobs(**filters), range(limit), strict=False)]
     if as_json:
-        output.print_json(found)
+        output.print_json(listed)
         return
     rows = (
         (j["id"], j["kind"], j["name"], _state(j), _percent(j), when(j["created_at"]))
-        for j in found
+        for j in listed
     )
     table(("job", "kind", "name", "status", "done", "created"), rows)
 
@@ -155,11 +155,11 @@ def metrics(
 ) -> None:
     """Print the numbers a job reported."""
     with connect() as client:
-        found = client.metrics(job_id, names=name, max_points=max_points)
+        answer = client.metrics(job_id, names=name, max_points=max_points)
     if as_json:
-        output.print_json(found)
+        output.print_json(answer)
         return
-    series = output.series(found)
+    series = output.series(answer)
     if plot:
         for each, points in series.items():
             say(Text(f"\n{printable(each)}", "bold"))
@@ -256,11 +256,11 @@ def kinds(
     """List the kinds of jobs, or show one with its fields."""
     with connect() as client:
         if kind is None:
-            found = client.kinds()
+            listed = client.kinds()
             if as_json:
-                output.print_json(found)
+                output.print_json(listed)
             else:
-                table(("kind", "what it does"), ((k["kind"], k["description"]) for k in found))
+                table(("kind", "what it does"), ((k["kind"], k["description"]) for k in listed))
             return
         one, schema = client.kind(kind), client.schema(kind)
     if as_json:

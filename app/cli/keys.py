@@ -6,11 +6,9 @@ import typer
 
 from app.cli import output
 from app.cli.connect import connect
+from app.cli.extras import require
 from app.cli.output import AsJson, say, table, when
-from app.db import migrate
-from app.db.session import get_engine, make_session
 from app.local.address import admin_key
-from app.services.keys import ensure_admin_key
 from app.settings import get_settings
 
 app = typer.Typer(help="API keys; a key with scope admin is needed.")
@@ -20,13 +18,13 @@ app = typer.Typer(help="API keys; a key with scope admin is needed.")
 def list_keys(as_json: AsJson = False) -> None:
     """List the keys, without their secrets."""
     with connect() as client:
-        found = client.keys()
+        listed = client.keys()
     if as_json:
-        output.print_json(found)
+        output.print_json(listed)
         return
     rows = (
         (k["id"], k["name"], " ".join(k["scopes"]), when(k["last_used_at"]), when(k["revoked_at"]))
-        for k in found
+        for k in listed
     )
     table(("key", "name", "scopes", "last used", "revoked"), rows)
 
@@ -58,13 +56,18 @@ def create(
 
 def _first_key() -> str:
     """The admin key of a new installation; needs the database, not a running API."""
+    require("server", "alembic", "sqlalchemy")
+    from app.db import migrate
+    from app.db.session import get_engine, make_session
+    from app.services.keys import ensure_admin_key
+
     migrate.upgrade(get_engine())
     with make_session() as session:
-        made = ensure_admin_key(session)
-    found = made or admin_key(get_settings())
-    if found is None:
+        created = ensure_admin_key(session)
+    key = created or admin_key(get_settings())
+    if key is None:
         raise ValueError("there are keys already; make more with an admin key in SEXTANT_KEY")
-    return found
+    return key
 
 
 @app.command()

@@ -129,7 +129,7 @@ def plot(points: Sequence[tuple[float, float]], width: int = 72, height: int = 1
     columns: list[list[float]] = [[] for _ in range(width)]
     for x, y in points:
         columns[int((x - first) / span * (width - 1))].append((y - low) / scale)
-    heights = [sum(found) / len(found) * height * 8 if found else None for found in columns]
+    heights = [sum(c) / len(c) * height * 8 if c else None for c in columns]
     lines = []
     for row in reversed(range(height)):
         cells = [_cell(level, row) for level in heights]
@@ -163,19 +163,19 @@ def parse_json(text: str) -> dict[str, Any]:
         ValueError: saying where the text is no JSON object.
     """
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}: no JSON: {error.msg}") from error
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise ValueError("the file must hold one JSON object: a spec with its kind")  # noqa: TRY004  # wrong input, not a wrong call
-    return found
+    return parsed
 
 
-def series(found: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+def series(answer: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
     """Finite points (step, value) of each metric, from the answer of ``/metrics``."""
     points = {
         name: [(p["step"], p["value"]) for p in values if p["value"] is not None]
-        for name, values in found["series"].items()
+        for name, values in answer["series"].items()
     }
     return {name: values for name, values in points.items() if values}
 

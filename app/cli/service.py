@@ -12,11 +12,9 @@ import typer
 from pydantic import SecretStr
 from rich.text import Text
 
-from app.cli import demo as demonstration
 from app.cli import output
+from app.cli.extras import require
 from app.cli.output import AsJson, say, table
-from app.local import doctor as examination
-from app.local.up import running
 from app.settings import Settings, get_settings, unknown_variables
 
 MARKS = {True: Text("ok", "green"), False: Text("FAIL", "red"), None: Text("none", "yellow")}
@@ -35,6 +33,9 @@ def up(
     bind: Annotated[str | None, typer.Option(help="host:port of the API")] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
+    require("embedded", "sqlalchemy", "uvicorn", "torch")
+    from app.local.up import running
+
     if bind is not None:
         os.environ["SEXTANT_BIND"] = bind
     _interruptible()
@@ -59,7 +60,10 @@ def demo(
         "demo-output"
     ),
 ) -> None:
-    """Start a service, carry real jobs through it, download what they made, stop."""
+    """Start a service, run real jobs over HTTP, download their results, exit."""
+    require("embedded,samples", "sqlalchemy", "uvicorn", "torch", "sklearn")
+    from app.cli import demo as demonstration
+
     _interruptible()
     if not demonstration.run(folder, data):
         raise typer.Exit(1)
@@ -73,7 +77,8 @@ def _interruptible() -> None:
 
 def worker() -> None:
     """Run a worker; it takes the place of this process."""
-    os.execv(sys.executable, [sys.executable, "-m", "workers"])  # noqa: S606  # our own command
+    require("worker", "celery", "torch")
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "workers"])  # noqa: S606  # our own command
 
 
 def doctor(
@@ -81,15 +86,17 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check this installation, and the running service if there is one."""
-    found = examination.examine(only)
+    from app.local import doctor as examination
+
+    findings = examination.examine(only)
     if as_json:
-        output.print_json([finding._asdict() for finding in found])
+        output.print_json([finding._asdict() for finding in findings])
     else:
-        table(("", "check", "found"), ((MARKS[f.ok], f.check, f.found) for f in found))
-        for finding in found:
+        table(("", "check", "found"), ((MARKS[f.ok], f.check, f.found) for f in findings))
+        for finding in findings:
             if finding.hint:
                 say(Text(f"{finding.check}:", "bold"), finding.hint)
-    if any(finding.ok is False for finding in found):
+    if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
 
 
@@ -122,4 +129,4 @@ def _masked(value: Any) -> Any:
 
 def version() -> None:
     """Print the version."""
-    say(f"sextant {version_of('sextant')}")
+    say(f"sextant {version_of('sextant-jobs')}")

@@ -1,4 +1,7 @@
-"""``sextant doctor``: looks at everything the service needs, with a way out for what is amiss."""
+"""``sextant doctor``: checks everything the service needs; each finding that is not ok has a hint.
+
+Works without the extra `server` too: checks that need its packages report that it is missing.
+"""
 
 import platform
 import shutil
@@ -11,18 +14,19 @@ from typing import Any, NamedTuple
 
 import httpx
 from packaging.requirements import Requirement
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import migrate
-from app.db.session import get_engine, make_session
 from app.local.address import local_url
-from app.local.up import find_gpus
-from app.queue import make_redis
-from app.services import workers
+from app.local.gpus import find_gpus
 from app.settings import get_settings
 
+DISTRIBUTION = "sextant-jobs"
 DISK_MIN_GB = 2.0
-EXTRAS = {"worker": "jobs run here", "embedded": "sextant up has a broker", "samples": "demo"}
+EXTRAS = {
+    "server": "this machine can serve",
+    "worker": "jobs run here",
+    "embedded": "sextant up has a broker",
+    "samples": "the demo and the built-in datasets have their files",
+}
 
 
 class Finding(NamedTuple):
@@ -42,43 +46,60 @@ def examine(only: Sequence[str] | None = None) -> list[Finding]:
     """
     if unknown := set(only or ()) - CHECKS.keys():
         raise ValueError(f"no check {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
-    return [
-        finding for name, check in CHECKS.items() if not only or name in only for finding in check()
-    ]
+    return [finding for name in CHECKS if not only or name in only for finding in _examine(name)]
+
+
+def _examine(name: str) -> list[Finding]:
+    try:
+        return CHECKS[name]()
+    except ModuleNotFoundError as error:
+        hint = f"pip install '{DISTRIBUTION}[server]'"
+        return [Finding(name, ok=None, found=f"{error.name} is not installed", hint=hint)]
 
 
 def _python() -> list[Finding]:
-    found = f"{platform.python_version()} in {sys.prefix}"
-    return [Finding("python", sys.version_info >= (3, 11), found)]
+    interpreter = f"{platform.python_version()} in {sys.prefix}"
+    return [Finding("python", sys.version_info >= (3, 11), interpreter)]
 
 
 def _packages() -> list[Finding]:
-    wanted = [Requirement(text) for text in requires("sextant") or []]
-    findings = [_requirements("packages", [each for each in wanted if _applies(each, "")])]
+    findings = [_installed("packages", required())]
     for extra, purpose in EXTRAS.items():
-        listed = [each for each in wanted if not _applies(each, "") and _applies(each, extra)]
-        found = _requirements(f"extra {extra}", listed)
-        hint = f"needed so that {purpose}: pip install 'sextant[{extra}]'"
-        findings.append(found if found.ok else found._replace(ok=None, hint=hint))
+        finding = _installed(f"extra {extra}", required(extra))
+        hint = f"needed so that {purpose}: pip install '{DISTRIBUTION}[{extra}]'"
+        findings.append(finding if finding.ok else finding._replace(ok=None, hint=hint))
     return findings
+
+
+def required(extra: str = "") -> list[Requirement]:
+    """Requirements of an extra, those of the extras it names included; of the base without one."""
+    listed = []
+    for each in map(Requirement, requires(DISTRIBUTION) or []):
+        if (extra and _applies(each, "")) or not _applies(each, extra):
+            continue
+        if each.name == DISTRIBUTION:
+            listed += [inner for named in sorted(each.extras) for inner in required(named)]
+        else:
+            listed.append(each)
+    return listed
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _requirements(check: str, wanted: Sequence[Requirement]) -> Finding:
+def _installed(check: str, wanted: Sequence[Requirement]) -> Finding:
     wrong = []
     for each in wanted:
         try:
-            found = version(each.name)
+            installed = version(each.name)
         except PackageNotFoundError:
             wrong.append(f"{each.name} is missing")
         else:
-            if not each.specifier.contains(found, prereleases=True):
-                wrong.append(f"{each.name} is {found}, not {each.specifier}")
+            if not each.specifier.contains(installed, prereleases=True):
+                wrong.append(f"{each.name} is {installed}, not {each.specifier}")
     if wrong:
-        hint = "pip install -c constraints.txt . brings the tested versions"
+        hint = f"pip install '{DISTRIBUTION}'"
         return Finding(check, ok=False, found="; ".join(wrong), hint=hint)
     return Finding(check, ok=True, found=f"{len(wanted)} as required")
 
@@ -99,6 +120,11 @@ def _disk() -> list[Finding]:
 
 
 def _database() -> list[Finding]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.db import migrate
+    from app.db.session import get_engine
+
     settings = get_settings()
     shown = get_engine().url.render_as_string(hide_password=True)
     path = get_engine().url.database or ""
@@ -118,6 +144,8 @@ def _broker() -> list[Finding]:
     if not get_settings().broker_url:
         hint = "`sextant up` brings its own; elsewhere set SEXTANT_BROKER_URL"
         return [Finding("broker", ok=None, found="no SEXTANT_BROKER_URL", hint=hint)]
+    from app.queue import make_redis
+
     try:
         make_redis().ping()
     except Exception as error:  # of a library that only app.queue knows
@@ -147,16 +175,21 @@ def _worker() -> list[Finding]:
     return [_living("worker", lambda worker: worker.host == here, f"none on {here}")]
 
 
-def _living(check: str, counts: Callable[[Any], bool], nobody: str) -> Finding:
+def _living(check: str, counts: Callable[[Any], bool], none: str) -> Finding:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.db.session import make_session
+    from app.services import workers
+
     try:
         with make_session(write=False) as session:
-            found = [each for each in workers.live(session) if counts(each)]
+            living = [each for each in workers.live(session) if counts(each)]
     except SQLAlchemyError:
-        return Finding(check, ok=False, found="the database does not tell", hint="see database")
-    if not found:
+        return Finding(check, ok=False, found="the database cannot be read", hint="see database")
+    if not living:
         hint = "start one with `sextant worker`; jobs wait until then"
-        return Finding(check, ok=False, found=nobody, hint=hint)
-    shown = ", ".join(f"{each.id} ({each.slots_free} of {each.slots} free)" for each in found)
+        return Finding(check, ok=False, found=none, hint=hint)
+    shown = ", ".join(f"{each.id} ({each.slots_free} of {each.slots} free)" for each in living)
     return Finding(check, ok=True, found=shown)
 
 

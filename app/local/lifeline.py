@@ -20,11 +20,11 @@ TICK_S = 0.2
 
 
 class Lifeline:
-    """The parent's end: tells the watching process what it has started and what has ended."""
+    """The parent's end: reports what it has started and what has ended to the watching process."""
 
     def __init__(self) -> None:
         read, self._pipe = os.pipe()
-        command = [sys.executable, "-m", "app.local.lifeline"]
+        command = [sys.executable, "-P", "-m", "app.local.lifeline"]
         self.process = subprocess.Popen(command, stdin=read, start_new_session=True)  # noqa: S603  # our own command
         os.close(read)
 
@@ -35,13 +35,13 @@ class Lifeline:
 
     def started(self, group: int) -> None:
         """A process group was started."""
-        self._tell(f"+{group}")
+        self._report(f"+{group}")
 
     def ended(self, group: int) -> None:
         """It has ended."""
-        self._tell(f"-{group}")
+        self._report(f"-{group}")
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         with suppress(BrokenPipeError):  # the watcher was killed: the parent makes a new one
             os.write(self._pipe, f"{line}\n".encode())
 

@@ -46,7 +46,7 @@ class Supervisor:
     Args:
         parts: in the order of starting.
         logs: folder in which each part has ``NAME.log``.
-        say: is told what a person should know.
+        say: is called with each message for the user.
     """
 
     def __init__(self, parts: Sequence[Part], logs: Path, say: Callable[[str], None]) -> None:
@@ -87,7 +87,8 @@ class Supervisor:
         with (self.logs / f"{part.name}.log").open("ab") as log:
             part.process = subprocess.Popen(  # noqa: S603  # our own commands
                 part.command,
-                env={**os.environ, **part.environment},
+                # the working directory may have an app/ of its own: keep it off the import path
+                env={**os.environ, "PYTHONSAFEPATH": "1", **part.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

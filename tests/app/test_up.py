@@ -34,7 +34,7 @@ OBEDIENT = python("import signal, sys, time; signal.signal(15, sys.exit); time.s
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
@@ -52,40 +52,40 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
-def test_a_part_that_dies_starts_again_and_none_is_left(tmp_path, said):
+def test_a_part_that_dies_starts_again_and_none_is_left(tmp_path, messages):
     part = Part("sleeper", SLEEP, 5)
-    with Supervisor([part], tmp_path, said.append):
+    with Supervisor([part], tmp_path, messages.append):
         first = pid_of(part)
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: part.process is not None and part.alive and pid_of(part) != first)
         second = psutil.Process(pid_of(part))
     assert gone([second])
-    assert "sleeper ended with code -9; it starts again in 0.5 s" in said[0]
+    assert "sleeper ended with code -9; it starts again in 0.5 s" in messages[0]
 
 
-def test_what_a_dead_part_left_behind_is_killed_first(tmp_path, said):
+def test_what_a_dead_part_left_behind_is_killed_first(tmp_path, messages):
     part = Part("family", FAMILY, 5)
-    with Supervisor([part], tmp_path, said.append):
+    with Supervisor([part], tmp_path, messages.append):
         wait_until(lambda: len(family(pid_of(part))) == 2)
         orphan = family(pid_of(part))[1]
         os.kill(pid_of(part), signal.SIGKILL)
         wait_until(lambda: gone([orphan]))
 
 
-def test_a_part_that_never_lives_is_tried_less_and_less_often(tmp_path, said, monkeypatch):
+def test_a_part_that_never_lives_is_tried_less_and_less_often(tmp_path, messages, monkeypatch):
     monkeypatch.setattr(supervisor, "BACK_OFF_S", (0.0, 0.0, 600.0))
     part = Part("broken", python("raise SystemExit(3)"), 5)
-    with Supervisor([part], tmp_path, said.append):
-        wait_until(lambda: len(said) == 3)
+    with Supervisor([part], tmp_path, messages.append):
+        wait_until(lambda: len(messages) == 3)
         time.sleep(1.0)
-    assert len(said) == 3
-    assert "ended with code 3" in said[0]
+    assert len(messages) == 3
+    assert "ended with code 3" in messages[0]
 
 
-def test_parts_stop_in_reverse_order(tmp_path, said):
+def test_parts_stop_in_reverse_order(tmp_path, messages):
     parts = [Part(name, OBEDIENT, 5) for name in ("first", "second")]
     ended: list[str] = []
-    watched = Supervisor(parts, tmp_path, said.append)
+    watched = Supervisor(parts, tmp_path, messages.append)
     end = watched._end
 
     def note(part: Part, patience_s: float) -> None:
@@ -98,13 +98,13 @@ def test_parts_stop_in_reverse_order(tmp_path, said):
     assert ended == ["second", "first"]
 
 
-def test_a_part_that_does_not_listen_is_killed(tmp_path, said):
+def test_a_part_that_does_not_listen_is_killed(tmp_path, messages):
     part = Part("deaf", STUBBORN, 0.3)
-    with Supervisor([part], tmp_path, said.append):
+    with Supervisor([part], tmp_path, messages.append):
         wait_until(lambda: (tmp_path / "deaf.log").read_text() == "deaf\n")
         process = psutil.Process(pid_of(part))
     assert gone([process])
-    assert said == ["deaf did not stop within 0.3 s and is killed"]
+    assert messages == ["deaf did not stop within 0.3 s and is killed"]
 
 
 PARENT = f"""
@@ -135,9 +135,9 @@ def test_the_lifeline_kills_what_does_not_listen():
     assert process.wait(5) == -signal.SIGKILL
 
 
-def test_a_new_lifeline_takes_over(tmp_path, said):
+def test_a_new_lifeline_takes_over(tmp_path, messages):
     part = Part("sleeper", SLEEP, 5)
-    with Supervisor([part], tmp_path, said.append) as watched:
+    with Supervisor([part], tmp_path, messages.append) as watched:
         first = watched._lifeline
         first.process.kill()
         wait_until(lambda: watched._lifeline is not first)
@@ -154,11 +154,11 @@ def test_a_path_too_long_or_odd_for_a_socket_moves_to_a_short_one(tmp_path):
         assert not path.parent.exists()
 
 
-def test_without_the_wheel_workers_poll(tmp_path, said, monkeypatch):
+def test_without_the_wheel_workers_poll(tmp_path, messages, monkeypatch):
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
     with embedded.ExitStack() as stack:
-        assert embedded._broker_url(Settings(), tmp_path, stack, said.append) == {}
-    assert "poll" in said[0]
+        assert embedded._broker_url(Settings(), tmp_path, stack, messages.append) == {}
+    assert "poll" in messages[0]
 
 
 def test_a_second_one_on_the_same_folder_is_refused(tmp_path):
@@ -233,7 +233,7 @@ def up(tmp_path) -> Iterator[Up]:
 def test_the_service_survives_its_parts_and_ctrl_c_leaves_nothing(up, tmp_path):
     wait_until(lambda: "key: sx_" in up.output.read_text(), 60, "the service is ready")
     assert up.url in up.output.read_text()
-    for words in ("app.local.broker", "uvicorn", "workers"):
+    for words in ("app.local.broker", "app.serve", "workers"):
         first = up.part(words)
         assert first is not None, words
         first.kill()

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from sextant_client import download, stream, upload, waiting
 from sextant_client.errors import ApiError
-from sextant_client.flow import Emit, Flow, Progress, Request, hearing, send
+from sextant_client.flow import Emit, Flow, Progress, Request, send, with_callback
 
 SpecLike = BaseModel | Mapping[str, Any]
 # the value itself from Client; an awaitable of it from AsyncClient
@@ -160,7 +160,7 @@ class Calls(ABC):
             name: what specs will call it.
             paths: one file; or a folder of images, or several parquet files (``train*``,
                 ``test*``), which are packed into one zip on the way.
-            format: of the content; told from the file's name when None.
+            format: of the content; derived from the file's name when None.
             options: of the format, for example ``cell_size_m``.
             on_progress: is given bytes sent and bytes in all.
 
@@ -169,7 +169,7 @@ class Calls(ABC):
 
         Raises:
             ApiError: with code ``dataset_failed`` and the reason if the check refuses it.
-            ValueError: if the format cannot be told.
+            ValueError: if the format cannot be derived from the file's name.
         """
         return self._run(upload.upload(name, paths, format, dict(options or {}), on_progress))
 
@@ -252,14 +252,14 @@ def _pages(path: str, filters: Mapping[str, Any]) -> Flow[None]:
 
 def _list(path: str) -> Flow[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
-    yield from hearing(_pages(path, {}), rows.append)
+    yield from with_callback(_pages(path, {}), rows.append)
     return rows
 
 
 def _download(job_id: str, name: str, to: Path, on_progress: Progress | None) -> Flow[Path]:
-    found = yield from _list(f"/v1/jobs/{job_id}/artifacts")
-    for artifact in found:
+    artifacts = yield from _list(f"/v1/jobs/{job_id}/artifacts")
+    for artifact in artifacts:
         if artifact["name"] == name:
             return (yield from download.download(artifact, to, on_progress))
-    names = ", ".join(artifact["name"] for artifact in found) or "none yet"
+    names = ", ".join(artifact["name"] for artifact in artifacts) or "none yet"
     raise ApiError.own("not_found", f"{job_id} has no artifact {name!r}; it has {names}")

@@ -56,12 +56,12 @@ def download(artifact: dict[str, Any], to: Path, on_progress: Progress | None) -
     target.parent.mkdir(parents=True, exist_ok=True)
     pieces = cut(target, size, sha256)
 
-    def tell() -> None:
+    def report() -> None:
         if on_progress is not None:
             on_progress(sum(piece.have for piece in pieces), size)
 
     path = f"/v1/artifacts/{artifact['id']}/content"
-    yield Together(tuple(_fetch(path, piece, tell) for piece in pieces))
+    yield Together(tuple(_fetch(path, piece, report) for piece in pieces))
     _join(pieces, target, sha256)
     return target
 
@@ -77,27 +77,27 @@ def cut(target: Path, size: int, sha256: str) -> list[Piece]:
     ]
 
 
-def _fetch(path: str, piece: Piece, tell: Callable[[], None]) -> Flow[None]:
-    in_vain = 0
+def _fetch(path: str, piece: Piece, report: Callable[[], None]) -> Flow[None]:
+    failed_attempts = 0
     piece.path.touch()
     while (have := piece.have) < piece.size:
         span = f"bytes={piece.start + have}-{piece.start + piece.size - 1}"
         answer = yield Open(Request("GET", path, headers={"Range": span}))
         if isinstance(answer, httpx.Response) and answer.status_code < 500:
             _check_range(checked(answer))
-            yield from _append(piece, tell)
-        in_vain = 0 if piece.have > have else in_vain + 1
-        if in_vain > len(PAUSES_S):
+            yield from _append(piece, report)
+        failed_attempts = 0 if piece.have > have else failed_attempts + 1
+        if failed_attempts > len(PAUSES_S):
             raise ApiError.own("unreachable", f"the download of {path} breaks off again and again")
-        if in_vain:
-            yield Pause(PAUSES_S[in_vain - 1])
+        if failed_attempts:
+            yield Pause(PAUSES_S[failed_attempts - 1])
 
 
-def _append(piece: Piece, tell: Callable[[], None]) -> Flow[None]:
+def _append(piece: Piece, report: Callable[[], None]) -> Flow[None]:
     with piece.path.open("ab", buffering=0) as file:
         while isinstance(data := (yield Read()), bytes):
             file.write(data)
-            tell()
+            report()
 
 
 def _check_range(answer: httpx.Response) -> None:
@@ -116,9 +116,9 @@ def _join(pieces: Sequence[Piece], target: Path, sha256: str) -> None:
             piece.path.unlink()
         whole.flush()
         os.fsync(whole.fileno())
-    if (found := digest(first.path)) != sha256:
+    if (actual := digest(first.path)) != sha256:
         first.path.unlink()
-        raise ApiError.own("checksum", f"{target.name} has SHA-256 {found}, not {sha256}")
+        raise ApiError.own("checksum", f"{target.name} has SHA-256 {actual}, not {sha256}")
     first.path.replace(target)
 
 

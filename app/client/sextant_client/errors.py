@@ -7,7 +7,7 @@ import httpx
 
 
 class ApiError(Exception):
-    """What went wrong, as the service's problem document (RFC 9457) tells it.
+    """What went wrong, as the service's problem document (RFC 9457) states it.
 
     Attributes:
         status: HTTP status; 0 when there was no answer, or when the client itself gave up.
@@ -21,7 +21,7 @@ class ApiError(Exception):
 
     @classmethod
     def own(cls, code: str, title: str) -> "ApiError":
-        """An error found by the client: ``unreachable``, ``timeout``, ``checksum``, ..."""
+        """An error of the client itself: ``unreachable``, ``timeout``, ``checksum``, ..."""
         return cls(0, {"code": code, "title": title})
 
     @classmethod
@@ -29,10 +29,10 @@ class ApiError(Exception):
         """The error in an answer of status 400 or more; proxies may answer without a document."""
         fallback = {"code": "http", "title": f"{answer.status_code} {answer.reason_phrase}"}
         try:
-            found = answer.json()
+            problem = answer.json()
         except ValueError:
-            found = None
-        return cls(answer.status_code, found if isinstance(found, dict) else fallback)
+            problem = None
+        return cls(answer.status_code, problem if isinstance(problem, dict) else fallback)
 
     @property
     def code(self) -> str:

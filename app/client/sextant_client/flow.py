@@ -12,7 +12,7 @@ from sextant_client.errors import ApiError
 T = TypeVar("T")
 
 PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # between repetitions of a failed request
-AGAIN = {429, 502, 503, 504}  # statuses that may be gone in a moment
+RETRYABLE = {429, 502, 503, 504}  # statuses of a passing condition
 RETRY_AFTER_MAX_S = 30.0
 IN_FLIGHT = "idempotency_in_flight"
 
@@ -105,7 +105,7 @@ def checked(answer: httpx.Response | httpx.TransportError) -> httpx.Response:
 
 
 def _may_help(answer: httpx.Response | httpx.TransportError) -> bool:
-    if isinstance(answer, httpx.TransportError) or answer.status_code in AGAIN:
+    if isinstance(answer, httpx.TransportError) or answer.status_code in RETRYABLE:
         return True
     # an earlier sending of the same POST is being carried out: its answer will be ours
     return answer.status_code == httpx.codes.CONFLICT and ApiError.of(answer).code == IN_FLIGHT
@@ -120,13 +120,13 @@ def _pause_s(answer: httpx.Response | httpx.TransportError, pause_s: float) -> f
     return pause_s * random.uniform(0.8, 1.2)  # noqa: S311  # spread of retries, no secret
 
 
-def emitting(flow: Flow[Any]) -> Flow[None]:
+def emit_result(flow: Flow[Any]) -> Flow[None]:
     """The flow, with its result emitted at the end."""
     yield Emit((yield from flow))
 
 
-def hearing(flow: Flow[T], hear: Callable[[Any], None]) -> Flow[T]:
-    """The flow, with what it emits given to ``hear`` instead of the caller."""
+def with_callback(flow: Flow[T], callback: Callable[[Any], None]) -> Flow[T]:
+    """The flow, with what it emits given to ``callback`` instead of the caller."""
     answer = None
     while True:
         try:
@@ -134,6 +134,6 @@ def hearing(flow: Flow[T], hear: Callable[[Any], None]) -> Flow[T]:
         except StopIteration as end:
             return end.value
         if isinstance(step, Emit):
-            answer = hear(step.value)
+            answer = callback(step.value)
         else:
             answer = yield step

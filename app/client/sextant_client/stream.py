@@ -67,22 +67,23 @@ def follow(path: str, last: str = "", **params: Any) -> Flow[None]:
     Raises:
         ApiError: if the service refuses, or several connections in a row bring nothing.
     """
-    parser, in_vain = Parser(last), 0
+    parser, failed_attempts = Parser(last), 0
     while not parser.ended:
         headers = {"Accept": "text/event-stream"}
         if parser.last:
             headers["Last-Event-ID"] = parser.last
         request = Request("GET", path, params=params, headers=headers, read_s=SILENCE_S)
-        in_vain = 0 if (yield from _one_connection(request, parser)) else in_vain + 1
-        if in_vain > len(PAUSES_S):
+        received = yield from _one_connection(request, parser)
+        failed_attempts = 0 if received else failed_attempts + 1
+        if failed_attempts > len(PAUSES_S):
             raise ApiError.own("unreachable", f"the stream {path} breaks off again and again")
         if not parser.ended:
-            yield Pause(PAUSES_S[max(in_vain - 1, 0)])
+            yield Pause(PAUSES_S[max(failed_attempts - 1, 0)])
 
 
 def _one_connection(request: Request, parser: Parser) -> Flow[bool]:
     """Emit what one connection brings; returns whether it brought anything."""
-    heard = False
+    received = False
     answer = yield Open(request)
     if isinstance(answer, httpx.TransportError) or answer.status_code >= 500:
         return False
@@ -90,6 +91,6 @@ def _one_connection(request: Request, parser: Parser) -> Flow[bool]:
     parser.restart()
     while isinstance(data := (yield Read()), bytes):
         for event in parser.feed(data):
-            heard = True
+            received = True
             yield Emit(event)
-    return heard
+    return received

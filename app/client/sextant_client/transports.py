@@ -10,7 +10,17 @@ from typing import Any, Self
 import httpx
 
 from sextant_client.calls import Calls
-from sextant_client.flow import Action, Emit, Flow, Open, Pause, Read, Request, Together, emitting
+from sextant_client.flow import (
+    Action,
+    Emit,
+    Flow,
+    Open,
+    Pause,
+    Read,
+    Request,
+    Together,
+    emit_result,
+)
 
 CONNECT_S = 10.0
 
@@ -67,24 +77,24 @@ class Client(Calls):
 
     def _run(self, flow: Flow[Any]) -> Any:
         result = None
-        for result in self._iterate(emitting(flow)):  # noqa: B007  # the last one counts
+        for result in self._iterate(emit_result(flow)):  # noqa: B007  # the last one counts
             pass
         return result
 
     def _iterate(self, flow: Flow[None]) -> Iterator[Any]:
-        hands, answer = _Hands(self._http, self._run), None
+        executor, answer = _Executor(self._http, self._run), None
         try:
             while True:
                 step = flow.send(answer)
-                answer = (yield step.value) if isinstance(step, Emit) else hands.do(step)
+                answer = (yield step.value) if isinstance(step, Emit) else executor.do(step)
         except StopIteration:
             return
         finally:
             flow.close()
-            hands.let_go()
+            executor.release()
 
 
-class _Hands:
+class _Executor:
     """Carries out the steps of one flow; holds its open answer."""
 
     def __init__(self, http: httpx.Client, run: Callable[[Flow[Any]], Any]) -> None:
@@ -105,7 +115,7 @@ class _Hands:
             return error
 
     def _send(self, step: Request | Open) -> httpx.Response:
-        self.let_go()
+        self.release()
         request, keep = (step.request, True) if isinstance(step, Open) else (step, False)
         content = request.body() if request.body else None
         answer = self._http.send(_build(self._http, request, content), stream=keep)
@@ -115,7 +125,7 @@ class _Hands:
             answer.read()
         return answer
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         if self._held is not None:
             self._held.close()
         self._held, self._bytes = None, iter(())
@@ -146,25 +156,25 @@ class AsyncClient(Calls):
 
     async def _run(self, flow: Flow[Any]) -> Any:
         result = None
-        async for result in self._iterate(emitting(flow)):  # noqa: B007  # the last one counts
+        async for result in self._iterate(emit_result(flow)):  # noqa: B007  # the last one counts
             pass
         return result
 
     async def _iterate(self, flow: Flow[None]) -> AsyncIterator[Any]:
-        hands, answer = _AsyncHands(self._http, self._run), None
+        executor, answer = _AsyncExecutor(self._http, self._run), None
         try:
             while True:
                 step = flow.send(answer)
-                answer = (yield step.value) if isinstance(step, Emit) else await hands.do(step)
+                answer = (yield step.value) if isinstance(step, Emit) else await executor.do(step)
         except StopIteration:
             return
         finally:
             flow.close()
-            await hands.let_go()
+            await executor.release()
 
 
-class _AsyncHands:
-    """:class:`_Hands` for asyncio."""
+class _AsyncExecutor:
+    """:class:`_Executor` for asyncio."""
 
     def __init__(
         self, http: httpx.AsyncClient, run: Callable[[Flow[Any]], Coroutine[Any, Any, Any]]
@@ -187,7 +197,7 @@ class _AsyncHands:
             return error
 
     async def _send(self, step: Request | Open) -> httpx.Response:
-        await self.let_go()
+        await self.release()
         request, keep = (step.request, True) if isinstance(step, Open) else (step, False)
         content = _asynchronous(request.body()) if request.body else None
         answer = await self._http.send(_build(self._http, request, content), stream=keep)
@@ -197,7 +207,7 @@ class _AsyncHands:
             await answer.aread()
         return answer
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         if self._held is not None:
             await self._held.aclose()
         self._held, self._bytes = None, _asynchronous(())

@@ -84,16 +84,16 @@ def _counting(
 
 def _members(paths: Sequence[Path]) -> list[tuple[str, Path]]:
     """Names in the archive and their files, in a fixed order."""
-    found = []
+    members = []
     for path in paths:
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file())
-            found += [(_entry_name(file, path), file) for file in inside]
+            members += [(_entry_name(file, path), file) for file in inside]
         else:
-            found.append((_entry_name(path, path.parent), path))
-    if not found:
+            members.append((_entry_name(path, path.parent), path))
+    if not members:
         raise ValueError(f"no file in {', '.join(map(str, paths))}")
-    return found
+    return members
 
 
 def _entry_name(file: Path, root: Path) -> str:
@@ -153,7 +153,7 @@ def guess_format(files: Sequence[Path]) -> str:
     if endings <= {".png", ".jpg", ".jpeg"}:
         return "image_folder"
     known = {FORMATS.get(ending) for ending in endings}
-    found = known.pop() if len(known) == 1 else None
-    if found is None:
+    content_format = known.pop() if len(known) == 1 else None
+    if content_format is None:
         raise ValueError(f"cannot tell the format from {sorted(endings)}; known: {sorted(FORMATS)}")
-    return found
+    return content_format

@@ -1,4 +1,4 @@
-"""Waiting for a job: its stream of events, then a long poll for the final word."""
+"""Waiting for a job: its stream of events, then a long poll for the final state."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -8,7 +8,7 @@ import httpx
 
 from sextant_client import stream
 from sextant_client.errors import ApiError
-from sextant_client.flow import Flow, Request, hearing, send
+from sextant_client.flow import Flow, Request, send, with_callback
 
 FINAL = ("succeeded", "failed", "cancelled")
 LONG_POLL_S = 30
@@ -40,14 +40,14 @@ def wait(
 
 
 def _watch(job_id: str, on_event: Callable[[dict[str, Any]], None], deadline: float) -> Flow[None]:
-    def hear(event: dict[str, Any]) -> None:
+    def check_and_call(event: dict[str, Any]) -> None:
         on_event(event)
         _check(deadline, job_id)
 
     try:
-        yield from hearing(stream.follow(f"/v1/jobs/{job_id}/events"), hear)
+        yield from with_callback(stream.follow(f"/v1/jobs/{job_id}/events"), check_and_call)
     except ApiError as error:
-        if error.status not in (429, 503):  # no stream to be had now: the long poll will do
+        if error.status not in (429, 503):  # no stream is available now: the long poll suffices
             raise
 
 

