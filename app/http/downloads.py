@@ -23,6 +23,7 @@ MAX_RANGES = 100
 RANGE = re.compile(r"(\d{0,18})-(\d{0,18})")
 SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+TEXT = {"schema": {"type": "string"}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "All bytes", "content": BYTES},
     206: {"description": "The ranges that were asked for", "content": BYTES},

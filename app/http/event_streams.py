@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import structlog
+from fastapi import Header
 from fastapi.exceptions import HTTPException
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,6 +28,15 @@ from app.db.session import make_session
 from app.services import events, logs
 from app.settings import get_settings
 
+STREAM = "text/event-stream"
+FIELDS = ("id", "event", "data")
+LIVE = {  # OpenAPI 3.1: the schema of a stream is that of each event
+    "schema": {"type": "object", "properties": {name: {"type": "string"} for name in FIELDS}}
+}
+LastEventId = Annotated[
+    str | None,
+    Header(pattern=r"^[0-9]{1,18}$", description="`id` of the last event; wins over the query"),
+]
 MAX_STREAMS = 200
 MAX_STREAMS_PER_KEY = 10
 PING_S = 15.0

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from app.errors import NotFoundError
 from app.http.auth import ADMIN, bearer, caller, demand
+from app.http.downloads import TEXT
 from app.http.problems import PROBLEMS, problems
 from app.http.strict import StrictRoute
 from app.schemas.health import Health, ProblemRead, Ready
@@ -46,7 +47,7 @@ def readyz() -> Response:
     "/metrics",
     response_class=Response,
     responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/plain": TEXT}},
         **problems(401, 403, 503),
     },
     dependencies=[Depends(metrics_allowed)],

@@ -17,7 +17,7 @@ from app.db.session import after_commit, database_now, make_session
 from app.db.tables import Artifact, Dataset, Job, Metric, Run, new_id, utc_now
 from app.errors import InvalidError, NotFoundError
 from app.services import lifecycle
-from app.services.events import storable
+from app.services.child_lines import storable
 from app.services.places import LOG_KEY, checked_name, job_folder, log_key, media_type, run_key
 from app.settings import get_settings
 from models.core.spec import ArtifactRef

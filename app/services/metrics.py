@@ -1,7 +1,8 @@
-"""Reads the numbers of a job: every point, or minimum and maximum of as many buckets as asked."""
+"""Metrics of a job: written by its runs; read as points, or as minimum and maximum of buckets."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -15,12 +16,15 @@ from sqlalchemy import (
     literal,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from app.db.session import make_session
-from app.db.tables import Job, Metric
+from app.db.tables import Base, Job, Metric, Run, utc_now
+from app.services.child_lines import MetricLine
 
 EXPORT_PAGE = 10_000
+INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class Point(NamedTuple):
@@ -54,6 +58,44 @@ class Query(NamedTuple):
     names: tuple[str, ...] = ()
     from_step: int = 0
     to_step: int = 2**53 - 1
+
+
+# -- a run writes ----------------------------------------------------------------------------
+
+
+def write(session: Session, run: Run, lines: Sequence[MetricLine]) -> None:
+    """Upsert the values of a run's metric lines; of the same name and step the last one stands.
+
+    At least one line must have a value.
+
+    The caller holds the job's row, so that no later run writes at the same time.
+    """
+    rows = {(name, line.step): _row(run, line, name) for line in lines for name in line.values}
+    table = Base.metadata.tables[Metric.__tablename__]
+    statement = INSERT[session.get_bind().dialect.name](table)
+    new = {name: statement.excluded[name] for name in ("at", "value", "non_finite")}
+    session.execute(
+        statement.on_conflict_do_update(index_elements=table.primary_key.columns, set_=new),
+        [*rows.values()],
+    )
+
+
+def _row(run: Run, line: MetricLine, name: str) -> dict[str, Any]:
+    number = float(line.values[name])
+    finite = math.isfinite(number)
+    return {
+        "job_id": run.job_id,
+        "name": name,
+        "step": line.step,
+        "run_number": run.number,
+        "tenant_id": run.tenant_id,
+        "at": utc_now() if line.at is None else datetime.fromtimestamp(line.at, UTC),
+        "value": number if finite else None,
+        "non_finite": None if finite else str(number),
+    }
+
+
+# -- everyone reads --------------------------------------------------------------------------
 
 
 def read(session: Session, query: Query, max_points: int) -> dict[str, list[Point]]:
