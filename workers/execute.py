@@ -5,6 +5,7 @@ import shutil
 from app.db.session import make_session
 from app.db.tables import Job, Run
 from app.errors import ServiceError
+from app.schemas.errors import ReportedError
 from app.services import lifecycle
 from app.services.outcome import Outcome
 from app.settings import get_settings
@@ -62,18 +63,20 @@ def _note_process(run: Run, child: runner.Child, grant: Grant) -> None:
 def _refuse(run: Run, code: str, message: str) -> None:
     """Close a run that could not be started."""
     with make_session() as session:
-        lifecycle.finish(session, run, Outcome(error={"code": code, "message": message}))
+        error = ReportedError(code=code, message=message)
+        lifecycle.finish(session, run, Outcome(error=error))
 
 
-def _outcome(code: int, guard: Guard, recorder: "Recorder", *, oom_grew: bool) -> Outcome:
+def _outcome(code: int, guard: Guard, recorder: Recorder, *, oom_grew: bool) -> Outcome:
     """The runner's view of how the child ended."""
     error = recorder.error or (guard.error if code else None)
-    if guard.error is not None and guard.error["code"] == "timeout" and code:
+    if guard.error is not None and guard.error.code == "timeout" and code:
         code = EXIT_TIMEOUT
     if error is None and code == -9 and guard.stop_reason is None and oom_grew:
-        error = {"code": "host_out_of_memory", "message": "the kernel killed it for memory"}
+        message = "the kernel killed it for memory"
+        error = ReportedError(code="host_out_of_memory", message=message)
     if error is None and code > 0 and guard.stop_reason is None:
-        error = {"code": CODES.get(code, "internal"), "message": f"exit code {code}"}
+        error = ReportedError(code=CODES.get(code, "internal"), message=f"exit code {code}")
     return Outcome(
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
@@ -83,6 +86,3 @@ def _outcome(code: int, guard: Guard, recorder: "Recorder", *, oom_grew: bool) -
         peak_rss_mb=guard.peak_rss_mb or None,
         peak_gpu_mb=guard.peak_gpu_mb,
     )
-
-
-# -- datasets ------------------------------------------------------------------------------------

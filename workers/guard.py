@@ -4,7 +4,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import structlog
@@ -12,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import make_session
 from app.db.tables import Run
+from app.schemas.errors import ReportedError
 from app.services import lifecycle
 from app.settings import get_settings
 from workers import runner
@@ -44,7 +44,7 @@ class Guard(threading.Thread):
         self.run_row, self.child, self.limits, self.grant = run, child, limits, grant
         self.lost = False
         self.stop_reason: str | None = None
-        self.error: dict[str, Any] | None = None
+        self.error: ReportedError | None = None
         self.peak_rss_mb = 0.0
         self.peak_gpu_mb: float | None = None
         self._settings = get_settings()
@@ -100,7 +100,7 @@ class Guard(threading.Thread):
             self._lose("lease_lost")
         elif silent_s >= self._settings.lease_stop_s:
             self.stop("lease", self._settings.lease_kill_s - self._settings.lease_stop_s)
-            self.error = {"code": "lease_lost", "message": "the database was away too long"}
+            self.error = ReportedError(code="lease_lost", message="the database was away too long")
 
     def _lose(self, reason: str) -> None:
         log.warning("lease_lost", job_id=self.run_row.job_id, run_number=self.run_row.number)
@@ -128,7 +128,7 @@ class Guard(threading.Thread):
     def _end(self, code: str, message: str, hint: str) -> None:
         """Stop for good; only a timeout leaves time to save."""
         if self.stop_reason is None:
-            self.error = {"code": code, "message": message, "hint": hint}
+            self.error = ReportedError(code=code, message=message, hint=hint)
         save = code == "timeout"
         self.stop(code, self._settings.worker_save_s if save else 0, save=save)
 

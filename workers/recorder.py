@@ -13,7 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import make_session
 from app.db.tables import Run
+from app.schemas.errors import ReportedError
 from app.services import artifacts, events, lifecycle
+from app.services.child_lines import parse_error
 from app.services.outcome import Outcome
 from workers import runner
 from workers.guard import Guard
@@ -39,7 +41,7 @@ class Recorder:
     def __init__(self, run: Run, child: runner.Child) -> None:
         self.run, self.child = run, child
         self.result: dict[str, Any] | None = None
-        self.error: dict[str, Any] | None = None
+        self.error: ReportedError | None = None
         self._backlog: deque[dict[str, Any]] = deque()
         self._flushed_at = time.monotonic()
         self._log_size = 0
@@ -55,7 +57,7 @@ class Recorder:
             case "result":
                 self.result = event.get("values")
             case "error":
-                self.error = {key: event.get(key) for key in ("code", "message", "hint")}
+                self.error = parse_error(event)
             case "hello":
                 self._backlog.append(event)
                 self._flush()
@@ -105,7 +107,7 @@ class Recorder:
             )
         except (OSError, ValueError) as error:
             code = storage_code(error) if isinstance(error, OSError) else "internal"
-            self.error = {"code": code, "message": f"{event['name']}: {error}"}
+            self.error = ReportedError(code=code, message=f"{event['name']}: {error}")
             self.child.kill()
 
     def _put_log(self) -> None:

@@ -8,6 +8,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.db.tables import Run
+from app.schemas.errors import ReportedError
 
 log = structlog.get_logger(__name__)
 
@@ -67,3 +68,12 @@ def parse(run: Run, events: Iterable[dict[str, Any]]) -> list[AnyLine]:
         except ValidationError as error:
             log.warning("broken_line", job_id=run.job_id, run_number=run.number, error=str(error))
     return lines
+
+
+def parse_error(event: dict[str, Any]) -> ReportedError | None:
+    """The child's line of type ``error``; None, logged, where it is not well formed."""
+    try:
+        return ReportedError.model_validate(storable(event))
+    except ValidationError as error:
+        log.warning("broken_line", error=str(error))
+        return None

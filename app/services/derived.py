@@ -11,14 +11,14 @@ from sqlalchemy import bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
-from app.db.tables import Job, Run
+from app.db.tables import Job, JobStatus, Run
 from app.schemas.jobs import Derived, WorkerRead
 from app.services import workers
 
 POSITION_LIMIT = 1000
 
 # made once: building a statement costs more than running it
-_WAITING = select(Job.id).where(Job.status == "queued", Job.queue == bindparam("queue"))
+_WAITING = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue == bindparam("queue"))
 _BEFORE = (
     _WAITING.where(Job.priority > bindparam("priority")),
     _WAITING.where(Job.priority == bindparam("priority"), Job.id < bindparam("id")),
@@ -33,7 +33,7 @@ FRONT = _WAITING.order_by(Job.priority.desc(), Job.id).limit(POSITION_LIMIT)
 
 def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
     """The derived part of each job, by id; a fixed number of statements for any number of jobs."""
-    queued = [job for job in jobs if job.status == "queued"]
+    queued = [job for job in jobs if job.status == JobStatus.QUEUED]
     places = _places(session, queued)
     served = _served_queues(session) if any(_needs_gpu(job) for job in queued) else set()
     now = database_now(session) if any(_clocked(job) for job in jobs) else None
@@ -46,7 +46,9 @@ def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
 
 def _clocked(job: Job) -> bool:
     """Whether the reason depends on the time."""
-    return job.status == "running" or (job.status == "queued" and job.not_before is not None)
+    return job.status == JobStatus.RUNNING or (
+        job.status == JobStatus.QUEUED and job.not_before is not None
+    )
 
 
 def _needs_gpu(job: Job) -> bool:
@@ -54,13 +56,18 @@ def _needs_gpu(job: Job) -> bool:
 
 
 def _reason(job: Job, now: datetime | None, served: set[str]) -> str | None:
-    if job.status == "queued":
+    if job.status == JobStatus.QUEUED:
         if now and job.not_before and job.not_before > now:
             return job.status_reason or "not_before"
         return (
             "waiting_for_gpu" if job.queue in served and _needs_gpu(job) else "waiting_for_worker"
         )
-    if job.status == "running" and now and job.lease_expires_at and job.lease_expires_at < now:
+    if (
+        job.status == JobStatus.RUNNING
+        and now
+        and job.lease_expires_at
+        and job.lease_expires_at < now
+    ):
         return "stalled"
     return job.status_reason
 
@@ -87,7 +94,11 @@ def _named(job: Job) -> dict[str, Any]:
 
 def _workers(session: Session, jobs: Sequence[Job]) -> dict[str, WorkerRead]:
     """The worker of each job's latest run, for jobs that are not waiting."""
-    wanted = [(job.id, job.run_number) for job in jobs if job.status != "queued" and job.run_number]
+    wanted = [
+        (job.id, job.run_number)
+        for job in jobs
+        if job.status != JobStatus.QUEUED and job.run_number
+    ]
     if not wanted:
         return {}
     runs = session.scalars(select(Run).where(tuple_(Run.job_id, Run.number).in_(wanted)))

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app import queue
 from app.db.session import after_commit
-from app.db.tables import FINAL, Event, Job, Run, new_id, utc_now
+from app.db.tables import FINAL, Event, Job, JobStatus, Run, new_id, utc_now
 from app.errors import ConflictError, NotFoundError, UnavailableError
 from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
 from app.services import lifecycle, paging, workers
@@ -84,7 +84,7 @@ def submit(
         queued_at=now,
         updated_at=now,
     )
-    data = {"status": "queued", "status_reason": None, "run_number": 0}
+    data = {"status": JobStatus.QUEUED, "status_reason": None, "run_number": 0}
     session.add(job)
     session.flush()
     session.add(Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data))
@@ -165,7 +165,7 @@ def cancel(session: Session, tenant_id: str, job_id: str, mode: str, *, save: bo
     """
     for _ in range(CANCEL_TRIES):
         job = get(session, tenant_id, job_id)
-        if job.status == "cancelled":
+        if job.status == JobStatus.CANCELLED:
             return False
         if job.status in FINAL:
             raise ConflictError(f"the job has {job.status}; a final status is never left")
