@@ -10,15 +10,14 @@ from app.schemas.errors import ReportedError
 from app.services import datasets
 from app.services.child_lines import parse_error
 from app.settings import get_settings
-from workers import folder as folders
-from workers import runner
+from workers import run_folder, runner
 from workers.host import Grant
 
 
 def check(dataset: Dataset, worker_id: str) -> None:
     """Validate an uploaded dataset in a child with memory and time caps."""
     settings = get_settings()
-    path = folders.prepare_check(dataset)
+    path = run_folder.prepare_check(dataset)
     grant = Grant((), 1)
     child = runner.start(path, grant, "check", memory_mb=settings.upload_memory_mb)
     deadline = time.monotonic() + settings.upload_timeout_s

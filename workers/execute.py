@@ -1,4 +1,4 @@
-"""One run from its folder to its end: start the child, write down what it says, close the run."""
+"""One run from its folder to its end: start the child, record what it reports, close the run."""
 
 import shutil
 
@@ -9,9 +9,8 @@ from app.schemas.errors import ReportedError
 from app.services import lifecycle
 from app.services.outcome import Outcome
 from app.settings import get_settings
-from workers import folder as folders
-from workers import host, runner
-from workers.guard import Guard, Limits
+from workers import host, run_folder, runner
+from workers.guard import Guard, RunLimits
 from workers.host import Grant
 from workers.recorder import Recorder, storage_code
 
@@ -20,10 +19,10 @@ EXIT_TIMEOUT = 124
 
 
 def execute(run: Run, grant: Grant) -> None:
-    """Carry out a claimed run; whatever happens, its job gets a status."""
+    """Execute a claimed run; whatever happens, its job gets a status."""
     try:
-        path, job, lineage = folders.prepare(run)
-    except (folders.MissingInputError, FileNotFoundError, ServiceError) as error:
+        path, job, lineage = run_folder.prepare(run)
+    except (run_folder.MissingInputError, FileNotFoundError, ServiceError) as error:
         _refuse(run, "data_missing", str(error))
         return
     except OSError as error:
@@ -35,9 +34,9 @@ def execute(run: Run, grant: Grant) -> None:
     guard.start()
     recorder = Recorder(run, child)
     try:
-        _note_process(run, child, grant)
+        _record_process(run, child, grant)
         for event in child.events(get_settings().worker_tick_s):
-            recorder.take(event)
+            recorder.record(event)
         code = child.wait()
         outcome = _outcome(code, guard, recorder, oom_grew=runner.oom_kills() > oom_before)
         outcome.lineage = lineage | host.versions()
@@ -49,15 +48,17 @@ def execute(run: Run, grant: Grant) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _limits(job: Job) -> Limits:
-    return Limits(timeout_s=job.limits["timeout_s"], memory_mb=job.resources.get("memory_mb") or 0)
+def _limits(job: Job) -> RunLimits:
+    return RunLimits(
+        timeout_s=job.limits["timeout_s"], memory_mb=job.resources.get("memory_mb") or 0
+    )
 
 
-def _note_process(run: Run, child: runner.Child, grant: Grant) -> None:
+def _record_process(run: Run, child: runner.Child, grant: Grant) -> None:
     process = {"pid": child.process.pid, "pgid": child.pgid, "devices": list(grant.gpus)}
     process["pid_started_at"] = host.process_started_at(child.process.pid)
     with make_session() as session:
-        lifecycle.started(session, run, **process)
+        lifecycle.record_process(session, run, **process)
 
 
 def _refuse(run: Run, code: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Writes down what a child says, in order, and the end of its run."""
+"""Stores what a child reports, in order, and the end of its run."""
 
 import errno
 import time
@@ -32,10 +32,10 @@ def storage_code(error: OSError) -> str:
 
 
 class Recorder:
-    """Writes what a child says, in order; while the database is away it remembers.
+    """Stores what a child reports, in order; keeps a backlog while the database is away.
 
     Attributes:
-        result, error: what the child said of its end, if it did.
+        result, error: what the child reported of its end, if it did.
     """
 
     def __init__(self, run: Run, child: runner.Child) -> None:
@@ -47,8 +47,8 @@ class Recorder:
         self._log_size = 0
         self._log_due_at = 0.0
 
-    def take(self, event: dict[str, Any] | None) -> None:
-        """An event of the child, or None at a tick."""
+    def record(self, event: dict[str, Any] | None) -> None:
+        """Take an event of the child, or None at a tick."""
         if event is None:
             self._flush()
             self._put_log()
@@ -88,7 +88,7 @@ class Recorder:
         elif kind == "hello":
             batch = [self._backlog[0]]
             with make_session() as session:
-                lifecycle.heard(session, self.run)
+                lifecycle.mark_running(session, self.run)
         else:
             batch = [self._backlog[0]]
             self._store(batch[0])
@@ -111,7 +111,7 @@ class Recorder:
             self.child.kill()
 
     def _put_log(self) -> None:
-        """Let readers see the log grow; the store says how soon it may be copied again."""
+        """Let readers see the log grow; ``put_log`` decides when the next copy is due."""
         path = self.child.log_path
         size = path.stat().st_size if path.exists() else 0
         if size == self._log_size or time.monotonic() < self._log_due_at:

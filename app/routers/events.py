@@ -38,6 +38,6 @@ def list_events(
         after = query.after if last_event_id is None else int(last_event_id)
         return job_events(principal.key_id, principal.tenant_id, job.id, after)
     rows = events.page(session, principal.tenant_id, job.id, query.after, query.limit + 1)
-    found = [EventRead.model_validate(row) for row in rows[: query.limit]]
-    next_after = found[-1].seq if found else query.after
-    return EventPage(data=found, has_more=len(rows) > query.limit, next_after=next_after)
+    data = [EventRead.model_validate(row) for row in rows[: query.limit]]
+    next_after = data[-1].seq if data else query.after
+    return EventPage(data=data, has_more=len(rows) > query.limit, next_after=next_after)

@@ -46,8 +46,8 @@ def list_metrics(
     series = metrics.read(session, asked, query.max_points or JSON_POINTS)
     if query.format != "json":
         return _text(query.format, ((n, point) for n, points in series.items() for point in points))
-    found = {name: [point._asdict() for point in points] for name, points in series.items()}
-    body = json.dumps({"job_id": job.id, "series": found}, allow_nan=False)
+    points = {name: [point._asdict() for point in line] for name, line in series.items()}
+    body = json.dumps({"job_id": job.id, "series": points}, allow_nan=False)
     return Response(body, media_type="application/json")
 
 

@@ -26,10 +26,10 @@ def _rfc3339(value: Any) -> datetime:
     if not isinstance(value, str) or "T" not in value.upper():
         raise refused
     try:
-        found = datetime.fromisoformat(value.upper())
-        if found.tzinfo is None:
+        time = datetime.fromisoformat(value.upper())
+        if time.tzinfo is None:
             raise refused
-        return found.astimezone(UTC)
+        return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise refused from error
 

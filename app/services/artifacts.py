@@ -18,7 +18,14 @@ from app.db.tables import Artifact, Dataset, Job, JobStatus, Metric, Run, new_id
 from app.errors import InvalidError, NotFoundError
 from app.services import lifecycle
 from app.services.child_lines import storable
-from app.services.places import LOG_KEY, checked_name, job_folder, log_key, media_type, run_key
+from app.services.storage_keys import (
+    LOG_KEY,
+    checked_name,
+    job_folder,
+    log_key,
+    media_type,
+    run_key,
+)
 from app.settings import get_settings
 from models.core.spec import ArtifactRef
 

@@ -108,7 +108,7 @@ def _visible(tenant_id: str) -> Any:
     return Dataset.tenant_id == tenant_id, Dataset.deleted_at.is_(None)
 
 
-def list_page(session: Session, tenant_id: str, limit: int, cursor: str | None) -> paging.Rows:
+def list_page(session: Session, tenant_id: str, limit: int, cursor: str | None) -> paging.RowPage:
     """One page of the tenant's uploaded datasets, newest first."""
     query = select(Dataset).where(*_visible(tenant_id))
     return paging.fetch(session, query, Dataset.id, limit=limit, cursor=cursor)
@@ -201,8 +201,8 @@ def _claimable(session: Session) -> Any:
 
 def check_waiting(session: Session) -> bool:
     """Whether a dataset waits for a worker to check it."""
-    found = select(Dataset.id).where(*_claimable(session)).limit(1)
-    return session.scalar(found) is not None
+    waiting = select(Dataset.id).where(*_claimable(session)).limit(1)
+    return session.scalar(waiting) is not None
 
 
 def claim_check(session: Session, worker_id: str) -> Dataset | None:

@@ -19,7 +19,7 @@ from app.services.child_lines import EventLine, MetricLine, ProgressLine, parse,
 RATE_WINDOW_S = 30.0
 ETA_SAMPLES = 3  # no estimate from fewer
 EVENT_INTERVAL_S = 1.0  # least time between progress events, and between metric events, of a job
-NEWS_ROWS = 500
+UPDATE_ROWS = 500
 
 
 # -- rate and remaining time -----------------------------------------------------------------
@@ -152,17 +152,17 @@ def _write_event(session: Session, run: Run, line: EventLine) -> None:
 
 def page(session: Session, tenant_id: str, job_id: str, after: int, limit: int) -> list[Event]:
     """At most ``limit`` events of a job with ``seq > after``, in order."""
-    found = session.scalars(
+    rows = session.scalars(
         select(Event)
         .where(Event.job_id == job_id, Event.tenant_id == tenant_id, Event.seq > after)
         .order_by(Event.seq)
         .limit(limit)
     )
-    return [*found]
+    return [*rows]
 
 
-class News(NamedTuple):
-    """What a stream of a job has to tell.
+class Updates(NamedTuple):
+    """What a stream of a job sends next.
 
     Attributes:
         rows: events, in order.
@@ -175,7 +175,7 @@ class News(NamedTuple):
     final: str | None
 
 
-def news(session: Session, tenant_id: str, job_id: str, after: int) -> News:
+def updates(session: Session, tenant_id: str, job_id: str, after: int) -> Updates:
     """Events with ``seq > after``, and whether others will follow.
 
     The status is read first: if it is final, its event is among those read after it.
@@ -185,16 +185,16 @@ def news(session: Session, tenant_id: str, job_id: str, after: int) -> News:
             Job.id == job_id, Job.tenant_id == tenant_id, Job.deleted_at.is_(None)
         )
     )
-    rows = page(session, tenant_id, job_id, after, NEWS_ROWS)
+    rows = page(session, tenant_id, job_id, after, UPDATE_ROWS)
     final = status if status in FINAL else "deleted" if status is None else None
-    return News(rows, len(rows) == NEWS_ROWS, final)
+    return Updates(rows, len(rows) == UPDATE_ROWS, final)
 
 
-def states(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """For each job what changes whenever there is news of it, by id."""
-    found = session.execute(
+def change_marks(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """For each job a tuple that differs whenever anything of it has changed, by id."""
+    rows = session.execute(
         select(Job.id, Job.event_seq, Job.status_reason, Job.updated_at, Job.deleted_at).where(
             Job.id.in_(job_ids)
         )
     )
-    return {row.id: (*row,) for row in found}
+    return {row.id: (*row,) for row in rows}

@@ -87,9 +87,9 @@ def _plain(name: str, text: str, value: float) -> Metric:
 
 
 def _mean(name: str, text: str, values: Iterable[float]) -> Metric:
-    found = [max(0.0, value) for value in values]
+    clipped = [max(0.0, value) for value in values]
     family = GaugeMetricFamily(name, f"{text}, latest {RECENT} runs", labels=[])
-    family.add_metric([], sum(found) / len(found) if found else 0.0)
+    family.add_metric([], sum(clipped) / len(clipped) if clipped else 0.0)
     return family
 
 

@@ -43,8 +43,8 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a renewal tells the runner."""
+class RenewalResult:
+    """What a renewal found: a lost lease, or a request to cancel."""
 
     lost: bool = False
     cancel_mode: str | None = None
@@ -208,8 +208,8 @@ def _open_run(session: Session, job: Job, worker: WorkerInfo, now: datetime) -> 
     return run
 
 
-def renew(session: Session, run: Run) -> Orders:
-    """Extend the lease of a run; tells of a cancel request and of a lost lease.
+def renew(session: Session, run: Run) -> RenewalResult:
+    """Extend the lease of a run; returns whether it is lost and whether a cancel was requested.
 
     A dead lease is not revived: the reaper may already be deciding about it.
     """
@@ -226,21 +226,21 @@ def renew(session: Session, run: Run) -> Orders:
         .returning(Job.cancel_requested_at, Job.cancel_mode, Job.cancel_save)
     ).one_or_none()
     if row is None:
-        return Orders(lost=True)
+        return RenewalResult(lost=True)
     if row.cancel_requested_at is None:
-        return Orders()
-    return Orders(cancel_mode=row.cancel_mode or "graceful", save=row.cancel_save)
+        return RenewalResult()
+    return RenewalResult(cancel_mode=row.cancel_mode or "graceful", save=row.cancel_save)
 
 
-def started(session: Session, run: Run, **process: Any) -> None:
-    """Note the child's identity, so that a later worker of this host can kill it if need be."""
+def record_process(session: Session, run: Run, **process: Any) -> None:
+    """Store the child's identity, so that a later worker of this host can kill it if need be."""
     session.execute(
         update(Run).where(Run.job_id == run.job_id, Run.number == run.number).values(**process)
     )
 
 
-def heard(session: Session, run: Run) -> None:
-    """The child said hello: it is no longer ``starting``."""
+def mark_running(session: Session, run: Run) -> None:
+    """The child has sent ``hello``: the job is no longer ``starting``."""
     session.execute(
         update(Job)
         .where(Job.id == run.job_id, Job.status_reason == "starting", *fence(run))
@@ -336,7 +336,7 @@ def request_cancel(session: Session, job: Job, mode: str, *, save: bool) -> Job 
         data = {"status": JobStatus.RUNNING, "status_reason": "cancelling"}
         add_event(session, job.id, "status", data)
         return changed
-    # asked before: a second call may only sharpen it
+    # asked before: a second call may only escalate graceful to kill
     return session.scalar(
         update(Job)
         .where(Job.id == job.id, Job.status == JobStatus.RUNNING)

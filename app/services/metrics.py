@@ -34,8 +34,8 @@ class Point(NamedTuple):
         step: of the value; the first of a bucket's range.
         last_step: the last of the range.
         count: values in it.
-        value: the value; the mean of a bucket; null when none is finite, or the mean of huge
-            ones cannot be told.
+        value: the value; the mean of a bucket; null when none is finite, or when the
+            mean overflows.
         min: smallest finite value.
         max: largest finite value.
         non_finite: ``nan``, ``inf`` or ``-inf`` where a value was not finite.
@@ -104,8 +104,8 @@ def read(session: Session, query: Query, max_points: int) -> dict[str, list[Poin
     A longer series is cut into ranges of equal width in steps; minimum and maximum of each are
     exact. Where runs overlap, the later run's value stands.
     """
-    found = {name: _series(session, query, name, max_points) for name in _names(session, query)}
-    return {name: points for name, points in found.items() if points}
+    series = {name: _series(session, query, name, max_points) for name in _names(session, query)}
+    return {name: points for name, points in series.items() if points}
 
 
 def export(query: Query) -> Iterator[tuple[str, Point]]:
@@ -123,7 +123,7 @@ def export(query: Query) -> Iterator[tuple[str, Point]]:
 
 
 def _names(session: Session, query: Query) -> Sequence[str]:
-    """The names asked for, or all; one look into the index a name, however long the series.
+    """The names asked for, or all; one index lookup per name, however long the series.
 
     None for a job of another tenant: so nothing else needs to ask for the tenant.
     """
@@ -186,7 +186,7 @@ def _points(
 def _buckets(
     session: Session, conditions: list[ColumnElement[bool]], first: int, last: int, count: int
 ) -> list[Point]:
-    """Aggregate ``count`` ranges of steps, each by one walk along the index.
+    """Aggregate ``count`` ranges of steps, each by one scan of its part of the index.
 
     A GROUP BY over the whole series would sort it: on SQLite twice as slow. A subquery has one
     column, so the numbers of a bucket travel as one text.

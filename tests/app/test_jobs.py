@@ -403,8 +403,8 @@ class TestCancel:
         )
         assert client.post(url).status_code == 202
         with make_session() as session:
-            orders = lifecycle.renew(session, run)
-        assert (orders.cancel_mode, orders.save) == ("kill", False)
+            renewal = lifecycle.renew(session, run)
+        assert (renewal.cancel_mode, renewal.save) == ("kill", False)
 
     def test_final_is_left_alone(self, client, submit):
         url = f"/v1/jobs/{submit()['id']}/cancel"
