@@ -12,9 +12,8 @@ from app import queue, telemetry
 from app.db import migrate
 from app.db.session import get_engine, make_session
 from app.http import event_streams, problems
-from app.http.middleware import Surroundings
-from app.routers import artifacts, datasets, health, jobs, keys, kinds
-from app.routers import events as event_routes
+from app.http.middleware import RequestContextMiddleware
+from app.routers import artifacts, datasets, events, health, jobs, keys, kinds, logs, metrics
 from app.services import keys as key_service
 from app.settings import get_settings
 
@@ -61,8 +60,8 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
-    app.add_middleware(Surroundings)
-    for part in (jobs, event_routes, artifacts, datasets, kinds, keys):
+    app.add_middleware(RequestContextMiddleware)
+    for part in (jobs, events, metrics, logs, artifacts, datasets, kinds, keys):
         app.include_router(part.router, responses=problems.problems(400, 401, 403, 422, 500, 503))
     app.include_router(health.router)
     return app

@@ -102,13 +102,13 @@ def _send_claim(queue: str) -> None:
 
 
 def announce(job_id: str) -> None:
-    """Tell every listening stream that a job has news; returns at once."""
+    """Announce to every listening stream that a job has changed; returns at once."""
     if get_settings().broker_url:
         _sender().box.put(lambda: make_redis().publish(CHANNEL, job_id))
 
 
-def listen(heard: Callable[[str], None], stop: threading.Event) -> None:
-    """Call ``heard(job_id)`` for every announcement until ``stop`` is set; blocks.
+def listen(on_announcement: Callable[[str], None], stop: threading.Event) -> None:
+    """Call ``on_announcement(job_id)`` for every announcement until ``stop`` is set; blocks.
 
     While the broker is away it tries again every second; streams poll meanwhile.
     """
@@ -119,7 +119,7 @@ def listen(heard: Callable[[str], None], stop: threading.Event) -> None:
                 while not stop.is_set():
                     message = channel.get_message(timeout=0.5)
                     if message is not None:
-                        heard(message["data"])
+                        on_announcement(message["data"])
         except redis.RedisError as error:
             log.warning("broker_away", error=str(error))
             stop.wait(LISTEN_RETRY_S)

@@ -46,7 +46,7 @@ class Stored(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What the store tells of an object."""
+    """Key, size and time of an object."""
 
     key: str
     size_bytes: int
@@ -136,10 +136,10 @@ def _read_object(key: str, start: int, end: int | None) -> Iterator[bytes]:
     bounds: OffsetRange | tuple[int, int] = {"offset": start} if end is None else (start, end)
     with _translated():
         if start == 0 and end is None:  # an empty object on S3 has no range at all
-            found = obstore.get(get_store(), checked(key))
+            response = obstore.get(get_store(), checked(key))
         else:
-            found = obstore.get(get_store(), checked(key), options={"range": bounds})
-        for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+            response = obstore.get(get_store(), checked(key), options={"range": bounds})
+        for chunk in response.stream(min_chunk_size=CHUNK_BYTES):
             yield bytes(chunk)
 
 
@@ -156,8 +156,8 @@ def head(key: str) -> Info:
         FileNotFoundError: if there is no such object.
     """
     with _translated():
-        found = obstore.head(get_store(), checked(key))
-    return Info(key, found["size"], found["last_modified"])
+        meta = obstore.head(get_store(), checked(key))
+    return Info(key, meta["size"], meta["last_modified"])
 
 
 def delete(key: str) -> None:
@@ -173,12 +173,12 @@ def list(prefix: str) -> Iterator[Info]:
     """Every object whose key lies under the folder ``prefix``."""
     with _translated():
         for batch in obstore.list(get_store(), checked(prefix.rstrip("/"))):
-            for found in batch:
-                yield Info(found["path"], found["size"], found["last_modified"])
+            for meta in batch:
+                yield Info(meta["path"], meta["size"], meta["last_modified"])
 
 
 def free_bytes() -> int | None:
-    """Free space of a local store's disk; None where that cannot be told."""
+    """Free space of a local store's disk; None for a bucket."""
     url = get_settings().store
     if not url.startswith("file://"):
         return None

@@ -6,25 +6,26 @@ from typing import Any
 
 from app.db.session import make_session
 from app.db.tables import Dataset
+from app.schemas.errors import ReportedError
 from app.services import datasets
+from app.services.child_lines import parse_error
 from app.settings import get_settings
-from workers import folder as folders
-from workers import runner
+from workers import run_folder, runner
 from workers.host import Grant
 
 
 def check(dataset: Dataset, worker_id: str) -> None:
     """Validate an uploaded dataset in a child with memory and time caps."""
     settings = get_settings()
-    path = folders.prepare_check(dataset)
+    path = run_folder.prepare_check(dataset)
     grant = Grant((), 1)
     child = runner.start(path, grant, "check", memory_mb=settings.upload_memory_mb)
     deadline = time.monotonic() + settings.upload_timeout_s
-    said: dict[str, Any] = {}
+    last: dict[str, dict[str, Any]] = {}  # the newest event of each type
     try:
         for event in child.events(settings.worker_tick_s):
             if event is not None:
-                said[event["type"]] = event
+                last[event["type"]] = event
                 child.alive(settings.lease_kill_s)
                 continue
             if not _renew_check(dataset, worker_id, child) or time.monotonic() > deadline:
@@ -34,8 +35,8 @@ def check(dataset: Dataset, worker_id: str) -> None:
         child.kill()
         child.wait()
         shutil.rmtree(path, ignore_errors=True)
-    counts = said["result"]["values"] if code == 0 and "result" in said else None
-    error = None if counts is not None else _check_error(said.get("error"), code)
+    counts = last["result"]["values"] if code == 0 and "result" in last else None
+    error = None if counts is not None else _check_error(last.get("error"), code)
     with make_session() as session:
         datasets.finish_check(session, dataset, worker_id, counts, error)
 
@@ -48,8 +49,9 @@ def _renew_check(dataset: Dataset, worker_id: str, child: runner.Child) -> bool:
     return held
 
 
-def _check_error(said: dict[str, Any] | None, code: int) -> dict[str, Any]:
-    if said is not None:
-        return {key: said.get(key) for key in ("code", "message", "hint")}
+def _check_error(event: dict[str, Any] | None, code: int) -> ReportedError:
+    """What the child reported; without a report it went over its limits."""
+    if event is not None and (reported := parse_error(event)) is not None:
+        return reported
     message = f"the check ended with code {code}: over its limits of time or memory"
-    return {"code": "data_invalid", "message": message, "hint": "upload a smaller file"}
+    return ReportedError(code="data_invalid", message=message, hint="upload a smaller file")

@@ -1,4 +1,4 @@
-"""A thread of every worker: starts what no message announced, ends runs with dead leases, cleans.
+"""A thread of every worker: starts work without a wake-up, ends runs with dead leases, cleans.
 
 Safe when many run at once: every change is a compare-and-set. With it alone, without any broker,
 the service works; a message only makes it start sooner.
@@ -22,12 +22,11 @@ from app.db.session import database_now, make_session
 from app.db.tables import Job
 from app.services import artifacts, datasets, idempotency, lifecycle, workers
 from app.settings import get_settings
-from workers import host as hosts
-from workers.host import this_host
-from workers.work import work
+from workers.host import process_started_at, this_host, versions
+from workers.work import run_next
 
 CLEAN_EVERY_S = 60.0
-SWEEP_EVERY_S = 3600.0  # looks at every key of the store
+SWEEP_EVERY_S = 3600.0  # lists every key of the store
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +85,9 @@ class Dispatcher(threading.Thread):
                 self._start(name)
 
     def _start(self, name: str) -> None:
-        thread = threading.Thread(target=lambda: _safely(lambda: work(name)), name=f"work-{name}")
+        thread = threading.Thread(
+            target=lambda: _safely(lambda: run_next(name)), name=f"work-{name}"
+        )
         thread.start()
         self._working.append(thread)
 
@@ -111,7 +112,7 @@ def _heartbeat() -> None:
             gpus=list(host.gpus),
             slots=host.slots,
             slots_free=host.slots_free,
-            versions=hosts.versions(),
+            versions=versions(),
             draining=host.draining.is_set(),
         )
 
@@ -130,16 +131,16 @@ def end_orphans() -> None:
     for run in runs:
         if psutil.pid_exists(pids.get(run.worker_id, -1)) or run.pid is None:
             continue
-        if hosts.process_started_at(run.pid) == run.pid_started_at:
+        if process_started_at(run.pid) == run.pid_started_at:
             log.warning("orphan_killed", job_id=run.job_id, pid=run.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(run.pgid or run.pid, signal.SIGKILL)
 
 
-def _safely(work: Callable[[], object]) -> None:
-    """Call ``work``; the thread must outlive whatever happens in it."""
+def _safely(call: Callable[[], object]) -> None:
+    """Run ``call``; the thread must outlive whatever happens in it."""
     try:
-        work()
+        call()
     except SQLAlchemyError as error:
         log.warning("database_away", error=str(error)[:200])
     except Exception:

@@ -1,16 +1,16 @@
-"""One run from its folder to its end: start the child, write down what it says, close the run."""
+"""One run from its folder to its end: start the child, record what it reports, close the run."""
 
 import shutil
 
 from app.db.session import make_session
 from app.db.tables import Job, Run
 from app.errors import ServiceError
+from app.schemas.errors import ReportedError
 from app.services import lifecycle
 from app.services.outcome import Outcome
 from app.settings import get_settings
-from workers import folder as folders
-from workers import host, runner
-from workers.guard import Guard, Limits
+from workers import host, run_folder, runner
+from workers.guard import Guard, RunLimits
 from workers.host import Grant
 from workers.recorder import Recorder, storage_code
 
@@ -19,10 +19,10 @@ EXIT_TIMEOUT = 124
 
 
 def execute(run: Run, grant: Grant) -> None:
-    """Carry out a claimed run; whatever happens, its job gets a status."""
+    """Execute a claimed run; whatever happens, its job gets a status."""
     try:
-        path, job, lineage = folders.prepare(run)
-    except (folders.MissingInputError, FileNotFoundError, ServiceError) as error:
+        path, job, lineage = run_folder.prepare(run)
+    except (run_folder.MissingInputError, FileNotFoundError, ServiceError) as error:
         _refuse(run, "data_missing", str(error))
         return
     except OSError as error:
@@ -34,9 +34,9 @@ def execute(run: Run, grant: Grant) -> None:
     guard.start()
     recorder = Recorder(run, child)
     try:
-        _note_process(run, child, grant)
+        _record_process(run, child, grant)
         for event in child.events(get_settings().worker_tick_s):
-            recorder.take(event)
+            recorder.record(event)
         code = child.wait()
         outcome = _outcome(code, guard, recorder, oom_grew=runner.oom_kills() > oom_before)
         outcome.lineage = lineage | host.versions()
@@ -48,32 +48,36 @@ def execute(run: Run, grant: Grant) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _limits(job: Job) -> Limits:
-    return Limits(timeout_s=job.limits["timeout_s"], memory_mb=job.resources.get("memory_mb") or 0)
+def _limits(job: Job) -> RunLimits:
+    return RunLimits(
+        timeout_s=job.limits["timeout_s"], memory_mb=job.resources.get("memory_mb") or 0
+    )
 
 
-def _note_process(run: Run, child: runner.Child, grant: Grant) -> None:
+def _record_process(run: Run, child: runner.Child, grant: Grant) -> None:
     process = {"pid": child.process.pid, "pgid": child.pgid, "devices": list(grant.gpus)}
     process["pid_started_at"] = host.process_started_at(child.process.pid)
     with make_session() as session:
-        lifecycle.started(session, run, **process)
+        lifecycle.record_process(session, run, **process)
 
 
 def _refuse(run: Run, code: str, message: str) -> None:
     """Close a run that could not be started."""
     with make_session() as session:
-        lifecycle.finish(session, run, Outcome(error={"code": code, "message": message}))
+        error = ReportedError(code=code, message=message)
+        lifecycle.finish(session, run, Outcome(error=error))
 
 
-def _outcome(code: int, guard: Guard, recorder: "Recorder", *, oom_grew: bool) -> Outcome:
+def _outcome(code: int, guard: Guard, recorder: Recorder, *, oom_grew: bool) -> Outcome:
     """The runner's view of how the child ended."""
     error = recorder.error or (guard.error if code else None)
-    if guard.error is not None and guard.error["code"] == "timeout" and code:
+    if guard.error is not None and guard.error.code == "timeout" and code:
         code = EXIT_TIMEOUT
     if error is None and code == -9 and guard.stop_reason is None and oom_grew:
-        error = {"code": "host_out_of_memory", "message": "the kernel killed it for memory"}
+        message = "the kernel killed it for memory"
+        error = ReportedError(code="host_out_of_memory", message=message)
     if error is None and code > 0 and guard.stop_reason is None:
-        error = {"code": CODES.get(code, "internal"), "message": f"exit code {code}"}
+        error = ReportedError(code=CODES.get(code, "internal"), message=f"exit code {code}")
     return Outcome(
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
@@ -83,6 +87,3 @@ def _outcome(code: int, guard: Guard, recorder: "Recorder", *, oom_grew: bool) -
         peak_rss_mb=guard.peak_rss_mb or None,
         peak_gpu_mb=guard.peak_gpu_mb,
     )
-
-
-# -- datasets ------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import structlog
@@ -12,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import make_session
 from app.db.tables import Run
+from app.schemas.errors import ReportedError
 from app.services import lifecycle
 from app.settings import get_settings
 from workers import runner
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Limits:
+class RunLimits:
     """What one run may use: wall seconds and resident MiB (0: no limit)."""
 
     timeout_s: float
@@ -39,12 +39,12 @@ class Guard(threading.Thread):
         error: the error that the stop stands for, such as a timeout.
     """
 
-    def __init__(self, run: Run, child: runner.Child, limits: Limits, grant: Grant) -> None:
+    def __init__(self, run: Run, child: runner.Child, limits: RunLimits, grant: Grant) -> None:
         super().__init__(name=f"guard-{run.job_id}", daemon=True)
         self.run_row, self.child, self.limits, self.grant = run, child, limits, grant
         self.lost = False
         self.stop_reason: str | None = None
-        self.error: dict[str, Any] | None = None
+        self.error: ReportedError | None = None
         self.peak_rss_mb = 0.0
         self.peak_gpu_mb: float | None = None
         self._settings = get_settings()
@@ -52,10 +52,10 @@ class Guard(threading.Thread):
         self._started_at = self._renewed_at = time.monotonic()
         self._next_renewal_at = self._renewed_at
         self._deadlines: list[tuple[float, str]] = []  # (monotonic time, terminate or kill)
-        self._patience_s = float("inf")
+        self._grace_s = float("inf")
 
     def run(self) -> None:
-        """One look every tick; sooner than a lease can run out."""
+        """One check every tick; sooner than a lease can run out."""
         tick = min(self._settings.worker_tick_s, self._settings.lease_renew_s)
         self.child.alive(self._settings.lease_kill_s)
         while not self._done.wait(tick):
@@ -78,21 +78,21 @@ class Guard(threading.Thread):
         self._next_renewal_at = now + self._settings.lease_renew_s
         try:
             with make_session() as session:
-                orders = lifecycle.renew(session, self.run_row)
+                renewal = lifecycle.renew(session, self.run_row)
         except SQLAlchemyError as error:
             log.warning("renewal_failed", job_id=self.run_row.job_id, error=str(error)[:200])
             self._without_database(now - self._renewed_at)
             return
-        if orders.lost:
+        if renewal.lost:
             self._lose("lease_lost")
             return
         self._renewed_at = now
         self.child.alive(self._settings.lease_kill_s)
-        if orders.cancel_mode == "kill":
+        if renewal.cancel_mode == "kill":
             self.stop("cancel", 0, save=False)
-        elif orders.cancel_mode is not None:
-            grace_s = self._settings.worker_save_s if orders.save else self._settings.worker_stop_s
-            self.stop("cancel", grace_s, save=orders.save)
+        elif renewal.cancel_mode is not None:
+            grace_s = self._settings.worker_save_s if renewal.save else self._settings.worker_stop_s
+            self.stop("cancel", grace_s, save=renewal.save)
 
     def _without_database(self, silent_s: float) -> None:
         """The old run must be dead before the reaper may give the job to another worker."""
@@ -100,7 +100,7 @@ class Guard(threading.Thread):
             self._lose("lease_lost")
         elif silent_s >= self._settings.lease_stop_s:
             self.stop("lease", self._settings.lease_kill_s - self._settings.lease_stop_s)
-            self.error = {"code": "lease_lost", "message": "the database was away too long"}
+            self.error = ReportedError(code="lease_lost", message="the database was away too long")
 
     def _lose(self, reason: str) -> None:
         log.warning("lease_lost", job_id=self.run_row.job_id, run_number=self.run_row.number)
@@ -128,21 +128,21 @@ class Guard(threading.Thread):
     def _end(self, code: str, message: str, hint: str) -> None:
         """Stop for good; only a timeout leaves time to save."""
         if self.stop_reason is None:
-            self.error = {"code": code, "message": message, "hint": hint}
+            self.error = ReportedError(code=code, message=message, hint=hint)
         save = code == "timeout"
         self.stop(code, self._settings.worker_save_s if save else 0, save=save)
 
     # -- the stop sequence -------------------------------------------------------------------
 
     def stop(self, reason: str, grace_s: float, *, save: bool = True) -> None:
-        """Ask, after ``grace_s`` SIGTERM, then SIGKILL; a second call can only be sharper."""
+        """Ask, after ``grace_s`` SIGTERM, then SIGKILL; a second call may only shorten the wait."""
         now = time.monotonic()
         if self.stop_reason is None:
             self.stop_reason = reason
             self.child.stop(reason, save=save)
-        elif grace_s >= self._patience_s:
+        elif grace_s >= self._grace_s:
             return
-        self._patience_s = grace_s
+        self._grace_s = grace_s
         term_at = now + grace_s
         kill_at = term_at + (self._settings.worker_term_s if grace_s else 0)
         self._deadlines = [(term_at, "terminate"), (kill_at, "kill")]

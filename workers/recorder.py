@@ -1,4 +1,4 @@
-"""Writes down what a child says, in order, and the end of its run."""
+"""Stores what a child reports, in order, and the end of its run."""
 
 import errno
 import time
@@ -13,7 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import make_session
 from app.db.tables import Run
+from app.schemas.errors import ReportedError
 from app.services import artifacts, events, lifecycle
+from app.services.child_lines import parse_error
 from app.services.outcome import Outcome
 from workers import runner
 from workers.guard import Guard
@@ -30,23 +32,23 @@ def storage_code(error: OSError) -> str:
 
 
 class Recorder:
-    """Writes what a child says, in order; while the database is away it remembers.
+    """Stores what a child reports, in order; keeps a backlog while the database is away.
 
     Attributes:
-        result, error: what the child said of its end, if it did.
+        result, error: what the child reported of its end, if it did.
     """
 
     def __init__(self, run: Run, child: runner.Child) -> None:
         self.run, self.child = run, child
         self.result: dict[str, Any] | None = None
-        self.error: dict[str, Any] | None = None
+        self.error: ReportedError | None = None
         self._backlog: deque[dict[str, Any]] = deque()
         self._flushed_at = time.monotonic()
         self._log_size = 0
         self._log_due_at = 0.0
 
-    def take(self, event: dict[str, Any] | None) -> None:
-        """An event of the child, or None at a tick."""
+    def record(self, event: dict[str, Any] | None) -> None:
+        """Take an event of the child, or None at a tick."""
         if event is None:
             self._flush()
             self._put_log()
@@ -55,7 +57,7 @@ class Recorder:
             case "result":
                 self.result = event.get("values")
             case "error":
-                self.error = {key: event.get(key) for key in ("code", "message", "hint")}
+                self.error = parse_error(event)
             case "hello":
                 self._backlog.append(event)
                 self._flush()
@@ -86,7 +88,7 @@ class Recorder:
         elif kind == "hello":
             batch = [self._backlog[0]]
             with make_session() as session:
-                lifecycle.heard(session, self.run)
+                lifecycle.mark_running(session, self.run)
         else:
             batch = [self._backlog[0]]
             self._store(batch[0])
@@ -105,11 +107,11 @@ class Recorder:
             )
         except (OSError, ValueError) as error:
             code = storage_code(error) if isinstance(error, OSError) else "internal"
-            self.error = {"code": code, "message": f"{event['name']}: {error}"}
+            self.error = ReportedError(code=code, message=f"{event['name']}: {error}")
             self.child.kill()
 
     def _put_log(self) -> None:
-        """Let readers see the log grow; the store says how soon it may be copied again."""
+        """Let readers see the log grow; ``put_log`` decides when the next copy is due."""
         path = self.child.log_path
         size = path.stat().st_size if path.exists() else 0
         if size == self._log_size or time.monotonic() < self._log_due_at:

@@ -53,7 +53,7 @@ class Child:
         self._log_thread = _thread(self._drain_log)
         self._event_thread = _thread(self._drain_events, events)
 
-    # -- what it says ------------------------------------------------------------------------
+    # -- its reports -------------------------------------------------------------------------
 
     def events(self, tick: float) -> Iterator[dict[str, Any] | None]:
         """Each event, and None at least once every ``tick`` seconds; ends with the child.
@@ -89,17 +89,17 @@ class Child:
             while chunk := self.process.stdout.read1(65_536):  # ty: ignore[missing-attribute]
                 capped.write(chunk)
 
-    # -- what it is told ---------------------------------------------------------------------
+    # -- messages to it ----------------------------------------------------------------------
 
     def stop(self, reason: str, *, save: bool) -> None:
         """Ask the child to stop at its next step."""
-        self._tell({"stop": {"reason": reason, "save": save}})
+        self._send({"stop": {"reason": reason, "save": save}})
 
     def alive(self, seconds: float) -> None:
         """Let the child go on for ``seconds`` more; without this it leaves by itself."""
-        self._tell({"alive_s": seconds})
+        self._send({"alive_s": seconds})
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         with self._control_lock:
             if self._control is not None:
                 with contextlib.suppress(BlockingIOError, BrokenPipeError):

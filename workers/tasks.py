@@ -6,13 +6,13 @@ from celery.signals import worker_shutdown
 
 from workers.celery_app import celery_app
 from workers.dispatcher import start_dispatcher
-from workers.work import work
+from workers.work import run_next
 
 
 @celery_app.task(name="claim")
 def claim(queue: str) -> None:
-    """Carry out the best waiting job of a queue, if there is one and a slot is free."""
-    work(queue)
+    """Run the best waiting job of a queue, if there is one and a slot is free."""
+    run_next(queue)
 
 
 @worker_shutdown.connect

@@ -1,4 +1,4 @@
-"""One piece of work: a dataset check, or a run from its claim to its final status."""
+"""The next piece of work of a worker: a dataset check, or a run from its claim to its end."""
 
 import structlog
 
@@ -10,8 +10,8 @@ from workers.execute import execute
 from workers.host import Grant, this_host
 
 
-def work(queue: str) -> bool:
-    """One dataset check or one run; False when nothing was there for this worker."""
+def run_next(queue: str) -> bool:
+    """Do one dataset check or one run; False when there is none for this worker."""
     host = this_host()
     with host.slot() as free:
         if not free:
@@ -21,10 +21,10 @@ def work(queue: str) -> bool:
         if dataset is not None:
             check(dataset, host.id)
             return True
-        taken = _take(queue)
-        if taken is None:
+        claimed = _claim(queue)
+        if claimed is None:
             return False
-        run, grant = taken
+        run, grant = claimed
         structlog.contextvars.bind_contextvars(job_id=run.job_id, run_number=run.number)
         try:
             execute(run, grant)
@@ -34,7 +34,7 @@ def work(queue: str) -> bool:
         return True
 
 
-def _take(queue: str) -> tuple[Run, Grant] | None:
+def _claim(queue: str) -> tuple[Run, Grant] | None:
     """Claim a job together with the GPUs it needs: what is free must not change in between."""
     host = this_host()
     with host.claiming:

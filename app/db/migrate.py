@@ -44,13 +44,13 @@ def upgrade(engine: Engine) -> None:
     """
     with _locked(engine), engine.connect() as connection:
         known = ScriptDirectory.from_config(alembic_config())
-        found = MigrationContext.configure(connection).get_current_revision()
+        revision = MigrationContext.configure(connection).get_current_revision()
         connection.rollback()
         try:
-            known.get_revision(found or "base")
+            known.get_revision(revision or "base")
         except CommandError as error:
             raise RuntimeError(
-                f"the database is at revision {found}, newer than this code; "
+                f"the database is at revision {revision}, newer than this code; "
                 "update this installation"
             ) from error
         command.upgrade(alembic_config(connection), "head")

@@ -92,8 +92,8 @@ def make_session(*, write: bool = True, durable: bool = False) -> Generator[Sess
 def database_now(session: Session) -> datetime:
     """The database's clock, aware UTC; what leases and waiting times are compared with."""
     if session.get_bind().dialect.name == "sqlite":
-        found = session.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
-        return datetime.fromisoformat(str(found)).replace(tzinfo=UTC)
+        clock = session.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
+        return datetime.fromisoformat(str(clock)).replace(tzinfo=UTC)
     return session.scalars(select(func.clock_timestamp())).one()
 
 

@@ -1,6 +1,7 @@
 """All tables. SQL is the only truth of the service; see ARCHITECTURE.md for who writes what."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 import uuid_utils
@@ -22,8 +23,18 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
-FINAL = ("succeeded", "failed", "cancelled")
+
+class JobStatus(StrEnum):
+    """The status of a job; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 STATUS_REASONS = ("starting", "cancelling", "backoff")
 ARTIFACT_STATUSES = ("pending", "ready", "deleted")
 DATASET_STATUSES = ("uploading", "checking", "ready", "failed")
@@ -61,6 +72,21 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class StatusColumn(TypeDecorator[JobStatus]):
+    """A job's status as text; nothing else gets into the column."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: JobStatus | None, dialect: Dialect) -> str | None:
+        """Store the value, not the member."""
+        return None if value is None else JobStatus(value).value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> JobStatus | None:
+        """Restore the member."""
+        return None if value is None else JobStatus(value)
+
+
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
@@ -83,6 +109,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {
         datetime: UtcDateTime,
+        JobStatus: StatusColumn,
         dict[str, Any]: Json,
         list[Any]: Json,
         str: String(),
@@ -120,7 +147,7 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        _one_of("status", STATUSES),
+        _one_of("status", tuple(JobStatus)),
         _one_of("status_reason", STATUS_REASONS),
         Index(None, "tenant_id", "id"),
         Index("ix_jobs_claim", "status", "queue", desc("priority"), "id"),
@@ -143,7 +170,7 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(default=5)
     parent_job_id: Mapped[str | None] = mapped_column(index=True)
 
-    status: Mapped[str] = mapped_column(default="queued")
+    status: Mapped[JobStatus] = mapped_column(default=JobStatus.QUEUED)
     status_reason: Mapped[str | None]
     run_number: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)

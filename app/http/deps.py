@@ -49,34 +49,37 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern=r"^[\x20-\x7e]{1,255}$",
-        description="Any word of yours: repeating the request with it repeats the first answer",
+        description="Client-chosen key; repeating the request with the same key returns the "
+        "original response",
     ),
 ]
 
 
-async def once(
+async def idempotent(
     request: Request, session: DurableSession, principal: Caller, key: IdempotencyKey = None
 ) -> Callable[[Callable[[], Answer]], Response]:
-    """Dependency of a POST that creates: a function that carries work out once a key."""
+    """Dependency of a POST that creates: a function that runs its work once for each key."""
     path = request.url.path
     body = b""
     if key is not None:
         sent = await request.json() if await request.body() else None
         body = json.dumps(sent, sort_keys=True).encode()
 
-    def carry_out(work: Callable[[], Answer]) -> Response:
+    def run(work: Callable[[], Answer]) -> Response:
         if key is None:
-            found = work()
+            answer = work()
         else:
             hashed = idempotency.request_hash(request.method, path, body)
             claim = idempotency.Claim(principal.tenant_id, key, hashed)
-            found = idempotency.once(
+            answer = idempotency.answer_once(
                 session, claim, work, lambda error: problems.refusal(path, error)
             )
         session.commit()  # here, in the route's thread: the write lock is not held while waiting
-        return problems.respond(found)
+        return problems.respond(answer)
 
-    return carry_out
+    return run
 
 
-Once = Annotated[Callable[[Callable[[], Answer]], Response], Depends(once, scope="function")]
+Idempotent = Annotated[
+    Callable[[Callable[[], Answer]], Response], Depends(idempotent, scope="function")
+]

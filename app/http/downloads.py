@@ -23,6 +23,7 @@ MAX_RANGES = 100
 RANGE = re.compile(r"(\d{0,18})-(\d{0,18})")
 SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+TEXT = {"schema": {"type": "string"}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "All bytes", "content": BYTES},
     206: {"description": "The ranges that were asked for", "content": BYTES},
@@ -48,10 +49,10 @@ def send_artifact(request: Request, row: Artifact) -> Response:
     if _matches(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     try:
-        found = storage.head(row.storage_key)
+        info = storage.head(row.storage_key)
     except FileNotFoundError as error:
         raise NotFoundError(f"the bytes of {row.name} are gone") from error
-    return send_object(request, found, row.media_type, headers)
+    return send_object(request, info, row.media_type, headers)
 
 
 def _matches(header: str | None, etag: str) -> bool:
@@ -61,31 +62,31 @@ def _matches(header: str | None, etag: str) -> bool:
 
 
 def send_object(
-    request: Request, found: storage.Info, media_type: str, headers: dict[str, str]
+    request: Request, info: storage.Info, media_type: str, headers: dict[str, str]
 ) -> Response:
     """An object of the store, whole or in the ranges that the request names.
 
     Raises:
         HTTPException: 416 if no range lies inside.
     """
-    size = found.size_bytes
+    size = info.size_bytes
     headers = {**SAFE, "Accept-Ranges": "bytes", **headers}
     ranges = None
     if request.headers.get("if-range", headers.get("ETag")) == headers.get("ETag"):
         ranges = parse_ranges(request.headers.get("range"), size)
     if ranges is None:
-        return _stream(storage.open(found.key, 0, size), 200, media_type, headers, size)
+        return _stream(storage.open(info.key, 0, size), 200, media_type, headers, size)
     if len(ranges) > 1:
-        return _multipart(found, ranges, media_type, headers)
+        return _multipart(info, ranges, media_type, headers)
     start, end = ranges[0]
     headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return _stream(storage.open(found.key, start, end), 206, media_type, headers, end - start)
+    return _stream(storage.open(info.key, start, end), 206, media_type, headers, end - start)
 
 
-def send_rest(found: storage.Info, start: int, media_type: str) -> Response:
+def send_rest(info: storage.Info, start: int, media_type: str) -> Response:
     """What lies behind ``start``, as an answer of its own."""
-    chunks = storage.open(found.key, start, found.size_bytes)
-    return _stream(chunks, 200, media_type, SAFE, found.size_bytes - start)
+    chunks = storage.open(info.key, start, info.size_bytes)
+    return _stream(chunks, 200, media_type, SAFE, info.size_bytes - start)
 
 
 def _stream(
@@ -96,10 +97,10 @@ def _stream(
 
 
 def _multipart(
-    found: storage.Info, ranges: list[tuple[int, int]], media_type: str, headers: dict[str, str]
+    info: storage.Info, ranges: list[tuple[int, int]], media_type: str, headers: dict[str, str]
 ) -> Response:
     """Several ranges as multipart/byteranges (RFC 9110, 14.6)."""
-    boundary, size = secrets.token_hex(16), found.size_bytes
+    boundary, size = secrets.token_hex(16), info.size_bytes
     heads = [
         f"--{boundary}\r\nContent-Type: {media_type}\r\n"
         f"Content-Range: bytes {start}-{end - 1}/{size}\r\n\r\n".encode()
@@ -113,7 +114,7 @@ def _multipart(
     def chunks() -> Iterator[bytes]:
         for head, (start, end) in zip(heads, ranges, strict=True):
             yield head
-            yield from storage.open(found.key, start, end)
+            yield from storage.open(info.key, start, end)
             yield b"\r\n"
         yield tail
 
@@ -135,7 +136,7 @@ def parse_ranges(header: str | None, size: int) -> list[tuple[int, int]] | None:
     parts = [RANGE.fullmatch(part.strip()) for part in listed.split(",")]
     if unit.strip().lower() != "bytes" or len(parts) > MAX_RANGES:
         return None
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for part in parts:
         if part is None or not any(part.groups()):
             return None
@@ -145,11 +146,11 @@ def parse_ranges(header: str | None, size: int) -> list[tuple[int, int]] | None:
         start = int(first) if first else max(size - int(last), 0)
         end = min(int(last) + 1, size) if first and last else size
         if start < end:
-            found.append((start, end))
-    if not found:
+            ranges.append((start, end))
+    if not ranges:
         headers = {"Content-Range": f"bytes */{size}"}
         raise HTTPException(416, f"the content has {size} bytes", headers)
-    return _joined(sorted(found))
+    return _joined(sorted(ranges))
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
-"""Live streams: server-sent events, woken by the broker and by one look a second into SQL.
+"""Live streams: server-sent events, woken by the broker and by one query a second.
 
-One listener thread a process hears the broker's announcements and wakes the coroutines that
+One listener thread per process receives the broker's announcements and wakes the coroutines that
 wait for a job. Whatever the broker loses is made good by a single query a second over all jobs
 that somebody waits for; so streams need no polling of their own and no database connection
 while they wait.
@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import structlog
+from fastapi import Header
 from fastapi.exceptions import HTTPException
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,13 +28,22 @@ from app.db.session import make_session
 from app.services import events, logs
 from app.settings import get_settings
 
+STREAM = "text/event-stream"
+FIELDS = ("id", "event", "data")
+LIVE = {  # OpenAPI 3.1: the schema of a stream is that of each event
+    "schema": {"type": "object", "properties": {name: {"type": "string"} for name in FIELDS}}
+}
+LastEventId = Annotated[
+    str | None,
+    Header(pattern=r"^[0-9]{1,18}$", description="`id` of the last event; wins over the query"),
+]
 MAX_STREAMS = 200
 MAX_STREAMS_PER_KEY = 10
 PING_S = 15.0
 POLL_S = 1.0
-LISTENER_STOP_S = 2.0  # it looks for a stop twice a second
+LISTENER_STOP_S = 2.0  # it checks for a stop twice a second
 SEND_S = 30.0  # a reader that takes nothing for so long is dropped; it reconnects by id
-STEP_BYTES = 2**20  # unsent bytes held for one reader at most
+CHUNK_BYTES = 2**20  # unsent bytes held for one reader at most
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +52,7 @@ class SlowReaderError(Exception):
     """A reader took nothing of its stream for too long."""
 
 
-class Step(NamedTuple):
+class StreamChunk(NamedTuple):
     """What a stream sends next.
 
     Attributes:
@@ -57,7 +67,7 @@ class Step(NamedTuple):
 
 
 class Hub:
-    """Who waits for news of which job; used in the event loop alone, but for :meth:`heard`."""
+    """Which coroutines wait for which job; used in the event loop only, except :meth:`notify`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -67,7 +77,7 @@ class Hub:
         self.streams: Counter[str] = Counter()
         self._poll_task = loop.create_task(self._poll())
         self._listener = threading.Thread(
-            target=queue.listen, args=(self.heard, self._stop), name="listener", daemon=True
+            target=queue.listen, args=(self.notify, self._stop), name="listener", daemon=True
         )
         if get_settings().broker_url:
             self._listener.start()
@@ -88,49 +98,49 @@ class Hub:
 
     @contextmanager
     def watch(self, job_id: str) -> Generator[asyncio.Event]:
-        """An event that is set at every news of a job while the context lasts."""
-        news = asyncio.Event()
-        self._waiting.setdefault(job_id, set()).add(news)
+        """An event that is set at every change of a job while the context lasts."""
+        changed = asyncio.Event()
+        self._waiting.setdefault(job_id, set()).add(changed)
         try:
-            yield news
+            yield changed
         finally:
-            self._waiting[job_id].discard(news)
+            self._waiting[job_id].discard(changed)
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
                 self._known.pop(job_id, None)
 
-    def heard(self, job_id: str) -> None:
-        """News of a job, from any thread."""
+    def notify(self, job_id: str) -> None:
+        """Wake the waiters of a job; may be called from any thread."""
         if not self.stopped:
             self._loop.call_soon_threadsafe(self._wake, job_id)
 
     def _wake(self, job_id: str) -> None:
-        for news in self._waiting.get(job_id, ()):
-            news.set()
+        for changed in self._waiting.get(job_id, ()):
+            changed.set()
 
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
             if self._waiting:
                 try:
-                    states = await run_in_threadpool(_states, [*self._waiting])
+                    marks = await run_in_threadpool(_change_marks, [*self._waiting])
                 except SQLAlchemyError as error:
                     log.warning("database_away", error=str(error))
                     continue
-                self._compare(states)
+                self._compare(marks)
 
-    def _compare(self, states: dict[str, tuple[Any, ...]]) -> None:
+    def _compare(self, marks: dict[str, tuple[Any, ...]]) -> None:
         """Wake who waits for a changed job; one seen first may have changed just before."""
         for job_id in [*self._waiting]:
-            state = states.get(job_id, ())
-            if self._known.get(job_id) != state:
-                self._known[job_id] = state
+            mark = marks.get(job_id, ())
+            if self._known.get(job_id) != mark:
+                self._known[job_id] = mark
                 self._wake(job_id)
 
 
-def _states(job_ids: list[str]) -> dict[str, tuple[Any, ...]]:
+def _change_marks(job_ids: list[str]) -> dict[str, tuple[Any, ...]]:
     with make_session(write=False) as session:
-        return events.states(session, job_ids)
+        return events.change_marks(session, job_ids)
 
 
 _hubs: list[Hub] = []  # the one of this process, while it runs
@@ -152,60 +162,64 @@ def _hub() -> Hub:
     return _hubs[-1]
 
 
-async def wait_for_news(job_id: str, timeout_s: float) -> None:
+async def wait_for_update(job_id: str, timeout_s: float) -> None:
     """Return when something of a job may have changed, at the latest after ``timeout_s`` seconds.
 
-    It may return early without any change: look, compare, and wait again.
+    It may return early without any change: read, compare, and wait again.
     """
-    with _hub().watch(job_id) as news:
-        await _wait(news, timeout_s)
+    with _hub().watch(job_id) as changed:
+        await _wait(changed, timeout_s)
 
 
-async def _wait(news: asyncio.Event, timeout_s: float) -> None:
+async def _wait(changed: asyncio.Event, timeout_s: float) -> None:
     try:
         async with asyncio.timeout(timeout_s):
-            await news.wait()
+            await changed.wait()
     except TimeoutError:
         return
 
 
 async def _frames(
-    job_id: str, look: Callable[[], Step], look_every_s: float
+    job_id: str, next_chunk: Callable[[], StreamChunk], poll_every_s: float
 ) -> AsyncGenerator[bytes]:
-    """Bytes of a stream: what ``look`` finds, in a thread, at each news and now and then."""
+    """Bytes of a stream: ``next_chunk``'s, called in a thread at each change and periodically."""
     hub, ping_at = _hub(), time.monotonic() + PING_S
-    with hub.watch(job_id) as news:
+    with hub.watch(job_id) as changed:
         while not hub.stopped:
-            news.clear()  # before the look: what comes during it wakes us again
+            changed.clear()  # before reading: a change during it wakes us again
             try:
-                step = await run_in_threadpool(look)
+                chunk = await run_in_threadpool(next_chunk)
             except (SQLAlchemyError, OSError) as error:  # the reader reconnects by id
                 log.warning("stream_broken_off", job_id=job_id, error=str(error))
                 return
             quiet = time.monotonic() >= ping_at
-            if frame := step.data or (KEEPALIVE_COMMENT if quiet else b""):
+            if frame := chunk.data or (KEEPALIVE_COMMENT if quiet else b""):
                 yield frame
                 ping_at = time.monotonic() + PING_S
-            if step.end is not None:
-                yield format_sse_event(event="end", data_str=json.dumps(step.end))
+            if chunk.end is not None:
+                yield format_sse_event(event="end", data_str=json.dumps(chunk.end))
                 return
-            if not step.more:
-                await _wait(news, min(look_every_s, ping_at - time.monotonic()))
+            if not chunk.more:
+                await _wait(changed, min(poll_every_s, ping_at - time.monotonic()))
 
 
 class EventStream(EventSourceResponse):
     """A stream of server-sent events under the limits of the process and of the key.
 
     Args:
-        look: tells what to send next; called in a thread, never twice at once.
-        look_every_s: how often to call it without news.
+        next_chunk: returns what to send next; called in a thread, never concurrently.
+        poll_every_s: how often to call it without a change.
     """
 
     def __init__(
-        self, key_id: str, job_id: str, look: Callable[[], Step], look_every_s: float = PING_S
+        self,
+        key_id: str,
+        job_id: str,
+        next_chunk: Callable[[], StreamChunk],
+        poll_every_s: float = PING_S,
     ) -> None:
         self._key_id = key_id
-        self._frames = _frames(job_id, look, look_every_s)
+        self._frames = _frames(job_id, next_chunk, poll_every_s)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(self._frames, headers=headers)
 
@@ -256,37 +270,37 @@ def job_log(key_id: str, tenant_id: str, job_id: str, run: int, offset: int) -> 
     """The stream of a run's log from ``offset`` on, ``id`` being the offset reached."""
     reached = offset
 
-    def look() -> Step:
+    def next_chunk() -> StreamChunk:
         nonlocal reached
         with make_session(write=False) as session:
             over = logs.over(session, tenant_id, job_id, run)
-        found = logs.growth(tenant_id, job_id, run, reached, last=over)
-        reached += len(found.text)
-        data = json.dumps({"text": found.text.decode(errors="replace")})
+        growth = logs.growth(tenant_id, job_id, run, reached, last=over)
+        reached += len(growth.text)
+        data = json.dumps({"text": growth.text.decode(errors="replace")})
         frame = format_sse_event(id=str(reached), event="log", data_str=data)
-        end = {"run": run} if over and not found.more else None
-        return Step(frame if found.text else b"", found.more, end)
+        end = {"run": run} if over and not growth.more else None
+        return StreamChunk(frame if growth.text else b"", growth.more, end)
 
-    return EventStream(key_id, job_id, look, POLL_S)
+    return EventStream(key_id, job_id, next_chunk, POLL_S)
 
 
 def job_events(key_id: str, tenant_id: str, job_id: str, after: int) -> EventStream:
     """The stream of a job's events with ``seq > after``; ends after the final status."""
     seen = after
 
-    def look() -> Step:
+    def next_chunk() -> StreamChunk:
         nonlocal seen
         with make_session(write=False) as session:
-            news = events.news(session, tenant_id, job_id, seen)
-        frames, more = bytearray(), news.more
-        for row in news.rows:
-            if len(frames) >= STEP_BYTES:
+            updates = events.updates(session, tenant_id, job_id, seen)
+        frames, more = bytearray(), updates.more
+        for row in updates.rows:
+            if len(frames) >= CHUNK_BYTES:
                 more = True
                 break
             data = json.dumps({**row.data, "at": row.at.isoformat()})
             frames += format_sse_event(id=str(row.seq), event=row.type, data_str=data)
             seen = row.seq
-        end = {"status": news.final} if news.final and not more else None
-        return Step(bytes(frames), more, end)
+        end = {"status": updates.final} if updates.final and not more else None
+        return StreamChunk(bytes(frames), more, end)
 
-    return EventStream(key_id, job_id, look)
+    return EventStream(key_id, job_id, next_chunk)

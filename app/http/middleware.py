@@ -26,7 +26,7 @@ Gauge("sse_streams", "Open event streams of this process").set_function(event_st
 log = structlog.get_logger(__name__)
 
 
-class Surroundings:
+class RequestContextMiddleware:
     """ASGI middleware: request id in and out, a histogram, a problem for what nobody caught."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -54,7 +54,7 @@ class Surroundings:
                 log.exception("unhandled", method=scope["method"], path=scope["path"])
                 if status:
                     raise  # the answer has begun: the server must break it off
-                detail = "the service failed; its log tells more under this request_id"
+                detail = "the service failed; see its log under this request_id"
                 await respond_problem(Request(scope), "internal", detail)(scope, receive, answer)
             finally:
                 _observe(scope, status, time.perf_counter() - started)

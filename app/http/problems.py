@@ -16,12 +16,12 @@ from structlog.contextvars import get_contextvars
 
 from app.errors import ServiceError
 from app.services.idempotency import Answer
-from app.services.pointers import describe_errors
+from app.services.validation_errors import describe_errors
 
 MEDIA_TYPE = "application/problem+json"
 
 
-class Explanation(NamedTuple):
+class ProblemKind(NamedTuple):
     """What a problem's code means; served at ``/problems/{code}``."""
 
     status: int
@@ -30,43 +30,43 @@ class Explanation(NamedTuple):
 
 
 PROBLEMS = {
-    "invalid_request": Explanation(400, "Malformed request", "The body is not JSON in UTF-8."),
-    "unauthorized": Explanation(
+    "invalid_request": ProblemKind(400, "Malformed request", "The body is not JSON in UTF-8."),
+    "unauthorized": ProblemKind(
         401, "No valid key", "Send `Authorization: Bearer <key>` with a key that is still valid."
     ),
-    "forbidden": Explanation(
+    "forbidden": ProblemKind(
         403, "Scope missing", "The key is valid but lacks the scope that the detail names."
     ),
-    "not_found": Explanation(
+    "not_found": ProblemKind(
         404, "Not found", "There is nothing at this address, or it belongs to another tenant."
     ),
-    "method_not_allowed": Explanation(
+    "method_not_allowed": ProblemKind(
         405, "Method not allowed", "The header `Allow` lists the methods of this address."
     ),
-    "conflict": Explanation(
+    "conflict": ProblemKind(
         409, "Conflict", "The present state of the resource does not allow the request."
     ),
-    "idempotency_in_flight": Explanation(
+    "idempotency_in_flight": ProblemKind(
         409, "First request in flight", "Repeat the request after a second to get its answer."
     ),
-    "too_large": Explanation(413, "Too large", "Send fewer bytes; the detail names the limit."),
-    "unsupported_media_type": Explanation(
+    "too_large": ProblemKind(413, "Too large", "Send fewer bytes; the detail names the limit."),
+    "unsupported_media_type": ProblemKind(
         415, "Unsupported media type", "Send the body in the media type that the detail names."
     ),
-    "range_not_satisfiable": Explanation(
+    "range_not_satisfiable": ProblemKind(
         416, "Range not satisfiable", "The range lies outside of the content."
     ),
-    "validation_failed": Explanation(
+    "validation_failed": ProblemKind(
         422, "Invalid values", "`errors` names each wrong field by its JSON pointer."
     ),
-    "idempotency_mismatch": Explanation(
+    "idempotency_mismatch": ProblemKind(
         422, "Key used for another request", "Use a new Idempotency-Key for a new request."
     ),
-    "too_many": Explanation(429, "Too many", "Wait for the seconds that `Retry-After` names."),
-    "internal": Explanation(
+    "too_many": ProblemKind(429, "Too many", "Wait for the seconds that `Retry-After` names."),
+    "internal": ProblemKind(
         500, "Internal error", "A defect of the service; report it with the request_id."
     ),
-    "unavailable": Explanation(
+    "unavailable": ProblemKind(
         503, "Temporarily unavailable", "Try again after the seconds that `Retry-After` names."
     ),
 }
@@ -129,7 +129,7 @@ def answer(
     """Status, headers and body of a problem."""
     explained = PROBLEMS[code]
     status = status or explained.status
-    found = [FieldError(**error) for error in errors] if errors else None
+    field_errors = [FieldError(**error) for error in errors] if errors else None
     problem = Problem(
         type=f"/problems/{code}",
         title=explained.title if status == explained.status else HTTPStatus(status).phrase,
@@ -138,9 +138,9 @@ def answer(
         instance=instance,
         code=code,
         request_id=get_contextvars().get("request_id"),
-        errors=found,
+        errors=field_errors,
     )
-    body = problem.model_dump(exclude=None if found else {"errors"})
+    body = problem.model_dump(exclude=None if field_errors else {"errors"})
     return Answer(status, body, HEADERS.get(status, {}))
 
 
@@ -149,10 +149,10 @@ def refusal(instance: str, error: ServiceError) -> Answer:
     return answer(instance, error.code, error.detail, errors=error.errors)
 
 
-def respond(found: Answer) -> Response:
+def respond(content: Answer) -> Response:
     """An Answer as a response; problems under their own media type."""
-    media_type = MEDIA_TYPE if found.status_code >= HTTPStatus.BAD_REQUEST else None
-    return JSONResponse(found.body, found.status_code, found.headers, media_type)
+    media_type = MEDIA_TYPE if content.status_code >= HTTPStatus.BAD_REQUEST else None
+    return JSONResponse(content.body, content.status_code, content.headers, media_type)
 
 
 def respond_problem(request: Request, code: str, detail: str, **more: Any) -> Response:
@@ -195,9 +195,11 @@ async def on_invalid(request: Request, error: RequestValidationError) -> Respons
     if any(item["loc"][0] == "path" for item in errors):
         return respond_problem(request, "not_found", f"nothing at {request.url.path}")
     route = request.scope["route"]
-    found = [item for each in errors for item in _field_errors(each, error.body, route)]
-    detail = "; ".join(f"{item['pointer'] or 'body'}: {item['detail']}" for item in found[:3])
-    return respond_problem(request, "validation_failed", detail, errors=found)
+    field_errors = [item for each in errors for item in _field_errors(each, error.body, route)]
+    detail = "; ".join(
+        f"{item['pointer'] or 'body'}: {item['detail']}" for item in field_errors[:3]
+    )
+    return respond_problem(request, "validation_failed", detail, errors=field_errors)
 
 
 def _field_errors(error: dict[str, Any], body: Any, route: APIRoute) -> list[dict[str, Any]]:
@@ -206,8 +208,8 @@ def _field_errors(error: dict[str, Any], body: Any, route: APIRoute) -> list[dic
         adapter = _adapter(route.body_field.field_info.annotation)
         return describe_errors([{**error, "loc": loc}], body, adapter)
     sent = {str(loc[0]): error.get("input")} if loc else {}
-    found = describe_errors([{**error, "loc": loc}], sent, TypeAdapter(Any))
-    return [{**item, "location": location} for item in found]
+    described = describe_errors([{**error, "loc": loc}], sent, TypeAdapter(Any))
+    return [{**item, "location": location} for item in described]
 
 
 ADAPTERS: dict[Any, TypeAdapter[Any]] = {}

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from app.errors import InvalidError, NotFoundError, TooLargeError, invalid
 from app.services.paging import refused_query
-from app.services.pointers import pointer
+from app.services.validation_errors import pointer
 from app.settings import get_settings
 
 MAX_DEPTH = 32

@@ -28,8 +28,8 @@ def list_artifacts(job_id: JobId, principal: JobsRead, session: ReadSession) -> 
     """List the files of a job by name."""
     job = jobs.get(session, principal.tenant_id, job_id)
     rows = artifacts.listing(session, principal.tenant_id, job.id)
-    found = [ArtifactRead.of(row) for row in rows]
-    return Page(data=found, has_more=False, next_cursor=None)
+    data = [ArtifactRead.of(row) for row in rows]
+    return Page(data=data, has_more=False, next_cursor=None)
 
 
 @router.get("/jobs/{job_id}/artifacts/{name:path}", response_class=Response, responses=BYTES)
@@ -57,8 +57,8 @@ def list_checkpoints(
     """List the checkpoints of a job, newest first."""
     job = jobs.get(session, principal.tenant_id, job_id)
     rows = artifacts.checkpoints(session, principal.tenant_id, job.id)
-    found = [ArtifactRead.of(row) for row in rows]
-    return Page(data=found, has_more=False, next_cursor=None)
+    data = [ArtifactRead.of(row) for row in rows]
+    return Page(data=data, has_more=False, next_cursor=None)
 
 
 @router.get("/jobs/{job_id}/checkpoints/{which}", response_class=Response, responses=BYTES)

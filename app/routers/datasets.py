@@ -18,7 +18,7 @@ from app.http.deps import (
     DatasetsRead,
     DatasetsWrite,
     DurableSession,
-    Once,
+    Idempotent,
     ReadSession,
     WriteSession,
 )
@@ -57,7 +57,7 @@ Digest = Annotated[str | None, Header(max_length=1000, description="`sha-256=:<b
     },
 )
 def create_dataset(
-    body: DatasetCreate, principal: DatasetsWrite, session: DurableSession, once: Once
+    body: DatasetCreate, principal: DatasetsWrite, session: DurableSession, idempotent: Idempotent
 ) -> Response:
     """Make a dataset; then PUT its content and finalize it."""
 
@@ -69,7 +69,7 @@ def create_dataset(
         headers = {"Location": f"/v1/datasets/{row.id}"}
         return Answer(201, DatasetRead.of(row).model_dump(mode="json"), headers, row.id)
 
-    return once(create)
+    return idempotent(create)
 
 
 @router.put(
@@ -115,9 +115,9 @@ def _sha256(name: str, header: str | None) -> bytes | None:
     """The SHA-256 of a digest field (RFC 9530); None where it names other algorithms only."""
     if header is None:
         return None
-    found = SHA256.search(header)
+    match = SHA256.search(header)
     try:
-        digest = base64.b64decode(found[1], validate=True) if found else None
+        digest = base64.b64decode(match[1], validate=True) if match else None
     except binascii.Error:
         digest = b""
     if digest is not None and len(digest) != 32:  # bytes of a SHA-256
@@ -145,8 +145,8 @@ def list_datasets(
     """List datasets: the built-in ones on the first page, then the uploaded, newest first."""
     rows, next_cursor = datasets.list_page(session, principal.tenant_id, query.limit, query.cursor)
     builtin = [] if query.cursor else [DatasetRead.of_builtin(each) for each in BUILTIN.values()]
-    found = builtin + [DatasetRead.of(row) for row in rows]
-    return Page(data=found, has_more=next_cursor is not None, next_cursor=next_cursor)
+    data = builtin + [DatasetRead.of(row) for row in rows]
+    return Page(data=data, has_more=next_cursor is not None, next_cursor=next_cursor)
 
 
 @router.get("/{dataset}", responses=problems(404))

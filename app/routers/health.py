@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from app.errors import NotFoundError
 from app.http.auth import ADMIN, bearer, caller, demand
+from app.http.downloads import TEXT
 from app.http.problems import PROBLEMS, problems
 from app.http.strict import StrictRoute
 from app.schemas.health import Health, ProblemRead, Ready
@@ -26,7 +27,7 @@ async def metrics_allowed(request: Request) -> None:
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """Tell that the process answers."""
+    """Answer while the process runs."""
     return Health(status="ok")
 
 
@@ -36,17 +37,17 @@ async def healthz() -> Health:
     responses={503: {"model": Ready, "description": "A part is missing"}},
 )
 def readyz() -> Response:
-    """Tell whether database, store and migration are there, and how the rest is."""
-    found = health.readiness()
-    body = Ready(ready=found.ready, **found.parts).model_dump()
-    return JSONResponse(body, 200 if found.ready else 503)
+    """Report whether database, store and migration are ready, and the state of the other parts."""
+    readiness = health.readiness()
+    body = Ready(ready=readiness.ready, **readiness.parts).model_dump()
+    return JSONResponse(body, 200 if readiness.ready else 503)
 
 
 @router.get(
     "/metrics",
     response_class=Response,
     responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/plain": TEXT}},
         **problems(401, 403, 503),
     },
     dependencies=[Depends(metrics_allowed)],
@@ -60,7 +61,9 @@ def prometheus() -> Response:
 @router.get("/problems/{code}", responses=problems(404, 422))
 async def read_problem(code: Annotated[str, Path(max_length=64)]) -> ProblemRead:
     """Explain the code of a problem."""
-    found = PROBLEMS.get(code)
-    if found is None:
+    problem = PROBLEMS.get(code)
+    if problem is None:
         raise NotFoundError(f"no problem {code!r}; there are {', '.join(PROBLEMS)}")
-    return ProblemRead(code=code, status=found.status, title=found.title, explanation=found.text)
+    return ProblemRead(
+        code=code, status=problem.status, title=problem.title, explanation=problem.text
+    )

@@ -8,8 +8,8 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.session import make_session
 from app.db.tables import Job
-from app.http.deps import DurableSession, JobsRead, JobsWrite, Once, ReadSession, WriteSession
-from app.http.event_streams import wait_for_news
+from app.http.deps import DurableSession, Idempotent, JobsRead, JobsWrite, ReadSession, WriteSession
+from app.http.event_streams import wait_for_update
 from app.http.problems import problems
 from app.http.strict import StrictRoute
 from app.schemas.jobs import (
@@ -32,7 +32,7 @@ LOCATION = {"Location": {"description": "Address of the new job", "schema": {"ty
 ETAG = {"ETag": {"description": "Changes with the job", "schema": {"type": "string"}}}
 
 
-def created(session: DurableSession, job: Job) -> Answer:
+def created_answer(session: DurableSession, job: Job) -> Answer:
     """Answer 201 with the job and its address."""
     read = jobs.describe(session, [job])[0]
     headers = {"Location": read.links.self}
@@ -53,14 +53,16 @@ def create_job(
     body: JobCreate,
     principal: JobsWrite,
     session: DurableSession,
-    once: Once,
-    dry_run: Annotated[bool, Query(description="Only tell what would be stored")] = False,
+    idempotent: Idempotent,
+    dry_run: Annotated[bool, Query(description="Only report what would be stored")] = False,
 ) -> Response:
     """Store a job and queue it. It is committed before the answer: it is never lost."""
     if dry_run:
-        found = jobs.dry_run(session, principal.tenant_id, body)
-        return Response(found.model_dump_json(), media_type="application/json")
-    return once(lambda: created(session, jobs.submit(session, principal.tenant_id, body)))
+        preview = jobs.dry_run(session, principal.tenant_id, body)
+        return Response(preview.model_dump_json(), media_type="application/json")
+    return idempotent(
+        lambda: created_answer(session, jobs.submit(session, principal.tenant_id, body))
+    )
 
 
 @router.get("")
@@ -69,8 +71,8 @@ def list_jobs(
 ) -> Page[JobRead]:
     """List jobs, newest first. `metadata.<key>=<value>` keeps those with that label."""
     rows, next_cursor = jobs.list_page(session, principal.tenant_id, filters)
-    found = jobs.describe(session, rows)
-    return Page(data=found, has_more=next_cursor is not None, next_cursor=next_cursor)
+    data = jobs.describe(session, rows)
+    return Page(data=data, has_more=next_cursor is not None, next_cursor=next_cursor)
 
 
 @router.get(
@@ -97,30 +99,30 @@ async def read_job(
     With `If-None-Match` the change is the one from that version, else from the present one.
     """
 
-    def look() -> JobRead:
+    def load() -> JobRead:
         with make_session(write=False) as session:
             return jobs.read(session, principal.tenant_id, job_id)
 
-    read = await run_in_threadpool(look)
+    read = await run_in_threadpool(load)
     if if_none_match is None or _matches(if_none_match, read.etag):
-        seen, until = _news(read), time.monotonic() + wait_s
-        while _waiting(read, until) and _news(read) == seen:
-            await wait_for_news(job_id, until - time.monotonic())
+        seen, deadline = _version(read), time.monotonic() + wait_s
+        while _waiting(read, deadline) and _version(read) == seen:
+            await wait_for_update(job_id, deadline - time.monotonic())
             if await request.is_disconnected():
                 break
-            read = await run_in_threadpool(look)
+            read = await run_in_threadpool(load)
     headers = {"ETag": f'"{read.etag}"', "Cache-Control": "no-cache"}
     if if_none_match is not None and _matches(if_none_match, read.etag):
         return Response(status_code=304, headers=headers)
     return Response(read.model_dump_json(), headers=headers, media_type="application/json")
 
 
-def _news(read: JobRead) -> tuple[object, ...]:
+def _version(read: JobRead) -> tuple[object, ...]:
     return (read.status, read.status_reason, read.progress)
 
 
-def _waiting(read: JobRead, until: float) -> bool:
-    return read.finished_at is None and time.monotonic() < until
+def _waiting(read: JobRead, deadline: float) -> bool:
+    return read.finished_at is None and time.monotonic() < deadline
 
 
 def _matches(header: str, etag: str) -> bool:
@@ -168,13 +170,13 @@ def retry_job(
     job_id: JobId,
     principal: JobsWrite,
     session: DurableSession,
-    once: Once,
+    idempotent: Idempotent,
     body: RetryRequest | None = None,
 ) -> Response:
-    """Make a new job from a final one, from its latest checkpoint unless told otherwise."""
+    """Make a new job from a final one, from its latest checkpoint unless `from` says otherwise."""
     asked = body or RetryRequest()
-    return once(
-        lambda: created(session, retries.retry(session, principal.tenant_id, job_id, asked))
+    return idempotent(
+        lambda: created_answer(session, retries.retry(session, principal.tenant_id, job_id, asked))
     )
 
 
@@ -182,5 +184,5 @@ def retry_job(
 def list_runs(job_id: JobId, principal: JobsRead, session: ReadSession) -> Page[RunRead]:
     """List the job's runs, oldest first."""
     rows = jobs.runs(session, principal.tenant_id, job_id)
-    found = [RunRead.model_validate(row) for row in rows]
-    return Page(data=found, has_more=False, next_cursor=None)
+    data = [RunRead.model_validate(row) for row in rows]
+    return Page(data=data, has_more=False, next_cursor=None)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from app.http.deps import Admin, DurableSession, Once, ReadSession, WriteSession
+from app.http.deps import Admin, DurableSession, Idempotent, ReadSession, WriteSession
 from app.http.problems import problems
 from app.http.strict import StrictRoute
 from app.schemas.keys import KeyCreate, KeyCreated, KeyFilters, KeyRead
@@ -18,7 +18,9 @@ KeyId = Annotated[str, Path(pattern=r"^key_[0-9a-f]{32}$", description="Id of a 
 
 
 @router.post("", status_code=201, response_model=KeyCreated, responses=problems(400, 409, 413, 415))
-def create_key(body: KeyCreate, principal: Admin, session: DurableSession, once: Once) -> Response:
+def create_key(
+    body: KeyCreate, principal: Admin, session: DurableSession, idempotent: Idempotent
+) -> Response:
     """Make a key. Its secret is in this answer alone; only a hash of it is kept."""
 
     def work() -> Answer:
@@ -30,7 +32,7 @@ def create_key(body: KeyCreate, principal: Admin, session: DurableSession, once:
             201, {**fields, "key": token}, resource_id=made.id, kept={**fields, "key": None}
         )
 
-    return once(work)
+    return idempotent(work)
 
 
 @router.get("")
@@ -39,8 +41,8 @@ def list_keys(
 ) -> Page[KeyRead]:
     """List keys, newest first, revoked ones included."""
     rows, next_cursor = keys.list_page(session, principal.tenant_id, filters.limit, filters.cursor)
-    found = [KeyRead.model_validate(row) for row in rows]
-    return Page(data=found, has_more=next_cursor is not None, next_cursor=next_cursor)
+    data = [KeyRead.model_validate(row) for row in rows]
+    return Page(data=data, has_more=next_cursor is not None, next_cursor=next_cursor)
 
 
 @router.delete("/{key_id}", status_code=204, responses=problems(404, 409))

@@ -11,7 +11,7 @@ from app.http.problems import problems
 from app.http.strict import StrictRoute
 from app.schemas.kinds import ArtifactKind, KindRead, MetricRead
 from app.schemas.page import Page
-from app.services.pointers import did_you_mean
+from app.services.validation_errors import did_you_mean
 from models.catalog import kinds
 from models.core.spec import Spec
 
@@ -43,10 +43,10 @@ def read_schema(kind: KindName, _: JobsRead) -> dict[str, Any]:
 
 
 def _spec(kind: str) -> type[Spec]:
-    found = kinds().get(kind)
-    if found is None:
+    spec = kinds().get(kind)
+    if spec is None:
         raise NotFoundError(f"no kind {kind!r}{did_you_mean(kind, kinds())}; GET /v1/kinds")
-    return found
+    return spec
 
 
 @cache

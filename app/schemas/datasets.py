@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from app.db.tables import Dataset
+from app.schemas.errors import DatasetError
 from app.schemas.page import Body, Cursor, Limit, Params
 from models.core.spec import Sha256
 from models.data.builtin import Builtin
@@ -44,16 +45,6 @@ class DatasetQuery(Params):
 
     limit: Limit = 50
     cursor: Cursor | None = None
-
-
-class DatasetError(BaseModel):
-    """Why the check refused the content."""
-
-    model_config = ConfigDict(extra="allow")
-
-    code: str
-    message: str
-    hint: str | None = None
 
 
 class DatasetRead(BaseModel):

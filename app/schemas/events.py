@@ -1,20 +1,17 @@
-"""Bodies of events and metrics, and what their routes may be asked."""
+"""Bodies of events and the query of their route."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.page import Params
-
-Seq = Annotated[int, Field(ge=0, le=2**53 - 1)]
-MetricName = Annotated[str, Field(min_length=1, max_length=200)]
+from app.schemas.page import Params, SafeInt
 
 
 class EventQuery(Params):
     """Which events."""
 
-    after: Seq = Field(default=0, description="Only events with a greater seq")
+    after: SafeInt = Field(default=0, description="Only events with a greater seq")
     limit: int = Field(default=100, ge=1, le=1000, description="Events a page; JSON only")
 
 
@@ -36,58 +33,3 @@ class EventPage(BaseModel):
     data: list[EventRead]
     has_more: bool
     next_after: int
-
-
-class MetricQuery(Params):
-    """Which numbers, and how many points of them."""
-
-    names: list[MetricName] = Field(
-        default=[], max_length=100, description="Only these; repeatable; all where left out"
-    )
-    from_step: Seq = 0
-    to_step: Seq = 2**53 - 1
-    max_points: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="Points of each name; a longer series comes as minimum and maximum of ranges "
-        "of steps. Where left out: 1000 in json, every point in csv and ndjson",
-    )
-    format: Literal["json", "csv", "ndjson"] = "json"
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.from_step > self.to_step:
-            raise ValueError(f"from_step {self.from_step} is greater than to_step {self.to_step}")
-        return self
-
-
-class PointRead(BaseModel):
-    """One value of a metric, or several in a range of steps."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    step: int = Field(description="Of the value; the first of several")
-    last_step: int = Field(description="The last of several")
-    count: int = Field(description="How many values")
-    value: float | None = Field(description="The value; the mean of several finite ones")
-    min: float | None
-    max: float | None
-    non_finite: Literal["nan", "inf", "-inf"] | None = Field(
-        description="Where a value was no finite number"
-    )
-
-
-class MetricsRead(BaseModel):
-    """Numbers of a job by name, in the order of steps."""
-
-    job_id: str
-    series: dict[str, list[PointRead]]
-
-
-class LogQuery(Params):
-    """Which part of the log."""
-
-    run: int | None = Field(default=None, ge=1, le=2**31 - 1, description="The newest otherwise")
-    tail: int | None = Field(default=None, ge=1, le=100_000, description="Only the last lines")
-    follow: bool = Field(default=False, description="Stream events `log` while it grows")

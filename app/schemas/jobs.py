@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import inspect
 
-from app.db.tables import Job
+from app.db.tables import Job, JobStatus
+from app.schemas.errors import JobError
 from app.schemas.page import Body, Cursor, Limit, Params, Time
 from models.catalog import JobSpec
 from models.core.spec import Int
 
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 StatusReason = Literal[
     "waiting_for_worker",
     "waiting_for_gpu",
@@ -87,7 +87,7 @@ class JobFilters(Params):
 
     model_config = ConfigDict(extra="allow")
 
-    status: list[Status] = Field(default=[], max_length=5, description="Repeatable")
+    status: list[JobStatus] = Field(default=[], max_length=5, description="Repeatable")
     kind: str | None = Field(default=None, max_length=64)
     method: str | None = Field(default=None, max_length=64, description="Part left of the dot")
     name: str | None = Field(default=None, max_length=120, description="Exact name")
@@ -147,22 +147,6 @@ class Progress(BaseModel):
     updated_at: datetime | None = None
 
 
-class JobError(BaseModel):
-    """Why a run or job failed."""
-
-    model_config = ConfigDict(extra="allow", serialize_by_alias=True, validate_by_name=True)
-
-    code: str
-    message: str
-    class_: str = Field(alias="class", description="job or infrastructure")
-    retryable: bool
-    run_number: int
-    exit_code: int | None
-    signal: int | None
-    traceback_artifact_id: str | None
-    hint: str | None
-
-
 class Derived(NamedTuple):
     """What is worked out when a job is read."""
 
@@ -188,7 +172,7 @@ class JobRead(BaseModel):
     priority: int
     parent_job_id: str | None
     etag: str = Field(default="", description="The ETag header without its quotes")
-    status: Status
+    status: JobStatus
     status_reason: StatusReason | None
     run_number: int
     queue_position: int | None = Field(description="1 is next; null beyond 1,000")

@@ -26,10 +26,10 @@ def _rfc3339(value: Any) -> datetime:
     if not isinstance(value, str) or "T" not in value.upper():
         raise refused
     try:
-        found = datetime.fromisoformat(value.upper())
-        if found.tzinfo is None:
+        time = datetime.fromisoformat(value.upper())
+        if time.tzinfo is None:
             raise refused
-        return found.astimezone(UTC)
+        return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise refused from error
 
@@ -41,6 +41,7 @@ Time = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}),
 ]
 
+SafeInt = Annotated[int, Field(ge=0, le=2**53 - 1)]  # exact in JSON readers that use float64
 Limit = Annotated[int, Field(ge=1, le=200, description="Rows a page, 1 to 200")]
 Cursor = Annotated[
     str, Field(min_length=1, max_length=400, description="`next_cursor` of the page before")

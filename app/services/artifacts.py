@@ -14,11 +14,18 @@ from sqlalchemy.orm import Session, aliased
 
 from app import queue, storage
 from app.db.session import after_commit, database_now, make_session
-from app.db.tables import Artifact, Dataset, Job, Metric, Run, new_id, utc_now
+from app.db.tables import Artifact, Dataset, Job, JobStatus, Metric, Run, new_id, utc_now
 from app.errors import InvalidError, NotFoundError
 from app.services import lifecycle
-from app.services.events import storable
-from app.services.places import LOG_KEY, checked_name, job_folder, log_key, media_type, run_key
+from app.services.child_lines import storable
+from app.services.storage_keys import (
+    LOG_KEY,
+    checked_name,
+    job_folder,
+    log_key,
+    media_type,
+    run_key,
+)
 from app.settings import get_settings
 from models.core.spec import ArtifactRef
 
@@ -234,7 +241,7 @@ def _garbage(session: Session) -> Any:
     before = database_now(session) - timedelta(hours=get_settings().retention_pending_h)
     alive = exists().where(
         Job.id == Artifact.job_id,
-        Job.status == "running",
+        Job.status == JobStatus.RUNNING,
         Job.run_number == Artifact.run_number,
     )
     abandoned = (Artifact.status == "pending") & (Artifact.created_at < before) & ~alive

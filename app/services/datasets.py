@@ -19,6 +19,7 @@ from app.errors import (
     UnavailableError,
     invalid,
 )
+from app.schemas.errors import ReportedError
 from app.services import paging
 from app.settings import get_settings
 from models.core.spec import DatasetRef
@@ -107,7 +108,7 @@ def _visible(tenant_id: str) -> Any:
     return Dataset.tenant_id == tenant_id, Dataset.deleted_at.is_(None)
 
 
-def list_page(session: Session, tenant_id: str, limit: int, cursor: str | None) -> paging.Rows:
+def list_page(session: Session, tenant_id: str, limit: int, cursor: str | None) -> paging.RowPage:
     """One page of the tenant's uploaded datasets, newest first."""
     query = select(Dataset).where(*_visible(tenant_id))
     return paging.fetch(session, query, Dataset.id, limit=limit, cursor=cursor)
@@ -200,8 +201,8 @@ def _claimable(session: Session) -> Any:
 
 def check_waiting(session: Session) -> bool:
     """Whether a dataset waits for a worker to check it."""
-    found = select(Dataset.id).where(*_claimable(session)).limit(1)
-    return session.scalar(found) is not None
+    waiting = select(Dataset.id).where(*_claimable(session)).limit(1)
+    return session.scalar(waiting) is not None
 
 
 def claim_check(session: Session, worker_id: str) -> Dataset | None:
@@ -225,7 +226,8 @@ def claim_check(session: Session, worker_id: str) -> Dataset | None:
         if row is None or row.failures <= CHECK_TRIES:
             return row
         message = f"{CHECK_TRIES} workers were lost while they checked it"
-        finish_check(session, row, worker_id, None, {"code": "worker_lost", "message": message})
+        error = ReportedError(code="worker_lost", message=message)
+        finish_check(session, row, worker_id, error=error)
     return None
 
 
@@ -240,7 +242,7 @@ def finish_check(
     dataset: Dataset,
     worker_id: str,
     counts: dict[str, Any] | None = None,
-    error: dict[str, Any] | None = None,
+    error: ReportedError | None = None,
 ) -> bool:
     """Make the dataset ``ready`` with its counts, or ``failed``; False when the lease was lost."""
     return _update_held(
@@ -249,7 +251,7 @@ def finish_check(
         worker_id,
         status="failed" if counts is None else "ready",
         counts=counts or {},
-        error=error,
+        error=error and error.model_dump(),
         lease_owner=None,
         lease_expires_at=None,
     )

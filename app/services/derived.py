@@ -1,4 +1,4 @@
-"""What a job's row does not hold: why it waits, its place in the queue, who carries it out.
+"""What a job's row does not hold: why it waits, its position in the queue, which worker runs it.
 
 Worked out when a job is read, so it is right even when every worker is dead.
 """
@@ -11,14 +11,14 @@ from sqlalchemy import bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
-from app.db.tables import Job, Run
+from app.db.tables import Job, JobStatus, Run
 from app.schemas.jobs import Derived, WorkerRead
 from app.services import workers
 
 POSITION_LIMIT = 1000
 
 # made once: building a statement costs more than running it
-_WAITING = select(Job.id).where(Job.status == "queued", Job.queue == bindparam("queue"))
+_WAITING = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue == bindparam("queue"))
 _BEFORE = (
     _WAITING.where(Job.priority > bindparam("priority")),
     _WAITING.where(Job.priority == bindparam("priority"), Job.id < bindparam("id")),
@@ -33,20 +33,22 @@ FRONT = _WAITING.order_by(Job.priority.desc(), Job.id).limit(POSITION_LIMIT)
 
 def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
     """The derived part of each job, by id; a fixed number of statements for any number of jobs."""
-    queued = [job for job in jobs if job.status == "queued"]
-    places = _places(session, queued)
+    queued = [job for job in jobs if job.status == JobStatus.QUEUED]
+    positions = _positions(session, queued)
     served = _served_queues(session) if any(_needs_gpu(job) for job in queued) else set()
-    now = database_now(session) if any(_clocked(job) for job in jobs) else None
-    found = _workers(session, jobs)
+    now = database_now(session) if any(_depends_on_time(job) for job in jobs) else None
+    by_job = _workers(session, jobs)
     return {
-        job.id: Derived(_reason(job, now, served), places.get(job.id), found.get(job.id))
+        job.id: Derived(_reason(job, now, served), positions.get(job.id), by_job.get(job.id))
         for job in jobs
     }
 
 
-def _clocked(job: Job) -> bool:
-    """Whether the reason depends on the time."""
-    return job.status == "running" or (job.status == "queued" and job.not_before is not None)
+def _depends_on_time(job: Job) -> bool:
+    """Whether the status reason of the job depends on the time."""
+    return job.status == JobStatus.RUNNING or (
+        job.status == JobStatus.QUEUED and job.not_before is not None
+    )
 
 
 def _needs_gpu(job: Job) -> bool:
@@ -54,13 +56,18 @@ def _needs_gpu(job: Job) -> bool:
 
 
 def _reason(job: Job, now: datetime | None, served: set[str]) -> str | None:
-    if job.status == "queued":
+    if job.status == JobStatus.QUEUED:
         if now and job.not_before and job.not_before > now:
             return job.status_reason or "not_before"
         return (
             "waiting_for_gpu" if job.queue in served and _needs_gpu(job) else "waiting_for_worker"
         )
-    if job.status == "running" and now and job.lease_expires_at and job.lease_expires_at < now:
+    if (
+        job.status == JobStatus.RUNNING
+        and now
+        and job.lease_expires_at
+        and job.lease_expires_at < now
+    ):
         return "stalled"
     return job.status_reason
 
@@ -69,16 +76,16 @@ def _served_queues(session: Session) -> set[str]:
     return {queue for worker in workers.live(session) for queue in worker.queues}
 
 
-def _places(session: Session, queued: Sequence[Job]) -> dict[str, int]:
-    """Place in its queue of each job among the first 1,000, by id; 1 is next."""
+def _positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
+    """Position in its queue of each job among the first 1,000, by id; 1 is next."""
     if len(queued) == 1:
         ahead = session.scalars(AHEAD, _named(queued[0])).one()
         return {queued[0].id: ahead + 1} if ahead < POSITION_LIMIT else {}
-    found: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for queue in {job.queue for job in queued}:
         front = session.scalars(FRONT, {"queue": queue})
-        found |= {job_id: place for place, job_id in enumerate(front, start=1)}
-    return found
+        positions |= {job_id: position for position, job_id in enumerate(front, start=1)}
+    return positions
 
 
 def _named(job: Job) -> dict[str, Any]:
@@ -87,7 +94,11 @@ def _named(job: Job) -> dict[str, Any]:
 
 def _workers(session: Session, jobs: Sequence[Job]) -> dict[str, WorkerRead]:
     """The worker of each job's latest run, for jobs that are not waiting."""
-    wanted = [(job.id, job.run_number) for job in jobs if job.status != "queued" and job.run_number]
+    wanted = [
+        (job.id, job.run_number)
+        for job in jobs
+        if job.status != JobStatus.QUEUED and job.run_number
+    ]
     if not wanted:
         return {}
     runs = session.scalars(select(Run).where(tuple_(Run.job_id, Run.number).in_(wanted)))

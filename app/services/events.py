@@ -1,91 +1,25 @@
-"""What a run reports becomes rows: events, progress, metrics; fenced by the run's number."""
+"""Events and progress of a job: written from the lines of its runs, fenced; read in order."""
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import structlog
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app import queue
 from app.db.session import after_commit, database_now
-from app.db.tables import FINAL, Base, Event, Job, Metric, Run, utc_now
-from app.services import lifecycle
+from app.db.tables import FINAL, Event, Job, Run
+from app.services import lifecycle, metrics
+from app.services.child_lines import EventLine, MetricLine, ProgressLine, parse, storable
 
 RATE_WINDOW_S = 30.0
 ETA_SAMPLES = 3  # no estimate from fewer
-TELL_EVERY_S = 1.0  # progress and sampled metric events of a job
-NEWS_ROWS = 500
-
-log = structlog.get_logger(__name__)
-
-
-# -- lines of the child ----------------------------------------------------------------------
-
-
-class MetricLine(BaseModel):
-    """Named numbers at a step; non-finite ones arrive as words."""
-
-    type: Literal["metric"]
-    step: int = Field(ge=0, lt=2**53)
-    at: float | None = Field(default=None, ge=0, lt=2**33)
-    values: dict[
-        Annotated[str, Field(pattern=r"^[^\x00]{1,200}$")], float | Literal["nan", "inf", "-inf"]
-    ]
-
-
-class ProgressLine(BaseModel):
-    """So many steps of so many."""
-
-    type: Literal["progress"]
-    step: int = Field(ge=0, lt=2**53)
-    total_steps: int | None = Field(default=None, ge=0, lt=2**53)
-    epoch: int | None = None
-    phase: str | None = Field(default=None, max_length=200)
-    unit: str = Field(default="step", max_length=40)
-
-
-class EventLine(BaseModel):
-    """A warning, the lineage, or another fact, with fields of its own."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["event"]
-    event: str = Field(max_length=40)
-
-
-AnyLine = MetricLine | ProgressLine | EventLine
-LINE: TypeAdapter[AnyLine] = TypeAdapter(Annotated[AnyLine, Field(discriminator="type")])
-
-
-def storable(value: Any) -> Any:
-    """The same JSON value without what a database refuses: NUL, half surrogates, NaN."""
-    if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {storable(name): storable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [storable(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _parse(
-    run: Run, events: Iterable[dict[str, Any]]
-) -> list[MetricLine | ProgressLine | EventLine]:
-    lines = []
-    for event in events:
-        try:
-            lines.append(LINE.validate_python(storable(event)))
-        except ValidationError as error:
-            log.warning("broken_line", job_id=run.job_id, run_number=run.number, error=str(error))
-    return lines
+EVENT_INTERVAL_S = 1.0  # least time between progress events, and between metric events, of a job
+UPDATE_ROWS = 500
 
 
 # -- rate and remaining time -----------------------------------------------------------------
@@ -103,10 +37,10 @@ class Pace:
     samples: int = 0
     last: ProgressLine | None = None
     at: float = 0.0
-    told: dict[str, float] = field(default_factory=dict)
+    sent_at: dict[str, float] = field(default_factory=dict)
 
     def take(self, line: ProgressLine, now: float) -> None:
-        """Count the way from the line before to ``line``, heard at ``now`` in seconds."""
+        """Count the steps from the line before to ``line``, which came at ``now`` (monotonic)."""
         last, passed = self.last, now - self.at
         if last and last.phase == line.phase and line.step == last.step:
             return
@@ -129,10 +63,10 @@ class Pace:
         return max(line.total_steps - line.step, 0) / self.rate
 
     def due(self, kind: str, now: float) -> bool:
-        """Whether the last event of this kind is long enough ago; notes that it is told now."""
-        if now - self.told.get(kind, -math.inf) < TELL_EVERY_S:
+        """Whether an event of this kind may be written now; if so, ``now`` counts as its time."""
+        if now - self.sent_at.get(kind, -math.inf) < EVENT_INTERVAL_S:
             return False
-        self.told[kind] = now
+        self.sent_at[kind] = now
         return True
 
 
@@ -156,14 +90,15 @@ def record_many(session: Session, run: Run, events: Sequence[dict[str, Any]]) ->
     Returns:
         False when the run no longer owns its job; then nothing was written.
     """
-    lines = _parse(run, events)
+    lines = parse(run, events)
     owner = select(Job.id).where(Job.id == run.job_id, *lifecycle.fence(run)).with_for_update()
     if session.scalar(owner) is None:
         return False
     pace, now = _paces.setdefault(run, Pace()), time.monotonic()
-    _write_metrics(
-        session, run, [line for line in lines if isinstance(line, MetricLine)], pace, now
-    )
+    if reported := [line for line in lines if isinstance(line, MetricLine) and line.values]:
+        metrics.write(session, run, reported)
+        if pace.due("metric", now):
+            _write_metric_event(session, run, reported[-1])
     if progress := [line for line in lines if isinstance(line, ProgressLine)]:
         _write_progress(session, run, progress[-1], pace, now)
     for line in lines:
@@ -171,40 +106,6 @@ def record_many(session: Session, run: Run, events: Sequence[dict[str, Any]]) ->
             _write_event(session, run, line)
     after_commit(session, lambda: queue.announce(run.job_id))
     return True
-
-
-def _write_metrics(
-    session: Session, run: Run, lines: Sequence[MetricLine], pace: Pace, now: float
-) -> None:
-    rows = {(name, line.step): _row(run, line, name) for line in lines for name in line.values}
-    if not rows:
-        return
-    table = Base.metadata.tables[Metric.__tablename__]
-    insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-    statement = insert[session.get_bind().dialect.name](table)
-    new = {name: statement.excluded[name] for name in ("at", "value", "non_finite")}
-    session.execute(
-        statement.on_conflict_do_update(index_elements=table.primary_key.columns, set_=new),
-        [*rows.values()],
-    )
-    if pace.due("metric", now):
-        data = storable({"step": lines[-1].step, "values": lines[-1].values})
-        lifecycle.add_event(session, run.job_id, "metric", data, run)
-
-
-def _row(run: Run, line: MetricLine, name: str) -> dict[str, Any]:
-    number = float(line.values[name])
-    finite = math.isfinite(number)
-    return {
-        "job_id": run.job_id,
-        "name": name,
-        "step": line.step,
-        "run_number": run.number,
-        "tenant_id": run.tenant_id,
-        "at": utc_now() if line.at is None else datetime.fromtimestamp(line.at, UTC),
-        "value": number if finite else None,
-        "non_finite": None if finite else str(number),
-    }
 
 
 def _write_progress(session: Session, run: Run, line: ProgressLine, pace: Pace, now: float) -> None:
@@ -230,6 +131,11 @@ def _write_progress(session: Session, run: Run, line: ProgressLine, pace: Pace, 
         lifecycle.add_event(session, run.job_id, "progress", progress, run)
 
 
+def _write_metric_event(session: Session, run: Run, line: MetricLine) -> None:
+    data = storable({"step": line.step, "values": line.values})
+    lifecycle.add_event(session, run.job_id, "metric", data, run)
+
+
 def _write_event(session: Session, run: Run, line: EventLine) -> None:
     fields = line.model_extra or {}
     if line.event == "lineage":
@@ -246,17 +152,17 @@ def _write_event(session: Session, run: Run, line: EventLine) -> None:
 
 def page(session: Session, tenant_id: str, job_id: str, after: int, limit: int) -> list[Event]:
     """At most ``limit`` events of a job with ``seq > after``, in order."""
-    found = session.scalars(
+    rows = session.scalars(
         select(Event)
         .where(Event.job_id == job_id, Event.tenant_id == tenant_id, Event.seq > after)
         .order_by(Event.seq)
         .limit(limit)
     )
-    return [*found]
+    return [*rows]
 
 
-class News(NamedTuple):
-    """What a stream of a job has to tell.
+class Updates(NamedTuple):
+    """What a stream of a job sends next.
 
     Attributes:
         rows: events, in order.
@@ -269,7 +175,7 @@ class News(NamedTuple):
     final: str | None
 
 
-def news(session: Session, tenant_id: str, job_id: str, after: int) -> News:
+def updates(session: Session, tenant_id: str, job_id: str, after: int) -> Updates:
     """Events with ``seq > after``, and whether others will follow.
 
     The status is read first: if it is final, its event is among those read after it.
@@ -279,16 +185,16 @@ def news(session: Session, tenant_id: str, job_id: str, after: int) -> News:
             Job.id == job_id, Job.tenant_id == tenant_id, Job.deleted_at.is_(None)
         )
     )
-    rows = page(session, tenant_id, job_id, after, NEWS_ROWS)
+    rows = page(session, tenant_id, job_id, after, UPDATE_ROWS)
     final = status if status in FINAL else "deleted" if status is None else None
-    return News(rows, len(rows) == NEWS_ROWS, final)
+    return Updates(rows, len(rows) == UPDATE_ROWS, final)
 
 
-def states(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """For each job what changes whenever there is news of it, by id."""
-    found = session.execute(
+def change_marks(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """For each job a tuple that differs whenever anything of it has changed, by id."""
+    rows = session.execute(
         select(Job.id, Job.event_seq, Job.status_reason, Job.updated_at, Job.deleted_at).where(
             Job.id.in_(job_ids)
         )
     )
-    return {row.id: (*row,) for row in found}
+    return {row.id: (*row,) for row in rows}

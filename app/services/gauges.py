@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now, make_session
-from app.db.tables import Artifact, Job, Run
+from app.db.tables import Artifact, Job, JobStatus, Run
 from app.services import workers
 from app.services.health import dispatcher_age_s
 
@@ -32,9 +32,11 @@ def families(session: Session) -> Iterator[Metric]:
 def _jobs(session: Session) -> Iterator[Metric]:
     counts = select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status)
     yield _labelled("jobs_total", "Jobs stored", ["kind", "status"], session, counts)
-    waiting = select(Job.queue, func.count()).where(Job.status == "queued").group_by(Job.queue)
+    waiting = (
+        select(Job.queue, func.count()).where(Job.status == JobStatus.QUEUED).group_by(Job.queue)
+    )
     yield _labelled("jobs_queue_depth", "Jobs waiting", ["queue"], session, waiting)
-    oldest = session.scalar(select(func.min(Job.queued_at)).where(Job.status == "queued"))
+    oldest = session.scalar(select(func.min(Job.queued_at)).where(Job.status == JobStatus.QUEUED))
     age_s = (database_now(session) - oldest).total_seconds() if oldest else 0.0
     yield _plain("jobs_oldest_queued_seconds", "Age of the job that waits longest", age_s)
 
@@ -85,9 +87,9 @@ def _plain(name: str, text: str, value: float) -> Metric:
 
 
 def _mean(name: str, text: str, values: Iterable[float]) -> Metric:
-    found = [max(0.0, value) for value in values]
+    clipped = [max(0.0, value) for value in values]
     family = GaugeMetricFamily(name, f"{text}, latest {RECENT} runs", labels=[])
-    family.add_metric([], sum(found) / len(found) if found else 0.0)
+    family.add_metric([], sum(clipped) / len(clipped) if clipped else 0.0)
     return family
 
 

@@ -20,27 +20,27 @@ PROBE = "readyz/probe"  # never written: the store must answer that it is not th
 
 
 class Readiness(NamedTuple):
-    """What was found; ``ready`` depends on database, migration and store alone."""
+    """The state of each part; ``ready`` depends on database, migration and store alone."""
 
     ready: bool
     parts: dict[str, Any]
 
 
 def readiness() -> Readiness:
-    """Look at every part once."""
+    """Check every part once."""
     parts = {**_database(), "store": _store(), "broker": _broker()}
     return Readiness(all(parts[name] == OK for name in ("database", "migration", "store")), parts)
 
 
 def _database() -> dict[str, Any]:
     try:
-        found, head = migrate.current(get_engine()), migrate.head()
+        revision, head = migrate.current(get_engine()), migrate.head()
         with make_session(write=False) as session:
             live = len(workers.live(session))
             age_s = dispatcher_age_s(session)
     except SQLAlchemyError as error:
         return {"database": f"away: {type(error).__name__}", "migration": "unknown"}
-    migration = OK if found == head else f"at {found}, this code needs {head}"
+    migration = OK if revision == head else f"at {revision}, this code needs {head}"
     return {
         "database": OK,
         "migration": migration,

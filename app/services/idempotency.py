@@ -56,7 +56,7 @@ def request_hash(verb: str, path: str, body: bytes) -> str:
     return hashlib.sha256(b"\n".join([verb.encode(), path.encode(), body])).hexdigest()
 
 
-def once(
+def answer_once(
     session: Session,
     claim: Claim,
     work: Callable[[], Answer],
@@ -70,9 +70,9 @@ def once(
         InFlightError: while the first request is still being carried out.
         IdempotencyMismatchError: if the key came with another request before.
     """
-    _take(session, claim)
+    _lock(session, claim)
     if (first := session.get(IdempotencyKey, (claim.tenant_id, claim.key))) is not None:
-        return _again(first, claim)
+        return _replay(first, claim)
     try:
         answer = work()
     except (ConflictError, InvalidError) as error:
@@ -90,7 +90,7 @@ def once(
     return answer
 
 
-def _take(session: Session, claim: Claim) -> None:
+def _lock(session: Session, claim: Claim) -> None:
     """Let one request at a time have the key; SQLite has one writer at a time anyway."""
     if session.get_bind().dialect.name == "postgresql":
         named = f"{claim.tenant_id} {claim.key}"
@@ -106,7 +106,7 @@ def _take(session: Session, claim: Claim) -> None:
     )
 
 
-def _again(first: IdempotencyKey, claim: Claim) -> Answer:
+def _replay(first: IdempotencyKey, claim: Claim) -> Answer:
     if first.request_hash != claim.request_hash:
         raise IdempotencyMismatchError(
             "this Idempotency-Key came with another request before; use a new key"

@@ -7,12 +7,12 @@ from sqlalchemy.orm import Session
 
 from app import queue
 from app.db.session import after_commit
-from app.db.tables import FINAL, Event, Job, Run, new_id, utc_now
+from app.db.tables import FINAL, Event, Job, JobStatus, Run, new_id, utc_now
 from app.errors import ConflictError, NotFoundError, UnavailableError
 from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
 from app.services import lifecycle, paging, workers
 from app.services.derived import derive
-from app.services.resolve import place, resolve
+from app.services.resolve import placement, resolve
 
 CANCEL_TRIES = 5
 ID_MARGIN = timedelta(minutes=1)  # a row's created_at is read a moment after its id is made
@@ -58,7 +58,7 @@ def submit(
         InvalidError: with the pointer of a reference that cannot be used.
     """
     resolved = resolve(session, tenant_id, request.spec, root)
-    device, gpus, queue_name = place(request)
+    device, gpus, queue_name = placement(request)
     limits = request.limits
     now = utc_now()
     job = Job(
@@ -84,7 +84,7 @@ def submit(
         queued_at=now,
         updated_at=now,
     )
-    data = {"status": "queued", "status_reason": None, "run_number": 0}
+    data = {"status": JobStatus.QUEUED, "status_reason": None, "run_number": 0}
     session.add(job)
     session.flush()
     session.add(Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data))
@@ -99,7 +99,7 @@ def _after(now: datetime, seconds: int | None) -> datetime | None:
 def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     """What :func:`submit` would store, and what is in its way."""
     resolved = resolve(session, tenant_id, request.spec)
-    queue_name = place(request).queue
+    queue_name = placement(request).queue
     served = {name for worker in workers.live(session) for name in worker.queues}
     warnings = [] if queue_name in served else [f"no live worker serves the queue {queue_name!r}"]
     return DryRun(
@@ -110,7 +110,7 @@ def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     )
 
 
-def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.Rows:
+def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.RowPage:
     """One page of the tenant's jobs.
 
     Raises:
@@ -138,17 +138,17 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
         Job.name: filters.name,
         Job.parent_job_id: filters.parent,
     }
-    found = [column == value for column, value in equal.items() if value is not None]
+    conditions = [column == value for column, value in equal.items() if value is not None]
     for name, value in filters.labels.items():
-        found.append(Job.labels[name].as_string() == value)
+        conditions.append(Job.labels[name].as_string() == value)
     # ids are sortable by time: the condition on them is what the index serves
     if filters.created_after is not None:
-        found.append(Job.created_at >= filters.created_after)
-        found.append(Job.id >= _id_at(filters.created_after, -ID_MARGIN))
+        conditions.append(Job.created_at >= filters.created_after)
+        conditions.append(Job.id >= _id_at(filters.created_after, -ID_MARGIN))
     if filters.created_before is not None:
-        found.append(Job.created_at < filters.created_before)
-        found.append(Job.id < _id_at(filters.created_before, ID_MARGIN))
-    return found
+        conditions.append(Job.created_at < filters.created_before)
+        conditions.append(Job.id < _id_at(filters.created_before, ID_MARGIN))
+    return conditions
 
 
 def _id_at(time: datetime, margin: timedelta) -> str:
@@ -165,7 +165,7 @@ def cancel(session: Session, tenant_id: str, job_id: str, mode: str, *, save: bo
     """
     for _ in range(CANCEL_TRIES):
         job = get(session, tenant_id, job_id)
-        if job.status == "cancelled":
+        if job.status == JobStatus.CANCELLED:
             return False
         if job.status in FINAL:
             raise ConflictError(f"the job has {job.status}; a final status is never left")

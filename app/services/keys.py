@@ -96,7 +96,7 @@ def revoke(session: Session, tenant_id: str, key_id: str, by: str) -> None:
     key.revoked_at = key.revoked_at or utc_now()
 
 
-def list_page(session: Session, tenant_id: str, limit: int, cursor: str | None) -> paging.Rows:
+def list_page(session: Session, tenant_id: str, limit: int, cursor: str | None) -> paging.RowPage:
     """One page of the tenant's keys, newest first."""
     query = select(ApiKey).where(ApiKey.tenant_id == tenant_id)
     return paging.fetch(session, query, ApiKey.id, limit=limit, cursor=cursor)

@@ -14,18 +14,14 @@ from sqlalchemy.orm import Session
 
 from app import queue
 from app.db.session import after_commit, database_now
-from app.db.tables import FINAL, Event, Job, Run
-from app.services.outcome import Outcome, verdict
+from app.db.tables import FINAL, Event, Job, JobStatus, Run
+from app.schemas.errors import ReportedError
+from app.services.outcome import Outcome, job_error, verdict
 from app.settings import get_settings
 
 TRANSITIONS = {
-    ("queued", "running"),
-    ("queued", "cancelled"),
-    ("queued", "failed"),
-    ("running", "succeeded"),
-    ("running", "failed"),
-    ("running", "cancelled"),
-    ("running", "queued"),
+    JobStatus.QUEUED: {JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED},
+    JobStatus.RUNNING: {*FINAL, JobStatus.QUEUED},
 }
 CLAIM_TRIES = 8
 
@@ -47,8 +43,8 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a renewal tells the runner."""
+class RenewalResult:
+    """What a renewal found: a lost lease, or a request to cancel."""
 
     lost: bool = False
     cancel_mode: str | None = None
@@ -63,14 +59,19 @@ def fence(run: Run | None) -> Sequence[ColumnElement[bool]]:
 
 
 def transition(
-    session: Session, job_id: str, old: str, new: str, run: Run | None = None, **values: Any
+    session: Session,
+    job_id: str,
+    old: JobStatus,
+    new: JobStatus,
+    run: Run | None = None,
+    **values: Any,
 ) -> Job | None:
     """Compare-and-set of ``jobs.status`` with its event; None when someone else decided.
 
     Raises:
         ForbiddenTransitionError: if (old, new) is not in the table of ARCHITECTURE.md.
     """
-    if (old, new) not in TRANSITIONS:
+    if new not in TRANSITIONS.get(old, ()):
         raise ForbiddenTransitionError(old, new)
     now = database_now(session)
     job = session.scalar(
@@ -152,7 +153,7 @@ def eligible(worker: WorkerInfo, queues: Sequence[str], now: datetime) -> Column
     elif worker.gpus_free:
         device = or_(device, Job.gpus <= worker.gpus_free)
     return and_(
-        Job.status == "queued",
+        Job.status == JobStatus.QUEUED,
         Job.queue.in_(queues),
         Job.deleted_at.is_(None),
         or_(Job.not_before.is_(None), Job.not_before <= now),
@@ -177,8 +178,8 @@ def claim(session: Session, worker: WorkerInfo, queue: str) -> Run | None:
         job = transition(
             session,
             candidate.id,
-            "queued",
-            "running",
+            JobStatus.QUEUED,
+            JobStatus.RUNNING,
             status_reason="starting",
             run_number=candidate.run_number + 1,
             lease_owner=worker.id,
@@ -207,8 +208,8 @@ def _open_run(session: Session, job: Job, worker: WorkerInfo, now: datetime) -> 
     return run
 
 
-def renew(session: Session, run: Run) -> Orders:
-    """Extend the lease of a run; tells of a cancel request and of a lost lease.
+def renew(session: Session, run: Run) -> RenewalResult:
+    """Extend the lease of a run; returns whether it is lost and whether a cancel was requested.
 
     A dead lease is not revived: the reaper may already be deciding about it.
     """
@@ -217,7 +218,7 @@ def renew(session: Session, run: Run) -> Orders:
         update(Job)
         .where(
             Job.id == run.job_id,
-            Job.status == "running",
+            Job.status == JobStatus.RUNNING,
             Job.lease_expires_at > now,
             *fence(run),
         )
@@ -225,21 +226,21 @@ def renew(session: Session, run: Run) -> Orders:
         .returning(Job.cancel_requested_at, Job.cancel_mode, Job.cancel_save)
     ).one_or_none()
     if row is None:
-        return Orders(lost=True)
+        return RenewalResult(lost=True)
     if row.cancel_requested_at is None:
-        return Orders()
-    return Orders(cancel_mode=row.cancel_mode or "graceful", save=row.cancel_save)
+        return RenewalResult()
+    return RenewalResult(cancel_mode=row.cancel_mode or "graceful", save=row.cancel_save)
 
 
-def started(session: Session, run: Run, **process: Any) -> None:
-    """Note the child's identity, so that a later worker of this host can kill it if need be."""
+def record_process(session: Session, run: Run, **process: Any) -> None:
+    """Store the child's identity, so that a later worker of this host can kill it if need be."""
     session.execute(
         update(Run).where(Run.job_id == run.job_id, Run.number == run.number).values(**process)
     )
 
 
-def heard(session: Session, run: Run) -> None:
-    """The child said hello: it is no longer ``starting``."""
+def mark_running(session: Session, run: Run) -> None:
+    """The child has sent ``hello``: the job is no longer ``starting``."""
     session.execute(
         update(Job)
         .where(Job.id == run.job_id, Job.status_reason == "starting", *fence(run))
@@ -256,11 +257,11 @@ def finish(session: Session, run: Run, outcome: Outcome) -> Job | None:
     if job is None:
         return None
     new, values = verdict(job, run, outcome, database_now(session))
-    done = transition(session, job.id, "running", new, run, **values)
+    done = transition(session, job.id, JobStatus.RUNNING, new, run, **values)
     if done is not None:
         failure = values.get("error")
         again = failure["code"] if failure else "requeued"
-        _close_run(session, run, again if new == "queued" else new, outcome)
+        _close_run(session, run, again if new == JobStatus.QUEUED else new, outcome)
     return done
 
 
@@ -283,7 +284,7 @@ def expire(session: Session) -> list[str]:
     """End every run whose lease is dead; returns the ids of the jobs it decided about."""
     now = database_now(session)
     dead = session.scalars(
-        select(Job.id).where(Job.status == "running", Job.lease_expires_at < now).limit(100)
+        select(Job.id).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < now).limit(100)
     ).all()
     return [job_id for job_id in dead if _expire_one(session, job_id, now)]
 
@@ -293,52 +294,52 @@ def _expire_one(session: Session, job_id: str, now: datetime) -> bool:
     run = session.get(Run, (job_id, job.run_number)) if job else None
     if job is None or run is None or job.lease_expires_at is None or job.lease_expires_at >= now:
         return False
-    error = {"code": "worker_lost", "message": f"worker {run.worker_id} stopped renewing its lease"}
-    return finish(session, run, Outcome(error=error)) is not None
+    message = f"worker {run.worker_id} stopped renewing its lease"
+    lost = Outcome(error=ReportedError(code="worker_lost", message=message))
+    return finish(session, run, lost) is not None
 
 
 def time_out_queued(session: Session) -> list[str]:
     """Fail the jobs that waited longer than their ``queue_timeout_s``."""
     now = database_now(session)
     late = session.scalars(
-        select(Job.id).where(Job.status == "queued", Job.queue_timeout_at < now).limit(100)
+        select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue_timeout_at < now).limit(100)
     ).all()
-    error = {
-        "code": "queue_timeout",
-        "message": "no worker took the job within limits.queue_timeout_s",
-        "class": "job",
-        "retryable": False,
-        "run_number": 0,
-        "exit_code": None,
-        "signal": None,
-        "traceback_artifact_id": None,
-        "hint": "start a worker for its queue, or raise limits.queue_timeout_s",
-    }
-    done = [transition(session, job_id, "queued", "failed", error=error) for job_id in late]
-    return [job.id for job in done if job is not None]
+    reported = ReportedError(
+        code="queue_timeout",
+        message="no worker took the job within limits.queue_timeout_s",
+        hint="start a worker for its queue, or raise limits.queue_timeout_s",
+    )
+    error = job_error(Outcome(error=reported))
+    failed = [
+        transition(session, job_id, JobStatus.QUEUED, JobStatus.FAILED, error=error)
+        for job_id in late
+    ]
+    return [job.id for job in failed if job is not None]
 
 
 def request_cancel(session: Session, job: Job, mode: str, *, save: bool) -> Job | None:
     """Cancel a queued job at once, ask a running one to stop; None when the status moved on."""
     now = database_now(session)
     asked: dict[str, Any] = {"cancel_requested_at": now, "cancel_mode": mode, "cancel_save": save}
-    if job.status == "queued":
-        return transition(session, job.id, "queued", "cancelled", **asked)
+    if job.status == JobStatus.QUEUED:
+        return transition(session, job.id, JobStatus.QUEUED, JobStatus.CANCELLED, **asked)
     kill = asked if mode == "kill" else {}
     changed = session.scalar(
         update(Job)
-        .where(Job.id == job.id, Job.status == "running", Job.cancel_requested_at.is_(None))
+        .where(Job.id == job.id, Job.status == JobStatus.RUNNING, Job.cancel_requested_at.is_(None))
         .values(**asked, status_reason="cancelling", updated_at=now)
         .returning(Job)
         .execution_options(populate_existing=True)
     )
     if changed is not None:
-        add_event(session, job.id, "status", {"status": "running", "status_reason": "cancelling"})
+        data = {"status": JobStatus.RUNNING, "status_reason": "cancelling"}
+        add_event(session, job.id, "status", data)
         return changed
-    # asked before: a second call may only sharpen it
+    # asked before: a second call may only escalate graceful to kill
     return session.scalar(
         update(Job)
-        .where(Job.id == job.id, Job.status == "running")
+        .where(Job.id == job.id, Job.status == JobStatus.RUNNING)
         .values(**kill, updated_at=now)
         .returning(Job)
         .execution_options(populate_existing=True)

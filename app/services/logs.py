@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.db.tables import FINAL, Job
 from app.errors import NotFoundError
-from app.services.places import log_key
+from app.services.storage_keys import log_key
 
 BLOCK_BYTES = 2**16
 FOLLOW_BYTES = 2**18  # text of one streamed event at most

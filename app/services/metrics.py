@@ -1,7 +1,8 @@
-"""Reads the numbers of a job: every point, or minimum and maximum of as many buckets as asked."""
+"""Metrics of a job: written by its runs; read as points, or as minimum and maximum of buckets."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -15,12 +16,15 @@ from sqlalchemy import (
     literal,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from app.db.session import make_session
-from app.db.tables import Job, Metric
+from app.db.tables import Base, Job, Metric, Run, utc_now
+from app.services.child_lines import MetricLine
 
 EXPORT_PAGE = 10_000
+INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class Point(NamedTuple):
@@ -30,8 +34,8 @@ class Point(NamedTuple):
         step: of the value; the first of a bucket's range.
         last_step: the last of the range.
         count: values in it.
-        value: the value; the mean of a bucket; null when none is finite, or the mean of huge
-            ones cannot be told.
+        value: the value; the mean of a bucket; null when none is finite, or when the
+            mean overflows.
         min: smallest finite value.
         max: largest finite value.
         non_finite: ``nan``, ``inf`` or ``-inf`` where a value was not finite.
@@ -56,14 +60,52 @@ class Query(NamedTuple):
     to_step: int = 2**53 - 1
 
 
+# -- a run writes ----------------------------------------------------------------------------
+
+
+def write(session: Session, run: Run, lines: Sequence[MetricLine]) -> None:
+    """Upsert the values of a run's metric lines; of the same name and step the last one stands.
+
+    At least one line must have a value.
+
+    The caller holds the job's row, so that no later run writes at the same time.
+    """
+    rows = {(name, line.step): _row(run, line, name) for line in lines for name in line.values}
+    table = Base.metadata.tables[Metric.__tablename__]
+    statement = INSERT[session.get_bind().dialect.name](table)
+    new = {name: statement.excluded[name] for name in ("at", "value", "non_finite")}
+    session.execute(
+        statement.on_conflict_do_update(index_elements=table.primary_key.columns, set_=new),
+        [*rows.values()],
+    )
+
+
+def _row(run: Run, line: MetricLine, name: str) -> dict[str, Any]:
+    number = float(line.values[name])
+    finite = math.isfinite(number)
+    return {
+        "job_id": run.job_id,
+        "name": name,
+        "step": line.step,
+        "run_number": run.number,
+        "tenant_id": run.tenant_id,
+        "at": utc_now() if line.at is None else datetime.fromtimestamp(line.at, UTC),
+        "value": number if finite else None,
+        "non_finite": None if finite else str(number),
+    }
+
+
+# -- everyone reads --------------------------------------------------------------------------
+
+
 def read(session: Session, query: Query, max_points: int) -> dict[str, list[Point]]:
     """Points by name, in the order of steps; at most ``max_points`` for each name.
 
     A longer series is cut into ranges of equal width in steps; minimum and maximum of each are
     exact. Where runs overlap, the later run's value stands.
     """
-    found = {name: _series(session, query, name, max_points) for name in _names(session, query)}
-    return {name: points for name, points in found.items() if points}
+    series = {name: _series(session, query, name, max_points) for name in _names(session, query)}
+    return {name: points for name, points in series.items() if points}
 
 
 def export(query: Query) -> Iterator[tuple[str, Point]]:
@@ -81,7 +123,7 @@ def export(query: Query) -> Iterator[tuple[str, Point]]:
 
 
 def _names(session: Session, query: Query) -> Sequence[str]:
-    """The names asked for, or all; one look into the index a name, however long the series.
+    """The names asked for, or all; one index lookup per name, however long the series.
 
     None for a job of another tenant: so nothing else needs to ask for the tenant.
     """
@@ -144,7 +186,7 @@ def _points(
 def _buckets(
     session: Session, conditions: list[ColumnElement[bool]], first: int, last: int, count: int
 ) -> list[Point]:
-    """Aggregate ``count`` ranges of steps, each by one walk along the index.
+    """Aggregate ``count`` ranges of steps, each by one scan of its part of the index.
 
     A GROUP BY over the whole series would sort it: on SQLite twice as slow. A subquery has one
     column, so the numbers of a bucket travel as one text.

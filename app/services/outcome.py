@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from app.db.tables import Job, Run
+from app.db.tables import Job, JobStatus, Run
+from app.schemas.errors import JobError, ReportedError
 from app.settings import get_settings
 
 REQUEUED = {"worker_lost", "lease_lost", "storage_unavailable"}
@@ -18,14 +19,14 @@ class Outcome:
 
     Attributes:
         exit_code: of the child; None when a signal ended it.
-        error: ``code, message, hint`` the child reported or the runner found out.
+        error: what the child or the runner reported.
         result: the child's result, if it reported one.
         stop_reason: why the runner stopped it (``cancel``, ``shutdown``, ``timeout``), if it did.
     """
 
     exit_code: int | None = None
     signal: int | None = None
-    error: dict[str, Any] | None = None
+    error: ReportedError | None = None
     result: dict[str, Any] | None = None
     stop_reason: str | None = None
     peak_rss_mb: float | None = None
@@ -33,21 +34,23 @@ class Outcome:
     lineage: dict[str, Any] = field(default_factory=dict)
 
 
-def verdict(job: Job, run: Run, outcome: Outcome, now: datetime) -> tuple[str, dict[str, Any]]:
+def verdict(
+    job: Job, run: Run, outcome: Outcome, now: datetime
+) -> tuple[JobStatus, dict[str, Any]]:
     """New status and the values that go with it; the table of statuses in ARCHITECTURE.md."""
     free: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None}
     if outcome.lineage:
         free["lineage"] = job.lineage | outcome.lineage
     if outcome.exit_code == 0 and outcome.error is None:
-        return "succeeded", free | {"result": outcome.result, "error": None}
+        return JobStatus.SUCCEEDED, free | {"result": outcome.result, "error": None}
     if job.cancel_requested_at is not None:
-        return "cancelled", free | {"result": outcome.result}
+        return JobStatus.CANCELLED, free | {"result": outcome.result}
     if outcome.stop_reason == "shutdown":
-        return "queued", free | {"queued_at": now}
-    error = describe_error(run, outcome)
+        return JobStatus.QUEUED, free | {"queued_at": now}
+    error = job_error(outcome, run.number)
     if _may_run_again(job, error["code"]):
-        return "queued", free | _back_off(job, error, now)
-    return "failed", free | {"error": error, "failures": job.failures + 1}
+        return JobStatus.QUEUED, free | _back_off(job, error, now)
+    return JobStatus.FAILED, free | {"error": error, "failures": job.failures + 1}
 
 
 def _may_run_again(job: Job, code: str) -> bool:
@@ -67,21 +70,19 @@ def _back_off(job: Job, error: dict[str, Any], now: datetime) -> dict[str, Any]:
     }
 
 
-def describe_error(run: Run, outcome: Outcome) -> dict[str, Any]:
-    """The job's ``error`` object."""
-    found = outcome.error or {}
-    code = found.get("code") or "worker_lost"
-    return {
-        "code": code,
-        "message": found.get("message") or _end_in_words(outcome),
-        "class": "infrastructure" if code in REQUEUED | REQUEUED_ONCE else "job",
-        "retryable": code in REQUEUED | REQUEUED_ONCE,
-        "run_number": run.number,
-        "exit_code": outcome.exit_code,
-        "signal": outcome.signal,
-        "traceback_artifact_id": found.get("traceback_artifact_id"),
-        "hint": found.get("hint"),
-    }
+def job_error(outcome: Outcome, run_number: int = 0) -> dict[str, Any]:
+    """The job's ``error`` as it is stored; ``run_number`` is 0 where no run began."""
+    reported = outcome.error or ReportedError(code="worker_lost", message=_end_in_words(outcome))
+    retryable = reported.code in REQUEUED | REQUEUED_ONCE
+    return JobError(
+        **dict(reported),
+        class_="infrastructure" if retryable else "job",
+        retryable=retryable,
+        run_number=run_number,
+        exit_code=outcome.exit_code,
+        signal=outcome.signal,
+        traceback_artifact_id=None,
+    ).model_dump()
 
 
 def _end_in_words(outcome: Outcome) -> str:

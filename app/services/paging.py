@@ -16,7 +16,7 @@ from app.services.pepper import pepper
 MAC_BYTES = 12
 
 
-class Rows(NamedTuple):
+class RowPage(NamedTuple):
     """Rows of one page and the cursor of the next."""
 
     data: list[Any]
@@ -33,7 +33,7 @@ def fetch(
     filters: Mapping[str, Any] | None = None,
     newest_first: bool = True,
     any_of: Sequence[ColumnElement[bool]] = (),
-) -> Rows:
+) -> RowPage:
     """One page of ``query``, ordered by ``key``.
 
     ``key`` is the id column, sortable by creation time. ``filters`` is what the list is filtered
@@ -58,8 +58,8 @@ def fetch(
         query = query.where(key.in_(union_all(*parts)))
     rows = list(session.scalars(query.order_by(order).limit(limit + 1)))
     if len(rows) <= limit:
-        return Rows(rows, None)
-    return Rows(rows[:limit], _encode(getattr(rows[limit - 1], key.key), filters))
+        return RowPage(rows, None)
+    return RowPage(rows[:limit], _encode(getattr(rows[limit - 1], key.key), filters))
 
 
 def refused_query(pointer: str, detail: str, code: str) -> InvalidError:

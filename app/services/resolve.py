@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from app.errors import InvalidError, NotFoundError, ServiceError, invalid
 from app.schemas.jobs import JobCreate, Resources
 from app.services import artifacts, datasets
-from app.services.pointers import did_you_mean
+from app.services.validation_errors import did_you_mean
 from models.core.spec import ArtifactRef, DatasetRef, Spec
 from models.data.builtin import BUILTIN
 
@@ -64,13 +64,13 @@ def _artifact(
     if resuming and not spec.resumable:
         raise invalid(at, "this kind cannot go on from a checkpoint; leave resume_from out")
     try:
-        found = artifacts.find(session, tenant_id, ref.job, ref.artifact)
+        artifact = artifacts.find(session, tenant_id, ref.job, ref.artifact)
     except ServiceError as error:
         raise invalid(at, error.detail, "reference") from error
-    if resuming and found.role != "checkpoint":
-        detail = f"{ref.artifact} has the role {found.role}; name one of role checkpoint"
+    if resuming and artifact.role != "checkpoint":
+        detail = f"{ref.artifact} has the role {artifact.role}; name one of role checkpoint"
         raise invalid(f"{at}/artifact", detail, "reference")
-    return found.sha256
+    return artifact.sha256
 
 
 def _dataset(
@@ -94,7 +94,7 @@ def _part(filled: dict[str, Any], pointer: str) -> dict[str, Any]:
     return part
 
 
-def place(request: JobCreate) -> Placement:
+def placement(request: JobCreate) -> Placement:
     """Device, number of GPUs and queue of a job."""
     asked: Resources = request.resources
     device = "cuda" if asked.device == "auto" and asked.gpus else asked.device

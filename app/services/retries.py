@@ -9,7 +9,7 @@ from app.db.tables import FINAL, Artifact, Job
 from app.errors import ConflictError, InvalidError, NotFoundError, invalid
 from app.schemas.jobs import JobCreate, Limits, Resources, RetryRequest
 from app.services import artifacts, jobs
-from app.services.pointers import describe_errors
+from app.services.validation_errors import describe_errors
 from models.catalog import JobSpec, upgrade
 
 ROOT = "/overrides"

@@ -1,6 +1,6 @@
 """Content of datasets: streamed into the store, digested on the way, handed to a check.
 
-The bytes of an upload get a key of their own and only then a place in the row, so that nothing
+The bytes of an upload get a key of their own and only then go into the row, so that nothing
 half-stored is ever visible and two uploads at once do no harm.
 """
 
@@ -15,7 +15,7 @@ from app.db.session import after_commit, database_now
 from app.db.tables import Dataset, new_id
 from app.errors import ConflictError, TooLargeError, UnavailableError, invalid
 from app.services import datasets
-from app.services.places import dataset_key
+from app.services.storage_keys import dataset_key
 from app.settings import get_settings
 
 CHECK_QUEUE = "default"
@@ -32,8 +32,8 @@ async def receive(
         dataset: that it belongs to; its ``sha256``, as promised or from an upload before, must
             come out, so a lost answer may be asked for again but nothing ever changes.
         chunks: the content.
-        size_bytes: how many bytes were announced, if it was told.
-        digest: SHA-256 that was announced, if it was told.
+        size_bytes: how many bytes were announced, if known.
+        digest: SHA-256 that was announced, if known.
 
     Returns:
         The key, and what lies there.
@@ -78,10 +78,10 @@ def _check_space(size_bytes: int) -> None:
         raise UnavailableError(f"the store has {free} bytes left, too few for this upload")
 
 
-def _check_digest(found: bytes, expected: bytes | None) -> None:
-    if expected is not None and not hmac.compare_digest(found, expected):
+def _check_digest(actual: bytes, expected: bytes | None) -> None:
+    if expected is not None and not hmac.compare_digest(actual, expected):
         raise invalid(
-            "", f"the content has the SHA-256 {found.hex()}, not {expected.hex()}", "digest"
+            "", f"the content has the SHA-256 {actual.hex()}, not {expected.hex()}", "digest"
         )
 
 

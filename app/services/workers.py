@@ -31,7 +31,7 @@ def leave(session: Session, worker_id: str) -> None:
 
 
 def forget_gone(session: Session) -> None:
-    """Remove the rows of workers that have not been heard of for a day."""
+    """Remove the rows of workers without a heartbeat for a day."""
     before = database_now(session) - timedelta(hours=FORGET_AFTER_H)
     session.execute(delete(Worker).where(Worker.heartbeat_at < before))
 

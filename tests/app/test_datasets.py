@@ -13,6 +13,7 @@ from app import storage
 from app.db.session import make_session
 from app.db.tables import Dataset, Job, utc_now
 from app.errors import InvalidError, NotFoundError, UnavailableError
+from app.schemas.errors import ReportedError
 from app.services import datasets, uploads
 from app.services.keys import DEFAULT_TENANT
 from app.settings import get_settings
@@ -94,7 +95,7 @@ def test_a_failed_check_tells_why(client):
     error = {"code": "data_invalid", "message": "no array x_train", "hint": None}
     with make_session() as session:
         row = datasets.claim_check(session, "w1")
-        assert datasets.finish_check(session, row, "w1", None, error)
+        assert datasets.finish_check(session, row, "w1", error=ReportedError(**error))
     found = client.get(f"{URL}/mine").json()
     assert (found["status"], found["error"]) == ("failed", error)
 

@@ -123,16 +123,16 @@ def test_a_deleted_job_ends_its_stream(client):
     run = start_run()
     finish(run)
     with make_session(write=False) as session:
-        assert events.news(session, run.tenant_id, run.job_id, 0).final == "succeeded"
+        assert events.updates(session, run.tenant_id, run.job_id, 0).final == "succeeded"
     assert client.delete(f"/v1/jobs/{run.job_id}").status_code == 204
     with make_session(write=False) as session:
-        assert events.news(session, run.tenant_id, run.job_id, 0).final == "deleted"
-        assert events.news(session, "ten_other", run.job_id, 0) == ([], False, "deleted")
+        assert events.updates(session, run.tenant_id, run.job_id, 0).final == "deleted"
+        assert events.updates(session, "ten_other", run.job_id, 0) == ([], False, "deleted")
 
 
 def test_long_history_comes_in_steps(client, monkeypatch):
-    monkeypatch.setattr(events, "NEWS_ROWS", 7)
-    monkeypatch.setattr(streams, "STEP_BYTES", 500)
+    monkeypatch.setattr(events, "UPDATE_ROWS", 7)
+    monkeypatch.setattr(streams, "CHUNK_BYTES", 500)
     run = start_run()
     with make_session() as session:
         for number in range(100):
@@ -248,17 +248,17 @@ def test_a_log_is_followed_from_before_its_run(client, tmp_path):
 
 
 def waited(job_id, act):
-    """Seconds that :func:`wait_for_news` takes when ``act`` happens after 0.2 s."""
+    """Seconds that :func:`wait_for_update` takes when ``act`` happens after 0.2 s."""
 
     async def run():
         streams.start()
         try:
             async with asyncio.timeout(10):
-                await streams.wait_for_news(job_id, 0.01)  # everything is connected
+                await streams.wait_for_update(job_id, 0.01)  # everything is connected
                 await asyncio.sleep(1.2)
                 timer = later(0.2, act)
                 started = time.monotonic()
-                await streams.wait_for_news(job_id, 5)
+                await streams.wait_for_update(job_id, 5)
                 found = time.monotonic() - started
                 timer.join()
                 return found
@@ -278,12 +278,12 @@ def test_no_news(settings):
 
     async def wait():
         streams.start()
-        with streams._hub().watch(run.job_id) as news:
+        with streams._hub().watch(run.job_id) as changed:
             await asyncio.sleep(1.5)
-            assert news.is_set()  # what is seen first may have just happened
-            news.clear()
+            assert changed.is_set()  # what is seen first may have just happened
+            changed.clear()
             await asyncio.sleep(1.5)
-            assert not news.is_set()
+            assert not changed.is_set()
         streams.stop()
 
     asyncio.run(wait())

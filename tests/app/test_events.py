@@ -13,7 +13,8 @@ from sqlalchemy import func, select
 from app.db.session import make_session
 from app.db.tables import Job, Metric
 from app.services import events, lifecycle
-from app.services.events import Pace, ProgressLine
+from app.services.child_lines import ProgressLine
+from app.services.events import Pace
 from tests.app.factories import events_of, finish, requeue, start_run
 
 

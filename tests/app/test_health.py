@@ -7,6 +7,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.db.session import make_session
 from app.errors import UnavailableError
+from app.schemas.errors import ReportedError
 from app.services import lifecycle, workers
 from app.services.lifecycle import Outcome, WorkerInfo
 from app.settings import get_settings
@@ -105,7 +106,9 @@ def test_metrics(client, spec):
         lifecycle.finish(session, run, Outcome(exit_code=0))
     with make_session() as session:
         run = lifecycle.claim(session, WORKER, "default")
-        lifecycle.finish(session, run, Outcome(error={"code": "worker_lost", "message": "x"}))
+        lifecycle.finish(
+            session, run, Outcome(error=ReportedError(code="worker_lost", message="x"))
+        )
     client.get("/v1/jobs/nonsense")
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")

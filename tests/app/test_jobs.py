@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 
 from app.db.session import database_now, make_session
 from app.db.tables import Artifact, Event, Job, Run, new_id
+from app.schemas.errors import ReportedError
 from app.services import lifecycle, workers
 from app.services.keys import DEFAULT_TENANT
 from app.services.lifecycle import Outcome, WorkerInfo
@@ -35,6 +36,9 @@ def claim() -> Run:
         run = lifecycle.claim(session, WORKER, "default")
         assert run is not None
         return run
+
+
+LOST = ReportedError(code="worker_lost", message="the worker is gone")
 
 
 def finish(run: Run, **outcome) -> None:
@@ -279,7 +283,7 @@ class TestRead:
 
     def test_runs(self, client, submit):
         job = submit()
-        finish(claim(), exit_code=None, signal=9, error={"code": "worker_lost"})
+        finish(claim(), exit_code=None, signal=9, error=LOST)
         (run,) = client.get(f"/v1/jobs/{job['id']}/runs").json()["data"]
         assert (run["number"], run["worker_id"], run["outcome"], run["signal"]) == (
             1,
@@ -399,8 +403,8 @@ class TestCancel:
         )
         assert client.post(url).status_code == 202
         with make_session() as session:
-            orders = lifecycle.renew(session, run)
-        assert (orders.cancel_mode, orders.save) == ("kill", False)
+            renewal = lifecycle.renew(session, run)
+        assert (renewal.cancel_mode, renewal.save) == ("kill", False)
 
     def test_final_is_left_alone(self, client, submit):
         url = f"/v1/jobs/{submit()['id']}/cancel"

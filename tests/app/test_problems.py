@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 from app.http.problems import PROBLEMS, Problem
 from app.http.strict import StrictRoute, check
 from app.main import create_app
-from app.services.pointers import locate, pointer
+from app.services.validation_errors import locate, pointer
 
 
 def problem(answer, status: int, code: str) -> dict:

@@ -18,11 +18,16 @@ from hypothesis.stateful import (
 
 from app.db.session import make_session
 from app.db.tables import FINAL, Event, Job, Run, Tenant, new_id
+from app.schemas.errors import ReportedError
 from app.services import lifecycle
 from app.services.lifecycle import Outcome, WorkerInfo
 
 TENANT = "tenant_test"
 LIMITS = {"timeout_s": 60, "queue_timeout_s": None, "max_runs": 3}
+
+
+def reported(code: str) -> ReportedError:
+    return ReportedError(code=code, message="of a test")
 
 
 def worker(name: str, **values) -> WorkerInfo:
@@ -108,12 +113,12 @@ def test_success_keeps_the_result(settings):
     ("outcome", "status", "failures"),
     [
         ({"signal": 9}, "queued", 1),
-        ({"error": {"code": "worker_lost"}}, "queued", 1),
-        ({"error": {"code": "host_out_of_memory"}}, "queued", 1),
-        ({"exit_code": 64, "error": {"code": "spec_invalid"}}, "failed", 1),
-        ({"exit_code": 0, "error": {"code": "storage_full"}}, "failed", 1),
+        ({"error": reported("worker_lost")}, "queued", 1),
+        ({"error": reported("host_out_of_memory")}, "queued", 1),
+        ({"exit_code": 64, "error": reported("spec_invalid")}, "failed", 1),
+        ({"exit_code": 0, "error": reported("storage_full")}, "failed", 1),
         ({"exit_code": 75, "stop_reason": "shutdown"}, "queued", 0),
-        ({"exit_code": 124, "error": {"code": "timeout"}}, "failed", 1),
+        ({"exit_code": 124, "error": reported("timeout")}, "failed", 1),
     ],
 )
 def test_what_an_end_means(settings, outcome, status, failures):
@@ -263,7 +268,7 @@ class Lives(RuleBasedStateMachine):
                 {"exit_code": 0},
                 {"signal": 9},
                 {"exit_code": 75, "stop_reason": "shutdown"},
-                {"exit_code": 65, "error": {"code": "data_invalid"}},
+                {"exit_code": 65, "error": reported("data_invalid")},
             ]
         ),
     )

@@ -84,16 +84,16 @@ def _choice(error: Mapping[str, Any]) -> str:
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the most similar choice, empty if none is similar."""
-    found = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    closest = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {closest[0]!r}?" if closest else ""
 
 
 def _range(field: Schema) -> str:
     """The bounds of a number, in words; empty where there are none."""
     for schema in (field, *field.get("anyOf", ())):
-        found = [f"{words} {schema[name]}" for name, words in BOUNDS.items() if name in schema]
-        if found:
-            return f"; allowed: {', '.join(found)}"
+        bounds = [f"{words} {schema[name]}" for name, words in BOUNDS.items() if name in schema]
+        if bounds:
+            return f"; allowed: {', '.join(bounds)}"
     return ""
 
 

@@ -43,9 +43,9 @@ def prepare(run: Run) -> tuple[Path, Job, dict[str, Any]]:
         checkpoints = _checkpoints(session, job)
     (folder / "spec.json").write_text(json.dumps(job.resolved_spec))
     for sha256, key in wanted.items():
-        if not place(key, folder / "inputs" / sha256, sha256):
+        if not fetch(key, folder / "inputs" / sha256, sha256):
             raise MissingInputError(f"the bytes with sha256 {sha256} have changed in the store")
-    resumed = _place_checkpoint(run, folder, checkpoints) or _place_given(folder, spec)
+    resumed = _fetch_checkpoint(run, folder, checkpoints) or _link_resume_input(folder, spec)
     return folder, job, {"input_digests": sorted(wanted), "resumed_from": resumed}
 
 
@@ -56,11 +56,11 @@ def prepare_check(dataset: Dataset) -> Path:
     folder.mkdir(parents=True, mode=0o700)
     request = {"format": dataset.format, "options": dataset.options}
     (folder / "dataset.json").write_text(json.dumps(request))
-    place(str(dataset.storage_key), folder / "content", str(dataset.sha256))
+    fetch(str(dataset.storage_key), folder / "content", str(dataset.sha256))
     return folder
 
 
-def place(key: str, path: Path, sha256: str) -> bool:
+def fetch(key: str, path: Path, sha256: str) -> bool:
     """Bring stored bytes to ``path`` (a hard link where it can); False if they are damaged."""
     local = storage.local_path(key)
     try:
@@ -79,15 +79,15 @@ def place(key: str, path: Path, sha256: str) -> bool:
 
 def _inputs(session: Session, job: Job, spec: Spec) -> dict[str, str]:
     """Storage key by SHA-256 of every reference that has bytes; built-in sets have none."""
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for _pointer, ref in spec.references():
         if ref.sha256 is None:
             continue
         if isinstance(ref, ArtifactRef):
-            found[ref.sha256] = artifacts.open_input(session, job.tenant_id, ref)
+            keys[ref.sha256] = artifacts.open_input(session, job.tenant_id, ref)
         else:
-            found[ref.sha256] = datasets.open_input(session, job.tenant_id, ref)
-    return found
+            keys[ref.sha256] = datasets.open_input(session, job.tenant_id, ref)
+    return keys
 
 
 def _checkpoints(session: Session, job: Job) -> list[Artifact]:
@@ -98,10 +98,10 @@ def _checkpoints(session: Session, job: Job) -> list[Artifact]:
     return sorted(session.scalars(query), key=lambda row: row.step or 0, reverse=True)
 
 
-def _place_checkpoint(run: Run, folder: Path, checkpoints: list[Artifact]) -> str | None:
-    """Place the newest checkpoint whose bytes are whole; tell the user of damaged ones."""
+def _fetch_checkpoint(run: Run, folder: Path, checkpoints: list[Artifact]) -> str | None:
+    """Fetch the newest checkpoint whose bytes are intact; warn the user of damaged ones."""
     for row in checkpoints:
-        if place(row.storage_key, folder / "resume" / Path(row.name).name, str(row.sha256)):
+        if fetch(row.storage_key, folder / "resume" / Path(row.name).name, str(row.sha256)):
             return row.name
         message = f"{row.name} is damaged; falling back to the checkpoint before it"
         warning = {"type": "event", "event": "warning", "code": "checkpoint_corrupt"}
@@ -110,8 +110,8 @@ def _place_checkpoint(run: Run, folder: Path, checkpoints: list[Artifact]) -> st
     return None
 
 
-def _place_given(folder: Path, spec: Spec) -> str | None:
-    """The checkpoint of another job that the spec names."""
+def _link_resume_input(folder: Path, spec: Spec) -> str | None:
+    """Link the checkpoint of another job that the spec names, if any."""
     ref = spec.resume_from
     if ref is None or ref.sha256 is None:
         return None
