@@ -20,9 +20,9 @@ from models.dynamic_downsampling.setup import (
 )
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan
 from models.dynamic_downsampling.train import fit_cheap
+from models.supervised.hooks import SubRun
 from models.supervised.loop import Fitted
 from models.supervised.spec import Budget
-from models.supervised.state import Arm
 from models.supervised.steps import FULL
 
 TESTED = 16  # images: the loop tests at the end of epochs, which a plan does not need
@@ -41,7 +41,8 @@ def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
     data = images.load(spec.data, spec.images, run, spec.seed)
     setup, times = _prepared(spec, data, run)
     probe = _probe(setup, spec.probe_steps)
-    fitted = fit_cheap(probe, run, Arm("probe_", total=len(probe.decisions), keeps=False))
+    sub_run = SubRun("probe_", total=len(probe.decisions), saves_checkpoints=False)
+    fitted = fit_cheap(probe, run, sub_run)
     found = prediction(setup, fitted)
     if ranks.is_first():
         told = {"result": found, "layers": _layers(setup, times), "cheap_sizes": setup.sizes}

@@ -19,8 +19,8 @@ from models.freetickets.timetable import Phase, Update, phase_at, refined
 from models.freetickets.topology import Told, Topology
 from models.freetickets.training import CHANGE_COLUMNS, Training
 from models.nets.build import build_net
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit
-from models.supervised.state import Arm
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
 CHANGING = Mode("update")  # a step whose gradients stay dense, since the masks change after it
@@ -98,11 +98,7 @@ def fit_tickets(training: Training) -> Fitted:
         if done in training.ends:
             _end_phase(training, done)
 
-    return fit(
-        training.net,
-        training.data,
-        spec,
-        training.run,
+    hooks = Hooks(
         forward=forward,
         prepare=begin,
         mode_of=mode_of,
@@ -110,8 +106,9 @@ def fit_tickets(training: Training) -> Fitted:
         rate=lambda step: rate(spec, training.plan, step),
         attach=topology.attach,
         extras=training.extras(),
-        arm=Arm(total=training.whole),
+        sub_run=SubRun(total=training.whole),
     )
+    return fit(training.net, training.data, spec, training.run, hooks)
 
 
 def rate(spec: FreeTicketsTrain, plan: list[Phase], step: int) -> float:

@@ -19,6 +19,7 @@ from models.core.device import generator
 from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
 from models.core.run import Run
+from models.core.stopping import StepEnd
 from models.lcw.parts import Phase
 from models.lcw.spec import LcwTrain
 from models.supervised.steps import decay
@@ -224,10 +225,10 @@ class Job:
         return value
 
     def _end_of_step(self, optimizer: torch.optim.Adam) -> None:
-        due = self.run.checkpoint_due()
-        if due or self.run.stop_wants_checkpoint:
+        end = StepEnd.decide(self.run)
+        if end.saves:
             self.save(optimizer)
-        self.run.check_stop()
+        end.stop_if_requested(self.run)
 
     def save(self, optimizer: torch.optim.Adam | None) -> None:
         """Write a checkpoint; without an optimizer, one between stages."""

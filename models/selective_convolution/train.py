@@ -14,8 +14,9 @@ from models.selective_convolution import report
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import Rounds
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
-from models.supervised.state import Arm, describe
+from models.supervised.state import describe
 
 WEIGHTS, EXPORT = "weights.safetensors", "export.safetensors"
 
@@ -37,7 +38,7 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     net = new_net(spec, data, run.device)
     _, total = spec.steps(len(data.train))
     whole = 2 * total if spec.compare_with_plain else None
-    rounds, fitted = fit_selective(net, spec, data, run, Arm(total=whole))
+    rounds, fitted = fit_selective(net, spec, data, run, SubRun(total=whole))
     found = report.values(spec, data, net, rounds, fitted)
     if ranks.is_first():
         checkpoint.write(run.dir / WEIGHTS, net.state_dict(), describe(spec, data))
@@ -46,8 +47,9 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
         found |= _export(net, spec, data, run)
     arms = {"selective" if spec.selective.enabled else "plain": fitted}
     if spec.compare_with_plain:  # starts anew when a run is resumed in it
-        arm = Arm("baseline_", first=total, total=whole, keeps=False)
-        plain = fit(plain_net(spec, data, run.device), data, spec, run, arm=arm)
+        sub_run = SubRun("baseline_", total, total=whole, saves_checkpoints=False)
+        baseline = plain_net(spec, data, run.device)
+        plain = fit(baseline, data, spec, run, Hooks(sub_run=sub_run))
         found |= report.comparison(fitted, plain)
         arms["plain, same seed"] = plain
     if ranks.is_first():
@@ -68,21 +70,18 @@ def plain_net(spec: SelectiveConvolutionTrain, data: ImageData, on: str) -> nn.M
 
 
 def fit_selective(
-    net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData, run: Run, arm: Arm
+    net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData, run: Run, sub_run: SubRun
 ) -> tuple[Rounds, Fitted]:
     """The supervised loop, with rounds of allocation between epochs."""
     rounds = Rounds(spec, net, len(data.train), run)
     shifts = [name for name, _ in net.named_parameters() if name.endswith(".shift")]
-    fitted = fit(
-        net,
-        data,
-        spec,
-        run,
+    hooks = Hooks(
         before_step=rounds.before_step,
-        decays=dict.fromkeys(shifts, spec.selective.shift_weight_decay),
+        weight_decays=dict.fromkeys(shifts, spec.selective.shift_weight_decay),
         extras=rounds.extras(),
-        arm=arm,
+        sub_run=sub_run,
     )
+    fitted = fit(net, data, spec, run, hooks)
     reuses = spec.selective.opens and any(
         isinstance(unit, SelectiveUnit) for unit in rounds.units.values()
     )

@@ -19,7 +19,7 @@ METRICS = (
 
 
 def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
-    """The same of a further training in the job, whose ``Arm`` has this prefix."""
+    """The same of a further training in the job, whose ``SubRun`` has this prefix."""
     return tuple(
         metric._replace(name=f"{prefix}{metric.name}", description=f"{metric.name} of {training}")
         for metric in METRICS

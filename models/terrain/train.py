@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models.core import device, optimizers, ranks
 from models.core.errors import DivergedError
 from models.core.run import Run
+from models.core.stopping import StepEnd
 from models.terrain import measures
 from models.terrain.learning import losses, samples
 from models.terrain.learning.coarse_floods import CoarseFloods
@@ -75,14 +76,10 @@ def _look_up(plan: Plan, state: State, total: int) -> None:
     Raises:
         StoppedError: if a stop was requested.
     """
-    run = plan.run
-    stop, wanted, due = ranks.agree(run.stopping, run.stop_wants_checkpoint, run.checkpoint_due())
-    if wanted or due or state.step == total:
+    end = StepEnd.decide(plan.run)
+    if end.saves or state.step == total:
         save(plan, state)
-    if stop:
-        if not run.stopping:
-            run.request_stop("the first rank was asked to stop", save=wanted)
-        run.check_stop()
+    end.stop_if_requested(plan.run)
 
 
 def _step(plan: Plan, state: State, total: int) -> None:

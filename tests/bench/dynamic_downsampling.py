@@ -38,8 +38,8 @@ from models.dynamic_downsampling.report import ratios_of
 from models.dynamic_downsampling.setup import new_net, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.dynamic_downsampling.train import finish, fit_cheap
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit
-from models.supervised.state import Arm
 from models.supervised.steps import Mode
 from tests.bench import cifar10
 
@@ -129,7 +129,7 @@ def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) ->
         began = time.perf_counter()
         if arm in DOWN:
             setup = prepare(spec, data, run)
-            fitted = fit_cheap(setup, run, Arm(keeps=False))
+            fitted = fit_cheap(setup, run, SubRun(saves_checkpoints=False))
             accuracy = finish(setup, fitted).accuracy
             cheap = len(setup.decisions) - setup.decisions.count(0)
             pooled = sum(layer.reason == "pooled" for layer in setup.layers)
@@ -138,7 +138,9 @@ def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) ->
             net = new_net(spec, data, on)
             total = spec.steps(len(data.train))[1]
             how = progressive(total, data.size[0]) if arm == "e" else {}
-            fitted = fit(net, data, spec, run, arm=Arm(keeps=False), **how)
+            fitted = fit(
+                net, data, spec, run, Hooks(sub_run=SubRun(saves_checkpoints=False), **how)
+            )
             accuracy, cheap, pooled, ratios = fitted.scores.accuracy, 0, 0, {}
         found = figures(fitted, accuracy, time.perf_counter() - began)
     return found | {"cheap_batches": cheap, "pooled_layers": pooled} | ratios

@@ -28,8 +28,8 @@ from models.data.images import ImageData
 from models.dynamic_downsampling.cheap import shrink
 from models.dynamic_downsampling.setup import new_net
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import fit
-from models.supervised.state import Arm
 from models.supervised.steps import Batch, Mode, learning_rate
 from tests.bench import cifar10
 from tests.bench.dynamic_downsampling import figures, make_spec, progressive
@@ -162,7 +162,7 @@ def train(name: str, options: argparse.Namespace, seed: int, data: ImageData) ->
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), device=options.device, checkpoint_interval_s=1e9)
         net = new_net(spec, data, options.device)
-        fitted = fit(net, data, spec, run, arm=Arm(keeps=False), **how)
+        fitted = fit(net, data, spec, run, Hooks(sub_run=SubRun(saves_checkpoints=False), **how))
     found = figures(fitted, fitted.scores.accuracy, time.perf_counter() - began)
     shares = [cost(size_at(variant.phases, step / total)) for step in range(total)]
     return {"variant": name, "seed": seed, "cost": sum(shares) / per_epoch / options.epochs} | found

@@ -31,7 +31,7 @@ from models.nets.selective import conv_gpu
 from models.selective_convolution import report
 from models.selective_convolution import train as method
 from models.selective_convolution.spec import SelectiveConvolutionTrain
-from models.supervised.state import Arm
+from models.supervised.hooks import SubRun
 from tests.bench import cifar10
 from tests.bench.selective_checks import LIMITS, gaps_of
 
@@ -103,7 +103,9 @@ def train_arm(data: ImageData, spec: SelectiveConvolutionTrain, on: str) -> dict
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), events, device=on, checkpoint_interval_s=1e9)
         net = method.new_net(spec, data, on)
-        counted, fitted = method.fit_selective(net, spec, data, run, Arm(keeps=False))
+        counted, fitted = method.fit_selective(
+            net, spec, data, run, SubRun(saves_checkpoints=False)
+        )
     found = report.values(spec, data, net, counted, fitted)
     told: dict[str, Any] = {name: found[name] for name in TOLD}
     told["wall_seconds"] = time.monotonic() - started

@@ -25,8 +25,8 @@ from models.dynamic_downsampling.setup import new_net, prepare
 from models.nets.files import load_net
 from models.supervised.clock import StepClock
 from models.supervised.evaluate import Scores
+from models.supervised.hooks import SubRun
 from models.supervised.loop import Fitted, fit
-from models.supervised.state import Arm
 from models.supervised.steps import FULL, Batch, cross_entropy, learning_rate
 
 STEPS = 24
@@ -58,7 +58,7 @@ def plain_trainer(spec, data):
 
 def train_with(spec, data, run):
     setup = prepare(spec, data, run)
-    fitted = method.fit_cheap(setup, run, Arm())
+    fitted = method.fit_cheap(setup, run, SubRun())
     return setup, fitted
 
 
@@ -211,7 +211,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, down):
 
     setup.net.register_forward_hook(lambda *_: stop_in_step_13())
     with pytest.raises(StoppedError):
-        method.fit_cheap(setup, stopped, Arm())
+        method.fit_cheap(setup, stopped, SubRun())
     step = events(stopped, "artifact")[-1]["step"]  # 13, or more with steps of several batches
     resumed = new_run(resume=stopped, step=step)
     again, fitted = train_with(spec, data, resumed)
@@ -219,7 +219,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, down):
     whole = prepare(spec, data, whole_run)
     if down.get("kernel_layers") == "auto":  # timed anew, so take over the first run's answer
         whole = prepare(spec, data, new_run(resume=stopped, step=step))
-    expected = method.fit_cheap(whole, whole_run, Arm())
+    expected = method.fit_cheap(whole, whole_run, SubRun())
     assert fitted.steps == expected.steps == STEPS
     assert again.decisions == whole.decisions
     for name, tensor in whole.net.state_dict().items():
@@ -408,9 +408,7 @@ def test_shorter_training_ends_with_its_schedule(data, make_spec, new_run):
     plain = told(12.0, 2.0, steps=24)
     shorter = baselines.train_shorter(setup, run, told(7.0, 1.0), plain)
     assert shorter.steps == 14
-    by_hand = fit(
-        new_net(setup.spec, data, "cpu"), data, make_spec(max_steps=14), new_run(), arm=Arm()
-    )
+    by_hand = fit(new_net(setup.spec, data, "cpu"), data, make_spec(max_steps=14), new_run())
     assert shorter.scores == by_hand.scores
     assert shorter.history[-1]["lr"] == by_hand.history[-1]["lr"]
     assert {event["step"] for event in events(run, "metric")} <= set(range(49, 63))
@@ -424,7 +422,7 @@ def trained_on(spec, data, run):
     setup.net.register_forward_pre_hook(
         lambda net, args: seen.append(args[0].clone()) if net.training else None
     )
-    fitted = method.fit_cheap(setup, run, Arm())
+    fitted = method.fit_cheap(setup, run, SubRun())
     return setup, fitted, seen
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,9 +72,11 @@ def test_zeros_stay_zero_in_recorded_steps(job, monkeypatch, fields):
     )
     begin = method.fit
 
-    def fit(*args, prepare, **named):
+    def fit(*args):
+        *others, hooks = args
+
         def look(x, step):
-            changed = prepare(x, step)
+            changed = hooks.prepare(x, step)
             buffers = momentum(training.net, seen[0])
             for name, mask in topology.masks.items():
                 assert int(mask.sum()) == topology.active[name]
@@ -81,7 +84,7 @@ def test_zeros_stay_zero_in_recorded_steps(job, monkeypatch, fields):
                 assert not buffers[f"{name}.weight"][~mask].any()
             return changed
 
-        return begin(*args, prepare=look, **named)
+        return begin(*others, replace(hooks, prepare=look))
 
     monkeypatch.setattr(method, "fit", fit)
     fitted = method.fit_tickets(training)

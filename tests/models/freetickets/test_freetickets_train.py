@@ -1,6 +1,7 @@
 """Training: properties 1, 2, 4, 8 and 9; escapes, members."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,13 +27,15 @@ def watched(monkeypatch):
         )
         real = method.fit
 
-        def fit(*args, prepare, **named):
+        def fit(*args):
+            *others, hooks = args
+
             def begin(x, step):
-                changed = prepare(x, step)
+                changed = hooks.prepare(x, step)
                 look(training, found["optimizer"], step)
                 return changed
 
-            return real(*args, prepare=begin, **named)
+            return real(*others, replace(hooks, prepare=begin))
 
         monkeypatch.setattr(method, "fit", fit)
         fitted = method.fit_tickets(training)

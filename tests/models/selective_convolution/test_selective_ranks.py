@@ -13,7 +13,7 @@ from models.data import images, synthetic
 from models.selective_convolution import train as method
 from models.selective_convolution.rounds import COLUMNS, Rounds, units_of
 from models.selective_convolution.spec import SelectiveConvolutionTrain
-from models.supervised.state import Arm
+from models.supervised.hooks import SubRun
 
 FIELDS = {
     "kind": "selective_convolution.train",
@@ -59,7 +59,7 @@ def rank(folder):
     own.mkdir()
     with (own / "events.jsonl").open("w") as events:
         run = Run(own, events, checkpoint_interval_s=1e9)
-        rounds, _ = method.fit_selective(net, spec, data, run, Arm())
+        rounds, _ = method.fit_selective(net, spec, data, run, SubRun())
     assert len(set(seen)) == int(rounds.done) == 3
     assert rounds.record[:, :, COLUMNS.index("reallocated_now")].any(), "nothing was used again"
     first, second = everyone([p.tolist() for p in net.parameters()])

@@ -18,14 +18,14 @@ from models.selective_convolution import report
 from models.selective_convolution import train as method
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import COLUMNS, Rounds, units_of
+from models.supervised.hooks import SubRun
 from models.supervised.loop import test as score_of
-from models.supervised.state import Arm
 from models.supervised.steps import make_optimizer, momentum
 
 
 def trained(spec, data, run):
     net = method.new_net(spec, data, "cpu")
-    rounds, fitted = method.fit_selective(net, spec, data, run, Arm())
+    rounds, fitted = method.fit_selective(net, spec, data, run, SubRun())
     return net, rounds, fitted
 
 
@@ -90,7 +90,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, stop):
 
     net.register_forward_hook(count)
     with pytest.raises(StoppedError):
-        method.fit_selective(net, spec, data, stopped, Arm())
+        method.fit_selective(net, spec, data, stopped, SubRun())
     resumed = new_run(resume=stopped, step=stop)
     again, rounds, _ = trained(spec, data, resumed)
     whole, expected, _ = trained(spec, data, new_run())
