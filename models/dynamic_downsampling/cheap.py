@@ -18,8 +18,8 @@ from torch.nn import functional
 from models.core.device import generator
 from models.core.errors import SpecError
 from models.dynamic_downsampling import cost
+from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.norms import ModalBatchNorm2d
-from models.dynamic_downsampling.parts import Downsample
 from models.dynamic_downsampling.pooled_conv import (
     GROW,
     HIGH,

@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.fields import Downsample
 from models.nets.spec import ConvShape, ResidualNet, conv_shapes
 
 

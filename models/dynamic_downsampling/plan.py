@@ -10,7 +10,7 @@ from models.core.run import Run
 from models.data import images
 from models.dynamic_downsampling import report, schedule
 from models.dynamic_downsampling.cheap import LayerTimes
-from models.dynamic_downsampling.parts import Downsample, Schedule
+from models.dynamic_downsampling.fields import Downsample, Schedule
 from models.dynamic_downsampling.setup import (
     Setup,
     layer_times,

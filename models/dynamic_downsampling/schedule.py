@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from models.dynamic_downsampling.parts import Downsample, Schedule
+from models.dynamic_downsampling.fields import Downsample, Schedule
 
 ESTIMATE_STEPS = 100_000  # longer runs are estimated on a run of this length
 _MASK = 2**64 - 1

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, MetricInfo
 from models.dynamic_downsampling import cost, schedule
-from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.fields import Downsample
 from models.nets.spec import ResidualNet, conv_shapes
 from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec, metrics_of
 

@@ -10,7 +10,7 @@ from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
 from models.freetickets import cost, timetable
 from models.freetickets.densities import Layer, can_cap, counts, densities, layers_of
-from models.freetickets.parts import Escape, Evaluation, Export, PruneRate, Rates
+from models.freetickets.fields import Escape, Evaluation, Export, PruneRate, Rates
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.spec import ResidualFamily

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.core.errors import SpecError
-from models.freetickets.parts import PruneRate, Rates
+from models.freetickets.fields import PruneRate, Rates
 
 
 class Phase(NamedTuple):

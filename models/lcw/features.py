@@ -15,8 +15,8 @@ from models.core.device import generator
 from models.core.errors import DataError
 from models.core.run import Run
 from models.lcw import inception
+from models.lcw.fields import FEATURE_DIMS, Evaluation
 from models.lcw.nets import in_parts
-from models.lcw.parts import FEATURE_DIMS, Evaluation
 from models.lcw.setup import Data, pixels
 from models.lcw.spec import LcwTrain
 from models.nets import efficientnet_lite

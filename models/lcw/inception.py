@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.core.errors import DataError
 from models.core.run import Run
-from models.lcw.parts import FEATURE_DIMS
+from models.lcw.fields import FEATURE_DIMS
 from models.nets.exported import load_program
 
 SIDE = 299  # of the images the net sees, in pixels

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.lcw.parts import Architecture, GeneratorShape
+from models.lcw.fields import Architecture, GeneratorShape
 
 
 class Half(nn.Module):

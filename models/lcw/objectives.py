@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.lcw import distance
-from models.lcw.parts import Gamma, Phase1
+from models.lcw.fields import Gamma, Phase1
 
 WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SWAE_PROJECTIONS = 50

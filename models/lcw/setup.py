@@ -16,8 +16,8 @@ from models.core.run import Run
 from models.data import images
 from models.data.spec import ImageOptions
 from models.lcw import distance, objectives
+from models.lcw.fields import Architecture
 from models.lcw.nets import Affine, Nets, Shape, build, describe, in_parts
-from models.lcw.parts import Architecture
 from models.lcw.spec import LcwTrain
 from models.lcw.stages import Inputs, Job, Stage, noise
 

@@ -17,7 +17,7 @@ from models.core.spec import (
     Part,
     Spec,
 )
-from models.lcw.parts import MIN_BATCH, Architecture, Evaluation, Phase1, Phase2
+from models.lcw.fields import MIN_BATCH, Architecture, Evaluation, Phase1, Phase2
 
 EXACT_ONLY_DIM = 3  # up to here the asymptotic kernel is refused
 

@@ -20,7 +20,7 @@ from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
 from models.core.run import Run
 from models.core.stopping import StepEnd
-from models.lcw.parts import Phase
+from models.lcw.fields import Phase
 from models.lcw.spec import LcwTrain
 from models.supervised.steps import decay
 

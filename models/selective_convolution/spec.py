@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
 from models.nets.preactivation_spec import PreactivationNet, Role, Units, unit_shapes
-from models.selective_convolution.parts import Selective
+from models.selective_convolution.fields import Selective
 from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec
 
 

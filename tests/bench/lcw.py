@@ -18,7 +18,7 @@ import torch
 
 from models.lcw import nets, objectives
 from models.lcw.distance import normality, silverman, two_sample
-from models.lcw.parts import Architecture, Phase1
+from models.lcw.fields import Architecture, Phase1
 from tests.bench.lcw_forms import cdist_form, gram_form, keep, machine
 
 SIZES = ((256, 8), (256, 64), (1024, 64), (256, 784), (1024, 784), (4096, 64))

@@ -20,7 +20,7 @@ import torch
 from models.core.graphs import GraphedStep
 from models.lcw import distance, fused, nets, objectives
 from models.lcw.distance import normality, silverman, two_sample
-from models.lcw.parts import Architecture, Phase1
+from models.lcw.fields import Architecture, Phase1
 from models.lcw.stages import Inputs
 from tests.bench.lcw_forms import cdist_form, gram_form, keep, machine
 

@@ -5,7 +5,7 @@ import torch
 
 from models.dynamic_downsampling import cost
 from models.dynamic_downsampling.cheap import install
-from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.pooled_conv import Switch
 from models.nets.build import build_net
 from models.nets.spec import ResidualNet

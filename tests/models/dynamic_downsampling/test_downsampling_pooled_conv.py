@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.dynamic_downsampling.cheap import install
-from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.pooled_conv import (
     GROW,
     HIGH,

@@ -18,8 +18,8 @@ from models.data.spec import Augment
 from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling import train as method
 from models.dynamic_downsampling.cheap import dry_run, install, shrink, time_layers
+from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher, reestimate
-from models.dynamic_downsampling.parts import Downsample
 from models.dynamic_downsampling.pooled_conv import Switch
 from models.dynamic_downsampling.setup import new_net, prepare
 from models.nets.files import load_net

@@ -18,7 +18,7 @@ from models.lcw import distance, export, nets, objectives, pictures, setup
 from models.lcw import sample as sampling
 from models.lcw import train as method
 from models.lcw.distance import normality, two_sample
-from models.lcw.parts import Architecture, GeneratorShape, Phase1, Phase2
+from models.lcw.fields import Architecture, GeneratorShape, Phase1, Phase2
 from models.lcw.setup import load_nets
 from models.lcw.spec import LcwSample, LcwTrain
 
