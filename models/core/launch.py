@@ -78,16 +78,16 @@ def _open(path: Path, stack: ExitStack) -> int:
 
 def _relay(run: Run, process: subprocess.Popen[bytes], events: int, fifos: list[int]) -> None:
     """Pass lines up and a stop request down until the ranks have ended and all lines are read."""
-    told, rest = False, b""
+    forwarded, rest = False, b""
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
         while True:
             ended = process.poll() is not None
-            if run.stopping and not told:
+            if run.stopping and not forwarded:
                 request = {"reason": "relayed", "save": run.stop_wants_checkpoint}
                 for fifo in fifos:
                     os.write(fifo, json.dumps({"stop": request}).encode() + b"\n")
-                told = True
+                forwarded = True
             if selector.select(0 if ended else TICK_S):
                 *lines, rest = (rest + os.read(events, 65_536)).split(b"\n")
                 for line in lines:

@@ -103,8 +103,8 @@ class Run:
     @property
     def resume(self) -> Path | None:
         """The checkpoint to go on from, or None for a run from the start."""
-        found = sorted((self.dir / "resume").glob("*.safetensors"))
-        return found[-1] if found else None
+        checkpoints = sorted((self.dir / "resume").glob("*.safetensors"))
+        return checkpoints[-1] if checkpoints else None
 
     def checkpoint_due(self) -> bool:
         """Whether the checkpoint interval has passed since this last answered True."""

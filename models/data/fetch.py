@@ -93,9 +93,9 @@ def download(source: Source, folder: Path, run: Run) -> Path:
         raise DataMissingError(
             f"{source.url}: {error}", hint="try again; a broken download is continued"
         ) from error
-    if (found := _md5(part)) != source.md5:
+    if (digest := _md5(part)) != source.md5:
         part.unlink()
-        raise DataError(f"{source.url}: MD5 {found}, expected {source.md5}; not used")
+        raise DataError(f"{source.url}: MD5 {digest}, expected {source.md5}; not used")
     part.replace(path)
     return path
 

@@ -39,7 +39,11 @@ def read_folder(path: Path) -> ImageArrays:
             raise DataError(
                 f"{parts[''][0].name}: lies beside {TRAIN}/ and {TEST}/; put it into one of them"
             )
-        whole = {part: _stack(archive, found, classes) for part, found in parts.items() if found}
+        whole = {
+            part: _stack(archive, part_entries, classes)
+            for part, part_entries in parts.items()
+            if part_entries
+        }
     if TEST in whole and TRAIN in whole:
         if whole[TEST].images.shape[1:] != whole[TRAIN].images.shape[1:]:
             raise DataError(f"images in {TRAIN}/ and {TEST}/ differ in size")
@@ -68,18 +72,18 @@ def photo_names(archive: Archive) -> list[str]:
 
 def _pictures(archive: Archive) -> dict[str, tuple[str, ...]]:
     """Path of each picture below the folder that holds them all; other files are left alone."""
-    found = {
+    paths = {
         name: PurePosixPath(name).parts
         for name in archive.names
         if name.lower().endswith(SUFFIXES) and not _hidden(name)
     }
-    if not found:
+    if not paths:
         raise DataError(f"the archive holds no picture ({', '.join(SUFFIXES)})")
-    while len(tops := {parts[0] for parts in found.values()}) == 1 and not tops & {TRAIN, TEST}:
-        if any(len(parts) == 1 for parts in found.values()):
+    while len(tops := {parts[0] for parts in paths.values()}) == 1 and not tops & {TRAIN, TEST}:
+        if any(len(parts) == 1 for parts in paths.values()):
             break
-        found = {name: parts[1:] for name, parts in found.items()}
-    return found
+        paths = {name: parts[1:] for name, parts in paths.items()}
+    return paths
 
 
 def _hidden(name: str) -> bool:

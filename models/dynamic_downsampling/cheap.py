@@ -162,11 +162,11 @@ def dry_run(net: nn.Module, channels: int, size: tuple[int, int], switch: Switch
     Raises:
         SpecError: naming the layer that failed.
     """
-    place = ""
+    layer_name = ""
 
     def enter(name: str) -> None:
-        nonlocal place
-        place = name
+        nonlocal layer_name
+        layer_name = name
 
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: enter(name))
@@ -180,7 +180,7 @@ def dry_run(net: nn.Module, channels: int, size: tuple[int, int], switch: Switch
             net.eval()(image)
     except (RuntimeError, ValueError) as error:
         raise SpecError(
-            f"layer {place} does not accept images of {size[0]} x {size[1]} in a cheap step: "
+            f"layer {layer_name} does not accept images of {size[0]} x {size[1]} in a cheap step: "
             f"{error}",
             hint="use input_scale 1 or a net whose head takes any size",
         ) from error

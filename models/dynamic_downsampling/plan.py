@@ -43,13 +43,13 @@ def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
     probe = _probe(setup, spec.probe_steps)
     sub_run = SubRun("probe_", total=len(probe.decisions), saves_checkpoints=False)
     fitted = fit_cheap(probe, run, sub_run)
-    found = prediction(setup, fitted)
+    result = prediction(setup, fitted)
     if ranks.is_first():
-        told = {"result": found, "layers": _layers(setup, times), "cheap_sizes": setup.sizes}
-        told |= {"spec": spec.model_dump(mode="json"), "device": device.describe(run.device)}
-        (run.dir / "plan.json").write_text(json.dumps(told, indent=2))
+        contents = {"result": result, "layers": _layers(setup, times), "cheap_sizes": setup.sizes}
+        contents |= {"spec": spec.model_dump(mode="json"), "device": device.describe(run.device)}
+        (run.dir / "plan.json").write_text(json.dumps(contents, indent=2))
         run.artifact("plan.json", role="report")
-        run.result(**found)
+        run.result(**result)
 
 
 def _prepared(
@@ -104,13 +104,13 @@ def prediction(setup: Setup, fitted: Fitted) -> dict[str, Any]:
         fitted: what the probe came to.
     """
     clock, total = fitted.clock, len(setup.decisions)
-    found = report.ratios_of(setup, clock, setup.decisions)
+    ratios = report.ratios_of(setup, clock, setup.decisions)
     if not any(setup.decisions):
-        found["predicted_saving_measured_ratio"] = 0.0
-    saving = found["predicted_saving_measured_ratio"]
+        ratios["predicted_saving_measured_ratio"] = 0.0
+    saving = ratios["predicted_saving_measured_ratio"]
     return {
         "cheap_share": 1 - setup.decisions.count(0) / total,
-        **found,
+        **ratios,
         **_seconds(setup, clock.median_ms(FULL.name), saving),
         "steps": total,
         "median_step_ms": {mode: clock.median_ms(mode) for mode in clock.counts},

@@ -132,7 +132,7 @@ def _full_batches(setup: Setup, steps: int) -> Iterator[Tensor]:
     spec, data = setup.spec, setup.data
     size, (per_epoch, _) = spec.batch(len(data.train)), spec.steps(len(data.train))
     for step in range(steps, steps + spec.downsample.reestimate_batches):
-        epoch, place = divmod(step, per_epoch)
+        epoch, index = divmod(step, per_epoch)
         order = images.order(len(data.train), spec.seed, epoch)
-        chosen = order[place * size : (place + 1) * size]
+        chosen = order[index * size : (index + 1) * size]
         yield images.batch(data, chosen, spec.images.augment, spec.seed, step)[0]

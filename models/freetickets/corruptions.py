@@ -65,8 +65,8 @@ def _impulse(x: Pixels, c: float, numbers: Noise) -> Pixels:
 def _defocus(x: Pixels, c: tuple[float, float], _: Noise) -> Pixels:
     """A disk of radius c[0] pixels, its edge softened over 3 x 3 pixels with deviation c[1]."""
     reach = math.ceil(c[0]) + 1
-    places = torch.arange(-reach, reach + 1).float()
-    disk = (places[:, None] ** 2 + places**2 <= c[0] ** 2).float()
+    coordinates = torch.arange(-reach, reach + 1).float()
+    disk = (coordinates[:, None] ** 2 + coordinates**2 <= c[0] ** 2).float()
     soft = torch.exp(-0.5 * (torch.arange(-1, 2) / c[1]) ** 2)
     soft = soft[:, None] * soft
     kernel = functional.conv2d(disk[None, None], soft[None, None], padding=1)
@@ -156,11 +156,11 @@ def _jpeg(x: Pixels, c: int, _: Noise) -> Pixels:
 def _each(x: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixels:
     """Images of one or three channels, one by one, through Pillow."""
     grey = x.shape[3] == 1
-    found = []
+    results = []
     for image in (x * 255).round().to(torch.uint8).numpy():
         changed = np.asarray(change(Image.fromarray(image[:, :, 0] if grey else image)))
-        found.append(torch.from_numpy(changed.copy()))
-    return torch.stack(found).view(x.shape).float() / 255
+        results.append(torch.from_numpy(changed.copy()))
+    return torch.stack(results).view(x.shape).float() / 255
 
 
 KINDS: dict[str, Kind] = {

@@ -35,12 +35,12 @@ def layers_of(
     net: ResidualNet | WideResNet, channels: int, classes: int, height: int, width: int
 ) -> list[Layer]:
     """Every convolution and the classifier, in order; biases and norms are never masked."""
-    found = []
+    layers = []
     for shape in conv_shapes(net, channels, height, width):
         macs = math.prod(shape.out) * shape.c_out * shape.c_in * shape.kernel**2
-        found.append(Layer(shape.name, shape.c_out, shape.c_in, shape.kernel, macs))
+        layers.append(Layer(shape.name, shape.c_out, shape.c_in, shape.kernel, macs))
     head = Layer("head", classes, net.features, 0, classes * net.features)
-    return [*found, head]
+    return [*layers, head]
 
 
 def densities(

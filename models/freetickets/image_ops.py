@@ -48,9 +48,9 @@ def moved(
     weights = torch.exp(-0.5 * (torch.arange(2 * radius + 1) / sigma) ** 2)
     weights /= weights.sum()
     every, total = torch.arange(n)[:, None, None], torch.zeros_like(x)
-    for place, weight in enumerate(weights):
-        down = (place * angle.sin()).round().long()[:, None]
-        across = (place * angle.cos()).round().long()[:, None]
+    for offset, weight in enumerate(weights):
+        down = (offset * angle.sin()).round().long()[:, None]
+        across = (offset * angle.cos()).round().long()[:, None]
         rows = (torch.arange(h) + down).clamp(0, h - 1)
         columns = (torch.arange(w) + across).clamp(0, w - 1)
         total += weight * x[every, rows[:, :, None], columns[:, None]]
@@ -112,8 +112,8 @@ def sheared(x: Pixels, corner: float, numbers: torch.Generator) -> Pixels:
     # where the image's point lands, solved for where each place comes from
     back = torch.linalg.solve(torch.cat([points + away, ones], 2), points.expand(n, -1, -1))
     y, x_ = torch.meshgrid(torch.arange(h).float(), torch.arange(w).float(), indexing="ij")
-    places = torch.stack([x_, y, torch.ones_like(y)], 2)  # [h, w, 3]
-    return _sampled(x, torch.einsum("hwk,nkd->nhwd", places, back))
+    positions = torch.stack([x_, y, torch.ones_like(y)], 2)  # [h, w, 3]
+    return _sampled(x, torch.einsum("hwk,nkd->nhwd", positions, back))
 
 
 def displaced(x: Pixels, amount: float, smooth: float, numbers: torch.Generator) -> Pixels:
@@ -126,9 +126,9 @@ def displaced(x: Pixels, amount: float, smooth: float, numbers: torch.Generator)
     return _sampled(x, torch.stack([x_, y], 2) + shift)
 
 
-def _sampled(x: Pixels, places: Float[Tensor, "n h w 2"]) -> Pixels:
+def _sampled(x: Pixels, positions: Float[Tensor, "n h w 2"]) -> Pixels:
     """Bilinear values at (column, row) places; the images are mirrored at their borders."""
     h, w = x.shape[1:3]
-    grid = 2 * places / torch.tensor([max(1, w - 1), max(1, h - 1)]) - 1
+    grid = 2 * positions / torch.tensor([max(1, w - 1), max(1, h - 1)]) - 1
     mode = {"mode": "bilinear", "padding_mode": "reflection", "align_corners": True}
     return functional.grid_sample(_planes(x), grid, **mode).permute(0, 2, 3, 1)

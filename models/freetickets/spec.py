@@ -210,16 +210,16 @@ class FreeTicketsTrain(SupervisedSpec):
         if not self.is_sparse:
             return [1.0] * len(layers)
         try:
-            found = densities(layers, self.sparsity, self.distribution, self.keep_dense)
+            shares = densities(layers, self.sparsity, self.distribution, self.keep_dense)
         except ValueError as error:
             raise SpecError(str(error)) from error
-        if self.structure == "cap24" and not any(map(can_cap, layers, found)):
+        if self.structure == "cap24" and not any(map(can_cap, layers, shares)):
             raise SpecError(
                 f"structure cap24: at sparsity {self.sparsity} no layer of {self.model.name} with a"
                 " multiple of 4 inputs has a density of at most 1/2: raise sparsity to 0.6 or more,"
                 " or use structure none"
             )
-        return found
+        return shares
 
     def active(self, layers: list[Layer]) -> list[int]:
         """Active weights of each layer, in exact numbers."""
@@ -278,13 +278,13 @@ class FreeTicketsTrain(SupervisedSpec):
         active = self.active(layers)
         shares = [k / layer.size for k, layer in zip(active, layers, strict=True)]
         interval = self.update_interval if self.is_dynamic else None
-        found = cost.costs(layers, shares, interval)
+        costs = cost.costs(layers, shares, interval)
         details: dict[str, float | int | str | None] = {
             "weights": sum(layer.size for layer in layers),
             "active_weights": sum(active),
-            "step_ratio_counted": found.counted_ratio,
-            "step_ratio_executed": found.executed_ratio,
-            "inference_ratio": self.tickets * found.forward_ratio,
+            "step_ratio_counted": costs.counted_ratio,
+            "step_ratio_executed": costs.executed_ratio,
+            "inference_ratio": self.tickets * costs.forward_ratio,
         }
         total = None
         if "train" in known:

@@ -75,20 +75,20 @@ def state_of(ticket: Ticket, form: Form) -> dict[str, Tensor]:
 
 def digest(tickets: Sequence[Ticket]) -> str:
     """SHA-256 over all tensors of all tickets, by name, in hex."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for ticket in tickets:
         for name in sorted(ticket):
-            found.update(name.encode())
-            found.update(ticket[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            sha256.update(name.encode())
+            sha256.update(ticket[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def write(path: Path, tickets: Sequence[Ticket], form: Form, description: Mapping[str, Any]) -> str:
     """Write the ensemble file; gives the checksum of its content."""
     tensors = {f"ticket.{m}.{k}": x for m, ticket in enumerate(tickets) for k, x in ticket.items()}
     checksum = digest(tickets)
-    told = {"tickets": len(tickets), "form": form._asdict(), "content_sha256": checksum}
-    checkpoint.write(path, tensors, {**description, "ensemble": told})
+    summary = {"tickets": len(tickets), "form": form._asdict(), "content_sha256": checksum}
+    checkpoint.write(path, tensors, {**description, "ensemble": summary})
     return checksum
 
 
@@ -105,16 +105,16 @@ def load(path: Path, device: str = "cpu") -> Loaded:
     Raises:
         DataError: if the file is damaged or no ensemble.
     """
-    tensors, told = checkpoint.read(path)
-    if "ensemble" not in told:
+    tensors, description = checkpoint.read(path)
+    if "ensemble" not in description:
         raise DataError(f"{path.name} is no ensemble file", hint="name ensemble.safetensors")
-    ensemble = told["ensemble"]
+    ensemble = description["ensemble"]
     shapes = {name: tuple(shape) for name, shape in ensemble["form"]["shapes"].items()}
     form = Form(shapes, ensemble["form"]["active"])
-    found = [checkpoint.part(tensors, f"ticket.{m}") for m in range(ensemble["tickets"])]
-    if digest(found) != ensemble["content_sha256"]:
+    packed = [checkpoint.part(tensors, f"ticket.{m}") for m in range(ensemble["tickets"])]
+    if digest(packed) != ensemble["content_sha256"]:
         raise DataError(f"{path.name}: its checksum does not fit its content")
-    return Loaded([rebuild(ticket, form, told, device) for ticket in found], told)
+    return Loaded([rebuild(ticket, form, description, device) for ticket in packed], description)
 
 
 def rebuild(ticket: Ticket, form: Form, description: Mapping[str, Any], device: str) -> nn.Module:

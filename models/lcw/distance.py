@@ -183,8 +183,8 @@ class _TwoSample(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
-        found = [next(saved) if needed else None for needed in ctx.wanted]
-        dx, dy = (None if g is None else (grads[0] * g).to(g.dtype) for g in found)
+        gradients = [next(saved) if needed else None for needed in ctx.wanted]
+        dx, dy = (None if g is None else (grads[0] * g).to(g.dtype) for g in gradients)
         return dx, dy, None
 
 

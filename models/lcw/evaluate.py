@@ -41,7 +41,7 @@ def evaluate(
     real = features.of(data.train)
     score = partial(_score, features=features, real=real, data=data, spec=spec)
     decoded = decode(job.nets["decoder"], encode(job.nets["encoder"], data.test))
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "features": features.about,
         "num_samples": spec.evaluation.num_samples,
         "seed": spec.seed,
@@ -60,11 +60,11 @@ def evaluate(
         # The floor has fewer images; the distance depends on the number.
         few = features.of(made[: len(data.test)])
         values["frechet_at_floor_count"] = scores.frechet(few, real)
-        found["scores"][name] = values
-        run.progress(len(found["scores"]), len(_names(spec)), phase="scores", unit="generator")
-    found |= {"reconstruction": _reconstruction(job, data), "latent": _latent(job, data)}
-    found["memorisation"] = _memorisation(kept, data)
-    return found, kept
+        figures["scores"][name] = values
+        run.progress(len(figures["scores"]), len(_names(spec)), phase="scores", unit="generator")
+    figures |= {"reconstruction": _reconstruction(job, data), "latent": _latent(job, data)}
+    figures["memorisation"] = _memorisation(kept, data)
+    return figures, kept
 
 
 def _names(spec: LcwTrain) -> list[str]:
@@ -92,8 +92,8 @@ def _sources(job: Job, data: Data) -> Iterator[tuple[str, Tensor, torch.nn.Modul
 def _mixed(job: Job, data: Data, count: int) -> Float[Tensor, "m d"]:
     """Samples of a mixture of 10 Gaussians fitted to the latents of the training images."""
     encoded, seed = encode(job.nets["encoder"], data.train), job.spec.seed
-    found = mixture.fit(encoded, min(10, len(encoded)), generator(seed, "mixture", 0))
-    return mixture.draw(found, count, generator(seed, "mixture samples", 0)).float()
+    fitted = mixture.fit(encoded, min(10, len(encoded)), generator(seed, "mixture", 0))
+    return mixture.draw(fitted, count, generator(seed, "mixture samples", 0)).float()
 
 
 def _score(

@@ -162,15 +162,15 @@ def _efficientnet(run: Run) -> Features:
     side = efficientnet_lite.IMAGE_SIZE
 
     def of(images: Tensor) -> Tensor:
-        found = []
+        parts = []
         for part in images.split(64):
             run.check_stop()
             x = pixels(part).expand(-1, 3, -1, -1)
             x = functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
             x = (x - efficientnet_lite.MEAN) / efficientnet_lite.STD
             with torch.no_grad():
-                found.append(body(x).mean((2, 3)))
-        return torch.cat(found)
+                parts.append(body(x).mean((2, 3)))
+        return torch.cat(parts)
 
     return Features(
         of,

@@ -70,8 +70,8 @@ def tile_of(dim: int) -> Tile:
 
 @cache
 def _available() -> bool:
-    found = importlib.util.find_spec("triton") is not None
-    return found and torch.cuda.get_device_capability() >= OLDEST
+    installed = importlib.util.find_spec("triton") is not None
+    return installed and torch.cuda.get_device_capability() >= OLDEST
 
 
 def fits(x: Tensor, profile: Profile) -> bool:
@@ -120,12 +120,12 @@ def sums(
         _launch(b, a, profile, weights.cross)
     if weights.y:
         value = value + weights.y * _launch(b, b, profile, 2 * weights.y)
-    found = [
+    gradients = [
         pairs.gradient(s.p, s.near, s.total, c)
         for s in (a, b)
         if s.near is not None and s.total is not None
     ]
-    return value, found
+    return value, gradients
 
 
 def _launch(a: Points, b: Points, profile: Profile, factor: float) -> Float[Tensor, ""]:

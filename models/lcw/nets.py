@@ -135,9 +135,9 @@ def in_parts(
     """A net in evaluation mode over many rows; its mode is kept."""
     training = net.training
     net.eval()
-    found = torch.cat([net(part) for part in rows.split(size)])
+    outputs = torch.cat([net(part) for part in rows.split(size)])
     net.train(training)
-    return found
+    return outputs
 
 
 def describe(arch: Architecture, shape: Shape) -> dict[str, Any]:

@@ -102,15 +102,17 @@ def sums(
     points = (_laid if compiled else _placed)(x, y, centre, math.sqrt(2 * c))
     p, fold_part = points.p, _compiled if compiled else _fold
     scratch = _scratch(p, min(rows, len(p)) * min(columns, len(p)))
-    value, found = 0.0, []
+    value, gradients = 0.0, []
     for band in _bands(points, len(x), weights, moves, rows):
         value = value + _meet(points, band, profile, columns, scratch, fold_part)
         if band.near is not None:
-            found.append((_slid if compiled else gradient)(p[band.rows], band.near, band.total, c))
+            gradients.append(
+                (_slid if compiled else gradient)(p[band.rows], band.near, band.total, c)
+            )
     counts = [len(side) for side, moving in zip((x, y), moves, strict=True) if moving]
-    if len(found) > len(counts):
-        found = list(torch.cat(found).split(counts))
-    return value, found
+    if len(gradients) > len(counts):
+        gradients = list(torch.cat(gradients).split(counts))
+    return value, gradients
 
 
 def _placed(x: Tensor, y: Tensor, centre: Tensor, scale: float) -> Points:
@@ -242,11 +244,11 @@ def _fold(
     q = (a.half[:, None] + b.half[cut.at]).sub_(part).clamp_min_(1)
     q.diagonal(itself).fill_(1)
     value, slope = evaluate(profile, q, slope=band.total is not None)
-    found = _sum(value)
+    value_sum = _sum(value)
     if band.total is not None:
         slope.diagonal(itself).fill_(0)  # exactly: leave no rounding of it
         band.total.add_(part.copy_(slope.mul_(cut.factor)).sum(1))
-    return found
+    return value_sum
 
 
 def _compiled(block: Tensor, a: Points, b: Points, profile: Profile, cut: Cut, band: Band) -> float:

@@ -50,17 +50,17 @@ def load(spec: LcwTrain, run: Run) -> Data:
         SpecError: if the architecture or a phase cannot use it.
     """
     options = ImageOptions(subset=spec.images.subset, image_size=spec.images.image_size)
-    found = images.load(spec.data, options, run, spec.images.split_seed)
-    height, width = found.size
-    spec.arch.check(height, found.channels, square=height == width)
-    n = len(found.train)
-    kept = n - spec.kept(n, len(found.test))
+    loaded = images.load(spec.data, options, run, spec.images.split_seed)
+    height, width = loaded.size
+    spec.arch.check(height, loaded.channels, square=height == width)
+    n = len(loaded.train)
+    kept = n - spec.kept(n, len(loaded.test))
     draws = generator(spec.images.split_seed, "validation", 0)
     order = torch.randperm(n, generator=draws).to(run.device)
     held, rest = order[:kept], order[kept:]
-    train, labels = found.train[rest], found.train_labels[rest]
+    train, labels = loaded.train[rest], loaded.train_labels[rest]
     return Data(
-        train, labels, found.train[held], found.test, found.test_labels, list(found.classes)
+        train, labels, loaded.train[held], loaded.test, loaded.test_labels, list(loaded.classes)
     )
 
 
@@ -78,16 +78,16 @@ def make_job(spec: LcwTrain, data: Data, run: Run) -> Job:
         peer = build(arch, data.shape)
         nets.update({f"{name}_encoder": peer.encoder, f"{name}_decoder": peer.decoder})
     if spec.phase1_from is not None:
-        found = load_nets(run.input(spec.phase1_from), run.device)[0]
-        if describe(found.arch, found.shape)["image"] != data.shape._asdict() or not _agree(
-            found.arch, arch
+        file = load_nets(run.input(spec.phase1_from), run.device)[0]
+        if describe(file.arch, file.shape)["image"] != data.shape._asdict() or not _agree(
+            file.arch, arch
         ):
             raise SpecError(
-                f"phase1_from holds {found.arch.model_dump()} for {found.shape}; this spec asks for"
+                f"phase1_from holds {file.arch.model_dump()} for {file.shape}; this spec asks for"
                 f" {arch.model_dump()} and images {data.shape}"
             )
-        nets["encoder"].load_state_dict(found.nets.encoder.state_dict())
-        nets["decoder"].load_state_dict(found.nets.decoder.state_dict())
+        nets["encoder"].load_state_dict(file.nets.encoder.state_dict())
+        nets["decoder"].load_state_dict(file.nets.decoder.state_dict())
     nets.to(run.device)
     peers = spec.evaluation.trained_baselines()
     about = {**describe(arch, data.shape), "baselines": peers}

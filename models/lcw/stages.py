@@ -171,9 +171,9 @@ class Job:
 
     def _inputs(self, stage: Stage) -> Inputs:
         size = min(stage.spec.batch_size, stage.rows)
-        epoch, place = divmod(self.state.step, stage.rows // size)
+        epoch, batch_index = divmod(self.state.step, stage.rows // size)
         order = self._ordered(stage, epoch)
-        return stage.inputs(order[place * size : (place + 1) * size], self.state.step)
+        return stage.inputs(order[batch_index * size : (batch_index + 1) * size], self.state.step)
 
     def _ordered(self, stage: Stage, epoch: int) -> Int64[Tensor, "n"]:
         """Order of the rows in an epoch; made once."""

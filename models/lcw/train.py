@@ -51,7 +51,7 @@ def train(spec: LcwTrain, run: Run) -> None:
         "onnx_gap": _export(job, nets),
     }
     report.write(run, figures, _draw(job, data, nets, made))
-    _tell(job, figures)
+    _report_result(job, figures)
 
 
 def _stage(job: Job, data: Data, name: str) -> Stage:
@@ -103,13 +103,13 @@ def _draw(job: Job, data: Data, nets: Nets, made: Any) -> dict[str, str]:
     return captions
 
 
-def _tell(job: Job, figures: dict[str, Any]) -> None:
+def _report_result(job: Job, figures: dict[str, Any]) -> None:
     """Final metrics and the result."""
     own = figures["scores"]["lcw"]
-    told = {"frechet": own["frechet"], "reconstruction": figures["reconstruction"]}
+    metrics = {"frechet": own["frechet"], "reconstruction": figures["reconstruction"]}
     if "kid" in own:
-        told["kid"] = own["kid"]
-    job.run.log(job.done(), **told)
+        metrics["kid"] = own["kid"]
+    job.run.log(job.done(), **metrics)
     kept = (
         "features",
         "num_samples",

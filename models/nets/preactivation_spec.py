@@ -224,9 +224,9 @@ def _dense(net: DenseFamily, channels: int, height: int, width: int) -> Iterator
     for block, growth in enumerate(net.growths):
         inner = BOTTLENECK * growth
         for layer in range(net.depth):
-            place = f"features.block{block}.{layer}"
-            yield UnitShape(f"{place}.reduce", first, c, inner, 1, 1, height, width)
-            yield UnitShape(f"{place}.grow", second, inner, growth, 3, net.groups, height, width)
+            prefix = f"features.block{block}.{layer}"
+            yield UnitShape(f"{prefix}.reduce", first, c, inner, 1, 1, height, width)
+            yield UnitShape(f"{prefix}.grow", second, inner, growth, 3, net.groups, height, width)
             c += growth
         if block + 1 == STAGES:
             return
@@ -248,9 +248,9 @@ def _bottlenecks(
     for stage in range(STAGES):
         inner, outer = net.inner(stage), net.outer(stage)
         for block in range(net.depth):
-            place = f"features.stage{stage}.{block}"
-            yield UnitShape(f"{place}.reduce", "reallocate", c, inner, 1, 1, height, width)
-            yield UnitShape(f"{place}.mix", middle, inner, inner, 3, groups, height, width)
-            yield UnitShape(f"{place}.expand", "reallocate", inner, outer, 1, 1, height, width)
+            prefix = f"features.stage{stage}.{block}"
+            yield UnitShape(f"{prefix}.reduce", "reallocate", c, inner, 1, 1, height, width)
+            yield UnitShape(f"{prefix}.mix", middle, inner, inner, 3, groups, height, width)
+            yield UnitShape(f"{prefix}.expand", "reallocate", inner, outer, 1, 1, height, width)
             c = outer
         height, width = height // 2, width // 2

@@ -59,8 +59,8 @@ class Rounds:
 
     def before_step(self, step: int, momentum: Mapping[str, Tensor]) -> None:
         """Do the round that is due before a step, if any; the shape is that of ``core.fit``."""
-        epoch, place = divmod(step, self.per_epoch)
-        due = epoch > 0 and place == 0 and self.units
+        epoch, batch_index = divmod(step, self.per_epoch)
+        due = epoch > 0 and batch_index == 0 and self.units
         if not due or not self.spec.selective.is_round(epoch - 1, self.total / self.per_epoch):
             return
         started = time.perf_counter()

@@ -39,22 +39,22 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     _, total = spec.steps(len(data.train))
     whole = 2 * total if spec.compare_with_plain else None
     rounds, fitted = fit_selective(net, spec, data, run, SubRun(total=whole))
-    found = report.values(spec, data, net, rounds, fitted)
+    figures = report.values(spec, data, net, rounds, fitted)
     if ranks.is_first():
         checkpoint.write(run.dir / WEIGHTS, net.state_dict(), describe(spec, data))
         run.artifact(WEIGHTS, role="weights", step=fitted.steps)
     if spec.export != "none":
-        found |= _export(net, spec, data, run)
+        figures |= _export(net, spec, data, run)
     arms = {"selective" if spec.selective.enabled else "plain": fitted}
     if spec.compare_with_plain:  # starts anew when a run is resumed in it
         sub_run = SubRun("baseline_", total, total=whole, saves_checkpoints=False)
         baseline = plain_net(spec, data, run.device)
         plain = fit(baseline, data, spec, run, Hooks(sub_run=sub_run))
-        found |= report.comparison(fitted, plain)
+        figures |= report.comparison(fitted, plain)
         arms["plain, same seed"] = plain
     if ranks.is_first():
-        report.write(spec, data, rounds, arms, found, run)
-        run.result(**found)
+        report.write(spec, data, rounds, arms, figures, run)
+        run.result(**figures)
 
 
 def new_net(spec: SelectiveConvolutionTrain, data: ImageData, on: str) -> nn.Module:
@@ -102,8 +102,8 @@ def _export(
     small, units = compact(net, spec.model, len(data.classes), data.channels, whole=whole)
     scores = test(small, data, spec, run.device)
     if ranks.is_first():
-        told = describe(spec, data)
-        told["net"] = spec.model.model_dump() | {"units": units.model_dump()}
-        checkpoint.write(run.dir / EXPORT, small.state_dict(), told)
+        description = describe(spec, data)
+        description["net"] = spec.model.model_dump() | {"units": units.model_dump()}
+        checkpoint.write(run.dir / EXPORT, small.state_dict(), description)
         run.artifact(EXPORT, role="weights", form=spec.export)
     return {"export_test_accuracy": scores.accuracy, "export_test_nll": scores.nll}

@@ -132,11 +132,11 @@ def _stepper(context: FitContext) -> Callable[[Mode, Batch], Tensor]:
 def _batch(context: FitContext, state: FitState, count: int) -> Batch:
     """This rank's part of the next ``count`` batches as one, on the device."""
     data, spec = context.data, context.spec
-    epoch, place = divmod(state.step, context.per_epoch)
-    if state.order is None or place == 0:
+    epoch, batch_index = divmod(state.step, context.per_epoch)
+    if state.order is None or batch_index == 0:
         state.order = images.order(len(data.train), spec.seed, epoch)
     size = spec.batch(len(data.train))
-    taken = state.order[place * size : (place + count) * size]
+    taken = state.order[batch_index * size : (batch_index + count) * size]
     chosen = [part[ranks.index() :: ranks.size()] for part in taken.split(size)]
     draws = [(state.step + k) * ranks.size() + ranks.index() for k in range(count)]
     x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws)

@@ -127,9 +127,9 @@ def restore(context: FitContext, state: FitState, path: Path) -> None:
     context.net.load_state_dict(checkpoint.part(tensors, "net"))
     kept = {"momentum": momentum(context.net, context.optimizer), "extra": context.hooks.extras}
     for group, present in kept.items():
-        found = checkpoint.part(tensors, group)
+        stored = checkpoint.part(tensors, group)
         for name, tensor in present.items():
-            tensor.copy_(found[name])
+            tensor.copy_(stored[name])
     checkpoint.restore_random_state(tensors, context.run.device)
     state.step, state.history = saved["step"], saved["history"]
     state.best_accuracy, state.best_step = saved["best"]["accuracy"], saved["best"]["step"]

@@ -15,7 +15,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.nets.selective import norm_gpu
-from models.nets.selective.norm_gpu import Shape, over, power, programs, table_size, tabulate, track
+from models.nets.selective.norm_gpu import (
+    Shape,
+    ceil_div,
+    next_power_of_2,
+    programs,
+    table_size,
+    tabulate,
+    track,
+)
 
 TYPES = (torch.bfloat16, torch.float16)  # in float32 the products would not be the fast ones
 MOST_OUTPUTS = 256  # one tile holds them all
@@ -82,13 +90,13 @@ class Parts(NamedTuple):
 
 def parts_of(shape: Shape, programs: int) -> Parts:
     t = TILES
-    wanted = max(1, programs // over(shape.c, t.channels))
-    rows = over(over(shape.pixels, wanted), t.sums) * t.sums
-    return Parts(rows, over(shape.pixels, rows))
+    wanted = max(1, programs // ceil_div(shape.c, t.channels))
+    rows = ceil_div(ceil_div(shape.pixels, wanted), t.sums) * t.sums
+    return Parts(rows, ceil_div(shape.pixels, rows))
 
 
 def _outputs(outputs: int) -> dict[str, int]:
-    return {"OUT": outputs, "BO": max(16, power(outputs))}
+    return {"OUT": outputs, "BO": max(16, next_power_of_2(outputs))}
 
 
 @torch.library.custom_op("sextant::shifted_conv", mutates_args=())
@@ -116,9 +124,9 @@ def _forward(
     parts = parts_of(shape, TILES.scans)
     partial = batch.new_empty(2, parts.splits, shape.c)
     place(x, source, table, shift, z, partial, parts, training=training)
-    k.finish[(over(shape.c, 8),)](
+    k.finish[(ceil_div(shape.c, 8),)](
         partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
-        STATS=training, BS=power(parts.splits), BC=8,
+        STATS=training, BS=next_power_of_2(parts.splits), BC=8,
     )  # fmt: skip
     mix(x, source, z, table, coefficients, flat, out)
     return made
@@ -132,7 +140,7 @@ def place(
     shape, t, k = Shape(*x.shape), TILES, _products()
     planes = _lifted(x, table)
     if training:
-        k.measure[(parts.splits, over(shape.c, t.channels))](
+        k.measure[(parts.splits, ceil_div(shape.c, t.channels))](
             x, source, partial, shape.pixels, shape.c // shape.align, *parts, ALIGN=shape.align,
             BP=t.sums, BC=t.channels,
         )  # fmt: skip
@@ -146,7 +154,7 @@ def _lifted(x: Tensor, table: Tensor) -> Tensor:
     """The channels that re-used slots read, one after the other."""
     shape, t = Shape(*x.shape), TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
-    _products().lift[(over(shape.pixels, t.pixels),)](
+    _products().lift[(ceil_div(shape.pixels, t.pixels),)](
         x, table, planes, shape.pixels, shape.c, BP=t.pixels, BM=t.slots
     )
     return planes
@@ -158,7 +166,7 @@ def mix(
 ) -> None:  # fmt: skip
     """Fill ``out`` with the product of activation and weights [c, o]."""
     shape, t = Shape(*x.shape), TILES
-    _products().mix[(over(shape.pixels, t.pixels),)](
+    _products().mix[(ceil_div(shape.pixels, t.pixels),)](
         x, source, z, table, coefficients, flat, out, shape.pixels, shape.c // shape.align,
         ALIGN=shape.align, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
     )  # fmt: skip
@@ -202,7 +210,7 @@ def _backward(
     parts = parts_of(shape, 4 * t.programs // warps)
     out_c = (flat.shape[1], c)
     partial = coefficients.new_empty(parts.splits, 2, *out_c)
-    k.reduce_own[(parts.splits, over(c, t.channels))](
+    k.reduce_own[(parts.splits, ceil_div(c, t.channels))](
         x, grad, source, coefficients, partial, p, c // align, parts.rows, ALIGN=align, **outputs,
         BP=t.sums, BC=t.channels, num_warps=warps,
     )  # fmt: skip
@@ -212,17 +220,17 @@ def _backward(
         BP=t.moved if outputs["BO"] <= 128 else 16, BM=t.slots,
     )  # fmt: skip
     sums, weights = partial.new_empty(2, c), partial.new_empty(out_c)
-    k.finish_products[(over(c, 8),)](
+    k.finish_products[(ceil_div(c, 8),)](
         partial.sum(0), flat, coefficients, sums, weights, c, **outputs, BC=8
     )
-    tiles = over(shape.h * shape.w, t.image)
+    tiles = ceil_div(shape.h * shape.w, t.image)
     back, shifts = x.new_empty(z.shape, dtype=torch.float32), sums.new_zeros(c, 2, shape.n * tiles)
     k.back_planes[(shape.n, tiles, t.lanes)](
         planes, z, table, shift, coefficients, sums, moved, back, shifts, p, c, TRAINING=training,
         H=shape.h, W=shape.w, BM=t.group, BP=t.image,
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(over(p, t.sums),)](
+    k.back_own[(ceil_div(p, t.sums),)](
         x, grad, flat, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
         TRAINING=training, **outputs, BP=t.sums, BC=t.narrow,
     )  # fmt: skip
@@ -232,8 +240,8 @@ def _backward(
 @_backward.register_fake
 def _(grad: Tensor, x: Tensor, *_: object) -> tuple[Tensor, ...]:
     c, sums = x.shape[1], x.new_empty(2, x.shape[1], dtype=torch.float32)
-    found = torch.empty_like(x, memory_format=torch.channels_last)
-    return found, sums.new_empty(grad.shape[1], c), sums.new_empty(c, 2), sums
+    g_x = torch.empty_like(x, memory_format=torch.channels_last)
+    return g_x, sums.new_empty(grad.shape[1], c), sums.new_empty(c, 2), sums
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -98,8 +98,8 @@ def behind(index, s, size: tl.constexpr, k):
     """The k-th pixel that may read pixel ``index`` at shift s along an axis, and its weight."""
     base = tl.floor(index - s).to(tl.int32)
     i = tl.where(s >= 0, base + k, base + 1 - k)
-    place = tl.minimum(tl.maximum(i + s, 0.0), size - 1.0)
-    weight = tl.maximum(1.0 - tl.abs(place - index), 0.0)
+    position = tl.minimum(tl.maximum(i + s, 0.0), size - 1.0)
+    weight = tl.maximum(1.0 - tl.abs(position - index), 0.0)
     return i, tl.where((i >= 0) & (i < size), weight, 0.0)
 
 

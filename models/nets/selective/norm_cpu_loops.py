@@ -147,7 +147,7 @@ def forward(
 ):  # fmt: skip
     """Slots from ``first`` to ``end``: activations, and statistics of the batch in training."""
     images, _, size = x.shape
-    rows, gap, found = np.empty(size, x.dtype), np.empty(size + 2, x.dtype), np.empty(2, x.dtype)
+    rows, gap, affine = np.empty(size, x.dtype), np.empty(size + 2, x.dtype), np.empty(2, x.dtype)
     for c in range(first, end):
         root = source[c]
         if root >= 0:
@@ -155,13 +155,13 @@ def forward(
                 _move(x[i, root], width, shift[c], rows, gap, a[i, c])
         if training:
             mean[c], var[c] = _statistics(a if root >= 0 else x, c)
-        found[0] = weight[c] / np.sqrt(var[c] + eps)
-        found[1] = bias[c] - mean[c] * found[0]
+        affine[0] = weight[c] / np.sqrt(var[c] + eps)
+        affine[1] = bias[c] - mean[c] * affine[0]
         for i in range(images):
             if root >= 0:
-                _activate_there(a[i, c], found[0], found[1])
+                _activate_there(a[i, c], affine[0], affine[1])
             else:
-                _activate(x[i, c], a[i, c], found[0], found[1])
+                _activate(x[i, c], a[i, c], affine[0], affine[1])
 
 
 @_compiled

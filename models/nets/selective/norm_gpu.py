@@ -90,16 +90,16 @@ class Shape(NamedTuple):
         return -(-self.pixels // self.rows)
 
 
-def over(count: int, size: int) -> int:
+def ceil_div(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def power(size: int) -> int:
+def next_power_of_2(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
 def _tile_of_sums(shape: Shape) -> dict[str, int]:
-    return {"BS": power(shape.splits), "BC": 8, "num_warps": 4}
+    return {"BS": next_power_of_2(shape.splits), "BC": 8, "num_warps": 4}
 
 
 @torch.library.custom_op("sextant::shifted_norm", mutates_args=())
@@ -126,7 +126,7 @@ def _forward(
         k.scan_moved[(shape.splits, t.lanes)](
             planes, table, shift, partial, shape.pixels, shape.c, shape.rows, shape.splits, **sizes
         )
-    k.finish[(over(shape.c, 8),)](
+    k.finish[(ceil_div(shape.c, 8),)](
         partial, weight, bias, mean, var, coefficients, batch, eps,
         shape.pixels, shape.c, shape.rows, shape.splits, STATS=training, **_tile_of_sums(shape),
     )  # fmt: skip
@@ -141,16 +141,16 @@ def table_size(channels: int) -> int:
 
 def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
     """Fill a table: which slots are re-used, which channels they read."""
-    k, size, tile = programs(), power(max(2, channels)), 16
+    k, size, tile = programs(), next_power_of_2(max(2, channels)), 16
     k.mark[(1,)](source, table, channels, BC=size)
-    k.tabulate[(over(channels, tile),)](source, table, channels, BC=tile, BI=min(size, 128))
+    k.tabulate[(ceil_div(channels, tile),)](source, table, channels, BC=tile, BI=min(size, 128))
 
 
 def apply(
     x: Tensor, planes: Tensor, table: Tensor, shift: Tensor, coefficients: Tensor, out: Tensor
 ) -> None:
     shape, t = Shape(*x.shape), TILES
-    programs().apply[(over(shape.pixels, t.pixels),)](
+    programs().apply[(ceil_div(shape.pixels, t.pixels),)](
         x, planes, table, shift, coefficients, out, shape.pixels, shape.c // shape.align,
         ALIGN=shape.align, H=shape.h, W=shape.w, BP=t.pixels, BC=t.channels, BM=t.slots,
         num_warps=t.warps,
@@ -178,7 +178,7 @@ def planes_of(
     """The channels that re-used slots read, one after the other; with statistics in training."""
     t = TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
-    programs().scan[(shape.splits, over(shape.c, t.channels))](
+    programs().scan[(shape.splits, ceil_div(shape.c, t.channels))](
         x, source, table, planes, partial, shape.pixels, shape.c // shape.align, shape.rows,
         shape.splits, ALIGN=shape.align, STATS=training, BP=t.pixels, BC=t.channels,
         num_warps=t.warps,
@@ -209,17 +209,17 @@ def _backward(
         x, planes, table, source, shift, coefficients, grad, moved, partial, p, c // align,
         shape.rows, shape.splits, ALIGN=align, BC=t.channels, BM=t.slots, **sizes,
     )  # fmt: skip
-    k.finish_reduce[(over(c, 8),)](partial, sums, c, shape.splits, **_tile_of_sums(shape))
+    k.finish_reduce[(ceil_div(c, 8),)](partial, sums, c, shape.splits, **_tile_of_sums(shape))
     back = planes.new_empty(planes.shape, dtype=torch.float32)
     scratch = back.new_empty(shape.n, t.lanes, shape.h * shape.w)
     parts = back.new_zeros(shape.n, c, 2)
-    whole = min(1024, power(shape.h * shape.w))
+    whole = min(1024, next_power_of_2(shape.h * shape.w))
     k.back_moved[(shape.n, t.lanes)](
         planes, table, shift, coefficients, sums, moved, scratch, back, parts, p, c,
         TRAINING=training, **sizes | {"BP": whole},
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(over(p, t.pixels), over(c, t.channels))](
+    k.back_own[(ceil_div(p, t.pixels), ceil_div(c, t.channels))](
         x, grad, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
         TRAINING=training, BP=t.pixels, BC=t.channels, num_warps=t.warps,
     )  # fmt: skip
@@ -260,8 +260,8 @@ def track(norm: nn.BatchNorm2d, batch: Float[Tensor, "2 c"]) -> None:
         return
     norm.num_batches_tracked.add_(1)  # ty: ignore[missing-union-attribute]  # a buffer
     running = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-    for kept, found in zip(running, batch.unbind(), strict=True):
-        kept.lerp_(found, norm.momentum)  # ty: ignore[no-matching-overload]  # never None
+    for kept, value in zip(running, batch.unbind(), strict=True):
+        kept.lerp_(value, norm.momentum)  # ty: ignore[no-matching-overload]  # never None
 
 
 def shifted_norm(

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from models.freetickets import corruptions
+from models.freetickets import corruptions, image_ops
 from models.freetickets.spec import CORRUPTED_SETS
 
 MOVING = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate")
