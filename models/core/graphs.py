@@ -1,4 +1,4 @@
-"""One CUDA graph for each kind of step: small nets are bound by launches without.
+"""One CUDA graph for each kind of step: small nets are otherwise limited by kernel-launch overhead.
 
 Parameters, gradients and optimizer state keep their addresses; batches are copied into buffers of
 the graph; the graphs share a memory pool, so only the largest step counts.

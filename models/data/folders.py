@@ -17,7 +17,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 TRAIN, TEST = "train", "test"
 
 
-class Entry(NamedTuple):
+class PictureEntry(NamedTuple):
     """A picture in the archive; ``part`` is "" where the folder names none."""
 
     name: str
@@ -90,7 +90,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 
-def _labelled(archive: Archive) -> list[Entry]:
+def _labelled(archive: Archive) -> list[PictureEntry]:
     """Every picture with its part and class, in the order of their names."""
     entries = []
     for name, parts in sorted(_pictures(archive).items()):
@@ -99,11 +99,11 @@ def _labelled(archive: Archive) -> list[Entry]:
             raise DataError(
                 f"{name}: expected <class>/<picture>, or {TRAIN}|{TEST}/<class>/<picture>"
             )
-        entries.append(Entry(name, part, rest[0]))
+        entries.append(PictureEntry(name, part, rest[0]))
     return entries
 
 
-def _stack(archive: Archive, entries: list[Entry], classes: list[str]) -> Labelled:
+def _stack(archive: Archive, entries: list[PictureEntry], classes: list[str]) -> Labelled:
     stack = Stack(len(entries))
     for entry in entries:
         stack.add(decode(archive.read(entry.name), entry.name), entry.name)

@@ -34,7 +34,7 @@ from models.dynamic_downsampling.pooled_conv import (
 TIMINGS = 5  # of a layer in each form; the shortest counts
 
 
-class Layer(NamedTuple):
+class CheapLayer(NamedTuple):
     """What cheap steps do with one convolution."""
 
     name: str
@@ -67,7 +67,7 @@ def shrink(
     return functional.interpolate(images, size=size, mode=how)
 
 
-def install(net: nn.Module, down: Downsample, switch: Switch) -> list[Layer]:
+def install(net: nn.Module, down: Downsample, switch: Switch) -> list[CheapLayer]:
     """Replace the convolutions and batch norms that cheap steps change; the order is the net's.
 
     Args:
@@ -95,7 +95,7 @@ def install(net: nn.Module, down: Downsample, switch: Switch) -> list[Layer]:
         for name, norm in norms:
             _replace(net, name, ModalBatchNorm2d(norm, switch, split=down.bn_mode == "split"))
     return [
-        Layer(name, k := conv.kernel_size[0], sides.get(name, k), reasons[name] or "pooled")
+        CheapLayer(name, k := conv.kernel_size[0], sides.get(name, k), reasons[name] or "pooled")
         for name, conv in convs.items()
     ]
 

@@ -10,7 +10,7 @@ from models.data import images
 from models.data.images import ImageData
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.cheap import (
-    Layer,
+    CheapLayer,
     LayerTimes,
     dry_run,
     install,
@@ -45,7 +45,7 @@ class Setup:
     device: str
     net: nn.Module
     switch: Switch
-    layers: list[Layer]
+    layers: list[CheapLayer]
     matcher: NormMatcher | None
     sizes: list[tuple[int, int]]
     decisions: bytes

@@ -44,7 +44,7 @@ class Rates(Part):
     low: float = Field(default=0.01, gt=0, le=10, description="At the end of a refinement")
 
 
-class Evaluation(Part):
+class EnsembleEvaluation(Part):
     """What the tickets and their ensemble are tested on."""
 
     ece_bins: Int = Field(default=15, ge=2, le=1000, description="Equal bins of confidence")

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
 from models.freetickets import cost, timetable
-from models.freetickets.densities import Layer, can_cap, counts, densities, layers_of
-from models.freetickets.fields import Escape, Evaluation, Export, PruneRate, Rates
+from models.freetickets.densities import MaskableLayer, can_cap, counts, densities, layers_of
+from models.freetickets.fields import EnsembleEvaluation, Escape, Export, PruneRate, Rates
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.spec import ResidualFamily
@@ -129,7 +129,7 @@ class FreeTicketsTrain(SupervisedSpec):
     )
     escape: Escape = Escape()
     rates: Rates = Rates()
-    evaluate: Evaluation = Evaluation()
+    evaluate: EnsembleEvaluation = EnsembleEvaluation()
     export: Export = Export()
 
     @model_validator(mode="after")
@@ -197,11 +197,11 @@ class FreeTicketsTrain(SupervisedSpec):
         """Whether each member starts anew from weights of its own."""
         return self.variant not in ("edst", "snapshot")
 
-    def layers(self, channels: int, classes: int, height: int, width: int) -> list[Layer]:
+    def layers(self, channels: int, classes: int, height: int, width: int) -> list[MaskableLayer]:
         """Every layer of the net whose weight may be masked."""
         return layers_of(self.model, channels, classes, height, width)
 
-    def shares(self, layers: list[Layer]) -> list[float]:
+    def shares(self, layers: list[MaskableLayer]) -> list[float]:
         """Share of active weights of each layer.
 
         Raises:
@@ -221,7 +221,7 @@ class FreeTicketsTrain(SupervisedSpec):
             )
         return shares
 
-    def active(self, layers: list[Layer]) -> list[int]:
+    def active(self, layers: list[MaskableLayer]) -> list[int]:
         """Active weights of each layer, in exact numbers."""
         sparsity = self.sparsity if self.is_sparse else 0.0
         return counts(layers, self.shares(layers), sparsity)

@@ -92,14 +92,14 @@ def write(path: Path, tickets: Sequence[Ticket], form: Form, description: Mappin
     return checksum
 
 
-class Loaded(NamedTuple):
+class LoadedEnsemble(NamedTuple):
     """An ensemble file: nets in eval mode, and the description of the file."""
 
     nets: list[nn.Module]
     description: dict[str, Any]
 
 
-def load(path: Path, device: str = "cpu") -> Loaded:
+def load(path: Path, device: str = "cpu") -> LoadedEnsemble:
     """Rebuild the members of an ensemble file, bit for bit.
 
     Raises:
@@ -114,7 +114,9 @@ def load(path: Path, device: str = "cpu") -> Loaded:
     packed = [checkpoint.part(tensors, f"ticket.{m}") for m in range(ensemble["tickets"])]
     if digest(packed) != ensemble["content_sha256"]:
         raise DataError(f"{path.name}: its checksum does not fit its content")
-    return Loaded([rebuild(ticket, form, description, device) for ticket in packed], description)
+    return LoadedEnsemble(
+        [rebuild(ticket, form, description, device) for ticket in packed], description
+    )
 
 
 def rebuild(ticket: Ticket, form: Form, description: Mapping[str, Any], device: str) -> nn.Module:

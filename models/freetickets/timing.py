@@ -15,7 +15,7 @@ Way = Callable[[Tensor], Tensor]
 WARMUP = 3  # calls in which libraries choose their algorithms, before recording
 
 
-class Recorded:
+class GraphedCall:
     """A way as one CUDA graph for inputs of one shape; the answer lives until the next call."""
 
     def __init__(self, way: Way, x: Tensor) -> None:
@@ -42,7 +42,7 @@ def recorded(way: Way, x: Tensor) -> Way:
     Raises:
         RuntimeError: if the way cannot run on the GPU or cannot be recorded.
     """
-    return Recorded(way, x) if x.is_cuda else way
+    return GraphedCall(way, x) if x.is_cuda else way
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.core import ranks
 from models.core.device import generator
 from models.freetickets import masks
-from models.freetickets.densities import Layer, can_cap
+from models.freetickets.densities import MaskableLayer, can_cap
 from models.freetickets.spec import FreeTicketsTrain
 from models.supervised.steps import momentum
 
@@ -45,7 +45,9 @@ class Topology:
         dense_gradients: whether the present step leaves gradients as they are.
     """
 
-    def __init__(self, net: nn.Module, layers: Sequence[Layer], spec: FreeTicketsTrain) -> None:
+    def __init__(
+        self, net: nn.Module, layers: Sequence[MaskableLayer], spec: FreeTicketsTrain
+    ) -> None:
         self.spec, self.layers = spec, list(layers)
         self.active = dict(zip([x.name for x in layers], spec.active(self.layers), strict=True))
         self.weights = {x.name: _weight(net, x.name) for x in layers}

@@ -15,7 +15,7 @@ from models.core.device import generator
 from models.core.errors import DataError
 from models.core.run import Run
 from models.lcw import inception
-from models.lcw.fields import FEATURE_DIMS, Evaluation
+from models.lcw.fields import FEATURE_DIMS, GeneratorEvaluation
 from models.lcw.nets import in_parts
 from models.lcw.setup import Data, pixels
 from models.lcw.spec import LcwTrain
@@ -55,7 +55,7 @@ def make(spec: LcwTrain, data: Data, run: Run) -> Features:
 
 
 def train_classifier(
-    spec: Evaluation, data: Data, run: Run
+    spec: GeneratorEvaluation, data: Data, run: Run
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A small net trained on the labels of the training images, and how it was made.
 

@@ -91,7 +91,7 @@ class Gamma(Part):
         return self
 
 
-class Phase(Gamma):
+class PhaseSpec(Gamma):
     """Length and step of a phase."""
 
     batch_size: Int = Field(
@@ -110,7 +110,7 @@ class Phase(Gamma):
     validate_every: Int = Field(default=500, ge=1, le=1_000_000, description="In steps")
 
 
-class Phase1(Phase):
+class Phase1(PhaseSpec):
     """The autoencoder. ae: squared error; cwae: + penalty log d2(z, N); cw2: log d2(y, x) + it."""
 
     objective: Literal["ae", "cwae", "cw2"] = "cw2"
@@ -122,7 +122,7 @@ class Phase1(Phase):
     eps: float = Field(default=1e-7, ge=1e-12, le=1e-3, description="Added inside the logarithms")
 
 
-class Phase2(Phase):
+class Phase2(PhaseSpec):
     """The latent generator, trained against the frozen encoder's latents."""
 
     phi: Phi = Field(default="asymptotic", description="Kernel; exact is needed below 4 dimensions")
@@ -134,7 +134,7 @@ class Phase2(Phase):
     )
 
 
-class Evaluation(Part):
+class GeneratorEvaluation(Part):
     """How samples are judged. A score is named after its features and is not the usual FID."""
 
     features: Literal["fd_clf", "fd_effnetlite0", "fid_inception"] = Field(
@@ -168,7 +168,7 @@ class Evaluation(Part):
     )
 
     @model_validator(mode="after")
-    def _enough(self) -> "Evaluation":
+    def _enough(self) -> "GeneratorEvaluation":
         if (self.features == "fid_inception") != (self.inception is not None):
             raise ValueError(
                 f"features {self.features} with inception {self.inception}: give fid_inception the"

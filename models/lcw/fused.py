@@ -41,7 +41,7 @@ class Tile(NamedTuple):
     stages: int = 2
 
 
-class Points(NamedTuple):
+class SplitPoints(NamedTuple):
     """Points as the kernel reads them, p = sqrt(2 c) x.
 
     All uses are of the same rounded numbers, so that errors of own and of cross pairs agree.
@@ -81,7 +81,7 @@ def fits(x: Tensor, profile: Profile) -> bool:
     return x.shape[1] <= MAX_DIM and _available()
 
 
-def _points(x: Float[Tensor, "n d"], c: float, *, moves: bool) -> Points:
+def _points(x: Float[Tensor, "n d"], c: float, *, moves: bool) -> SplitPoints:
     """Prepare points, given c = K / gamma."""
     n, d = x.shape
     rows, columns = -n % PADDED, _wide(d) - d
@@ -92,7 +92,7 @@ def _points(x: Float[Tensor, "n d"], c: float, *, moves: bool) -> Points:
     half = torch.linalg.vecdot(p, p).add_(1).mul_(0.5)
     high, low = (functional.pad(part, (0, columns, 0, rows)) for part in (high, low))
     near, total = (torch.zeros_like(p), torch.zeros_like(half)) if moves else (None, None)
-    return Points(p, functional.pad(half, (0, rows), value=AFAR), high, low, near, total)
+    return SplitPoints(p, functional.pad(half, (0, rows), value=AFAR), high, low, near, total)
 
 
 def _wide(dim: int) -> int:
@@ -128,7 +128,7 @@ def sums(
     return value, gradients
 
 
-def _launch(a: Points, b: Points, profile: Profile, factor: float) -> Float[Tensor, ""]:
+def _launch(a: SplitPoints, b: SplitPoints, profile: Profile, factor: float) -> Float[Tensor, ""]:
     """Sum of phi over (i, j); adds ``factor`` times the slopes of ``a``'s rows."""
     (n, dim), m, moves = a.p.shape, len(b.p), a.near is not None
     tile, half = tile_of(dim), a is b and not moves

@@ -75,7 +75,7 @@ def _fold(  # noqa: C901  # one pass
 
 
 @no_type_check
-def _lay(
+def _prepare(
     points: np.ndarray,
     centre: np.ndarray,
     scale: float,
@@ -101,7 +101,7 @@ def _lay(
 
 
 @no_type_check
-def _slide(p: np.ndarray, near: np.ndarray, total: np.ndarray, scale: float) -> None:
+def _finish_gradient(p: np.ndarray, near: np.ndarray, total: np.ndarray, scale: float) -> None:
     """Makes ``near``, [n, D], the gradient: scale (near_i - total_i p_i)."""
     for i in range(p.shape[0]):
         row, to, weight = p[i], near[i], total[i]
@@ -110,5 +110,5 @@ def _slide(p: np.ndarray, near: np.ndarray, total: np.ndarray, scale: float) -> 
 
 
 fold: Any = compile_cached(_fold, fastmath=FLAGS)
-lay: Any = compile_cached(_lay, fastmath=FLAGS)
-slide: Any = compile_cached(_slide, fastmath=FLAGS)
+prepare: Any = compile_cached(_prepare, fastmath=FLAGS)
+finish_gradient: Any = compile_cached(_finish_gradient, fastmath=FLAGS)

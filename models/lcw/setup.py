@@ -17,9 +17,9 @@ from models.data import images
 from models.data.spec import ImageOptions
 from models.lcw import distance, objectives
 from models.lcw.fields import Architecture
-from models.lcw.nets import Affine, Nets, Shape, build, describe, in_parts
+from models.lcw.nets import Affine, ImageShape, Nets, build, describe, in_parts
 from models.lcw.spec import LcwTrain
-from models.lcw.stages import Inputs, Job, Stage, noise
+from models.lcw.stages import Inputs, StagedTraining, TrainingStage, noise
 
 
 class Data(NamedTuple):
@@ -33,8 +33,8 @@ class Data(NamedTuple):
     classes: list[str]
 
     @property
-    def shape(self) -> Shape:
-        return Shape(self.train.shape[3], self.train.shape[1])
+    def shape(self) -> ImageShape:
+        return ImageShape(self.train.shape[3], self.train.shape[1])
 
 
 def pixels(images: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n c h w"]:
@@ -64,7 +64,7 @@ def load(spec: LcwTrain, run: Run) -> Data:
     )
 
 
-def make_job(spec: LcwTrain, data: Data, run: Run) -> Job:
+def make_training(spec: LcwTrain, data: Data, run: Run) -> StagedTraining:
     """All nets with the initial weights of the seed, phase 1 taken over where asked for.
 
     Raises:
@@ -91,7 +91,7 @@ def make_job(spec: LcwTrain, data: Data, run: Run) -> Job:
     nets.to(run.device)
     peers = spec.evaluation.trained_baselines()
     about = {**describe(arch, data.shape), "baselines": peers}
-    return Job(spec, run, nets.eval(), {"lcw": about, "classes": data.classes})
+    return StagedTraining(spec, run, nets.eval(), {"lcw": about, "classes": data.classes})
 
 
 def _agree(a: Architecture, b: Architecture) -> bool:
@@ -99,15 +99,15 @@ def _agree(a: Architecture, b: Architecture) -> bool:
     return all(getattr(a, field) == getattr(b, field) for field in fields)
 
 
-class Loaded(NamedTuple):
+class LoadedNets(NamedTuple):
     """Nets of a file, in evaluation mode."""
 
     nets: Nets
     arch: Architecture
-    shape: Shape
+    shape: ImageShape
 
 
-def load_nets(path: Path, on: str) -> tuple[Loaded, dict[str, Any]]:
+def load_nets(path: Path, on: str) -> tuple[LoadedNets, dict[str, Any]]:
     """Nets of weights or a checkpoint of lcw.train, and the file's description.
 
     Raises:
@@ -116,7 +116,7 @@ def load_nets(path: Path, on: str) -> tuple[Loaded, dict[str, Any]]:
     tensors, description = checkpoint.read(path)
     try:
         about = description["lcw"]
-        arch, shape = Architecture.model_validate(about["arch"]), Shape(**about["image"])
+        arch, shape = Architecture.model_validate(about["arch"]), ImageShape(**about["image"])
         nets = build(arch, shape)
         for name, net in nets._asdict().items():
             whole = checkpoint.part(tensors, "net") or tensors
@@ -126,12 +126,12 @@ def load_nets(path: Path, on: str) -> tuple[Loaded, dict[str, Any]]:
             f"{path.name} holds no generator of lcw.train: {error}",
             hint="name an artifact of role weights or checkpoint of a job of kind lcw.train",
         ) from error
-    return Loaded(Nets(*(net.to(on).eval() for net in nets)), arch, shape), description
+    return LoadedNets(Nets(*(net.to(on).eval() for net in nets)), arch, shape), description
 
 
-def autoencoder_stage(job: Job, data: Data) -> Stage:
+def autoencoder_stage(training: StagedTraining, data: Data) -> TrainingStage:
     """Phase 1."""
-    spec, nets = job.spec.phase1, job.nets
+    spec, nets = training.spec.phase1, training.nets
     std = pixels(data.train).std().item()
 
     def loss(batch: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def autoencoder_stage(job: Job, data: Data) -> Stage:
         batch = pixels(data.train[rows])
         return Inputs(batch, batch.new_empty(0))
 
-    return Stage(
+    return TrainingStage(
         "autoencoder",
         ("encoder", "decoder"),
         spec,
@@ -162,9 +162,9 @@ def _mean(loss: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> float:
     return torch.stack([loss(pixels(part)) for part in parts]).mean().item()
 
 
-def generator_stage(job: Job, data: Data) -> Stage:
+def generator_stage(training: StagedTraining, data: Data) -> TrainingStage:
     """Phase 2, the Latent Trick: encode once, then match noise to the latents."""
-    spec, phase, nets = job.spec, job.spec.phase2, job.nets
+    spec, phase, nets = training.spec, training.spec.phase2, training.nets
     encoded = encode(nets["encoder"], data.train)
     held = encode(nets["encoder"], data.validation)
     std = encoded.std().item()
@@ -175,7 +175,7 @@ def generator_stage(job: Job, data: Data) -> Stage:
     width, whole = spec.arch.inputs, phase.reference == "full"
 
     def inputs(rows: Int64[Tensor, "b"], step: int) -> Inputs:
-        draws = noise(spec.seed, "generator", step, (len(rows), width), job.run.device)
+        draws = noise(spec.seed, "generator", step, (len(rows), width), training.run.device)
         return Inputs(encoded[:0] if whole else encoded[rows], draws)
 
     def loss(given: Inputs) -> Tensor:
@@ -183,17 +183,17 @@ def generator_stage(job: Job, data: Data) -> Stage:
         gamma = objectives.bandwidth(phase, std, target, len(given.draws))
         made = nets["generator"](given.draws)
         return distance.two_sample(
-            made, target, gamma, phase.phi, own_y=not whole, statistic=phase.statistic
+            made, target, gamma, phase.phi, include_yy=not whole, statistic=phase.statistic
         )
 
     shape = (len(held), width)
-    fixed = noise(spec.seed, "generator validation", 0, shape, job.run.device)
+    fixed = noise(spec.seed, "generator validation", 0, shape, training.run.device)
 
     def validate() -> float:
         gamma = distance.silverman(std, len(held))
         return distance.two_sample(nets["generator"](fixed), held, gamma, "exact").item()
 
-    return Stage(
+    return TrainingStage(
         "generator",
         ("generator",),
         phase,
@@ -211,9 +211,9 @@ def encode(encoder: nn.Module, rows: UInt8[Tensor, "n h w c"]) -> Float[Tensor, 
     return torch.cat([in_parts(encoder, pixels(part)) for part in rows.split(1024)])
 
 
-def baseline_stage(job: Job, data: Data, name: str) -> Stage:
+def baseline_stage(training: StagedTraining, data: Data, name: str) -> TrainingStage:
     """An autoencoder whose latents are pushed to N(0, I) by a peer's penalty."""
-    spec, nets = job.spec, job.nets
+    spec, nets = training.spec, training.nets
     encoder, decoder = nets[f"{name}_encoder"], nets[f"{name}_decoder"]
 
     dim = spec.arch.latent_dim
@@ -222,7 +222,7 @@ def baseline_stage(job: Job, data: Data, name: str) -> Stage:
         return given(pixels(data.train[rows]), step)
 
     def given(batch: Tensor, step: int) -> Inputs:
-        count, on = len(batch), job.run.device
+        count, on = len(batch), training.run.device
         if name == "swae":
             count += objectives.SWAE_PROJECTIONS  # directions, after the normal sample
         empty = name == "cwae"
@@ -240,7 +240,7 @@ def baseline_stage(job: Job, data: Data, name: str) -> Stage:
         normal, lines = draws.split((len(latents), objectives.SWAE_PROJECTIONS))
         return dim * objectives.swae(latents, normal, functional.normalize(lines))
 
-    return Stage(
+    return TrainingStage(
         name,
         (f"{name}_encoder", f"{name}_decoder"),
         spec.phase1,

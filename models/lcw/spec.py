@@ -17,7 +17,7 @@ from models.core.spec import (
     Part,
     Spec,
 )
-from models.lcw.fields import MIN_BATCH, Architecture, Evaluation, Phase1, Phase2
+from models.lcw.fields import MIN_BATCH, Architecture, GeneratorEvaluation, Phase1, Phase2
 
 EXACT_ONLY_DIM = 3  # up to here the asymptotic kernel is refused
 
@@ -102,7 +102,7 @@ class LcwTrain(Spec):
         description="Weights of another lcw.train with this architecture: phase 1 is skipped",
     )
     phase2: Phase2 = Phase2()
-    evaluation: Evaluation = Evaluation()
+    evaluation: GeneratorEvaluation = GeneratorEvaluation()
 
     @model_validator(mode="after")
     def _has_a_kernel(self) -> "LcwTrain":

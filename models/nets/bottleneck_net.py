@@ -9,7 +9,7 @@ from models.nets.preactivation import MakeUnit, conv
 from models.nets.preactivation_spec import STAGES, BottleneckNetSpec, Role
 
 
-class Bottleneck(nn.Module):
+class PreactivationBottleneck(nn.Module):
     """1x1, 3x3, 1x1, added to the input, which is widened with channels of zeros."""
 
     def __init__(self, c_in: int, inner: int, c_out: int, groups: int, make: MakeUnit) -> None:
@@ -45,7 +45,7 @@ class BottleneckNet(nn.Module):
         for stage in range(STAGES):
             inner, outer = spec.inner(stage), spec.outer(stage)
             blocks = [
-                Bottleneck(outer if block else c, inner, outer, spec.groups, make)
+                PreactivationBottleneck(outer if block else c, inner, outer, spec.groups, make)
                 for block in range(spec.depth)
             ]
             self.features.add_module(f"stage{stage}", nn.Sequential(*blocks))

@@ -107,14 +107,14 @@ class EfficientNetLite0(nn.Module):
         return self._fc(self._dropout(x.mean((2, 3))))
 
 
-class Pretrained(NamedTuple):
+class PretrainedEfficientNet(NamedTuple):
     """The trained net in evaluation mode and the names of its classes."""
 
     net: EfficientNetLite0
     classes: list[str]
 
 
-def pretrained() -> Pretrained:
+def pretrained() -> PretrainedEfficientNet:
     """The ImageNet weights and class names from their packages.
 
     Raises:
@@ -130,4 +130,6 @@ def pretrained() -> Pretrained:
         ) from error
     net = EfficientNetLite0()
     net.load_state_dict(checkpoint.load_pickled_weights(Path(weights.get_model_file_path())))
-    return Pretrained(net.eval(), [names(index).partition(",")[0] for index in range(1000)])
+    return PretrainedEfficientNet(
+        net.eval(), [names(index).partition(",")[0] for index in range(1000)]
+    )

@@ -29,7 +29,7 @@ def forms(gamma):
     """Every form by name."""
     found = {
         "ours": lambda x, y: two_sample(x, y, gamma),
-        "ours_without_yy": lambda x, y: two_sample(x, y, gamma, own_y=False),
+        "ours_without_yy": lambda x, y: two_sample(x, y, gamma, include_yy=False),
         "ours_exact": lambda x, y: two_sample(x, y, gamma, "exact"),
         "cdist": lambda x, y: cdist_form(x, y, gamma),
         "gram": lambda x, y: gram_form(x, y, gamma),
@@ -132,7 +132,7 @@ def end_to_end(steps):
     states = {}
     for name in losses:
         torch.manual_seed(0)
-        built = nets.build(Architecture().resolve(28, 1), nets.Shape(1, 28))
+        built = nets.build(Architecture().resolve(28, 1), nets.ImageShape(1, 28))
         parameters = [*built.encoder.parameters(), *built.decoder.parameters()]
         states[name] = (built, torch.optim.Adam(parameters, lr=2e-3))
     batch = torch.rand(256, 1, 28, 28)

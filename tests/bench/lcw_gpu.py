@@ -95,7 +95,7 @@ def correctness(device):
 def _check(case):
     n, m, d, mode, device = case
     rows = []
-    for options in ({}, {"own_y": False}, {"statistic": "u"}):
+    for options in ({}, {"include_yy": False}, {"statistic": "u"}):
         x, y = points(max(n, m), d, device)
         x, y = x[:n].detach().requires_grad_(), y[:m]
         found = errors(x, y, silverman(1.0, n), mode, **options)
@@ -196,7 +196,7 @@ def peers(n, d, device, chosen):
     forms = {
         "ours": lambda a, b: two_sample(a, b, gamma),
         "ours_exact": lambda a, b: two_sample(a, b, gamma, "exact"),
-        "ours_without_yy": lambda a, b: two_sample(a, b, gamma, own_y=False),
+        "ours_without_yy": lambda a, b: two_sample(a, b, gamma, include_yy=False),
         "cdist": lambda a, b: cdist_form(a, b, gamma),
         "gram": lambda a, b: gram_form(a, b, gamma),
     }
@@ -221,7 +221,7 @@ def peers(n, d, device, chosen):
 def steps(device, rounds):
     """Images a second of training steps: MLP on 28 x 28 and convolutions on 32 x 32, n = 256."""
     found = {}
-    for name, shape in (("mlp_28", nets.Shape(1, 28)), ("conv_32", nets.Shape(3, 32))):
+    for name, shape in (("mlp_28", nets.ImageShape(1, 28)), ("conv_32", nets.ImageShape(3, 32))):
         arch = Architecture(latent_dim=8 if shape.channels == 1 else 48)
         batch = torch.rand(256, shape.channels, shape.side, shape.side, device=device)
         std = batch.std().item()

@@ -119,16 +119,16 @@ def one_seed(data, seen, options, seed, device):
 
 def _scored(spec, data, seen, options, device, times):
     with TemporaryDirectory() as folder:
-        job = setup.make_job(spec, data, new_run(folder, device))
+        training = setup.make_training(spec, data, new_run(folder, device))
         for number, name in enumerate(spec.steps()):
             with clock(times, name, device):
-                job.train(number, stage(job, data, name))
+                training.train(number, stage(training, data, name))
         with clock(times, "evaluation", device):
-            figures, _ = evaluate.evaluate(job, data, seen)
+            figures, _ = evaluate.evaluate(training, data, seen)
         real = seen.of(data.train)
         for name in options.variants:
             with clock(times, name, device):
-                made = variant(job, data, VARIANTS[name])
+                made = variant(training, data, VARIANTS[name])
             figures["scores"][name] = {
                 "frechet": scores.frechet(seen.of(made), real),
                 "phase2": VARIANTS[name],
@@ -137,27 +137,27 @@ def _scored(spec, data, seen, options, device, times):
     return {name: figures[name] for name in kept}
 
 
-def stage(job, data, name):
+def stage(training, data, name):
     if name == "autoencoder":
-        return setup.autoencoder_stage(job, data)
+        return setup.autoencoder_stage(training, data)
     if name == "generator":
-        return setup.generator_stage(job, data)
-    return setup.baseline_stage(job, data, name)
+        return setup.generator_stage(training, data)
+    return setup.baseline_stage(training, data, name)
 
 
-def variant(job, data, change):
+def variant(training, data, change):
     """Images of a phase 2 with other options on the same autoencoder."""
-    told = job.spec.model_dump(mode="json", exclude_none=True)
+    told = training.spec.model_dump(mode="json", exclude_none=True)
     told["phase2"] |= change
     spec = LcwTrain.model_validate(told)
-    other = setup.make_job(spec, data, job.run)
+    other = setup.make_training(spec, data, training.run)
     for name in ("encoder", "decoder"):
-        other.nets[name].load_state_dict(job.nets[name].state_dict())
+        other.nets[name].load_state_dict(training.nets[name].state_dict())
     other.state.stage = 1
     other.train(1, setup.generator_stage(other, data))
     shape = (spec.evaluation.num_samples, spec.arch.inputs)
     latents = nets.in_parts(
-        other.nets["generator"], noise(spec.seed, "samples", 0, shape, job.run.device)
+        other.nets["generator"], noise(spec.seed, "samples", 0, shape, training.run.device)
     )
     return evaluate.decode(other.nets["decoder"], latents)
 

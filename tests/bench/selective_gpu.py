@@ -21,7 +21,7 @@ from models.core import device
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
 from models.nets.selective import conv_gpu
-from models.nets.selective.conv_gpu import Tiles
+from models.nets.selective.conv_gpu import ConvTiles
 from models.nets.selective.unit import SelectiveUnit
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
@@ -34,12 +34,12 @@ LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
 SHARES = (0.0, 0.1, 0.3, 0.6)
 NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
-    Tiles(),
-    Tiles(group=2),
-    Tiles(group=8),
-    Tiles(image=128),
-    Tiles(image=512),
-    Tiles(moved=64),
+    ConvTiles(),
+    ConvTiles(group=2),
+    ConvTiles(group=8),
+    ConvTiles(image=128),
+    ConvTiles(image=512),
+    ConvTiles(moved=64),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
@@ -48,7 +48,7 @@ TIMED = (
 
 
 @contextmanager
-def tiles(chosen: Tiles) -> Generator[None]:
+def tiles(chosen: ConvTiles) -> Generator[None]:
     """Programs of other shapes."""
     usual, conv_gpu.TILES = conv_gpu.TILES, chosen
     try:

@@ -14,9 +14,9 @@ pytestmark = ONE_DATABASE
 
 
 def finished(client, spec):
-    job = client.wait(client.submit(spec, resources={"cpus": 1})["id"])
-    assert job["status"] == "succeeded", job["error"]
-    return job
+    training = client.wait(client.submit(spec, resources={"cpus": 1})["id"])
+    assert training["status"] == "succeeded", training["error"]
+    return training
 
 
 def test_from_training_to_samples(client, tmp_path):
@@ -37,7 +37,7 @@ def test_from_training_to_samples(client, tmp_path):
     seen = {"job": trained["id"], "artifact": "classifier.safetensors"}
     evaluation = {**LcwTrain.smallest["evaluation"], "classifier_from": seen}
     again = finished(client, {**LcwTrain.smallest, "seed": 1, "evaluation": evaluation})
-    told = [job["result"]["features"]["sha256"] for job in (trained, again)]
+    told = [training["result"]["features"]["sha256"] for training in (trained, again)]
     assert told[0] == told[1]
 
 

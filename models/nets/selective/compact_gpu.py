@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from models.nets.selective.conv_gpu import TILES, mix, outputs_of, parts_of, place
-from models.nets.selective.norm_gpu import Shape, apply, planes_of, table_size
+from models.nets.selective.conv_gpu import TILES, fill_slots, mix, outputs_of, parts_of
+from models.nets.selective.norm_gpu import MapShape, apply, planes_of, table_size
 
 
 class CompactLayout(NamedTuple):
@@ -94,7 +94,7 @@ def _norm(
     x: Tensor, source: Tensor, shift: Tensor, coefficients: Tensor, table: Tensor, moves: bool
 ) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, planes, out = Shape(*x.shape), x, torch.empty_like(x)
+    shape, planes, out = MapShape(*x.shape), x, torch.empty_like(x)
     if moves:
         planes = planes_of(x, source, table, coefficients, shape, training=False)
     apply(x, planes, table, shift, coefficients, out)
@@ -129,8 +129,8 @@ def _conv(
     x = x.contiguous(memory_format=torch.channels_last)
     out, *_, flat, z = outputs_of(x, weight)
     if moves:
-        parts = parts_of(Shape(*x.shape), TILES.scans)
-        place(x, source, table, shift, z, coefficients, parts, training=False)
+        parts = parts_of(MapShape(*x.shape), TILES.scans)
+        fill_slots(x, source, table, shift, z, coefficients, parts, training=False)
     mix(x, source, z, table, coefficients, flat.copy_(weight.t()), out)
     return out
 

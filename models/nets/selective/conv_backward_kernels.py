@@ -8,7 +8,7 @@ import triton  # ty: ignore  # comes with torch's CUDA builds
 import triton.language as tl  # ty: ignore
 
 from models.nets.selective.conv_kernels import SIZES, slots_of
-from models.nets.selective.norm_backward_kernels import behind
+from models.nets.selective.norm_backward_kernels import reading_pixel
 from models.nets.selective.norm_kernels import (
     COUNTS,
     FIRST,
@@ -56,11 +56,11 @@ def reduce_own(
         here = p < end
         at = p.to(tl.int64)[:, None]
         value = tl.load(x + at * C + c[None, :], here[:, None] & inside[None, :], 0.0)
-        back = tl.load(grad + at * OUT + o[None, :], here[:, None] & wanted[None, :], 0.0)
-        _, kept, ones = _passes(value, scale, offset, back.dtype)
-        back = tl.trans(back)
-        masked = tl.dot(back, kept, masked, input_precision="ieee")
-        masks = tl.dot(back, ones, masks, input_precision="ieee")
+        dy = tl.load(grad + at * OUT + o[None, :], here[:, None] & wanted[None, :], 0.0)
+        _, kept, ones = _passes(value, scale, offset, dy.dtype)
+        dy = tl.trans(dy)
+        masked = tl.dot(dy, kept, masked, input_precision="ieee")
+        masks = tl.dot(dy, ones, masks, input_precision="ieee")
     own = inside & (tl.load(source + c, inside, 0) < 0)
     there = partial + (tl.program_id(0) * 2 * OUT + o)[:, None] * C + c[None, :]
     tl.store(there, masked, wanted[:, None] & own[None, :])
@@ -92,11 +92,11 @@ def reduce_moved(
             row = rows.to(tl.int64)[:, None] * P + p[None, :]
             value = tl.load(z + row, mask, 0.0)
             at = grad + p.to(tl.int64)[:, None] * OUT + o[None, :]
-            back = tl.load(at, here[:, None] & wanted[None, :], 0.0)
-            passes, kept, ones = _passes(value, scale[:, None], offset[:, None], back.dtype)
-            masked = tl.dot(kept, back, masked, input_precision="ieee")
-            masks = tl.dot(ones, back, masks, input_precision="ieee")
-            g = tl.dot(w, tl.trans(back), input_precision="ieee")
+            dy = tl.load(at, here[:, None] & wanted[None, :], 0.0)
+            passes, kept, ones = _passes(value, scale[:, None], offset[:, None], dy.dtype)
+            masked = tl.dot(kept, dy, masked, input_precision="ieee")
+            masks = tl.dot(ones, dy, masks, input_precision="ieee")
+            g = tl.dot(w, tl.trans(dy), input_precision="ieee")
             tl.store(moved + row, tl.where(passes, g, 0.0).to(moved.dtype.element_ty), mask)
         there = partial + (tl.program_id(0) * 2 * OUT + o)[None, :] * C + slot[:, None]
         tl.store(there, masked, filled)
@@ -152,8 +152,8 @@ def _norm_of(coefficients, sums, slot, real, P, C, TRAINING: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def back_planes(
-    planes, z, table, shift, coefficients, sums, moved, back, shift_parts, P, C,
+def planes_backward(
+    planes, z, table, shift, coefficients, sums, moved, plane_grad, shift_parts, P, C,
     TRAINING: tl.constexpr, H: tl.constexpr, W: tl.constexpr, BM: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Gradients of planes and shifts, from that of the re-used slots, at some pixels of an image.
@@ -190,19 +190,19 @@ def back_planes(
             gathered = tl.zeros([BM, BP], tl.float32)
             steps_x = 2 + tl.max(tl.floor(tl.abs(sx)).to(tl.int32))
             for ky in range(2 + tl.max(tl.floor(tl.abs(sy)).to(tl.int32))):
-                i, wy = behind(h, sy, H, ky)
+                i, wy = reading_pixel(h, sy, H, ky)
                 for kx in range(steps_x):
-                    k, wx = behind(w, sx, W, kx)
+                    k, wx = reading_pixel(w, sx, W, kx)
                     share = tl.where(mask, wy * wx, 0.0)
                     near = row + i * W + k
                     gathered += share * _gradient(moved, z, near, share > 0, level, slope)
             total += tl.sum(gathered * scale[:, None], 0)
-        tl.store(back + base + q, total, q < size)
+        tl.store(plane_grad + base + q, total, q < size)
 
 
 @triton.jit(do_not_specialize=SIZES)
-def back_own(
-    x, grad, weight, table, source, coefficients, sums, back, out, P, CA, ALIGN: tl.constexpr,
+def own_backward(
+    x, grad, weight, table, source, coefficients, sums, plane_grad, out, P, CA, ALIGN: tl.constexpr,
     TRAINING: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the input: from the slots that read their own channel, and from the planes."""
@@ -234,6 +234,6 @@ def back_own(
         plane = tl.load(table + PLANE_OF * C + c, inside, -1)
         last = tl.max(plane, 0)
         for k in range(tl.min(tl.where(plane >= 0, plane, last + 1), 0), last + 1):
-            here_too = tl.load(back + tl.cast(k, tl.int64) * P + p, here, 0.0)
+            here_too = tl.load(plane_grad + tl.cast(k, tl.int64) * P + p, here, 0.0)
             g += tl.where((plane == k)[None, :], here_too[:, None], 0.0)
         tl.store(out + at * C + c[None, :], g.to(out.dtype.element_ty), mask)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.nets.selective import norm_gpu
 from models.nets.selective.norm_gpu import (
-    Shape,
+    MapShape,
     ceil_div,
     next_power_of_2,
     programs,
@@ -29,7 +29,7 @@ TYPES = (torch.bfloat16, torch.float16)  # in float32 the products would not be 
 MOST_OUTPUTS = 256  # one tile holds them all
 
 
-class Tiles(NamedTuple):
+class ConvTiles(NamedTuple):
     """Shapes of the programs, chosen by measurement and by the registers that they take.
 
     Attributes:
@@ -59,7 +59,7 @@ class Tiles(NamedTuple):
     lanes: int = 8
 
 
-TILES = Tiles()
+TILES = ConvTiles()
 
 
 def fits(x: Tensor, outputs: int) -> bool:
@@ -75,7 +75,7 @@ def _products() -> Any:
 
 
 @cache
-def _products_back() -> Any:
+def _products_backward() -> Any:
     from models.nets.selective import conv_backward_kernels
 
     return conv_backward_kernels
@@ -88,7 +88,7 @@ class Parts(NamedTuple):
     splits: int
 
 
-def parts_of(shape: Shape, programs: int) -> Parts:
+def parts_of(shape: MapShape, programs: int) -> Parts:
     t = TILES
     wanted = max(1, programs // ceil_div(shape.c, t.channels))
     rows = ceil_div(ceil_div(shape.pixels, wanted), t.sums) * t.sums
@@ -117,13 +117,13 @@ def _forward(
     That is: coefficients, table, weights [c, o] in the input's precision, values of the slots.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, k = Shape(*x.shape), programs()
+    shape, k = MapShape(*x.shape), programs()
     out, batch, coefficients, table, flat, z = made = outputs_of(x, weight)
     flat.copy_(weight.t())
     tabulate(source, table, shape.c)
     parts = parts_of(shape, TILES.scans)
     partial = batch.new_empty(2, parts.splits, shape.c)
-    place(x, source, table, shift, z, partial, parts, training=training)
+    fill_slots(x, source, table, shift, z, partial, parts, training=training)
     k.finish[(ceil_div(shape.c, 8),)](
         partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
         STATS=training, BS=next_power_of_2(parts.splits), BC=8,
@@ -132,19 +132,19 @@ def _forward(
     return made
 
 
-def place(
+def fill_slots(
     x: Tensor, source: Tensor, table: Tensor, shift: Tensor, z: Tensor, partial: Tensor,
     parts: Parts, *, training: bool,
 ) -> None:  # fmt: skip
     """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too."""
-    shape, t, k = Shape(*x.shape), TILES, _products()
+    shape, t, k = MapShape(*x.shape), TILES, _products()
     planes = _lifted(x, table)
     if training:
         k.measure[(parts.splits, ceil_div(shape.c, t.channels))](
             x, source, partial, shape.pixels, shape.c // shape.align, *parts, ALIGN=shape.align,
             BP=t.sums, BC=t.channels,
         )  # fmt: skip
-    k.place[(parts.splits, t.lanes)](
+    k.fill_slots[(parts.splits, t.lanes)](
         planes, table, shift, z, partial, shape.pixels, shape.c, *parts, H=shape.h, W=shape.w,
         STATS=training, BM=t.slots, BP=t.moved,
     )  # fmt: skip
@@ -152,7 +152,7 @@ def place(
 
 def _lifted(x: Tensor, table: Tensor) -> Tensor:
     """The channels that re-used slots read, one after the other."""
-    shape, t = Shape(*x.shape), TILES
+    shape, t = MapShape(*x.shape), TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
     _products().lift[(ceil_div(shape.pixels, t.pixels),)](
         x, table, planes, shape.pixels, shape.c, BP=t.pixels, BM=t.slots
@@ -165,7 +165,7 @@ def mix(
     out: Tensor,
 ) -> None:  # fmt: skip
     """Fill ``out`` with the product of activation and weights [c, o]."""
-    shape, t = Shape(*x.shape), TILES
+    shape, t = MapShape(*x.shape), TILES
     _products().mix[(ceil_div(shape.pixels, t.pixels),)](
         x, source, z, table, coefficients, flat, out, shape.pixels, shape.c // shape.align,
         ALIGN=shape.align, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
@@ -204,7 +204,7 @@ def _backward(
     """Gradients of the input, the weights and the shift; sums [2, c]: those of bias and gain."""
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    shape, k, t = Shape(*x.shape), _products_back(), TILES
+    shape, k, t = MapShape(*x.shape), _products_backward(), TILES
     p, c, align = shape.pixels, shape.c, shape.align
     outputs, warps = _outputs(flat.shape[1]), 4 if flat.shape[1] <= 64 else 8
     parts = parts_of(shape, 4 * t.programs // warps)
@@ -224,15 +224,18 @@ def _backward(
         partial.sum(0), flat, coefficients, sums, weights, c, **outputs, BC=8
     )
     tiles = ceil_div(shape.h * shape.w, t.image)
-    back, shifts = x.new_empty(z.shape, dtype=torch.float32), sums.new_zeros(c, 2, shape.n * tiles)
-    k.back_planes[(shape.n, tiles, t.lanes)](
-        planes, z, table, shift, coefficients, sums, moved, back, shifts, p, c, TRAINING=training,
-        H=shape.h, W=shape.w, BM=t.group, BP=t.image,
+    plane_grad, shifts = (
+        x.new_empty(z.shape, dtype=torch.float32),
+        sums.new_zeros(c, 2, shape.n * tiles),
+    )
+    k.planes_backward[(shape.n, tiles, t.lanes)](
+        planes, z, table, shift, coefficients, sums, moved, plane_grad, shifts, p, c,
+        TRAINING=training, H=shape.h, W=shape.w, BM=t.group, BP=t.image,
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(ceil_div(p, t.sums),)](
-        x, grad, flat, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
-        TRAINING=training, **outputs, BP=t.sums, BC=t.narrow,
+    k.own_backward[(ceil_div(p, t.sums),)](
+        x, grad, flat, table, source, coefficients, sums, plane_grad, out, p, c // align,
+        ALIGN=align, TRAINING=training, **outputs, BP=t.sums, BC=t.narrow,
     )  # fmt: skip
     return out, weights, shifts.sum(2), sums
 

@@ -94,7 +94,7 @@ def finish_reduce(partial, sums, C, SPLITS, BS: tl.constexpr, BC: tl.constexpr):
 
 
 @triton.jit
-def behind(index, s, size: tl.constexpr, k):
+def reading_pixel(index, s, size: tl.constexpr, k):
     """The k-th pixel that may read pixel ``index`` at shift s along an axis, and its weight."""
     base = tl.floor(index - s).to(tl.int32)
     i = tl.where(s >= 0, base + k, base + 1 - k)
@@ -104,8 +104,8 @@ def behind(index, s, size: tl.constexpr, k):
 
 
 @triton.jit
-def back_moved(  # noqa: C901  # one program
-    planes, table, shift, coefficients, sums, moved, scratch, back, shift_parts, P, C,
+def moved_backward(  # noqa: C901  # one program
+    planes, table, shift, coefficients, sums, moved, scratch, plane_grad, shift_parts, P, C,
     TRAINING: tl.constexpr, H: tl.constexpr, W: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the planes and of the shifts, from that of the re-used slots, of one image.
@@ -121,7 +121,7 @@ def back_moved(  # noqa: C901  # one program
         base = tl.cast(plane, tl.int64) * P + image * size
         for start in range(0, size, BP):
             q = start + tl.arange(0, BP)
-            tl.store(back + base + q, tl.zeros([BP], tl.float32), q < size)
+            tl.store(plane_grad + base + q, tl.zeros([BP], tl.float32), q < size)
         for j in range(count):
             if tl.load(table + PLANE * C + j) == plane:
                 slot = tl.load(table + SLOT * C + j)
@@ -156,20 +156,20 @@ def back_moved(  # noqa: C901  # one program
                     q = start + tl.arange(0, BP)
                     real = q < size
                     h, w = q // W, q % W
-                    total = tl.load(back + base + q, real, 0.0)
+                    total = tl.load(plane_grad + base + q, real, 0.0)
                     for ky in range(2 + tl.floor(tl.abs(sy)).to(tl.int32)):
-                        i, wy = behind(h, sy, H, ky)
+                        i, wy = reading_pixel(h, sy, H, ky)
                         for kx in range(2 + tl.floor(tl.abs(sx)).to(tl.int32)):
-                            k, wx = behind(w, sx, W, kx)
+                            k, wx = reading_pixel(w, sx, W, kx)
                             share = wy * wx
                             total += share * tl.load(kept + i * W + k, real & (share > 0), 0.0)
-                    tl.store(back + base + q, total, real)
+                    tl.store(plane_grad + base + q, total, real)
                 tl.debug_barrier()
 
 
 @triton.jit
-def back_own(
-    x, grad, table, source, coefficients, sums, back, out, P, CA, ALIGN: tl.constexpr,
+def own_backward(
+    x, grad, table, source, coefficients, sums, plane_grad, out, P, CA, ALIGN: tl.constexpr,
     TRAINING: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the input: from the slots that read their own channel, and from the planes."""
@@ -195,5 +195,5 @@ def back_own(
     g = tl.where(own[None, :], g * scale, 0.0)
     plane = tl.load(table + PLANE_OF * C + c, inside, -1)
     read = plane.to(tl.int64)[None, :] * P + p[:, None]
-    g += tl.load(back + read, here[:, None] & (plane >= 0)[None, :], 0.0)
+    g += tl.load(plane_grad + read, here[:, None] & (plane >= 0)[None, :], 0.0)
     tl.store(out + at, g.to(out.dtype.element_ty), mask)

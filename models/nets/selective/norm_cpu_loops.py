@@ -236,21 +236,21 @@ def backward_moved(x, grad, out, width, slots, source, shift, table, slopes, d_s
     padded, across = np.zeros(size + 2, x.dtype), np.empty(size, x.dtype)
     for i in range(first, end):
         for c in slots:
-            plane, back = x[i, source[c]], out[i, source[c]]
+            plane, plane_grad = x[i, source[c]], out[i, source[c]]
             ix, iy, fx, fy = _move(plane, width, shift[c], rows, gap, z)
             g, mean, scale, offset = padded[1:-1], table[0, c], table[2, c], table[3, c]
             _slope(z, grad[i, c], g, mean, scale, offset, slopes[0, c], slopes[1, c])
             along = mean * 0
             for k in range(len(g)):
                 along += g[k] * gap[k]
-            _slide_back(padded, width, ix, fx, across)
+            _slide_backward(padded, width, ix, fx, across)
             d_shift[i, c, 0] = along
-            d_shift[i, c, 1] = _blend_back(plane, across, width, iy, fy, back)
+            d_shift[i, c, 1] = _blend_backward(plane, across, width, iy, fy, plane_grad)
 
 
 @_compiled
 @no_type_check
-def _slide_back(padded, width, ix, fx, out):
+def _slide_backward(padded, width, ix, fx, out):
     """``out`` = what :func:`_slide` passes back of ``padded``, which has a 0 before and behind."""
     first, last = _between(ix, width)
     out[:] = 0
@@ -271,7 +271,7 @@ def _slide_back(padded, width, ix, fx, out):
 
 @_compiled
 @no_type_check
-def _blend_back(plane, grad, width, iy, fy, out):
+def _blend_backward(plane, grad, width, iy, fy, out):
     """Add what :func:`_blend` passes back; gives the gradient of fy."""
     height = len(plane) // width
     first, end = _between(iy, height)

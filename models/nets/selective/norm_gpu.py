@@ -20,7 +20,7 @@ AVAILABLE = importlib.util.find_spec("triton") is not None
 LARGEST = 4096  # slots that one program tabulates
 
 
-class Tiles(NamedTuple):
+class NormTiles(NamedTuple):
     """Shapes of the programs, chosen by measurement.
 
     Attributes:
@@ -40,7 +40,7 @@ class Tiles(NamedTuple):
     lanes: int = 8
 
 
-TILES = Tiles()
+TILES = NormTiles()
 
 
 def fits(x: Tensor) -> bool:
@@ -56,13 +56,13 @@ def programs() -> Any:
 
 
 @cache
-def _programs_back() -> Any:
+def _programs_backward() -> Any:
     from models.nets.selective import norm_backward_kernels
 
     return norm_backward_kernels
 
 
-class Shape(NamedTuple):
+class MapShape(NamedTuple):
     """A map [n, c, h, w] as a matrix of pixels and channels, and how sums over it are split."""
 
     n: int
@@ -98,7 +98,7 @@ def next_power_of_2(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _tile_of_sums(shape: Shape) -> dict[str, int]:
+def _tile_of_sums(shape: MapShape) -> dict[str, int]:
     return {"BS": next_power_of_2(shape.splits), "BC": 8, "num_warps": 4}
 
 
@@ -116,7 +116,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The activation in the order NHWC; mean and unbiased variance; two tables for the way back."""
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, k, t = Shape(*x.shape), programs(), TILES
+    shape, k, t = MapShape(*x.shape), programs(), TILES
     a, batch, coefficients, table = _outputs(x)
     tabulate(source, table, shape.c)
     partial = batch.new_empty(2, shape.splits, shape.c)
@@ -149,7 +149,7 @@ def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
 def apply(
     x: Tensor, planes: Tensor, table: Tensor, shift: Tensor, coefficients: Tensor, out: Tensor
 ) -> None:
-    shape, t = Shape(*x.shape), TILES
+    shape, t = MapShape(*x.shape), TILES
     programs().apply[(ceil_div(shape.pixels, t.pixels),)](
         x, planes, table, shift, coefficients, out, shape.pixels, shape.c // shape.align,
         ALIGN=shape.align, H=shape.h, W=shape.w, BP=t.pixels, BC=t.channels, BM=t.slots,
@@ -173,7 +173,7 @@ def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def planes_of(
-    x: Tensor, source: Tensor, table: Tensor, partial: Tensor, shape: Shape, *, training: bool
+    x: Tensor, source: Tensor, table: Tensor, partial: Tensor, shape: MapShape, *, training: bool
 ) -> Tensor:
     """The channels that re-used slots read, one after the other; with statistics in training."""
     t = TILES
@@ -199,7 +199,7 @@ def _backward(
     """Gradients of the input and of the shift; sums [2, c]: those of bias and weight."""
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    shape, k, t = Shape(*x.shape), _programs_back(), TILES
+    shape, k, t = MapShape(*x.shape), _programs_backward(), TILES
     p, c, align = shape.pixels, shape.c, shape.align
     partial = coefficients.new_empty(2, shape.splits, c)
     planes = planes_of(x, source, table, partial, shape, training=False)
@@ -210,17 +210,17 @@ def _backward(
         shape.rows, shape.splits, ALIGN=align, BC=t.channels, BM=t.slots, **sizes,
     )  # fmt: skip
     k.finish_reduce[(ceil_div(c, 8),)](partial, sums, c, shape.splits, **_tile_of_sums(shape))
-    back = planes.new_empty(planes.shape, dtype=torch.float32)
-    scratch = back.new_empty(shape.n, t.lanes, shape.h * shape.w)
-    parts = back.new_zeros(shape.n, c, 2)
+    plane_grad = planes.new_empty(planes.shape, dtype=torch.float32)
+    scratch = plane_grad.new_empty(shape.n, t.lanes, shape.h * shape.w)
+    parts = plane_grad.new_zeros(shape.n, c, 2)
     whole = min(1024, next_power_of_2(shape.h * shape.w))
-    k.back_moved[(shape.n, t.lanes)](
-        planes, table, shift, coefficients, sums, moved, scratch, back, parts, p, c,
+    k.moved_backward[(shape.n, t.lanes)](
+        planes, table, shift, coefficients, sums, moved, scratch, plane_grad, parts, p, c,
         TRAINING=training, **sizes | {"BP": whole},
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(ceil_div(p, t.pixels), ceil_div(c, t.channels))](
-        x, grad, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
+    k.own_backward[(ceil_div(p, t.pixels), ceil_div(c, t.channels))](
+        x, grad, table, source, coefficients, sums, plane_grad, out, p, c // align, ALIGN=align,
         TRAINING=training, BP=t.pixels, BC=t.channels, num_warps=t.warps,
     )  # fmt: skip
     return out, parts.sum(0), sums

@@ -101,7 +101,7 @@ def server(monkeypatch):
             Handler.served[path] = content
             digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
             url = f"http://127.0.0.1:{httpd.server_port}{path}"
-            sources.append(fetch.Source(url, digest))
+            sources.append(fetch.SourceFile(url, digest))
         table[name] = fetch.SETS[name]._replace(sources=tuple(sources))
     monkeypatch.setattr(fetch, "SETS", table)
     yield table
@@ -166,7 +166,9 @@ def test_a_stop_leaves_a_part_to_go_on_from(server, run):
 def test_unknown_set_and_dead_address(server, run, monkeypatch):
     with pytest.raises(DataError, match="there are cifar10, cifar100"):
         fetch.fetch("imagenet", run.dir, run)
-    dead = server["svhn"]._replace(sources=(fetch.Source("http://127.0.0.1:9/x.mat", "0" * 32),))
+    dead = server["svhn"]._replace(
+        sources=(fetch.SourceFile("http://127.0.0.1:9/x.mat", "0" * 32),)
+    )
     monkeypatch.setitem(fetch.SETS, "svhn", dead)
     with pytest.raises(DataMissingError, match=r"127\.0\.0\.1:9"):
         fetch.fetch("svhn", run.dir, run)

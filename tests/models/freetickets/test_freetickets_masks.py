@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.freetickets import masks
 from models.freetickets.cost import costs
-from models.freetickets.densities import Layer, counts, densities, layers_of
+from models.freetickets.densities import MaskableLayer, counts, densities, layers_of
 from models.nets.spec import ResidualNet, WideResNet
 
 
@@ -23,7 +23,7 @@ def numbers(seed):
 
 shapes = st.lists(
     st.builds(
-        lambda o, i, k: Layer("x", o, i, k, 1),
+        lambda o, i, k: MaskableLayer("x", o, i, k, 1),
         st.integers(1, 64),
         st.integers(1, 64),
         st.sampled_from([0, 1, 3]),
@@ -58,7 +58,11 @@ def test_counts_are_exact(layers, sparsity):
 
 def test_densities_follow_their_formulas():
     """Property 3: without a dense layer the densities stand as the formulas, to one factor."""
-    layers = [Layer("a", 64, 32, 3, 1), Layer("b", 128, 64, 1, 1), Layer("c", 10, 128, 0, 1)]
+    layers = [
+        MaskableLayer("a", 64, 32, 3, 1),
+        MaskableLayer("b", 128, 64, 1, 1),
+        MaskableLayer("c", 10, 128, 0, 1),
+    ]
     er = [(64 + 32) / (64 * 32), (128 + 64) / (128 * 64), (10 + 128) / (10 * 128)]
     erk = [(64 + 32 + 6) / (64 * 32 * 9), (128 + 64 + 2) / (128 * 64), er[2]]
     for distribution, raw in (("er", er), ("erk", erk), ("uniform", [1, 1, 1])):
@@ -69,7 +73,7 @@ def test_densities_follow_their_formulas():
 
 def test_a_single_layer_and_no_sparsity():
     """Property 3: one layer has 1 - S; S = 0 leaves all dense."""
-    assert densities([Layer("x", 8, 8, 3, 1)], 0.7, "erk") == pytest.approx([0.3])
+    assert densities([MaskableLayer("x", 8, 8, 3, 1)], 0.7, "erk") == pytest.approx([0.3])
     assert densities(wide(), 0.0, "erk") == pytest.approx([1.0] * 29)
 
 

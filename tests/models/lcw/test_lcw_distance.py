@@ -141,8 +141,8 @@ def test_normality_is_the_limit_of_two_samples(d, mode):
     for seed in range(6):
         y = points(3000, d, 10 + seed)
         # The diagonal of y is missing in the expectation over N(0, I): make it an unbiased mean.
-        within = two_sample(y, y[:1], gamma, kernel, own_y=False, statistic="u")
-        near = two_sample(y, y[:1], gamma, kernel, own_y=False)
+        within = two_sample(y, y[:1], gamma, kernel, include_yy=False, statistic="u")
+        near = two_sample(y, y[:1], gamma, kernel, include_yy=False)
         found.append(two_sample(x, y, gamma, kernel) + within - near)
     values = torch.stack(found)
     error = values.std() / math.sqrt(len(values))
@@ -171,7 +171,7 @@ def test_gradients(d, mode):
     assert torch.autograd.gradcheck(
         lambda a, b: two_sample(a, b, 0.3, mode, rows=4, columns=3), (x, y)
     )
-    unbiased = lambda a: two_sample(a, y.detach(), 0.3, mode, own_y=False, statistic="u")  # noqa: E731
+    unbiased = lambda a: two_sample(a, y.detach(), 0.3, mode, include_yy=False, statistic="u")  # noqa: E731
     assert torch.autograd.gradcheck(unbiased, (x,))
 
 
@@ -258,9 +258,13 @@ def test_unbiased_statistic_has_mean_zero_between_equal_distributions():
     found = []
     for seed in range(40):
         x, y = points(30, 6, seed), points(30, 6, 1000 + seed)
-        u = two_sample(x, y, 0.3, own_y=False, statistic="u")
-        own = two_sample(y, x, 0.3, own_y=False, statistic="u") - two_sample(y, x, 0.3, own_y=False)
-        found.append((u + two_sample(x, y, 0.3) - two_sample(x, y, 0.3, own_y=False) + own).item())
+        u = two_sample(x, y, 0.3, include_yy=False, statistic="u")
+        own = two_sample(y, x, 0.3, include_yy=False, statistic="u") - two_sample(
+            y, x, 0.3, include_yy=False
+        )
+        found.append(
+            (u + two_sample(x, y, 0.3) - two_sample(x, y, 0.3, include_yy=False) + own).item()
+        )
     values = np.array(found)
     assert abs(values.mean()) <= 4 * values.std() / math.sqrt(len(values))
     assert two_sample(points(30, 6), points(30, 6, 1), 0.3) > 10 * abs(values.mean())

@@ -30,7 +30,7 @@ def events(run, kind):
 
 def job_of(spec, run):
     data = setup.load(spec, run)
-    return setup.make_job(spec, data, run), data
+    return setup.make_training(spec, data, run), data
 
 
 def frozen(net):
@@ -39,14 +39,14 @@ def frozen(net):
 
 def test_phase_2_moves_the_generator_alone(make_spec, new_run):
     """Property 10: encoder and decoder bit-identical, running statistics of batch norm included."""
-    job, data = job_of(make_spec(), new_run())
-    job.train(0, setup.autoencoder_stage(job, data))
-    before = {name: frozen(net) for name, net in job.nets.items()}
-    job.train(1, setup.generator_stage(job, data))
+    training, data = job_of(make_spec(), new_run())
+    training.train(0, setup.autoencoder_stage(training, data))
+    before = {name: frozen(net) for name, net in training.nets.items()}
+    training.train(1, setup.generator_stage(training, data))
     for name in ("encoder", "decoder"):
-        for key, tensor in job.nets[name].state_dict().items():
+        for key, tensor in training.nets[name].state_dict().items():
             assert torch.equal(tensor, before[name][key]), (name, key)
-    moved = job.nets["generator"].state_dict()
+    moved = training.nets["generator"].state_dict()
     assert not torch.equal(moved["0.weight"], before["generator"]["0.weight"])
 
 
@@ -106,9 +106,9 @@ def test_cosine_rate_falls_to_nothing(make_spec, new_run, monkeypatch):
         phase2={"max_steps": 2, "batch_size": 32},
         evaluation={"num_samples": 100, "baselines": ["cwae"]},
     )
-    job, data = job_of(spec, new_run())
+    training, data = job_of(spec, new_run())
     for number, name in enumerate(spec.steps()):
-        job.train(number, method._stage(job, data, name))
+        training.train(number, method._stage(training, data, name))
     first, last = ([0.5 + 0.5 * math.cos(math.pi * k / n) for k in range(n)] for n in (4, 6))
     assert given == pytest.approx([2e-3 * share for share in (*first, 1, 1, *last)])
 
@@ -142,7 +142,7 @@ def test_phase_2_does_not_depend_on_the_units_of_the_latents(spread):
         for step in range(20):
             optimizer.zero_grad()
             noise = torch.randn(64, 4, generator=torch.Generator().manual_seed(step))
-            two_sample(net(noise), encoded, gamma, own_y=False).backward()
+            two_sample(net(noise), encoded, gamma, include_yy=False).backward()
             optimizer.step()
         made = nets.in_parts(net, torch.randn(500, 4, generator=g.manual_seed(1)))
         found.append(two_sample(made / scale, target, 0.1).item())
@@ -160,7 +160,7 @@ def test_eight_gaussians_are_covered():
     for _ in range(1500):
         target = centres[torch.randint(8, (256,))] + 0.1 * torch.randn(256, 2)
         optimizer.zero_grad()
-        two_sample(net(torch.randn(256, 2)), target, 0.05, "exact", own_y=False).backward()
+        two_sample(net(torch.randn(256, 2)), target, 0.05, "exact", include_yy=False).backward()
         optimizer.step()
     made = nets.in_parts(net, torch.randn(2000, 2))
     gap, mode = torch.cdist(made, centres).min(1)
@@ -220,11 +220,11 @@ def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
     """Section 3 (a), (b): the loss of a step is the distance with that option."""
     phase = {**LcwTrain.smallest["phase2"], **fields}
     spec = make_spec(phase2=phase)
-    job, data = job_of(spec, new_run())
-    stage = setup.generator_stage(job, data)
+    training, data = job_of(spec, new_run())
+    stage = setup.generator_stage(training, data)
     rows = torch.arange(20)
-    encoded = setup.encode(job.nets["encoder"], data.train)
-    made = job.nets["generator"](setup.noise(0, "generator", 3, (20, 4), "cpu"))
+    encoded = setup.encode(training.nets["encoder"], data.train)
+    made = training.nets["generator"](setup.noise(0, "generator", 3, (20, 4), "cpu"))
     gamma = distance.silverman(encoded.std().item(), 20)
     whole = fields.get("reference") == "full"
     expected = two_sample(
@@ -232,7 +232,7 @@ def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
         encoded if whole else encoded[rows],
         gamma,
         fields.get("phi", "asymptotic"),
-        own_y=not whole,
+        include_yy=not whole,
         statistic=fields.get("statistic", "v"),
     )
     assert stage.loss(stage.inputs(rows, 3)).item() == pytest.approx(expected.item(), rel=1e-6)
@@ -241,10 +241,10 @@ def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
 @pytest.mark.parametrize(
     ("arch", "shape"),
     [
-        (Architecture(latent_dim=8), nets.Shape(1, 28)),
-        (Architecture(latent_dim=48), nets.Shape(3, 32)),
-        (Architecture(latent_dim=16, noise_dim=4, depth=4, width=8), nets.Shape(3, 64)),
-        (Architecture(preset="conv", latent_dim=4, depth=2, width=8), nets.Shape(1, 28)),
+        (Architecture(latent_dim=8), nets.ImageShape(1, 28)),
+        (Architecture(latent_dim=48), nets.ImageShape(3, 32)),
+        (Architecture(latent_dim=16, noise_dim=4, depth=4, width=8), nets.ImageShape(3, 64)),
+        (Architecture(preset="conv", latent_dim=4, depth=2, width=8), nets.ImageShape(1, 28)),
     ],
 )
 def test_architectures(arch, shape):
@@ -264,7 +264,7 @@ def test_architectures(arch, shape):
 
 def test_svhn_shapes_are_the_published_ones():
     """Section 4: Linear(4096, d), Linear(d, 256 * 8 * 8)."""
-    built = nets.build(Architecture(latent_dim=48).resolve(32, 3), nets.Shape(3, 32))
+    built = nets.build(Architecture(latent_dim=48).resolve(32, 3), nets.ImageShape(3, 32))
     assert built.encoder[-1].in_features == 4096
     assert built.decoder[0].out_features == 256 * 8 * 8
     convolutions = [m for m in built.decoder if isinstance(m, nn.ConvTranspose2d)]
@@ -272,7 +272,7 @@ def test_svhn_shapes_are_the_published_ones():
 
 
 @pytest.mark.parametrize(
-    ("preset", "shape"), [("mlp", nets.Shape(1, 8)), ("conv", nets.Shape(3, 16))]
+    ("preset", "shape"), [("mlp", nets.ImageShape(1, 8)), ("conv", nets.ImageShape(3, 16))]
 )
 def test_onnx_is_the_net(tmp_path, preset, shape):
     """Section 10: dynamic batch, 1e-4 from torch, by a runtime that we did not write."""
@@ -367,20 +367,20 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_divergence_is_told(make_spec, new_run):
-    job, data = job_of(make_spec(), new_run())
-    stage = setup.autoencoder_stage(job, data)
-    weight = job.nets["encoder"][1].weight
+    training, data = job_of(make_spec(), new_run())
+    stage = setup.autoencoder_stage(training, data)
+    weight = training.nets["encoder"][1].weight
     broken = stage.__class__(**{**vars(stage), "loss": lambda *_: weight.sum() * math.nan})
     with pytest.raises(DivergedError, match="the autoencoder was not finite"):
-        job.train(0, broken)
+        training.train(0, broken)
 
 
 def test_patience_ends_a_stage(make_spec, new_run):
     """Validations without a gain end a stage; the job goes on with the next."""
     phase = {"max_steps": 40, "batch_size": 32, "validate_every": 2, "patience": 2}
-    job, data = job_of(make_spec(phase1=phase), new_run())
-    stage = setup.autoencoder_stage(job, data)
+    training, data = job_of(make_spec(phase1=phase), new_run())
+    stage = setup.autoencoder_stage(training, data)
     flat = stage.__class__(**{**vars(stage), "validate": lambda: 1.0})
-    job.train(0, flat)
-    assert job.state.history["autoencoder"][-1]["step"] == 6
-    assert job.done() == 40
+    training.train(0, flat)
+    assert training.state.history["autoencoder"][-1]["step"] == 6
+    assert training.done() == 40

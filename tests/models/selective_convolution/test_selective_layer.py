@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from models.nets.preactivation import Unit
 from models.nets.selective import unit as selective
-from models.nets.selective.compact_gpu import laid_out, tabulated
+from models.nets.selective.compact_gpu import build_layout, tabulated
 from models.nets.selective.reference import sample
 from models.nets.selective.unit import CompactUnit, GatedUnit, SelectiveUnit
 from models.selective_convolution.export import folded
@@ -239,10 +239,12 @@ def test_slots_without_a_shift_keep_their_places():
     small = CompactUnit(5, 3, 2, 1)
     assert small.laid is None
     state = small.state_dict() | {"scale": torch.tensor([2.0, 3, 4])}
-    still = laid_out(*state.values(), 5)
+    still = build_layout(*state.values(), 5)
     assert not still.moves
     assert still.coefficients[2].tolist() == [2, 3, 4, 0, 0]
-    moved = laid_out(*(state | {"shift": torch.tensor([[0.0, 0], [0.5, 0], [0, 0]])}).values(), 5)
+    moved = build_layout(
+        *(state | {"shift": torch.tensor([[0.0, 0], [0.5, 0], [0, 0]])}).values(), 5
+    )
     assert moved.moves
     assert moved.source.tolist() == [-1, 1, -1, -1, -1]
 
@@ -254,7 +256,7 @@ def test_slots_laid_out_among_the_channels_are_the_unit(kernel, whole):
     unit = make_unit(9, 4, kernel, moved=(1, 4, 6, 7), closed=(0, 4), dtype=torch.float32).eval()
     with torch.no_grad():
         unit.source[[1, 6]], unit.shift[[1, 6]] = 3, 0.25
-    laid = laid_out(*folded(unit, whole=whole).values(), 9)
+    laid = build_layout(*folded(unit, whole=whole).values(), 9)
     x = torch.randn(3, 9, 6, 10)
     z = sample(x, laid.source, laid.shift)
     scale, offset = (row[:, None, None] for row in laid.coefficients[2:])
