@@ -237,7 +237,7 @@ def test_compact_unit_is_the_unit(seed):
 def test_slots_without_a_shift_keep_their_places():
     """A slot that moves takes the place of a closed one; on a CPU nothing is laid out."""
     small = CompactUnit(5, 3, 2, 1)
-    assert small.laid is None
+    assert small.layout is None
     state = small.state_dict() | {"scale": torch.tensor([2.0, 3, 4])}
     still = build_layout(*state.values(), 5)
     assert not still.moves
@@ -256,11 +256,11 @@ def test_slots_laid_out_among_the_channels_are_the_unit(kernel, whole):
     unit = make_unit(9, 4, kernel, moved=(1, 4, 6, 7), closed=(0, 4), dtype=torch.float32).eval()
     with torch.no_grad():
         unit.source[[1, 6]], unit.shift[[1, 6]] = 3, 0.25
-    laid = build_layout(*folded(unit, whole=whole).values(), 9)
+    layout = build_layout(*folded(unit, whole=whole).values(), 9)
     x = torch.randn(3, 9, 6, 10)
-    z = sample(x, laid.source, laid.shift)
-    scale, offset = (row[:, None, None] for row in laid.coefficients[2:])
-    found = functional.conv2d(torch.relu(z * scale + offset), laid.weight, padding=kernel // 2)
+    z = sample(x, layout.source, layout.shift)
+    scale, offset = (row[:, None, None] for row in layout.coefficients[2:])
+    found = functional.conv2d(torch.relu(z * scale + offset), layout.weight, padding=kernel // 2)
     unit.shift.data = unit.shift.round() if whole else unit.shift
     torch.testing.assert_close(found, unit(x), rtol=1e-4, atol=1e-5)
 
