@@ -87,7 +87,8 @@ class StageProgress:
     def stored(self) -> dict[str, Any]:
         """What a checkpoint keeps, under the keys of its format."""
         values = dict(vars(self))
-        return {**values, "stale": values.pop("validations_without_improvement")}
+        values["stale"] = values.pop("validations_without_improvement")
+        return values
 
     @classmethod
     def restored(cls, stored: dict[str, Any]) -> "StageProgress":
