@@ -29,7 +29,7 @@ def cheap_size(height: int, width: int, scale: float, multiple: int) -> tuple[in
 
 
 def pooled_kernel(kernel: int, rule: str) -> int:
-    """Side k' of the pooled filter; the window is q = k - k' + 1 (README, rule table)."""
+    """Side k' of the pooled filter; the window is q = k - k' + 1 (README, section 2)."""
     if kernel == 1:
         return 1
     return kernel - kernel // 2 if rule == "half" else kernel - 1

@@ -1,4 +1,4 @@
-"""What cheap steps do to batch-norm statistics and to gradient norms (README, sections 3 and 7)."""
+"""Batch-norm statistics and gradient norms in cheap steps (README, section 3, property 12)."""
 
 from collections.abc import Iterable
 

@@ -1,6 +1,6 @@
 """When what happens: phases, tickets, updates of the masks. Torch-free, a function of the spec.
 
-A job is one training of ``total`` steps. An EDST run (section 2 of the README) is an exploration
+A job is one training of ``total`` steps. An EDST run (README, equation 5) is an exploration
 and M refinements; the other variants are M members one after the other. A phase ends with a ticket,
 except for the exploration.
 """

@@ -41,7 +41,7 @@ def autoencoder(
     decoded: Float[Tensor, "n c h w"],
     std: float,
 ) -> Float[Tensor, ""]:
-    """Section 3 of the method: ae, cwae or cw2."""
+    """The loss of phase 1 (README, section 3): ae, cwae or cw2."""
     if spec.objective == "cw2":
         x, y = images.flatten(1), decoded.flatten(1)
         gamma = bandwidth(spec, std, x, len(x))

@@ -1,4 +1,4 @@
-"""Times of full and cheap steps on random images: nets and batches that section 8 asks for.
+"""Times of full and cheap steps on random images: the nets and batches of the README ("Measured").
 
     python -m tests.bench.dynamic_downsampling_steps --out FILE.json
 

@@ -1,4 +1,4 @@
-"""Pooled convolutions: the algebra of section 2 and properties 1 to 8 of the method."""
+"""Pooled convolutions: section 2 and properties 1 to 8 of the method's README."""
 
 import itertools
 import math

@@ -403,7 +403,7 @@ def test_shorter_training_has_the_time_of_the_cheap_one():
 
 
 def test_shorter_training_ends_with_its_schedule(data, make_spec, new_run):
-    """Arm (f): its rates are those of a run of its length; nothing is trained twice."""
+    """Comparison: its rates are those of a run of its length; nothing is trained twice."""
     setup, run = prepare(make_spec(), data, new_run()), new_run()
     plain = told(12.0, 2.0, steps=24)
     shorter = baselines.train_shorter(setup, run, told(7.0, 1.0), plain)
@@ -427,7 +427,7 @@ def trained_on(spec, data, run):
 
 
 def test_cheap_steps_of_several_batches_see_the_same_images(data, make_spec, new_run):
-    """Arm (g): order and augmentation are those of single steps; k batches are one step."""
+    """Section 4: order and augmentation are those of single steps; k batches are one step."""
     down = {"schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.5}]}}
     _, _, single = trained_on(make_spec(downsample=down), data, new_run())
     several = make_spec(downsample=down | {"cheap_batch_multiplier": 3})

@@ -275,7 +275,7 @@ def test_svhn_shapes_are_the_published_ones():
     ("preset", "shape"), [("mlp", nets.ImageShape(1, 8)), ("conv", nets.ImageShape(3, 16))]
 )
 def test_onnx_is_the_net(tmp_path, preset, shape):
-    """Section 10: dynamic batch, 1e-4 from torch, by a runtime that we did not write."""
+    """Section 5: open batch, 1e-4 from torch, by a runtime that we did not write."""
     torch.manual_seed(0)
     arch = Architecture(preset=preset, latent_dim=4, width=8, generator=GeneratorShape(width=8))
     built = nets.build(arch.resolve(shape.side, shape.channels), shape)

@@ -1,4 +1,4 @@
-"""Two processes on one training: pitfall 11, property 12. They talk by gloo, on CPUs."""
+"""Two processes on one training: pitfall 11, property 12. By gloo, on CPUs."""
 
 import os
 import subprocess

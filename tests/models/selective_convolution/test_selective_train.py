@@ -1,4 +1,4 @@
-"""Training with rounds: properties 7, 9, 10, 12, pitfalls 5, 6, 12 and 13, specs, files."""
+"""Training with rounds: properties 7, 9, 10, 12, 13, pitfalls 5, 6, 12 and 13, specs, files."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def events(run, kind):
 
 
 def test_no_closed_slot_is_the_plain_training(data, make_spec, new_run):
-    """Section 9: a threshold that closes nothing gives the losses of the plain net, and a word."""
+    """Property 13: a threshold that closes nothing gives the plain net's losses, and a warning."""
     run, plain_run = new_run(), new_run()
     net, rounds, _ = trained(make_spec(selective={"threshold": 1e-12}), data, run)
     plain, _, _ = trained(make_spec(selective={"enabled": False}), data, plain_run)
@@ -105,7 +105,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, stop):
 
 
 def test_momentum_of_reused_slots_is_forgotten(data, make_spec, new_run):
-    """Section 3, optimizer: with the reset nothing moves without a gradient, else it does."""
+    """Section 3, momentum: with the reset nothing moves without a gradient, else it does."""
     moved = {}
     for reset in (True, False):
         spec = make_spec(selective={"reset_optimizer_state": reset, "threshold": 0.3})
@@ -131,7 +131,7 @@ def test_momentum_of_reused_slots_is_forgotten(data, make_spec, new_run):
 
 
 def test_shifts_decay_by_their_own_rate(data, make_spec):
-    """Section 3, optimizer; pitfalls 12 and 13: batch norms decay like weights, groups by name."""
+    """Section 3; pitfalls 12 and 13: batch norms decay like weights, groups go by name."""
     net = method.new_net(make_spec(), data, "cpu")
     shifts = {name for name, _ in net.named_parameters() if name.endswith(".shift")}
     optimizer = make_optimizer(net, make_spec().optimizer, dict.fromkeys(shifts, 1e-5))
@@ -149,7 +149,7 @@ OTHER_NETS = [
 
 @pytest.mark.parametrize("model", OTHER_NETS)
 def test_other_nets_train_and_export(data, make_spec, new_run, model):
-    """Section 5: rounds find the units of each net; compact is the net in eval mode."""
+    """Sections 4 and 5: rounds find the units of each net; compact is the net in eval mode."""
     spec, run = make_spec(model=model, selective={"threshold": 0.3, "top_k": 2}), new_run()
     net, rounds, _ = trained(spec, data, run)
     found = report.slots(rounds)
