@@ -35,7 +35,10 @@ def save(
 
 
 def gap(actual: Tensor, expected: Tensor) -> float:
-    """Largest difference of two answers on the CPU, relative where it is above 1."""
+    """Largest difference of two answers on the CPU, relative where it is above 1.
+
+    Both tensors have one shape [...].
+    """
     return float(((actual - expected).abs() / expected.abs().clamp(min=1)).max())
 
 

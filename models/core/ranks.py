@@ -56,7 +56,10 @@ def agree(*flags: bool) -> tuple[bool, ...]:
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in one transfer."""
+    """Replace each tensor by its mean over the processes, in one transfer.
+
+    Tensors of any shapes [...], the same on all processes.
+    """
     if size() == 1:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -69,7 +72,10 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def share_first(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by that of the first process (running statistics before a test)."""
+    """Replace each tensor by that of the first process (running statistics before a test).
+
+    Tensors of any shapes [...], the same on all processes.
+    """
     if size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)

@@ -27,6 +27,12 @@ class Run:
     Attributes:
         dir: the run's folder: ``spec.json``, ``inputs/``, ``resume/``, and all it produces.
         device: ``cpu`` or ``cuda``, the torch device of this run.
+
+    Args:
+        folder: the run's folder.
+        events: takes the lines of the event protocol; the folder's ``events.jsonl`` if None.
+        device: ``cpu`` or ``cuda``.
+        checkpoint_interval_s: seconds between checkpoints; None reads the environment.
     """
 
     def __init__(
@@ -64,7 +70,15 @@ class Run:
         phase: str | None = None,
         unit: str = "step",
     ) -> None:
-        """Report that ``step`` of ``total_steps`` is done; the service works out rate and ETA."""
+        """Report that ``step`` of ``total_steps`` is done; the service works out rate and ETA.
+
+        Args:
+            step: steps done.
+            total_steps: of the whole job.
+            epoch: epochs done, where there are any.
+            phase: which part of the job this is.
+            unit: what ``step`` counts.
+        """
         self.emit(
             "progress", step=step, total_steps=total_steps, epoch=epoch, phase=phase, unit=unit
         )

@@ -19,6 +19,12 @@ def train_shorter(setup: Setup, run: Run, fitted: Fitted, plain: Fitted) -> Fitt
 
     Whoever wants to save time can do this without any method. Where cheap steps saved no time,
     it is the plain run itself, which is not repeated.
+
+    Args:
+        setup: of the training with cheap steps.
+        run: takes metrics and progress.
+        fitted: the training with cheap steps.
+        plain: plain training of as many steps.
     """
     total, steps = len(setup.decisions), equal_time_steps(fitted, plain)
     if steps >= plain.steps:

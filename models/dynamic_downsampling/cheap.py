@@ -159,6 +159,12 @@ def _pairs(names: list[str]) -> dict[str, Extra]:
 def dry_run(net: nn.Module, channels: int, size: tuple[int, int], switch: Switch) -> None:
     """Run one cheap pass in eval mode, to refuse nets that accept one size only.
 
+    Args:
+        net: after :func:`install`.
+        channels: of its images.
+        size: height and width of cheap images in pixels.
+        switch: of the net.
+
     Raises:
         SpecError: naming the layer that failed.
     """
@@ -207,7 +213,7 @@ def time_layers(net: nn.Module, images: Tensor, switch: Switch) -> dict[str, Lay
 
     Args:
         net: after :func:`install`.
-        images: of a cheap step.
+        images: [b, c, h, w] of a cheap step.
         switch: of the net.
     """
     convs = {name: m for name, m in net.named_modules() if isinstance(m, PooledConv2d)}

@@ -20,7 +20,14 @@ class StepCosts(NamedTuple):
 
 
 def cheap_size(height: int, width: int, scale: float, multiple: int) -> tuple[int, int]:
-    """Height and width of cheap images in pixels: the nearest multiples, never above the full."""
+    """Height and width of cheap images in pixels: the nearest multiples, never above the full.
+
+    Args:
+        height: of full images, in pixels.
+        width: likewise.
+        scale: of cheap images, in (0, 1].
+        multiple: that height and width are rounded to, in pixels.
+    """
 
     def snap(size: int) -> int:
         return min(size, max(1, round(scale * size / multiple)) * multiple)

@@ -45,7 +45,10 @@ class ModalBatchNorm2d(nn.BatchNorm2d):
         )
 
     def cheap_buffers(self) -> dict[str, Tensor]:
-        """The second set of statistics by name; empty without ``split``."""
+        """The second set of statistics by name; empty without ``split``.
+
+        Means and variances [c], and the count of batches [].
+        """
         return {name: buffer for twin in self._twin for name, buffer in twin.named_buffers()}
 
 
@@ -97,7 +100,7 @@ class NormMatcher:
             parameter.register_hook(lambda gradient, i=index: gradient * self.factor[i])
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """What a checkpoint keeps: running norms of full and cheap gradients [parameters]."""
         return {"match.full": self.full, "match.cheap": self.cheap}
 
     def prepare(self, *, cheap: bool) -> None:

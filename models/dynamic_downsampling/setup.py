@@ -51,7 +51,10 @@ class Setup:
     decisions: bytes
 
     def small(self, x: Tensor, step: int | None = None) -> Tensor:
-        """Images of a cheap step, without a step those of the first size; ``crop`` is by step."""
+        """Images of a cheap step, without a step those of the first size; ``crop`` is by step.
+
+        ``x`` [b, c, h, w] becomes [b, c, h2, w2] of that size.
+        """
         size = self.sizes[0] if step is None else self.sizes[self.decisions[step] - 1]
         return shrink(x, size, self.spec.downsample.input_resample, self.spec.seed, step or 0)
 
@@ -71,7 +74,10 @@ class Setup:
         return [layer.name for layer in self.layers if layer.reason == SLOWER]
 
     def extras(self) -> dict[str, Tensor]:
-        """Tensors of the method that a checkpoint keeps beside net and optimizer."""
+        """Tensors of the method that a checkpoint keeps beside net and optimizer.
+
+        Running norms [parameters] and second statistics [c], as far as the spec asks for them.
+        """
         extras = {} if self.matcher is None else self.matcher.tensors()
         for name, module in self.net.named_modules():
             if isinstance(module, ModalBatchNorm2d):

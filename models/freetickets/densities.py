@@ -34,7 +34,15 @@ class MaskableLayer(NamedTuple):
 def layers_of(
     net: ResidualNet | WideResNet, channels: int, classes: int, height: int, width: int
 ) -> list[MaskableLayer]:
-    """Every convolution and the classifier, in order; biases and norms are never masked."""
+    """Every convolution and the classifier, in order; biases and norms are never masked.
+
+    Args:
+        net: which net.
+        channels: of its images.
+        classes: outputs of the classifier.
+        height: of the images, in pixels.
+        width: likewise.
+    """
     layers = []
     for shape in conv_shapes(net, channels, height, width):
         macs = math.prod(shape.out) * shape.c_out * shape.c_in * shape.kernel**2

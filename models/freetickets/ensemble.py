@@ -72,7 +72,14 @@ def figures(
     count: int = 15,
     mode: str = "equal",
 ) -> Figures:
-    """Accuracy, NLL, Brier score and ECE of predictions."""
+    """Accuracy, NLL, Brier score and ECE of predictions.
+
+    Args:
+        log_probs: of the classes.
+        labels: true classes.
+        count: bins of the ECE under ``equal``.
+        mode: of the bins, as in :func:`bins`.
+    """
     logs = log_probs.double()
     truth = functional.one_hot(labels, logs.shape[1])
     return Figures(

@@ -49,13 +49,16 @@ def report_progress(training: Training, done: int) -> None:
 
 
 def predicted(training: Training, net: nn.Module, pairs: Any) -> Tensor:
-    """Log-probabilities of a ticket, in the precision of the job."""
+    """Log-probabilities [n, classes] of a ticket, in the precision of the job."""
     with device.autocast(training.spec.precision, training.run.device):
         return predict(net, pairs)[0]
 
 
 def figures(training: Training, logs: Tensor, labels: Tensor) -> Figures:
-    """Accuracy, NLL, Brier score and ECE, in the bins that the spec asks for."""
+    """Accuracy, NLL, Brier score and ECE, in the bins that the spec asks for.
+
+    Log-probabilities [n, classes], labels [n].
+    """
     chosen = training.spec.evaluate
     scores = ensemble.figures(logs, labels, chosen.ece_bins, chosen.ece_mode)
     return scores._asdict()

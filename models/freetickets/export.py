@@ -53,7 +53,7 @@ def distance(answer: Answer, nets: Sequence[nn.Module], x: Tensor) -> float:
     Args:
         answer: of a file, on the CPU.
         nets: members in eval mode.
-        x: normalised images.
+        x: normalised images [b, c, h, w].
 
     Raises:
         RuntimeError: if it is above 1e-4.

@@ -117,7 +117,14 @@ def sheared(x: Pixels, corner: float, numbers: torch.Generator) -> Pixels:
 
 
 def displaced(x: Pixels, amount: float, smooth: float, numbers: torch.Generator) -> Pixels:
-    """Displacements drawn from -1..1 pixels, smoothed over ``smooth``, times ``amount``."""
+    """Displacements drawn from -1..1 pixels, smoothed over ``smooth``, times ``amount``.
+
+    Args:
+        x: images.
+        amount: factor on the smoothed displacements; 0 changes nothing.
+        smooth: deviation of the Gaussian that smooths them, pixels.
+        numbers: displacements come from here.
+    """
     if amount == 0:
         return x
     n, h, w, _ = x.shape

@@ -51,8 +51,8 @@ def diversity(
     Args:
         path: of the PNG.
         densities: by name of the layer, in order.
-        iou: overlap of each two masks; None where nothing is masked.
-        differ: share of test images on which two tickets disagree.
+        iou: overlap [m, m] of each two masks; None where nothing is masked.
+        differ: share [m, m] of test images on which two tickets disagree.
     """
     matrices = [(differ, "predictions that differ", "share of test images")]
     if iou is not None:

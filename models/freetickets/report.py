@@ -113,7 +113,7 @@ def _topology(training: Training, done: int) -> dict[str, Any]:
 
 
 def masks_of_tickets(training: Training, done: int) -> list[Tensor]:
-    """The whole mask of each ticket as one row."""
+    """The whole mask of each ticket as one row, bool [weights]."""
     every = [tickets.masks_of(kept, training.form) for kept in training.kept[:done]]
     return [torch.cat([mask.reshape(-1) for mask in masks.values()]) for masks in every]
 

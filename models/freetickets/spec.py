@@ -198,7 +198,14 @@ class FreeTicketsTrain(SupervisedSpec):
         return self.variant not in ("edst", "snapshot")
 
     def layers(self, channels: int, classes: int, height: int, width: int) -> list[MaskableLayer]:
-        """Every layer of the net whose weight may be masked."""
+        """Every layer of the net whose weight may be masked.
+
+        Args:
+            channels: of the images.
+            classes: outputs of the classifier.
+            height: of the images, in pixels.
+            width: likewise.
+        """
         return layers_of(self.model, channels, classes, height, width)
 
     def shares(self, layers: list[MaskableLayer]) -> list[float]:

@@ -39,6 +39,8 @@ class GraphedCall:
 def recorded(way: Way, x: Tensor) -> Way:
     """The way as a CUDA graph where there is a GPU, as it is where there is none.
 
+    ``x`` [b, ...] is an input of the shape to come.
+
     Raises:
         RuntimeError: if the way cannot run on the GPU or cannot be recorded.
     """
@@ -47,7 +49,13 @@ def recorded(way: Way, x: Tensor) -> Way:
 
 @torch.inference_mode()
 def medians(ways: Mapping[str, Way], x: Tensor, rounds: int) -> dict[str, float]:
-    """Median milliseconds of a call of each way; the ways take turns, each call is waited for."""
+    """Median milliseconds of a call of each way; the ways take turns, each call is waited for.
+
+    Args:
+        ways: by name.
+        x: input [b, ...] of each call.
+        rounds: calls of each way.
+    """
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -60,6 +68,6 @@ def medians(ways: Mapping[str, Way], x: Tensor, rounds: int) -> dict[str, float]
 
 
 def wait(x: Tensor) -> None:
-    """Until the device of ``x`` has done what it was asked to."""
+    """Wait until the device of ``x`` [...] has done what it was asked to."""
     if x.is_cuda:
         torch.cuda.synchronize()

@@ -192,7 +192,10 @@ class Topology:
         return int(seen) / sum(seen.numel() for seen in self.seen.values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the masks; restored in place."""
+        """What a checkpoint keeps of the masks; restored in place.
+
+        Bool masks of the shape [out, in, ...] of their weights.
+        """
         if not self.spec.is_sparse:
             return {}
         groups = {"mask": self.masks, "seen": self.seen}
@@ -210,7 +213,10 @@ def _weight(net: nn.Module, name: str) -> nn.Parameter:
 
 
 def share_masks(tensors: Sequence[Tensor]) -> None:
-    """Replace masks by those of the first process, as packed bits: an eighth of a byte each."""
+    """Replace masks by those of the first process, as packed bits: an eighth of a byte each.
+
+    Masks are bool [...], in the same order on all processes.
+    """
     if ranks.size() == 1 or not tensors:
         return
     flat = torch.cat([mask.reshape(-1) for mask in tensors]).cpu()

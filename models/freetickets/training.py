@@ -42,7 +42,10 @@ class Training:
     change_ms: list[float] = field(default_factory=list)
 
     def extras(self) -> dict[str, Tensor]:
-        """Tensors that a checkpoint keeps beside net and optimizer."""
+        """Tensors that a checkpoint keeps beside net and optimizer.
+
+        Masks [out, in, ...], tickets (flat values and bits), and the rows [changes, columns].
+        """
         packed = {f"ticket.{m}.{k}": x for m, t in enumerate(self.kept) for k, x in t.items()}
         return {**self.topology.tensors(), **packed, "told": self.change_rows}
 

@@ -75,7 +75,7 @@ def _available() -> bool:
 
 
 def fits(x: Tensor, profile: Profile) -> bool:
-    """Whether the kernel can do it; the blocks of :mod:`models.lcw.pairs` do the rest."""
+    """Whether the kernel takes ``x`` [n, D]; the blocks of :mod:`models.lcw.pairs` do the rest."""
     if not x.is_cuda or x.dtype != torch.float32 or profile.closed > 0:
         return False
     return x.shape[1] <= MAX_DIM and _available()
@@ -109,7 +109,17 @@ def sums(
     weights: pairs.Weights,
     moves: tuple[bool, bool],
 ) -> tuple[Float[Tensor, ""], list[Float[Tensor, "_ d"]]]:
-    """As :func:`models.lcw.pairs.sums`, which chooses its own blocks."""
+    """As :func:`models.lcw.pairs.sums`, which chooses its own blocks.
+
+    Args:
+        x: points.
+        y: points.
+        centre: subtracted from both first.
+        c: K / gamma.
+        profile: the kernel.
+        weights: of the three sums.
+        moves: whether the gradients for x and for y are wanted.
+    """
     a, b = (
         _points(side - centre, c, moves=moving) for side, moving in zip((x, y), moves, strict=True)
     )

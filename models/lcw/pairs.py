@@ -300,5 +300,12 @@ def _sum(block: Tensor) -> Tensor:
 def gradient(
     p: Float[Tensor, "n d"], near: Float[Tensor, "n d"], total: Float[Tensor, "n"], c: float
 ) -> Float[Tensor, "n d"]:
-    """Gradient of the weighted sums with respect to the points: sum_j -c V_ij (x_i - y_j)."""
+    """Gradient of the weighted sums with respect to the points: sum_j -c V_ij (x_i - y_j).
+
+    Args:
+        p: points, sqrt(2 c) (x - centre).
+        near: weighted sums of V p_j; overwritten.
+        total: weighted sums of V.
+        c: K / gamma.
+    """
     return torch.addcmul(near, p, total[:, None], value=-1).mul_(math.sqrt(c / 2))

@@ -120,7 +120,7 @@ def _radius(points: Float[Tensor, "n f"], k: int) -> Float[Tensor, "n"]:
 def nearest(
     made: Float[Tensor, "n p"], real: Float[Tensor, "m p"]
 ) -> tuple[Tensor, Float[Tensor, "n"]]:
-    """For each row the index of its nearest real one, and the distance."""
+    """For each row the index [n] of its nearest real one, and the distance [n]."""
     gaps = torch.cdist(made, real)
     distance, index = gaps.min(1)
     return index, distance

@@ -271,5 +271,13 @@ class StagedTraining:
 def noise(
     seed: int, stage: str, step: int, shape: tuple[int, int], on: str
 ) -> Float[Tensor, "n d"]:
-    """Normal numbers of a step."""
+    """Normal numbers of a step, keyed by (seed, stage, step).
+
+    Args:
+        seed: of the job.
+        stage: name of the stage or of another use.
+        step: of the stage, from 0.
+        shape: rows and columns.
+        on: torch device.
+    """
     return torch.randn(*shape, generator=generator(seed, f"{stage} noise", step)).to(on)

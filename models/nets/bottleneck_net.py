@@ -10,7 +10,15 @@ from models.nets.preactivation_spec import STAGES, BottleneckNetSpec, Role
 
 
 class PreactivationBottleneck(nn.Module):
-    """1x1, 3x3, 1x1, added to the input, which is widened with channels of zeros."""
+    """1x1, 3x3, 1x1, added to the input, which is widened with channels of zeros.
+
+    Args:
+        c_in: input channels.
+        inner: channels between.
+        c_out: output channels, no fewer than ``c_in``.
+        groups: of the 3x3.
+        make: makes the units.
+    """
 
     def __init__(self, c_in: int, inner: int, c_out: int, groups: int, make: MakeUnit) -> None:
         super().__init__()

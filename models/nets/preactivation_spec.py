@@ -211,7 +211,14 @@ class UnitShape(NamedTuple):
 def unit_shapes(
     net: DenseFamily | BottleneckNetSpec, channels: int = 3, height: int = 32, width: int = 32
 ) -> list[UnitShape]:
-    """Every convolution of ``net`` in order, the stem first."""
+    """Every convolution of ``net`` in order, the stem first.
+
+    Args:
+        net: which net.
+        channels: of its images.
+        height: of the images, in pixels.
+        width: likewise.
+    """
     if isinstance(net, BottleneckNetSpec):
         return list(_bottlenecks(net, channels, height, width))
     return list(_dense(net, channels, height, width))

@@ -124,7 +124,14 @@ class ConvShape(NamedTuple):
 def conv_shapes(
     net: ResidualNet | WideResNet, in_channels: int, height: int, width: int
 ) -> list[ConvShape]:
-    """Every convolution of ``net`` in order, for an input of ``height`` x ``width`` pixels."""
+    """Every convolution of ``net`` in order, for an input of ``height`` x ``width`` pixels.
+
+    Args:
+        net: which net.
+        in_channels: of its images.
+        height: of the images, in pixels.
+        width: likewise.
+    """
     if isinstance(net, WideResNet):
         return list(_wide_shapes(net, in_channels, (height, width)))
     kernel, stride = (7, 2) if net.stem == "7x7" else (3, 1)

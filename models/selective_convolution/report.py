@@ -29,7 +29,15 @@ def values(
     rounds: Rounds,
     fitted: Fitted,
 ) -> dict[str, Any]:
-    """The figures that need no plain run beside the method's; the last test's come first."""
+    """The figures that need no plain run beside the method's; the last test's come first.
+
+    Args:
+        spec: of the job.
+        data: that it was trained on.
+        net: after the training.
+        rounds: after the training.
+        fitted: what the training came to.
+    """
     clock = fitted.clock
     return {
         "test_accuracy": fitted.scores.accuracy,

@@ -72,7 +72,15 @@ def plain_net(spec: SelectiveConvolutionTrain, data: ImageData, on: str) -> nn.M
 def fit_selective(
     net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData, run: Run, sub_run: SubRun
 ) -> tuple[Rounds, Fitted]:
-    """The supervised loop, with rounds of allocation between epochs."""
+    """The supervised loop, with rounds of allocation between epochs.
+
+    Args:
+        net: on the device of the run.
+        spec: of the job.
+        data: on that device.
+        run: takes metrics, progress and checkpoints.
+        sub_run: place of the training in the job.
+    """
     rounds = Rounds(spec, net, len(data.train), run)
     shifts = [name for name, _ in net.named_parameters() if name.endswith(".shift")]
     hooks = Hooks(

@@ -251,7 +251,14 @@ def _test(context: FitContext, state: FitState) -> None:
 
 
 def test(net: nn.Module, data: ImageData, spec: SupervisedSpec, on: str) -> evaluate.Scores:
-    """Scores over all test images, in eval mode and the spec's precision, on every rank alike."""
+    """Scores over all test images, in eval mode and the spec's precision, on every rank alike.
+
+    Args:
+        net: its mode is kept.
+        data: on the device.
+        spec: names the precision.
+        on: torch device, ``cpu`` or ``cuda``.
+    """
     ranks.share_first(list(net.buffers()))
     with device.autocast(spec.precision, on):
         return evaluate.score(*evaluate.predict(net, images.evaluation_batches(data)))

@@ -90,7 +90,10 @@ def make_optimizer(
 
 
 def momentum(net: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name; the tensors themselves, not copies."""
+    """The optimizer's state by parameter name; the tensors themselves, not copies.
+
+    Of the shapes [...] of the parameters.
+    """
     return {
         name: optimizer.state[parameter]["momentum_buffer"]
         for name, parameter in net.named_parameters()

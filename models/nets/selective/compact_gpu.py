@@ -45,7 +45,16 @@ def build_layout(
     weight: Float[Tensor, "o s k k"],
     channels: int,
 ) -> CompactLayout:
-    """The slots of a compact unit, which read channels of the input, in their places."""
+    """The slots of a compact unit at their positions among all channels.
+
+    Args:
+        root: channel that each slot reads.
+        shift: of each slot in pixels: along the width, along the height.
+        scale: of each slot.
+        offset: of each slot.
+        weight: of the convolution.
+        channels: of the input.
+    """
     positions = positions_of(root, shift, channels)
     number = torch.arange(channels, device=root.device)
     source = torch.full_like(number, -1).index_copy(0, positions, root)
@@ -63,7 +72,7 @@ def build_layout(
 
 
 def positions_of(root: Int64[Tensor, "s"], shift: Float[Tensor, "s 2"], channels: int) -> Tensor:
-    """Place of each slot: its channel's, of those that do not move the first, or a free one."""
+    """Position int64 [s] of each slot: its channel for the first unmoved one, or a free one."""
     owners: dict[int, int] = {}
     for slot, (channel, moves) in enumerate(zip(root.tolist(), shift.any(1).tolist(), strict=True)):
         if not moves:

@@ -63,7 +63,7 @@ TILES = ConvTiles()
 
 
 def fits(x: Tensor, outputs: int) -> bool:
-    """Whether the programs can do it, and in the precision that they are made for."""
+    """Whether the programs take ``x`` [n, c, h, w], and in the precision that they are made for."""
     return x.dtype in TYPES and outputs <= MOST_OUTPUTS and norm_gpu.fits(x)
 
 
@@ -89,6 +89,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(shape: MapShape, programs: int) -> Parts:
+    """Parts of a sum over pixels for about ``programs`` programs."""
     t = TILES
     wanted = max(1, programs // ceil_div(shape.c, t.channels))
     rows = ceil_div(ceil_div(shape.pixels, wanted), t.sums) * t.sums
@@ -136,7 +137,18 @@ def fill_slots(
     x: Tensor, source: Tensor, table: Tensor, shift: Tensor, z: Tensor, partial: Tensor,
     parts: Parts, *, training: bool,
 ) -> None:  # fmt: skip
-    """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too."""
+    """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too.
+
+    Args:
+        x: input [n, c, h, w] in the order NHWC.
+        source: int64 [c], -1 or the channel that a slot reads.
+        table: int32 [6 c + 2] of :func:`norm_gpu.tabulate`.
+        shift: [c, 2] in pixels.
+        z: [c, pixels]; its first rows are filled.
+        partial: float32 [2, splits, c], mean and squares by parts, filled in training.
+        parts: of the pixels.
+        training: whether statistics are wanted.
+    """
     shape, t, k = MapShape(*x.shape), TILES, _products()
     planes = _lifted(x, table)
     if training:
@@ -164,7 +176,17 @@ def mix(
     x: Tensor, source: Tensor, z: Tensor, table: Tensor, coefficients: Tensor, flat: Tensor,
     out: Tensor,
 ) -> None:  # fmt: skip
-    """Fill ``out`` with the product of activation and weights [c, o]."""
+    """Fill ``out`` with the product of activation and weights [c, o].
+
+    Args:
+        x: input [n, c, h, w] in the order NHWC.
+        source: int64 [c], -1 or the channel that a slot reads.
+        z: values [c, pixels] of the re-used slots, row by row.
+        table: int32 [6 c + 2] of :func:`norm_gpu.tabulate`.
+        coefficients: float32 [4, c]: mean, 1 / std, scale, offset.
+        flat: weights [c, o].
+        out: [n, o, h, w] in the order NHWC, filled.
+    """
     shape, t = MapShape(*x.shape), TILES
     _products().mix[(ceil_div(shape.pixels, t.pixels),)](
         x, source, z, table, coefficients, flat, out, shape.pixels, shape.c // shape.align,
@@ -173,6 +195,12 @@ def mix(
 
 
 def outputs_of(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Room for what :func:`shifted_conv` computes, for ``x`` [n, c, h, w] and ``weight`` [o, c].
+
+    Returns:
+        Output [n, o, h, w], statistics [2, c], coefficients [4, c], table [6 c + 2], weights
+        [c, o] and values of the re-used slots [c, n h w].
+    """
     n, c, h, w = x.shape
     return (
         x.new_empty(n, h, w, len(weight)).permute(0, 3, 1, 2),

@@ -44,7 +44,7 @@ TILES = NormTiles()
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the programs can do it."""
+    """Whether the programs take ``x`` [n, c, h, w]."""
     return x.is_cuda and x.shape[1] <= LARGEST and x.dtype != torch.float64 and AVAILABLE
 
 
@@ -140,7 +140,7 @@ def table_size(channels: int) -> int:
 
 
 def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
-    """Fill a table: which slots are re-used, which channels they read."""
+    """Fill a table [6 c + 2] from ``source`` [c]: which slots are re-used, what they read."""
     k, size, tile = programs(), next_power_of_2(max(2, channels)), 16
     k.mark[(1,)](source, table, channels, BC=size)
     k.tabulate[(ceil_div(channels, tile),)](source, table, channels, BC=tile, BI=min(size, 128))
@@ -149,6 +149,16 @@ def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
 def apply(
     x: Tensor, planes: Tensor, table: Tensor, shift: Tensor, coefficients: Tensor, out: Tensor
 ) -> None:
+    """Fill ``out`` with ReLU(scale z + offset) of all slots z.
+
+    Args:
+        x: input [n, c, h, w] in the order NHWC.
+        planes: the channels that re-used slots read, [c, pixels].
+        table: int32 [6 c + 2] of :func:`norm_gpu.tabulate`.
+        shift: [c, 2] in pixels.
+        coefficients: float32 [4, c]: mean, 1 / std, scale, offset.
+        out: of the shape and order of ``x``.
+    """
     shape, t = MapShape(*x.shape), TILES
     programs().apply[(ceil_div(shape.pixels, t.pixels),)](
         x, planes, table, shift, coefficients, out, shape.pixels, shape.c // shape.align,
@@ -175,7 +185,19 @@ def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def planes_of(
     x: Tensor, source: Tensor, table: Tensor, partial: Tensor, shape: MapShape, *, training: bool
 ) -> Tensor:
-    """The channels that re-used slots read, one after the other; with statistics in training."""
+    """The channels that re-used slots read, one after the other; with statistics in training.
+
+    Args:
+        x: input [n, c, h, w] in the order NHWC.
+        source: int64 [c], -1 or the channel that a slot reads.
+        table: int32 [6 c + 2] of :func:`norm_gpu.tabulate`.
+        partial: float32 [2, splits, c], mean and squares by parts, filled in training.
+        shape: of ``x``.
+        training: whether statistics are wanted.
+
+    Returns:
+        [c, pixels]; only its first rows are filled.
+    """
     t = TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
     programs().scan[(shape.splits, ceil_div(shape.c, t.channels))](

@@ -23,6 +23,12 @@ class GatedUnit(Unit):
 
     The gate is multiplied into the weight: the same output and gradients as on the activation,
     and no further map is kept.
+
+    Args:
+        c_in: slots, one an input channel.
+        c_out: output channels.
+        kernel: side of the filters, odd.
+        dropout: probability of dropping a value of the activation.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int, dropout: float = 0.0) -> None:
@@ -43,6 +49,12 @@ class SelectiveUnit(GatedUnit):
 
     ``source`` p [c] is -1 for the slot's own channel; ``shift`` s [c, 2] is along the width, then
     along the height. Fresh, it is the plain unit, bit for bit.
+
+    Args:
+        c_in: slots, one an input channel.
+        c_out: output channels.
+        kernel: side of the filters, odd.
+        dropout: probability of dropping a value of the activation.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int, dropout: float = 0.0) -> None:
@@ -151,6 +163,12 @@ class CompactUnit(nn.Module):
 
 def refuse_others(field: str, read: Int64[Tensor, "s"], lowest: int, channels: int) -> None:
     """Refuse slots that read no channel: a program on a GPU would read beyond the map.
+
+    Args:
+        field: name of the tensor, for the message.
+        read: channel that each slot reads.
+        lowest: allowed number: -1 where it means the own channel.
+        channels: of the input.
 
     Raises:
         ValueError: if a number is not from ``lowest`` to the last of the channels.
