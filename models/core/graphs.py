@@ -28,7 +28,7 @@ class GraphedStep(Generic[Kind, Batch]):
     Args:
         step: does one optimizer step on the GPU without waiting for it; gives the loss. The batch
             is a NamedTuple of tensors.
-        warn: told the reason when recording fails; steps then stay eager.
+        warn: called with the reason when recording fails; steps then stay eager.
     """
 
     def __init__(self, step: Callable[[Kind, Batch], Tensor], warn: Callable[[str], None]) -> None:

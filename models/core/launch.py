@@ -2,7 +2,8 @@
 
 torchrun gives each rank a session of its own and passes no descriptors. So this process keeps the
 event and control pipes and speaks to the ranks through FIFOs in the run's folder: rank 0 reports
-through one, each rank hears through one of its own, whose end tells it that this process is gone.
+through one; stop requests reach each rank through one of its own, whose end of file says that this
+process is gone.
 """
 
 import json
@@ -24,7 +25,7 @@ OWN_LINES = ("hello", "bye")  # this process sends its own
 
 
 class RanksEndedError(Exception):
-    """The ranks failed and have said why; this process ends with the exit code of rank 0."""
+    """The ranks failed and have reported why; this process ends with the exit code of rank 0."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"the ranks ended with exit code {exit_code}")
@@ -66,7 +67,7 @@ def torchrun(run: Run, ranks: int) -> None:
 
 
 def control_name(rank: int) -> str:
-    """Name of the FIFO through which a rank hears of stops."""
+    """Name of the FIFO through which stop requests reach a rank."""
     return f"ranks.control-{rank}"
 
 
@@ -121,7 +122,7 @@ class Rank:
         return os.open(name, os.O_WRONLY)
 
     def open_control(self) -> int:
-        """Descriptor to hear stops from; it ends when the launching process does."""
+        """Descriptor of stop requests; it ends when the launching process does."""
         return os.open(self.folder / control_name(self.index), os.O_RDONLY)
 
     def leave(self, exit_code: int) -> None:

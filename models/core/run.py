@@ -1,4 +1,4 @@
-"""The handle through which a method reports: numbers, files, warnings; and hears of a stop.
+"""The handle of a method: it reports numbers, files and warnings, and receives stop requests.
 
 Torch-free. With a worker the lines go to its event pipe, by hand to ``RUN_DIR/events.jsonl``.
 """
@@ -54,7 +54,7 @@ class Run:
         )
         self._saved_at = time.monotonic()
 
-    # -- what the method tells ---------------------------------------------------------------
+    # -- what the method reports ---------------------------------------------------------------
 
     def log(self, step: int, **values: float) -> None:
         """Report named numbers at a step (from 1). Non-finite values arrive as words."""
@@ -101,7 +101,7 @@ class Run:
         """Report the job's result: the numbers a user asks for first. NaN becomes null."""
         self.emit("result", values=_finite(values))
 
-    # -- what the method is told -------------------------------------------------------------
+    # -- what the method receives -------------------------------------------------------------
 
     def input(self, ref: ArtifactRef | DatasetRef) -> Path:
         """Path to the bytes of a reference; the runner has placed them by their SHA-256.

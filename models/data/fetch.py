@@ -80,7 +80,7 @@ def download(source: SourceFile, folder: Path, run: Run) -> Path:
     """One file, checked; not fetched again when it is there.
 
     Raises:
-        DataError: if its checksum is wrong; the bytes are thrown away.
+        DataError: if its checksum is wrong; the bytes are discarded.
         DataMissingError: if the address does not answer or breaks off.
     """
     path = folder / source.url.rpartition("/")[2]

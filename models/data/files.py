@@ -1,4 +1,4 @@
-"""Uploaded datasets: told apart by their first bytes, checked, read. Torch-free; no pickle."""
+"""Uploaded datasets: recognised by their first bytes, checked, read. Torch-free; no pickle."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -82,7 +82,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         path: of the file.
-        format: ``npz``, ``image_folder``, ``parquet``, ``elevation`` or ``net``, as the user said.
+        format: ``npz``, ``image_folder``, ``parquet``, ``elevation`` or ``net``, as the user says.
         options: ``cell_size_m`` for elevation; nothing else.
 
     Returns:

@@ -52,7 +52,7 @@ def read_folder(path: Path) -> ImageArrays:
 
 
 def read_photos(path: Path, indices: Sequence[int]) -> list[UInt8[np.ndarray, "_h _w _c"]]:
-    """Pictures of an archive without classes, by their place in the order of their names.
+    """Pictures of an archive without classes, by their index in the order of their names.
 
     Raises:
         DataError: if a picture is damaged or there is no such index.

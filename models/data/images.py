@@ -171,7 +171,7 @@ def batch(
         chosen: indices of the images, on the CPU.
         augment: what may change at random.
         seed: of the job.
-        step: from 0; the random changes depend on (seed, step) and the place in the batch.
+        step: from 0; the random changes depend on (seed, step) and the position in the batch.
     """
     return batches(data, [chosen], augment, seed, [step])
 

@@ -37,7 +37,7 @@ class Setup:
         layers: what cheap steps do with each convolution.
         matcher: scales gradients with ``match_norm``, else None.
         sizes: height and width of cheap images in pixels, one a scale.
-        decisions: 0 for each full step, 1 + place of its size for each cheap one.
+        decisions: 0 for each full step, 1 + index of its size for each cheap one.
     """
 
     spec: Downsampled

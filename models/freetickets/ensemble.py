@@ -125,7 +125,7 @@ def doubt(logs: Logs) -> dict[str, Float64[Tensor, "n"]]:
 
 
 class Detection(NamedTuple):
-    """How well a score tells strange inputs: area under the ROC, FPR at 95 % of them found."""
+    """How well a score detects strange inputs: area under the ROC, FPR at a TPR of 95 %."""
 
     auroc: float
     fpr95: float

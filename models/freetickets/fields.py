@@ -10,7 +10,7 @@ from models.core.spec import DatasetRef, Int, Part
 class PruneRate(Part):
     """Share of a layer's active weights that an update drops and grows elsewhere."""
 
-    p: float = Field(default=0.5, ge=0, le=1, description="Share at the begin of a phase")
+    p: float = Field(default=0.5, ge=0, le=1, description="Share at the beginning of a phase")
     schedule: Literal["constant", "cosine"] = Field(
         default="constant", description="cosine falls from p to p_min over each phase"
     )
@@ -40,7 +40,7 @@ class Rates(Part):
         description="steps: high in the first half, low in the second; cosine: from high to low,"
         " so that each ticket starts anew from a high rate",
     )
-    high: float = Field(default=0.1, gt=0, le=10, description="At the begin of a refinement")
+    high: float = Field(default=0.1, gt=0, le=10, description="At the beginning of a refinement")
     low: float = Field(default=0.01, gt=0, le=10, description="At the end of a refinement")
 
 

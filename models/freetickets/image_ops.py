@@ -37,7 +37,7 @@ def moved(
 
     Args:
         x: images.
-        radius: 2 radius + 1 places are summed.
+        radius: 2 radius + 1 positions are summed.
         sigma: deviation along the line, pixels.
         degrees: range of the directions.
         numbers: directions come from here.
@@ -109,7 +109,7 @@ def sheared(x: Pixels, corner: float, numbers: torch.Generator) -> Pixels:
     points = middle + size * torch.tensor([[1.0, 1], [1, -1], [-1, -1]])
     away = corner * (2 * torch.rand(n, 3, 2, generator=numbers) - 1)
     ones = torch.ones(n, 3, 1)
-    # where the image's point lands, solved for where each place comes from
+    # where the image's point lands, solved for where each position comes from
     back = torch.linalg.solve(torch.cat([points + away, ones], 2), points.expand(n, -1, -1))
     y, x_ = torch.meshgrid(torch.arange(h).float(), torch.arange(w).float(), indexing="ij")
     positions = torch.stack([x_, y, torch.ones_like(y)], 2)  # [h, w, 3]
@@ -134,7 +134,7 @@ def displaced(x: Pixels, amount: float, smooth: float, numbers: torch.Generator)
 
 
 def _sampled(x: Pixels, positions: Float[Tensor, "n h w 2"]) -> Pixels:
-    """Bilinear values at (column, row) places; the images are mirrored at their borders."""
+    """Bilinear values at (column, row) positions; the images are mirrored at their borders."""
     h, w = x.shape[1:3]
     grid = 2 * positions / torch.tensor([max(1, w - 1), max(1, h - 1)]) - 1
     mode = {"mode": "bilinear", "padding_mode": "reflection", "align_corners": True}

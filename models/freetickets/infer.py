@@ -1,4 +1,4 @@
-"""The ensemble as one module, and the fastest way to run it on this machine, found by timing.
+"""The ensemble as one module, and the fastest way to run it on this machine, chosen by timing.
 
 Ways: members one after the other; each on a CUDA stream of its own; one net of M times the channels
 with grouped convolutions; ``vmap`` over stacked weights. On a GPU each is one CUDA graph.

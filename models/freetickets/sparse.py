@@ -76,7 +76,7 @@ class Pointwise(nn.Module):
 
 
 def pixels(x: Float[Tensor, "b c h w"], stride: int) -> Float[Tensor, "b h2 w2 c"]:
-    """The inputs of a 1x1 convolution, one a place of its output."""
+    """The inputs of a 1x1 convolution, one for each position of its output."""
     return x[:, :, ::stride, ::stride].permute(0, 2, 3, 1).contiguous()
 
 
@@ -210,7 +210,7 @@ def _inputs(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def _tried(layer: nn.Conv2d | nn.Linear, x: Tensor, rounds: int) -> tuple[Timing, nn.Module | None]:
-    """A layer's timing, and the layer that would take its place."""
+    """A layer's timing, and the layer that would replace it."""
     if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
         return _left("no sparse kernel for windows larger than 1 x 1"), None
     weight = layer.weight.flatten(1)

@@ -1,4 +1,4 @@
-"""Which of several ways to compute the same is the fastest here: found by timing, interleaved.
+"""Which of several ways to compute the same is the fastest here, by interleaved timing.
 
 On a GPU each way is recorded as a CUDA graph first. Layers of small nets take microseconds; without
 graphs a timing would compare how long the host takes to launch them.

@@ -174,7 +174,7 @@ class _TwoSample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, config: DistanceConfig) -> Tensor:
         wanted = ctx.needs_input_grad[:2]
-        value, grads = _sweep(x, y, config, *wanted)
+        value, grads = _value_and_gradients(x, y, config, *wanted)
         ctx.save_for_backward(*grads)
         ctx.wanted = wanted
         return value
@@ -188,7 +188,7 @@ class _TwoSample(torch.autograd.Function):
         return dx, dy, None
 
 
-def _sweep(
+def _value_and_gradients(
     x: Tensor, y: Tensor, config: DistanceConfig, need_x: bool, need_y: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Value in float64 and the wanted gradients; without y only x's own pairs count."""

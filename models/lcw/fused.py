@@ -1,6 +1,6 @@
 """The sums of :mod:`models.lcw.pairs` on a GPU, as one kernel; Triton is imported on first use.
 
-A program keeps the points and the gradient of some rows and walks over all columns: product, root,
+A program keeps the points and the gradient of some rows and loops over all columns: product, root,
 slopes and second product without a pass through memory. No atomics, so results repeat bit for bit.
 Points are split in two bfloat16 parts once, so that the tensor cores read them as they lie.
 """

@@ -18,12 +18,12 @@ def pair_sums(
     OWN: tl.constexpr, SLOPES: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """One program: BM rows against all columns, once more with care where points are near."""
-    total, weights, near, nearest = _walk(
+    total, weights, near, nearest = _sum_columns(
         a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
         D, BD, BM, BN, TERMS, OWN, SLOPES, NEAR, False,
     )  # fmt: skip
     if tl.min(nearest) < 1 - NEAR:
-        total, weights, near, nearest = _walk(
+        total, weights, near, nearest = _sum_columns(
             a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
             D, BD, BM, BN, TERMS, OWN, SLOPES, NEAR, True,
         )  # fmt: skip
@@ -39,15 +39,15 @@ def pair_sums(
 
 
 @triton.jit
-def _walk(  # noqa: C901  # one program
+def _sum_columns(  # noqa: C901  # one program
     a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TERMS: tl.constexpr,
     OWN: tl.constexpr, SLOPES: tl.constexpr, NEAR: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """Sums over the columns; below 1 - NEAR in the last if products left little but rounding.
 
-    Own pairs without gradient are visited half a turn from the diagonal: a block of them stands for
-    its mirror image too, and every program has as many.
+    Own pairs without gradient are enumerated cyclically, blocks j = i, i + 1 ... i + blocks / 2: a
+    block off the diagonal stands for its mirror image too, and every program has equal work.
     """
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     depth = tl.arange(0, BD)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-# (input channels, output channels, side of the filters, role, groups=1) to the unit of a place
+# (input channels, output channels, side of the filters, role, groups=1) to a unit
 MakeUnit = Callable[..., nn.Module]
 
 

@@ -54,12 +54,12 @@ def learning_rate(spec: Optimizer, step: int | float, total: int) -> float:
     """
     warm = math.ceil(spec.warmup * total)
     if step < warm:
-        return spec.lr * min(step + 1, warm) / warm  # a place between steps rises no further
+        return spec.lr * min(step + 1, warm) / warm  # a position between steps rises no further
     return spec.lr * decay(spec.schedule, (step - warm) / max(1, total - warm))
 
 
 def decay(schedule: Literal["cosine", "linear", "constant"], x: float) -> float:
-    """Factor on a learning rate at place x of its fall, 0 to 1: (1 + cos(pi x)) / 2, 1 - x or 1."""
+    """Factor on a learning rate at x of its fall, 0 to 1: (1 + cos(pi x)) / 2, 1 - x or 1."""
     return {"cosine": (1 + math.cos(math.pi * x)) / 2, "linear": 1 - x, "constant": 1.0}[schedule]
 
 

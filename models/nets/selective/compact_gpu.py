@@ -1,7 +1,7 @@
 """Compact units of :mod:`models.nets.selective.unit` on a GPU: two operators without derivatives.
 
-Open slots are laid out among all channels of the input, once, as a unit comes to a GPU: a slot that
-does not move lies in the place of its channel, the others fill places of closed ones. The programs
+Open slots get positions among all channels of the input, once, as a unit is moved to a GPU: a slot
+that does not move has that of its channel, the others fill those of closed ones. The programs
 of training then read whole rows of channels; a list of the channels that slots read would make them
 read one number at a time, which costs more than the rows of closed slots, whose weights here are 0.
 """
@@ -116,7 +116,7 @@ def _(x: Tensor, *_: object) -> Tensor:
 
 
 def compact_norm(x: Float[Tensor, "n c h w"], layout: CompactLayout) -> Float[Tensor, "n c h w"]:
-    """ReLU(scale z + offset) of the slots z of a compact unit in their places; no gradients.
+    """ReLU(scale z + offset) of the slots z of a compact unit at their positions; no gradients.
 
     Args:
         x: input of a unit, on a GPU.

@@ -1,10 +1,10 @@
 """conv1x1(ReLU(BN(z))) of the reference on a GPU, the activation never written.
 
-A plain unit writes its activation and reads it for the convolution, and its gradient again twice on
-the way back. Here the product with the weights takes scale, offset and ReLU on its way from the
-input, and the way back computes gradient and activation anew from input and output's gradient: half
-of the traffic goes, which pays for the re-used slots. Those are rows along pixels, read by products
-of their own. Nothing waits for the device, sizes do not depend on the allocation.
+A plain unit writes its activation and reads it for the convolution, and its gradient again twice in
+the backward pass. Here the product with the weights applies scale, offset and ReLU as it reads the
+input, and the backward pass recomputes gradient and activation from input and output's gradient:
+half of the traffic goes, which pays for the re-used slots. Those are rows along pixels, read by
+products of their own. Nothing waits for the device, sizes do not depend on the allocation.
 """
 
 from functools import cache
@@ -113,7 +113,7 @@ def _forward(
     training: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output in the order NHWC; mean and unbiased variance; then what the way back needs.
+    """Output in the order NHWC; mean and unbiased variance; then what the backward pass needs.
 
     That is: coefficients, table, weights [c, o] in the input's precision, values of the slots.
     """

@@ -1,7 +1,7 @@
-"""ReLU(BN(z)) of the reference on a GPU: Triton programs behind two operators.
+"""ReLU(BN(z)) of the reference on a GPU: Triton programs called by two operators.
 
-A plain unit walks over its map for the statistics and again to write what the convolution reads;
-here the same two walks read re-used slots through their sources, so that only their further
+A plain unit reads its map for the statistics and again to write what the convolution reads; here
+the same two passes read re-used slots through their sources, so that only their further
 neighbours cost anything. Nothing waits for the device, sizes do not depend on the allocation, and
 ``torch.compile`` sees two operators: both work inside of CUDA graphs. Triton is imported on first
 use; it comes with torch's CUDA builds.
@@ -114,7 +114,7 @@ def _forward(
     training: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The activation in the order NHWC; mean and unbiased variance; two tables for the way back."""
+    """The activation in the order NHWC; mean, unbiased variance; tables for the backward pass."""
     x = x.contiguous(memory_format=torch.channels_last)
     shape, k, t = MapShape(*x.shape), programs(), TILES
     a, batch, coefficients, table = _outputs(x)

@@ -1,6 +1,6 @@
 """The Triton programs of :mod:`models.nets.selective.norm_gpu`. Imported only where they run.
 
-Maps are matrices [pixels, channels] in memory, P = n h w pixels. A program that reads them walks
+Maps are matrices [pixels, channels] in memory, P = n h w pixels. A program that reads them goes
 along channels. Re-used slots are computed along pixels, from the channels that they read, kept one
 after the other: ``planes`` [k, P]. No atomics, so results repeat bit for bit.
 """
@@ -37,7 +37,7 @@ def mark(source, table, C, BC: tl.constexpr):
 
 @triton.jit(do_not_specialize=["C"])
 def tabulate(source, table, C, BC: tl.constexpr, BI: tl.constexpr):
-    """Some slots and channels of a marked table: their places among all, by counting."""
+    """Some slots and channels of a marked table: their positions among all, by counting."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     root = tl.load(source + c, c < C, -1).to(tl.int32)
     moved = root >= 0
