@@ -27,7 +27,7 @@ HUGE = (65_536, 64)
 
 def forms(gamma):
     """Every form by name."""
-    found = {
+    figures = {
         "ours": lambda x, y: two_sample(x, y, gamma),
         "ours_without_yy": lambda x, y: two_sample(x, y, gamma, include_yy=False),
         "ours_exact": lambda x, y: two_sample(x, y, gamma, "exact"),
@@ -37,8 +37,8 @@ def forms(gamma):
     if find_spec("cw_torch"):
         from cw_torch.metric import cw
 
-        found["cw_torch"] = lambda x, y: cw(x, y, torch.tensor(gamma))
-    return found
+        figures["cw_torch"] = lambda x, y: cw(x, y, torch.tensor(gamma))
+    return figures
 
 
 def points(n, d):
@@ -145,10 +145,10 @@ def end_to_end(steps):
             loss(batch, z, built.decoder(z)).backward()
             optimizer.step()
             times[name].append(time.process_time() - start)
-    found = {name: statistics.median(taken[2:]) for name, taken in times.items()}
+    figures = {name: statistics.median(taken[2:]) for name, taken in times.items()}
     return {
-        "cpu_s_per_step": found,
-        "images_per_cpu_s": {name: 256 / taken for name, taken in found.items()},
+        "cpu_s_per_step": figures,
+        "images_per_cpu_s": {name: 256 / taken for name, taken in figures.items()},
     }
 
 

@@ -64,12 +64,12 @@ ARMS = {
 
 def spec_of(data, options, seed, change):
     """Spec of an arm; the second phase takes what is left of the steps."""
-    told = dict(change)
-    peer = told.pop("peer", None)
-    first = round(told.pop("share", 7 / 8) * options.total)
+    contents = dict(change)
+    peer = contents.pop("peer", None)
+    first = round(contents.pop("share", 7 / 8) * options.total)
     options.steps = (first, max(1, options.total - first))
     values = fields(data, options, seed, peers=[peer] if peer else [])
-    values["phase1"] |= {**COSINE, **told}
+    values["phase1"] |= {**COSINE, **contents}
     values["phase2"] |= COSINE
     values["evaluation"]["kid"] = False
     return LcwTrain.model_validate(values), peer
@@ -106,11 +106,11 @@ def arm(data, seen, options, seed, change, kept):
 
 def summary(rows):
     """Mean, standard deviation and values over seeds of every distance, by arm."""
-    found = {}
+    figures = {}
     for row in rows:
         for name, value in row["scores"].items():
-            found.setdefault(f"{row['arm']}: {name}", []).append(value)
-    return {key: {**spread(values), "values": values} for key, values in found.items()}
+            figures.setdefault(f"{row['arm']}: {name}", []).append(value)
+    return {key: {**spread(values), "values": values} for key, values in figures.items()}
 
 
 def main():

@@ -37,8 +37,8 @@ def test_from_training_to_samples(client, tmp_path):
     seen = {"job": trained["id"], "artifact": "classifier.safetensors"}
     evaluation = {**LcwTrain.smallest["evaluation"], "classifier_from": seen}
     again = finished(client, {**LcwTrain.smallest, "seed": 1, "evaluation": evaluation})
-    told = [training["result"]["features"]["sha256"] for training in (trained, again)]
-    assert told[0] == told[1]
+    digests = [training["result"]["features"]["sha256"] for training in (trained, again)]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_from_training_to_samples(client, tmp_path):
 )
 def test_wrong_settings_are_told(client, fields, named):
     """422 with the field or the reason, before any job."""
-    with pytest.raises(ApiError) as told:
+    with pytest.raises(ApiError) as refusal:
         client.submit(LcwTrain.smallest | {"arch": {"latent_dim": 4}} | fields)
-    assert told.value.status == 422
-    assert named in str(told.value)
+    assert refusal.value.status == 422
+    assert named in str(refusal.value)

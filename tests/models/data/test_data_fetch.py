@@ -118,17 +118,17 @@ def run(tmp_path):
 
 @pytest.mark.parametrize("name", CONTENT)
 def test_set_becomes_an_npz_that_an_upload_may_be(name, server, run):
-    found = fetch.fetch(name, run.dir, run)
-    arrays = files.read_images(run.dir / found["file"])
+    actual = fetch.fetch(name, run.dir, run)
+    arrays = files.read_images(run.dir / actual["file"])
     images = GREY[..., None] if "mnist" in name else RGB
     np.testing.assert_array_equal(arrays.train.images, images[:5])
     np.testing.assert_array_equal(arrays.test.images, images[5:])
     np.testing.assert_array_equal(arrays.train.labels, LABELS[:5])
     np.testing.assert_array_equal(arrays.test.labels, LABELS[5:])
-    assert len(arrays.classes) == found["classes"] == (100 if name == "cifar100" else 10)
-    assert (found["train"], found["test"]) == (5, 1)
-    with (run.dir / found["file"]).open("rb") as file:
-        assert found["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
+    assert len(arrays.classes) == actual["classes"] == (100 if name == "cifar100" else 10)
+    assert (actual["train"], actual["test"]) == (5, 1)
+    with (run.dir / actual["file"]).open("rb") as file:
+        assert actual["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
     lines = (run.dir / "events.jsonl").read_text().splitlines()
     assert {json.loads(line)["unit"] for line in lines} == {"byte"}
 

@@ -201,8 +201,8 @@ def stack(depth, policy):
 
 def centroid(image):
     weight = image / image.sum()
-    places = torch.arange(len(image), dtype=torch.float64)
-    return torch.stack([(weight.sum(1) * places).sum(), (weight.sum(0) * places).sum()])
+    positions = torch.arange(len(image), dtype=torch.float64)
+    return torch.stack([(weight.sum(1) * positions).sum(), (weight.sum(0) * positions).sum()])
 
 
 @pytest.mark.parametrize(("policy", "drift"), [("alternate", 0.0), ("low", 8.0), ("high", -8.0)])

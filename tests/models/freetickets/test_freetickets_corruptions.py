@@ -28,10 +28,10 @@ def pictures(n=6, side=16, channels=3):
 @pytest.mark.parametrize("kind", corruptions.KINDS)
 def test_every_kind_repeats_and_keeps_shape(kind):
     for pixels in (pictures(), pictures(3, 8, 1)):
-        found = [corruptions.corrupt(pixels, kind, severity) for severity in range(1, 6)]
-        assert all(x.dtype == torch.uint8 and x.shape == pixels.shape for x in found)
-        assert torch.equal(found[0], corruptions.corrupt(pixels, kind, 1))
-        assert not torch.equal(found[4], pixels)
+        actual = [corruptions.corrupt(pixels, kind, severity) for severity in range(1, 6)]
+        assert all(x.dtype == torch.uint8 and x.shape == pixels.shape for x in actual)
+        assert torch.equal(actual[0], corruptions.corrupt(pixels, kind, 1))
+        assert not torch.equal(actual[4], pixels)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in corruptions.KINDS if kind not in NOT_ORDERED])
@@ -85,8 +85,8 @@ def test_pixelate_is_the_box_filter():
     image = Image.fromarray(pixels[0].numpy())
     box = Image.Resampling.BOX
     expected = np.asarray(image.resize((20, 20), box).resize((32, 32), box)).astype(int)
-    found = corruptions.corrupt(pixels, "pixelate", 5)[0].numpy().astype(int)
-    assert np.abs(found - expected).max() <= 1
+    actual = corruptions.corrupt(pixels, "pixelate", 5)[0].numpy().astype(int)
+    assert np.abs(actual - expected).max() <= 1
 
 
 def test_blur_is_that_of_scipy():
@@ -100,8 +100,8 @@ def test_magnified_is_that_of_scipy():
     inside = x[0, 3:29, 3:29, 0].numpy()  # ceil(32 / 1.25) = 26 places around the middle
     zoomed = ndimage.zoom(inside, 1.25, order=1)
     assert zoomed.shape == (32, 32)
-    found = image_ops.magnified(x, 1.25)[0, :, :, 0]
-    torch.testing.assert_close(found, torch.from_numpy(zoomed), rtol=1e-4, atol=1e-5)
+    actual = image_ops.magnified(x, 1.25)[0, :, :, 0]
+    torch.testing.assert_close(actual, torch.from_numpy(zoomed), rtol=1e-4, atol=1e-5)
 
 
 def test_motion_blur_of_a_point_is_a_line():
@@ -135,17 +135,17 @@ def test_shear_moves_its_points_where_it_says():
     h = w = 33
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     x = torch.stack([columns, rows], 2).float()[None]
-    found = image_ops.sheared(x, 2.0, numbers(3))[0]
+    actual = image_ops.sheared(x, 2.0, numbers(3))[0]
     away = 2.0 * (2 * torch.rand(1, 3, 2, generator=numbers(3)) - 1)[0]
     points = 16 + 11 * torch.tensor([[1.0, 1], [1, -1], [-1, -1]])
-    inner = found[5:-5, 5:-5]
+    inner = actual[5:-5, 5:-5]
     slope = (inner[1:, 1:] - inner[:-1, :-1]).reshape(-1, 2)
     assert (slope - slope[0]).abs().max() < 1e-2  # affine
     for point, shift in zip(points, away, strict=True):
         column, row = point + shift
         i, j = int(row), int(column)
         u, v = row - i, column - j
-        value = (1 - u) * ((1 - v) * found[i, j] + v * found[i, j + 1]) + u * (
-            (1 - v) * found[i + 1, j] + v * found[i + 1, j + 1]
+        value = (1 - u) * ((1 - v) * actual[i, j] + v * actual[i, j + 1]) + u * (
+            (1 - v) * actual[i + 1, j] + v * actual[i + 1, j + 1]
         )
         torch.testing.assert_close(value, point, rtol=0, atol=0.05)

@@ -36,22 +36,22 @@ shapes = st.lists(
 @given(shapes, st.floats(0, 0.99), st.sampled_from(["erk", "er", "uniform"]))
 def test_densities_meet_the_total(layers, sparsity, distribution):
     """Property 3: in (0, 1], the total exact, the order of layers irrelevant."""
-    found = densities(layers, sparsity, distribution)
-    assert all(0 < d <= 1 for d in found)
-    total = sum(d * x.size for d, x in zip(found, layers, strict=True))
+    actual = densities(layers, sparsity, distribution)
+    assert all(0 < d <= 1 for d in actual)
+    total = sum(d * x.size for d, x in zip(actual, layers, strict=True))
     assert total == pytest.approx((1 - sparsity) * sum(x.size for x in layers), rel=1e-9)
     backwards = densities(layers[::-1], sparsity, distribution)[::-1]
-    assert found == pytest.approx(backwards, rel=1e-9)
+    assert actual == pytest.approx(backwards, rel=1e-9)
 
 
 @given(shapes, st.floats(0, 0.99))
 def test_counts_are_exact(layers, sparsity):
     """Property 1: whole numbers that add up to floor((1 - S) N + 1/2), each near its share."""
     shares = densities(layers, sparsity, "erk")
-    found = counts(layers, shares, sparsity)
+    actual = counts(layers, shares, sparsity)
     n = sum(x.size for x in layers)
-    assert sum(found) == math.floor((1 - sparsity) * n + 0.5)
-    for k, share, layer in zip(found, shares, layers, strict=True):
+    assert sum(actual) == math.floor((1 - sparsity) * n + 0.5)
+    for k, share, layer in zip(actual, shares, layers, strict=True):
         assert abs(k - share * layer.size) < 1 + 1e-6
         assert 0 <= k <= layer.size
 
@@ -85,7 +85,7 @@ def test_densities_of_wrn_28_10():
         s: dict(zip([x.name for x in layers], densities(layers, s, "erk"), strict=True))
         for s in (0.8, 0.9, 0.95)
     }
-    dense = {s: {n for n, d in found.items() if d == 1} for s, found in at.items()}
+    dense = {s: {n for n, d in actual.items() if d == 1} for s, actual in at.items()}
     shortcuts = {f"stages.{i}.0.shortcut" for i in range(3)}
     assert dense[0.8] == {"stem", "stages.0.0.conv1", "head"} | shortcuts
     assert dense[0.9] == dense[0.8] - {"stages.2.0.shortcut"}
@@ -110,17 +110,17 @@ def test_densities_of_wrn_28_10():
 def test_operations_are_those_published(net, size, classes, sparsity, ratio):
     """ERK ratios of RigL (ResNet-50: .42, .24) and those worked out for wide nets."""
     layers = layers_of(net, 3, classes, size, size)
-    found = costs(layers, densities(layers, sparsity, "erk"), 1000)
-    assert found.forward_ratio == pytest.approx(ratio, abs=6e-4)
+    actual = costs(layers, densities(layers, sparsity, "erk"), 1000)
+    assert actual.forward_ratio == pytest.approx(ratio, abs=6e-4)
 
 
 def test_operations_of_the_published_runs():
     """WRN-28-10 10.487 G; EDST M=3 .611 and dense gradients .560 a step at S=.8."""
     layers = wide()
-    found = costs(layers, densities(layers, 0.8, "erk"), 1000)
-    assert 2 * found.dense == pytest.approx(10.487e9, rel=1e-4)
-    assert 1.8 * found.counted_ratio == pytest.approx(0.611, abs=1e-3)
-    assert found.executed_ratio == pytest.approx(0.560, abs=1e-3)
+    actual = costs(layers, densities(layers, 0.8, "erk"), 1000)
+    assert 2 * actual.dense == pytest.approx(10.487e9, rel=1e-4)
+    assert 1.8 * actual.counted_ratio == pytest.approx(0.611, abs=1e-3)
+    assert actual.executed_ratio == pytest.approx(0.560, abs=1e-3)
 
 
 def layer(seed, n=60, k=24):
@@ -136,7 +136,7 @@ def layer(seed, n=60, k=24):
 def test_a_change_keeps_the_count_and_the_strongest(seed, rate, regrow):
     """Properties 1 and 4: against a plain sort by (score, index) in Python."""
     weight, mask, wish = layer(seed)
-    found = masks.change(weight, mask, wish, rate, regrow_dropped=regrow)
+    actual = masks.change(weight, mask, wish, rate, regrow_dropped=regrow)
     w, m, g = (x.flatten().tolist() for x in (weight, mask, wish))
     active = [i for i in range(60) if m[i]]
     k = math.ceil(rate * 24 - 1e-9)
@@ -145,10 +145,10 @@ def test_a_change_keeps_the_count_and_the_strongest(seed, rate, regrow):
     kept = set(active) - set(dropped)
     free = [i for i in range(60) if i not in (kept if regrow else active)]
     grown = sorted(free, key=lambda i: (-g[i], i))[:k]
-    assert found.mask.flatten().nonzero().flatten().tolist() == sorted(kept | set(grown))
-    assert found.kept.flatten().nonzero().flatten().tolist() == sorted(kept)
-    assert found.dropped == k
-    assert found.regrown == len(set(grown) & set(dropped))
+    assert actual.mask.flatten().nonzero().flatten().tolist() == sorted(kept | set(grown))
+    assert actual.kept.flatten().nonzero().flatten().tolist() == sorted(kept)
+    assert actual.dropped == k
+    assert actual.regrown == len(set(grown) & set(dropped))
 
 
 @given(st.integers(0, 2**16))
@@ -173,8 +173,8 @@ def test_overlap_after_an_escape():
     draw = numbers(0)
     mask = masks.random_mask(10_000, 1_000, draw)
     weight = torch.randn(10_000, generator=draw) * mask
-    found = masks.change(weight, mask, torch.rand(10_000), 0.8, regrow_dropped=False)
-    assert masks.overlap(found.mask, mask) == pytest.approx(0.2 / 1.8, abs=1e-6)
+    actual = masks.change(weight, mask, torch.rand(10_000), 0.8, regrow_dropped=False)
+    assert masks.overlap(actual.mask, mask) == pytest.approx(0.2 / 1.8, abs=1e-6)
     other = masks.random_mask(10_000, 1_000, draw)
     assert masks.overlap(mask, other) == pytest.approx(0.01 / 0.19, abs=0.015)
 
@@ -199,8 +199,8 @@ def test_random_growth_is_uniform():
     taken = torch.zeros(40)
     for seed in range(2000):
         wish = torch.rand(40, generator=numbers(seed))
-        found = masks.change(torch.ones(40) * mask, mask, wish, 0.5, regrow_dropped=False)
-        taken += found.mask & ~mask
+        actual = masks.change(torch.ones(40) * mask, mask, wish, 0.5, regrow_dropped=False)
+        taken += actual.mask & ~mask
     expected = 2000 * 5 / 30
     assert taken[:10].sum() == 0
     chi2 = ((taken[10:] - expected) ** 2 / expected).sum()
@@ -217,12 +217,12 @@ def test_cap_holds_at_start_and_after_changes(seed, k, rate, regrow):
     assert int(mask.sum()) == k
     assert masks.groups(mask).sum(-1).max() <= 2
     weight, wish = torch.randn(shape, generator=draw) * mask, torch.rand(shape, generator=draw)
-    found = masks.change(weight, mask, wish, rate, regrow_dropped=regrow, capped=True)
-    assert int(found.mask.sum()) == k
-    assert masks.groups(found.mask).sum(-1).max() <= 2
-    free = ~found.kept if regrow else ~mask
-    grown, left = found.mask & ~found.kept, free & ~found.mask
-    room = (masks.groups(found.mask).sum(-1, keepdim=True) < 2).expand(*masks.groups(mask).shape)
+    actual = masks.change(weight, mask, wish, rate, regrow_dropped=regrow, capped=True)
+    assert int(actual.mask.sum()) == k
+    assert masks.groups(actual.mask).sum(-1).max() <= 2
+    free = ~actual.kept if regrow else ~mask
+    grown, left = actual.mask & ~actual.kept, free & ~actual.mask
+    room = (masks.groups(actual.mask).sum(-1, keepdim=True) < 2).expand(*masks.groups(mask).shape)
     missed = wish[left & room.flatten(-2).movedim(-1, 1)]
     assert not grown.any() or not missed.numel() or wish[grown].min() >= missed.max()
 

@@ -44,9 +44,9 @@ def trained(folder, watch=lambda _: None):
         return net
 
     def watched(topology, *args):
-        told = update(topology, *args)
+        stats = update(topology, *args)
         watch(topology)
-        return told
+        return stats
 
     method.build_net, method.Topology.update = without_norms, watched
     folder.mkdir(exist_ok=True)
@@ -71,9 +71,9 @@ def rank(folder):
     own = [torch.rand(5, 7) < 0.3, torch.rand(13) < 0.5]
     shared = [mask.clone() for mask in own]
     share_masks(shared)
-    found = everyone(dist, ([m.tolist() for m in own], [m.tolist() for m in shared]))
-    assert found[0][0] != found[1][0], "the ranks must begin apart"
-    assert found[0][1] == found[1][1] == found[0][0], "both end with the masks of the first"
+    actual = everyone(dist, ([m.tolist() for m in own], [m.tolist() for m in shared]))
+    assert actual[0][0] != actual[1][0], "the ranks must begin apart"
+    assert actual[0][1] == actual[1][1] == actual[0][0], "both end with the masks of the first"
     updates = []
 
     def same_masks(topology):
@@ -92,9 +92,9 @@ def rank(folder):
 
 
 def everyone(dist, value):
-    found = [None, None]
-    dist.all_gather_object(found, value)
-    return found
+    actual = [None, None]
+    dist.all_gather_object(actual, value)
+    return actual
 
 
 def test_two_ranks_have_one_topology(tmp_path):

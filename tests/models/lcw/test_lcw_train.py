@@ -86,9 +86,9 @@ def test_resumed_from_any_stage(uninterrupted, new_run, stop_at):
     last = [event for event in events(stopped, "artifact") if event["role"] == "checkpoint"][-1]
     resumed = new_run(resume=stopped, step=last["step"])
     method.train(spec, resumed)
-    found = checkpoint.read(resumed.dir / "weights.safetensors")[0]
-    assert found.keys() == uninterrupted.keys()
-    assert all(torch.equal(found[name], uninterrupted[name]) for name in found)
+    actual = checkpoint.read(resumed.dir / "weights.safetensors")[0]
+    assert actual.keys() == uninterrupted.keys()
+    assert all(torch.equal(actual[name], uninterrupted[name]) for name in actual)
 
 
 def test_cosine_rate_falls_to_nothing(make_spec, new_run, monkeypatch):
@@ -131,7 +131,7 @@ def test_phase_2_does_not_depend_on_the_units_of_the_latents(spread):
     """
     g = torch.Generator().manual_seed(0)
     target = torch.randn(500, 4, generator=g) + torch.tensor([3.0, 0, 0, 0])
-    found = []
+    actual = []
     for scale in (1.0, spread):
         torch.manual_seed(0)
         net = nets.latent_generator(4, 4, GeneratorShape(depth=1, width=16))
@@ -145,8 +145,8 @@ def test_phase_2_does_not_depend_on_the_units_of_the_latents(spread):
             two_sample(net(noise), encoded, gamma, include_yy=False).backward()
             optimizer.step()
         made = nets.in_parts(net, torch.randn(500, 4, generator=g.manual_seed(1)))
-        found.append(two_sample(made / scale, target, 0.1).item())
-    assert found[1] == pytest.approx(found[0], rel=0.02)
+        actual.append(two_sample(made / scale, target, 0.1).item())
+    assert actual[1] == pytest.approx(actual[0], rel=0.02)
 
 
 @pytest.mark.slow
@@ -201,8 +201,8 @@ def test_objectives_are_their_formulas(objective):
     normal = 2 * torch.log(normality(z) + 1e-5)
     set_term = torch.log(two_sample(y.flatten(1), x.flatten(1), 0.1) + 1e-5)
     expected = {"ae": square, "cwae": square + normal, "cw2": set_term + normal}[objective]
-    found = objectives.autoencoder(spec, x, z, y, 1.0)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    actual = objectives.autoencoder(spec, x, z, y, 1.0)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_bandwidth_rules():
@@ -287,8 +287,8 @@ def test_onnx_is_the_net(tmp_path, preset, shape):
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     for batch in (1, 7):
         x = torch.randn(batch, 4)
-        (found,) = session.run(None, {"noise": x.numpy()})
-        assert np.abs(found - net(x).detach().numpy()).max() <= 1e-4
+        (actual,) = session.run(None, {"noise": x.numpy()})
+        assert np.abs(actual - net(x).detach().numpy()).max() <= 1e-4
 
 
 def test_interpolations_end_at_the_ends():
@@ -322,7 +322,7 @@ def test_whole_job_and_its_samples(make_spec, new_run):
     assert page.count("data:image/png;base64,") == 6
     assert "not FIDs" in page
     ref = {"job": "job_" + "0" * 32, "artifact": "weights.safetensors", "sha256": "0" * 64}
-    found = []
+    actual = []
     for count in (600, 700):
         again = new_run()
         (again.dir / "inputs").mkdir()
@@ -330,13 +330,13 @@ def test_whole_job_and_its_samples(make_spec, new_run):
         (again.dir / "inputs" / ("0" * 64)).write_bytes(weights)
         again_spec = LcwSample.model_validate({"kind": "lcw.sample", "model": ref, "count": count})
         sampling.sample(again_spec, again)
-        found.append(np.load(again.dir / "samples.npz"))
-    assert found[0]["images"].shape == (600, 8, 8, 1)
-    assert (found[0]["images"] == found[1]["images"][:600]).all()
+        actual.append(np.load(again.dir / "samples.npz"))
+    assert actual[0]["images"].shape == (600, 8, 8, 1)
+    assert (actual[0]["images"] == actual[1]["images"][:600]).all()
     loaded = load_nets(run.dir / "weights.safetensors", "cpu")[0]
     with torch.no_grad():
-        images = loaded.nets.whole()(torch.from_numpy(found[0]["noise"][:8]))
-    assert np.abs(images.permute(0, 2, 3, 1).numpy() * 255 - found[0]["images"][:8]).max() <= 1.001
+        images = loaded.nets.whole()(torch.from_numpy(actual[0]["noise"][:8]))
+    assert np.abs(images.permute(0, 2, 3, 1).numpy() * 255 - actual[0]["images"][:8]).max() <= 1.001
 
 
 def test_phase_1_can_be_taken_over(make_spec, new_run):

@@ -53,8 +53,8 @@ def test_parameters_are_the_authors(name, classes, channels, plain, selective):
 
 @pytest.mark.parametrize(("name", "macs"), OPERATIONS)
 def test_operations_are_the_authors(name, macs):
-    found = sum(shape.macs for shape in unit_shapes(read({"name": name})))
-    assert found == pytest.approx(macs, rel=1e-3)
+    actual = sum(shape.macs for shape in unit_shapes(read({"name": name})))
+    assert actual == pytest.approx(macs, rel=1e-3)
 
 
 @pytest.mark.parametrize("fields", SMALL)
@@ -62,9 +62,9 @@ def test_shapes_are_those_of_the_net(fields):
     """Names, channels, kernels, groups and map sizes of all convolutions, at an odd size."""
     spec = read(fields)
     net, seen = build_net(spec.model_dump(), 5, channels=2).eval(), {}
-    for place, module in net.named_modules():
+    for layer, module in net.named_modules():
         if isinstance(module, nn.Conv2d):
-            seen[place.removesuffix(".conv")] = module
+            seen[layer.removesuffix(".conv")] = module
     shapes = {shape.name: shape for shape in unit_shapes(spec, 2, 21, 18)}
     assert shapes.keys() == seen.keys()
     sizes = {}
@@ -84,8 +84,10 @@ def test_every_convolution_has_its_role(fields):
     """The table of section 4 there: which units may re-use slots, which only close them."""
     net = build_net(fields | {"units": {"form": "selective"}}, 3)
     for shape in unit_shapes(read(fields))[1:]:
-        found = type(net.get_submodule(shape.name))
-        assert found is {"reallocate": SelectiveUnit, "prune": GatedUnit, "plain": Unit}[shape.role]
+        actual = type(net.get_submodule(shape.name))
+        assert (
+            actual is {"reallocate": SelectiveUnit, "prune": GatedUnit, "plain": Unit}[shape.role]
+        )
         if fields["name"] == "condensenet182":
             assert shape.role == ("prune" if shape.kernel == 1 else "plain")
         else:

@@ -32,9 +32,9 @@ def state_of(net):
 
 
 def everyone(value):
-    found = [None, None]
-    torch.distributed.all_gather_object(found, value)
-    return found
+    actual = [None, None]
+    torch.distributed.all_gather_object(actual, value)
+    return actual
 
 
 def rank(folder):

@@ -66,9 +66,9 @@ def test_slots_are_conserved(data, make_spec, new_run, fields):
     assert closed.sum() > 0
     assert (opened.sum() > 0) == (spec.selective.realloc and spec.selective.top_k > 0)
     assert int(rounds.done) == spec.rounds(64) == 3
-    found = report.slots(rounds)
-    assert found["open_at_the_end"] == table["open"][-1].sum()
-    assert found["copies_at_the_end"] == table["copies"][-1].sum()
+    actual = report.slots(rounds)
+    assert actual["open_at_the_end"] == table["open"][-1].sum()
+    assert actual["copies_at_the_end"] == table["copies"][-1].sum()
     assert fitted.steps == 24
 
 
@@ -152,9 +152,9 @@ def test_other_nets_train_and_export(data, make_spec, new_run, model):
     """Sections 4 and 5: rounds find the units of each net; compact is the net in eval mode."""
     spec, run = make_spec(model=model, selective={"threshold": 0.3, "top_k": 2}), new_run()
     net, rounds, _ = trained(spec, data, run)
-    found = report.slots(rounds)
-    assert found["closed"] > 0
-    assert (found["reallocated"] > 0) == (model["name"] != "condensenet182")
+    actual = report.slots(rounds)
+    assert actual["closed"] > 0
+    assert (actual["reallocated"] > 0) == (model["name"] != "condensenet182")
     assert not events(run, "event")
     small, _ = compact(net, spec.model, 4, 1, whole=False)
     x, _ = next(images.evaluation_batches(data))
@@ -193,8 +193,8 @@ def test_job_leaves_nets_that_load_and_tables_that_agree(data, make_spec, new_ru
         ("export.safetensors", "export_test_accuracy"),
     ):
         net = load_net(run.dir / name, "cpu").net
-        found = (net(x).argmax(1) == labels).float().mean().item()
-        assert found == pytest.approx(result[figure])
+        actual = (net(x).argmax(1) == labels).float().mean().item()
+        assert actual == pytest.approx(result[figure])
     arrays = np.load(run.dir / "allocation.npz")
     gates = [arrays[name] for name in arrays if name.endswith(".gate")]
     assert sum(gate.sum() for gate in gates) == result["open_at_the_end"]
@@ -235,8 +235,8 @@ def test_estimate_counts_and_refuses(make_spec):
     """Steps of both arms and rounds; without a round, a way out."""
     spec = make_spec(compare_with_plain=True)
     counts = {"none": {"train": 64, "classes": 4, "height": 8, "width": 8, "channels": 1}}
-    found = spec.estimate(counts)
-    assert found.total_steps == 48
-    assert found.details["rounds"] == 3
+    actual = spec.estimate(counts)
+    assert actual.total_steps == 48
+    assert actual.details["rounds"] == 3
     with pytest.raises(SpecError, match="have no round"):
         make_spec(epochs=None, max_steps=4).estimate(counts)

@@ -149,19 +149,19 @@ def test_resumed_bits(data, new_run, step):
     first = new_run()
     stopped_at(step, data, first, spec)
     again = net_of(seed=99)
-    found = fit(again, data, spec, new_run(resume=first, step=step))
+    actual = fit(again, data, spec, new_run(resume=first, step=step))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
-    assert found.scores == expected.scores
-    assert [row["step"] for row in found.history] == [row["step"] for row in expected.history]
+    assert actual.scores == expected.scores
+    assert [row["step"] for row in actual.history] == [row["step"] for row in expected.history]
 
 
 def test_resuming_a_finished_run_does_nothing_more(data, new_run):
     first, net = new_run(), net_of()
     expected = fit(net, data, spec_of(), first)
     again = net_of(seed=5)
-    found = fit(again, data, spec_of(), new_run(resume=first, step=9))
-    assert found.scores == expected.scores
+    actual = fit(again, data, spec_of(), new_run(resume=first, step=9))
+    assert actual.scores == expected.scores
     assert torch.equal(again.head.weight, net.head.weight)
 
 
@@ -226,17 +226,17 @@ def test_graphs_without_a_gpu_are_told(data, new_run):
 
 def test_before_step_may_change_net_and_momentum(data, new_run):
     """Told of every step from 0 on; what it zeroes without weight decay stays zero in one step."""
-    net, told = net_of(), []
+    net, steps = net_of(), []
 
     def before_step(step, momentum):
-        told.append(step)
+        steps.append(step)
         assert momentum.keys() == dict(net.named_parameters()).keys()
         with torch.no_grad():
             net.head.bias.zero_()
             momentum["head.bias"].fill_(1.0)
 
     fit(net, data, spec_of(max_steps=2, epochs=None), new_run(), Hooks(before_step=before_step))
-    assert told == [0, 1]
+    assert steps == [0, 1]
     assert net.head.bias.abs().sum() > 0
 
 
