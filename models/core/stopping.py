@@ -25,7 +25,7 @@ class StepEnd(NamedTuple):
     def decide(cls, run: Run, *, over_time: bool = False) -> "StepEnd":
         """Call once a step, on every rank."""
         flags = (run.stopping, run.stop_wants_checkpoint, run.checkpoint_due(), over_time)
-        return cls(*ranks.agree(*flags))
+        return cls(*ranks.broadcast_flags(*flags))
 
     @property
     def saves(self) -> bool:

@@ -134,7 +134,7 @@ def _slow_layers(setup: Setup, run: Run) -> list[str]:
 
 def slower_pooled(times: dict[str, LayerTimes]) -> list[str]:
     """Names of the layers that take longer pooled, as the first rank timed them."""
-    flags = ranks.agree(*(layer.is_slower_pooled for layer in times.values()))
+    flags = ranks.broadcast_flags(*(layer.is_slower_pooled for layer in times.values()))
     return [name for name, is_slow in zip(times, flags, strict=True) if is_slow]
 
 

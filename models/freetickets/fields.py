@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from models.core.spec import DatasetRef, Int, Part
+from models.core.spec import DatasetRef, Int, SpecGroup
 
 
-class PruneRate(Part):
+class PruneRate(SpecGroup):
     """Share of a layer's active weights that an update drops and grows elsewhere."""
 
     p: float = Field(default=0.5, ge=0, le=1, description="Share at the beginning of a phase")
@@ -17,7 +17,7 @@ class PruneRate(Part):
     p_min: float = Field(default=0.005, ge=0, le=1, description="Share at the end of the cosine")
 
 
-class Escape(Part):
+class Escape(SpecGroup):
     """The large update between two tickets of one run, which leaves the basin of the last one."""
 
     q: float = Field(default=0.8, ge=0, le=1, description="Share of active weights replaced")
@@ -32,7 +32,7 @@ class Escape(Part):
     reset_momentum: bool = Field(default=False, description="Forget all momentum at an escape")
 
 
-class Rates(Part):
+class Rates(SpecGroup):
     """Learning rates of a refinement, as factors on optimizer.lr."""
 
     shape: Literal["steps", "cosine"] = Field(
@@ -44,7 +44,7 @@ class Rates(Part):
     low: float = Field(default=0.01, gt=0, le=10, description="At the end of a refinement")
 
 
-class EnsembleEvaluation(Part):
+class EnsembleEvaluation(SpecGroup):
     """What the tickets and their ensemble are tested on."""
 
     ece_bins: Int = Field(default=15, ge=2, le=1000, description="Equal bins of confidence")
@@ -72,7 +72,7 @@ class EnsembleEvaluation(Part):
         return sizes
 
 
-class Export(Part):
+class Export(SpecGroup):
     """What is left of the ensemble for other programs, and how fast it runs here."""
 
     program: bool = Field(

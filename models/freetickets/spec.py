@@ -67,7 +67,7 @@ class FreeTicketsTrain(SupervisedSpec):
         ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "freetickets.train",
         "model": {"name": "resnet8", "width": 16},
         "data": {"dataset": "digits"},

@@ -217,7 +217,7 @@ def share_masks(tensors: Sequence[Tensor]) -> None:
 
     Masks are bool [...], in the same order on all processes.
     """
-    if ranks.size() == 1 or not tensors:
+    if ranks.world_size() == 1 or not tensors:
         return
     flat = torch.cat([mask.reshape(-1) for mask in tensors]).cpu()
     packed = torch.from_numpy(np.packbits(flat.numpy()))

@@ -157,7 +157,7 @@ def _end_phase(training: Training, done: int) -> None:
     """Keep the ticket; choose the masks of an escape while the gradients are there."""
     phase, topology = training.ends[done], training.topology
     if phase.ticket is not None:
-        ranks.share_first(list(training.net.buffers()))
+        ranks.broadcast(list(training.net.buffers()))
         topology.apply()
         masks = {f"{name}.weight": mask for name, mask in topology.masks.items()}
         tickets.keep(training.net, masks, training.form, training.kept[phase.ticket])

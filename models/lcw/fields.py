@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactRef, DatasetRef, Int, Part
+from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 
 FEATURE_DIMS = {"fd_clf": 64, "fd_effnetlite0": 1280, "fid_inception": 2048}
 MIN_BATCH = 8
@@ -13,14 +13,14 @@ TRAINED = ("cwae", "wae_mmd", "swae")
 Phi = Literal["exact", "asymptotic"]
 
 
-class GeneratorShape(Part):
+class GeneratorShape(SpecGroup):
     """The net from noise to latents: blocks of Linear, BatchNorm, ReLU."""
 
     depth: Int = Field(default=5, ge=1, le=20, description="Blocks")
     width: Int = Field(default=512, ge=2, le=8192, description="Units of a block")
 
 
-class Architecture(Part):
+class Architecture(SpecGroup):
     """Encoder, decoder and latent generator."""
 
     preset: Literal["auto", "mlp", "conv"] = Field(
@@ -73,7 +73,7 @@ class Architecture(Part):
             )
 
 
-class Gamma(Part):
+class Gamma(SpecGroup):
     """Smoothing variance of a two-sample distance."""
 
     gamma_mode: Literal["fixed", "dynamic", "value"] = Field(
@@ -134,7 +134,7 @@ class Phase2(PhaseSpec):
     )
 
 
-class GeneratorEvaluation(Part):
+class GeneratorEvaluation(SpecGroup):
     """How samples are judged. A score is named after its features and is not the usual FID."""
 
     features: Literal["fd_clf", "fd_effnetlite0", "fid_inception"] = Field(

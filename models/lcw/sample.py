@@ -27,7 +27,7 @@ def sample(spec: LcwSample, run: Run) -> None:
         SpecError: if more than one device is used.
         StoppedError: if a stop was requested.
     """
-    if ranks.size() > 1:
+    if ranks.world_size() > 1:
         raise SpecError("lcw.sample runs on one device", hint="ask for one GPU, or none")
     path = BUNDLED if isinstance(spec.model, Bundled) else run.input(spec.model)
     loaded, _ = load_nets(path, run.device)

@@ -33,7 +33,7 @@ def train(spec: LcwTrain, run: Run) -> None:
         DivergedError: if a loss is not finite.
         StoppedError: if a stop was requested.
     """
-    if ranks.size() > 1:
+    if ranks.world_size() > 1:
         raise SpecError("lcw.train runs on one device", hint="ask for one GPU, or none")
     device.tune(run.device)
     data = load(spec, run)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 from models.nets.spec import Net
 
 Role = Literal["reallocate", "prune", "plain"]  # what a selective net may do in a unit
@@ -170,7 +170,7 @@ PreactivationNet = Annotated[
 ]
 
 
-class Units(Part):
+class Units(SpecGroup):
     """How the units of a net work: plainly, choosing their channels, or as left by that choice.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 
 SMALL = ("resnet8", "resnet14", "resnet20", "resnet56")  # three stages, for images of about 32 px
 BLOCKS = {
@@ -24,7 +24,7 @@ BLOCKS = {
 EXPANSION = 4  # of the bottleneck blocks of resnet50
 
 
-class Net(Part):
+class Net(SpecGroup):
     """A net by name; each family adds the fields that shape it."""
 
     name: str

@@ -104,7 +104,7 @@ class Rounds:
             )
             if chosen.reset_optimizer_state:
                 _forget(name, opened, momentum)
-        ranks.share_first([*unit.parameters(), *unit.buffers()])
+        ranks.broadcast([*unit.parameters(), *unit.buffers()])
         return torch.stack(
             [x.float() for x in (unit.gate.sum(), closed.sum(), opened.sum())] + _shape(unit)
         )

@@ -56,7 +56,7 @@ class SelectiveConvolutionTrain(SupervisedSpec):
             "compare_with_plain": True,
         },
     }
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "selective_convolution.train",
         "model": {"name": "densenet40", "growth": 4, "layers": 1},
         "data": {"dataset": "digits"},

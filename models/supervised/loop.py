@@ -108,8 +108,10 @@ def _context(
     device.tune(run.device)
     ranks.start(run.device)
     batch = spec.batch(len(data.train))
-    if batch % ranks.size():
-        raise SpecError(f"batch_size {batch} must be a multiple of the {ranks.size()} devices")
+    if batch % ranks.world_size():
+        raise SpecError(
+            f"batch_size {batch} must be a multiple of the {ranks.world_size()} devices"
+        )
     if spec.channels_last:
         net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
     optimizer = make_optimizer(net, spec.optimizer, hooks.weight_decays)
@@ -122,7 +124,7 @@ def _stepper(context: FitContext) -> Callable[[Mode, Batch], Tensor]:
     step = make_step(context.net, context.optimizer, context.hooks.forward, spec, run.device)
     if spec.compile == "off":
         return step
-    if run.device == "cuda" and ranks.size() == 1:
+    if run.device == "cuda" and ranks.world_size() == 1:
         return GraphedStep(step, lambda reason: run.warn("no_cuda_graphs", reason))
     if spec.compile == "graphs":
         run.warn("no_cuda_graphs", "compile graphs needs exactly one GPU; steps run without")
@@ -137,8 +139,8 @@ def _batch(context: FitContext, state: FitState, count: int) -> Batch:
         state.order = images.order(len(data.train), spec.seed, epoch)
     size = spec.batch(len(data.train))
     taken = state.order[batch_index * size : (batch_index + count) * size]
-    chosen = [part[ranks.index() :: ranks.size()] for part in taken.split(size)]
-    draws = [(state.step + k) * ranks.size() + ranks.index() for k in range(count)]
+    chosen = [part[ranks.rank() :: ranks.world_size()] for part in taken.split(size)]
+    draws = [(state.step + k) * ranks.world_size() + ranks.rank() for k in range(count)]
     x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws)
     x = context.hooks.prepare(x, state.step)
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
@@ -202,7 +204,7 @@ def _mean_loss(state: FitState) -> tuple[float, int]:
     """
     counts, losses = zip(*state.losses, strict=True)
     stacked = torch.stack(losses)
-    ranks.average([stacked])
+    ranks.all_reduce_mean([stacked])
     state.losses.clear()
     values, batches = stacked.tolist(), sum(counts)
     step, total = state.step - batches, 0.0
@@ -259,7 +261,7 @@ def test(net: nn.Module, data: ImageData, spec: SupervisedSpec, on: str) -> eval
         spec: names the precision.
         on: torch device, ``cpu`` or ``cuda``.
     """
-    ranks.share_first(list(net.buffers()))
+    ranks.broadcast(list(net.buffers()))
     with device.autocast(spec.precision, on):
         return evaluate.score(*evaluate.predict(net, images.evaluation_batches(data)))
 

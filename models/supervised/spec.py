@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Part, Spec
+from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecGroup
 from models.data.spec import ImageOptions
 from models.nets.spec import Net
 
@@ -29,7 +29,7 @@ def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
 BASELINE_METRICS = metrics_of("baseline_", "the plain run")
 
 
-class Budget(Part):
+class Budget(SpecGroup):
     """Ends of a training before its last step."""
 
     max_seconds: float | None = Field(

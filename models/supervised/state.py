@@ -84,7 +84,7 @@ def spec_digest(spec: SupervisedSpec) -> str:
 def save(context: FitContext, state: FitState) -> None:
     """Write a checkpoint and hand it over; the losses so far were reported, hence are finite."""
     net, run = context.net, context.run
-    ranks.share_first(list(net.buffers()))
+    ranks.broadcast(list(net.buffers()))
     if not ranks.is_first():
         return
     groups = {

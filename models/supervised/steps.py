@@ -119,7 +119,7 @@ def make_step(
         with device.autocast(spec.precision, on):
             loss = forward(net, batch, mode)
         loss.backward()
-        ranks.average([p.grad for p in net.parameters() if p.grad is not None])
+        ranks.all_reduce_mean([p.grad for p in net.parameters() if p.grad is not None])
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay if mode.weight_decay else 0.0
         optimizer.step()

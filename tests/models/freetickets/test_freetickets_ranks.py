@@ -67,7 +67,7 @@ def rank(folder):
 
     torch.set_num_threads(1)
     ranks.start("cpu")
-    torch.manual_seed(ranks.index())
+    torch.manual_seed(ranks.rank())
     own = [torch.rand(5, 7) < 0.3, torch.rand(13) < 0.5]
     shared = [mask.clone() for mask in own]
     share_masks(shared)
@@ -81,7 +81,7 @@ def rank(folder):
         assert len(set(everyone(dist, bits))) == 1, "masks differ after an update"
         updates.append(bits)
 
-    state = trained(folder / f"rank{ranks.index()}", same_masks)
+    state = trained(folder / f"rank{ranks.rank()}", same_masks)
     assert len(set(updates)) == len(updates) > 5, "every update must change the masks"
     weights = torch.cat([x.flatten() for x in state.values() if x.is_floating_point()])
     a, b = everyone(dist, weights.tolist())

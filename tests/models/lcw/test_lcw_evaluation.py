@@ -24,7 +24,7 @@ def about(spec, run):
 
 
 def with_evaluation(**fields):
-    return {**LcwTrain.smallest["evaluation"], **fields}
+    return {**LcwTrain.minimal_example["evaluation"], **fields}
 
 
 def test_split_has_a_seed_of_its_own(make_spec, new_run):

@@ -11,7 +11,7 @@ from models.lcw.spec import LcwSample, LcwTrain
 
 def message(**fields):
     with pytest.raises(ValidationError) as caught:
-        TypeAdapter(JobSpec).validate_python({**LcwTrain.smallest, **fields})
+        TypeAdapter(JobSpec).validate_python({**LcwTrain.minimal_example, **fields})
     (error,) = caught.value.errors()
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
 

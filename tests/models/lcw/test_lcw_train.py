@@ -53,9 +53,10 @@ def test_phase_2_moves_the_generator_alone(make_spec, new_run):
 def falling():
     """The smallest spec with rates that fall."""
     phases = {
-        name: {**LcwTrain.smallest[name], "schedule": "cosine"} for name in ("phase1", "phase2")
+        name: {**LcwTrain.minimal_example[name], "schedule": "cosine"}
+        for name in ("phase1", "phase2")
     }
-    return LcwTrain.model_validate({**LcwTrain.smallest, **phases})
+    return LcwTrain.model_validate({**LcwTrain.minimal_example, **phases})
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def test_bandwidth_rules():
 @pytest.mark.parametrize("fields", [{"reference": "full"}, {"statistic": "u"}, {"phi": "exact"}])
 def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
     """Section 3 (a), (b): the loss of a step is the distance with that option."""
-    phase = {**LcwTrain.smallest["phase2"], **fields}
+    phase = {**LcwTrain.minimal_example["phase2"], **fields}
     spec = make_spec(phase2=phase)
     training, data = job_of(spec, new_run())
     stage = setup.generator_stage(training, data)
@@ -307,7 +308,7 @@ def test_interpolations_end_at_the_ends():
 def test_whole_job_and_its_samples(make_spec, new_run):
     """Scores of method and peers, floors, pictures; then samples from its weights."""
     names = ["gmm10", "normal", "cwae", "wae_mmd", "swae"]
-    evaluation = {**LcwTrain.smallest["evaluation"], "baselines": names}
+    evaluation = {**LcwTrain.minimal_example["evaluation"], "baselines": names}
     spec, run = make_spec(evaluation=evaluation), new_run()
     method.train(spec, run)
     (result,) = (event["values"] for event in events(run, "result"))

@@ -45,7 +45,7 @@ def rank(folder):
     data = images.from_tensors(*map(list, pairs), ["a", "b", "c", "d"], "cpu")
     spec = SelectiveConvolutionTrain.model_validate(FIELDS)
     net = method.new_net(spec, data, "cpu")
-    torch.manual_seed(ranks.index())
+    torch.manual_seed(ranks.rank())
     seen, change = [], Rounds._report
 
     def watched(rounds, *args):
@@ -55,7 +55,7 @@ def rank(folder):
         seen.append(first)
 
     Rounds._report = watched
-    own = folder / f"rank{ranks.index()}"
+    own = folder / f"rank{ranks.rank()}"
     own.mkdir()
     with (own / "events.jsonl").open("w") as events:
         run = Run(own, events, checkpoint_interval_s=1e9)
