@@ -1,4 +1,4 @@
-"""Every kind of job: the union of the specs, and the way from a spec to its code."""
+"""Every kind of job: the union of the specs, and the code of each spec."""
 
 from collections.abc import Callable
 from copy import deepcopy

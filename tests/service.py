@@ -198,7 +198,7 @@ class Service:
 
     def post_job(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
         """POST a job with the smallest spec of the first kind."""
-        spec = dict(next(iter(kinds().values())).smallest)
+        spec = dict(next(iter(kinds().values())).minimal_example)
         return self.client.post("/v1/jobs", json={"spec": spec} | body, headers=headers)
 
     def read(self, job_id: str) -> dict[str, Any]:

@@ -30,7 +30,13 @@ def name_of(step: int) -> str:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write a file that is either whole or absent, whatever happens meanwhile."""
+    """Write a file that is either whole or absent, whatever happens meanwhile.
+
+    Args:
+        path: of the file.
+        tensors: by name, of any shapes [...].
+        description: JSON of the header.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -73,7 +79,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix.``, without it."""
+    """The tensors whose names begin with ``prefix.``, without it.
+
+    Tensors keep their shapes [...].
+    """
     start = len(prefix) + 1
     return {
         name[start:]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
@@ -81,7 +90,10 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def random_state(device: str) -> dict[str, Tensor]:
-    """State of torch's global random streams."""
+    """State of torch's global random streams.
+
+    Bytes, uint8 [n]: ``rng.cpu`` and, on a GPU, ``rng.cuda``.
+    """
     state = {"rng.cpu": torch.get_rng_state()}
     if device == "cuda":
         state["rng.cuda"] = torch.cuda.get_rng_state()
@@ -89,7 +101,10 @@ def random_state(device: str) -> dict[str, Tensor]:
 
 
 def restore_random_state(tensors: Mapping[str, Tensor], device: str) -> None:
-    """Undo what happened to the random streams since :func:`random_state`."""
+    """Undo what happened to the random streams since :func:`random_state`.
+
+    ``tensors`` holds uint8 [n] of that function, among others.
+    """
     torch.set_rng_state(tensors["rng.cpu"])
     if device == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])

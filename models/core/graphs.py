@@ -1,4 +1,4 @@
-"""One CUDA graph for each kind of step: small nets are bound by launches without.
+"""One CUDA graph for each kind of step: small nets are otherwise limited by kernel-launch overhead.
 
 Parameters, gradients and optimizer state keep their addresses; batches are copied into buffers of
 the graph; the graphs share a memory pool, so only the largest step counts.
@@ -28,7 +28,7 @@ class GraphedStep(Generic[Kind, Batch]):
     Args:
         step: does one optimizer step on the GPU without waiting for it; gives the loss. The batch
             is a NamedTuple of tensors.
-        warn: told the reason when recording fails; steps then stay eager.
+        warn: called with the reason when recording fails; steps then stay eager.
     """
 
     def __init__(self, step: Callable[[Kind, Batch], Tensor], warn: Callable[[str], None]) -> None:

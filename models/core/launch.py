@@ -2,7 +2,8 @@
 
 torchrun gives each rank a session of its own and passes no descriptors. So this process keeps the
 event and control pipes and speaks to the ranks through FIFOs in the run's folder: rank 0 reports
-through one, each rank hears through one of its own, whose end tells it that this process is gone.
+through one; stop requests reach each rank through one of its own, whose end of file says that this
+process is gone.
 """
 
 import json
@@ -24,7 +25,7 @@ OWN_LINES = ("hello", "bye")  # this process sends its own
 
 
 class RanksEndedError(Exception):
-    """The ranks failed and have said why; this process ends with the exit code of rank 0."""
+    """The ranks failed and have reported why; this process ends with the exit code of rank 0."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"the ranks ended with exit code {exit_code}")
@@ -66,7 +67,7 @@ def torchrun(run: Run, ranks: int) -> None:
 
 
 def control_name(rank: int) -> str:
-    """Name of the FIFO through which a rank hears of stops."""
+    """Name of the FIFO through which stop requests reach a rank."""
     return f"ranks.control-{rank}"
 
 
@@ -78,16 +79,16 @@ def _open(path: Path, stack: ExitStack) -> int:
 
 def _relay(run: Run, process: subprocess.Popen[bytes], events: int, fifos: list[int]) -> None:
     """Pass lines up and a stop request down until the ranks have ended and all lines are read."""
-    told, rest = False, b""
+    forwarded, rest = False, b""
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
         while True:
             ended = process.poll() is not None
-            if run.stopping and not told:
+            if run.stopping and not forwarded:
                 request = {"reason": "relayed", "save": run.stop_wants_checkpoint}
                 for fifo in fifos:
                     os.write(fifo, json.dumps({"stop": request}).encode() + b"\n")
-                told = True
+                forwarded = True
             if selector.select(0 if ended else TICK_S):
                 *lines, rest = (rest + os.read(events, 65_536)).split(b"\n")
                 for line in lines:
@@ -121,7 +122,7 @@ class Rank:
         return os.open(name, os.O_WRONLY)
 
     def open_control(self) -> int:
-        """Descriptor to hear stops from; it ends when the launching process does."""
+        """Descriptor of stop requests; it ends when the launching process does."""
         return os.open(self.folder / control_name(self.index), os.O_RDONLY)
 
     def leave(self, exit_code: int) -> None:

@@ -17,7 +17,7 @@ def save(
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
     weights: Sequence[onnx.TensorProto],
-    told: Mapping[str, str] = MappingProxyType({}),
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Check the graph and write it, its weights inside.
 
@@ -28,7 +28,7 @@ def save(
         inputs: names, formats and shapes.
         outputs: likewise.
         weights: by the names that nodes take.
-        told: kept in the file as metadata.
+        metadata: kept in the file.
 
     Raises:
         onnx.checker.ValidationError: if the graph is no valid one.
@@ -39,6 +39,6 @@ def save(
         ir_version=IR_VERSION,
         producer_name="sextant",
     )
-    helper.set_model_props(model, dict(told))
+    helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
     onnx.save(model, path)

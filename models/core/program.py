@@ -26,20 +26,25 @@ def export(net: nn.Module, x: Float[Tensor, "b c h w"]) -> ExportedProgram:
     return program
 
 
-def save(path: Path, program: ExportedProgram, told: Mapping[str, Any]) -> Callable[..., Any]:
+def save(
+    path: Path, program: ExportedProgram, description: Mapping[str, Any]
+) -> Callable[..., Any]:
     """Write with ``description.json`` inside; the file, read back, as a function."""
-    torch.export.save(program, path, extra_files={"description.json": json.dumps(told)})
+    torch.export.save(program, path, extra_files={"description.json": json.dumps(description)})
     return torch.export.load(path).module()
 
 
-def gap(found: Tensor, expected: Tensor) -> float:
-    """Largest difference of two answers on the CPU, relative where it is above 1."""
-    return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
+def gap(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference of two answers on the CPU, relative where it is above 1.
+
+    Both tensors have one shape [...].
+    """
+    return float(((actual - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
 @torch.no_grad()
 def write(
-    path: Path, net: nn.Module, x: Float[Tensor, "b c h w"], told: Mapping[str, Any]
+    path: Path, net: nn.Module, x: Float[Tensor, "b c h w"], description: Mapping[str, Any]
 ) -> float:
     """Write a net with its batch left open; read it back and compare both on one image more.
 
@@ -47,7 +52,7 @@ def write(
         path: of the file.
         net: on the CPU.
         x: three or more normalised images of the size to come; they are not kept.
-        told: goes into the file as ``description.json``.
+        description: goes into the file as ``description.json``.
 
     Returns:
         The largest gap between file and net, relative where a value is above 1.
@@ -56,7 +61,7 @@ def write(
         RuntimeError: if it is above 1e-4.
     """
     net.eval()
-    answer = save(path, export(net, x[:2]), told)
+    answer = save(path, export(net, x[:2]), description)
     off = gap(answer(x), net(x))
     if not off <= TOLERANCE:
         raise RuntimeError(f"{path.name} differs from its net by {off}, more than {TOLERANCE}")

@@ -12,24 +12,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def size() -> int:
+def world_size() -> int:
     """Processes of this run, as torchrun says; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def index() -> int:
+def rank() -> int:
     """Number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_first() -> bool:
     """Whether this process reports and writes files."""
-    return index() == 0
+    return rank() == 0
 
 
 def start(device: str) -> None:
     """Join the group: gradients by NCCL between GPUs, decisions by gloo, which needs no GPU."""
-    if size() > 1 and not dist.is_initialized():
+    if world_size() > 1 and not dist.is_initialized():
         # Loaded later, by an optimizer's first step, its functions would take the group as their
         # default and so keep it, and its threads, beyond ``leave``.
         importlib.import_module("torch.distributed.nn.functional")
@@ -46,30 +46,36 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def agree(*flags: bool) -> tuple[bool, ...]:
+def broadcast_flags(*flags: bool) -> tuple[bool, ...]:
     """The flags of the first process, for all: clocks and stop requests differ between them."""
-    if size() == 1:
+    if world_size() == 1:
         return flags
     decided = torch.tensor(flags, dtype=torch.uint8)
     dist.broadcast(decided, src=0)
     return tuple(bool(flag) for flag in decided)
 
 
-def average(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in one transfer."""
-    if size() == 1:
+def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in one transfer.
+
+    Tensors of any shapes [...], the same on all processes.
+    """
+    if world_size() == 1:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
-    flat /= size()
+    flat /= world_size()
     parts = flat.split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(
         list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
     )
 
 
-def share_first(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by that of the first process (running statistics before a test)."""
-    if size() > 1:
+def broadcast(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by that of the first process (running statistics before a test).
+
+    Tensors of any shapes [...], the same on all processes.
+    """
+    if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)

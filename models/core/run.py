@@ -1,4 +1,4 @@
-"""The handle through which a method reports: numbers, files, warnings; and hears of a stop.
+"""The handle of a method: it reports numbers, files and warnings, and receives stop requests.
 
 Torch-free. With a worker the lines go to its event pipe, by hand to ``RUN_DIR/events.jsonl``.
 """
@@ -27,6 +27,12 @@ class Run:
     Attributes:
         dir: the run's folder: ``spec.json``, ``inputs/``, ``resume/``, and all it produces.
         device: ``cpu`` or ``cuda``, the torch device of this run.
+
+    Args:
+        folder: the run's folder.
+        events: takes the lines of the event protocol; the folder's ``events.jsonl`` if None.
+        device: ``cpu`` or ``cuda``.
+        checkpoint_interval_s: seconds between checkpoints; None reads the environment.
     """
 
     def __init__(
@@ -48,7 +54,7 @@ class Run:
         )
         self._saved_at = time.monotonic()
 
-    # -- what the method tells ---------------------------------------------------------------
+    # -- what the method reports ---------------------------------------------------------------
 
     def log(self, step: int, **values: float) -> None:
         """Report named numbers at a step (from 1). Non-finite values arrive as words."""
@@ -64,7 +70,15 @@ class Run:
         phase: str | None = None,
         unit: str = "step",
     ) -> None:
-        """Report that ``step`` of ``total_steps`` is done; the service works out rate and ETA."""
+        """Report that ``step`` of ``total_steps`` is done; the service works out rate and ETA.
+
+        Args:
+            step: steps done.
+            total_steps: of the whole job.
+            epoch: epochs done, where there are any.
+            phase: which part of the job this is.
+            unit: what ``step`` counts.
+        """
         self.emit(
             "progress", step=step, total_steps=total_steps, epoch=epoch, phase=phase, unit=unit
         )
@@ -87,7 +101,7 @@ class Run:
         """Report the job's result: the numbers a user asks for first. NaN becomes null."""
         self.emit("result", values=_finite(values))
 
-    # -- what the method is told -------------------------------------------------------------
+    # -- what the method receives -------------------------------------------------------------
 
     def input(self, ref: ArtifactRef | DatasetRef) -> Path:
         """Path to the bytes of a reference; the runner has placed them by their SHA-256.
@@ -103,8 +117,8 @@ class Run:
     @property
     def resume(self) -> Path | None:
         """The checkpoint to go on from, or None for a run from the start."""
-        found = sorted((self.dir / "resume").glob("*.safetensors"))
-        return found[-1] if found else None
+        checkpoints = sorted((self.dir / "resume").glob("*.safetensors"))
+        return checkpoints[-1] if checkpoints else None
 
     def checkpoint_due(self) -> bool:
         """Whether the checkpoint interval has passed since this last answered True."""

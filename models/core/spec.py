@@ -15,13 +15,13 @@ Int = Annotated[int, BeforeValidator(_integral)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in hex")]
 
 
-class Part(BaseModel):
+class SpecGroup(BaseModel):
     """A group of fields inside a spec: unknown fields refused, frozen, strict, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ArtifactRef(Part):
+class ArtifactRef(SpecGroup):
     """An artifact of a job; the service pins ``sha256`` when the job is submitted."""
 
     job: str = Field(pattern=r"^job_[0-9a-f]{32}$", description="Id of the job that made it")
@@ -31,7 +31,7 @@ class ArtifactRef(Part):
     sha256: Sha256 | None = None
 
 
-class DatasetRef(Part):
+class DatasetRef(SpecGroup):
     """A dataset by id or name; the service pins ``sha256`` when the job is submitted."""
 
     dataset: str = Field(
@@ -40,7 +40,7 @@ class DatasetRef(Part):
     sha256: Sha256 | None = None
 
 
-class Optimizer(Part):
+class Optimizer(SpecGroup):
     """Stochastic gradient descent and its learning-rate schedule over the steps of the run."""
 
     name: Literal["sgd"] = "sgd"
@@ -82,11 +82,11 @@ class Estimate(BaseModel):
     details: dict[str, float | int | str | None] = {}
 
 
-class Spec(Part):
+class Spec(SpecGroup):
     """What a job asks for: validated, frozen, and enough to repeat the run.
 
     A kind declares beside its fields, all torch-free: ``entry`` (module:function that carries it
-    out), ``queue``, ``metrics``, ``artifacts``, ``presets``, ``smallest`` (a spec for conformance
+    out), ``queue``, ``metrics``, ``artifacts``, ``presets``, ``minimal_example`` (for conformance
     tests) and ``estimate``.
     """
 
@@ -96,7 +96,7 @@ class Spec(Part):
     metrics: ClassVar[tuple[MetricInfo, ...]] = ()
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    smallest: ClassVar[Mapping[str, Any]] = {}
+    minimal_example: ClassVar[Mapping[str, Any]] = {}
 
     seed: Int = Field(default=0, ge=0, lt=2**32, description="Seed of every random stream")
     deterministic: bool = Field(

@@ -87,11 +87,11 @@ class _Counted(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # ty: ignore[incompatible-method-override]
-        found = self._read(len(buffer))
-        self._bytes += len(found)
-        self._archive.count(self._entry, self._bytes, len(found))
-        buffer[: len(found)] = found
-        return len(found)
+        chunk = self._read(len(buffer))
+        self._bytes += len(chunk)
+        self._archive.count(self._entry, self._bytes, len(chunk))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
 
 
 @contextmanager

@@ -51,6 +51,12 @@ def _check_header(image: Image.Image, name: str) -> None:
 def check_size(height: int, width: int, channels: int, name: str) -> None:
     """Refuse an image by its dimensions.
 
+    Args:
+        height: in pixels.
+        width: in pixels.
+        channels: bands of the image.
+        name: of the image, for the message.
+
     Raises:
         DataError: if it has no pixels, too many, or too many bands.
     """

@@ -1,4 +1,4 @@
-"""Grids of heights: GeoTIFF, ASCII grid, npy; told apart by their first bytes."""
+"""Grids of heights: GeoTIFF, ASCII grid, npy; recognised by their first bytes."""
 
 import warnings
 from pathlib import Path

@@ -27,7 +27,7 @@ CHUNK_BYTES = 2**20
 RANGE_IGNORED, RANGE_BEYOND_END = 200, 416
 
 
-class Source(NamedTuple):
+class SourceFile(NamedTuple):
     """A file on the web and the MD5 of its bytes."""
 
     url: str
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 class PublicSet(NamedTuple):
     """The files of a set and the function that reads them, in their order."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     read: Callable[[list[Path]], ImageArrays]
 
 
@@ -76,11 +76,11 @@ def fetch(name: str, folder: Path, run: Run) -> dict[str, object]:
     }
 
 
-def download(source: Source, folder: Path, run: Run) -> Path:
+def download(source: SourceFile, folder: Path, run: Run) -> Path:
     """One file, checked; not fetched again when it is there.
 
     Raises:
-        DataError: if its checksum is wrong; the bytes are thrown away.
+        DataError: if its checksum is wrong; the bytes are discarded.
         DataMissingError: if the address does not answer or breaks off.
     """
     path = folder / source.url.rpartition("/")[2]
@@ -93,9 +93,9 @@ def download(source: Source, folder: Path, run: Run) -> Path:
         raise DataMissingError(
             f"{source.url}: {error}", hint="try again; a broken download is continued"
         ) from error
-    if (found := _md5(part)) != source.md5:
+    if (digest := _md5(part)) != source.md5:
         part.unlink()
-        raise DataError(f"{source.url}: MD5 {found}, expected {source.md5}; not used")
+        raise DataError(f"{source.url}: MD5 {digest}, expected {source.md5}; not used")
     part.replace(path)
     return path
 
@@ -222,8 +222,8 @@ def _svhn(paths: list[Path]) -> ImageArrays:
     return ImageArrays(parts[0], parts[1], [str(digit) for digit in range(10)])
 
 
-def _files(base: str, *names_and_md5: tuple[str, str]) -> tuple[Source, ...]:
-    return tuple(Source(f"{base}/{name}", md5) for name, md5 in names_and_md5)
+def _files(base: str, *names_and_md5: tuple[str, str]) -> tuple[SourceFile, ...]:
+    return tuple(SourceFile(f"{base}/{name}", md5) for name, md5 in names_and_md5)
 
 
 CIFAR = "https://www.cs.toronto.edu/~kriz"

@@ -1,4 +1,4 @@
-"""Uploaded datasets: told apart by their first bytes, checked, read. Torch-free; no pickle."""
+"""Uploaded datasets: recognised by their first bytes, checked, read. Torch-free; no pickle."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -82,7 +82,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         path: of the file.
-        format: ``npz``, ``image_folder``, ``parquet``, ``elevation`` or ``net``, as the user said.
+        format: ``npz``, ``image_folder``, ``parquet``, ``elevation`` or ``net``, as the user says.
         options: ``cell_size_m`` for elevation; nothing else.
 
     Returns:
@@ -104,14 +104,16 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
         return elevation.check(path, options.get("cell_size_m"))
     if format not in READERS:
         raise DataError(f"format {format!r}; use npz, image_folder, parquet, elevation or net")
-    found = recognise(path)
-    if found.removesuffix("_archive") != format:
-        raise DataError(f"the file is of format {found.removesuffix('_archive')}, not {format}")
-    if found == "image_folder" and (count := count_photos(path)):
+    recognised = recognise(path)
+    if recognised.removesuffix("_archive") != format:
+        raise DataError(
+            f"the file is of format {recognised.removesuffix('_archive')}, not {format}"
+        )
+    if recognised == "image_folder" and (count := count_photos(path)):
         for index in range(count):  # one at a time: photographs may be large
             folders.read_photos(path, [index])
         return {"images": count}
-    return _counts(READERS[found](path))
+    return _counts(READERS[recognised](path))
 
 
 def _counts(arrays: ImageArrays) -> dict[str, int]:

@@ -17,7 +17,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 TRAIN, TEST = "train", "test"
 
 
-class Entry(NamedTuple):
+class PictureEntry(NamedTuple):
     """A picture in the archive; ``part`` is "" where the folder names none."""
 
     name: str
@@ -39,7 +39,11 @@ def read_folder(path: Path) -> ImageArrays:
             raise DataError(
                 f"{parts[''][0].name}: lies beside {TRAIN}/ and {TEST}/; put it into one of them"
             )
-        whole = {part: _stack(archive, found, classes) for part, found in parts.items() if found}
+        whole = {
+            part: _stack(archive, part_entries, classes)
+            for part, part_entries in parts.items()
+            if part_entries
+        }
     if TEST in whole and TRAIN in whole:
         if whole[TEST].images.shape[1:] != whole[TRAIN].images.shape[1:]:
             raise DataError(f"images in {TRAIN}/ and {TEST}/ differ in size")
@@ -48,7 +52,7 @@ def read_folder(path: Path) -> ImageArrays:
 
 
 def read_photos(path: Path, indices: Sequence[int]) -> list[UInt8[np.ndarray, "_h _w _c"]]:
-    """Pictures of an archive without classes, by their place in the order of their names.
+    """Pictures of an archive without classes, by their index in the order of their names.
 
     Raises:
         DataError: if a picture is damaged or there is no such index.
@@ -68,25 +72,25 @@ def photo_names(archive: Archive) -> list[str]:
 
 def _pictures(archive: Archive) -> dict[str, tuple[str, ...]]:
     """Path of each picture below the folder that holds them all; other files are left alone."""
-    found = {
+    paths = {
         name: PurePosixPath(name).parts
         for name in archive.names
         if name.lower().endswith(SUFFIXES) and not _hidden(name)
     }
-    if not found:
+    if not paths:
         raise DataError(f"the archive holds no picture ({', '.join(SUFFIXES)})")
-    while len(tops := {parts[0] for parts in found.values()}) == 1 and not tops & {TRAIN, TEST}:
-        if any(len(parts) == 1 for parts in found.values()):
+    while len(tops := {parts[0] for parts in paths.values()}) == 1 and not tops & {TRAIN, TEST}:
+        if any(len(parts) == 1 for parts in paths.values()):
             break
-        found = {name: parts[1:] for name, parts in found.items()}
-    return found
+        paths = {name: parts[1:] for name, parts in paths.items()}
+    return paths
 
 
 def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 
-def _labelled(archive: Archive) -> list[Entry]:
+def _labelled(archive: Archive) -> list[PictureEntry]:
     """Every picture with its part and class, in the order of their names."""
     entries = []
     for name, parts in sorted(_pictures(archive).items()):
@@ -95,11 +99,11 @@ def _labelled(archive: Archive) -> list[Entry]:
             raise DataError(
                 f"{name}: expected <class>/<picture>, or {TRAIN}|{TEST}/<class>/<picture>"
             )
-        entries.append(Entry(name, part, rest[0]))
+        entries.append(PictureEntry(name, part, rest[0]))
     return entries
 
 
-def _stack(archive: Archive, entries: list[Entry], classes: list[str]) -> Labelled:
+def _stack(archive: Archive, entries: list[PictureEntry], classes: list[str]) -> Labelled:
     stack = Stack(len(entries))
     for entry in entries:
         stack.add(decode(archive.read(entry.name), entry.name), entry.name)

@@ -61,6 +61,12 @@ class ImageData:
 def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageData:
     """Read a built-in or uploaded set onto the run's device.
 
+    Args:
+        ref: the set; its bytes are among the inputs of the run unless it is built in.
+        options: part of the images to take, and their size.
+        run: names device and inputs.
+        seed: chooses the part.
+
     Raises:
         DataError: if the data is not there or cannot be used.
         SpecError: if more images are asked for than there are.
@@ -85,7 +91,14 @@ def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageDa
 def from_tensors(
     train: list[Tensor], test: list[Tensor], classes: list[str], device: str
 ) -> ImageData:
-    """Image data of [images, labels] pairs; statistics come from the training images."""
+    """Image data on a device; mean and deviation come from the training images.
+
+    Args:
+        train: images uint8 [n, h, w, c] and labels int64 [n].
+        test: likewise.
+        classes: names of the labels.
+        device: torch device.
+    """
     mean, std = statistics(train[0])
     moved = [tensor.to(device) for tensor in (*train, *test)]
     return ImageData(*moved, classes, mean, std)
@@ -158,7 +171,7 @@ def batch(
         chosen: indices of the images, on the CPU.
         augment: what may change at random.
         seed: of the job.
-        step: from 0; the random changes depend on (seed, step) and the place in the batch.
+        step: from 0; the random changes depend on (seed, step) and the position in the batch.
     """
     return batches(data, [chosen], augment, seed, [step])
 
@@ -170,7 +183,15 @@ def batches(
     seed: int,
     steps: Sequence[int],
 ) -> tuple[Float[Tensor, "kb c h w"], Int64[Tensor, "kb"]]:
-    """Batches of successive steps as one; each image is what :func:`batch` makes of it."""
+    """Batches of successive steps as one; each image is what :func:`batch` makes of it.
+
+    Args:
+        data: on the device.
+        chosen: indices of the training images of each batch, on the CPU.
+        augment: random changes.
+        seed: of the job.
+        steps: number of each batch, from 0; with the seed it keys the random changes.
+    """
     pairs = zip(chosen, steps, strict=True)
     draws = torch.cat(
         [_draws(part, augment, generator(seed, "augment", step)) for part, step in pairs], 1
@@ -211,7 +232,10 @@ def _augmented(
 
 
 def evaluation_batches(data: ImageData, size: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised test images and labels, in order."""
+    """Normalised test images and labels, in order.
+
+    Images are float32 [b, c, h, w], labels int64 [b]; b is ``size`` but for the last.
+    """
     pairs = zip(data.test.split(size), data.test_labels.split(size), strict=True)
     for images, labels in pairs:
         yield normalise(images, data.mean, data.std), labels

@@ -95,10 +95,10 @@ def check(path: Path) -> dict[str, int]:
 
 
 def _count(sizes: list[int]) -> int:
-    found = 1
+    product = 1
     for size in sizes:
-        found *= size
-    return found
+        product *= size
+    return product
 
 
 def safetensors_shapes(path: Path) -> dict[str, list[int]]:
@@ -151,16 +151,16 @@ def read_program(path: Path) -> Program:
 
 def _model_of(archive: Archive) -> tuple[str, dict[str, Any]]:
     """Folder of the archive and its one model."""
-    found = [name for name in archive.names if re.fullmatch(r"[^/]+/models/[^/]+\.json", name)]
-    if len(found) != 1:
+    names = [name for name in archive.names if re.fullmatch(r"[^/]+/models/[^/]+\.json", name)]
+    if len(names) != 1:
         old = any(name.endswith("serialized_exported_program.json") for name in archive.names)
         raise DataError(
             "the archive is of an older torch" if old else "the archive holds no exported program",
             hint="torch.export.save(torch.export.export(net.eval(), (images,), dynamic_shapes="
             "({0: torch.export.Dim.DYNAMIC},)), 'net.pt2') with torch 2.9 or later",
         )
-    root = found[0].partition("/")[0]
-    return root, _json(archive, found[0])
+    root = names[0].partition("/")[0]
+    return root, _json(archive, names[0])
 
 
 def _json(archive: Archive, name: str) -> dict[str, Any]:
@@ -178,14 +178,14 @@ def _targets(specs: list[dict[str, Any]]) -> dict[str, str]:
     """Names in the graph to names of weights in the archive."""
     keys = {"parameter": "parameter_name", "buffer": "buffer_name",
             "tensor_constant": "tensor_constant_name"}  # fmt: skip
-    found = {}
+    weight_names = {}
     for spec in specs:
         for kind, body in spec.items():
             if kind in keys:
-                found[body["arg"]["name"]] = body[keys[kind]]
+                weight_names[body["arg"]["name"]] = body[keys[kind]]
             elif kind != "user_input":
                 raise DataError(f"the program takes a {kind}; only tensors are understood")
-    return found
+    return weight_names
 
 
 def _weights(archive: Archive, root: str, targets: dict[str, str]) -> dict[str, Weight]:
@@ -195,7 +195,7 @@ def _weights(archive: Archive, root: str, targets: dict[str, str]) -> dict[str, 
         if listed in archive.names:
             config = _json(archive, listed)["config"]
             entries |= {key: (folder, entry) for key, entry in config.items()}
-    found = {}
+    weights = {}
     for name, target in targets.items():
         folder, entry = entries[target]
         meta = entry["tensor_meta"]
@@ -204,8 +204,8 @@ def _weights(archive: Archive, root: str, targets: dict[str, str]) -> dict[str, 
         content = archive.read(f"{root}/data/{folder}/{entry['path_name']}")
         sizes, strides = ([v["as_int"] for v in meta[key]] for key in ("sizes", "strides"))
         offset = meta["storage_offset"]["as_int"]
-        found[name] = Weight(content, meta["dtype"], sizes, strides, offset)
-    return found
+        weights[name] = Weight(content, meta["dtype"], sizes, strides, offset)
+    return weights
 
 
 def _only(names: list[str], without: set[str], what: str) -> str:

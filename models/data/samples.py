@@ -67,13 +67,13 @@ def photo(index: int) -> UInt8[np.ndarray, "h w 3"]:
 def _file(path: str, name: str) -> Path:
     """The file of a built-in set, whose path begins with the package that it comes with."""
     package, _, rest = path.partition("/")
-    found = find_spec(package)
-    if found is None:
+    package_spec = find_spec(package)
+    if package_spec is None:
         raise DataMissingError(
             f"the built-in dataset {name!r} needs the package {package}",
             hint="install sextant-jobs[samples] where the worker is",
         )
-    return Path(str(found.origin)).parent / rest
+    return Path(str(package_spec.origin)).parent / rest
 
 
 def heights_of(name: str) -> Float32[np.ndarray, "ny nx"]:

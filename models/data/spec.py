@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 
 
-class Augment(Part):
+class Augment(SpecGroup):
     """Random changes of the training images, drawn per image and step."""
 
     crop_padding: Int = Field(
@@ -14,7 +14,7 @@ class Augment(Part):
     flip: bool = Field(default=False, description="Mirror left to right with probability 1/2")
 
 
-class ImageOptions(Part):
+class ImageOptions(SpecGroup):
     """How the images of a dataset are used."""
 
     subset: Int | None = Field(

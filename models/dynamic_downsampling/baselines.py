@@ -2,15 +2,16 @@
 
 from models.core.run import Run
 from models.dynamic_downsampling.setup import Setup, new_net
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit
-from models.supervised.state import Arm
 
 
 def train_plain(setup: Setup, run: Run) -> Fitted:
     """As many full steps as the method's run had steps; starts anew when a run is resumed in it."""
     total = len(setup.decisions)
-    arm = Arm("baseline_", first=total, total=3 * total, keeps=False)
-    return fit(new_net(setup.spec, setup.data, run.device), setup.data, setup.spec, run, arm=arm)
+    sub_run = SubRun("baseline_", step_offset=total, total=3 * total, saves_checkpoints=False)
+    net = new_net(setup.spec, setup.data, run.device)
+    return fit(net, setup.data, setup.spec, run, Hooks(sub_run=sub_run))
 
 
 def train_shorter(setup: Setup, run: Run, fitted: Fitted, plain: Fitted) -> Fitted:
@@ -18,14 +19,21 @@ def train_shorter(setup: Setup, run: Run, fitted: Fitted, plain: Fitted) -> Fitt
 
     Whoever wants to save time can do this without any method. Where cheap steps saved no time,
     it is the plain run itself, which is not repeated.
+
+    Args:
+        setup: of the training with cheap steps.
+        run: takes metrics and progress.
+        fitted: the training with cheap steps.
+        plain: plain training of as many steps.
     """
     total, steps = len(setup.decisions), equal_time_steps(fitted, plain)
     if steps >= plain.steps:
         run.progress(2 * total, 2 * total)
         return plain
     spec = setup.spec.model_copy(update={"epochs": None, "max_steps": steps})
-    arm = Arm("shorter_", first=2 * total, total=2 * total + steps, keeps=False)
-    return fit(new_net(spec, setup.data, run.device), setup.data, spec, run, arm=arm)
+    sub_run = SubRun("shorter_", 2 * total, total=2 * total + steps, saves_checkpoints=False)
+    net = new_net(spec, setup.data, run.device)
+    return fit(net, setup.data, spec, run, Hooks(sub_run=sub_run))
 
 
 def equal_time_steps(fitted: Fitted, plain: Fitted) -> int:

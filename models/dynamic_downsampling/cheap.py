@@ -18,8 +18,8 @@ from torch.nn import functional
 from models.core.device import generator
 from models.core.errors import SpecError
 from models.dynamic_downsampling import cost
+from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.norms import ModalBatchNorm2d
-from models.dynamic_downsampling.parts import Downsample
 from models.dynamic_downsampling.pooled_conv import (
     GROW,
     HIGH,
@@ -34,7 +34,7 @@ from models.dynamic_downsampling.pooled_conv import (
 TIMINGS = 5  # of a layer in each form; the shortest counts
 
 
-class Layer(NamedTuple):
+class CheapLayer(NamedTuple):
     """What cheap steps do with one convolution."""
 
     name: str
@@ -67,7 +67,7 @@ def shrink(
     return functional.interpolate(images, size=size, mode=how)
 
 
-def install(net: nn.Module, down: Downsample, switch: Switch) -> list[Layer]:
+def install(net: nn.Module, down: Downsample, switch: Switch) -> list[CheapLayer]:
     """Replace the convolutions and batch norms that cheap steps change; the order is the net's.
 
     Args:
@@ -95,7 +95,7 @@ def install(net: nn.Module, down: Downsample, switch: Switch) -> list[Layer]:
         for name, norm in norms:
             _replace(net, name, ModalBatchNorm2d(norm, switch, split=down.bn_mode == "split"))
     return [
-        Layer(name, k := conv.kernel_size[0], sides.get(name, k), reasons[name] or "pooled")
+        CheapLayer(name, k := conv.kernel_size[0], sides.get(name, k), reasons[name] or "pooled")
         for name, conv in convs.items()
     ]
 
@@ -159,14 +159,20 @@ def _pairs(names: list[str]) -> dict[str, Extra]:
 def dry_run(net: nn.Module, channels: int, size: tuple[int, int], switch: Switch) -> None:
     """Run one cheap pass in eval mode, to refuse nets that accept one size only.
 
+    Args:
+        net: after :func:`install`.
+        channels: of its images.
+        size: height and width of cheap images in pixels.
+        switch: of the net.
+
     Raises:
         SpecError: naming the layer that failed.
     """
-    place = ""
+    layer_name = ""
 
     def enter(name: str) -> None:
-        nonlocal place
-        place = name
+        nonlocal layer_name
+        layer_name = name
 
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: enter(name))
@@ -180,7 +186,7 @@ def dry_run(net: nn.Module, channels: int, size: tuple[int, int], switch: Switch
             net.eval()(image)
     except (RuntimeError, ValueError) as error:
         raise SpecError(
-            f"layer {place} does not accept images of {size[0]} x {size[1]} in a cheap step: "
+            f"layer {layer_name} does not accept images of {size[0]} x {size[1]} in a cheap step: "
             f"{error}",
             hint="use input_scale 1 or a net whose head takes any size",
         ) from error
@@ -207,7 +213,7 @@ def time_layers(net: nn.Module, images: Tensor, switch: Switch) -> dict[str, Lay
 
     Args:
         net: after :func:`install`.
-        images: of a cheap step.
+        images: [b, c, h, w] of a cheap step.
         switch: of the net.
     """
     convs = {name: m for name, m in net.named_modules() if isinstance(m, PooledConv2d)}

@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.fields import Downsample
 from models.nets.spec import ConvShape, ResidualNet, conv_shapes
 
 
@@ -20,7 +20,14 @@ class StepCosts(NamedTuple):
 
 
 def cheap_size(height: int, width: int, scale: float, multiple: int) -> tuple[int, int]:
-    """Height and width of cheap images in pixels: the nearest multiples, never above the full."""
+    """Height and width of cheap images in pixels: the nearest multiples, never above the full.
+
+    Args:
+        height: of full images, in pixels.
+        width: likewise.
+        scale: of cheap images, in (0, 1].
+        multiple: that height and width are rounded to, in pixels.
+    """
 
     def snap(size: int) -> int:
         return min(size, max(1, round(scale * size / multiple)) * multiple)
@@ -29,7 +36,7 @@ def cheap_size(height: int, width: int, scale: float, multiple: int) -> tuple[in
 
 
 def pooled_kernel(kernel: int, rule: str) -> int:
-    """Side k' of the pooled filter; the window is q = k - k' + 1 (README, rule table)."""
+    """Side k' of the pooled filter; the window is q = k - k' + 1 (README, section 2)."""
     if kernel == 1:
         return 1
     return kernel - kernel // 2 if rule == "half" else kernel - 1

@@ -1,4 +1,4 @@
-"""How well the gradient of a cheap step agrees with the full one (README, gradients)."""
+"""Agreement of the gradients of cheap and full steps (README, section 3 and property 12)."""
 
 import torch
 from jaxtyping import Float64

@@ -1,4 +1,4 @@
-"""What cheap steps do to batch-norm statistics and to gradient norms (README, sections 3 and 7)."""
+"""Batch-norm statistics and gradient norms in cheap steps (README, section 3, property 12)."""
 
 from collections.abc import Iterable
 
@@ -45,7 +45,10 @@ class ModalBatchNorm2d(nn.BatchNorm2d):
         )
 
     def cheap_buffers(self) -> dict[str, Tensor]:
-        """The second set of statistics by name; empty without ``split``."""
+        """The second set of statistics by name; empty without ``split``.
+
+        Means and variances [c], and the count of batches [].
+        """
         return {name: buffer for twin in self._twin for name, buffer in twin.named_buffers()}
 
 
@@ -97,7 +100,7 @@ class NormMatcher:
             parameter.register_hook(lambda gradient, i=index: gradient * self.factor[i])
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """What a checkpoint keeps: running norms of full and cheap gradients [parameters]."""
         return {"match.full": self.full, "match.cheap": self.cheap}
 
     def prepare(self, *, cheap: bool) -> None:

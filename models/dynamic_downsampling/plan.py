@@ -10,7 +10,7 @@ from models.core.run import Run
 from models.data import images
 from models.dynamic_downsampling import report, schedule
 from models.dynamic_downsampling.cheap import LayerTimes
-from models.dynamic_downsampling.parts import Downsample, Schedule
+from models.dynamic_downsampling.fields import Downsample, Schedule
 from models.dynamic_downsampling.setup import (
     Setup,
     layer_times,
@@ -20,9 +20,9 @@ from models.dynamic_downsampling.setup import (
 )
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan
 from models.dynamic_downsampling.train import fit_cheap
+from models.supervised.hooks import SubRun
 from models.supervised.loop import Fitted
 from models.supervised.spec import Budget
-from models.supervised.state import Arm
 from models.supervised.steps import FULL
 
 TESTED = 16  # images: the loop tests at the end of epochs, which a plan does not need
@@ -41,14 +41,15 @@ def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
     data = images.load(spec.data, spec.images, run, spec.seed)
     setup, times = _prepared(spec, data, run)
     probe = _probe(setup, spec.probe_steps)
-    fitted = fit_cheap(probe, run, Arm("probe_", total=len(probe.decisions), keeps=False))
-    found = prediction(setup, fitted)
+    sub_run = SubRun("probe_", total=len(probe.decisions), saves_checkpoints=False)
+    fitted = fit_cheap(probe, run, sub_run)
+    result = prediction(setup, fitted)
     if ranks.is_first():
-        told = {"result": found, "layers": _layers(setup, times), "cheap_sizes": setup.sizes}
-        told |= {"spec": spec.model_dump(mode="json"), "device": device.describe(run.device)}
-        (run.dir / "plan.json").write_text(json.dumps(told, indent=2))
+        contents = {"result": result, "layers": _layers(setup, times), "cheap_sizes": setup.sizes}
+        contents |= {"spec": spec.model_dump(mode="json"), "device": device.describe(run.device)}
+        (run.dir / "plan.json").write_text(json.dumps(contents, indent=2))
         run.artifact("plan.json", role="report")
-        run.result(**found)
+        run.result(**result)
 
 
 def _prepared(
@@ -103,13 +104,13 @@ def prediction(setup: Setup, fitted: Fitted) -> dict[str, Any]:
         fitted: what the probe came to.
     """
     clock, total = fitted.clock, len(setup.decisions)
-    found = report.ratios_of(setup, clock, setup.decisions)
+    ratios = report.ratios_of(setup, clock, setup.decisions)
     if not any(setup.decisions):
-        found["predicted_saving_measured_ratio"] = 0.0
-    saving = found["predicted_saving_measured_ratio"]
+        ratios["predicted_saving_measured_ratio"] = 0.0
+    saving = ratios["predicted_saving_measured_ratio"]
     return {
         "cheap_share": 1 - setup.decisions.count(0) / total,
-        **found,
+        **ratios,
         **_seconds(setup, clock.median_ms(FULL.name), saving),
         "steps": total,
         "median_step_ms": {mode: clock.median_ms(mode) for mode in clock.counts},

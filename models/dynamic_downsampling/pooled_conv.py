@@ -95,7 +95,7 @@ class PooledConv2d(nn.Conv2d):
         side: k' of the pooled filter.
         how: ``avg`` or ``max``.
         gain: factor on the pooled filter.
-        extra: place of the odd padded pixel.
+        extra: side of the odd padded pixel.
     """
 
     def __init__(

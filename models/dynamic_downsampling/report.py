@@ -26,7 +26,7 @@ def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:
         fitted: what the training came to.
         scores: of the final net, after any re-estimation of batch-norm statistics.
     """
-    found = {
+    figures = {
         "test_accuracy": scores.accuracy,
         "test_nll": scores.nll,
         "test_ece": scores.ece,
@@ -38,8 +38,8 @@ def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:
         **_speed(setup, fitted),
     }
     if setup.spec.downsample.bn_mode == "split":
-        found["cheap_test_accuracy"] = _cheap_scores(setup).accuracy
-    return found
+        figures["cheap_test_accuracy"] = _cheap_scores(setup).accuracy
+    return figures
 
 
 def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:
@@ -77,15 +77,15 @@ def ratios_of(setup: Setup, clock: StepClock, decisions: bytes) -> dict[str, flo
     full = clock.median_ms(FULL.name)
     cheap = [(clock.median_ms(mode.name), mode.batches) for mode in setup.cheap_modes()]
     timed = [ms / full / count if ms and full else math.nan for ms, count in cheap]
-    found: dict[str, float | None] = {}
+    figures: dict[str, float | None] = {}
     for name, predicted, ratios in (
         ("flop_ratio", "predicted_saving", [costs.ratio for costs in costs_of(setup)]),
         ("measured_ratio", "predicted_saving_measured_ratio", timed),
     ):
         ratio = schedule.mean_ratio(ratios, shares)
-        found[name] = None if math.isnan(ratio) else ratio
-        found[predicted] = None if math.isnan(ratio) else sum(shares) * (1 - ratio)
-    return found
+        figures[name] = None if math.isnan(ratio) else ratio
+        figures[predicted] = None if math.isnan(ratio) else sum(shares) * (1 - ratio)
+    return figures
 
 
 def costs_of(setup: Setup) -> list[cost.StepCosts]:
@@ -129,24 +129,24 @@ def comparison(fitted: Fitted, scores: Scores, plain: Fitted, shorter: Fitted) -
     }
 
 
-def write(setup: Setup, arms: dict[str, Fitted], found: dict[str, Any], run: Run) -> None:
+def write(setup: Setup, arms: dict[str, Fitted], figures: dict[str, Any], run: Run) -> None:
     """Leave ``report.json``, ``history.csv`` and ``curves.png`` as artifacts of the run.
 
     Args:
         setup: of the training with cheap steps.
         arms: that training, then plain ones if there were any, by their names in the picture.
-        found: the figures of the result.
+        figures: of the result.
         run: takes the files.
     """
-    told = {
-        "result": found,
+    contents = {
+        "result": figures,
         "spec": setup.spec.model_dump(mode="json"),
         "spec_sha256": spec_digest(setup.spec),
         "device": device.describe(run.device),
         "layers": [layer._asdict() for layer in setup.layers],
         "cheap_sizes": [list(size) for size in setup.sizes],
     }
-    (run.dir / "report.json").write_text(json.dumps(told, indent=2))
+    (run.dir / "report.json").write_text(json.dumps(contents, indent=2))
     run.artifact("report.json", role="report")
     rows = _rows(setup, next(iter(arms.values())))
     with (run.dir / "history.csv").open("w", newline="") as file:

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from models.dynamic_downsampling.parts import Downsample, Schedule
+from models.dynamic_downsampling.fields import Downsample, Schedule
 
 ESTIMATE_STEPS = 100_000  # longer runs are estimated on a run of this length
 _MASK = 2**64 - 1
@@ -28,7 +28,7 @@ def _mix(x: int) -> int:
 
 
 def decide(downsample: Downsample, total: int, per_epoch: int, seed: int) -> bytes:
-    """The decision of every step of a run: 0 full, else 1 + place of its scale in ``scales``.
+    """The decision of every step of a run: 0 full, else 1 + index of its scale in ``scales``.
 
     Args:
         downsample: schedule, warm-up and refinement.

@@ -10,7 +10,7 @@ from models.data import images
 from models.data.images import ImageData
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.cheap import (
-    Layer,
+    CheapLayer,
     LayerTimes,
     dry_run,
     install,
@@ -37,7 +37,7 @@ class Setup:
         layers: what cheap steps do with each convolution.
         matcher: scales gradients with ``match_norm``, else None.
         sizes: height and width of cheap images in pixels, one a scale.
-        decisions: 0 for each full step, 1 + place of its size for each cheap one.
+        decisions: 0 for each full step, 1 + index of its size for each cheap one.
     """
 
     spec: Downsampled
@@ -45,13 +45,16 @@ class Setup:
     device: str
     net: nn.Module
     switch: Switch
-    layers: list[Layer]
+    layers: list[CheapLayer]
     matcher: NormMatcher | None
     sizes: list[tuple[int, int]]
     decisions: bytes
 
     def small(self, x: Tensor, step: int | None = None) -> Tensor:
-        """Images of a cheap step, without a step those of the first size; ``crop`` is by step."""
+        """Images of a cheap step, without a step those of the first size; ``crop`` is by step.
+
+        ``x`` [b, c, h, w] becomes [b, c, h2, w2] of that size.
+        """
         size = self.sizes[0] if step is None else self.sizes[self.decisions[step] - 1]
         return shrink(x, size, self.spec.downsample.input_resample, self.spec.seed, step or 0)
 
@@ -71,7 +74,10 @@ class Setup:
         return [layer.name for layer in self.layers if layer.reason == SLOWER]
 
     def extras(self) -> dict[str, Tensor]:
-        """Tensors of the method that a checkpoint keeps beside net and optimizer."""
+        """Tensors of the method that a checkpoint keeps beside net and optimizer.
+
+        Running norms [parameters] and second statistics [c], as far as the spec asks for them.
+        """
         extras = {} if self.matcher is None else self.matcher.tensors()
         for name, module in self.net.named_modules():
             if isinstance(module, ModalBatchNorm2d):
@@ -128,7 +134,7 @@ def _slow_layers(setup: Setup, run: Run) -> list[str]:
 
 def slower_pooled(times: dict[str, LayerTimes]) -> list[str]:
     """Names of the layers that take longer pooled, as the first rank timed them."""
-    flags = ranks.agree(*(layer.is_slower_pooled for layer in times.values()))
+    flags = ranks.broadcast_flags(*(layer.is_slower_pooled for layer in times.values()))
     return [name for name, is_slow in zip(times, flags, strict=True) if is_slow]
 
 

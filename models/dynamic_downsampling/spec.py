@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, MetricInfo
 from models.dynamic_downsampling import cost, schedule
-from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.fields import Downsample
 from models.nets.spec import ResidualNet, conv_shapes
 from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec, metrics_of
 
@@ -199,7 +199,7 @@ class DynamicDownsamplingTrain(Downsampled):
             "downsample": _growing(0.46, 0.72),
         },
     }
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "dynamic_downsampling.train",
         "model": {"name": "resnet8", "width": 16},
         "data": {"dataset": "digits"},
@@ -219,8 +219,8 @@ class DynamicDownsamplingPlan(Downsampled):
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("plan.json", "report", "predicted saving and seconds; each layer, timed"),
     )
-    smallest: ClassVar[Mapping[str, Any]] = {
-        **DynamicDownsamplingTrain.smallest,
+    minimal_example: ClassVar[Mapping[str, Any]] = {
+        **DynamicDownsamplingTrain.minimal_example,
         "kind": "dynamic_downsampling.plan",
     }
 

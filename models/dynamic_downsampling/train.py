@@ -14,8 +14,9 @@ from models.dynamic_downsampling.setup import Setup, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.nets.build import build_net
 from models.supervised.evaluate import Scores
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
-from models.supervised.state import Arm, describe
+from models.supervised.state import describe
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
 
@@ -32,7 +33,7 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
     data = images.load(spec.data, spec.images, run, spec.seed)
     setup = prepare(spec, data, run)
     total = 3 * len(setup.decisions) if spec.compare_baseline else None  # at most
-    fitted = fit_cheap(setup, run, Arm(total=total))
+    fitted = fit_cheap(setup, run, SubRun(total=total))
     scores = finish(setup, fitted)
     if ranks.is_first():
         weights = "weights.safetensors"
@@ -63,7 +64,7 @@ def export(setup: Setup, run: Run) -> float:
     return gap
 
 
-def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
+def fit_cheap(setup: Setup, run: Run, sub_run: SubRun) -> Fitted:
     """The supervised loop, with cheap steps where the schedule wants them."""
     down, matcher = setup.spec.downsample, setup.matcher
     modes = [FULL, *setup.cheap_modes()]
@@ -84,11 +85,7 @@ def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
             cosine, ratio = gradients.agreement(setup)
             run.log(done, gradient_cosine=cosine, gradient_norm_ratio=ratio)
 
-    return fit(
-        setup.net,
-        setup.data,
-        setup.spec,
-        run,
+    hooks = Hooks(
         forward=forward,
         prepare=lambda x, step: setup.small(x, step) if setup.decisions[step] else x,
         mode_of=lambda step: modes[setup.decisions[step]],
@@ -96,8 +93,9 @@ def fit_cheap(setup: Setup, run: Run, arm: Arm) -> Fitted:
         rate=rate_over_operations(setup) if down.rate_over == "operations" else None,
         extras=setup.extras(),
         notes={"slow_layers": setup.slow_layers()},
-        arm=arm,
+        sub_run=sub_run,
     )
+    return fit(setup.net, setup.data, setup.spec, run, hooks)
 
 
 def rate_over_operations(setup: Setup) -> Callable[[int], float]:
@@ -134,7 +132,7 @@ def _full_batches(setup: Setup, steps: int) -> Iterator[Tensor]:
     spec, data = setup.spec, setup.data
     size, (per_epoch, _) = spec.batch(len(data.train)), spec.steps(len(data.train))
     for step in range(steps, steps + spec.downsample.reestimate_batches):
-        epoch, place = divmod(step, per_epoch)
+        epoch, index = divmod(step, per_epoch)
         order = images.order(len(data.train), spec.seed, epoch)
-        chosen = order[place * size : (place + 1) * size]
+        chosen = order[index * size : (index + 1) * size]
         yield images.batch(data, chosen, spec.images.augment, spec.seed, step)[0]

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from models.core.device import generator
 from models.data.images import CHUNK
-from models.freetickets import fields
+from models.freetickets import image_ops
 
 Pixels = Float[Tensor, "n h w c"]
 Noise = torch.Generator
@@ -65,12 +65,12 @@ def _impulse(x: Pixels, c: float, numbers: Noise) -> Pixels:
 def _defocus(x: Pixels, c: tuple[float, float], _: Noise) -> Pixels:
     """A disk of radius c[0] pixels, its edge softened over 3 x 3 pixels with deviation c[1]."""
     reach = math.ceil(c[0]) + 1
-    places = torch.arange(-reach, reach + 1).float()
-    disk = (places[:, None] ** 2 + places**2 <= c[0] ** 2).float()
+    coordinates = torch.arange(-reach, reach + 1).float()
+    disk = (coordinates[:, None] ** 2 + coordinates**2 <= c[0] ** 2).float()
     soft = torch.exp(-0.5 * (torch.arange(-1, 2) / c[1]) ** 2)
     soft = soft[:, None] * soft
     kernel = functional.conv2d(disk[None, None], soft[None, None], padding=1)
-    return fields.filtered(x, kernel[0, 0] / kernel.sum())
+    return image_ops.filtered(x, kernel[0, 0] / kernel.sum())
 
 
 def _glass(x: Pixels, c: tuple[float, int, int], numbers: Noise) -> Pixels:
@@ -79,7 +79,7 @@ def _glass(x: Pixels, c: tuple[float, int, int], numbers: Noise) -> Pixels:
     Their code means to swap the two, but assigns views: the published images are made like this.
     """
     sigma, reach, times = c
-    x = fields.blurred(x, sigma)
+    x = image_ops.blurred(x, sigma)
     every = torch.arange(len(x))
     n, height, width, _ = x.shape
     for _ in range(times):
@@ -87,26 +87,26 @@ def _glass(x: Pixels, c: tuple[float, int, int], numbers: Noise) -> Pixels:
             for column in range(width - reach, reach, -1):
                 across, down = torch.randint(-reach, reach, (2, n), generator=numbers)
                 x[:, row, column] = x[every, row + down, column + across]
-    return fields.blurred(x, sigma)
+    return image_ops.blurred(x, sigma)
 
 
 def _motion(x: Pixels, c: tuple[int, float], numbers: Noise) -> Pixels:
-    return fields.moved(x, *c, (-45.0, 45.0), numbers)
+    return image_ops.moved(x, *c, (-45.0, 45.0), numbers)
 
 
 def _zoom(x: Pixels, c: int, _: Noise) -> Pixels:
     """Mean of the image and its magnifications by 1, 1.01 and so on, ``c`` of them."""
     factors = [1 + 0.01 * number for number in range(c)]
-    return (x + sum(fields.magnified(x, factor) for factor in factors)) / (c + 1)
+    return (x + sum(image_ops.magnified(x, factor) for factor in factors)) / (c + 1)
 
 
 def _snow(x: Pixels, c: tuple[float, ...], numbers: Noise) -> Pixels:
     """Blown flakes, twice (the second upside down), over a whitened image."""
     mean, std, zoom, threshold, radius, sigma, share = c
     flakes = mean + std * torch.randn((*x.shape[:3], 1), generator=numbers)
-    flakes = fields.magnified(flakes, zoom)
+    flakes = image_ops.magnified(flakes, zoom)
     flakes = flakes.masked_fill(flakes < threshold, 0.0).clamp(0, 1)
-    flakes = fields.moved(flakes, int(radius), sigma, (-135.0, -45.0), numbers)
+    flakes = image_ops.moved(flakes, int(radius), sigma, (-135.0, -45.0), numbers)
     grey = x @ torch.tensor([0.299, 0.587, 0.114])[:, None] if x.shape[3] == 3 else x
     white = share * x + (1 - share) * torch.maximum(x, grey * 1.5 + 0.5)
     return white + flakes + flakes.flip(1, 2)
@@ -115,7 +115,7 @@ def _snow(x: Pixels, c: tuple[float, ...], numbers: Noise) -> Pixels:
 def _fog(x: Pixels, c: tuple[float, float], numbers: Noise) -> Pixels:
     top = x.amax((1, 2, 3), keepdim=True)
     side = 2 ** math.ceil(math.log2(max(x.shape[1:3])))
-    haze = fields.plasma(len(x), side, c[1], numbers)[:, : x.shape[1], : x.shape[2], None]
+    haze = image_ops.plasma(len(x), side, c[1], numbers)[:, : x.shape[1], : x.shape[2], None]
     return (x + c[0] * haze) * top / (top + c[0])
 
 
@@ -133,7 +133,7 @@ def _contrast(x: Pixels, c: float, _: Noise) -> Pixels:
 def _elastic(x: Pixels, c: tuple[float, float, float], numbers: Noise) -> Pixels:
     """A random affine map, then displacements that change slowly; c in shares of the side."""
     amount, smooth, corner = (share * x.shape[1] for share in c)
-    return fields.displaced(fields.sheared(x, corner, numbers), amount, smooth, numbers)
+    return image_ops.displaced(image_ops.sheared(x, corner, numbers), amount, smooth, numbers)
 
 
 def _pixelate(x: Pixels, c: float, _: Noise) -> Pixels:
@@ -156,11 +156,11 @@ def _jpeg(x: Pixels, c: int, _: Noise) -> Pixels:
 def _each(x: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixels:
     """Images of one or three channels, one by one, through Pillow."""
     grey = x.shape[3] == 1
-    found = []
+    results = []
     for image in (x * 255).round().to(torch.uint8).numpy():
         changed = np.asarray(change(Image.fromarray(image[:, :, 0] if grey else image)))
-        found.append(torch.from_numpy(changed.copy()))
-    return torch.stack(found).view(x.shape).float() / 255
+        results.append(torch.from_numpy(changed.copy()))
+    return torch.stack(results).view(x.shape).float() / 255
 
 
 KINDS: dict[str, Kind] = {

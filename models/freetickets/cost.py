@@ -6,7 +6,7 @@ Counted operations are not time: masked tensors are multiplied in full. Reports 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from models.freetickets.densities import Layer
+from models.freetickets.densities import MaskableLayer
 
 
 class Costs(NamedTuple):
@@ -46,7 +46,7 @@ class Costs(NamedTuple):
         return (2 * self.sparse + self.dense) / (3 * self.dense)
 
 
-def costs(layers: Sequence[Layer], shares: Sequence[float], interval: int | None) -> Costs:
+def costs(layers: Sequence[MaskableLayer], shares: Sequence[float], interval: int | None) -> Costs:
     """Operations of a net whose layers have these shares of active weights."""
     dense = sum(layer.macs for layer in layers)
     sparse = sum(layer.macs * share for layer, share in zip(layers, shares, strict=True))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from models.nets.spec import ResidualNet, WideResNet, conv_shapes
 
 
-class Layer(NamedTuple):
+class MaskableLayer(NamedTuple):
     """A layer whose weight may be masked.
 
     Attributes:
@@ -33,18 +33,29 @@ class Layer(NamedTuple):
 
 def layers_of(
     net: ResidualNet | WideResNet, channels: int, classes: int, height: int, width: int
-) -> list[Layer]:
-    """Every convolution and the classifier, in order; biases and norms are never masked."""
-    found = []
+) -> list[MaskableLayer]:
+    """Every convolution and the classifier, in order; biases and norms are never masked.
+
+    Args:
+        net: which net.
+        channels: of its images.
+        classes: outputs of the classifier.
+        height: of the images, in pixels.
+        width: likewise.
+    """
+    layers = []
     for shape in conv_shapes(net, channels, height, width):
         macs = math.prod(shape.out) * shape.c_out * shape.c_in * shape.kernel**2
-        found.append(Layer(shape.name, shape.c_out, shape.c_in, shape.kernel, macs))
-    head = Layer("head", classes, net.features, 0, classes * net.features)
-    return [*found, head]
+        layers.append(MaskableLayer(shape.name, shape.c_out, shape.c_in, shape.kernel, macs))
+    head = MaskableLayer("head", classes, net.features, 0, classes * net.features)
+    return [*layers, head]
 
 
 def densities(
-    layers: Sequence[Layer], sparsity: float, distribution: str, keep_dense: Sequence[str] = ()
+    layers: Sequence[MaskableLayer],
+    sparsity: float,
+    distribution: str,
+    keep_dense: Sequence[str] = (),
 ) -> list[float]:
     """Share of active weights of each layer, in (0, 1], with sum d_l n_l = (1 - S) N.
 
@@ -81,7 +92,7 @@ def densities(
         dense |= {i for i in rest if raw[i] == top}
 
 
-def _raw(layer: Layer, distribution: str) -> float:
+def _raw(layer: MaskableLayer, distribution: str) -> float:
     if distribution == "uniform":
         return 1.0
     if distribution == "er":
@@ -89,7 +100,7 @@ def _raw(layer: Layer, distribution: str) -> float:
     return (layer.c_out + layer.c_in + 2 * layer.kernel) / layer.size
 
 
-def counts(layers: Sequence[Layer], shares: Sequence[float], sparsity: float) -> list[int]:
+def counts(layers: Sequence[MaskableLayer], shares: Sequence[float], sparsity: float) -> list[int]:
     """Active weights of each layer: floor, then largest remainders up to floor((1 - S) N + 1/2).
 
     Ties go to the lower index, so the total is exact and the same everywhere.
@@ -104,6 +115,6 @@ def counts(layers: Sequence[Layer], shares: Sequence[float], sparsity: float) ->
     return whole
 
 
-def can_cap(layer: Layer, share: float) -> bool:
+def can_cap(layer: MaskableLayer, share: float) -> bool:
     """Whether at most 2 of 4 neighbouring inputs can be active: density and inputs allow it."""
     return share <= 0.5 and layer.c_in % 4 == 0

@@ -58,11 +58,11 @@ def bins(
     edges = torch.linspace(0, 1, count + 1, dtype=torch.float64)
     top, predicted = log_probs.double().max(1)
     sure, right = top.exp().cpu().clamp(max=1.0), (predicted == labels).double().cpu()
-    place = torch.bucketize(sure, edges, right=False).clamp(1, count) - 1
-    counts = torch.bincount(place, minlength=count)
+    index = torch.bucketize(sure, edges, right=False).clamp(1, count) - 1
+    counts = torch.bincount(index, minlength=count)
     filled = counts.clamp(min=1)
-    confidence = torch.zeros(count, dtype=torch.float64).index_add(0, place, sure) / filled
-    accuracy = torch.zeros(count, dtype=torch.float64).index_add(0, place, right) / filled
+    confidence = torch.zeros(count, dtype=torch.float64).index_add(0, index, sure) / filled
+    accuracy = torch.zeros(count, dtype=torch.float64).index_add(0, index, right) / filled
     return Bins(edges, counts, confidence, accuracy)
 
 
@@ -72,7 +72,14 @@ def figures(
     count: int = 15,
     mode: str = "equal",
 ) -> Figures:
-    """Accuracy, NLL, Brier score and ECE of predictions."""
+    """Accuracy, NLL, Brier score and ECE of predictions.
+
+    Args:
+        log_probs: of the classes.
+        labels: true classes.
+        count: bins of the ECE under ``equal``.
+        mode: of the bins, as in :func:`bins`.
+    """
     logs = log_probs.double()
     truth = functional.one_hot(labels, logs.shape[1])
     return Figures(
@@ -118,7 +125,7 @@ def doubt(logs: Logs) -> dict[str, Float64[Tensor, "n"]]:
 
 
 class Detection(NamedTuple):
-    """How well a score tells strange inputs: area under the ROC, FPR at 95 % of them found."""
+    """How well a score detects strange inputs: area under the ROC, FPR at a TPR of 95 %."""
 
     auroc: float
     fpr95: float
@@ -131,8 +138,8 @@ def detect(inside: Float64[Tensor, "n"], outside: Float64[Tensor, "m"]) -> Detec
     below = torch.searchsorted(ordered, outside.contiguous(), right=False)
     not_above = torch.searchsorted(ordered, outside.contiguous(), right=True)
     auroc = ((below + not_above).double() / 2).mean() / len(inside)
-    found = math.ceil(0.95 * len(outside))
-    limit = outside.sort(descending=True).values[found - 1]
+    detected = math.ceil(0.95 * len(outside))
+    limit = outside.sort(descending=True).values[detected - 1]
     return Detection(auroc.item(), (inside >= limit).double().mean().item())
 
 

@@ -35,30 +35,33 @@ def test_tickets(training: Training, done: int, steps: int) -> Tested:
         net = tickets.rebuild(training.kept[number], training.form, about, training.run.device)
         nets.append(net)
         logs.append(predicted(training, net, images.evaluation_batches(training.data)))
-        found = ensemble.figures(logs[-1], labels)
+        scores = ensemble.figures(logs[-1], labels)
         at = min(stops[number], steps)
-        training.run.log(at, ticket_accuracy=found.accuracy, ticket_nll=found.nll)
-        told(training, number + 1)
+        training.run.log(at, ticket_accuracy=scores.accuracy, ticket_nll=scores.nll)
+        report_progress(training, number + 1)
     return Tested(nets, torch.stack(logs), labels)
 
 
-def told(training: Training, done: int) -> None:
+def report_progress(training: Training, done: int) -> None:
     """Progress after the training: tests done, of all that the job makes."""
     training.run.progress(training.total + done, training.whole, phase="test")
     training.run.check_stop()
 
 
 def predicted(training: Training, net: nn.Module, pairs: Any) -> Tensor:
-    """Log-probabilities of a ticket, in the precision of the job."""
+    """Log-probabilities [n, classes] of a ticket, in the precision of the job."""
     with device.autocast(training.spec.precision, training.run.device):
         return predict(net, pairs)[0]
 
 
 def figures(training: Training, logs: Tensor, labels: Tensor) -> Figures:
-    """Accuracy, NLL, Brier score and ECE, in the bins that the spec asks for."""
+    """Accuracy, NLL, Brier score and ECE, in the bins that the spec asks for.
+
+    Log-probabilities [n, classes], labels [n].
+    """
     chosen = training.spec.evaluate
-    found = ensemble.figures(logs, labels, chosen.ece_bins, chosen.ece_mode)
-    return found._asdict()
+    scores = ensemble.figures(logs, labels, chosen.ece_bins, chosen.ece_mode)
+    return scores._asdict()
 
 
 def mean_of(rows: Sequence[Figures]) -> Figures:
@@ -68,18 +71,18 @@ def mean_of(rows: Sequence[Figures]) -> Figures:
 
 def under_shift(training: Training, tested: Tested) -> dict[str, Any]:
     """Figures on what the nets were not trained for, as far as the spec asks for them."""
-    chosen, found = training.spec.evaluate, {}
+    chosen, results = training.spec.evaluate, {}
     done = training.spec.tickets
     if chosen.corruptions:
-        found["corruptions"] = _corrupted(training, tested)
+        results["corruptions"] = _corrupted(training, tested)
         done += CORRUPTED_SETS
     for ref in chosen.ood:
-        found.setdefault("ood", {})[ref.dataset] = _strange(training, tested, ref)
-        told(training, done := done + 1)
+        results.setdefault("ood", {})[ref.dataset] = _strange(training, tested, ref)
+        report_progress(training, done := done + 1)
     for eps in chosen.fgsm_eps:
-        found.setdefault("fgsm", []).append(_attacked(training, tested, eps))
-        told(training, done := done + 1)
-    return found
+        results.setdefault("fgsm", []).append(_attacked(training, tested, eps))
+        report_progress(training, done := done + 1)
+    return results
 
 
 def _all(training: Training, nets: Sequence[nn.Module], pixels: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ def _both(training: Training, logs: Tensor, labels: Tensor) -> dict[str, Figures
     return {
         "ensemble": figures(training, ensemble.mixture(logs), labels),
         "ticket_mean": mean_of(each),
-        **{f"ticket_{number}": found for number, found in enumerate(each)},
+        **{f"ticket_{number}": scores for number, scores in enumerate(each)},
     }
 
 
@@ -107,7 +110,7 @@ def _corrupted(training: Training, tested: Tested) -> dict[str, Any]:
             pooled.append(ensemble.mixture(logs).float())
             both = _both(training, logs, tested.labels)
             rows.append({"corruption": kind, "severity": severity, **both})
-            told(training, done := done + 1)
+            report_progress(training, done := done + 1)
     everything = figures(training, torch.cat(pooled), tested.labels.repeat(len(pooled)))
     return {
         "mean": _mean_rows(rows),
@@ -119,7 +122,7 @@ def _corrupted(training: Training, tested: Tested) -> dict[str, Any]:
 
 
 def _mean_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Figures]:
-    groups = [name for name, found in rows[0].items() if isinstance(found, dict)]
+    groups = [name for name, value in rows[0].items() if isinstance(value, dict)]
     return {who: mean_of([row[who] for row in rows]) for who in groups}
 
 
@@ -155,5 +158,5 @@ def _attacked(training: Training, tested: Tested, eps: float) -> dict[str, Any]:
         with torch.no_grad():
             logs.append(torch.stack([net(x).float().log_softmax(1) for net in tested.nets]))
         training.run.check_stop()
-    found = _both(training, torch.cat(logs, 1), tested.labels)
-    return {"eps": eps, "target": "ensemble", **found}
+    scores = _both(training, torch.cat(logs, 1), tested.labels)
+    return {"eps": eps, "target": "ensemble", **scores}

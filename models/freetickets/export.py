@@ -35,9 +35,9 @@ def program_of(nets: Sequence[nn.Module], x: Float[Tensor, "b c h w"]) -> Export
     return programs.export(ensemble, x.cpu())
 
 
-def write_onnx(path: Path, program: ExportedProgram, told: Mapping[str, Any]) -> Answer:
+def write_onnx(path: Path, program: ExportedProgram, description: Mapping[str, Any]) -> Answer:
     """Write as ONNX with the description as metadata; the file as a function."""
-    onnx_file.write(path, program, OUTPUTS, {k: json.dumps(v) for k, v in told.items()})
+    onnx_file.write(path, program, OUTPUTS, {k: json.dumps(v) for k, v in description.items()})
     evaluator = ReferenceEvaluator(str(path))
 
     def answer(x: Tensor) -> list[Tensor]:
@@ -53,7 +53,7 @@ def distance(answer: Answer, nets: Sequence[nn.Module], x: Tensor) -> float:
     Args:
         answer: of a file, on the CPU.
         nets: members in eval mode.
-        x: normalised images.
+        x: normalised images [b, c, h, w].
 
     Raises:
         RuntimeError: if it is above 1e-4.

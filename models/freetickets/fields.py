@@ -1,134 +1,94 @@
-"""Filters, warps and random fields over batches of images: what corruptions are made of."""
+"""Groups of fields in the spec of FreeTickets. Torch-free."""
 
-import math
+from typing import Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional
+from pydantic import Field, field_validator
 
-Pixels = Float[Tensor, "n h w c"]
+from models.core.spec import DatasetRef, Int, SpecGroup
 
 
-def _planes(x: Pixels) -> Tensor:
-    return x.permute(0, 3, 1, 2)  # [n, c, h, w]
+class PruneRate(SpecGroup):
+    """Share of a layer's active weights that an update drops and grows elsewhere."""
+
+    p: float = Field(default=0.5, ge=0, le=1, description="Share at the beginning of a phase")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="cosine falls from p to p_min over each phase"
+    )
+    p_min: float = Field(default=0.005, ge=0, le=1, description="Share at the end of the cosine")
 
 
-def filtered(x: Pixels, kernel: Float[Tensor, "k1 k2"]) -> Pixels:
-    """Correlation of every channel with a kernel of odd sides; borders are continued."""
-    (k1, k2), channels = kernel.shape, x.shape[3]
-    y = functional.pad(_planes(x), (k2 // 2, k2 // 2, k1 // 2, k1 // 2), mode="replicate")
-    weight = kernel.expand(channels, 1, k1, k2)
-    return functional.conv2d(y, weight, groups=channels).permute(0, 2, 3, 1)
+class Escape(SpecGroup):
+    """The large update between two tickets of one run, which leaves the basin of the last one."""
+
+    q: float = Field(default=0.8, ge=0, le=1, description="Share of active weights replaced")
+    growth: Literal["gradient", "random", "same"] = Field(
+        default="same", description="How positions are chosen; same as in ordinary updates"
+    )
+    regrow_dropped: bool = Field(
+        default=True,
+        description="Whether a weight just dropped may be grown again; growth by gradient takes"
+        " many back, so the escape is weaker than q (the report tells the share)",
+    )
+    reset_momentum: bool = Field(default=False, description="Forget all momentum at an escape")
 
 
-def blurred(x: Pixels, sigma: float) -> Pixels:
-    """Gaussian blur, cut at four deviations; deviations in pixels."""
-    reach = int(4 * sigma + 0.5)
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    line /= line.sum()
-    return filtered(filtered(x, line[None]), line[:, None])
+class Rates(SpecGroup):
+    """Learning rates of a refinement, as factors on optimizer.lr."""
+
+    shape: Literal["steps", "cosine"] = Field(
+        default="steps",
+        description="steps: high in the first half, low in the second; cosine: from high to low,"
+        " so that each ticket starts anew from a high rate",
+    )
+    high: float = Field(default=0.1, gt=0, le=10, description="At the beginning of a refinement")
+    low: float = Field(default=0.01, gt=0, le=10, description="At the end of a refinement")
 
 
-def moved(
-    x: Pixels, radius: int, sigma: float, degrees: tuple[float, float], numbers: torch.Generator
-) -> Pixels:
-    """Motion blur: a half Gaussian along a direction of each image's own.
+class EnsembleEvaluation(SpecGroup):
+    """What the tickets and their ensemble are tested on."""
 
-    Args:
-        x: images.
-        radius: 2 radius + 1 places are summed.
-        sigma: deviation along the line, pixels.
-        degrees: range of the directions.
-        numbers: directions come from here.
-    """
-    n, h, w, _ = x.shape
-    low, high = degrees
-    angle = (low + (high - low) * torch.rand(n, generator=numbers)) * math.pi / 180
-    weights = torch.exp(-0.5 * (torch.arange(2 * radius + 1) / sigma) ** 2)
-    weights /= weights.sum()
-    every, total = torch.arange(n)[:, None, None], torch.zeros_like(x)
-    for place, weight in enumerate(weights):
-        down = (place * angle.sin()).round().long()[:, None]
-        across = (place * angle.cos()).round().long()[:, None]
-        rows = (torch.arange(h) + down).clamp(0, h - 1)
-        columns = (torch.arange(w) + across).clamp(0, w - 1)
-        total += weight * x[every, rows[:, :, None], columns[:, None]]
-    return total
+    ece_bins: Int = Field(default=15, ge=2, le=1000, description="Equal bins of confidence")
+    ece_mode: Literal["equal", "reference14"] = Field(
+        default="equal",
+        description="reference14: the 14 bins between 15 edges of the authors' code",
+    )
+    corruptions: bool = Field(
+        default=False, description="Corruptions of CIFAR-C, five severities each"
+    )
+    ood: list[DatasetRef] = Field(
+        default=[], max_length=8, description="Sets whose images belong to none of the classes"
+    )
+    fgsm_eps: list[float] = Field(
+        default=[],
+        max_length=8,
+        description="Sizes of a one-step attack on the ensemble, in pixel values on 0..1",
+    )
 
-
-def magnified(x: Pixels, factor: float) -> Pixels:
-    """The middle of the images, bilinear, at their old size."""
-    h, w = x.shape[1:3]
-    inside = [math.ceil(side / factor) for side in (h, w)]
-    top, left = ((side - part) // 2 for side, part in zip((h, w), inside, strict=True))
-    part = _planes(x)[:, :, top : top + inside[0], left : left + inside[1]]
-    size = [max(side, round(p * factor)) for side, p in zip((h, w), inside, strict=True)]
-    y = functional.interpolate(part, size=size, mode="bilinear", align_corners=True)
-    top, left = (size[0] - h) // 2, (size[1] - w) // 2
-    return y[:, :, top : top + h, left : left + w].permute(0, 2, 3, 1)
+    @field_validator("fgsm_eps")
+    @classmethod
+    def _small_enough(cls, sizes: list[float]) -> list[float]:
+        if any(not 0 < size <= 1 for size in sizes):
+            raise ValueError(f"fgsm_eps {sizes}: each in (0, 1], for example 0.0314 for 8/255")
+        return sizes
 
 
-def plasma(
-    n: int, side: int, decay: float, numbers: torch.Generator
-) -> Float[Tensor, "n side side"]:
-    """Clouds on 0..1 by the diamond-square algorithm on a torus.
+class Export(SpecGroup):
+    """What is left of the ensemble for other programs, and how fast it runs here."""
 
-    Args:
-        n: fields.
-        side: a power of two.
-        decay: of the random part from a scale to the one half as large.
-        numbers: the random part comes from here.
-    """
-    field, step, wibble = torch.zeros(n, side, side), side, 100.0
+    program: bool = Field(
+        default=False, description="Leave ensemble.pt2, for torch.export.load, checked"
+    )
+    onnx: bool = Field(default=False, description="Leave ensemble.onnx, checked")
+    timings: list[Int] = Field(
+        default=[],
+        max_length=8,
+        description="Batch sizes at which ways to run the ensemble are timed, and every layer of"
+        " the first ticket dense and sparse: CSR on a CPU, 2:4 on a GPU",
+    )
 
-    def mean(total: Tensor) -> Tensor:
-        draw = 2 * torch.rand(total.shape, generator=numbers) - 1
-        return total / 4 + wibble * wibble * draw
-
-    while step >= 2:
-        half = step // 2
-        corners = field[:, ::step, ::step]
-        pairs = corners + corners.roll(-1, 1)
-        field[:, half::step, half::step] = mean(pairs + pairs.roll(-1, 2))
-        middles = field[:, half::step, half::step]
-        above = middles + middles.roll(1, 1) + corners + corners.roll(-1, 2)
-        field[:, ::step, half::step] = mean(above)
-        beside = middles + middles.roll(1, 2) + corners + corners.roll(-1, 1)
-        field[:, half::step, ::step] = mean(beside)
-        step, wibble = half, wibble / decay
-    field -= field.amin((1, 2), keepdim=True)
-    return field / field.amax((1, 2), keepdim=True).clamp(min=1e-12)
-
-
-def sheared(x: Pixels, corner: float, numbers: torch.Generator) -> Pixels:
-    """An affine map that moves three points around the middle by up to ``corner`` pixels each."""
-    n, h, w, _ = x.shape
-    size = min(h, w) // 3
-    middle = torch.tensor([w // 2, h // 2]).float()
-    points = middle + size * torch.tensor([[1.0, 1], [1, -1], [-1, -1]])
-    away = corner * (2 * torch.rand(n, 3, 2, generator=numbers) - 1)
-    ones = torch.ones(n, 3, 1)
-    # where the image's point lands, solved for where each place comes from
-    back = torch.linalg.solve(torch.cat([points + away, ones], 2), points.expand(n, -1, -1))
-    y, x_ = torch.meshgrid(torch.arange(h).float(), torch.arange(w).float(), indexing="ij")
-    places = torch.stack([x_, y, torch.ones_like(y)], 2)  # [h, w, 3]
-    return _sampled(x, torch.einsum("hwk,nkd->nhwd", places, back))
-
-
-def displaced(x: Pixels, amount: float, smooth: float, numbers: torch.Generator) -> Pixels:
-    """Displacements drawn from -1..1 pixels, smoothed over ``smooth``, times ``amount``."""
-    if amount == 0:
-        return x
-    n, h, w, _ = x.shape
-    shift = blurred(2 * torch.rand(n, h, w, 2, generator=numbers) - 1, smooth) * amount
-    y, x_ = torch.meshgrid(torch.arange(h).float(), torch.arange(w).float(), indexing="ij")
-    return _sampled(x, torch.stack([x_, y], 2) + shift)
-
-
-def _sampled(x: Pixels, places: Float[Tensor, "n h w 2"]) -> Pixels:
-    """Bilinear values at (column, row) places; the images are mirrored at their borders."""
-    h, w = x.shape[1:3]
-    grid = 2 * places / torch.tensor([max(1, w - 1), max(1, h - 1)]) - 1
-    mode = {"mode": "bilinear", "padding_mode": "reflection", "align_corners": True}
-    return functional.grid_sample(_planes(x), grid, **mode).permute(0, 2, 3, 1)
+    @field_validator("timings")
+    @classmethod
+    def _batches(cls, sizes: list[int]) -> list[int]:
+        if any(not 1 <= size <= 4096 for size in sizes):
+            raise ValueError(f"timings {sizes}: batch sizes from 1 to 4096, for example 16 or 256")
+        return sizes

@@ -1,4 +1,4 @@
-"""The ensemble as one module, and the fastest way to run it on this machine, found by timing.
+"""The ensemble as one module, and the fastest way to run it on this machine, chosen by timing.
 
 Ways: members one after the other; each on a CUDA stream of its own; one net of M times the channels
 with grouped convolutions; ``vmap`` over stacked weights. On a GPU each is one CUDA graph.
@@ -131,15 +131,15 @@ def _joined_norm(norms: list[nn.BatchNorm2d]) -> nn.BatchNorm2d:
 def ways(nets: Sequence[nn.Module]) -> dict[str, Way]:
     """Ways from images to the logits [members, b, classes] of all members; nets in eval mode."""
     whole, m = grouped(nets), len(nets)
-    found: dict[str, Way] = {
+    by_name: dict[str, Way] = {
         "sequential": lambda x: torch.stack([net(x) for net in nets]),
         # cat keeps NHWC, which repeat would undo
         "grouped": lambda x: whole(torch.cat([x] * m, 1)).unflatten(1, (m, -1)).transpose(0, 1),
         "vmap": _vmapped(nets),
     }
     if next(nets[0].parameters()).is_cuda:
-        found["streams"] = _streamed(nets)
-    return found
+        by_name["streams"] = _streamed(nets)
+    return by_name
 
 
 def _vmapped(nets: Sequence[nn.Module]) -> Way:

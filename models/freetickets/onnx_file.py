@@ -21,7 +21,7 @@ TYPES = {torch.float32: TensorProto.FLOAT, torch.float64: TensorProto.DOUBLE}
 
 
 def write(
-    path: Path, program: ExportedProgram, outputs: list[str], told: Mapping[str, str]
+    path: Path, program: ExportedProgram, outputs: list[str], metadata: Mapping[str, str]
 ) -> None:
     """Write a program of one input, ``images`` [batch, c, h, w], with its weights inside.
 
@@ -29,10 +29,12 @@ def write(
         path: of the file.
         program: of convolutional nets in eval mode, batch left open.
         outputs: names of what it gives.
-        told: kept in the file as metadata.
+        metadata: kept in the file.
     """
     graph = _Graph(program, outputs)
-    onnx_file.save(path, "ensemble", graph.nodes, graph.inputs, graph.outputs, graph.weights, told)
+    onnx_file.save(
+        path, "ensemble", graph.nodes, graph.inputs, graph.outputs, graph.weights, metadata
+    )
 
 
 class _Graph:
@@ -108,10 +110,10 @@ def _described(name: str, node: Node) -> onnx.ValueInfoProto:
 
 
 def _first(node: Node) -> Node:
-    found = node.args[0]
-    if not isinstance(found, Node):
-        raise TypeError(f"{node.target} of {found!r}")
-    return found
+    operand = node.args[0]
+    if not isinstance(operand, Node):
+        raise TypeError(f"{node.target} of {operand!r}")
+    return operand
 
 
 Written = tuple[str, list[Any], dict[str, Any]]  # operation, operands, attributes
@@ -136,8 +138,8 @@ def _norm(x: Node, *others: Any) -> Written:
 def _pool(
     x: Node, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int] = (0, 0)
 ) -> Written:
-    places = {"strides": list(stride), "pads": [*padding, *padding]}
-    return "MaxPool", [x], {"kernel_shape": list(kernel), **places}
+    attributes = {"strides": list(stride), "pads": [*padding, *padding]}
+    return "MaxPool", [x], {"kernel_shape": list(kernel), **attributes}
 
 
 def _cast(x: Node, dtype: torch.dtype) -> Written:

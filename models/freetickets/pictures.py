@@ -20,11 +20,11 @@ def reliability(path: Path, members: Sequence[Bins], ensemble: Bins) -> None:
     figure = Figure(figsize=(6, 6.4), dpi=120, layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     above.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
-    for index, found in enumerate(members):
+    for index, member in enumerate(members):
         label = "single tickets" if index == 0 else None
-        _points(above, found, color="tab:blue", alpha=0.5, linewidth=1, marker=".", label=label)
-    told = f"ensemble, ECE {ensemble.ece:.2%}"
-    _points(above, ensemble, color="tab:red", linewidth=2, marker="o", label=told)
+        _points(above, member, color="tab:blue", alpha=0.5, linewidth=1, marker=".", label=label)
+    caption = f"ensemble, ECE {ensemble.ece:.2%}"
+    _points(above, ensemble, color="tab:red", linewidth=2, marker="o", label=caption)
     edges = ensemble.edges.numpy()
     width = edges[1] - edges[0]
     share = ensemble.counts.numpy() / ensemble.counts.sum().item()
@@ -38,9 +38,9 @@ def reliability(path: Path, members: Sequence[Bins], ensemble: Bins) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def _points(axes: Axes, found: Bins, **style: object) -> None:
-    filled = found.counts > 0
-    axes.plot(found.confidence[filled], found.accuracy[filled], **style)  # ty: ignore[invalid-argument-type]
+def _points(axes: Axes, bins: Bins, **style: object) -> None:
+    filled = bins.counts > 0
+    axes.plot(bins.confidence[filled], bins.accuracy[filled], **style)  # ty: ignore[invalid-argument-type]
 
 
 def diversity(
@@ -51,8 +51,8 @@ def diversity(
     Args:
         path: of the PNG.
         densities: by name of the layer, in order.
-        iou: overlap of each two masks; None where nothing is masked.
-        differ: share of test images on which two tickets disagree.
+        iou: overlap [m, m] of each two masks; None where nothing is masked.
+        differ: share [m, m] of test images on which two tickets disagree.
     """
     matrices = [(differ, "predictions that differ", "share of test images")]
     if iou is not None:
@@ -67,28 +67,28 @@ def diversity(
     bars.set_ylabel("active weights (share of the layer)")
     bars.set_ylim(0, 1.02)
     bars.grid(axis="y", alpha=0.3)
-    for place, (matrix, title, unit) in zip(maps, matrices, strict=True):
-        _matrix(figure, place, matrix.numpy(), title, unit)
+    for panel, (matrix, title, unit) in zip(maps, matrices, strict=True):
+        _matrix(figure, panel, matrix.numpy(), title, unit)
     figure.savefig(path, metadata={"Software": None})
 
 
-def corrupted(path: Path, found: Mapping[str, Any], clean: Mapping[str, float]) -> None:
+def corrupted(path: Path, results: Mapping[str, Any], clean: Mapping[str, float]) -> None:
     """Accuracy by severity, and by corruption over all severities: ensemble and mean ticket.
 
     Args:
         path: of the PNG.
-        found: of ``evaluate.under_shift``, with ``by_severity`` and ``by_corruption``.
+        results: of ``evaluate.under_shift``, with ``by_severity`` and ``by_corruption``.
         clean: accuracy on the test images as they are.
     """
     figure = Figure(figsize=(10, 4.4), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 2), sharey=True)
-    names = list(found["by_corruption"])
-    for place, (who, label) in enumerate(SHOWN.items()):
-        rows = [row[who]["accuracy"] for row in found["by_severity"].values()]
+    names = list(results["by_corruption"])
+    for index, (who, label) in enumerate(SHOWN.items()):
+        rows = [row[who]["accuracy"] for row in results["by_severity"].values()]
         style = {"color": COLOURS[who], "label": label}
         left.plot(range(6), [clean[who], *rows], marker="o", **style)
-        means = [found["by_corruption"][name][who]["accuracy"] for name in names]
-        right.bar([i + 0.4 * place - 0.2 for i in range(len(names))], means, width=0.4, **style)
+        means = [results["by_corruption"][name][who]["accuracy"] for name in names]
+        right.bar([i + 0.4 * index - 0.2 for i in range(len(names))], means, width=0.4, **style)
     left.set_xlabel("severity (0: clean), mean over corruptions")
     left.set_ylabel("accuracy (share of images)")
     left.set_ylim(0, 1.02)

@@ -38,15 +38,15 @@ def finish(training: Training, fitted: Fitted) -> None:
     run.result(**brief(values))
 
 
-def brief(found: Any) -> Any:
+def brief(results: Any) -> Any:
     """The same without long tables: an event has a limit of bytes, the report has none."""
-    if isinstance(found, list):
-        return [brief(one) for one in found]
-    if not isinstance(found, dict):
-        return found
+    if isinstance(results, list):
+        return [brief(one) for one in results]
+    if not isinstance(results, dict):
+        return results
     return {
         name: brief(value)
-        for name, value in found.items()
+        for name, value in results.items()
         if name not in ("sets", "by_corruption", "by_severity")
         and not re.fullmatch(r"ticket_\d+", name)
     }
@@ -94,8 +94,8 @@ def _topology(training: Training, done: int) -> dict[str, Any]:
     """Overlap of the tickets' masks, and how much was tried."""
     if not training.spec.is_sparse:
         return {}
-    found = masks_of_tickets(training, done)
-    iou = ensemble.jaccard(found)
+    masks = masks_of_tickets(training, done)
+    iou = ensemble.jaccard(masks)
     changes = training.changes()
     dropped = sum(row["dropped"] for row in changes)
     return {
@@ -113,7 +113,7 @@ def _topology(training: Training, done: int) -> dict[str, Any]:
 
 
 def masks_of_tickets(training: Training, done: int) -> list[Tensor]:
-    """The whole mask of each ticket as one row."""
+    """The whole mask of each ticket as one row, bool [weights]."""
     every = [tickets.masks_of(kept, training.form) for kept in training.kept[:done]]
     return [torch.cat([mask.reshape(-1) for mask in masks.values()]) for masks in every]
 
@@ -123,20 +123,20 @@ def work(training: Training, fitted: Fitted) -> dict[str, Any]:
     spec, clock = training.spec, fitted.clock
     layers = training.topology.layers
     shares = [training.topology.active[x.name] / x.size for x in layers]
-    found = cost.costs(layers, shares, spec.update_interval if spec.is_dynamic else None)
+    costs = cost.costs(layers, shares, spec.update_interval if spec.is_dynamic else None)
     ms = median(training.change_ms) if training.change_ms else 0.0
     # backward counts twice
-    dense = 3 * found.dense * fitted.steps * spec.batch(len(training.data.train))
+    dense = 3 * costs.dense * fitted.steps * spec.batch(len(training.data.train))
     changing_s = ms * len(training.changes()) / 1000
     return {
         "steps": fitted.steps,
-        "forward_macs_dense": found.dense,
-        "forward_macs_sparse": found.sparse,
-        "step_ratio_counted": found.counted_ratio,
-        "step_ratio_executed": found.executed_ratio,
-        "inference_ratio": spec.tickets * found.forward_ratio,
-        "train_macs_counted": dense * found.counted_ratio,
-        "train_macs_executed": dense * found.executed_ratio,
+        "forward_macs_dense": costs.dense,
+        "forward_macs_sparse": costs.sparse,
+        "step_ratio_counted": costs.counted_ratio,
+        "step_ratio_executed": costs.executed_ratio,
+        "inference_ratio": spec.tickets * costs.forward_ratio,
+        "train_macs_counted": dense * costs.counted_ratio,
+        "train_macs_executed": dense * costs.executed_ratio,
         "train_seconds": clock.seconds,
         "median_update_ms": ms,
         "update_seconds": changing_s,
@@ -156,7 +156,7 @@ def _exported(training: Training, tested: Tested) -> dict[str, Any]:
 
     about = describe(training.spec, training.data) | {"tickets": len(tested.nets)}
     program = export.program_of(tested.nets, _samples(training, 2))
-    found = {}
+    gaps = {}
     for name, wanted, write in (
         ("ensemble.pt2", asked.program, programs.save),
         ("ensemble.onnx", asked.onnx, export.write_onnx),
@@ -164,9 +164,9 @@ def _exported(training: Training, tested: Tested) -> dict[str, Any]:
         if wanted:
             answer = write(run.dir / name, program, about)
             # another batch size than the program was recorded with, so that it must be open
-            found[name] = export.distance(answer, tested.nets, _samples(training, 3))
+            gaps[name] = export.distance(answer, tested.nets, _samples(training, 3))
             run.artifact(name, role="export", tickets=len(tested.nets))
-    return {"export_gaps": found}
+    return {"export_gaps": gaps}
 
 
 def _samples(training: Training, count: int) -> Tensor:
@@ -182,16 +182,16 @@ def _timed(training: Training, tested: Tested) -> dict[str, list[dict[str, Any]]
     nets = [infer.fold(net).to(memory_format=layout) for net in tested.nets]  # ty: ignore[no-matching-overload]  # a torch gap
     if training.run.device == "cuda":  # what sparse tensor cores take
         nets = [net.bfloat16() for net in nets]
-    found: dict[str, list[dict[str, Any]]] = {"ways": [], "layers": []}
+    timings: dict[str, list[dict[str, Any]]] = {"ways": [], "layers": []}
     for size in training.spec.export.timings:
         x = _samples(training, size).to(next(nets[0].parameters()).dtype)
         x = x.contiguous(memory_format=layout)
         name, _, ms, left_out = infer.fastest(nets, x, TIMED_ROUNDS)
-        found["ways"].append({"batch": size, "chosen": name, "ms": ms, "left_out": left_out})
+        timings["ways"].append({"batch": size, "chosen": name, "ms": ms, "left_out": left_out})
         rows = sparse.choose_layers(nets[0], x)[1] if training.spec.is_sparse else []
-        found["layers"] += [row._asdict() for row in rows]
+        timings["layers"] += [row._asdict() for row in rows]
         training.run.check_stop()
-    return found
+    return timings
 
 
 def _write(
@@ -203,7 +203,7 @@ def _write(
 ) -> None:
     run, spec, topology = training.run, training.spec, training.topology
     changes = training.changes()
-    told = {
+    contents = {
         "result": values,
         "spec": spec.model_dump(mode="json"),
         "spec_sha256": spec_digest(spec),
@@ -216,7 +216,7 @@ def _write(
         "changes": changes,
         "timings": timings,
     }
-    (run.dir / "report.json").write_text(json.dumps(told, indent=2))
+    (run.dir / "report.json").write_text(json.dumps(contents, indent=2))
     run.artifact("report.json", role="report")
     _table(training, "history.csv", fitted.history)
     tables = {"updates.csv": changes, "layers.csv": timings["layers"]}

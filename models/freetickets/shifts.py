@@ -13,7 +13,10 @@ from models.freetickets.ensemble import mixture
 
 
 def batches(data: ImageData, pixels: UInt8[Tensor, "n h w c"]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images as the net was trained on; labels are those of the test set, or zeros."""
+    """Normalised images as the net was trained on; labels are those of the test set, or zeros.
+
+    Images are float32 [b, c, h, w], labels int64 [b].
+    """
     same = len(pixels) == len(data.test_labels)
     labels = data.test_labels if same else torch.zeros(len(pixels), dtype=torch.long)
     for x, y in zip(pixels.split(images.CHUNK), labels.split(images.CHUNK), strict=True):

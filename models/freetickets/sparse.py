@@ -54,8 +54,8 @@ class Linear24(nn.Module):
         if (
             self.packed.BACKEND == "cusparselt"
         ):  # has several algorithms; which is best depends on b
-            found = torch._cslt_sparse_mm_search(self.packed.packed, x.T)
-            self.packed.alg_id_cusparselt = found
+            algorithm = torch._cslt_sparse_mm_search(self.packed.packed, x.T)
+            self.packed.alg_id_cusparselt = algorithm
         self.bias = bias
 
     def forward(self, x: Float[Tensor, "b in"]) -> Float[Tensor, "b out"]:
@@ -76,7 +76,7 @@ class Pointwise(nn.Module):
 
 
 def pixels(x: Float[Tensor, "b c h w"], stride: int) -> Float[Tensor, "b h2 w2 c"]:
-    """The inputs of a 1x1 convolution, one a place of its output."""
+    """The inputs of a 1x1 convolution, one for each position of its output."""
     return x[:, :, ::stride, ::stride].permute(0, 2, 3, 1).contiguous()
 
 
@@ -182,23 +182,23 @@ def choose_layers(
     inputs = _inputs(net, x)
     for name, given in inputs.items():
         layer = cast("nn.Conv2d | nn.Linear", net.get_submodule(name))
-        found, instead = _tried(layer, given, rounds)
-        if found.kept != "dense" and instead is not None:
+        timed, instead = _tried(layer, given, rounds)
+        if timed.kept != "dense" and instead is not None:
             parent, _, child = name.rpartition(".")
             setattr(chosen.get_submodule(parent), child, instead)
         outputs, c_in, *kernel = layer.weight.shape
         density = float((layer.weight != 0).double().mean())
         side = kernel[0] if kernel else 0
-        rows.append(Row(name, side, outputs, c_in, density, len(x), *found))
+        rows.append(Row(name, side, outputs, c_in, density, len(x), *timed))
     return chosen, rows
 
 
 def _inputs(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """What each convolution and linear layer is given, by name."""
-    found: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_pre_hook(
-            lambda _, args, name=name: found.update({name: args[0].detach()})
+            lambda _, args, name=name: inputs.update({name: args[0].detach()})
         )
         for name, module in net.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
@@ -206,11 +206,11 @@ def _inputs(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     net(x)
     for hook in hooks:
         hook.remove()
-    return found
+    return inputs
 
 
 def _tried(layer: nn.Conv2d | nn.Linear, x: Tensor, rounds: int) -> tuple[Timing, nn.Module | None]:
-    """A layer's timing, and the layer that would take its place."""
+    """A layer's timing, and the layer that would replace it."""
     if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
         return _left("no sparse kernel for windows larger than 1 x 1"), None
     weight = layer.weight.flatten(1)
@@ -221,8 +221,8 @@ def _tried(layer: nn.Conv2d | nn.Linear, x: Tensor, rounds: int) -> tuple[Timing
         return _timed(layer, instead, x, rounds, "csr"), instead
     rows = pixels(x, _stride(layer)).flatten(0, 2) if isinstance(layer, nn.Conv2d) else x
     make = lambda: _instead(layer, Linear24(weight, layer.bias, rows))  # noqa: E731
-    found = _on_tensor_cores(layer, weight, make, x, rounds)
-    return found, make() if found.kept == "2:4" else None
+    timed = _on_tensor_cores(layer, weight, make, x, rounds)
+    return timed, make() if timed.kept == "2:4" else None
 
 
 def _instead(layer: nn.Conv2d | nn.Linear, linear: nn.Module) -> nn.Module:

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
 from models.freetickets import cost, timetable
-from models.freetickets.densities import Layer, can_cap, counts, densities, layers_of
-from models.freetickets.parts import Escape, Evaluation, Export, PruneRate, Rates
+from models.freetickets.densities import MaskableLayer, can_cap, counts, densities, layers_of
+from models.freetickets.fields import EnsembleEvaluation, Escape, Export, PruneRate, Rates
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.spec import ResidualFamily
@@ -67,7 +67,7 @@ class FreeTicketsTrain(SupervisedSpec):
         ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "freetickets.train",
         "model": {"name": "resnet8", "width": 16},
         "data": {"dataset": "digits"},
@@ -129,7 +129,7 @@ class FreeTicketsTrain(SupervisedSpec):
     )
     escape: Escape = Escape()
     rates: Rates = Rates()
-    evaluate: Evaluation = Evaluation()
+    evaluate: EnsembleEvaluation = EnsembleEvaluation()
     export: Export = Export()
 
     @model_validator(mode="after")
@@ -197,11 +197,18 @@ class FreeTicketsTrain(SupervisedSpec):
         """Whether each member starts anew from weights of its own."""
         return self.variant not in ("edst", "snapshot")
 
-    def layers(self, channels: int, classes: int, height: int, width: int) -> list[Layer]:
-        """Every layer of the net whose weight may be masked."""
+    def layers(self, channels: int, classes: int, height: int, width: int) -> list[MaskableLayer]:
+        """Every layer of the net whose weight may be masked.
+
+        Args:
+            channels: of the images.
+            classes: outputs of the classifier.
+            height: of the images, in pixels.
+            width: likewise.
+        """
         return layers_of(self.model, channels, classes, height, width)
 
-    def shares(self, layers: list[Layer]) -> list[float]:
+    def shares(self, layers: list[MaskableLayer]) -> list[float]:
         """Share of active weights of each layer.
 
         Raises:
@@ -210,18 +217,18 @@ class FreeTicketsTrain(SupervisedSpec):
         if not self.is_sparse:
             return [1.0] * len(layers)
         try:
-            found = densities(layers, self.sparsity, self.distribution, self.keep_dense)
+            shares = densities(layers, self.sparsity, self.distribution, self.keep_dense)
         except ValueError as error:
             raise SpecError(str(error)) from error
-        if self.structure == "cap24" and not any(map(can_cap, layers, found)):
+        if self.structure == "cap24" and not any(map(can_cap, layers, shares)):
             raise SpecError(
                 f"structure cap24: at sparsity {self.sparsity} no layer of {self.model.name} with a"
                 " multiple of 4 inputs has a density of at most 1/2: raise sparsity to 0.6 or more,"
                 " or use structure none"
             )
-        return found
+        return shares
 
-    def active(self, layers: list[Layer]) -> list[int]:
+    def active(self, layers: list[MaskableLayer]) -> list[int]:
         """Active weights of each layer, in exact numbers."""
         sparsity = self.sparsity if self.is_sparse else 0.0
         return counts(layers, self.shares(layers), sparsity)
@@ -278,13 +285,13 @@ class FreeTicketsTrain(SupervisedSpec):
         active = self.active(layers)
         shares = [k / layer.size for k, layer in zip(active, layers, strict=True)]
         interval = self.update_interval if self.is_dynamic else None
-        found = cost.costs(layers, shares, interval)
+        costs = cost.costs(layers, shares, interval)
         details: dict[str, float | int | str | None] = {
             "weights": sum(layer.size for layer in layers),
             "active_weights": sum(active),
-            "step_ratio_counted": found.counted_ratio,
-            "step_ratio_executed": found.executed_ratio,
-            "inference_ratio": self.tickets * found.forward_ratio,
+            "step_ratio_counted": costs.counted_ratio,
+            "step_ratio_executed": costs.executed_ratio,
+            "inference_ratio": self.tickets * costs.forward_ratio,
         }
         total = None
         if "train" in known:

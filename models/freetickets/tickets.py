@@ -45,7 +45,14 @@ def empty(net: nn.Module, form: Form) -> Ticket:
 
 
 def keep(net: nn.Module, masks: Mapping[str, Tensor], form: Form, into: Ticket) -> None:
-    """Fill ``into`` with the present net; ``masks`` are those of the form's weights, by weight."""
+    """Fill a ticket with the present net.
+
+    Args:
+        net: its masked weights are 0 outside of the masks.
+        masks: bool [out, in, ...] by name of the weight.
+        form: of all tickets of the job.
+        into: filled in place.
+    """
     state = net.state_dict()
     flat = torch.cat([masks[name].cpu().reshape(-1) for name in form.shapes])
     whole = torch.cat([state[name].cpu().reshape(-1) for name in form.shapes])
@@ -57,14 +64,14 @@ def keep(net: nn.Module, masks: Mapping[str, Tensor], form: Form, into: Ticket) 
 
 
 def masks_of(ticket: Ticket, form: Form) -> dict[str, Tensor]:
-    """Bool masks by name of the weight, on the CPU."""
+    """Bool masks [out, in, ...] by name of the weight, on the CPU."""
     flat = torch.from_numpy(np.unpackbits(ticket["bits"].numpy(), count=form.size)).bool()
     parts = flat.split([int(np.prod(shape)) for shape in form.shapes.values()])
     return {n: part.view(s) for (n, s), part in zip(form.shapes.items(), parts, strict=True)}
 
 
 def state_of(ticket: Ticket, form: Form) -> dict[str, Tensor]:
-    """The state dict of the plain net, zeros and all."""
+    """The state dict of the plain net, zeros and all; weights are [out, in, ...]."""
     masks = masks_of(ticket, form)
     sizes = [int(mask.sum()) for mask in masks.values()]
     state = checkpoint.part(ticket, "rest")
@@ -75,50 +82,66 @@ def state_of(ticket: Ticket, form: Form) -> dict[str, Tensor]:
 
 def digest(tickets: Sequence[Ticket]) -> str:
     """SHA-256 over all tensors of all tickets, by name, in hex."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for ticket in tickets:
         for name in sorted(ticket):
-            found.update(name.encode())
-            found.update(ticket[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            sha256.update(name.encode())
+            sha256.update(ticket[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def write(path: Path, tickets: Sequence[Ticket], form: Form, description: Mapping[str, Any]) -> str:
-    """Write the ensemble file; gives the checksum of its content."""
+    """Write the ensemble file; gives the checksum of its content.
+
+    Args:
+        path: of the file.
+        tickets: in the order of the members.
+        form: that they share.
+        description: of net and data.
+    """
     tensors = {f"ticket.{m}.{k}": x for m, ticket in enumerate(tickets) for k, x in ticket.items()}
     checksum = digest(tickets)
-    told = {"tickets": len(tickets), "form": form._asdict(), "content_sha256": checksum}
-    checkpoint.write(path, tensors, {**description, "ensemble": told})
+    summary = {"tickets": len(tickets), "form": form._asdict(), "content_sha256": checksum}
+    checkpoint.write(path, tensors, {**description, "ensemble": summary})
     return checksum
 
 
-class Loaded(NamedTuple):
+class LoadedEnsemble(NamedTuple):
     """An ensemble file: nets in eval mode, and the description of the file."""
 
     nets: list[nn.Module]
     description: dict[str, Any]
 
 
-def load(path: Path, device: str = "cpu") -> Loaded:
+def load(path: Path, device: str = "cpu") -> LoadedEnsemble:
     """Rebuild the members of an ensemble file, bit for bit.
 
     Raises:
         DataError: if the file is damaged or no ensemble.
     """
-    tensors, told = checkpoint.read(path)
-    if "ensemble" not in told:
+    tensors, description = checkpoint.read(path)
+    if "ensemble" not in description:
         raise DataError(f"{path.name} is no ensemble file", hint="name ensemble.safetensors")
-    ensemble = told["ensemble"]
+    ensemble = description["ensemble"]
     shapes = {name: tuple(shape) for name, shape in ensemble["form"]["shapes"].items()}
     form = Form(shapes, ensemble["form"]["active"])
-    found = [checkpoint.part(tensors, f"ticket.{m}") for m in range(ensemble["tickets"])]
-    if digest(found) != ensemble["content_sha256"]:
+    packed = [checkpoint.part(tensors, f"ticket.{m}") for m in range(ensemble["tickets"])]
+    if digest(packed) != ensemble["content_sha256"]:
         raise DataError(f"{path.name}: its checksum does not fit its content")
-    return Loaded([rebuild(ticket, form, told, device) for ticket in found], told)
+    return LoadedEnsemble(
+        [rebuild(ticket, form, description, device) for ticket in packed], description
+    )
 
 
 def rebuild(ticket: Ticket, form: Form, description: Mapping[str, Any], device: str) -> nn.Module:
-    """The plain net of a ticket, in eval mode, its zeros written out."""
+    """The plain net of a ticket, in eval mode, its zeros written out.
+
+    Args:
+        ticket: active values, masks and what is not masked.
+        form: of all tickets of the job.
+        description: of net and data, as files keep it.
+        device: torch device.
+    """
     shown, classes = description["input"], description["classes"]
     net = build_net(description["net"], len(classes), shown["channels"])
     net.load_state_dict(state_of(ticket, form))

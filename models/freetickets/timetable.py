@@ -1,6 +1,6 @@
 """When what happens: phases, tickets, updates of the masks. Torch-free, a function of the spec.
 
-A job is one training of ``total`` steps. An EDST run (section 2 of the README) is an exploration
+A job is one training of ``total`` steps. An EDST run (README, equation 5) is an exploration
 and M refinements; the other variants are M members one after the other. A phase ends with a ticket,
 except for the exploration.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from models.core.errors import SpecError
-from models.freetickets.parts import PruneRate, Rates
+from models.freetickets.fields import PruneRate, Rates
 
 
 class Phase(NamedTuple):
@@ -107,9 +107,9 @@ def phases(variant: str, members: int, total: int, explore: int, scale: int) -> 
     def edge(count: int | float) -> int:
         return scale * min(total, explore + math.ceil(count * length - 1e-9))
 
-    found = [Phase("explore", None, 0, scale * explore, scale * explore)] if explore else []
+    exploration = [Phase("explore", None, 0, scale * explore, scale * explore)] if explore else []
     edges = [(m, edge(m), edge(m + 0.5), edge(m + 1)) for m in range(members)]
-    return found + [Phase(name, *places) for places in edges]
+    return exploration + [Phase(name, *bounds) for bounds in edges]
 
 
 class Update(NamedTuple):
@@ -132,15 +132,15 @@ def updates(
             last steps of a ticket would be noise.
         restarts: whether each phase is a training of its own.
     """
-    found: dict[int, Update] = {}
+    by_step: dict[int, Update] = {}
     for phase in plan:
         origin = phase.start if restarts else 0
         changing = (1 - freeze) * phase.length
         for done in range(phase.start + 1, phase.stop):
             if (done - origin) % interval == 0 and done - phase.start <= changing:
                 share = _rate(prune, (done - phase.start) / max(1.0, changing))
-                found[done] = Update(len(found), share)
-    return found
+                by_step[done] = Update(len(by_step), share)
+    return by_step
 
 
 def _rate(prune: PruneRate, x: float) -> float:

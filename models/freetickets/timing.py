@@ -1,4 +1,4 @@
-"""Which of several ways to compute the same is the fastest here: found by timing, interleaved.
+"""Which of several ways to compute the same is the fastest here, by interleaved timing.
 
 On a GPU each way is recorded as a CUDA graph first. Layers of small nets take microseconds; without
 graphs a timing would compare how long the host takes to launch them.
@@ -15,7 +15,7 @@ Way = Callable[[Tensor], Tensor]
 WARMUP = 3  # calls in which libraries choose their algorithms, before recording
 
 
-class Recorded:
+class GraphedCall:
     """A way as one CUDA graph for inputs of one shape; the answer lives until the next call."""
 
     def __init__(self, way: Way, x: Tensor) -> None:
@@ -39,15 +39,23 @@ class Recorded:
 def recorded(way: Way, x: Tensor) -> Way:
     """The way as a CUDA graph where there is a GPU, as it is where there is none.
 
+    ``x`` [b, ...] is an input of the shape to come.
+
     Raises:
         RuntimeError: if the way cannot run on the GPU or cannot be recorded.
     """
-    return Recorded(way, x) if x.is_cuda else way
+    return GraphedCall(way, x) if x.is_cuda else way
 
 
 @torch.inference_mode()
 def medians(ways: Mapping[str, Way], x: Tensor, rounds: int) -> dict[str, float]:
-    """Median milliseconds of a call of each way; the ways take turns, each call is waited for."""
+    """Median milliseconds of a call of each way; the ways take turns, each call is waited for.
+
+    Args:
+        ways: by name.
+        x: input [b, ...] of each call.
+        rounds: calls of each way.
+    """
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -60,6 +68,6 @@ def medians(ways: Mapping[str, Way], x: Tensor, rounds: int) -> dict[str, float]
 
 
 def wait(x: Tensor) -> None:
-    """Until the device of ``x`` has done what it was asked to."""
+    """Wait until the device of ``x`` [...] has done what it was asked to."""
     if x.is_cuda:
         torch.cuda.synchronize()

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from models.core import ranks
 from models.core.device import generator
 from models.freetickets import masks
-from models.freetickets.densities import Layer, can_cap
+from models.freetickets.densities import MaskableLayer, can_cap
 from models.freetickets.spec import FreeTicketsTrain
 from models.supervised.steps import momentum
 
 
-class Told(NamedTuple):
+class UpdateStats(NamedTuple):
     """An update in numbers: share asked for, weights dropped, weights regrown at once."""
 
     rate: float
@@ -39,13 +39,15 @@ class Topology:
 
     Attributes:
         masks: bool by layer name, of the weight's shape.
-        pending: masks chosen and not yet true; of an escape they wait for the next step.
+        pending: masks chosen and not yet applied; those of an escape wait for the next step.
         surviving: positions whose value outlives the change to the pending masks.
         seen: positions that were active at least once since the member began.
         dense_gradients: whether the present step leaves gradients as they are.
     """
 
-    def __init__(self, net: nn.Module, layers: Sequence[Layer], spec: FreeTicketsTrain) -> None:
+    def __init__(
+        self, net: nn.Module, layers: Sequence[MaskableLayer], spec: FreeTicketsTrain
+    ) -> None:
         self.spec, self.layers = spec, list(layers)
         self.active = dict(zip([x.name for x in layers], spec.active(self.layers), strict=True))
         self.weights = {x.name: _weight(net, x.name) for x in layers}
@@ -111,16 +113,16 @@ class Topology:
         return {name: state[f"{name}.weight"] for name in self.weights}
 
     @torch.no_grad()
-    def update(self, rate: float, number: int) -> Told:
+    def update(self, rate: float, number: int) -> UpdateStats:
         """One ordinary update, in place: needs the dense gradients of the step just done."""
-        told = self._changed(
+        stats = self._changed(
             rate, number, self.spec.growth, "grow", regrow=self.spec.regrow_dropped
         )
         self._install()
-        return told
+        return stats
 
     @torch.no_grad()
-    def plan_escape(self, number: int) -> Told:
+    def plan_escape(self, number: int) -> UpdateStats:
         """Choose the masks after an escape while the gradients are there; nothing changes yet."""
         escape = self.spec.escape
         growth = self.spec.growth if escape.growth == "same" else escape.growth
@@ -128,7 +130,7 @@ class Topology:
 
     @torch.no_grad()
     def escape(self) -> None:
-        """Throw the net out of its basin: what :meth:`plan_escape` chose becomes true."""
+        """Move the net out of its basin: applies the masks chosen by :meth:`plan_escape`."""
         if self.spec.escape.reset_momentum:
             self.forget()
         self._install()
@@ -141,14 +143,14 @@ class Topology:
 
     def _changed(
         self, rate: float, number: int, growth: str, purpose: str, *, regrow: bool
-    ) -> Told:
+    ) -> UpdateStats:
         """Fill ``pending``; the same on all ranks."""
         self.apply()  # the step has moved weights outside of the masks
         dropped, regrown = 0, torch.zeros((), dtype=torch.long)
         for name in self.open_layers:
             weight, mask = self.weights[name], self.masks[name]
             wish = self._wish(name, growth, f"{purpose}.{name}", number)
-            found = masks.change(
+            update = masks.change(
                 weight,
                 mask,
                 wish,
@@ -157,15 +159,15 @@ class Topology:
                 capped=name in self.capped,
                 active=self.active[name],
             )
-            self.pending[name].copy_(found.mask)
+            self.pending[name].copy_(update.mask)
             keeps = self.spec.regrown_value == "keep"
-            self.surviving[name].copy_(found.mask if keeps else found.kept)
-            dropped += found.dropped
-            regrown = regrown.to(weight.device) + found.regrown
+            self.surviving[name].copy_(update.mask if keeps else update.kept)
+            dropped += update.dropped
+            regrown = regrown.to(weight.device) + update.regrown
         share_masks(
-            [found[n] for found in (self.pending, self.surviving) for n in self.open_layers]
+            [group[n] for group in (self.pending, self.surviving) for n in self.open_layers]
         )
-        return Told(rate, dropped, int(regrown))
+        return UpdateStats(rate, dropped, int(regrown))
 
     def _wish(self, name: str, growth: str, stream: str, number: int) -> Tensor:
         weight = self.weights[name]
@@ -175,7 +177,7 @@ class Topology:
         return torch.rand(weight.shape, generator=numbers).to(weight.device)
 
     def _install(self) -> None:
-        """Make the pending masks true; what was grown begins at 0, its momentum too."""
+        """Apply the pending masks; what was grown begins at 0, its momentum too."""
         buffers = self._momentum()
         for name in self.open_layers:
             self.masks[name].copy_(self.pending[name])
@@ -190,26 +192,36 @@ class Topology:
         return int(seen) / sum(seen.numel() for seen in self.seen.values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the masks; restored in place."""
+        """What a checkpoint keeps of the masks; restored in place.
+
+        Bool masks of the shape [out, in, ...] of their weights.
+        """
         if not self.spec.is_sparse:
             return {}
         groups = {"mask": self.masks, "seen": self.seen}
         if self.spec.variant == "edst":
             groups |= {"pending": self.pending, "surviving": self.surviving}
-        return {f"{group}.{name}": found[name] for group, found in groups.items() for name in found}
+        return {
+            f"{group}.{name}": by_layer[name]
+            for group, by_layer in groups.items()
+            for name in by_layer
+        }
 
 
 def _weight(net: nn.Module, name: str) -> nn.Parameter:
     return cast("nn.Parameter", net.get_submodule(name).weight)
 
 
-def share_masks(found: Sequence[Tensor]) -> None:
-    """Replace masks by those of the first process, as packed bits: an eighth of a byte each."""
-    if ranks.size() == 1 or not found:
+def share_masks(tensors: Sequence[Tensor]) -> None:
+    """Replace masks by those of the first process, as packed bits: an eighth of a byte each.
+
+    Masks are bool [...], in the same order on all processes.
+    """
+    if ranks.world_size() == 1 or not tensors:
         return
-    flat = torch.cat([mask.reshape(-1) for mask in found]).cpu()
+    flat = torch.cat([mask.reshape(-1) for mask in tensors]).cpu()
     packed = torch.from_numpy(np.packbits(flat.numpy()))
     dist.broadcast(packed, src=0)
     bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=flat.numel())).bool()
-    for mask, part in zip(found, bits.split([mask.numel() for mask in found]), strict=True):
+    for mask, part in zip(tensors, bits.split([mask.numel() for mask in tensors]), strict=True):
         mask.copy_(part.view(mask.shape))

@@ -16,11 +16,11 @@ from models.freetickets import report, tickets
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.tickets import Form
 from models.freetickets.timetable import Phase, Update, phase_at, refined
-from models.freetickets.topology import Told, Topology
+from models.freetickets.topology import Topology, UpdateStats
 from models.freetickets.training import CHANGE_COLUMNS, Training
 from models.nets.build import build_net
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit
-from models.supervised.state import Arm
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
 CHANGING = Mode("update")  # a step whose gradients stay dense, since the masks change after it
@@ -62,8 +62,8 @@ def prepare(spec: FreeTicketsTrain, data: ImageData, run: Run) -> Training:
     form = Form(shapes, sum(topology.active.values()))
     kept = [tickets.empty(net, form) for _ in range(spec.tickets)]
     updates = spec.updates(plan)
-    told = torch.zeros(len(updates) + spec.tickets, len(CHANGE_COLUMNS), dtype=torch.float64)
-    return Training(spec, data, run, net, topology, form, plan, updates, kept, told)
+    change_rows = torch.zeros(len(updates) + spec.tickets, len(CHANGE_COLUMNS), dtype=torch.float64)
+    return Training(spec, data, run, net, topology, form, plan, updates, kept, change_rows)
 
 
 def new_net(spec: FreeTicketsTrain, data: ImageData, member: int) -> nn.Module:
@@ -98,11 +98,7 @@ def fit_tickets(training: Training) -> Fitted:
         if done in training.ends:
             _end_phase(training, done)
 
-    return fit(
-        training.net,
-        training.data,
-        spec,
-        training.run,
+    hooks = Hooks(
         forward=forward,
         prepare=begin,
         mode_of=mode_of,
@@ -110,8 +106,9 @@ def fit_tickets(training: Training) -> Fitted:
         rate=lambda step: rate(spec, training.plan, step),
         attach=topology.attach,
         extras=training.extras(),
-        arm=Arm(total=training.whole),
+        sub_run=SubRun(total=training.whole),
     )
+    return fit(training.net, training.data, spec, training.run, hooks)
 
 
 def rate(spec: FreeTicketsTrain, plan: list[Phase], step: int) -> float:
@@ -133,18 +130,20 @@ def _escapes(training: Training) -> set[int]:
 
 def _change(training: Training, done: int, update: Update) -> None:
     started = _now(training.run)
-    told = training.topology.update(update.rate, update.number)
-    _tell(training, done, told, 1000 * (_now(training.run) - started), is_escape=False)
+    stats = training.topology.update(update.rate, update.number)
+    _record_change(training, done, stats, 1000 * (_now(training.run) - started), is_escape=False)
 
 
-def _tell(training: Training, done: int, told: Told, ms: float, *, is_escape: bool) -> None:
-    row = int((training.told[:, 0] > 0).sum())
-    numbers = [done, float(is_escape), told.rate, told.dropped, told.regrown]
+def _record_change(
+    training: Training, done: int, stats: UpdateStats, ms: float, *, is_escape: bool
+) -> None:
+    row = int((training.change_rows[:, 0] > 0).sum())
+    numbers = [done, float(is_escape), stats.rate, stats.dropped, stats.regrown]
     training.change_ms.append(ms)
-    training.told[row] = torch.tensor(numbers, dtype=torch.float64)
-    share = told.regrown / told.dropped if told.dropped else 0.0
+    training.change_rows[row] = torch.tensor(numbers, dtype=torch.float64)
+    share = stats.regrown / stats.dropped if stats.dropped else 0.0
     explored = training.topology.explored()
-    training.run.log(done, prune_rate=told.rate, regrown=share, explored=explored)
+    training.run.log(done, prune_rate=stats.rate, regrown=share, explored=explored)
 
 
 def _now(run: Run) -> float:
@@ -158,7 +157,7 @@ def _end_phase(training: Training, done: int) -> None:
     """Keep the ticket; choose the masks of an escape while the gradients are there."""
     phase, topology = training.ends[done], training.topology
     if phase.ticket is not None:
-        ranks.share_first(list(training.net.buffers()))
+        ranks.broadcast(list(training.net.buffers()))
         topology.apply()
         masks = {f"{name}.weight": mask for name, mask in topology.masks.items()}
         tickets.keep(training.net, masks, training.form, training.kept[phase.ticket])
@@ -166,8 +165,8 @@ def _end_phase(training: Training, done: int) -> None:
             training.leave_ticket(phase.ticket, done)
     if done in _escapes(training):
         started = _now(training.run)
-        told = topology.plan_escape(phase.ticket or 0)
-        _tell(training, done, told, 1000 * (_now(training.run) - started), is_escape=True)
+        stats = topology.plan_escape(phase.ticket or 0)
+        _record_change(training, done, stats, 1000 * (_now(training.run) - started), is_escape=True)
 
 
 def _begin_phase(training: Training, phase: Phase) -> None:

@@ -25,8 +25,7 @@ class Training:
         plan: phases of the job.
         updates: ordinary updates by steps done.
         kept: room for each ticket; filled in order.
-        told: a row of CHANGE_COLUMNS for each change of the masks, zeros until
-            then.
+        change_rows: a row of CHANGE_COLUMNS for each change of the masks, zeros until then.
         change_ms: milliseconds of each change in this process.
     """
 
@@ -39,13 +38,16 @@ class Training:
     plan: list[Phase]
     updates: dict[int, Update]
     kept: list[Ticket]
-    told: Tensor
+    change_rows: Tensor
     change_ms: list[float] = field(default_factory=list)
 
     def extras(self) -> dict[str, Tensor]:
-        """Tensors that a checkpoint keeps beside net and optimizer."""
+        """Tensors that a checkpoint keeps beside net and optimizer.
+
+        Masks [out, in, ...], tickets (flat values and bits), and the rows [changes, columns].
+        """
         packed = {f"ticket.{m}.{k}": x for m, t in enumerate(self.kept) for k, x in t.items()}
-        return {**self.topology.tensors(), **packed, "told": self.told}
+        return {**self.topology.tensors(), **packed, "told": self.change_rows}
 
     @property
     def total(self) -> int:
@@ -59,7 +61,7 @@ class Training:
 
     def changes(self) -> list[dict[str, int | float]]:
         """Each change of the masks so far, in order."""
-        rows = self.told[self.told[:, 0] > 0].tolist()
+        rows = self.change_rows[self.change_rows[:, 0] > 0].tolist()
         whole = {"step", "escape", "dropped", "regrown"}
         names = CHANGE_COLUMNS
         return [

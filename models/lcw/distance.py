@@ -1,4 +1,4 @@
-"""Cramer-Wold distance of two samples, or of a sample and N(0, I): value and gradient in one sweep.
+"""Cramer-Wold distance of two samples, or of a sample and N(0, I): value and gradient in one pass.
 
 It is the squared L2 distance of Gaussian-smoothed one-dimensional projections, averaged over all
 directions (JMLR 21, 2020, theorems 1 and 3): a squared MMD with a characteristic kernel.
@@ -19,13 +19,13 @@ Statistic = Literal["v", "u"]
 FACTOR = 1 / (2 * math.sqrt(math.pi))  # in front of every distance here
 
 
-class Form(NamedTuple):
+class DistanceConfig(NamedTuple):
     """What a distance is made of.
 
     Attributes:
         gamma: smoothing variance.
         mode: of the kernel.
-        own_y: whether pairs within y count; they are a constant where only x is trained.
+        include_yy: whether pairs within y count; they are a constant where only x is trained.
         statistic: ``u`` leaves x's pairs of a point with itself out.
         rows: of a block; the result does not depend on it.
         columns: of a block.
@@ -33,7 +33,7 @@ class Form(NamedTuple):
 
     gamma: float
     mode: str
-    own_y: bool
+    include_yy: bool
     statistic: Statistic
     rows: int
     columns: int
@@ -45,7 +45,7 @@ def two_sample(
     gamma: float,
     mode: str = "asymptotic",
     *,
-    own_y: bool = True,
+    include_yy: bool = True,
     statistic: Statistic = "v",
     rows: int = pairs.ROWS,
     columns: int = pairs.COLUMNS,
@@ -60,7 +60,7 @@ def two_sample(
         y: points; n and m may differ.
         gamma: smoothing variance, above 0.
         mode: ``asymptotic`` or ``exact`` phi.
-        own_y: False drops the pairs within y, a constant when y is.
+        include_yy: False drops the pairs within y, a constant when y is.
         statistic: ``u`` for x's own pairs without the diagonal; the value may then be negative.
         rows: of a block.
         columns: of a block.
@@ -72,9 +72,9 @@ def two_sample(
         ValueError: if gamma is not positive or the asymptotic form is asked for D < 4.
     """
     _check(x.shape[1], gamma, mode)
-    form = Form(gamma, mode, own_y, statistic, rows, columns)
-    with _plainly(x):
-        return _TwoSample.apply(_plain(x), _plain(y), form)
+    config = DistanceConfig(gamma, mode, include_yy, statistic, rows, columns)
+    with _autocast_off(x):
+        return _TwoSample.apply(_at_least_float32(x), _at_least_float32(y), config)
 
 
 def normality(
@@ -93,11 +93,11 @@ def normality(
     """
     gamma = silverman_normal(len(x)) if gamma is None else gamma
     _check(x.shape[1], gamma, "asymptotic" if mode == "imq" else mode)
-    with _plainly(x):
-        x = _plain(x)
+    with _autocast_off(x):
+        x = _at_least_float32(x)
         nothing = x[:0].detach()
-        form = Form(gamma, "asymptotic" if mode == "imq" else mode, False, "v", *BLOCK)
-        within = _TwoSample.apply(x, nothing, form)
+        config = DistanceConfig(gamma, "asymptotic" if mode == "imq" else mode, False, "v", *BLOCK)
+        within = _TwoSample.apply(x, nothing, config)
         if mode == "imq":
             return within + FACTOR * _imq_terms(x.double(), gamma)
         radius = x.double().square().sum(1) * (profile.scale(x.shape[1]) / (gamma + 0.5))
@@ -141,14 +141,14 @@ def _check(dim: int, gamma: float, mode: str) -> None:
         raise ValueError(f"mode {mode!r} in {dim} dimensions; use exact for D = 2, 3")
 
 
-def _plainly(x: Tensor) -> AbstractContextManager[object]:
-    """Out of autocast; it takes a while to enter, so only where there is one."""
+def _autocast_off(x: Tensor) -> AbstractContextManager[object]:
+    """A context without autocast; entering one takes time, so only where autocast is on."""
     on = x.device.type
     return torch.autocast(on, enabled=False) if torch.is_autocast_enabled(on) else nullcontext()
 
 
-def _plain(x: Tensor) -> Tensor:
-    """Half-precision inputs in float32; the mathematics never runs in less."""
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Half-precision inputs in float32, others as they are."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -172,9 +172,9 @@ class _TwoSample(torch.autograd.Function):
     """The distance; its gradients are made with the value, since both need the same kernels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, form: Form) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, config: DistanceConfig) -> Tensor:
         wanted = ctx.needs_input_grad[:2]
-        value, grads = _sweep(x, y, form, *wanted)
+        value, grads = _value_and_gradients(x, y, config, *wanted)
         ctx.save_for_backward(*grads)
         ctx.wanted = wanted
         return value
@@ -183,29 +183,29 @@ class _TwoSample(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
-        found = [next(saved) if needed else None for needed in ctx.wanted]
-        dx, dy = (None if g is None else (grads[0] * g).to(g.dtype) for g in found)
+        gradients = [next(saved) if needed else None for needed in ctx.wanted]
+        dx, dy = (None if g is None else (grads[0] * g).to(g.dtype) for g in gradients)
         return dx, dy, None
 
 
-def _sweep(
-    x: Tensor, y: Tensor, form: Form, need_x: bool, need_y: bool
+def _value_and_gradients(
+    x: Tensor, y: Tensor, config: DistanceConfig, need_x: bool, need_y: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Value in float64 and the wanted gradients; without y only x's own pairs count."""
     n, m, dim = len(x), len(y), x.shape[1]
     centre = (y if m else x).mean(0)
-    kernel, unbiased = profile.make(dim, form.mode, x.dtype), form.statistic == "u"
-    scale = FACTOR / math.sqrt(form.gamma)
+    kernel, unbiased = profile.make(dim, config.mode, x.dtype), config.statistic == "u"
+    scale = FACTOR / math.sqrt(config.gamma)
     weights = pairs.Weights(
         scale / (n * (n - 1) if unbiased else n**2),
         -2 * scale / (n * m) if m else 0.0,
-        scale / m**2 if m and form.own_y else 0.0,
+        scale / m**2 if m and config.include_yy else 0.0,
     )
-    what = x, y, centre, profile.scale(dim) / form.gamma, kernel, weights, (need_x, need_y)
+    what = x, y, centre, profile.scale(dim) / config.gamma, kernel, weights, (need_x, need_y)
     if fused.fits(x, kernel):
         value, gradients = fused.sums(*what)
     else:
-        value, gradients = pairs.sums(*what, form.rows, form.columns)
+        value, gradients = pairs.sums(*what, config.rows, config.columns)
     if unbiased:
         value = value - n * weights.x  # the diagonal, where phi is 1
     return torch.as_tensor(value, dtype=torch.float64, device=x.device), gradients

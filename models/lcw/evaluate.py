@@ -14,7 +14,7 @@ from models.lcw.features import Features
 from models.lcw.nets import in_parts
 from models.lcw.setup import Data, encode, pixels
 from models.lcw.spec import LcwTrain
-from models.lcw.stages import Job, noise
+from models.lcw.stages import StagedTraining, noise
 
 LATENTS = 4096  # of the distance between encoded and generated latents, at most
 
@@ -30,18 +30,18 @@ def decode(decoder: torch.nn.Module, latents: Float[Tensor, "n d"]) -> UInt8[Ten
 
 
 def evaluate(
-    job: Job, data: Data, features: Features
+    training: StagedTraining, data: Data, features: Features
 ) -> tuple[dict[str, Any], UInt8[Tensor, "n h w c"]]:
     """All figures of the method, its peers and the floors, and the samples of the method.
 
     Raises:
         StoppedError: if a stop was requested.
     """
-    spec, run = job.spec, job.run
+    spec, run = training.spec, training.run
     real = features.of(data.train)
     score = partial(_score, features=features, real=real, data=data, spec=spec)
-    decoded = decode(job.nets["decoder"], encode(job.nets["encoder"], data.test))
-    found: dict[str, Any] = {
+    decoded = decode(training.nets["decoder"], encode(training.nets["encoder"], data.test))
+    figures: dict[str, Any] = {
         "features": features.about,
         "num_samples": spec.evaluation.num_samples,
         "seed": spec.seed,
@@ -52,7 +52,7 @@ def evaluate(
         "scores": {},
     }
     kept = data.train[:0]
-    for name, latents, decoder in _sources(job, data):
+    for name, latents, decoder in _sources(training, data):
         run.check_stop()
         made = decode(decoder, latents)
         kept = made if name == "lcw" else kept
@@ -60,20 +60,23 @@ def evaluate(
         # The floor has fewer images; the distance depends on the number.
         few = features.of(made[: len(data.test)])
         values["frechet_at_floor_count"] = scores.frechet(few, real)
-        found["scores"][name] = values
-        run.progress(len(found["scores"]), len(_names(spec)), phase="scores", unit="generator")
-    found |= {"reconstruction": _reconstruction(job, data), "latent": _latent(job, data)}
-    found["memorisation"] = _memorisation(kept, data)
-    return found, kept
+        figures["scores"][name] = values
+        run.progress(len(figures["scores"]), len(_names(spec)), phase="scores", unit="generator")
+    figures |= {
+        "reconstruction": _reconstruction(training, data),
+        "latent": _latent(training, data),
+    }
+    figures["memorisation"] = _memorisation(kept, data)
+    return figures, kept
 
 
 def _names(spec: LcwTrain) -> list[str]:
     return ["lcw", *spec.evaluation.baselines]
 
 
-def _sources(job: Job, data: Data) -> Iterator[tuple[str, Tensor, torch.nn.Module]]:
+def _sources(training: StagedTraining, data: Data) -> Iterator[tuple[str, Tensor, torch.nn.Module]]:
     """Name, latents to decode, and the decoder of each generator."""
-    spec, nets, run = job.spec, job.nets, job.run
+    spec, nets, run = training.spec, training.nets, training.run
     count, dim = spec.evaluation.num_samples, spec.arch.latent_dim
     for name in _names(spec):
         if name == "lcw":
@@ -82,18 +85,18 @@ def _sources(job: Job, data: Data) -> Iterator[tuple[str, Tensor, torch.nn.Modul
             continue
         normal = noise(spec.seed, "samples", 0, (count, dim), run.device)
         if name == "gmm10":
-            yield name, _mixed(job, data, count), nets["decoder"]
+            yield name, _mixed(training, data, count), nets["decoder"]
         elif name == "normal":
             yield name, normal, nets["decoder"]
         else:
             yield name, normal, nets[f"{name}_decoder"]
 
 
-def _mixed(job: Job, data: Data, count: int) -> Float[Tensor, "m d"]:
+def _mixed(training: StagedTraining, data: Data, count: int) -> Float[Tensor, "m d"]:
     """Samples of a mixture of 10 Gaussians fitted to the latents of the training images."""
-    encoded, seed = encode(job.nets["encoder"], data.train), job.spec.seed
-    found = mixture.fit(encoded, min(10, len(encoded)), generator(seed, "mixture", 0))
-    return mixture.draw(found, count, generator(seed, "mixture samples", 0)).float()
+    encoded, seed = encode(training.nets["encoder"], data.train), training.spec.seed
+    fitted = mixture.fit(encoded, min(10, len(encoded)), generator(seed, "mixture", 0))
+    return mixture.draw(fitted, count, generator(seed, "mixture samples", 0)).float()
 
 
 def _score(
@@ -116,22 +119,24 @@ def _score(
     return values
 
 
-def _reconstruction(job: Job, data: Data) -> float:
+def _reconstruction(training: StagedTraining, data: Data) -> float:
     """Mean over test images of the sum of squared errors, values in [0, 1]."""
-    decoder, total = job.nets["decoder"], 0.0
+    decoder, total = training.nets["decoder"], 0.0
     for part in data.test.split(1024):
         images = pixels(part)
-        decoded = in_parts(decoder, in_parts(job.nets["encoder"], images))
+        decoded = in_parts(decoder, in_parts(training.nets["encoder"], images))
         total += objectives.squared_error(images, decoded).item() * len(part)
     return total / len(data.test)
 
 
-def _latent(job: Job, data: Data) -> dict[str, float]:
+def _latent(training: StagedTraining, data: Data) -> dict[str, float]:
     """How the latents of test images lie, to N(0, I) and to generated ones."""
-    spec = job.spec
-    z = encode(job.nets["encoder"], data.test[:LATENTS])
+    spec = training.spec
+    z = encode(training.nets["encoder"], data.test[:LATENTS])
     shape = (len(z), spec.arch.inputs)
-    made = in_parts(job.nets["generator"], noise(spec.seed, "latents", 0, shape, job.run.device))
+    made = in_parts(
+        training.nets["generator"], noise(spec.seed, "latents", 0, shape, training.run.device)
+    )
     gamma = max(distance.silverman(z.std().item(), len(z)), 1e-12)
     return {
         "std": z.std().item(),

@@ -45,8 +45,8 @@ def write(path: Path, net: nn.Sequential, inputs: int, sample: Tensor) -> float:
 def _compare(path: Path, net: nn.Sequential, noise: Tensor) -> float:
     with torch.no_grad():
         expected = net(noise).cpu().numpy()
-    (found,) = ReferenceEvaluator(str(path)).run(None, {"noise": noise.cpu().numpy()})
-    gap = float(np.abs(found - expected).max())
+    (actual,) = ReferenceEvaluator(str(path)).run(None, {"noise": noise.cpu().numpy()})
+    gap = float(np.abs(actual - expected).max())
     if gap > TOLERANCE:
         raise RuntimeError(f"the ONNX file differs from the net by {gap}")
     return gap

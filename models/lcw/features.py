@@ -15,8 +15,8 @@ from models.core.device import generator
 from models.core.errors import DataError
 from models.core.run import Run
 from models.lcw import inception
+from models.lcw.fields import FEATURE_DIMS, GeneratorEvaluation
 from models.lcw.nets import in_parts
-from models.lcw.parts import FEATURE_DIMS, Evaluation
 from models.lcw.setup import Data, pixels
 from models.lcw.spec import LcwTrain
 from models.nets import efficientnet_lite
@@ -55,7 +55,7 @@ def make(spec: LcwTrain, data: Data, run: Run) -> Features:
 
 
 def train_classifier(
-    spec: Evaluation, data: Data, run: Run
+    spec: GeneratorEvaluation, data: Data, run: Run
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A small net trained on the labels of the training images, and how it was made.
 
@@ -162,15 +162,15 @@ def _efficientnet(run: Run) -> Features:
     side = efficientnet_lite.IMAGE_SIZE
 
     def of(images: Tensor) -> Tensor:
-        found = []
+        parts = []
         for part in images.split(64):
             run.check_stop()
             x = pixels(part).expand(-1, 3, -1, -1)
             x = functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
             x = (x - efficientnet_lite.MEAN) / efficientnet_lite.STD
             with torch.no_grad():
-                found.append(body(x).mean((2, 3)))
-        return torch.cat(found)
+                parts.append(body(x).mean((2, 3)))
+        return torch.cat(parts)
 
     return Features(
         of,

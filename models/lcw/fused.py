@@ -1,6 +1,6 @@
 """The sums of :mod:`models.lcw.pairs` on a GPU, as one kernel; Triton is imported on first use.
 
-A program keeps the points and the gradient of some rows and walks over all columns: product, root,
+A program keeps the points and the gradient of some rows and loops over all columns: product, root,
 slopes and second product without a pass through memory. No atomics, so results repeat bit for bit.
 Points are split in two bfloat16 parts once, so that the tensor cores read them as they lie.
 """
@@ -41,7 +41,7 @@ class Tile(NamedTuple):
     stages: int = 2
 
 
-class Points(NamedTuple):
+class SplitPoints(NamedTuple):
     """Points as the kernel reads them, p = sqrt(2 c) x.
 
     All uses are of the same rounded numbers, so that errors of own and of cross pairs agree.
@@ -70,18 +70,18 @@ def tile_of(dim: int) -> Tile:
 
 @cache
 def _available() -> bool:
-    found = importlib.util.find_spec("triton") is not None
-    return found and torch.cuda.get_device_capability() >= OLDEST
+    installed = importlib.util.find_spec("triton") is not None
+    return installed and torch.cuda.get_device_capability() >= OLDEST
 
 
 def fits(x: Tensor, profile: Profile) -> bool:
-    """Whether the kernel can do it; the blocks of :mod:`models.lcw.pairs` do the rest."""
+    """Whether the kernel takes ``x`` [n, D]; the blocks of :mod:`models.lcw.pairs` do the rest."""
     if not x.is_cuda or x.dtype != torch.float32 or profile.closed > 0:
         return False
     return x.shape[1] <= MAX_DIM and _available()
 
 
-def _points(x: Float[Tensor, "n d"], c: float, *, moves: bool) -> Points:
+def _points(x: Float[Tensor, "n d"], c: float, *, moves: bool) -> SplitPoints:
     """Prepare points, given c = K / gamma."""
     n, d = x.shape
     rows, columns = -n % PADDED, _wide(d) - d
@@ -92,7 +92,7 @@ def _points(x: Float[Tensor, "n d"], c: float, *, moves: bool) -> Points:
     half = torch.linalg.vecdot(p, p).add_(1).mul_(0.5)
     high, low = (functional.pad(part, (0, columns, 0, rows)) for part in (high, low))
     near, total = (torch.zeros_like(p), torch.zeros_like(half)) if moves else (None, None)
-    return Points(p, functional.pad(half, (0, rows), value=AFAR), high, low, near, total)
+    return SplitPoints(p, functional.pad(half, (0, rows), value=AFAR), high, low, near, total)
 
 
 def _wide(dim: int) -> int:
@@ -109,7 +109,17 @@ def sums(
     weights: pairs.Weights,
     moves: tuple[bool, bool],
 ) -> tuple[Float[Tensor, ""], list[Float[Tensor, "_ d"]]]:
-    """As :func:`models.lcw.pairs.sums`, which chooses its own blocks."""
+    """As :func:`models.lcw.pairs.sums`, which chooses its own blocks.
+
+    Args:
+        x: points.
+        y: points.
+        centre: subtracted from both first.
+        c: K / gamma.
+        profile: the kernel.
+        weights: of the three sums.
+        moves: whether the gradients for x and for y are wanted.
+    """
     a, b = (
         _points(side - centre, c, moves=moving) for side, moving in zip((x, y), moves, strict=True)
     )
@@ -120,15 +130,15 @@ def sums(
         _launch(b, a, profile, weights.cross)
     if weights.y:
         value = value + weights.y * _launch(b, b, profile, 2 * weights.y)
-    found = [
+    gradients = [
         pairs.gradient(s.p, s.near, s.total, c)
         for s in (a, b)
         if s.near is not None and s.total is not None
     ]
-    return value, found
+    return value, gradients
 
 
-def _launch(a: Points, b: Points, profile: Profile, factor: float) -> Float[Tensor, ""]:
+def _launch(a: SplitPoints, b: SplitPoints, profile: Profile, factor: float) -> Float[Tensor, ""]:
     """Sum of phi over (i, j); adds ``factor`` times the slopes of ``a``'s rows."""
     (n, dim), m, moves = a.p.shape, len(b.p), a.near is not None
     tile, half = tile_of(dim), a is b and not moves

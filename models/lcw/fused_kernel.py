@@ -18,12 +18,12 @@ def pair_sums(
     OWN: tl.constexpr, SLOPES: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """One program: BM rows against all columns, once more with care where points are near."""
-    total, weights, near, nearest = _walk(
+    total, weights, near, nearest = _sum_columns(
         a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
         D, BD, BM, BN, TERMS, OWN, SLOPES, NEAR, False,
     )  # fmt: skip
     if tl.min(nearest) < 1 - NEAR:
-        total, weights, near, nearest = _walk(
+        total, weights, near, nearest = _sum_columns(
             a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
             D, BD, BM, BN, TERMS, OWN, SLOPES, NEAR, True,
         )  # fmt: skip
@@ -39,15 +39,15 @@ def pair_sums(
 
 
 @triton.jit
-def _walk(  # noqa: C901  # one program
+def _sum_columns(  # noqa: C901  # one program
     a_p, a_half, a_high, a_low, b_p, b_half, b_high, b_low, coefficients, n, m,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TERMS: tl.constexpr,
     OWN: tl.constexpr, SLOPES: tl.constexpr, NEAR: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """Sums over the columns; below 1 - NEAR in the last if products left little but rounding.
 
-    Own pairs without gradient are visited half a turn from the diagonal: a block of them stands for
-    its mirror image too, and every program has as many.
+    Own pairs without gradient are enumerated cyclically, blocks j = i, i + 1 ... i + blocks / 2: a
+    block off the diagonal stands for its mirror image too, and every program has equal work.
     """
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     depth = tl.arange(0, BD)
@@ -89,10 +89,10 @@ def _walk(  # noqa: C901  # one program
             slope = tl.where(itself, 0.0, slope)  # its gradient is 0: leave no rounding of it
         if CAREFUL:  # the three sums may cancel
             value = value.to(tl.float64)
-        found = tl.sum(value, 1).to(tl.float64)
+        row_sum = tl.sum(value, 1).to(tl.float64)
         if half:
-            found *= tl.where((visit == 0) | (2 * visit == blocks), 1.0, 2.0)
-        total += found
+            row_sum *= tl.where((visit == 0) | (2 * visit == blocks), 1.0, 2.0)
+        total += row_sum
         if SLOPES:
             weights += tl.sum(slope, 1)
             slope_high = slope.to(tl.bfloat16)
@@ -104,9 +104,9 @@ def _walk(  # noqa: C901  # one program
 @triton.jit
 def _product(high, low, other_high, other_low):
     """(high + low) (other_high + other_low) less the product of both low parts."""
-    found = tl.dot(low, other_high)
-    found = tl.dot(high, other_low, found)
-    return tl.dot(high, other_high, found)
+    product = tl.dot(low, other_high)
+    product = tl.dot(high, other_low, product)
+    return tl.dot(high, other_high, product)
 
 
 @triton.jit
@@ -114,13 +114,13 @@ def _apart(
     a_p, b_p, row, column, n, m, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
 ):  # fmt: skip
     """|p_i - p_j|^2 from the differences."""
-    found = tl.zeros([BM, BN], tl.float32)
+    square = tl.zeros([BM, BN], tl.float32)
     for k in range(D):
         p = tl.load(a_p + row * D + k, row < n, 0.0)
         r = tl.load(b_p + column * D + k, column < m, 0.0)
         gap = p[:, None] - r[None, :]
-        found += gap * gap
-    return found
+        square += gap * gap
+    return square
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.core.errors import DataError
 from models.core.run import Run
-from models.lcw.parts import FEATURE_DIMS
+from models.lcw.fields import FEATURE_DIMS
 from models.nets.exported import load_program
 
 SIDE = 299  # of the images the net sees, in pixels
@@ -28,13 +28,13 @@ def features(path: Path, run: Run) -> Callable[[UInt8[Tensor, "n h w c"]], Float
     net = load_program(path, run.device)
 
     def of(images: Tensor) -> Tensor:
-        found = []
+        parts = []
         for part in images.split(BATCH):
             run.check_stop()
             x = (part.permute(0, 3, 1, 2).float() - 128) / 128
             with torch.no_grad():
-                found.append(_checked(net(resize(x, SIDE).expand(-1, 3, -1, -1)), len(part)))
-        return torch.cat(found)
+                parts.append(_checked(net(resize(x, SIDE).expand(-1, 3, -1, -1)), len(part)))
+        return torch.cat(parts)
 
     return of
 
@@ -61,7 +61,7 @@ def _weights(length: int, side: int) -> Float[Tensor, "side length"]:
     at = torch.arange(side, dtype=torch.float64) * (length / side)
     low = at.long()
     rows, share = torch.arange(side), at - low
-    found = torch.zeros(side, length, dtype=torch.float64)
-    found[rows, low] = 1 - share
-    found[rows, (low + 1).clamp_max(length - 1)] += share
-    return found
+    weights = torch.zeros(side, length, dtype=torch.float64)
+    weights[rows, low] = 1 - share
+    weights[rows, (low + 1).clamp_max(length - 1)] += share
+    return weights

@@ -43,7 +43,7 @@ def _fold(  # noqa: C901  # one pass
         shift: row i and column i + shift are the same point, whose kernel is 1 and slope 0.
         slopes: whether they are wanted; the value alone is cheaper.
     """
-    found, one, columns = 0.0, half_a.dtype.type(1), last - first
+    value_sum, one, columns = 0.0, half_a.dtype.type(1), last - first
     halves = half_b[first:last]  # indices from 0 are known not to wrap, so the loops are vectors'
     for i in range(block.shape[0]):
         row, half, itself = block[i, first:last], half_a[i], i + shift - first
@@ -58,7 +58,7 @@ def _fold(  # noqa: C901  # one pass
             polynomial = value[0]
             for k in range(1, len(value)):
                 polynomial = polynomial * y + value[k]
-            found += v * polynomial
+            value_sum += v * polynomial
             if slopes:
                 polynomial = slope[0]
                 for k in range(1, len(slope)):
@@ -71,11 +71,11 @@ def _fold(  # noqa: C901  # one pass
             for j in range(columns):
                 weight += row[j]
             total[i] += weight
-    return found
+    return value_sum
 
 
 @no_type_check
-def _lay(
+def _prepare(
     points: np.ndarray,
     centre: np.ndarray,
     scale: float,
@@ -101,7 +101,7 @@ def _lay(
 
 
 @no_type_check
-def _slide(p: np.ndarray, near: np.ndarray, total: np.ndarray, scale: float) -> None:
+def _finish_gradient(p: np.ndarray, near: np.ndarray, total: np.ndarray, scale: float) -> None:
     """Makes ``near``, [n, D], the gradient: scale (near_i - total_i p_i)."""
     for i in range(p.shape[0]):
         row, to, weight = p[i], near[i], total[i]
@@ -110,5 +110,5 @@ def _slide(p: np.ndarray, near: np.ndarray, total: np.ndarray, scale: float) -> 
 
 
 fold: Any = compile_cached(_fold, fastmath=FLAGS)
-lay: Any = compile_cached(_lay, fastmath=FLAGS)
-slide: Any = compile_cached(_slide, fastmath=FLAGS)
+prepare: Any = compile_cached(_prepare, fastmath=FLAGS)
+finish_gradient: Any = compile_cached(_finish_gradient, fastmath=FLAGS)

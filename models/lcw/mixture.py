@@ -34,17 +34,17 @@ def fit(points: Float[Tensor, "n d"], components: int, draws: torch.Generator) -
         draws: chooses the first centres; on the CPU.
     """
     x = points.double()
-    found = maximise(x, _clusters(x, components, draws))
+    fitted = maximise(x, _clusters(x, components, draws))
     best = -math.inf
     for _ in range(ITERATIONS):
-        logs = log_joint(found, x)
+        logs = log_joint(fitted, x)
         total = logs.logsumexp(1, keepdim=True)
         mean = total.mean().item()
         if mean - best < TOLERANCE:
             break
         best = mean
-        found = maximise(x, (logs - total).exp())
-    return found
+        fitted = maximise(x, (logs - total).exp())
+    return fitted
 
 
 def maximise(x: Float[Tensor, "n d"], shares: Float[Tensor, "n k"]) -> Mixture:
@@ -80,14 +80,14 @@ def _clusters(x: Float[Tensor, "n d"], k: int, draws: torch.Generator) -> Float[
 
 def _centres(x: Float[Tensor, "n d"], k: int, draws: torch.Generator) -> list[int]:
     """First centres by k-means++: of a few points drawn far from the others, the most central."""
-    found = _pick(torch.ones(len(x)), 1, draws)
-    gap = (x - x[found]).square().sum(1)
+    chosen = _pick(torch.ones(len(x)), 1, draws)
+    gap = (x - x[chosen]).square().sum(1)
     for _ in range(k - 1):
         trials = _pick(gap.cpu(), 2 + int(math.log(k)), draws)
         left = torch.minimum(torch.cdist(x, x[trials]).square(), gap[:, None])
         best = int(left.sum(0).argmin())
-        found, gap = [*found, trials[best]], left[:, best]
-    return found
+        chosen, gap = [*chosen, trials[best]], left[:, best]
+    return chosen
 
 
 def _pick(weights: Float[Tensor, "n"], count: int, draws: torch.Generator) -> list[int]:
@@ -105,9 +105,9 @@ def draw(mixture: Mixture, count: int, draws: torch.Generator) -> Float[Tensor, 
     """Points of the mixture, in float64 on its device; the random numbers are the CPU's."""
     chosen = torch.multinomial(mixture.weights.cpu(), count, replacement=True, generator=draws)
     noise = torch.randn(count, mixture.means.shape[1], dtype=torch.float64, generator=draws)
-    found = torch.empty_like(noise, device=mixture.means.device)
+    points = torch.empty_like(noise, device=mixture.means.device)
     for index in range(len(mixture.weights)):
-        rows = (chosen == index).to(found.device)
-        own = noise.to(found.device)[rows]
-        found[rows] = own @ mixture.roots[index].T + mixture.means[index]
-    return found
+        rows = (chosen == index).to(points.device)
+        own = noise.to(points.device)[rows]
+        points[rows] = own @ mixture.roots[index].T + mixture.means[index]
+    return points

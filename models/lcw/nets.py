@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.lcw.parts import Architecture, GeneratorShape
+from models.lcw.fields import Architecture, GeneratorShape
 
 
 class Half(nn.Module):
@@ -55,14 +55,14 @@ class Nets(NamedTuple):
         return nn.Sequential(*self.generator.children(), *self.decoder.children())
 
 
-class Shape(NamedTuple):
+class ImageShape(NamedTuple):
     """Of an image."""
 
     channels: int
     side: int
 
 
-def build(arch: Architecture, shape: Shape) -> Nets:
+def build(arch: Architecture, shape: ImageShape) -> Nets:
     """Nets with fresh weights from torch's global stream; ``arch`` must be resolved."""
     make = _convolutional if arch.preset == "conv" else _dense
     encoder, decoder = make(arch, shape)
@@ -77,7 +77,7 @@ def latent_generator(noise: int, latent: int, shape: GeneratorShape) -> nn.Seque
     return nn.Sequential(*layers, nn.Linear(shape.width, latent), Affine(latent))
 
 
-def _dense(arch: Architecture, shape: Shape) -> tuple[nn.Sequential, nn.Sequential]:
+def _dense(arch: Architecture, shape: ImageShape) -> tuple[nn.Sequential, nn.Sequential]:
     width, pixels = int(arch.width or 0), shape.channels * shape.side**2
     encoder = nn.Sequential(
         nn.Flatten(),
@@ -101,7 +101,7 @@ def _block(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
 
 
-def _convolutional(arch: Architecture, shape: Shape) -> tuple[nn.Sequential, nn.Sequential]:
+def _convolutional(arch: Architecture, shape: ImageShape) -> tuple[nn.Sequential, nn.Sequential]:
     """Each convolution halves the side; the decoder begins at twice the encoder's last side."""
     widths = [int(arch.width or 0) * 2**k for k in range(arch.depth)]
     last, small = widths[-1], shape.side // 2**arch.depth
@@ -135,11 +135,11 @@ def in_parts(
     """A net in evaluation mode over many rows; its mode is kept."""
     training = net.training
     net.eval()
-    found = torch.cat([net(part) for part in rows.split(size)])
+    outputs = torch.cat([net(part) for part in rows.split(size)])
     net.train(training)
-    return found
+    return outputs
 
 
-def describe(arch: Architecture, shape: Shape) -> dict[str, Any]:
+def describe(arch: Architecture, shape: ImageShape) -> dict[str, Any]:
     """What a file must tell to rebuild the nets."""
     return {"arch": arch.model_dump(), "image": shape._asdict()}

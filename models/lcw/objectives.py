@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.lcw import distance
-from models.lcw.parts import Gamma, Phase1
+from models.lcw.fields import Gamma, Phase1
 
 WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SWAE_PROJECTIONS = 50
@@ -41,7 +41,15 @@ def autoencoder(
     decoded: Float[Tensor, "n c h w"],
     std: float,
 ) -> Float[Tensor, ""]:
-    """Section 3 of the method: ae, cwae or cw2."""
+    """The loss of phase 1 (README, section 3): ae, cwae or cw2.
+
+    Args:
+        spec: names the objective, its weight and bandwidth.
+        images: in [0, 1].
+        latents: of the images.
+        decoded: of the latents.
+        std: standard deviation over all elements of the training images.
+    """
     if spec.objective == "cw2":
         x, y = images.flatten(1), decoded.flatten(1)
         gamma = bandwidth(spec, std, x, len(x))

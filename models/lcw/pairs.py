@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.lcw.loops import fold, lay, slide
+from models.lcw.loops import finish_gradient, fold, prepare
 from models.lcw.profile import Profile, evaluate
 
 ROWS, COLUMNS = 256, 1024  # float32 block of 1 MiB
@@ -49,7 +49,7 @@ class Points(NamedTuple):
         return Points(self.p[at], self.half[at])
 
 
-class Segment(NamedTuple):
+class ColumnSegment(NamedTuple):
     """Columns ``at`` of a band of rows, and what their sums of phi and of slopes weigh."""
 
     at: slice
@@ -69,7 +69,7 @@ class Band(NamedTuple):
     """
 
     rows: slice
-    segments: list[Segment]
+    segments: list[ColumnSegment]
     near: Tensor | None
     total: Any
 
@@ -99,40 +99,44 @@ def sums(
         columns: of a block.
     """
     compiled = not (profile.closed or x.is_cuda)
-    points = (_laid if compiled else _placed)(x, y, centre, math.sqrt(2 * c))
-    p, fold_part = points.p, _compiled if compiled else _fold
+    points = (_prepare_compiled if compiled else _prepare)(x, y, centre, math.sqrt(2 * c))
+    p, fold_part = points.p, _fold_compiled if compiled else _fold
     scratch = _scratch(p, min(rows, len(p)) * min(columns, len(p)))
-    value, found = 0.0, []
+    value, gradients = 0.0, []
     for band in _bands(points, len(x), weights, moves, rows):
         value = value + _meet(points, band, profile, columns, scratch, fold_part)
         if band.near is not None:
-            found.append((_slid if compiled else gradient)(p[band.rows], band.near, band.total, c))
+            gradients.append(
+                (_gradient_compiled if compiled else gradient)(
+                    p[band.rows], band.near, band.total, c
+                )
+            )
     counts = [len(side) for side, moving in zip((x, y), moves, strict=True) if moving]
-    if len(found) > len(counts):
-        found = list(torch.cat(found).split(counts))
-    return value, found
+    if len(gradients) > len(counts):
+        gradients = list(torch.cat(gradients).split(counts))
+    return value, gradients
 
 
-def _placed(x: Tensor, y: Tensor, centre: Tensor, scale: float) -> Points:
+def _prepare(x: Tensor, y: Tensor, centre: Tensor, scale: float) -> Points:
     p = torch.cat([x, y]).sub_(centre).mul_(scale)
     return Points(p, torch.linalg.vecdot(p, p).add_(1).mul_(0.5))
 
 
-def _laid(x: Tensor, y: Tensor, centre: Tensor, scale: float) -> Points:
-    """As :func:`_placed`, in one pass of a CPU: in small calls operations count more than sums."""
+def _prepare_compiled(x: Tensor, y: Tensor, centre: Tensor, scale: float) -> Points:
+    """As :func:`_prepare`, in one pass of a CPU: in small calls operations count more than sums."""
     n = len(x)
     p = x.new_empty(n + len(y), x.shape[1])
     rows = p.numpy()
     half = np.empty(len(rows), rows.dtype)
     middle, factor = centre.detach().numpy(), rows.dtype.type(scale)
     for points, at in ((x, slice(0, n)), (y, slice(n, None))):
-        lay(points.detach().contiguous().numpy(), middle, factor, rows[at], half[at])
+        prepare(points.detach().contiguous().numpy(), middle, factor, rows[at], half[at])
     return Points(p, half)
 
 
-def _slid(p: Tensor, near: Tensor, total: Any, c: float) -> Tensor:
+def _gradient_compiled(p: Tensor, near: Tensor, total: Any, c: float) -> Tensor:
     """As :func:`gradient`, in place."""
-    slide(p.numpy(), near.numpy(), total, total.dtype.type(math.sqrt(c / 2)))
+    finish_gradient(p.numpy(), near.numpy(), total, total.dtype.type(math.sqrt(c / 2)))
     return near
 
 
@@ -166,16 +170,22 @@ def _bands(
     """The bands of x, then those of y; every pair counts once, an own pair moves with both."""
     x, y = slice(0, n), slice(n, len(points.p))
     if moves[0]:
-        own, other = Segment(x, weights.x, 2 * weights.x), Segment(y, weights.cross, weights.cross)
+        own, other = (
+            ColumnSegment(x, weights.x, 2 * weights.x),
+            ColumnSegment(y, weights.cross, weights.cross),
+        )
         yield from _moving(points, x, [own, other], rows)
     else:
         yield from _still(x, weights.x, rows)
     if not any(moves):
-        cross = [Segment(y, weights.cross)]
+        cross = [ColumnSegment(y, weights.cross)]
         yield from (Band(at, cross, None, None) for at in _parts(x, rows))
     if moves[1]:
         counted = 0.0 if moves[0] else weights.cross
-        other, own = Segment(x, counted, weights.cross), Segment(y, weights.y, 2 * weights.y)
+        other, own = (
+            ColumnSegment(x, counted, weights.cross),
+            ColumnSegment(y, weights.y, 2 * weights.y),
+        )
         yield from _moving(points, y, [other, own], rows)
     else:
         yield from _still(y, weights.y, rows)
@@ -186,7 +196,9 @@ def _parts(whole: slice, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, whole.stop))
 
 
-def _moving(points: Points, side: slice, segments: list[Segment], rows: int) -> Iterator[Band]:
+def _moving(
+    points: Points, side: slice, segments: list[ColumnSegment], rows: int
+) -> Iterator[Band]:
     """Rows of a sample against both samples."""
     for at in _parts(side, rows):
         p, half = points.part(at)
@@ -196,8 +208,8 @@ def _moving(points: Points, side: slice, segments: list[Segment], rows: int) -> 
 def _still(side: slice, weight: float, rows: int) -> Iterator[Band]:
     """Own pairs of a sample, the upper triangle of blocks."""
     for at in _parts(side, rows) if weight else ():
-        after = Segment(slice(at.stop, side.stop), 2 * weight)
-        yield Band(at, [Segment(at, weight), after], None, None)
+        after = ColumnSegment(slice(at.stop, side.stop), 2 * weight)
+        yield Band(at, [ColumnSegment(at, weight), after], None, None)
 
 
 def _meet(
@@ -242,14 +254,16 @@ def _fold(
     q = (a.half[:, None] + b.half[cut.at]).sub_(part).clamp_min_(1)
     q.diagonal(itself).fill_(1)
     value, slope = evaluate(profile, q, slope=band.total is not None)
-    found = _sum(value)
+    value_sum = _sum(value)
     if band.total is not None:
         slope.diagonal(itself).fill_(0)  # exactly: leave no rounding of it
         band.total.add_(part.copy_(slope.mul_(cut.factor)).sum(1))
-    return found
+    return value_sum
 
 
-def _compiled(block: Tensor, a: Points, b: Points, profile: Profile, cut: Cut, band: Band) -> float:
+def _fold_compiled(
+    block: Tensor, a: Points, b: Points, profile: Profile, cut: Cut, band: Band
+) -> float:
     """As :func:`_fold`, in one pass of a CPU."""
     value, slope = _typed(profile, block.dtype)
     return fold(
@@ -286,5 +300,12 @@ def _sum(block: Tensor) -> Tensor:
 def gradient(
     p: Float[Tensor, "n d"], near: Float[Tensor, "n d"], total: Float[Tensor, "n"], c: float
 ) -> Float[Tensor, "n d"]:
-    """Gradient of the weighted sums with respect to the points: sum_j -c V_ij (x_i - y_j)."""
+    """Gradient of the weighted sums with respect to the points: sum_j -c V_ij (x_i - y_j).
+
+    Args:
+        p: points, sqrt(2 c) (x - centre).
+        near: weighted sums of V p_j; overwritten.
+        total: weighted sums of V.
+        c: K / gamma.
+    """
     return torch.addcmul(near, p, total[:, None], value=-1).mul_(math.sqrt(c / 2))

@@ -79,7 +79,14 @@ def reconstructions(path: Path, nets: Nets, test: UInt8[Tensor, "n h w c"]) -> N
 def path_between(
     a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], steps: int, *, spherical: bool
 ) -> Float[Tensor, "n steps d"]:
-    """Points from ``a`` to ``b``: on the line, or on the arc with radii between theirs."""
+    """Points from ``a`` to ``b``: on the line, or on the arc with radii between theirs.
+
+    Args:
+        a: first points.
+        b: last points.
+        steps: points of each path, both ends included.
+        spherical: whether along the arc.
+    """
     t = torch.linspace(0, 1, steps, device=a.device)[None, :, None]
     if not spherical:
         return a[:, None] * (1 - t) + b[:, None] * t
@@ -91,7 +98,16 @@ def path_between(
 
 
 def interpolations(path: Path, nets: Nets, pairs: int, width: int, seed: int, on: str) -> None:
-    """Strips between pairs of noise vectors: along the line, and along the sphere."""
+    """Strips between pairs of noise vectors: along the line, and along the sphere.
+
+    Args:
+        path: of the PNG.
+        nets: in evaluation mode.
+        pairs: rows of the picture.
+        width: of the noise.
+        seed: of the job.
+        on: torch device.
+    """
     ends = noise(seed, "interpolations", 0, (2 * pairs, width), on)
     figure = Figure(figsize=(9, 0.44 * pairs + 0.4), dpi=140, layout="constrained")
     for axes, spherical in zip(figure.subplots(1, 2), (False, True), strict=True):

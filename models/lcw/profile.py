@@ -79,7 +79,10 @@ def scale(dim: int) -> float:
 
 
 def horner(coefficients: tuple[float, ...], y: Tensor, out: Tensor) -> Tensor:
-    """The polynomial at ``y``, written to ``out`` pass by pass."""
+    """The polynomial at ``y``, written to ``out`` pass by pass.
+
+    ``y`` and ``out`` have one shape [...].
+    """
     out.fill_(coefficients[0])
     for coefficient in coefficients[1:]:
         torch.addcmul(torch.full((), coefficient, dtype=y.dtype, device=y.device), out, y, out=out)
@@ -87,7 +90,10 @@ def horner(coefficients: tuple[float, ...], y: Tensor, out: Tensor) -> Tensor:
 
 
 def evaluate(profile: Profile, q: Tensor, *, slope: bool = True) -> tuple[Tensor, Tensor]:
-    """Kernel and V = -2 dphi/dq (unless unwanted) at ``q >= 1``; ``q`` is overwritten."""
+    """Kernel and V = -2 dphi/dq (unless unwanted) at ``q >= 1``; ``q`` is overwritten.
+
+    ``q`` and both results have one shape [...].
+    """
     if profile.closed:
         return (_bessel if profile.closed == 2 else _error_function)(q)
     v = q.rsqrt_()
@@ -132,6 +138,15 @@ def quadrature(
     """Nodes t and weights of (gamma + a)^(-1/2) = sum_k w_k exp(-t_k a), for a >= 0.
 
     Trapezoid rule in log t of pi^(-1/2) int t^(-1/2) exp(-t (gamma + a)) dt.
+
+    Args:
+        gamma: smoothing variance.
+        dtype: of the results.
+        device: of the results.
+        nodes: of the rule.
+
+    Returns:
+        t and w, [nodes] each.
     """
     low, high = -48.0, math.log(60 / gamma)
     tau = torch.linspace(low, high, nodes, dtype=torch.float64)

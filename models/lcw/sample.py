@@ -12,7 +12,7 @@ from models.core.run import Run
 from models.lcw import export, pictures
 from models.lcw.evaluate import decode
 from models.lcw.nets import in_parts
-from models.lcw.setup import Loaded, load_nets
+from models.lcw.setup import LoadedNets, load_nets
 from models.lcw.spec import Bundled, LcwSample
 
 CHUNK = 512  # images between two looks for a stop
@@ -27,7 +27,7 @@ def sample(spec: LcwSample, run: Run) -> None:
         SpecError: if more than one device is used.
         StoppedError: if a stop was requested.
     """
-    if ranks.size() > 1:
+    if ranks.world_size() > 1:
         raise SpecError("lcw.sample runs on one device", hint="ask for one GPU, or none")
     path = BUNDLED if isinstance(spec.model, Bundled) else run.input(spec.model)
     loaded, _ = load_nets(path, run.device)
@@ -51,7 +51,7 @@ def sample(spec: LcwSample, run: Run) -> None:
     )
 
 
-def _draw(spec: LcwSample, loaded: Loaded, run: Run) -> torch.Tensor:
+def _draw(spec: LcwSample, loaded: LoadedNets, run: Run) -> torch.Tensor:
     """All images, chunk by chunk, and the file that holds them with their noise."""
     width = loaded.arch.inputs
     draws, images = [], []
@@ -70,7 +70,7 @@ def _draw(spec: LcwSample, loaded: Loaded, run: Run) -> torch.Tensor:
     return whole
 
 
-def _export(loaded: Loaded, run: Run) -> float:
+def _export(loaded: LoadedNets, run: Run) -> float:
     width = loaded.arch.inputs
     noise = torch.randn(export.TESTED, width, generator=generator(0, "onnx", 0)).to(run.device)
     gap = export.write(run.dir / "generator.onnx", loaded.nets.whole(), width, noise)

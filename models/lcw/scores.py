@@ -38,14 +38,14 @@ def _symmetric(s: Float[Tensor, "f f"]) -> Float[Tensor, "f f"]:
 def kid(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"], seed: int) -> tuple[float, float]:
     """Mean and spread over blocks of the unbiased MMD^2 of (x.y / f + 1)^3."""
     size = min(BLOCK_SIZE, len(a), len(b))
-    found = []
+    estimates = []
     for block in range(BLOCKS):
         x, y = (
             points[_draw(len(points), size, seed, block, side)].double()
             for side, points in enumerate((a, b))
         )
-        found.append(_mmd(x, y))
-    values = torch.tensor(found, dtype=torch.float64)
+        estimates.append(_mmd(x, y))
+    values = torch.tensor(estimates, dtype=torch.float64)
     return values.mean().item(), values.std().item()
 
 
@@ -86,7 +86,7 @@ def prdc(real: Float[Tensor, "n f"], made: Float[Tensor, "m f"], k: int) -> dict
 
 
 def modes(
-    found: Int64[Tensor, "n"], labels: Int64[Tensor, "m"], classes: int
+    predicted: Int64[Tensor, "n"], labels: Int64[Tensor, "m"], classes: int
 ) -> dict[str, float | int]:
     """Classes that a classifier sees among samples, beside those of the training images.
 
@@ -97,7 +97,8 @@ def modes(
         KL(training || samples), both in nats with 1e-6 added to the second one's shares.
     """
     made, real = (
-        torch.bincount(index, minlength=classes).double() / len(index) for index in (found, labels)
+        torch.bincount(index, minlength=classes).double() / len(index)
+        for index in (predicted, labels)
     )
     return {
         "modes": int((made > 0).sum()),
@@ -119,7 +120,7 @@ def _radius(points: Float[Tensor, "n f"], k: int) -> Float[Tensor, "n"]:
 def nearest(
     made: Float[Tensor, "n p"], real: Float[Tensor, "m p"]
 ) -> tuple[Tensor, Float[Tensor, "n"]]:
-    """For each row the index of its nearest real one, and the distance."""
+    """For each row the index [n] of its nearest real one, and the distance [n]."""
     gaps = torch.cdist(made, real)
     distance, index = gaps.min(1)
     return index, distance

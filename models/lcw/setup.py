@@ -16,10 +16,10 @@ from models.core.run import Run
 from models.data import images
 from models.data.spec import ImageOptions
 from models.lcw import distance, objectives
-from models.lcw.nets import Affine, Nets, Shape, build, describe, in_parts
-from models.lcw.parts import Architecture
+from models.lcw.fields import Architecture
+from models.lcw.nets import Affine, ImageShape, Nets, build, describe, in_parts
 from models.lcw.spec import LcwTrain
-from models.lcw.stages import Inputs, Job, Stage, noise
+from models.lcw.stages import Inputs, StagedTraining, TrainingStage, noise
 
 
 class Data(NamedTuple):
@@ -33,8 +33,8 @@ class Data(NamedTuple):
     classes: list[str]
 
     @property
-    def shape(self) -> Shape:
-        return Shape(self.train.shape[3], self.train.shape[1])
+    def shape(self) -> ImageShape:
+        return ImageShape(self.train.shape[3], self.train.shape[1])
 
 
 def pixels(images: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n c h w"]:
@@ -50,21 +50,21 @@ def load(spec: LcwTrain, run: Run) -> Data:
         SpecError: if the architecture or a phase cannot use it.
     """
     options = ImageOptions(subset=spec.images.subset, image_size=spec.images.image_size)
-    found = images.load(spec.data, options, run, spec.images.split_seed)
-    height, width = found.size
-    spec.arch.check(height, found.channels, square=height == width)
-    n = len(found.train)
-    kept = n - spec.kept(n, len(found.test))
+    loaded = images.load(spec.data, options, run, spec.images.split_seed)
+    height, width = loaded.size
+    spec.arch.check(height, loaded.channels, square=height == width)
+    n = len(loaded.train)
+    kept = n - spec.kept(n, len(loaded.test))
     draws = generator(spec.images.split_seed, "validation", 0)
     order = torch.randperm(n, generator=draws).to(run.device)
     held, rest = order[:kept], order[kept:]
-    train, labels = found.train[rest], found.train_labels[rest]
+    train, labels = loaded.train[rest], loaded.train_labels[rest]
     return Data(
-        train, labels, found.train[held], found.test, found.test_labels, list(found.classes)
+        train, labels, loaded.train[held], loaded.test, loaded.test_labels, list(loaded.classes)
     )
 
 
-def make_job(spec: LcwTrain, data: Data, run: Run) -> Job:
+def make_training(spec: LcwTrain, data: Data, run: Run) -> StagedTraining:
     """All nets with the initial weights of the seed, phase 1 taken over where asked for.
 
     Raises:
@@ -78,20 +78,20 @@ def make_job(spec: LcwTrain, data: Data, run: Run) -> Job:
         peer = build(arch, data.shape)
         nets.update({f"{name}_encoder": peer.encoder, f"{name}_decoder": peer.decoder})
     if spec.phase1_from is not None:
-        found = load_nets(run.input(spec.phase1_from), run.device)[0]
-        if describe(found.arch, found.shape)["image"] != data.shape._asdict() or not _agree(
-            found.arch, arch
+        file = load_nets(run.input(spec.phase1_from), run.device)[0]
+        if describe(file.arch, file.shape)["image"] != data.shape._asdict() or not _agree(
+            file.arch, arch
         ):
             raise SpecError(
-                f"phase1_from holds {found.arch.model_dump()} for {found.shape}; this spec asks for"
+                f"phase1_from holds {file.arch.model_dump()} for {file.shape}; this spec asks for"
                 f" {arch.model_dump()} and images {data.shape}"
             )
-        nets["encoder"].load_state_dict(found.nets.encoder.state_dict())
-        nets["decoder"].load_state_dict(found.nets.decoder.state_dict())
+        nets["encoder"].load_state_dict(file.nets.encoder.state_dict())
+        nets["decoder"].load_state_dict(file.nets.decoder.state_dict())
     nets.to(run.device)
     peers = spec.evaluation.trained_baselines()
     about = {**describe(arch, data.shape), "baselines": peers}
-    return Job(spec, run, nets.eval(), {"lcw": about, "classes": data.classes})
+    return StagedTraining(spec, run, nets.eval(), {"lcw": about, "classes": data.classes})
 
 
 def _agree(a: Architecture, b: Architecture) -> bool:
@@ -99,15 +99,15 @@ def _agree(a: Architecture, b: Architecture) -> bool:
     return all(getattr(a, field) == getattr(b, field) for field in fields)
 
 
-class Loaded(NamedTuple):
+class LoadedNets(NamedTuple):
     """Nets of a file, in evaluation mode."""
 
     nets: Nets
     arch: Architecture
-    shape: Shape
+    shape: ImageShape
 
 
-def load_nets(path: Path, on: str) -> tuple[Loaded, dict[str, Any]]:
+def load_nets(path: Path, on: str) -> tuple[LoadedNets, dict[str, Any]]:
     """Nets of weights or a checkpoint of lcw.train, and the file's description.
 
     Raises:
@@ -116,7 +116,7 @@ def load_nets(path: Path, on: str) -> tuple[Loaded, dict[str, Any]]:
     tensors, description = checkpoint.read(path)
     try:
         about = description["lcw"]
-        arch, shape = Architecture.model_validate(about["arch"]), Shape(**about["image"])
+        arch, shape = Architecture.model_validate(about["arch"]), ImageShape(**about["image"])
         nets = build(arch, shape)
         for name, net in nets._asdict().items():
             whole = checkpoint.part(tensors, "net") or tensors
@@ -126,12 +126,12 @@ def load_nets(path: Path, on: str) -> tuple[Loaded, dict[str, Any]]:
             f"{path.name} holds no generator of lcw.train: {error}",
             hint="name an artifact of role weights or checkpoint of a job of kind lcw.train",
         ) from error
-    return Loaded(Nets(*(net.to(on).eval() for net in nets)), arch, shape), description
+    return LoadedNets(Nets(*(net.to(on).eval() for net in nets)), arch, shape), description
 
 
-def autoencoder_stage(job: Job, data: Data) -> Stage:
+def autoencoder_stage(training: StagedTraining, data: Data) -> TrainingStage:
     """Phase 1."""
-    spec, nets = job.spec.phase1, job.nets
+    spec, nets = training.spec.phase1, training.nets
     std = pixels(data.train).std().item()
 
     def loss(batch: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def autoencoder_stage(job: Job, data: Data) -> Stage:
         batch = pixels(data.train[rows])
         return Inputs(batch, batch.new_empty(0))
 
-    return Stage(
+    return TrainingStage(
         "autoencoder",
         ("encoder", "decoder"),
         spec,
@@ -162,9 +162,9 @@ def _mean(loss: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> float:
     return torch.stack([loss(pixels(part)) for part in parts]).mean().item()
 
 
-def generator_stage(job: Job, data: Data) -> Stage:
+def generator_stage(training: StagedTraining, data: Data) -> TrainingStage:
     """Phase 2, the Latent Trick: encode once, then match noise to the latents."""
-    spec, phase, nets = job.spec, job.spec.phase2, job.nets
+    spec, phase, nets = training.spec, training.spec.phase2, training.nets
     encoded = encode(nets["encoder"], data.train)
     held = encode(nets["encoder"], data.validation)
     std = encoded.std().item()
@@ -175,7 +175,7 @@ def generator_stage(job: Job, data: Data) -> Stage:
     width, whole = spec.arch.inputs, phase.reference == "full"
 
     def inputs(rows: Int64[Tensor, "b"], step: int) -> Inputs:
-        draws = noise(spec.seed, "generator", step, (len(rows), width), job.run.device)
+        draws = noise(spec.seed, "generator", step, (len(rows), width), training.run.device)
         return Inputs(encoded[:0] if whole else encoded[rows], draws)
 
     def loss(given: Inputs) -> Tensor:
@@ -183,17 +183,17 @@ def generator_stage(job: Job, data: Data) -> Stage:
         gamma = objectives.bandwidth(phase, std, target, len(given.draws))
         made = nets["generator"](given.draws)
         return distance.two_sample(
-            made, target, gamma, phase.phi, own_y=not whole, statistic=phase.statistic
+            made, target, gamma, phase.phi, include_yy=not whole, statistic=phase.statistic
         )
 
     shape = (len(held), width)
-    fixed = noise(spec.seed, "generator validation", 0, shape, job.run.device)
+    fixed = noise(spec.seed, "generator validation", 0, shape, training.run.device)
 
     def validate() -> float:
         gamma = distance.silverman(std, len(held))
         return distance.two_sample(nets["generator"](fixed), held, gamma, "exact").item()
 
-    return Stage(
+    return TrainingStage(
         "generator",
         ("generator",),
         phase,
@@ -211,9 +211,9 @@ def encode(encoder: nn.Module, rows: UInt8[Tensor, "n h w c"]) -> Float[Tensor, 
     return torch.cat([in_parts(encoder, pixels(part)) for part in rows.split(1024)])
 
 
-def baseline_stage(job: Job, data: Data, name: str) -> Stage:
+def baseline_stage(training: StagedTraining, data: Data, name: str) -> TrainingStage:
     """An autoencoder whose latents are pushed to N(0, I) by a peer's penalty."""
-    spec, nets = job.spec, job.nets
+    spec, nets = training.spec, training.nets
     encoder, decoder = nets[f"{name}_encoder"], nets[f"{name}_decoder"]
 
     dim = spec.arch.latent_dim
@@ -222,7 +222,7 @@ def baseline_stage(job: Job, data: Data, name: str) -> Stage:
         return given(pixels(data.train[rows]), step)
 
     def given(batch: Tensor, step: int) -> Inputs:
-        count, on = len(batch), job.run.device
+        count, on = len(batch), training.run.device
         if name == "swae":
             count += objectives.SWAE_PROJECTIONS  # directions, after the normal sample
         empty = name == "cwae"
@@ -240,7 +240,7 @@ def baseline_stage(job: Job, data: Data, name: str) -> Stage:
         normal, lines = draws.split((len(latents), objectives.SWAE_PROJECTIONS))
         return dim * objectives.swae(latents, normal, functional.normalize(lines))
 
-    return Stage(
+    return TrainingStage(
         name,
         (f"{name}_encoder", f"{name}_decoder"),
         spec.phase1,

@@ -14,15 +14,15 @@ from models.core.spec import (
     Estimate,
     Int,
     MetricInfo,
-    Part,
     Spec,
+    SpecGroup,
 )
-from models.lcw.parts import MIN_BATCH, Architecture, Evaluation, Phase1, Phase2
+from models.lcw.fields import MIN_BATCH, Architecture, GeneratorEvaluation, Phase1, Phase2
 
 EXACT_ONLY_DIM = 3  # up to here the asymptotic kernel is refused
 
 
-class LcwImages(Part):
+class LcwImages(SpecGroup):
     """Which images, and how many of them are kept from training."""
 
     subset: Int | None = Field(
@@ -82,7 +82,7 @@ class LcwTrain(Spec):
             "phase2": {"max_steps": 20_000},
         },
     }
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "lcw.train",
         "data": {"dataset": "digits"},
         "images": {"subset": 200},
@@ -102,7 +102,7 @@ class LcwTrain(Spec):
         description="Weights of another lcw.train with this architecture: phase 1 is skipped",
     )
     phase2: Phase2 = Phase2()
-    evaluation: Evaluation = Evaluation()
+    evaluation: GeneratorEvaluation = GeneratorEvaluation()
 
     @model_validator(mode="after")
     def _has_a_kernel(self) -> "LcwTrain":
@@ -168,7 +168,7 @@ class LcwTrain(Spec):
         return Estimate(total_steps=sum(self.steps().values()), details=details)
 
 
-class Bundled(Part):
+class Bundled(SpecGroup):
     """A generator that comes with the service."""
 
     pretrained: Literal["digits"] = Field(
@@ -192,7 +192,7 @@ class LcwSample(Spec):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "digits": {"model": {"pretrained": "digits"}, "count": 256},
     }
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "lcw.sample",
         "model": {"pretrained": "digits"},
         "count": 64,

@@ -19,7 +19,8 @@ from models.core.device import generator
 from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
 from models.core.run import Run
-from models.lcw.parts import Phase
+from models.core.stopping import StepEnd
+from models.lcw.fields import PhaseSpec
 from models.lcw.spec import LcwTrain
 from models.supervised.steps import decay
 
@@ -34,12 +35,12 @@ class Inputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A training within the job.
+class TrainingStage:
+    """One of the trainings of a job.
 
     Attributes:
         name: ``autoencoder``, ``generator``, or that of a baseline.
-        nets: names, in the job's nets, of those it trains.
+        nets: names of those that it trains.
         spec: rate, batch, patience.
         steps: at most.
         rows: of its training data; an epoch is all of them in a new order.
@@ -51,7 +52,7 @@ class Stage:
 
     name: str
     nets: tuple[str, ...]
-    spec: Phase
+    spec: PhaseSpec
     steps: int
     rows: int
     inputs: Callable[[Int64[Tensor, "b"], int], Inputs]
@@ -66,39 +67,51 @@ class Stage:
 
 
 @dataclass
-class State:
-    """Where the job stands, besides tensors.
+class StageProgress:
+    """Where a staged training stands, besides tensors.
 
     Attributes:
         stage: number of the stage, from 0.
         step: done in it.
         best: least validation of the stage.
-        stale: validations since.
+        validations_without_improvement: since then.
         history: by stage, rows of step, loss, validation.
     """
 
     stage: int = 0
     step: int = 0
     best: float | None = None
-    stale: int = 0
+    validations_without_improvement: int = 0
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint keeps, under the keys of its format."""
+        values = dict(vars(self))
+        values["stale"] = values.pop("validations_without_improvement")
+        return values
 
-class Job:
-    """The nets of a run, its place in the stages, and the way into a checkpoint and back.
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> "StageProgress":
+        """Undo :meth:`stored`."""
+        values = dict(stored)
+        return cls(validations_without_improvement=values.pop("stale"), **values)
+
+
+class StagedTraining:
+    """The nets of a run, its progress through the stages, and its checkpoints.
 
     Args:
         spec: of the job.
-        run: told of metrics, progress and checkpoints.
+        run: takes metrics, progress and checkpoints.
         nets: all that is trained, in a fixed order.
-        description: what a checkpoint must tell besides.
+        description: further metadata of a checkpoint.
     """
 
     def __init__(
         self, spec: LcwTrain, run: Run, nets: nn.ModuleDict, description: dict[str, Any]
     ) -> None:
         self.spec, self.run, self.nets, self.description = spec, run, nets, description
-        self.state = State()
+        self.state = StageProgress()
         self.sizes = list(spec.steps().values())
         self._order: tuple[str, int, Tensor] | None = None
         self.kept: dict[str, Tensor] = {}
@@ -109,7 +122,7 @@ class Job:
         """Steps of the whole job; a stage that ended early counts in full."""
         return sum(self.sizes[: self.state.stage]) + self.state.step
 
-    def train(self, number: int, stage: Stage) -> None:
+    def train(self, number: int, stage: TrainingStage) -> None:
         """Carry out a stage, or what is left of it, and leave a checkpoint.
 
         Raises:
@@ -125,7 +138,7 @@ class Job:
         advance = self._stepper(stage, optimizer)
         losses: list[Tensor] = []
         started = time.perf_counter()
-        while self.state.step < stage.steps and not self._is_stale(stage):
+        while self.state.step < stage.steps and not self._is_out_of_patience(stage):
             factor = decay(stage.spec.schedule, self.state.step / stage.steps)
             optimizer.param_groups[0]["lr"].fill_(stage.spec.lr * factor)
             losses.append(advance(stage.name, self._inputs(stage)))
@@ -136,7 +149,7 @@ class Job:
         for net in nets:
             net.eval()
         self.state.stage, self.state.step = number + 1, 0
-        self.state.best, self.state.stale = None, 0
+        self.state.best, self.state.validations_without_improvement = None, 0
         self.save(None)
 
     def _optimizer(self, nets: list[nn.Module], lr: float) -> torch.optim.Adam:
@@ -153,9 +166,9 @@ class Job:
         return optimizer
 
     def _stepper(
-        self, stage: Stage, optimizer: torch.optim.Adam
+        self, stage: TrainingStage, optimizer: torch.optim.Adam
     ) -> Callable[[str, Inputs], Tensor]:
-        """The step, as a CUDA graph on a GPU; these nets are bound by launches without."""
+        """The step, as a CUDA graph on a GPU, where launches of kernels would limit these nets."""
 
         def step(_: str, inputs: Inputs) -> Tensor:
             optimizer.zero_grad(set_to_none=False)  # a CUDA graph holds the addresses
@@ -168,13 +181,13 @@ class Job:
             return step
         return GraphedStep(step, lambda reason: self.run.warn("no_cuda_graphs", reason))
 
-    def _inputs(self, stage: Stage) -> Inputs:
+    def _inputs(self, stage: TrainingStage) -> Inputs:
         size = min(stage.spec.batch_size, stage.rows)
-        epoch, place = divmod(self.state.step, stage.rows // size)
+        epoch, batch_index = divmod(self.state.step, stage.rows // size)
         order = self._ordered(stage, epoch)
-        return stage.inputs(order[place * size : (place + 1) * size], self.state.step)
+        return stage.inputs(order[batch_index * size : (batch_index + 1) * size], self.state.step)
 
-    def _ordered(self, stage: Stage, epoch: int) -> Int64[Tensor, "n"]:
+    def _ordered(self, stage: TrainingStage, epoch: int) -> Int64[Tensor, "n"]:
         """Order of the rows in an epoch; made once."""
         if self._order is None or self._order[:2] != (stage.name, epoch):
             draws = generator(self.spec.seed, f"{stage.name} order", epoch)
@@ -182,13 +195,16 @@ class Job:
             self._order = (stage.name, epoch, order)
         return self._order[2]
 
-    def _validates(self, stage: Stage) -> bool:
+    def _validates(self, stage: TrainingStage) -> bool:
         return self.state.step % stage.spec.validate_every == 0 or self.state.step == stage.steps
 
-    def _is_stale(self, stage: Stage) -> bool:
-        return stage.spec.patience is not None and self.state.stale >= stage.spec.patience
+    def _is_out_of_patience(self, stage: TrainingStage) -> bool:
+        return (
+            stage.spec.patience is not None
+            and self.state.validations_without_improvement >= stage.spec.patience
+        )
 
-    def _report(self, stage: Stage, losses: list[Tensor], started: float) -> float:
+    def _report(self, stage: TrainingStage, losses: list[Tensor], started: float) -> float:
         """Log the mean loss, the rate, and the validation where it is time."""
         state, values = self.state, torch.stack(losses).tolist()
         losses.clear()
@@ -208,7 +224,7 @@ class Job:
         self.run.progress(self.done(), sum(self.sizes), phase=stage.name)
         return time.perf_counter()
 
-    def _validate(self, stage: Stage) -> float:
+    def _validate(self, stage: TrainingStage) -> float:
         nets = [self.nets[name] for name in stage.nets]
         for net in nets:
             net.eval()
@@ -218,16 +234,16 @@ class Job:
             net.train()
         self.run.log(self.done(), **{f"{stage.prefix}_validation": value})
         if self.state.best is None or value < self.state.best:
-            self.state.best, self.state.stale = value, 0
+            self.state.best, self.state.validations_without_improvement = value, 0
         else:
-            self.state.stale += 1
+            self.state.validations_without_improvement += 1
         return value
 
     def _end_of_step(self, optimizer: torch.optim.Adam) -> None:
-        due = self.run.checkpoint_due()
-        if due or self.run.stop_wants_checkpoint:
+        end = StepEnd.decide(self.run)
+        if end.saves:
             self.save(optimizer)
-        self.run.check_stop()
+        end.stop_if_requested(self.run)
 
     def save(self, optimizer: torch.optim.Adam | None) -> None:
         """Write a checkpoint; without an optimizer, one between stages."""
@@ -236,7 +252,7 @@ class Job:
             for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
                 for key, tensor in optimizer.state[parameter].items():
                     tensors[f"adam.{index}.{key}"] = tensor
-        name, state = checkpoint.name_of(self.done()), vars(self.state)
+        name, state = checkpoint.name_of(self.done()), self.state.stored()
         checkpoint.write(self.run.dir / name, tensors, {**self.description, "state": state})
         self.run.artifact(name, role="checkpoint", step=self.done())
 
@@ -249,11 +265,19 @@ class Job:
             )
         self.nets.load_state_dict(checkpoint.part(tensors, "net"))
         self.kept = checkpoint.part(tensors, "adam")
-        self.state = State(**description["state"])
+        self.state = StageProgress.restored(description["state"])
 
 
 def noise(
     seed: int, stage: str, step: int, shape: tuple[int, int], on: str
 ) -> Float[Tensor, "n d"]:
-    """Normal numbers of a step."""
+    """Normal numbers of a step, keyed by (seed, stage, step).
+
+    Args:
+        seed: of the job.
+        stage: name of the stage or of another use.
+        step: of the stage, from 0.
+        shape: rows and columns.
+        on: torch device.
+    """
     return torch.randn(*shape, generator=generator(seed, f"{stage} noise", step)).to(on)

@@ -16,10 +16,10 @@ from models.lcw.setup import (
     encode,
     generator_stage,
     load,
-    make_job,
+    make_training,
 )
 from models.lcw.spec import LcwTrain
-from models.lcw.stages import Job, Stage, noise
+from models.lcw.stages import StagedTraining, TrainingStage, noise
 
 STRIPS = 6
 
@@ -33,53 +33,53 @@ def train(spec: LcwTrain, run: Run) -> None:
         DivergedError: if a loss is not finite.
         StoppedError: if a stop was requested.
     """
-    if ranks.size() > 1:
+    if ranks.world_size() > 1:
         raise SpecError("lcw.train runs on one device", hint="ask for one GPU, or none")
     device.tune(run.device)
     data = load(spec, run)
-    job = make_job(spec, data, run)
+    training = make_training(spec, data, run)
     for number, name in enumerate(spec.steps()):
-        job.train(number, _stage(job, data, name))
-    nets = Nets(job.nets["encoder"], job.nets["decoder"], job.nets["generator"])
-    _leave_weights(job, nets)
-    figures, made = evaluate.evaluate(job, data, features.make(spec, data, run))
+        training.train(number, _stage(training, data, name))
+    nets = Nets(training.nets["encoder"], training.nets["decoder"], training.nets["generator"])
+    _leave_weights(training, nets)
+    figures, made = evaluate.evaluate(training, data, features.make(spec, data, run))
     figures |= {
         "data": spec.data.dataset,
         "spec": spec.model_dump(mode="json"),
         "device": device.describe(run.device),
-        "history": job.state.history,
-        "onnx_gap": _export(job, nets),
+        "history": training.state.history,
+        "onnx_gap": _export(training, nets),
     }
-    report.write(run, figures, _draw(job, data, nets, made))
-    _tell(job, figures)
+    report.write(run, figures, _draw(training, data, nets, made))
+    _report_result(training, figures)
 
 
-def _stage(job: Job, data: Data, name: str) -> Stage:
+def _stage(training: StagedTraining, data: Data, name: str) -> TrainingStage:
     if name == "autoencoder":
-        return autoencoder_stage(job, data)
+        return autoencoder_stage(training, data)
     if name == "generator":
-        return generator_stage(job, data)
-    return baseline_stage(job, data, name)
+        return generator_stage(training, data)
+    return baseline_stage(training, data, name)
 
 
-def _leave_weights(job: Job, nets: Nets) -> None:
+def _leave_weights(training: StagedTraining, nets: Nets) -> None:
     whole = torch.nn.ModuleDict(nets._asdict()).state_dict()
-    checkpoint.write(job.run.dir / "weights.safetensors", whole, job.description)
-    job.run.artifact("weights.safetensors", role="weights", step=job.done())
+    checkpoint.write(training.run.dir / "weights.safetensors", whole, training.description)
+    training.run.artifact("weights.safetensors", role="weights", step=training.done())
 
 
-def _export(job: Job, nets: Nets) -> float:
-    width = job.spec.arch.inputs
-    draws = noise(job.spec.seed, "onnx", 0, (export.TESTED, width), job.run.device)
-    gap = export.write(job.run.dir / "generator.onnx", nets.whole(), width, draws)
-    job.run.artifact("generator.onnx", role="export")
+def _export(training: StagedTraining, nets: Nets) -> float:
+    width = training.spec.arch.inputs
+    draws = noise(training.spec.seed, "onnx", 0, (export.TESTED, width), training.run.device)
+    gap = export.write(training.run.dir / "generator.onnx", nets.whole(), width, draws)
+    training.run.artifact("generator.onnx", role="export")
     return gap
 
 
-def _draw(job: Job, data: Data, nets: Nets, made: Any) -> dict[str, str]:
+def _draw(training: StagedTraining, data: Data, nets: Nets, made: Any) -> dict[str, str]:
     """All pictures as artifacts; file name to caption."""
-    run, spec, folder = job.run, job.spec, job.run.dir
-    width = job.spec.arch.inputs
+    run, spec, folder = training.run, training.spec, training.run.dir
+    width = training.spec.arch.inputs
     pictures.samples(folder / "samples.png", made, "samples, not selected")
     pictures.reconstructions(folder / "reconstructions.png", nets, data.test)
     pictures.interpolations(
@@ -89,7 +89,7 @@ def _draw(job: Job, data: Data, nets: Nets, made: Any) -> dict[str, str]:
     draws = noise(spec.seed, "latents", 0, (pictures.SHOWN, width), run.device)
     encoded = encode(nets.encoder, data.train[: pictures.SHOWN])
     pictures.latents(folder / "latents.png", encoded, in_parts(nets.generator, draws))
-    pictures.curves(folder / "curves.png", job.state.history)
+    pictures.curves(folder / "curves.png", training.state.history)
     captions = {
         "samples.png": "Samples",
         "reconstructions.png": "Reconstructions",
@@ -103,13 +103,13 @@ def _draw(job: Job, data: Data, nets: Nets, made: Any) -> dict[str, str]:
     return captions
 
 
-def _tell(job: Job, figures: dict[str, Any]) -> None:
+def _report_result(training: StagedTraining, figures: dict[str, Any]) -> None:
     """Final metrics and the result."""
     own = figures["scores"]["lcw"]
-    told = {"frechet": own["frechet"], "reconstruction": figures["reconstruction"]}
+    metrics = {"frechet": own["frechet"], "reconstruction": figures["reconstruction"]}
     if "kid" in own:
-        told["kid"] = own["kid"]
-    job.run.log(job.done(), **told)
+        metrics["kid"] = own["kid"]
+    training.run.log(training.done(), **metrics)
     kept = (
         "features",
         "num_samples",
@@ -120,4 +120,4 @@ def _tell(job: Job, figures: dict[str, Any]) -> None:
         "latent",
         "memorisation",
     )
-    job.run.result(**{name: figures[name] for name in kept}, onnx_gap=figures["onnx_gap"])
+    training.run.result(**{name: figures[name] for name in kept}, onnx_gap=figures["onnx_gap"])

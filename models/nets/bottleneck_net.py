@@ -9,8 +9,16 @@ from models.nets.preactivation import MakeUnit, conv
 from models.nets.preactivation_spec import STAGES, BottleneckNetSpec, Role
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1, added to the input, which is widened with channels of zeros."""
+class PreactivationBottleneck(nn.Module):
+    """1x1, 3x3, 1x1, added to the input, which is widened with channels of zeros.
+
+    Args:
+        c_in: input channels.
+        inner: channels between.
+        c_out: output channels, no fewer than ``c_in``.
+        groups: of the 3x3.
+        make: makes the units.
+    """
 
     def __init__(self, c_in: int, inner: int, c_out: int, groups: int, make: MakeUnit) -> None:
         super().__init__()
@@ -45,7 +53,7 @@ class BottleneckNet(nn.Module):
         for stage in range(STAGES):
             inner, outer = spec.inner(stage), spec.outer(stage)
             blocks = [
-                Bottleneck(outer if block else c, inner, outer, spec.groups, make)
+                PreactivationBottleneck(outer if block else c, inner, outer, spec.groups, make)
                 for block in range(spec.depth)
             ]
             self.features.add_module(f"stage{stage}", nn.Sequential(*blocks))

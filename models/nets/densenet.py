@@ -10,7 +10,14 @@ from models.nets.preactivation_spec import BOTTLENECK, STAGES, DenseFamily
 
 
 class DenseLayer(nn.Module):
-    """1x1 to four growths, 3x3 to one growth; the result is appended to the input."""
+    """1x1 to four growths, 3x3 to one growth; the result is appended to the input.
+
+    Args:
+        c_in: input channels.
+        growth: channels that it appends.
+        spec: names roles and groups.
+        make: makes the units.
+    """
 
     def __init__(self, c_in: int, growth: int, spec: DenseFamily, make: MakeUnit) -> None:
         super().__init__()

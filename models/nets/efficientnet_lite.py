@@ -31,7 +31,15 @@ STEM, HEAD = 32, 1280
 
 
 class SameConv(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding: output ceil(n / stride), more pad at the end."""
+    """Convolution with TensorFlow's SAME padding: output ceil(n / stride), more pad at the end.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        kernel: side of the filters.
+        stride: in pixels.
+        groups: of channels.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
@@ -58,7 +66,15 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedResidual(nn.Module):
-    """Expand by a 1x1, filter each channel, project by a 1x1; add the input where shapes agree."""
+    """Expand by a 1x1, filter each channel, project by a 1x1; add the input where shapes agree.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        kernel: side of the depthwise filters.
+        stride: of the depthwise convolution.
+        expand: channels between over input channels.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expand: int) -> None:
         super().__init__()
@@ -107,14 +123,14 @@ class EfficientNetLite0(nn.Module):
         return self._fc(self._dropout(x.mean((2, 3))))
 
 
-class Pretrained(NamedTuple):
+class PretrainedEfficientNet(NamedTuple):
     """The trained net in evaluation mode and the names of its classes."""
 
     net: EfficientNetLite0
     classes: list[str]
 
 
-def pretrained() -> Pretrained:
+def pretrained() -> PretrainedEfficientNet:
     """The ImageNet weights and class names from their packages.
 
     Raises:
@@ -130,4 +146,6 @@ def pretrained() -> Pretrained:
         ) from error
     net = EfficientNetLite0()
     net.load_state_dict(checkpoint.load_pickled_weights(Path(weights.get_model_file_path())))
-    return Pretrained(net.eval(), [names(index).partition(",")[0] for index in range(1000)])
+    return PretrainedEfficientNet(
+        net.eval(), [names(index).partition(",")[0] for index in range(1000)]
+    )

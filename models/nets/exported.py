@@ -34,8 +34,8 @@ def load_program(path: Path, device: str) -> ExportedNet:
     """
     program = read_program(path)
     root = nn.Module()
-    for place, weight in enumerate(program.weights.values()):
-        root.register_buffer(f"weight_{place}", _tensor(weight).to(device))
+    for index, weight in enumerate(program.weights.values()):
+        root.register_buffer(f"weight_{index}", _tensor(weight).to(device))
     try:
         graph = _Reader(program, device).graph()
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -77,8 +77,8 @@ class _Reader:
 
     def graph(self) -> fx.Graph:
         self.values[self.program.image] = self.built.placeholder("images")
-        for place, name in enumerate(self.program.weights):
-            self.values[name] = self.built.get_attr(f"weight_{place}")
+        for index, name in enumerate(self.program.weights):
+            self.values[name] = self.built.get_attr(f"weight_{index}")
         for node in self.program.nodes:
             self._add(node)
         self.built.output(self.values[self.program.output])
@@ -94,9 +94,9 @@ class _Reader:
             self.values[_name(outputs[0])] = made
             return
         several = outputs[0]["as_tensors"] if len(outputs) == 1 else outputs
-        for place, output in enumerate(several):
+        for index, output in enumerate(several):
             if output.get("as_none") is None:
-                part = self.built.call_function(operator.getitem, (made, place))
+                part = self.built.call_function(operator.getitem, (made, index))
                 self.values[_name(output)] = part
 
     def _value(self, arg: dict[str, Any]) -> Any:

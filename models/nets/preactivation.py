@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-# (input channels, output channels, side of the filters, role, groups=1) to the unit of a place
+# (input channels, output channels, side of the filters, role, groups=1) to a unit
 MakeUnit = Callable[..., nn.Module]
 
 
@@ -42,7 +42,14 @@ class Unit(nn.Module):
 
 
 def conv(c_in: int, c_out: int, kernel: int, groups: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the size; weights of variance 2 / (k^2 c_out)."""
+    """A convolution that keeps the size; weights of variance 2 / (k^2 c_out).
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        kernel: side of the filters, odd.
+        groups: of channels.
+    """
     made = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=False)
     nn.init.normal_(made.weight, std=(2 / (kernel**2 * c_out)) ** 0.5)
     return made

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 from models.nets.spec import Net
 
 Role = Literal["reallocate", "prune", "plain"]  # what a selective net may do in a unit
@@ -170,7 +170,7 @@ PreactivationNet = Annotated[
 ]
 
 
-class Units(Part):
+class Units(SpecGroup):
     """How the units of a net work: plainly, choosing their channels, or as left by that choice.
 
     Attributes:
@@ -211,7 +211,14 @@ class UnitShape(NamedTuple):
 def unit_shapes(
     net: DenseFamily | BottleneckNetSpec, channels: int = 3, height: int = 32, width: int = 32
 ) -> list[UnitShape]:
-    """Every convolution of ``net`` in order, the stem first."""
+    """Every convolution of ``net`` in order, the stem first.
+
+    Args:
+        net: which net.
+        channels: of its images.
+        height: of the images, in pixels.
+        width: likewise.
+    """
     if isinstance(net, BottleneckNetSpec):
         return list(_bottlenecks(net, channels, height, width))
     return list(_dense(net, channels, height, width))
@@ -224,9 +231,9 @@ def _dense(net: DenseFamily, channels: int, height: int, width: int) -> Iterator
     for block, growth in enumerate(net.growths):
         inner = BOTTLENECK * growth
         for layer in range(net.depth):
-            place = f"features.block{block}.{layer}"
-            yield UnitShape(f"{place}.reduce", first, c, inner, 1, 1, height, width)
-            yield UnitShape(f"{place}.grow", second, inner, growth, 3, net.groups, height, width)
+            prefix = f"features.block{block}.{layer}"
+            yield UnitShape(f"{prefix}.reduce", first, c, inner, 1, 1, height, width)
+            yield UnitShape(f"{prefix}.grow", second, inner, growth, 3, net.groups, height, width)
             c += growth
         if block + 1 == STAGES:
             return
@@ -248,9 +255,9 @@ def _bottlenecks(
     for stage in range(STAGES):
         inner, outer = net.inner(stage), net.outer(stage)
         for block in range(net.depth):
-            place = f"features.stage{stage}.{block}"
-            yield UnitShape(f"{place}.reduce", "reallocate", c, inner, 1, 1, height, width)
-            yield UnitShape(f"{place}.mix", middle, inner, inner, 3, groups, height, width)
-            yield UnitShape(f"{place}.expand", "reallocate", inner, outer, 1, 1, height, width)
+            prefix = f"features.stage{stage}.{block}"
+            yield UnitShape(f"{prefix}.reduce", "reallocate", c, inner, 1, 1, height, width)
+            yield UnitShape(f"{prefix}.mix", middle, inner, inner, 3, groups, height, width)
+            yield UnitShape(f"{prefix}.expand", "reallocate", inner, outer, 1, 1, height, width)
             c = outer
         height, width = height // 2, width // 2

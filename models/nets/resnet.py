@@ -20,7 +20,7 @@ class BasicBlock(nn.Module):
         self.conv2, self.norm2 = _conv(channels, channels, 3, 1), nn.BatchNorm2d(channels)
         self.shortcut = _shortcut(c_in, channels, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         out = torch.relu(self.norm1(self.conv1(x)))
         out = self.norm2(self.conv2(out))
         return torch.relu(out + self.shortcut(x))
@@ -37,7 +37,7 @@ class Bottleneck(nn.Module):
         self.conv3, self.norm3 = _conv(channels, c_out, 1, 1), nn.BatchNorm2d(c_out)
         self.shortcut = _shortcut(c_in, c_out, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         out = torch.relu(self.norm1(self.conv1(x)))
         out = torch.relu(self.norm2(self.conv2(out)))
         out = self.norm3(self.conv3(out))

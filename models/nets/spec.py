@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 
 SMALL = ("resnet8", "resnet14", "resnet20", "resnet56")  # three stages, for images of about 32 px
 BLOCKS = {
@@ -24,7 +24,7 @@ BLOCKS = {
 EXPANSION = 4  # of the bottleneck blocks of resnet50
 
 
-class Net(Part):
+class Net(SpecGroup):
     """A net by name; each family adds the fields that shape it."""
 
     name: str
@@ -124,7 +124,14 @@ class ConvShape(NamedTuple):
 def conv_shapes(
     net: ResidualNet | WideResNet, in_channels: int, height: int, width: int
 ) -> list[ConvShape]:
-    """Every convolution of ``net`` in order, for an input of ``height`` x ``width`` pixels."""
+    """Every convolution of ``net`` in order, for an input of ``height`` x ``width`` pixels.
+
+    Args:
+        net: which net.
+        in_channels: of its images.
+        height: of the images, in pixels.
+        width: likewise.
+    """
     if isinstance(net, WideResNet):
         return list(_wide_shapes(net, in_channels, (height, width)))
     kernel, stride = (7, 2) if net.stem == "7x7" else (3, 1)
@@ -137,8 +144,8 @@ def conv_shapes(
     for stage, blocks in enumerate(BLOCKS[net.name]):
         for block in range(blocks):
             stride = 2 if stage > 0 and block == 0 else 1
-            place = f"stages.{stage}.{block}"
-            added = list(_block(net, place, c_in, net.channels * 2**stage, stride, size))
+            prefix = f"stages.{stage}.{block}"
+            added = list(_block(net, prefix, c_in, net.channels * 2**stage, stride, size))
             shapes += added
             last = next(shape for shape in reversed(added) if "shortcut" not in shape.name)
             c_in, size = last.c_out, last.out
@@ -146,7 +153,7 @@ def conv_shapes(
 
 
 def _block(
-    net: ResidualNet, place: str, c_in: int, channels: int, stride: int, size: tuple[int, int]
+    net: ResidualNet, prefix: str, c_in: int, channels: int, stride: int, size: tuple[int, int]
 ) -> Iterator[ConvShape]:
     """The convolutions of one residual block, the projection last if there is one."""
     if net.name == "resnet50":
@@ -155,11 +162,11 @@ def _block(
         plan = [(3, stride, channels), (3, 1, channels)]
     c_out, inner, inner_size = plan[-1][2], c_in, size
     for index, (kernel, step, out) in enumerate(plan, 1):
-        shape = ConvShape(f"{place}.conv{index}", inner, out, kernel, step, *inner_size)
+        shape = ConvShape(f"{prefix}.conv{index}", inner, out, kernel, step, *inner_size)
         inner, inner_size = out, shape.out
         yield shape
     if stride != 1 or c_in != c_out:
-        yield ConvShape(f"{place}.shortcut.0", c_in, c_out, 1, stride, *size)
+        yield ConvShape(f"{prefix}.shortcut.0", c_in, c_out, 1, stride, *size)
 
 
 def _wide_shapes(net: WideResNet, in_channels: int, size: tuple[int, int]) -> Iterator[ConvShape]:
@@ -169,10 +176,10 @@ def _wide_shapes(net: WideResNet, in_channels: int, size: tuple[int, int]) -> It
     for stage in range(3):
         c_out = 16 * 2**stage * net.widen
         for block in range(net.blocks):
-            place, stride = f"stages.{stage}.{block}", 2 if stage > 0 and block == 0 else 1
-            first = ConvShape(f"{place}.conv1", c_in, c_out, 3, stride, *size)
+            prefix, stride = f"stages.{stage}.{block}", 2 if stage > 0 and block == 0 else 1
+            first = ConvShape(f"{prefix}.conv1", c_in, c_out, 3, stride, *size)
             yield first
-            yield ConvShape(f"{place}.conv2", c_out, c_out, 3, 1, *first.out)
+            yield ConvShape(f"{prefix}.conv2", c_out, c_out, 3, 1, *first.out)
             if stride != 1 or c_in != c_out:
-                yield ConvShape(f"{place}.shortcut", c_in, c_out, 1, stride, *size)
+                yield ConvShape(f"{prefix}.shortcut", c_in, c_out, 1, stride, *size)
             c_in, size = c_out, first.out

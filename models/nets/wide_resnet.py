@@ -17,7 +17,7 @@ class WideBlock(nn.Module):
         self.projects = stride != 1 or c_in != c_out
         self.shortcut = _conv(c_in, c_out, 1, stride) if self.projects else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         active = torch.relu(self.norm1(x))
         out = self.conv2(torch.relu(self.norm2(self.conv1(active))))
         return out + self.shortcut(active if self.projects else x)

@@ -37,12 +37,12 @@ def deallocate(unit: GatedUnit, threshold: float, score: str = "mean") -> Bool[T
 
 def importance(unit: SelectiveUnit, score: str, max_copies: int | None) -> Float64[Tensor, "c"]:
     """I_c: norm of a slot's shares over the outputs; 0 for channels with too many copies."""
-    found = shares(unit, score).square_().sum(0).sqrt()
+    norms = shares(unit, score).square_().sum(0).sqrt()
     if max_copies is None:
-        return found
+        return norms
     crowded = copies(unit) > max_copies
     reads_crowded = (unit.source >= 0) & crowded[unit.source.clamp(min=0)]
-    return found.masked_fill(crowded | reads_crowded, 0)
+    return norms.masked_fill(crowded | reads_crowded, 0)
 
 
 @torch.no_grad()

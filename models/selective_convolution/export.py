@@ -37,7 +37,10 @@ def compact(
 
 @torch.no_grad()
 def folded(unit: GatedUnit, *, whole: bool) -> dict[str, Tensor]:
-    """State of the ``CompactUnit`` that does what ``unit`` does in eval mode."""
+    """State of the ``CompactUnit`` that does what ``unit`` does in eval mode.
+
+    Of s open slots: ``root``, ``scale``, ``offset`` [s], ``shift`` [s, 2], ``weight`` [o, s, k, k].
+    """
     norm, weight = unit.norm, unit.conv.weight
     kept = unit.gate.nonzero().flatten()
     if len(kept) == 0:  # the output is zero; a slot of zero weights says so

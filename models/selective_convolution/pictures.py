@@ -67,10 +67,10 @@ def _by_unit(axes: Axes, units: list[GatedUnit], sizes: np.ndarray) -> None:
     closed = np.array([(unit.gate == 0).sum().item() for unit in units])
     copies = np.array([_copied(unit).sum() for unit in units])
     shares = {"closed": closed, "copy": copies, "own channel": sizes - closed - copies}
-    place, bottom = np.arange(1, len(units) + 1), np.zeros(len(units))
+    positions, bottom = np.arange(1, len(units) + 1), np.zeros(len(units))
     for name, count in shares.items():
         height = 100 * count / sizes
-        axes.bar(place, height, 0.9, bottom, color=COLOURS[name], label=name)
+        axes.bar(positions, height, 0.9, bottom, color=COLOURS[name], label=name)
         bottom += height
     axes.set_xlim(0.4, len(units) + 0.6)
     axes.set_ylim(0, 100)

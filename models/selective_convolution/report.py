@@ -29,7 +29,15 @@ def values(
     rounds: Rounds,
     fitted: Fitted,
 ) -> dict[str, Any]:
-    """The figures that need no plain run beside the method's; the last test's come first."""
+    """The figures that need no plain run beside the method's; the last test's come first.
+
+    Args:
+        spec: of the job.
+        data: that it was trained on.
+        net: after the training.
+        rounds: after the training.
+        fitted: what the training came to.
+    """
     clock = fitted.clock
     return {
         "test_accuracy": fitted.scores.accuracy,
@@ -104,7 +112,7 @@ def write(
     data: ImageData,
     rounds: Rounds,
     arms: Mapping[str, Fitted],
-    found: Mapping[str, Any],
+    figures: Mapping[str, Any],
     run: Run,
 ) -> None:
     """Leave report, tables and pictures as artifacts of the run.
@@ -114,17 +122,17 @@ def write(
         data: that it was trained on.
         rounds: after the training.
         arms: the training, then the plain one if there was one, by their names in the picture.
-        found: the figures of the result.
+        figures: of the result.
         run: takes the files.
     """
-    told = {
-        "result": found,
+    contents = {
+        "result": figures,
         "spec": spec.model_dump(mode="json"),
         "spec_sha256": spec_digest(spec),
         "device": device.describe(run.device),
         "units": [s._asdict() for s in unit_shapes(spec.model, data.channels, *data.size)],
     }
-    (run.dir / "report.json").write_text(json.dumps(told, indent=2))
+    (run.dir / "report.json").write_text(json.dumps(contents, indent=2))
     run.artifact("report.json", role="report")
     history = next(iter(arms.values())).history
     rows = [{name: x for name, x in row.items() if name != "steps"} for row in history]

@@ -35,6 +35,12 @@ class Rounds:
     A round comes before the first step of the next epoch, so that what was tested is what was
     saved. Its draws depend on seed, round and unit alone, so all ranks and a resumed run agree.
 
+    Args:
+        spec: of the job.
+        net: its units are changed in place.
+        images: number of training images.
+        run: takes metrics.
+
     Attributes:
         units: of the net, by name.
         record: float32 [rounds, units, columns], kept in checkpoints; rows to come are 0.
@@ -54,13 +60,19 @@ class Rounds:
         self.seconds: list[float] = []
 
     def extras(self) -> dict[str, Tensor]:
-        """Tensors that a checkpoint keeps beside net and optimizer."""
+        """Tensors that a checkpoint keeps beside net and optimizer.
+
+        The record [rounds, units, columns] and the number of rounds [].
+        """
         return {"rounds.record": self.record, "rounds.done": self.done}
 
     def before_step(self, step: int, momentum: Mapping[str, Tensor]) -> None:
-        """Do the round that is due before a step, if any; the shape is that of ``core.fit``."""
-        epoch, place = divmod(step, self.per_epoch)
-        due = epoch > 0 and place == 0 and self.units
+        """Do the round that is due before a step, if any: a hook of ``fit``.
+
+        Momentum tensors have the shapes [...] of their parameters.
+        """
+        epoch, batch_index = divmod(step, self.per_epoch)
+        due = epoch > 0 and batch_index == 0 and self.units
         if not due or not self.spec.selective.is_round(epoch - 1, self.total / self.per_epoch):
             return
         started = time.perf_counter()
@@ -92,7 +104,7 @@ class Rounds:
             )
             if chosen.reset_optimizer_state:
                 _forget(name, opened, momentum)
-        ranks.share_first([*unit.parameters(), *unit.buffers()])
+        ranks.broadcast([*unit.parameters(), *unit.buffers()])
         return torch.stack(
             [x.float() for x in (unit.gate.sum(), closed.sum(), opened.sum())] + _shape(unit)
         )

@@ -50,5 +50,5 @@ def spread(unit: GatedUnit) -> Float64[Tensor, "o c"]:
 @torch.no_grad()
 def shares(unit: GatedUnit, score: str = "mean") -> Float64[Tensor, "o c"]:
     """Dn: damage (``mean``) or spread (``rms``) as shares; rows sum to 1, or are 0."""
-    found = (damage(unit) if score == "mean" else spread(unit)).abs_()
-    return found.div_(found.sum(1, keepdim=True) + TINY)
+    magnitudes = (damage(unit) if score == "mean" else spread(unit)).abs_()
+    return magnitudes.div_(magnitudes.sum(1, keepdim=True) + TINY)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
 from models.nets.preactivation_spec import PreactivationNet, Role, Units, unit_shapes
-from models.selective_convolution.parts import Selective
+from models.selective_convolution.fields import Selective
 from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec
 
 
@@ -56,7 +56,7 @@ class SelectiveConvolutionTrain(SupervisedSpec):
             "compare_with_plain": True,
         },
     }
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "selective_convolution.train",
         "model": {"name": "densenet40", "growth": 4, "layers": 1},
         "data": {"dataset": "digits"},

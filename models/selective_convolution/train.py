@@ -14,8 +14,9 @@ from models.selective_convolution import report
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import Rounds
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
-from models.supervised.state import Arm, describe
+from models.supervised.state import describe
 
 WEIGHTS, EXPORT = "weights.safetensors", "export.safetensors"
 
@@ -37,22 +38,23 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     net = new_net(spec, data, run.device)
     _, total = spec.steps(len(data.train))
     whole = 2 * total if spec.compare_with_plain else None
-    rounds, fitted = fit_selective(net, spec, data, run, Arm(total=whole))
-    found = report.values(spec, data, net, rounds, fitted)
+    rounds, fitted = fit_selective(net, spec, data, run, SubRun(total=whole))
+    figures = report.values(spec, data, net, rounds, fitted)
     if ranks.is_first():
         checkpoint.write(run.dir / WEIGHTS, net.state_dict(), describe(spec, data))
         run.artifact(WEIGHTS, role="weights", step=fitted.steps)
     if spec.export != "none":
-        found |= _export(net, spec, data, run)
+        figures |= _export(net, spec, data, run)
     arms = {"selective" if spec.selective.enabled else "plain": fitted}
     if spec.compare_with_plain:  # starts anew when a run is resumed in it
-        arm = Arm("baseline_", first=total, total=whole, keeps=False)
-        plain = fit(plain_net(spec, data, run.device), data, spec, run, arm=arm)
-        found |= report.comparison(fitted, plain)
+        sub_run = SubRun("baseline_", total, total=whole, saves_checkpoints=False)
+        baseline = plain_net(spec, data, run.device)
+        plain = fit(baseline, data, spec, run, Hooks(sub_run=sub_run))
+        figures |= report.comparison(fitted, plain)
         arms["plain, same seed"] = plain
     if ranks.is_first():
-        report.write(spec, data, rounds, arms, found, run)
-        run.result(**found)
+        report.write(spec, data, rounds, arms, figures, run)
+        run.result(**figures)
 
 
 def new_net(spec: SelectiveConvolutionTrain, data: ImageData, on: str) -> nn.Module:
@@ -68,21 +70,26 @@ def plain_net(spec: SelectiveConvolutionTrain, data: ImageData, on: str) -> nn.M
 
 
 def fit_selective(
-    net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData, run: Run, arm: Arm
+    net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData, run: Run, sub_run: SubRun
 ) -> tuple[Rounds, Fitted]:
-    """The supervised loop, with rounds of allocation between epochs."""
+    """The supervised loop, with rounds of allocation between epochs.
+
+    Args:
+        net: on the device of the run.
+        spec: of the job.
+        data: on that device.
+        run: takes metrics, progress and checkpoints.
+        sub_run: place of the training in the job.
+    """
     rounds = Rounds(spec, net, len(data.train), run)
     shifts = [name for name, _ in net.named_parameters() if name.endswith(".shift")]
-    fitted = fit(
-        net,
-        data,
-        spec,
-        run,
+    hooks = Hooks(
         before_step=rounds.before_step,
-        decays=dict.fromkeys(shifts, spec.selective.shift_weight_decay),
+        weight_decays=dict.fromkeys(shifts, spec.selective.shift_weight_decay),
         extras=rounds.extras(),
-        arm=arm,
+        sub_run=sub_run,
     )
+    fitted = fit(net, data, spec, run, hooks)
     reuses = spec.selective.opens and any(
         isinstance(unit, SelectiveUnit) for unit in rounds.units.values()
     )
@@ -103,8 +110,8 @@ def _export(
     small, units = compact(net, spec.model, len(data.classes), data.channels, whole=whole)
     scores = test(small, data, spec, run.device)
     if ranks.is_first():
-        told = describe(spec, data)
-        told["net"] = spec.model.model_dump() | {"units": units.model_dump()}
-        checkpoint.write(run.dir / EXPORT, small.state_dict(), told)
+        description = describe(spec, data)
+        description["net"] = spec.model.model_dump() | {"units": units.model_dump()}
+        checkpoint.write(run.dir / EXPORT, small.state_dict(), description)
         run.artifact(EXPORT, role="weights", form=spec.export)
     return {"export_test_accuracy": scores.accuracy, "export_test_nll": scores.nll}

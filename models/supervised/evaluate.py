@@ -23,7 +23,10 @@ class Scores(NamedTuple):
 def predict(
     net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Float[Tensor, "n classes"], Int64[Tensor, "n"]]:
-    """Log-probabilities in float32 and labels of all images; the net's mode is kept."""
+    """Log-probabilities in float32 and labels of all images; the net's mode is kept.
+
+    Batches are images [b, c, h, w] and labels [b].
+    """
     training = net.training
     net.eval()
     pairs = [(net(images).float().log_softmax(1), labels) for images, labels in batches]

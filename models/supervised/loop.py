@@ -1,4 +1,4 @@
-"""fit(): the one supervised loop. Methods differ in the functions they pass, nothing else.
+"""fit(): the one supervised loop. Methods differ in their :class:`Hooks`, nothing else.
 
 The loop is a function of (spec, data): batches, augmentation and rates depend on the step alone, so
 a run resumed from a checkpoint ends, on a CPU, with the bits of an uninterrupted one.
@@ -7,7 +7,6 @@ a run resumed from a checkpoint ends, on a CPU, with the bits of an uninterrupte
 import math
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,18 +16,17 @@ from models.core import device, ranks
 from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
 from models.core.run import Run
+from models.core.stopping import StepEnd
 from models.data import images
 from models.data.images import ImageData
 from models.supervised import evaluate
 from models.supervised.clock import StepClock
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
-from models.supervised.state import Arm, Plan, State, is_over_time, restore, save
+from models.supervised.state import FitContext, FitState, is_over_time, restore, save
 from models.supervised.steps import (
-    FULL,
     Batch,
-    Forward,
     Mode,
-    cross_entropy,
     learning_rate,
     make_optimizer,
     make_step,
@@ -57,18 +55,7 @@ def fit(
     data: ImageData,
     spec: SupervisedSpec,
     run: Run,
-    *,
-    forward: Forward = cross_entropy,
-    prepare: Callable[[Tensor, int], Tensor] = lambda images, _: images,
-    mode_of: Callable[[int], Mode] = lambda _: FULL,
-    before_step: Callable[[int, Mapping[str, Tensor]], None] = lambda *_: None,
-    after_step: Callable[[int, Mode], None] = lambda *_: None,
-    rate: Callable[[int], float] | None = None,
-    attach: Callable[[torch.optim.SGD], None] = lambda _: None,
-    decays: Mapping[str, float] = MappingProxyType({}),
-    extras: Mapping[str, Tensor] = MappingProxyType({}),
-    notes: Mapping[str, Any] = MappingProxyType({}),
-    arm: Arm = Arm(),  # noqa: B008  # immutable
+    hooks: Hooks = Hooks(),  # noqa: B008  # immutable
 ) -> Fitted:
     """Train ``net`` in place on ``data`` as ``spec`` says; report and save through ``run``.
 
@@ -76,141 +63,120 @@ def fit(
         net: on the run's device.
         data: on the run's device.
         spec: length, batch, optimizer, precision, budget.
-        run: told of metrics, progress and checkpoints; asked about stops and resuming.
-        forward: loss of a batch (net, batch, mode); may be recorded as a CUDA graph once a mode.
-        prepare: (images [b, c, h, w], step) to the images of the step; steps count from 0.
-        mode_of: mode of a step, from 0; all ranks must agree. After one of several batches the
-            next step counts as many more.
-        before_step: told of (step, momentum by parameter name) after the test and the checkpoint
-            that end an epoch; may change net and momentum in place, on all ranks alike.
-        after_step: told of (steps done, mode of the last); gradients are still there.
-        rate: learning rate of a step, from 0, in place of the optimizer's schedule.
-        attach: told of the optimizer, once, when everything is restored.
-        decays: weight decay of parameters, by name, that do not take the spec's.
-        extras: further tensors of the method to save and, on resuming, to restore in place.
-        notes: what the method wants to read back from a checkpoint, as JSON can hold it.
-        arm: place in a job that trains more than once.
+        run: takes metrics, progress and checkpoints; knows of stops and resuming.
+        hooks: what the method adds to the steps.
 
     Raises:
         DivergedError: if a loss is not finite.
         SpecError: if the batch does not divide over the ranks or a checkpoint is of another net.
         StoppedError: if a stop was requested.
     """
-    plan = _plan(net, data, spec, run, arm, decays, extras, notes)
-    state = State(StepClock(run.device))
-    if arm.keeps and run.resume is not None:
-        restore(plan, state, run.resume)
-    attach(plan.optimizer)
-    rate = rate or (lambda step: learning_rate(spec.optimizer, step, plan.total))
-    advance, moving = _stepper(plan, forward), momentum(net, plan.optimizer)
+    context = _context(net, data, spec, run, hooks)
+    state = FitState(StepClock(run.device))
+    if hooks.sub_run.saves_checkpoints and run.resume is not None:
+        restore(context, state, run.resume)
+    hooks.attach(context.optimizer)
+    rate = hooks.rate or (lambda step: learning_rate(spec.optimizer, step, context.total))
+    advance, moving = _stepper(context), momentum(net, context.optimizer)
     net.train()
-    while not (ended_by := _ended(plan, state)):
+    while not (ended_by := _ended(context, state)):
         started = time.perf_counter()
-        before_step(state.step, moving)
-        mode = mode_of(state.step)
+        hooks.before_step(state.step, moving)
+        mode = hooks.mode_of(state.step)
         with state.clock.step(mode.name):
-            batch = _batch(plan, state, prepare, mode.batches)
+            batch = _batch(context, state, mode.batches)
             state.rate = rate(state.step)
             # one tensor, shared by all groups
-            plan.optimizer.param_groups[0]["lr"].fill_(state.rate * mode.lr_scale)
+            context.optimizer.param_groups[0]["lr"].fill_(state.rate * mode.lr_scale)
             state.losses.append((mode.batches, advance(mode, batch)))
             state.step += mode.batches
-            after_step(state.step, mode)
-        epoch_ends = state.step % plan.per_epoch == 0
-        if epoch_ends or len(state.losses) >= max(LOG_EVERY, plan.total // LOGGED):
-            _flush(plan, state)
+            hooks.after_step(state.step, mode)
+        epoch_ends = state.step % context.per_epoch == 0
+        if epoch_ends or len(state.losses) >= max(LOG_EVERY, context.total // LOGGED):
+            _flush(context, state)
         state.clock.seconds += time.perf_counter() - started
-        _end_of_step(plan, state, epoch_ends=epoch_ends)
+        _end_of_step(context, state, epoch_ends=epoch_ends)
     last = state.history[-1]
     scores = evaluate.Scores(last["test_accuracy"], last["test_nll"], last["test_ece"])
     best = (state.best_accuracy, state.best_step)
     return Fitted(scores, *best, state.step, ended_by, state.history, state.clock)
 
 
-def _plan(
-    net: nn.Module,
-    data: ImageData,
-    spec: SupervisedSpec,
-    run: Run,
-    arm: Arm,
-    decays: Mapping[str, float],
-    extras: Mapping[str, Tensor],
-    notes: Mapping[str, Any],
-) -> Plan:
+def _context(
+    net: nn.Module, data: ImageData, spec: SupervisedSpec, run: Run, hooks: Hooks
+) -> FitContext:
     device.tune(run.device)
     ranks.start(run.device)
     batch = spec.batch(len(data.train))
-    if batch % ranks.size():
-        raise SpecError(f"batch_size {batch} must be a multiple of the {ranks.size()} devices")
+    if batch % ranks.world_size():
+        raise SpecError(
+            f"batch_size {batch} must be a multiple of the {ranks.world_size()} devices"
+        )
     if spec.channels_last:
         net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
-    optimizer = make_optimizer(net, spec.optimizer, decays)
-    return Plan(net, data, spec, run, arm, optimizer, extras, notes, *spec.steps(len(data.train)))
+    optimizer = make_optimizer(net, spec.optimizer, hooks.weight_decays)
+    return FitContext(net, data, spec, run, hooks, optimizer, *spec.steps(len(data.train)))
 
 
-def _stepper(plan: Plan, forward: Forward) -> Callable[[Mode, Batch], Tensor]:
+def _stepper(context: FitContext) -> Callable[[Mode, Batch], Tensor]:
     """The step, as CUDA graphs where the spec and the machine allow."""
-    spec, run = plan.spec, plan.run
-    step = make_step(plan.net, plan.optimizer, forward, spec, run.device)
+    spec, run = context.spec, context.run
+    step = make_step(context.net, context.optimizer, context.hooks.forward, spec, run.device)
     if spec.compile == "off":
         return step
-    if run.device == "cuda" and ranks.size() == 1:
+    if run.device == "cuda" and ranks.world_size() == 1:
         return GraphedStep(step, lambda reason: run.warn("no_cuda_graphs", reason))
     if spec.compile == "graphs":
         run.warn("no_cuda_graphs", "compile graphs needs exactly one GPU; steps run without")
     return step
 
 
-def _batch(plan: Plan, state: State, prepare: Callable[[Tensor, int], Tensor], count: int) -> Batch:
+def _batch(context: FitContext, state: FitState, count: int) -> Batch:
     """This rank's part of the next ``count`` batches as one, on the device."""
-    data, spec = plan.data, plan.spec
-    epoch, place = divmod(state.step, plan.per_epoch)
-    if state.order is None or place == 0:
+    data, spec = context.data, context.spec
+    epoch, batch_index = divmod(state.step, context.per_epoch)
+    if state.order is None or batch_index == 0:
         state.order = images.order(len(data.train), spec.seed, epoch)
     size = spec.batch(len(data.train))
-    taken = state.order[place * size : (place + count) * size]
-    chosen = [part[ranks.index() :: ranks.size()] for part in taken.split(size)]
-    draws = [(state.step + k) * ranks.size() + ranks.index() for k in range(count)]
+    taken = state.order[batch_index * size : (batch_index + count) * size]
+    chosen = [part[ranks.rank() :: ranks.world_size()] for part in taken.split(size)]
+    draws = [(state.step + k) * ranks.world_size() + ranks.rank() for k in range(count)]
     x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws)
-    x = prepare(x, state.step)
+    x = context.hooks.prepare(x, state.step)
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
     return Batch(x.contiguous(memory_format=layout), labels)
 
 
-def _ended(plan: Plan, state: State) -> str | None:
-    """Why the training is over, or None; told from the state alone."""
-    budget = plan.spec.budget
-    if state.step >= plan.total:
+def _ended(context: FitContext, state: FitState) -> str | None:
+    """Why the training is over, or None; depends on the state alone."""
+    budget = context.spec.budget
+    if state.step >= context.total:
         return "steps"
     if budget.target_accuracy is not None and state.best_accuracy >= budget.target_accuracy:
         return "target_accuracy"
     return "max_seconds" if state.over_time else None
 
 
-def _end_of_step(plan: Plan, state: State, *, epoch_ends: bool) -> None:
+def _end_of_step(context: FitContext, state: FitState, *, epoch_ends: bool) -> None:
     """Test, save and stop where this is the time; the same on all ranks.
 
     Raises:
         StoppedError: if a stop was requested.
     """
-    run = plan.run
-    stop, wanted, due, state.over_time = ranks.agree(
-        run.stopping, run.stop_wants_checkpoint, run.checkpoint_due(), is_over_time(plan, state)
-    )
-    ended = _ended(plan, state) is not None
+    end = StepEnd.decide(context.run, over_time=is_over_time(context, state))
+    state.over_time = end.over_time
+    ended = _ended(context, state) is not None
     if epoch_ends or ended:
-        _test(plan, state)
-        ended = _ended(plan, state) is not None  # the test may have reached the target
-    if plan.arm.keeps and (wanted or due or ended or (epoch_ends and _is_kept(plan, state))):
-        _flush(plan, state)
-        save(plan, state)
-    if stop:
-        if not run.stopping:
-            run.request_stop("the first rank was asked to stop", save=wanted)
-        run.check_stop()
+        _test(context, state)
+        ended = _ended(context, state) is not None  # the test may have reached the target
+    saves = end.saves or ended or (epoch_ends and _is_kept(context, state))
+    if saves and context.sub_run.saves_checkpoints:
+        _flush(context, state)
+        save(context, state)
+    end.stop_if_requested(context.run)
 
 
-def _flush(plan: Plan, state: State) -> None:
+def _flush(context: FitContext, state: FitState) -> None:
     """Report the losses since the last report.
 
     Raises:
@@ -218,19 +184,19 @@ def _flush(plan: Plan, state: State) -> None:
     """
     if not state.losses:
         return
-    run, arm = plan.run, plan.arm
+    run, sub_run = context.run, context.sub_run
     loss, batches = _mean_loss(state)
     state.clock.collect()
     spent = state.clock.seconds - state.logged_seconds
     state.logged_seconds = state.clock.seconds
     reported = {"loss": loss, "lr": state.rate}
     if spent > 0:
-        reported["images_per_s"] = batches * plan.spec.batch(len(plan.data.train)) / spent
-    run.log(arm.first + state.step, **_named(arm, reported))
-    _tell_progress(plan, state)
+        reported["images_per_s"] = batches * context.spec.batch(len(context.data.train)) / spent
+    run.log(sub_run.step_offset + state.step, **_named(sub_run, reported))
+    _report_progress(context, state)
 
 
-def _mean_loss(state: State) -> tuple[float, int]:
+def _mean_loss(state: FitState) -> tuple[float, int]:
     """Mean of the losses not yet reported, over all ranks, and how many batches they are of.
 
     Raises:
@@ -238,7 +204,7 @@ def _mean_loss(state: State) -> tuple[float, int]:
     """
     counts, losses = zip(*state.losses, strict=True)
     stacked = torch.stack(losses)
-    ranks.average([stacked])
+    ranks.all_reduce_mean([stacked])
     state.losses.clear()
     values, batches = stacked.tolist(), sum(counts)
     step, total = state.step - batches, 0.0
@@ -254,32 +220,32 @@ def _mean_loss(state: State) -> tuple[float, int]:
     return total / batches, batches
 
 
-def _tell_progress(plan: Plan, state: State) -> None:
+def _report_progress(context: FitContext, state: FitState) -> None:
     """At most once a second, and at the end."""
-    now, arm = time.monotonic(), plan.arm
-    if now - state.told_at >= 1 or state.step == plan.total:
-        state.told_at = now
-        plan.run.progress(
-            arm.first + state.step,
-            arm.total or plan.total,
-            epoch=state.step // plan.per_epoch,
-            phase=arm.prefix.rstrip("_") or "train",
+    now, sub_run = time.monotonic(), context.sub_run
+    if now - state.progress_at >= 1 or state.step == context.total:
+        state.progress_at = now
+        context.run.progress(
+            sub_run.step_offset + state.step,
+            sub_run.total or context.total,
+            epoch=state.step // context.per_epoch,
+            phase=sub_run.prefix.rstrip("_") or "train",
         )
 
 
-def _named(arm: Arm, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{arm.prefix}{name}": value for name, value in values.items()}
+def _named(sub_run: SubRun, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{sub_run.prefix}{name}": value for name, value in values.items()}
 
 
-def _test(plan: Plan, state: State) -> None:
+def _test(context: FitContext, state: FitState) -> None:
     """Test the net on all test images and add a row to the history."""
-    _flush(plan, state)
-    scores = test(plan.net, plan.data, plan.spec, plan.run.device)
+    _flush(context, state)
+    scores = test(context.net, context.data, context.spec, context.run.device)
     if scores.accuracy > state.best_accuracy:
         state.best_accuracy, state.best_step = scores.accuracy, state.step
     reported = {"test_accuracy": scores.accuracy, "test_nll": scores.nll}
-    plan.run.log(plan.arm.first + state.step, **_named(plan.arm, reported))
-    row = {"step": state.step, "epoch": state.step / plan.per_epoch, "lr": state.rate}
+    context.run.log(context.sub_run.step_offset + state.step, **_named(context.sub_run, reported))
+    row = {"step": state.step, "epoch": state.step / context.per_epoch, "lr": state.rate}
     row |= {"seconds": state.clock.seconds, "loss": state.loss_sum / max(1, state.loss_count)}
     row |= {**reported, "test_ece": scores.ece}
     state.loss_sum, state.loss_count = 0.0, 0
@@ -287,14 +253,21 @@ def _test(plan: Plan, state: State) -> None:
 
 
 def test(net: nn.Module, data: ImageData, spec: SupervisedSpec, on: str) -> evaluate.Scores:
-    """Scores over all test images, in eval mode and the spec's precision, on every rank alike."""
-    ranks.share_first(list(net.buffers()))
+    """Scores over all test images, in eval mode and the spec's precision, on every rank alike.
+
+    Args:
+        net: its mode is kept.
+        data: on the device.
+        spec: names the precision.
+        on: torch device, ``cpu`` or ``cuda``.
+    """
+    ranks.broadcast(list(net.buffers()))
     with device.autocast(spec.precision, on):
         return evaluate.score(*evaluate.predict(net, images.evaluation_batches(data)))
 
 
-def _is_kept(plan: Plan, state: State) -> bool:
+def _is_kept(context: FitContext, state: FitState) -> bool:
     """Whether the present end of an epoch is one of the few that leave a checkpoint."""
-    epochs = math.ceil(plan.total / plan.per_epoch)
-    epoch = state.step // plan.per_epoch
+    epochs = math.ceil(context.total / context.per_epoch)
+    epoch = state.step // context.per_epoch
     return epoch * KEPT_EPOCHS // epochs > (epoch - 1) * KEPT_EPOCHS // epochs

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Part, Spec
+from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecGroup
 from models.data.spec import ImageOptions
 from models.nets.spec import Net
 
@@ -19,7 +19,7 @@ METRICS = (
 
 
 def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
-    """The same of a further training in the job, whose ``Arm`` has this prefix."""
+    """The same of a further training in the job, whose ``SubRun`` has this prefix."""
     return tuple(
         metric._replace(name=f"{prefix}{metric.name}", description=f"{metric.name} of {training}")
         for metric in METRICS
@@ -29,7 +29,7 @@ def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
 BASELINE_METRICS = metrics_of("baseline_", "the plain run")
 
 
-class Budget(Part):
+class Budget(SpecGroup):
     """Ends of a training before its last step."""
 
     max_seconds: float | None = Field(

@@ -1,7 +1,6 @@
 """State of a supervised training, and its way into a checkpoint and back."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,43 +13,31 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.data.images import ImageData
 from models.supervised.clock import StepClock
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
 from models.supervised.steps import momentum
 
 
-class Arm(NamedTuple):
-    """Place of a training in its job, where a job trains more than once.
-
-    Attributes:
-        prefix: of its metrics.
-        first: steps of the job before it.
-        total: steps of the whole job; None when there is nothing else.
-        keeps: whether it resumes and leaves checkpoints.
-    """
-
-    prefix: str = ""
-    first: int = 0
-    total: int | None = None
-    keeps: bool = True
-
-
-class Plan(NamedTuple):
+class FitContext(NamedTuple):
     """What stays the same during a training."""
 
     net: nn.Module
     data: ImageData
     spec: SupervisedSpec
     run: Run
-    arm: Arm
+    hooks: Hooks
     optimizer: torch.optim.SGD
-    extras: Mapping[str, Tensor]
-    notes: Mapping[str, Any]
     per_epoch: int
     total: int
 
+    @property
+    def sub_run(self) -> SubRun:
+        """Its place in the job."""
+        return self.hooks.sub_run
+
 
 @dataclass
-class State:
+class FitState:
     """All that changes during a training besides tensors.
 
     ``step`` counts batches: a step of several counts as many.
@@ -66,13 +53,13 @@ class State:
     loss_count: int = 0
     rate: float = 0.0
     logged_seconds: float = 0.0
-    told_at: float = 0.0
+    progress_at: float = 0.0
     over_time: bool = False
     order: Tensor | None = None  # of the images in the present epoch
 
 
-def is_over_time(plan: Plan, state: State) -> bool:
-    limit = plan.spec.budget.max_seconds
+def is_over_time(context: FitContext, state: FitState) -> bool:
+    limit = context.spec.budget.max_seconds
     return limit is not None and state.clock.seconds >= limit
 
 
@@ -94,35 +81,35 @@ def spec_digest(spec: SupervisedSpec) -> str:
     return hashlib.sha256(spec.model_dump_json(exclude={"resume_from"}).encode()).hexdigest()
 
 
-def save(plan: Plan, state: State) -> None:
+def save(context: FitContext, state: FitState) -> None:
     """Write a checkpoint and hand it over; the losses so far were reported, hence are finite."""
-    net, run = plan.net, plan.run
-    ranks.share_first(list(net.buffers()))
+    net, run = context.net, context.run
+    ranks.broadcast(list(net.buffers()))
     if not ranks.is_first():
         return
     groups = {
         "net": net.state_dict(),
-        "momentum": momentum(net, plan.optimizer),
-        "extra": plan.extras,
+        "momentum": momentum(net, context.optimizer),
+        "extra": context.hooks.extras,
     }
     tensors = {f"{group}.{key}": x for group, part in groups.items() for key, x in part.items()}
     name = checkpoint.name_of(state.step)
-    description = describe(plan.spec, plan.data) | {
-        "spec_sha256": spec_digest(plan.spec),
+    description = describe(context.spec, context.data) | {
+        "spec_sha256": spec_digest(context.spec),
         "step": state.step,
-        "epoch": state.step // plan.per_epoch,
+        "epoch": state.step // context.per_epoch,
         "best": {"accuracy": state.best_accuracy, "step": state.best_step},
         "history": state.history,
         "since_test": [state.loss_sum, state.loss_count],
         "clock": state.clock.state(),
-        "notes": dict(plan.notes),
+        "notes": dict(context.hooks.notes),
     }
     tensors |= checkpoint.random_state(run.device)
     checkpoint.write(run.dir / name, tensors, description)
     run.artifact(name, role="checkpoint", step=state.step, best=state.best_step == state.step)
 
 
-def restore(plan: Plan, state: State, path: Path) -> None:
+def restore(context: FitContext, state: FitState, path: Path) -> None:
     """Bring tensors and state to where the checkpoint was written.
 
     Raises:
@@ -130,23 +117,23 @@ def restore(plan: Plan, state: State, path: Path) -> None:
         SpecError: if it is of another net.
     """
     tensors, saved = checkpoint.read(path)
-    if saved["net"] != plan.spec.net() or saved["classes"] != plan.data.classes:
+    if saved["net"] != context.spec.net() or saved["classes"] != context.data.classes:
         raise SpecError(
             f"the checkpoint is of the net {saved['net']} with {len(saved['classes'])} classes",
             hint="ask for the same model and data, or leave resume_from out",
         )
-    if saved["spec_sha256"] != spec_digest(plan.spec):
-        plan.run.warn("resumed_with_other_spec", "the checkpoint comes from another spec")
-    plan.net.load_state_dict(checkpoint.part(tensors, "net"))
-    kept = {"momentum": momentum(plan.net, plan.optimizer), "extra": plan.extras}
+    if saved["spec_sha256"] != spec_digest(context.spec):
+        context.run.warn("resumed_with_other_spec", "the checkpoint comes from another spec")
+    context.net.load_state_dict(checkpoint.part(tensors, "net"))
+    kept = {"momentum": momentum(context.net, context.optimizer), "extra": context.hooks.extras}
     for group, present in kept.items():
-        found = checkpoint.part(tensors, group)
+        stored = checkpoint.part(tensors, group)
         for name, tensor in present.items():
-            tensor.copy_(found[name])
-    checkpoint.restore_random_state(tensors, plan.run.device)
+            tensor.copy_(stored[name])
+    checkpoint.restore_random_state(tensors, context.run.device)
     state.step, state.history = saved["step"], saved["history"]
     state.best_accuracy, state.best_step = saved["best"]["accuracy"], saved["best"]["step"]
     state.loss_sum, state.loss_count = saved["since_test"]
     state.clock.restore(saved["clock"])
     state.logged_seconds = state.clock.seconds
-    state.over_time = is_over_time(plan, state)
+    state.over_time = is_over_time(context, state)

@@ -54,12 +54,12 @@ def learning_rate(spec: Optimizer, step: int | float, total: int) -> float:
     """
     warm = math.ceil(spec.warmup * total)
     if step < warm:
-        return spec.lr * min(step + 1, warm) / warm  # a place between steps rises no further
+        return spec.lr * min(step + 1, warm) / warm  # a position between steps rises no further
     return spec.lr * decay(spec.schedule, (step - warm) / max(1, total - warm))
 
 
 def decay(schedule: Literal["cosine", "linear", "constant"], x: float) -> float:
-    """Factor on a learning rate at place x of its fall, 0 to 1: (1 + cos(pi x)) / 2, 1 - x or 1."""
+    """Factor on a learning rate at x of its fall, 0 to 1: (1 + cos(pi x)) / 2, 1 - x or 1."""
     return {"cosine": (1 + math.cos(math.pi * x)) / 2, "linear": 1 - x, "constant": 1.0}[schedule]
 
 
@@ -90,7 +90,10 @@ def make_optimizer(
 
 
 def momentum(net: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name; the tensors themselves, not copies."""
+    """The optimizer's state by parameter name; the tensors themselves, not copies.
+
+    Of the shapes [...] of the parameters.
+    """
     return {
         name: optimizer.state[parameter]["momentum_buffer"]
         for name, parameter in net.named_parameters()
@@ -116,7 +119,7 @@ def make_step(
         with device.autocast(spec.precision, on):
             loss = forward(net, batch, mode)
         loss.backward()
-        ranks.average([p.grad for p in net.parameters() if p.grad is not None])
+        ranks.all_reduce_mean([p.grad for p in net.parameters() if p.grad is not None])
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay if mode.weight_decay else 0.0
         optimizer.step()

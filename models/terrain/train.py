@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models.core import device, optimizers, ranks
 from models.core.errors import DivergedError
 from models.core.run import Run
+from models.core.stopping import StepEnd
 from models.terrain import measures
 from models.terrain.learning import losses, samples
 from models.terrain.learning.coarse_floods import CoarseFloods
@@ -75,14 +76,10 @@ def _look_up(plan: Plan, state: State, total: int) -> None:
     Raises:
         StoppedError: if a stop was requested.
     """
-    run = plan.run
-    stop, wanted, due = ranks.agree(run.stopping, run.stop_wants_checkpoint, run.checkpoint_due())
-    if wanted or due or state.step == total:
+    end = StepEnd.decide(plan.run)
+    if end.saves or state.step == total:
         save(plan, state)
-    if stop:
-        if not run.stopping:
-            run.request_stop("the first rank was asked to stop", save=wanted)
-        run.check_stop()
+    end.stop_if_requested(plan.run)
 
 
 def _step(plan: Plan, state: State, total: int) -> None:
@@ -112,14 +109,16 @@ def _step(plan: Plan, state: State, total: int) -> None:
 
 def _gradient(plan: Plan, state: State, chosen: list[int]) -> tuple[float, float]:
     """Loss and norm of the clipped gradient of a batch, of which each process does its part."""
-    mine = chosen[ranks.index() :: ranks.size()]
-    share = len(mine) * ranks.size() / len(chosen)  # so that the processes' mean is the batch's
+    mine = chosen[ranks.rank() :: ranks.world_size()]
+    share = (
+        len(mine) * ranks.world_size() / len(chosen)
+    )  # so that the processes' mean is the batch's
     plan.net.train()
     loss = share * _loss(plan, state, mine or chosen[:1])
     plan.optimiser.zero_grad()
     loss.backward()
     told = loss.detach().clone()
-    ranks.average([told, *(p.grad for p in plan.net.parameters() if p.grad is not None)])
+    ranks.all_reduce_mean([told, *(p.grad for p in plan.net.parameters() if p.grad is not None)])
     norm = nn.utils.clip_grad_norm_(plan.net.parameters(), losses.CLIP_NORM)
     return float(told), float(norm)
 
@@ -166,14 +165,14 @@ def _errors(
 ) -> Tensor:
     """MAE in m and CSI at 0.1 m of each lesson [lessons, 2]; each process does a part."""
     found = torch.zeros(len(lessons), 2, dtype=torch.float64)
-    for k in range(ranks.index(), len(lessons), ranks.size()):
+    for k in range(ranks.rank(), len(lessons), ranks.world_size()):
         lesson = lessons[k]
         flood = lesson.scene.open(_coarse_bed(plan, lesson, net), lesson.dx, coarse=True)
         flood.advance(plan.spec.duration_s, 2**62)
         row = measures.errors(flood.depth[0].numpy(), depths[k][-1].numpy())
         found[k] = torch.tensor([row["mae_m"], row["csi_01"]])
-    ranks.average([found])
-    return found * ranks.size()
+    ranks.all_reduce_mean([found])
+    return found * ranks.world_size()
 
 
 def _test(plan: Plan, state: State, net: nn.Module | None) -> dict[str, float]:

@@ -38,7 +38,7 @@ def client(anonymous, admin_key) -> TestClient:
 @pytest.fixture
 def spec() -> dict:
     """A small valid spec that needs no other job."""
-    return dict(kinds()[KIND].smallest)
+    return dict(kinds()[KIND].minimal_example)
 
 
 @pytest.fixture

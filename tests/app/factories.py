@@ -17,7 +17,7 @@ WORKER = WorkerInfo(id="w1", host="here", boot_id="b1", queues=("default",))
 
 def add_job(tenant_id: str = keys.DEFAULT_TENANT, **values: Any) -> str:
     """Id of a new queued job."""
-    spec = dict(kinds()[KIND].smallest)
+    spec = dict(kinds()[KIND].minimal_example)
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,

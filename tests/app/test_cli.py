@@ -33,7 +33,7 @@ from tests.conftest import make_database
 from tests.service import wait_until
 
 KIND = "saliency.map"
-SMALLEST = dict(kinds()[KIND].smallest)
+SMALLEST = dict(kinds()[KIND].minimal_example)
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def problem(status: int, **fields: Any) -> httpx.Response:
 def test_submit_sends_the_spec_as_given_and_a_key():
     both, seen = scripted(httpx.Response(201, json=JOB))
     cls = kinds()["saliency.map"]
-    sent = cls.model_validate(cls.smallest)
+    sent = cls.model_validate(cls.minimal_example)
     assert both.submit(sent, name="n") == JOB
     body = json.loads(seen[0].content)
     assert body == {"spec": sent.model_dump(mode="json", exclude_unset=True), "name": "n"}

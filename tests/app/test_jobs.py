@@ -104,7 +104,7 @@ class TestSubmit:
     @pytest.mark.parametrize("kind", list(kinds()))
     def test_resolved_spec_gives_the_same_job(self, client, kind):
         """Wherever the smallest spec of a kind needs no other job."""
-        small = dict(kinds()[kind].smallest)
+        small = dict(kinds()[kind].minimal_example)
         first = client.post("/v1/jobs", json={"spec": small})
         if first.status_code == 422:
             assert "/job" in first.text or "artifact" in first.text
@@ -429,7 +429,7 @@ class TestRetry:
     @pytest.fixture
     def parent(self, client):
         kind = next(name for name, spec in kinds().items() if spec.resumable)
-        body = {"spec": dict(kinds()[kind].smallest), "name": "p", "metadata": {"a": "b"}}
+        body = {"spec": dict(kinds()[kind].minimal_example), "name": "p", "metadata": {"a": "b"}}
         job = client.post("/v1/jobs", json=body).json()
         finish(claim(), exit_code=0)
         return job

@@ -38,8 +38,8 @@ from models.dynamic_downsampling.report import ratios_of
 from models.dynamic_downsampling.setup import new_net, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.dynamic_downsampling.train import finish, fit_cheap
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit
-from models.supervised.state import Arm
 from models.supervised.steps import Mode
 from tests.bench import cifar10
 
@@ -129,7 +129,7 @@ def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) ->
         began = time.perf_counter()
         if arm in DOWN:
             setup = prepare(spec, data, run)
-            fitted = fit_cheap(setup, run, Arm(keeps=False))
+            fitted = fit_cheap(setup, run, SubRun(saves_checkpoints=False))
             accuracy = finish(setup, fitted).accuracy
             cheap = len(setup.decisions) - setup.decisions.count(0)
             pooled = sum(layer.reason == "pooled" for layer in setup.layers)
@@ -138,10 +138,12 @@ def train(arm: str, spec: DynamicDownsamplingTrain, data: ImageData, on: str) ->
             net = new_net(spec, data, on)
             total = spec.steps(len(data.train))[1]
             how = progressive(total, data.size[0]) if arm == "e" else {}
-            fitted = fit(net, data, spec, run, arm=Arm(keeps=False), **how)
+            fitted = fit(
+                net, data, spec, run, Hooks(sub_run=SubRun(saves_checkpoints=False), **how)
+            )
             accuracy, cheap, pooled, ratios = fitted.scores.accuracy, 0, 0, {}
-        found = figures(fitted, accuracy, time.perf_counter() - began)
-    return found | {"cheap_batches": cheap, "pooled_layers": pooled} | ratios
+        results = figures(fitted, accuracy, time.perf_counter() - began)
+    return results | {"cheap_batches": cheap, "pooled_layers": pooled} | ratios
 
 
 def figures(fitted: Fitted, accuracy: float, wall_s: float) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def _paired(
 
 def _reached(row: dict[str, Any], accuracy: float) -> float | None:
     """Seconds, first steps included, until a test showed this accuracy."""
-    return next((seconds for seconds, found in row["curve"] if found >= accuracy), None)
+    return next((seconds for seconds, figures in row["curve"] if figures >= accuracy), None)
 
 
 def merge(files: list[Path], out: Path) -> None:
@@ -223,8 +225,8 @@ def merge(files: list[Path], out: Path) -> None:
     for part in parts:
         for arm, rows in part["runs"].items():
             runs[arm] |= rows
-    told = parts[0] | {"processes": len(parts), "summary": summary(runs), "runs": runs}
-    out.write_text(json.dumps(told, indent=1))
+    contents = parts[0] | {"processes": len(parts), "summary": summary(runs), "runs": runs}
+    out.write_text(json.dumps(contents, indent=1))
 
 
 def shortened(runs: dict[str, dict[str, dict[str, Any]]], seed: str, to: str, total: int) -> int:
@@ -286,7 +288,7 @@ def main() -> None:
         runs[arm][seed] = train(arm, spec, data, options.device)
         gc.collect()  # graphs of the last net hold its memory
         print(seed, arm, {k: v for k, v in runs[arm][seed].items() if k != "curve"}, flush=True)
-        told = {
+        contents = {
             "what": f"dynamic downsampling on {options.data.stem}, arms as in the docstring",
             "options": {k: str(v) for k, v in vars(options).items() if k not in ("data", "out")},
             "device": devices.describe(options.device),
@@ -294,7 +296,7 @@ def main() -> None:
             "summary": summary(runs) if runs["a"] else None,
             "runs": runs,
         }
-        options.out.write_text(json.dumps(told, indent=1))
+        options.out.write_text(json.dumps(contents, indent=1))
 
 
 if __name__ == "__main__":

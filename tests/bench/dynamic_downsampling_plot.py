@@ -56,8 +56,8 @@ def draw(axes: Axes, runs: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     """Write the PNG: the whole trainings, and their ends enlarged."""
-    told = json.loads(Path(sys.argv[1]).read_text())
-    runs = {arm: list(by_seed.values()) for arm, by_seed in told["runs"].items()}
+    contents = json.loads(Path(sys.argv[1]).read_text())
+    runs = {arm: list(by_seed.values()) for arm, by_seed in contents["runs"].items()}
     best = max(mean_curve(rows)[1][-1] for rows in runs.values())
     figure = Figure(figsize=(11, 5.4), dpi=100, layout="constrained")
     whole, ends = figure.subplots(1, 2)
@@ -69,10 +69,10 @@ def main() -> None:
     figure.legend(
         *whole.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8
     )
-    options = told["options"]
+    options = contents["options"]
     figure.suptitle(
         f"{options['net']} on JPEG CIFAR-10, {options['epochs']} epochs,"
-        f" {told['device']['device']}",
+        f" {contents['device']['device']}",
         fontsize=11,
     )
     figure.savefig(sys.argv[2], metadata={"Software": None})

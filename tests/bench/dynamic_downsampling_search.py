@@ -28,8 +28,8 @@ from models.data.images import ImageData
 from models.dynamic_downsampling.cheap import shrink
 from models.dynamic_downsampling.setup import new_net
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
+from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import fit
-from models.supervised.state import Arm
 from models.supervised.steps import Batch, Mode, learning_rate
 from tests.bench import cifar10
 from tests.bench.dynamic_downsampling import figures, make_spec, progressive
@@ -115,8 +115,8 @@ def rates(variant: Variant, spec: DynamicDownsamplingTrain, total: int) -> Calla
     if variant.rate == "cosine":
         return lambda step: learning_rate(spec.optimizer, step, total)
     spent = torch.tensor([0.0, *(cost(pixels) for pixels in sizes)]).cumsum(0)
-    places = (spent / spent[-1] * total).tolist()
-    return lambda step: learning_rate(spec.optimizer, places[step], total)  # ty: ignore[invalid-argument-type]
+    positions = (spent / spent[-1] * total).tolist()
+    return lambda step: learning_rate(spec.optimizer, positions[step], total)  # ty: ignore[invalid-argument-type]
 
 
 def smaller(variant: Variant, seed: int, total: int) -> Callable[[Tensor, int], Tensor]:
@@ -162,10 +162,14 @@ def train(name: str, options: argparse.Namespace, seed: int, data: ImageData) ->
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), device=options.device, checkpoint_interval_s=1e9)
         net = new_net(spec, data, options.device)
-        fitted = fit(net, data, spec, run, arm=Arm(keeps=False), **how)
-    found = figures(fitted, fitted.scores.accuracy, time.perf_counter() - began)
+        fitted = fit(net, data, spec, run, Hooks(sub_run=SubRun(saves_checkpoints=False), **how))
+    results = figures(fitted, fitted.scores.accuracy, time.perf_counter() - began)
     shares = [cost(size_at(variant.phases, step / total)) for step in range(total)]
-    return {"variant": name, "seed": seed, "cost": sum(shares) / per_epoch / options.epochs} | found
+    return {
+        "variant": name,
+        "seed": seed,
+        "cost": sum(shares) / per_epoch / options.epochs,
+    } | results
 
 
 def main() -> None:
@@ -194,7 +198,7 @@ def main() -> None:
             rows.append(train(name, options, seed, data))
             gc.collect()  # graphs of the last net hold its memory
             print({k: v for k, v in rows[-1].items() if k != "curve"}, flush=True)
-            told = {
+            contents = {
                 "what": "plans of image sizes on JPEG CIFAR-10, variants as in the script",
                 "options": {
                     k: str(v) for k, v in vars(options).items() if k not in ("data", "out")
@@ -202,7 +206,7 @@ def main() -> None:
                 "device": devices.describe(options.device),
                 "runs": rows,
             }
-            options.out.write_text(json.dumps(told, indent=1))
+            options.out.write_text(json.dumps(contents, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Times of full and cheap steps on random images: nets and batches that section 8 asks for.
+"""Times of full and cheap steps on random images: the nets and batches of the README ("Measured").
 
     python -m tests.bench.dynamic_downsampling_steps --out FILE.json
 
@@ -135,8 +135,8 @@ def main() -> None:
                 return
             rows.append(measure(case, on, graphs=graphs))
             print(rows[-1], flush=True)
-            told = {"what": "times of steps on random images", "device": devices.describe(on)}
-            options.out.write_text(json.dumps(told | {"rows": rows}, indent=1))
+            contents = {"what": "times of steps on random images", "device": devices.describe(on)}
+            options.out.write_text(json.dumps(contents | {"rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

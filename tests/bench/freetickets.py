@@ -46,8 +46,8 @@ def interleaved(calls, rounds):
     }
 
 
-def speedup(found, slow, fast):
-    return found[slow]["cpu_ms"]["median"] / found[fast]["cpu_ms"]["median"]
+def speedup(figures, slow, fast):
+    return figures[slow]["cpu_ms"]["median"] / figures[fast]["cpu_ms"]["median"]
 
 
 def full_sort(weight, mask, gradient, rate):
@@ -80,9 +80,9 @@ def updates(quick):
         "ours": lambda: [masks.change(w, m, g.abs(), 0.5, regrow_dropped=True) for w, m, g in work],
         "full_sort": lambda: [full_sort(w, m, g, 0.5) for w, m, g in work],
     }
-    found = interleaved(calls, 2 if quick else 5)
-    ratio = speedup(found, "full_sort", "ours")
-    return {"weights": sum(len(w) for w, _, _ in work), **found, "speedup": ratio}
+    figures = interleaved(calls, 2 if quick else 5)
+    ratio = speedup(figures, "full_sort", "ours")
+    return {"weights": sum(len(w) for w, _, _ in work), **figures, "speedup": ratio}
 
 
 def csr(quick):
@@ -101,9 +101,9 @@ def csr(quick):
                 "dense": lambda x=x, weight=weight: functional.linear(x, weight),
                 "csr": lambda x=x, layer=layer: layer(x),
             }
-            found = interleaved(calls, 5 if quick else 25)
-            ratio = speedup(found, "dense", "csr")
-            rows.append({"sparsity": sparsity, "batch": batch, **found, "speedup": ratio})
+            figures = interleaved(calls, 5 if quick else 25)
+            ratio = speedup(figures, "dense", "csr")
+            rows.append({"sparsity": sparsity, "batch": batch, **figures, "speedup": ratio})
     return {"shape": [out, inputs], "rows": rows, "target": "2 at S >= .9 and batch >= 16"}
 
 
@@ -132,10 +132,10 @@ def layers(quick):
             "dense": lambda x=x: folded(x),
             "chosen": lambda x=x, chosen=chosen: chosen(x),
         }
-        found = interleaved(calls, 3 if quick else 9)
+        figures = interleaved(calls, 3 if quick else 9)
         kept = Counter(f"{row.kept}: {row.reason}" for row in timings)
-        told = {"batch": batch, "layers": dict(kept), **found}
-        rows.append({**told, "speedup": speedup(found, "dense", "chosen")})
+        contents = {"batch": batch, "layers": dict(kept), **figures}
+        rows.append({**contents, "speedup": speedup(figures, "dense", "chosen")})
     return {"net": spec.model.model_dump(), "sparsity": 0.9, "rows": rows}
 
 
@@ -161,14 +161,14 @@ def masked_step(quick):
             topology.attach(optimizer)
         step = make_step(net, optimizer, cross_entropy, spec, "cpu")
         steps[name] = lambda step=step: step(FULL, batch)
-    found = interleaved(steps, 3 if quick else 15)
+    figures = interleaved(steps, 3 if quick else 15)
     update = interleaved({"update": lambda: topology.update(0.5, 0)}, 3)["update"]
-    plain = found["plain"]["cpu_ms"]["median"]
-    share = (found["masked"]["cpu_ms"]["median"] - plain) / plain
+    plain = figures["plain"]["cpu_ms"]["median"]
+    share = (figures["masked"]["cpu_ms"]["median"] - plain) / plain
     return {
         "net": spec.model.model_dump(),
         "batch": 32,
-        **found,
+        **figures,
         "update": update,
         "masks_share_of_step": share,
         "update_share_at_1000": update["cpu_ms"]["median"] / (1000 * plain),
@@ -200,12 +200,12 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     sections = (updates, csr, layers, masked_step, inference)
-    told = {
+    contents = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {"cpu": platform.processor() or platform.machine(), **device.describe("cpu")},
         "sections": {section.__name__: section(options.quick) for section in sections},
     }
-    text = json.dumps(told, indent=1)
+    text = json.dumps(contents, indent=1)
     if options.out:
         Path(options.out).write_text(text + "\n")
     print(text)

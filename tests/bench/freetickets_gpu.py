@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self, out, budget_s):
         self.out, self.budget_s, self.started = Path(out), budget_s, time.perf_counter()
-        self.found = {"device": device.describe(ON), "sections": {}}
+        self.figures = {"device": device.describe(ON), "sections": {}}
 
     def left(self):
         return self.budget_s - (time.perf_counter() - self.started)
@@ -40,22 +40,22 @@ class Bench:
     def section(self, name, function, *args):
         """One section; a failure is kept with its place, and the next section runs."""
         if self.left() < 0:
-            found = "not reached: budget spent"
+            figures = "not reached: budget spent"
         else:
             began = time.perf_counter()
             try:
-                found = function(*args)
+                figures = function(*args)
             except Exception as error:
                 where = traceback.format_exc().splitlines()[-8:]
-                found = {"failed": f"{type(error).__name__}: {error}"[:2000], "where": where}
+                figures = {"failed": f"{type(error).__name__}: {error}"[:2000], "where": where}
             print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
-        self.found["sections"][name] = found
+        self.figures["sections"][name] = figures
         self.write()
-        return found
+        return figures
 
     def write(self):
-        self.found["seconds"] = time.perf_counter() - self.started
-        self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+        self.figures["seconds"] = time.perf_counter() - self.started
+        self.out.write_text(json.dumps(self.figures, indent=1) + "\n")
 
 
 def sync():
@@ -183,7 +183,7 @@ def mask_cost(quick):
 
 
 def members_of(spec, count):
-    found = []
+    figures = []
     for seed in range(count):
         device.seed_all(seed)
         net = build_net(spec.model.model_dump(), 10).to(ON)
@@ -191,8 +191,8 @@ def members_of(spec, count):
         topology.draw(seed)
         for _ in range(2):
             net(torch.randn(32, 3, 32, 32, device=ON))
-        found.append(net.eval().to(memory_format=torch.channels_last))
-    return found
+        figures.append(net.eval().to(memory_format=torch.channels_last))
+    return figures
 
 
 @torch.inference_mode()
@@ -208,8 +208,8 @@ def inference(quick):
             x = batch_of(size).images.to(precision)
             choice = infer.fastest(folded, x, 3 if quick else 15)
             sequence = lambda x, nets=nets: torch.stack([net(x) for net in nets])  # noqa: E731
-            expected, found = sequence(x).float(), choice.run(x).float()
-            gap = float((found.log_softmax(2) - expected.log_softmax(2)).abs().max())
+            expected, figures = sequence(x).float(), choice.run(x).float()
+            gap = float((figures.log_softmax(2) - expected.log_softmax(2)).abs().max())
             both = timing.medians({"eager": sequence, "chosen": choice.run}, x, rounds)
             rows.append(
                 {
@@ -242,10 +242,10 @@ def tensor_cores(quick):
             x = torch.randn(batch, inputs, device=ON, dtype=weight.dtype)
             for library in ("cusparselt", "cutlass"):
                 torch.sparse.SparseSemiStructuredTensor._FORCE_CUTLASS = library == "cutlass"
-                found = sparse.time_24(weight, x, 2 if quick else 20)
-                ratio = found.dense_ms / found.sparse_ms if found.sparse_ms else None
+                figures = sparse.time_24(weight, x, 2 if quick else 20)
+                ratio = figures.dense_ms / figures.sparse_ms if figures.sparse_ms else None
                 shape = {"out": out, "in": inputs, "batch": batch, "library": library}
-                rows.append({**shape, **found._asdict(), "speedup": ratio})
+                rows.append({**shape, **figures._asdict(), "speedup": ratio})
     return {"rows": rows, "target": 1.2}
 
 

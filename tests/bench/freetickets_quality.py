@@ -99,7 +99,7 @@ def run(bench, options):
     data = read(options)
     strange = outside(options.ood, data)
     about = {name: getattr(options, name) for name in ("widen", "batch", "epochs", "held_out")}
-    bench.found |= about | {"images": [len(data.train), len(data.test)]}
+    bench.figures |= about | {"images": [len(data.train), len(data.test)]}
     data, second = lengthened(data), 0.0  # seconds of a unit of cost, the most so far
     warm_up(data, options)
     groups = [part.split(";") for part in (options.arms, options.more) if part]
@@ -213,7 +213,7 @@ def arm(data, strange, options, letter, setting, cost, seed):
     pairs = list(images.evaluation_batches(training_part(data)))
     seen = [evaluate.predicted(training, net, pairs) for net in tested.nets]
     labels = torch.cat([label for _, label in pairs])
-    found = {
+    figures = {
         **ensemble.figures(ensemble.mixture(tested.logs), tested.labels)._asdict(),
         "members": members,
         "members_on_training_images": [ensemble.figures(x, labels)._asdict() for x in seen],
@@ -233,11 +233,14 @@ def arm(data, strange, options, letter, setting, cost, seed):
     }
     if spec.is_sparse:
         every = report.masks_of_tickets(training, spec.tickets)
-        found["mask_iou"] = ensemble.off_diagonal(ensemble.jaccard(every))
-        found["explored"] = training.topology.explored()
-    inside, out = ensemble.doubt(tested.logs), ensemble.doubt(said(training, tested, strange))
-    found["ood"] = {name: ensemble.detect(inside[name], out[name])._asdict() for name in inside}
-    return found
+        figures["mask_iou"] = ensemble.off_diagonal(ensemble.jaccard(every))
+        figures["explored"] = training.topology.explored()
+    inside, out = (
+        ensemble.doubt(tested.logs),
+        ensemble.doubt(predictions(training, tested, strange)),
+    )
+    figures["ood"] = {name: ensemble.detect(inside[name], out[name])._asdict() for name in inside}
+    return figures
 
 
 def training_part(data):
@@ -252,7 +255,7 @@ def steady(work, changes):
     return (plain + changes * (work["median_update_step_ms"] or 0.0)) / 1000
 
 
-def said(training, tested, pixels):
+def predictions(training, tested, pixels):
     pairs = list(shifts.batches(training.data, pixels))
     return torch.stack([evaluate.predicted(training, net, pairs) for net in tested.nets])
 
@@ -278,16 +281,16 @@ def summary(sections):
         name, _, seed = key.partition(" / seed ")
         if "nll" in row:
             rows.setdefault(name, {})[int(seed)] = row
-    found = {name: averaged(list(some.values())) for name, some in rows.items()}
+    figures = {name: averaged(list(some.values())) for name, some in rows.items()}
     dense = rows.get("B", {})
     singles = {seed: single(row) for seed, row in dense.items()}
     if singles:
-        found["A (mean member of B)"] = averaged(list(singles.values()))
+        figures["A (mean member of B)"] = averaged(list(singles.values()))
     for name, some in rows.items():
         both = [(some[seed], dense[seed], singles[seed]) for seed in some if seed in dense]
         if both:
-            found[name]["against"] = against(both)
-    return found
+            figures[name]["against"] = against(both)
+    return figures
 
 
 def single(ensemble_row):
@@ -312,8 +315,10 @@ def against(both):
 
 def averaged(some):
     keys = [key for key, value in some[0].items() if isinstance(value, float)]
-    found = {key: spread(values) for key in keys if None not in (values := [r[key] for r in some])}
-    return {"seeds": len(some), **found}
+    figures = {
+        key: spread(values) for key in keys if None not in (values := [r[key] for r in some])
+    }
+    return {"seeds": len(some), **figures}
 
 
 def spread(values):

@@ -18,7 +18,7 @@ import torch
 
 from models.lcw import nets, objectives
 from models.lcw.distance import normality, silverman, two_sample
-from models.lcw.parts import Architecture, Phase1
+from models.lcw.fields import Architecture, Phase1
 from tests.bench.lcw_forms import cdist_form, gram_form, keep, machine
 
 SIZES = ((256, 8), (256, 64), (1024, 64), (256, 784), (1024, 784), (4096, 64))
@@ -27,9 +27,9 @@ HUGE = (65_536, 64)
 
 def forms(gamma):
     """Every form by name."""
-    found = {
+    figures = {
         "ours": lambda x, y: two_sample(x, y, gamma),
-        "ours_without_yy": lambda x, y: two_sample(x, y, gamma, own_y=False),
+        "ours_without_yy": lambda x, y: two_sample(x, y, gamma, include_yy=False),
         "ours_exact": lambda x, y: two_sample(x, y, gamma, "exact"),
         "cdist": lambda x, y: cdist_form(x, y, gamma),
         "gram": lambda x, y: gram_form(x, y, gamma),
@@ -37,8 +37,8 @@ def forms(gamma):
     if find_spec("cw_torch"):
         from cw_torch.metric import cw
 
-        found["cw_torch"] = lambda x, y: cw(x, y, torch.tensor(gamma))
-    return found
+        figures["cw_torch"] = lambda x, y: cw(x, y, torch.tensor(gamma))
+    return figures
 
 
 def points(n, d):
@@ -132,7 +132,7 @@ def end_to_end(steps):
     states = {}
     for name in losses:
         torch.manual_seed(0)
-        built = nets.build(Architecture().resolve(28, 1), nets.Shape(1, 28))
+        built = nets.build(Architecture().resolve(28, 1), nets.ImageShape(1, 28))
         parameters = [*built.encoder.parameters(), *built.decoder.parameters()]
         states[name] = (built, torch.optim.Adam(parameters, lr=2e-3))
     batch = torch.rand(256, 1, 28, 28)
@@ -145,10 +145,10 @@ def end_to_end(steps):
             loss(batch, z, built.decoder(z)).backward()
             optimizer.step()
             times[name].append(time.process_time() - start)
-    found = {name: statistics.median(taken[2:]) for name, taken in times.items()}
+    figures = {name: statistics.median(taken[2:]) for name, taken in times.items()}
     return {
-        "cpu_s_per_step": found,
-        "images_per_cpu_s": {name: 256 / taken for name, taken in found.items()},
+        "cpu_s_per_step": figures,
+        "images_per_cpu_s": {name: 256 / taken for name, taken in figures.items()},
     }
 
 

@@ -38,7 +38,7 @@ def gram_form(x, y, gamma):
 def machine(device="cpu"):
     """What the figures depend on."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    found = {
+    figures = {
         "python": platform.python_version(),
         **describe(device),
         "commit": commit.stdout.strip(),
@@ -46,8 +46,8 @@ def machine(device="cpu"):
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        found["cpu"] = names[0].partition(":")[2].strip() if names else "unknown"
-    return found
+        figures["cpu"] = names[0].partition(":")[2].strip() if names else "unknown"
+    return figures
 
 
 def keep(path, results):

@@ -20,7 +20,7 @@ import torch
 from models.core.graphs import GraphedStep
 from models.lcw import distance, fused, nets, objectives
 from models.lcw.distance import normality, silverman, two_sample
-from models.lcw.parts import Architecture, Phase1
+from models.lcw.fields import Architecture, Phase1
 from models.lcw.stages import Inputs
 from tests.bench.lcw_forms import cdist_form, gram_form, keep, machine
 
@@ -33,15 +33,15 @@ CASES = ((300, 517, 5), (1000, 333, 64), (257, 1025, 100), (512, 512, 256))
 
 def seconds(work, device, rounds=7):
     """Least and median seconds of some rounds, after one to warm up."""
-    found = []
+    figures = []
     for _ in range(rounds + 1):
         _wait(device)
         start = time.perf_counter()
         work()
         _wait(device)
-        found.append(time.perf_counter() - start)
-    found = sorted(found[1:])
-    return {"min_s": found[0], "median_s": found[len(found) // 2], "rounds": rounds}
+        figures.append(time.perf_counter() - start)
+    figures = sorted(figures[1:])
+    return {"min_s": figures[0], "median_s": figures[len(figures) // 2], "rounds": rounds}
 
 
 def _wait(device):
@@ -74,9 +74,9 @@ def errors(x, y, gamma, mode="asymptotic", **options):
     """Relative errors of value and gradient against the float64 blocks."""
     wide = x.detach().double().requires_grad_()
     expected = both(lambda a, b: two_sample(a, b, gamma, mode, **options), wide, y.double())
-    found = both(lambda a, b: two_sample(a, b, gamma, mode, **options), x, y)
-    gap = (found[1] - expected[1]).norm() / expected[1].norm()
-    return {"value": abs(found[0].item() / expected[0].item() - 1), "gradient": gap.item()}
+    figures = both(lambda a, b: two_sample(a, b, gamma, mode, **options), x, y)
+    gap = (figures[1] - expected[1]).norm() / expected[1].norm()
+    return {"value": abs(figures[0].item() / expected[0].item() - 1), "gradient": gap.item()}
 
 
 def correctness(device):
@@ -86,8 +86,8 @@ def correctness(device):
     if device == "cpu":
         return {"rows": [row for case in cases for row in _check(case)], "fused": False}
     with _processes() as pool:  # each compiles its own kernels
-        for found in pool.map(_check, cases):
-            rows += found
+        for figures in pool.map(_check, cases):
+            rows += figures
     x, _ = points(64, 64, device)
     return {"rows": rows, "fused": fused.fits(x, distance.profile.Profile())}
 
@@ -95,13 +95,13 @@ def correctness(device):
 def _check(case):
     n, m, d, mode, device = case
     rows = []
-    for options in ({}, {"own_y": False}, {"statistic": "u"}):
+    for options in ({}, {"include_yy": False}, {"statistic": "u"}):
         x, y = points(max(n, m), d, device)
         x, y = x[:n].detach().requires_grad_(), y[:m]
-        found = errors(x, y, silverman(1.0, n), mode, **options)
-        rows.append({"n": n, "m": m, "d": d, "mode": mode, **options, **found})
-        assert found["value"] < 2e-5, rows[-1]
-        assert found["gradient"] < 2e-5, rows[-1]
+        figures = errors(x, y, silverman(1.0, n), mode, **options)
+        rows.append({"n": n, "m": m, "d": d, "mode": mode, **options, **figures})
+        assert figures["value"] < 2e-5, rows[-1]
+        assert figures["gradient"] < 2e-5, rows[-1]
     first, again = (both(lambda a, b: two_sample(a, b, 0.1, mode), x, y) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
@@ -119,8 +119,8 @@ def delicate(device):
         pairs = {"near": y + 1e-3 * shift, "close": y + 1e-1 * shift, "far": 30 + shift}
         for name, x in pairs.items():
             target = y + 30 if name == "far" else y
-            found = x.to(device).requires_grad_(), target.to(device)
-            rows.append({"d": d, "case": name, **errors(*found, silverman(1.0, 1024))})
+            figures = x.to(device).requires_grad_(), target.to(device)
+            rows.append({"d": d, "case": name, **errors(*figures, silverman(1.0, 1024))})
     return rows
 
 
@@ -161,21 +161,21 @@ def sweep(n, d, device, out, results, until):
 def bounds(n, d, device):
     """Least seconds of the products of the Gram form, by number format: peak and as measured."""
     operations, side = PRODUCTS * 2 * n * n * d, 8192 if device == "cuda" else 256
-    found = {"operations": operations}
+    figures = {"operations": operations}
     a = torch.randn(side, side, device=device)
     for name, (peak, passes) in PEAKS.items():
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         factor = a.bfloat16() if name == "bf16" else a
         taken = seconds(lambda factor=factor: factor @ factor, device, 5)["min_s"]
         rate = 2 * side**3 / taken
-        found[name] = {
+        figures[name] = {
             "passes": passes,
             "peak_s": passes * operations / peak,
             "measured_per_s": rate,
             "measured_s": passes * operations / rate,
         }
     torch.backends.cuda.matmul.allow_tf32 = False
-    return found
+    return figures
 
 
 def _try(chosen, x, y, gamma, device):
@@ -196,32 +196,32 @@ def peers(n, d, device, chosen):
     forms = {
         "ours": lambda a, b: two_sample(a, b, gamma),
         "ours_exact": lambda a, b: two_sample(a, b, gamma, "exact"),
-        "ours_without_yy": lambda a, b: two_sample(a, b, gamma, own_y=False),
+        "ours_without_yy": lambda a, b: two_sample(a, b, gamma, include_yy=False),
         "cdist": lambda a, b: cdist_form(a, b, gamma),
         "gram": lambda a, b: gram_form(a, b, gamma),
     }
-    found = {}
+    figures = {}
     with tile(chosen):
         for name, form in forms.items():
             try:
                 if device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                     before = torch.cuda.memory_allocated()
-                found[name] = seconds(lambda form=form: both(form, x, y), device)
+                figures[name] = seconds(lambda form=form: both(form, x, y), device)
                 if device == "cuda":
                     extra = torch.cuda.max_memory_allocated() - before
-                    found[name]["extra_mib"] = extra / 2**20
+                    figures[name]["extra_mib"] = extra / 2**20
             except torch.OutOfMemoryError as error:
-                found[name] = {"failed": str(error)[:200]}
-    ours = found["ours"]["min_s"]
-    ratios = {name: row["min_s"] / ours for name, row in found.items() if "min_s" in row}
-    return {"n": n, "d": d, "forms": found, "over_ours": ratios}
+                figures[name] = {"failed": str(error)[:200]}
+    ours = figures["ours"]["min_s"]
+    ratios = {name: row["min_s"] / ours for name, row in figures.items() if "min_s" in row}
+    return {"n": n, "d": d, "forms": figures, "over_ours": ratios}
 
 
 def steps(device, rounds):
     """Images a second of training steps: MLP on 28 x 28 and convolutions on 32 x 32, n = 256."""
-    found = {}
-    for name, shape in (("mlp_28", nets.Shape(1, 28)), ("conv_32", nets.Shape(3, 32))):
+    figures = {}
+    for name, shape in (("mlp_28", nets.ImageShape(1, 28)), ("conv_32", nets.ImageShape(3, 32))):
         arch = Architecture(latent_dim=8 if shape.channels == 1 else 48)
         batch = torch.rand(256, shape.channels, shape.side, shape.side, device=device)
         std = batch.std().item()
@@ -237,14 +237,14 @@ def steps(device, rounds):
             built = nets.build(arch.resolve(shape.side, shape.channels), shape)
             for net in built:
                 net.to(device)
-            found[f"{name}_phase1_{kind}"] = _images_per_s(built, batch, loss, device, rounds)
+            figures[f"{name}_phase1_{kind}"] = _images_per_s(built, batch, loss, device, rounds)
             target = torch.randn(256, arch.latent_dim, device=device)
             draws = torch.randn(256, arch.latent_dim, device=device)
             match = {"ours": two_sample, "cdist": cdist_form}[kind]
-            found[f"{name}_phase2_{kind}"] = _latents_per_s(
+            figures[f"{name}_phase2_{kind}"] = _latents_per_s(
                 built.generator, draws, target, match, device, rounds
             )
-    return found
+    return figures
 
 
 def _images_per_s(built, batch, loss, device, rounds):
@@ -280,13 +280,13 @@ def _rates(nets, given, loss, device, rounds):
         return value.detach()
 
     ways = {"eager": step} | ({"graph": GraphedStep(step, print)} if on_gpu else {})
-    found = {}
+    figures = {}
     for name, way in ways.items():
         for _ in range(5):
             way("step", given)
         taken = seconds(partial(way, "step", given), device, rounds)["median_s"]
-        found[name] = len(given.rows) / taken
-    return found
+        figures[name] = len(given.rows) / taken
+    return figures
 
 
 def main():
@@ -326,13 +326,13 @@ def _peers(results, n, d, device, chosen):
 
 def _bounds(results, size, device):
     """Beside the time of the kernel at this size, in the same run."""
-    found = bounds(*size, device)
+    figures = bounds(*size, device)
     taken = results["peers"][0]["forms"]["ours"]["min_s"]
     for name in PEAKS:
         for kind in ("peak", "measured"):
-            found[name][f"share_of_{kind}"] = found[name][f"{kind}_s"] / taken
-    results["bounds"] = found
-    print({name: round(found[name]["share_of_peak"], 3) for name in PEAKS}, flush=True)
+            figures[name][f"share_of_{kind}"] = figures[name][f"{kind}_s"] / taken
+    results["bounds"] = figures
+    print({name: round(figures[name]["share_of_peak"], 3) for name in PEAKS}, flush=True)
 
 
 if __name__ == "__main__":

@@ -44,26 +44,26 @@ def read(path, device):
     """CIFAR-10's images, or MNIST's test images split in training and test."""
     if path.is_file():
         return cifar10.load(path, device)
-    found = []
+    figures = []
     for name, offset in (("t10k-images-idx3-ubyte.gz", 16), ("t10k-labels-idx1-ubyte.gz", 8)):
         raw = gzip.decompress((path / name).read_bytes())
-        found.append(np.frombuffer(raw, np.uint8, -1, offset))
-    pixels, labels = found[0].reshape(-1, 28, 28, 1).copy(), found[1].astype(np.int64)
+        figures.append(np.frombuffer(raw, np.uint8, -1, offset))
+    pixels, labels = figures[0].reshape(-1, 28, 28, 1).copy(), figures[1].astype(np.int64)
     parts = split(Labelled(pixels, labels), [str(digit) for digit in range(10)])
     train, test = ([torch.from_numpy(a) for a in part] for part in (parts.train, parts.test))
     return images.from_tensors(train, test, list(parts.classes), device)
 
 
-def data_of(found, device, quick):
+def data_of(figures, device, quick):
     """The set as a run would hold it: a tenth of the training images to validate, one split."""
     few = slice(0, 300 if quick else None)
-    pixels, labels = found.train[few], found.train_labels[few]
+    pixels, labels = figures.train[few], figures.train_labels[few]
     order = torch.randperm(len(pixels), generator=generator(0, "validation", 0)).to(device)
     held = len(pixels) // 10
     kept, rest = order[:held], order[held:]
-    test, test_labels = found.test[few], found.test_labels[few]
+    test, test_labels = figures.test[few], figures.test_labels[few]
     return setup.Data(
-        pixels[rest], labels[rest], pixels[kept], test, test_labels, list(found.classes)
+        pixels[rest], labels[rest], pixels[kept], test, test_labels, list(figures.classes)
     )
 
 
@@ -108,27 +108,27 @@ def one_seed(data, seen, options, seed, device):
 
     The peers with autoencoders of their own are trained once, beside the first objective.
     """
-    found = {"seed": seed, "seconds": {}, "objectives": {}}
+    figures = {"seed": seed, "seconds": {}, "objectives": {}}
     for objective in options.objectives:
-        peers = [] if found["objectives"] else PEERS
+        peers = [] if figures["objectives"] else PEERS
         spec = LcwTrain.model_validate(fields(data, options, seed, objective, peers))
-        times = found["seconds"][objective] = {}
-        found["objectives"][objective] = _scored(spec, data, seen, options, device, times)
-    return found
+        times = figures["seconds"][objective] = {}
+        figures["objectives"][objective] = _scored(spec, data, seen, options, device, times)
+    return figures
 
 
 def _scored(spec, data, seen, options, device, times):
     with TemporaryDirectory() as folder:
-        job = setup.make_job(spec, data, new_run(folder, device))
+        training = setup.make_training(spec, data, new_run(folder, device))
         for number, name in enumerate(spec.steps()):
             with clock(times, name, device):
-                job.train(number, stage(job, data, name))
+                training.train(number, stage(training, data, name))
         with clock(times, "evaluation", device):
-            figures, _ = evaluate.evaluate(job, data, seen)
+            figures, _ = evaluate.evaluate(training, data, seen)
         real = seen.of(data.train)
         for name in options.variants:
             with clock(times, name, device):
-                made = variant(job, data, VARIANTS[name])
+                made = variant(training, data, VARIANTS[name])
             figures["scores"][name] = {
                 "frechet": scores.frechet(seen.of(made), real),
                 "phase2": VARIANTS[name],
@@ -137,27 +137,27 @@ def _scored(spec, data, seen, options, device, times):
     return {name: figures[name] for name in kept}
 
 
-def stage(job, data, name):
+def stage(training, data, name):
     if name == "autoencoder":
-        return setup.autoencoder_stage(job, data)
+        return setup.autoencoder_stage(training, data)
     if name == "generator":
-        return setup.generator_stage(job, data)
-    return setup.baseline_stage(job, data, name)
+        return setup.generator_stage(training, data)
+    return setup.baseline_stage(training, data, name)
 
 
-def variant(job, data, change):
+def variant(training, data, change):
     """Images of a phase 2 with other options on the same autoencoder."""
-    told = job.spec.model_dump(mode="json", exclude_none=True)
-    told["phase2"] |= change
-    spec = LcwTrain.model_validate(told)
-    other = setup.make_job(spec, data, job.run)
+    fields = training.spec.model_dump(mode="json", exclude_none=True)
+    fields["phase2"] |= change
+    spec = LcwTrain.model_validate(fields)
+    other = setup.make_training(spec, data, training.run)
     for name in ("encoder", "decoder"):
-        other.nets[name].load_state_dict(job.nets[name].state_dict())
+        other.nets[name].load_state_dict(training.nets[name].state_dict())
     other.state.stage = 1
     other.train(1, setup.generator_stage(other, data))
     shape = (spec.evaluation.num_samples, spec.arch.inputs)
     latents = nets.in_parts(
-        other.nets["generator"], noise(spec.seed, "samples", 0, shape, job.run.device)
+        other.nets["generator"], noise(spec.seed, "samples", 0, shape, training.run.device)
     )
     return evaluate.decode(other.nets["decoder"], latents)
 
@@ -179,17 +179,17 @@ class clock:  # noqa: N801  # a context manager
 
 def summary(rows):
     """Mean and standard deviation over seeds of every Frechet distance, and of it less a peer's."""
-    found = {}
+    figures = {}
     for objective, first in rows[0]["objectives"].items():
         every = [row["objectives"][objective] for row in rows]
         for name in first["scores"]:
             values = [one["scores"][name]["frechet"] for one in every]
             mixed = [one["scores"]["gmm10"]["frechet"] for one in every]
             gaps = [value - other for value, other in zip(values, mixed, strict=True)]
-            found[f"{objective} {name}"] = {**spread(values), "less_gmm10": spread(gaps)}
+            figures[f"{objective} {name}"] = {**spread(values), "less_gmm10": spread(gaps)}
         for name in ("floor", "reconstructed"):
-            found[f"{objective} {name}"] = spread([one[name]["frechet"] for one in every])
-    return found
+            figures[f"{objective} {name}"] = spread([one[name]["frechet"] for one in every])
+    return figures
 
 
 def spread(values):
@@ -213,14 +213,14 @@ def main():
     options = parser.parse_args()
     until = time.monotonic() + options.budget_s
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    told = {name: str(value) for name, value in vars(options).items() if name != "out"}
-    told |= {"data": options.data.name, "classifier": options.classifier.name}
+    settings = {name: str(value) for name, value in vars(options).items() if name != "out"}
+    settings |= {"data": options.data.name, "classifier": options.classifier.name}
     data = data_of(read(options.data, device), device, options.quick)
     if options.train_classifier:
         train_classifier(data, options, device)
         return
     seen = features.of_classifier(*features.load_classifier(options.classifier, data), data)
-    results = {"machine": machine(device), "options": told, "features": seen.about, "runs": []}
+    results = {"machine": machine(device), "options": settings, "features": seen.about, "runs": []}
     longest = 0.0
     for seed in options.seeds:
         start = time.monotonic()

@@ -64,12 +64,12 @@ ARMS = {
 
 def spec_of(data, options, seed, change):
     """Spec of an arm; the second phase takes what is left of the steps."""
-    told = dict(change)
-    peer = told.pop("peer", None)
-    first = round(told.pop("share", 7 / 8) * options.total)
+    contents = dict(change)
+    peer = contents.pop("peer", None)
+    first = round(contents.pop("share", 7 / 8) * options.total)
     options.steps = (first, max(1, options.total - first))
     values = fields(data, options, seed, peers=[peer] if peer else [])
-    values["phase1"] |= {**COSINE, **told}
+    values["phase1"] |= {**COSINE, **contents}
     values["phase2"] |= COSINE
     values["evaluation"]["kid"] = False
     return LcwTrain.model_validate(values), peer
@@ -82,35 +82,35 @@ def arm(data, seen, options, seed, change, kept):
     kept |= {"phase1": spec.phase1.model_dump(), "scores": {}}
     real = seen.of(data.train)
     with TemporaryDirectory() as folder:
-        job = setup.make_job(spec, data, new_run(folder, device))
+        training = setup.make_training(spec, data, new_run(folder, device))
         if peer:
             with clock(times, peer, device):
-                job.train(2, stage(job, data, peer))
+                training.train(2, stage(training, data, peer))
             shape = (spec.evaluation.num_samples, spec.arch.latent_dim)
             draws = noise(seed, "samples", 0, shape, device)
-            made = evaluate.decode(job.nets[f"{peer}_decoder"], draws)
+            made = evaluate.decode(training.nets[f"{peer}_decoder"], draws)
             kept["scores"][peer] = scores.frechet(seen.of(made), real)
             return
         for number, name in enumerate(spec.steps()):
             with clock(times, name, device):
-                job.train(number, stage(job, data, name))
-        figures, _ = evaluate.evaluate(job, data, seen)
+                training.train(number, stage(training, data, name))
+        figures, _ = evaluate.evaluate(training, data, seen)
         kept |= {name: figures[name] for name in ("reconstruction", "latent")}
         kept["scores"]["reconstructed"] = figures["reconstructed"]["frechet"]
         kept["scores"] |= {k: v["frechet"] for k, v in figures["scores"].items()}
         for name in options.second if spec.phase2.max_steps > 1 else ():
             with clock(times, name, device):
-                made = variant(job, data, SECOND[name])
+                made = variant(training, data, SECOND[name])
             kept["scores"][name] = scores.frechet(seen.of(made), real)
 
 
 def summary(rows):
     """Mean, standard deviation and values over seeds of every distance, by arm."""
-    found = {}
+    figures = {}
     for row in rows:
         for name, value in row["scores"].items():
-            found.setdefault(f"{row['arm']}: {name}", []).append(value)
-    return {key: {**spread(values), "values": values} for key, values in found.items()}
+            figures.setdefault(f"{row['arm']}: {name}", []).append(value)
+    return {key: {**spread(values), "values": values} for key, values in figures.items()}
 
 
 def main():

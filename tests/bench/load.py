@@ -73,7 +73,7 @@ def call(connection: http.client.HTTPConnection, method: str, path: str, body: s
 def seed(database_url: str, count: int) -> None:
     """Insert finished jobs straight into the table."""
     engine = make_engine(database_url)
-    spec = dict(next(iter(kinds().values())).smallest)
+    spec = dict(next(iter(kinds().values())).minimal_example)
     fixed = {
         "tenant_id": "tenant_default", "kind": spec["kind"], "method": spec["kind"].split(".")[0],
         "labels": {}, "spec": spec, "resolved_spec": spec, "resources": {}, "queue": "default",

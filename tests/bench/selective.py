@@ -98,7 +98,7 @@ def kept_bytes(unit: nn.Module, x: Tensor) -> int:
 
 
 def training(rounds: int) -> dict[str, Any]:
-    found = {}
+    figures = {}
     for c_in, c_out, side in LAYERS:
         torch.manual_seed(0)
         plain, x = Unit(c_in, c_out, 1), torch.randn(BATCH, c_in, side, side, requires_grad=True)
@@ -108,17 +108,17 @@ def training(rounds: int) -> dict[str, Any]:
         forward = {name: lambda unit=unit, x=x: unit(x) for name, unit in units.items()}
         both = {name: lambda unit=unit, x=x: train_once(unit, x) for name, unit in units.items()}
         base = kept_bytes(plain, x)
-        found[f"{c_in}->{c_out}, {side}x{side}"] = {
+        figures[f"{c_in}->{c_out}, {side}x{side}"] = {
             "forward": in_turn(forward, rounds),
             "forward+backward": in_turn(both, rounds),
             "kept_ratio": {name: kept_bytes(unit, x) / base for name, unit in units.items()},
         }
-    return found
+    return figures
 
 
 def inference(rounds: int) -> dict[str, Any]:
     """Plain in eval mode; 30 % moved; the same compact; with whole shifts; 30 % closed, compact."""
-    found = {}
+    figures = {}
     for c_in, c_out, side in LAYERS:
         torch.manual_seed(0)
         plain, x = Unit(c_in, c_out, 1).eval(), torch.randn(BATCH, c_in, side, side)
@@ -135,8 +135,8 @@ def inference(rounds: int) -> dict[str, Any]:
             for whole, of in ((units["compact 0.3"], unit), (units["compact, 0.3 closed"], closed)):
                 torch.testing.assert_close(whole(x), of(x), rtol=1e-4, atol=1e-5)
             runs = {name: lambda unit=unit, x=x: unit(x) for name, unit in units.items()}
-            found[f"{c_in}->{c_out}, {side}x{side}"] = in_turn(runs, rounds)
-    return found
+            figures[f"{c_in}->{c_out}, {side}x{side}"] = in_turn(runs, rounds)
+    return figures
 
 
 def compacted(unit: SelectiveUnit, *, whole: bool) -> CompactUnit:
@@ -148,7 +148,7 @@ def compacted(unit: SelectiveUnit, *, whole: bool) -> CompactUnit:
 
 def maintenance(rounds: int) -> dict[str, dict[str, float]]:
     """A round of closing and re-use where half of the slots are to be closed."""
-    found = {}
+    figures = {}
     for c_in, c_out in LARGEST:
         torch.manual_seed(0)
         start = SelectiveUnit(c_in, c_out, 1)
@@ -164,8 +164,8 @@ def maintenance(rounds: int) -> dict[str, dict[str, float]]:
 
             spent.append(1000 * seconds(both))
             assert (unit.source >= 0).sum() >= c_in // 2
-        found[f"{c_in}x{c_out}"] = {"min_ms": min(spent), "median_ms": median(spent)}
-    return found
+        figures[f"{c_in}x{c_out}"] = {"min_ms": min(spent), "median_ms": median(spent)}
+    return figures
 
 
 def main() -> None:
@@ -175,7 +175,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     rounds = 2 if chosen.quick else 25
-    told = {
+    contents = {
         "machine": {"cpu": platform.processor() or platform.machine(), "threads": 1},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "batch": BATCH,
@@ -193,7 +193,7 @@ def main() -> None:
             "round_ms 1024x512": 10,
         },
     }
-    text = json.dumps(told, indent=2)
+    text = json.dumps(contents, indent=2)
     print(text)
     if chosen.out:
         chosen.out.write_text(text + "\n")

@@ -41,23 +41,23 @@ class Bench:
         self.out, self.quick = out, quick
         self.ends = time.monotonic() + budget_s
         machine = device.describe(self.on) | {"python": platform.python_version()}
-        self.found: dict[str, Any] = {"device": machine, "quick": quick, "seconds": {}}
+        self.figures: dict[str, Any] = {"device": machine, "quick": quick, "seconds": {}}
 
     def section(self, name: str, run: Callable[["Bench"], Any]) -> None:
         started = time.monotonic()
         if self.left <= 0:
-            self.found[name] = "left out: the budget is spent"
+            self.figures[name] = "left out: the budget is spent"
         else:
             try:
-                self.found[name] = run(self)
+                self.figures[name] = run(self)
             except Exception as error:  # later sections may still work
-                self.found[name] = f"failed: {type(error).__name__}: {error}"[:900]
-        self.found["seconds"][name] = time.monotonic() - started
+                self.figures[name] = f"failed: {type(error).__name__}: {error}"[:900]
+        self.figures["seconds"][name] = time.monotonic() - started
         self.write()
-        print(name, json.dumps(self.found[name])[:3000], flush=True)
+        print(name, json.dumps(self.figures[name])[:3000], flush=True)
 
     def write(self) -> None:
-        self.out.write_text(json.dumps(self.found, indent=2) + "\n")
+        self.out.write_text(json.dumps(self.figures, indent=2) + "\n")
 
     @property
     def left(self) -> float:
@@ -136,8 +136,11 @@ def differentiate(unit: nn.Module, x: Tensor, on: str) -> Callable[[], object]:
     def run() -> object:
         with torch.autocast(on, dtype=torch.bfloat16):
             out = unit(x)
-        found = torch.autograd.grad(out, inputs, back, allow_unused=True)
-        return out.detach(), found  # a graph of gradients kept alive would bind leaves to a stream
+        figures = torch.autograd.grad(out, inputs, back, allow_unused=True)
+        return (
+            out.detach(),
+            figures,
+        )  # a graph of gradients kept alive would bind leaves to a stream
 
     return run
 
@@ -192,8 +195,8 @@ def compact_gap(unit: SelectiveUnit, x: Tensor, on: str) -> float:
     small.load_state_dict(state)
     expected = unit.eval()(x.float())
     with torch.autocast(on, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
-        found = small.to(on)(x.to(on)).float().cpu()
-    return ((found - expected).norm() / expected.norm()).item()
+        figures = small.to(on)(x.to(on)).float().cpu()
+    return ((figures - expected).norm() / expected.norm()).item()
 
 
 def compare(unit: SelectiveUnit, x: Tensor, on: str) -> dict[str, float]:
@@ -243,13 +246,13 @@ def alike(bench: Bench) -> dict[str, Any]:
     first, second = run(), run()
     same = all(torch.equal(p, q) for p, q in zip(first[1], second[1], strict=True))
     assert same, "gradients differ from run to run"
-    found: list[Any] = []
-    replay = bench.graph(lambda: found.append(run()))
+    figures: list[Any] = []
+    replay = bench.graph(lambda: figures.append(run()))
     unit.load_state_dict(moved(Unit(96, 48, 1), 0.6, seed=4).state_dict())
     replay()
     fresh = run()
-    torch.testing.assert_close(found[-1][0], fresh[0], rtol=0.02, atol=0.02)
-    torch.testing.assert_close(found[-1][1][-1], fresh[1][-1], rtol=0.02, atol=0.05)
+    torch.testing.assert_close(figures[-1][0], fresh[0], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(figures[-1][1][-1], fresh[1][-1], rtol=0.02, atol=0.05)
     twin = differentiate(bench.compiled(unit), x, bench.on)()
     torch.testing.assert_close(twin[0], fresh[0], rtol=0.02, atol=0.02)
     gap = (twin[1][0].float() - fresh[1][0].float()).norm() / fresh[1][0].float().norm()

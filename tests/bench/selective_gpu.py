@@ -21,7 +21,7 @@ from models.core import device
 from models.nets.build import build_net
 from models.nets.preactivation import Unit
 from models.nets.selective import conv_gpu
-from models.nets.selective.conv_gpu import Tiles
+from models.nets.selective.conv_gpu import ConvTiles
 from models.nets.selective.unit import SelectiveUnit
 from models.selective_convolution.allocate import deallocate, reallocate
 from models.selective_convolution.export import compact
@@ -34,12 +34,12 @@ LAYERS = ((96, 48, 32), (256, 64, 16), (512, 128, 16))
 SHARES = (0.0, 0.1, 0.3, 0.6)
 NETS = (("densenet40", 256), ("densenet100", 128))  # and images a step
 SWEPT = (
-    Tiles(),
-    Tiles(group=2),
-    Tiles(group=8),
-    Tiles(image=128),
-    Tiles(image=512),
-    Tiles(moved=64),
+    ConvTiles(),
+    ConvTiles(group=2),
+    ConvTiles(group=8),
+    ConvTiles(image=128),
+    ConvTiles(image=512),
+    ConvTiles(moved=64),
 )
 TIMED = (
     *("correct", "units", "kernels", "nets", "inference", "rounds"),
@@ -48,7 +48,7 @@ TIMED = (
 
 
 @contextmanager
-def tiles(chosen: Tiles) -> Generator[None]:
+def tiles(chosen: ConvTiles) -> Generator[None]:
     """Programs of other shapes."""
     usual, conv_gpu.TILES = conv_gpu.TILES, chosen
     try:
@@ -59,9 +59,9 @@ def tiles(chosen: Tiles) -> Generator[None]:
 
 def units(bench: Bench) -> dict[str, Any]:
     """Forward and backward of single units, as graphs; best plain setting counts."""
-    found = {}
+    figures = {}
     for c_in, c_out, side in LAYERS[: 1 if bench.quick else None]:
-        if found and bench.left < 45:
+        if figures and bench.left < 45:
             break
         torch.manual_seed(0)
         plain, x = Unit(c_in, c_out, 1).to(bench.on), batch_of(bench, c_in, side)
@@ -75,28 +75,28 @@ def units(bench: Bench) -> dict[str, Any]:
         spread = moved(plain, 0.3, channels=24).to(bench.on)  # copies of all rounds, not of one
         runs["selective 0.3 of 24 channels"] = differentiate(spread, x, bench.on)
         graphs = {name: bench.graph(run) for name, run in runs.items()}
-        told = bench.ms(graphs)
-        best = min(told[name]["min_ms"] for name in ("plain", "plain compiled"))
-        ratios = {name: row["min_ms"] / best for name, row in told.items()}
-        place = f"{c_in}->{c_out}, {side}x{side}, batch {len(x)}"
-        found[place] = {"graphs": told, "to the best plain": ratios}
-        bench.found["units so far"] = found
+        ms = bench.ms(graphs)
+        best = min(ms[name]["min_ms"] for name in ("plain", "plain compiled"))
+        ratios = {name: row["min_ms"] / best for name, row in ms.items()}
+        label = f"{c_in}->{c_out}, {side}x{side}, batch {len(x)}"
+        figures[label] = {"graphs": ms, "to the best plain": ratios}
+        bench.figures["units so far"] = figures
         bench.write()
-    bench.found.pop("units so far", None)
-    return found
+    bench.figures.pop("units so far", None)
+    return figures
 
 
 def kernels(bench: Bench) -> dict[str, Any]:
     """Microseconds of each kernel of a step: plain compiled, selective with 30 % re-used."""
-    found = {}
+    figures = {}
     for c_in, c_out, side in LAYERS:
         torch.manual_seed(0)
         plain, x = Unit(c_in, c_out, 1).to(bench.on), batch_of(bench, c_in, side)
         arms = {"plain compiled": bench.compiled(plain), "0.3": moved(plain, 0.3).to(bench.on)}
         for name, unit in arms.items():
-            place = f"{c_in}->{c_out}, {side}x{side}: {name}"
-            found[place] = profiled(bench, differentiate(unit, x, bench.on))
-    return found
+            label = f"{c_in}->{c_out}, {side}x{side}: {name}"
+            figures[label] = profiled(bench, differentiate(unit, x, bench.on))
+    return figures
 
 
 def profiled(bench: Bench, run: Callable[[], object]) -> dict[str, list[float]]:
@@ -108,11 +108,11 @@ def profiled(bench: Bench, run: Callable[[], object]) -> dict[str, list[float]]:
         for _ in range(5):
             run()
         bench.wait()
-    told: dict[str, list[float]] = {}
+    ms: dict[str, list[float]] = {}
     for row in kept.key_averages():  # long names of torch's own differ behind their beginnings
-        taken = told.setdefault(row.key[:70], [0.0, 0.0])
+        taken = ms.setdefault(row.key[:70], [0.0, 0.0])
         taken[:] = taken[0] + row.device_time_total / 5, taken[1] + row.count / 5
-    first = sorted(told.items(), key=lambda item: -item[1][0])[:16]
+    first = sorted(ms.items(), key=lambda item: -item[1][0])[:16]
     return {name: [round(us, 1), calls] for name, (us, calls) in first}
 
 
@@ -131,9 +131,9 @@ def moved_net(spec, share: float, on: str) -> nn.Module:
 
 def nets(bench: Bench, *, compiled: bool = False) -> dict[str, Any]:
     """Forward and backward of DenseNets as graphs: plain, selective; compiled or as it is."""
-    found = {}
+    figures = {}
     for name, batch in NETS[: 1 if bench.quick or compiled else None]:
-        if found and bench.left < 30:
+        if figures and bench.left < 30:
             break
         spec = make_spec("selective", 0, 2, name=name, growth=4 if bench.quick else 12)
         torch.manual_seed(0)
@@ -147,11 +147,11 @@ def nets(bench: Bench, *, compiled: bool = False) -> dict[str, Any]:
             used = bench.compiled(net) if compiled else net
             runs[arm] = differentiate(used, x, bench.on)
         graphs = {arm: bench.graph(run) for arm, run in runs.items()}
-        found[f"{name}, batch {len(x)}"] = bench.ms(graphs) | {
+        figures[f"{name}, batch {len(x)}"] = bench.ms(graphs) | {
             "peak_mib": {arm: bench.peak_mib(run) for arm, run in runs.items()},
             "kernels": {arm: profiled(bench, run) for arm, run in runs.items()},
         }
-    return found
+    return figures
 
 
 def inference(bench: Bench) -> dict[str, Any]:
@@ -181,13 +181,13 @@ def inference(bench: Bench) -> dict[str, Any]:
     for used in arms.values():
         used.to(memory_format=torch.channels_last)
     for name, whole in (("compact 0.3", net), ("compact, 0.3 closed", closed)):
-        found, right = forward(small[name])(), forward(whole)()
-        gap = (found - right).norm() / right.norm()  # in bfloat16
+        figures, right = forward(small[name])(), forward(whole)()
+        gap = (figures - right).norm() / right.norm()  # in bfloat16
         assert gap < 0.05, (name, gap.item())
     graphs = {name: bench.graph(forward(net)) for name, net in arms.items()}
-    told: dict[str, Any] = bench.ms(graphs)
+    ms: dict[str, Any] = bench.ms(graphs)
     kernels = {name: profiled(bench, forward(net)) for name, net in arms.items()}
-    return told | {"convolutions": convolutions(bench, len(x)), "kernels": kernels}
+    return ms | {"convolutions": convolutions(bench, len(x)), "kernels": kernels}
 
 
 def convolutions(bench: Bench, n: int) -> dict[str, Any]:
@@ -219,18 +219,18 @@ def rounds(bench: Bench) -> dict[str, Any]:
 
 def sweep(bench: Bench) -> dict[str, Any]:
     """Forward and backward with 30 % re-used, of few channels and of many, in other tiles."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for c_in, c_out, side in LAYERS[: 1 if bench.quick else None]:
         for channels in (3, 24):
             torch.manual_seed(0)
             unit = moved(Unit(c_in, c_out, 1), 0.3, channels=channels).to(bench.on)
             run = differentiate(unit, batch_of(bench, c_in, side), bench.on)
-            place = f"{c_in}->{c_out}, {side}x{side}, 30 % of {channels} channels"
-            found[place] = swept(bench, run)
-            bench.found["sweep so far"] = found
+            label = f"{c_in}->{c_out}, {side}x{side}, 30 % of {channels} channels"
+            figures[label] = swept(bench, run)
+            bench.figures["sweep so far"] = figures
             bench.write()
-    bench.found.pop("sweep so far", None)
-    return found
+    bench.figures.pop("sweep so far", None)
+    return figures
 
 
 def swept(bench: Bench, run: Callable[[], Any]) -> dict[str, Any]:
@@ -241,8 +241,8 @@ def swept(bench: Bench, run: Callable[[], Any]) -> dict[str, Any]:
             break
         try:
             with tiles(shapes):
-                for found, right in zip(run()[1], expected, strict=True):
-                    assert (found - right).norm() <= 0.01 * right.norm(), "other gradients"
+                for figures, right in zip(run()[1], expected, strict=True):
+                    assert (figures - right).norm() <= 0.01 * right.norm(), "other gradients"
                 runs[str(shapes._asdict())] = bench.graph(run)
         except Exception as error:  # a shape may not fit the chip
             failed[str(tuple(shapes))] = str(error)[:200]

@@ -31,13 +31,13 @@ from models.nets.selective import conv_gpu
 from models.selective_convolution import report
 from models.selective_convolution import train as method
 from models.selective_convolution.spec import SelectiveConvolutionTrain
-from models.supervised.state import Arm
+from models.supervised.hooks import SubRun
 from tests.bench import cifar10
 from tests.bench.selective_checks import LIMITS, gaps_of
 
 ARMS = ("plain", "selective", "closing only", "wider")
 CHOOSING_SEED = 100  # no arm is compared with it
-TOLD = (
+REPORTED = (
     *("test_accuracy", "test_nll", "best_test_accuracy", "train_seconds", "median_step_ms"),
     *("median_round_ms", "peak_gpu_bytes", "parameters", "shifts_in_use", "effective_weights"),
     *("forward_macs", "rounds", "slots", "closed", "reallocated", "open_at_the_end"),
@@ -103,17 +103,19 @@ def train_arm(data: ImageData, spec: SelectiveConvolutionTrain, on: str) -> dict
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), events, device=on, checkpoint_interval_s=1e9)
         net = method.new_net(spec, data, on)
-        counted, fitted = method.fit_selective(net, spec, data, run, Arm(keeps=False))
-    found = report.values(spec, data, net, counted, fitted)
-    told: dict[str, Any] = {name: found[name] for name in TOLD}
-    told["wall_seconds"] = time.monotonic() - started
-    told["accuracy_by_epoch"] = [row["test_accuracy"] for row in fitted.history]
+        counted, fitted = method.fit_selective(
+            net, spec, data, run, SubRun(saves_checkpoints=False)
+        )
+    figures = report.values(spec, data, net, counted, fitted)
+    contents: dict[str, Any] = {name: figures[name] for name in REPORTED}
+    contents["wall_seconds"] = time.monotonic() - started
+    contents["accuracy_by_epoch"] = [row["test_accuracy"] for row in fitted.history]
     lines = map(json.loads, events.getvalue().splitlines())
     rounds = [line["values"] for line in lines if "reallocated" in line.get("values", {})]
     for name in ("closed", "reallocated"):
-        told[f"{name}_by_round"] = [int(row[name]) for row in rounds]
+        contents[f"{name}_by_round"] = [int(row[name]) for row in rounds]
     warned = [line for line in events.getvalue().splitlines() if "warn" in line]
-    return told | ({"warnings": warned[:3]} if warned else {})
+    return contents | ({"warnings": warned[:3]} if warned else {})
 
 
 class Jobs:
@@ -126,7 +128,7 @@ class Jobs:
         self.ends = time.monotonic() + options.budget_s
         self.longest_s = 0.0
         names = ("net", "growth", "batch", "epochs", "choose_epochs", "quick")
-        self.found: dict[str, Any] = {
+        self.figures: dict[str, Any] = {
             "device": device.describe(self.on) | {"python": platform.python_version()},
             "setting": {name: getattr(options, name) for name in names},
             "units": self.check(),
@@ -160,9 +162,9 @@ class Jobs:
         )  # fmt: skip
         row = label | train_arm(data, spec, self.on)
         self.longest_s = max(self.longest_s, row["wall_seconds"] / epochs)
-        self.found[kind].append(row)
+        self.figures[kind].append(row)
         self.write()
-        short = {name: row[name] for name in (*label, *TOLD[:2], "closed", "reallocated")}
+        short = {name: row[name] for name in (*label, *REPORTED[:2], "closed", "reallocated")}
         print(kind, json.dumps(short | {"wall_seconds": row["wall_seconds"]}), flush=True)
 
     def choose(self) -> float | None:
@@ -170,13 +172,13 @@ class Jobs:
         data = held_out(self.data)
         for threshold in self.options.choose:
             self.train("choosing", data, "selective", CHOOSING_SEED, threshold)
-        picked = best_threshold(self.found["choosing"])
-        self.found["chosen_threshold"] = picked
+        picked = best_threshold(self.figures["choosing"])
+        self.figures["chosen_threshold"] = picked
         self.write()
         return picked
 
     def write(self) -> None:
-        self.options.out.write_text(json.dumps(self.found, indent=1) + "\n")
+        self.options.out.write_text(json.dumps(self.figures, indent=1) + "\n")
 
 
 def best_threshold(rows: Iterable[dict[str, Any]]) -> float | None:
@@ -205,7 +207,7 @@ def merge(paths: Iterable[Path]) -> dict[str, Any]:
         "units": [part.get("units") for part in parts],
         "setting": settings[0],
         "choosing": [row for part in parts for row in part["choosing"]],
-        "mean": {arm: summary(found) for arm, found in by_arm.items() if found},
+        "mean": {arm: summary(figures) for arm, figures in by_arm.items() if figures},
         "paired": {arm: paired(by_arm[arm], by_arm["plain"]) for arm in ARMS[1:]},
         "rows": rows,
     }

@@ -74,7 +74,7 @@ def test_wrong_settings_name_their_field(client, down, named):
     spec = SPEC | {"data": {"dataset": "digits"}, "images": {"image_size": 32}}
     for action in ("train", "plan"):
         kind = {"kind": f"dynamic_downsampling.{action}"}
-        with pytest.raises(ApiError) as told:
+        with pytest.raises(ApiError) as refusal:
             client.submit(spec | kind | {"downsample": down})
-        assert told.value.status == 422
-        assert named in str(told.value)
+        assert refusal.value.status == 422
+        assert named in str(refusal.value)

@@ -77,7 +77,7 @@ def test_from_an_upload_to_tickets_ensemble_and_report(client, tmp_path):
 )
 def test_impossible_specs_say_why(client, fields, named):
     """422 with the reason, before any job; the data set is not looked at."""
-    with pytest.raises(ApiError) as told:
+    with pytest.raises(ApiError) as refusal:
         client.submit(SPEC | {"data": {"dataset": "digits"}} | fields)
-    assert told.value.status == 422
-    assert named in str(told.value)
+    assert refusal.value.status == 422
+    assert named in str(refusal.value)

@@ -14,14 +14,14 @@ pytestmark = ONE_DATABASE
 
 
 def finished(client, spec):
-    job = client.wait(client.submit(spec, resources={"cpus": 1})["id"])
-    assert job["status"] == "succeeded", job["error"]
-    return job
+    training = client.wait(client.submit(spec, resources={"cpus": 1})["id"])
+    assert training["status"] == "succeeded", training["error"]
+    return training
 
 
 def test_from_training_to_samples(client, tmp_path):
     """Weights, ONNX, checkpoint and report come down; another job draws the same images again."""
-    trained = finished(client, LcwTrain.smallest)
+    trained = finished(client, LcwTrain.minimal_example)
     files = client.artifacts(trained["id"])
     assert {"checkpoint", "weights", "export", "report", "image"} <= {f["role"] for f in files}
     report = json.loads(client.download(trained["id"], "report.json", tmp_path).read_text())
@@ -35,10 +35,10 @@ def test_from_training_to_samples(client, tmp_path):
     (made,) = onnxruntime.InferenceSession(onnx).run(None, {"noise": samples["noise"]})
     assert np.abs(made.transpose(0, 2, 3, 1) * 255 - samples["images"]).max() <= 1.01
     seen = {"job": trained["id"], "artifact": "classifier.safetensors"}
-    evaluation = {**LcwTrain.smallest["evaluation"], "classifier_from": seen}
-    again = finished(client, {**LcwTrain.smallest, "seed": 1, "evaluation": evaluation})
-    told = [job["result"]["features"]["sha256"] for job in (trained, again)]
-    assert told[0] == told[1]
+    evaluation = {**LcwTrain.minimal_example["evaluation"], "classifier_from": seen}
+    again = finished(client, {**LcwTrain.minimal_example, "seed": 1, "evaluation": evaluation})
+    digests = [training["result"]["features"]["sha256"] for training in (trained, again)]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_from_training_to_samples(client, tmp_path):
 )
 def test_wrong_settings_are_told(client, fields, named):
     """422 with the field or the reason, before any job."""
-    with pytest.raises(ApiError) as told:
-        client.submit(LcwTrain.smallest | {"arch": {"latent_dim": 4}} | fields)
-    assert told.value.status == 422
-    assert named in str(told.value)
+    with pytest.raises(ApiError) as refusal:
+        client.submit(LcwTrain.minimal_example | {"arch": {"latent_dim": 4}} | fields)
+    assert refusal.value.status == 422
+    assert named in str(refusal.value)

@@ -76,7 +76,7 @@ def test_from_parquet_to_weights_export_and_report(client, tmp_path):
 )
 def test_wrong_settings_name_their_field(client, fields, named):
     """422 with the field, before any job; the data set is not looked at."""
-    with pytest.raises(ApiError) as told:
+    with pytest.raises(ApiError) as refusal:
         client.submit(SPEC | {"data": {"dataset": "digits"}} | fields)
-    assert told.value.status == 422
-    assert named in str(told.value)
+    assert refusal.value.status == 422
+    assert named in str(refusal.value)

@@ -16,7 +16,7 @@ TIMES = ("images_per_s", "curves.png")  # ends of metrics and files that tell of
 
 
 def runs_of(kind):
-    spec = TypeAdapter(JobSpec).validate_python(dict(kinds()[kind].smallest))
+    spec = TypeAdapter(JobSpec).validate_python(dict(kinds()[kind].minimal_example))
     return spec, load_entry(spec)
 
 

@@ -35,5 +35,5 @@ def run_folder(tmp_path) -> Path:
     (folder / "inputs").mkdir(parents=True)
     (folder / "resume").mkdir()
     spec = next(iter(kinds().values()))
-    (folder / "spec.json").write_text(json.dumps(dict(spec.smallest)))
+    (folder / "spec.json").write_text(json.dumps(dict(spec.minimal_example)))
     return folder

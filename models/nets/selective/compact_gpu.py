@@ -1,7 +1,7 @@
 """Compact units of :mod:`models.nets.selective.unit` on a GPU: two operators without derivatives.
 
-Open slots are laid out among all channels of the input, once, as a unit comes to a GPU: a slot that
-does not move lies in the place of its channel, the others fill places of closed ones. The programs
+Open slots get positions among all channels of the input, once, as a unit is moved to a GPU: a slot
+that does not move has that of its channel, the others fill those of closed ones. The programs
 of training then read whole rows of channels; a list of the channels that slots read would make them
 read one number at a time, which costs more than the rows of closed slots, whose weights here are 0.
 """
@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from models.nets.selective.conv_gpu import TILES, mix, outputs_of, parts_of, place
-from models.nets.selective.norm_gpu import Shape, apply, planes_of, table_size
+from models.nets.selective.conv_gpu import TILES, fill_slots, mix, outputs_of, parts_of
+from models.nets.selective.norm_gpu import MapShape, apply, planes_of, table_size
 
 
-class Laid(NamedTuple):
+class CompactLayout(NamedTuple):
     """Open slots among the c channels of the input.
 
     Attributes:
@@ -37,41 +37,50 @@ class Laid(NamedTuple):
 
 
 @torch.no_grad()
-def laid_out(
+def build_layout(
     root: Int64[Tensor, "s"],
     shift: Float[Tensor, "s 2"],
     scale: Float[Tensor, "s"],
     offset: Float[Tensor, "s"],
     weight: Float[Tensor, "o s k k"],
     channels: int,
-) -> Laid:
-    """The slots of a compact unit, which read channels of the input, in their places."""
-    places = places_of(root, shift, channels)
+) -> CompactLayout:
+    """The slots of a compact unit at their positions among all channels.
+
+    Args:
+        root: channel that each slot reads.
+        shift: of each slot in pixels: along the width, along the height.
+        scale: of each slot.
+        offset: of each slot.
+        weight: of the convolution.
+        channels: of the input.
+    """
+    positions = positions_of(root, shift, channels)
     number = torch.arange(channels, device=root.device)
-    source = torch.full_like(number, -1).index_copy(0, places, root)
-    still = shift.new_ones(channels).index_copy(0, places, (shift == 0).all(1).to(shift)) > 0
+    source = torch.full_like(number, -1).index_copy(0, positions, root)
+    still = shift.new_ones(channels).index_copy(0, positions, (shift == 0).all(1).to(shift)) > 0
     source = torch.where(still & (source == number), -1, source)
     rows = torch.stack([torch.zeros_like(scale), torch.ones_like(scale), scale, offset])
-    return Laid(
+    return CompactLayout(
         source,
-        shift.new_zeros(channels, 2).index_copy(0, places, shift),
-        rows.new_zeros(4, channels).index_copy(1, places, rows),
-        weight.new_zeros(len(weight), channels, *weight.shape[2:]).index_copy(1, places, weight),
+        shift.new_zeros(channels, 2).index_copy(0, positions, shift),
+        rows.new_zeros(4, channels).index_copy(1, positions, rows),
+        weight.new_zeros(len(weight), channels, *weight.shape[2:]).index_copy(1, positions, weight),
         tabulated(source),
         bool((source >= 0).any()),
     )
 
 
-def places_of(root: Int64[Tensor, "s"], shift: Float[Tensor, "s 2"], channels: int) -> Tensor:
-    """Place of each slot: its channel's, of those that do not move the first, or a free one."""
+def positions_of(root: Int64[Tensor, "s"], shift: Float[Tensor, "s 2"], channels: int) -> Tensor:
+    """Position int64 [s] of each slot: its channel for the first unmoved one, or a free one."""
     owners: dict[int, int] = {}
     for slot, (channel, moves) in enumerate(zip(root.tolist(), shift.any(1).tolist(), strict=True)):
         if not moves:
             owners.setdefault(channel, slot)
     kept = {slot: channel for channel, slot in owners.items()}
-    free = (place for place in range(channels) if place not in owners)
-    places = [kept[slot] if slot in kept else next(free) for slot in range(len(root))]
-    return root.new_tensor(places)
+    free = (position for position in range(channels) if position not in owners)
+    positions = [kept[slot] if slot in kept else next(free) for slot in range(len(root))]
+    return root.new_tensor(positions)
 
 
 def tabulated(source: Int64[Tensor, "c"]) -> Int32[Tensor, "6*c+2"]:
@@ -94,7 +103,7 @@ def _norm(
     x: Tensor, source: Tensor, shift: Tensor, coefficients: Tensor, table: Tensor, moves: bool
 ) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, planes, out = Shape(*x.shape), x, torch.empty_like(x)
+    shape, planes, out = MapShape(*x.shape), x, torch.empty_like(x)
     if moves:
         planes = planes_of(x, source, table, coefficients, shape, training=False)
     apply(x, planes, table, shift, coefficients, out)
@@ -106,14 +115,14 @@ def _(x: Tensor, *_: object) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
-def compact_norm(x: Float[Tensor, "n c h w"], laid: Laid) -> Float[Tensor, "n c h w"]:
-    """ReLU(scale z + offset) of the slots z of a compact unit in their places; no gradients.
+def compact_norm(x: Float[Tensor, "n c h w"], layout: CompactLayout) -> Float[Tensor, "n c h w"]:
+    """ReLU(scale z + offset) of the slots z of a compact unit at their positions; no gradients.
 
     Args:
         x: input of a unit, on a GPU.
-        laid: its slots.
+        layout: its slots.
     """
-    return _norm(x, laid.source, laid.shift, laid.coefficients, laid.table, laid.moves)
+    return _norm(x, layout.source, layout.shift, layout.coefficients, layout.table, layout.moves)
 
 
 @torch.library.custom_op("sextant::compact_conv", mutates_args=())
@@ -129,8 +138,8 @@ def _conv(
     x = x.contiguous(memory_format=torch.channels_last)
     out, *_, flat, z = outputs_of(x, weight)
     if moves:
-        parts = parts_of(Shape(*x.shape), TILES.scans)
-        place(x, source, table, shift, z, coefficients, parts, training=False)
+        parts = parts_of(MapShape(*x.shape), TILES.scans)
+        fill_slots(x, source, table, shift, z, coefficients, parts, training=False)
     mix(x, source, z, table, coefficients, flat.copy_(weight.t()), out)
     return out
 
@@ -140,7 +149,9 @@ def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
     return outputs_of(x, weight)[0]
 
 
-def compact_conv(x: Float[Tensor, "n c h w"], laid: Laid) -> Float[Tensor, "n o h w"]:
+def compact_conv(x: Float[Tensor, "n c h w"], layout: CompactLayout) -> Float[Tensor, "n o h w"]:
     """The weights' product with what :func:`compact_norm` gives; no gradients."""
-    weight = laid.weight.flatten(1)
-    return _conv(x, weight, laid.source, laid.shift, laid.coefficients, laid.table, laid.moves)
+    weight = layout.weight.flatten(1)
+    return _conv(
+        x, weight, layout.source, layout.shift, layout.coefficients, layout.table, layout.moves
+    )

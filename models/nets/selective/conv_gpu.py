@@ -1,10 +1,10 @@
 """conv1x1(ReLU(BN(z))) of the reference on a GPU, the activation never written.
 
-A plain unit writes its activation and reads it for the convolution, and its gradient again twice on
-the way back. Here the product with the weights takes scale, offset and ReLU on its way from the
-input, and the way back computes gradient and activation anew from input and output's gradient: half
-of the traffic goes, which pays for the re-used slots. Those are rows along pixels, read by products
-of their own. Nothing waits for the device, sizes do not depend on the allocation.
+A plain unit writes its activation and reads it for the convolution, and its gradient again twice in
+the backward pass. Here the product with the weights applies scale, offset and ReLU as it reads the
+input, and the backward pass recomputes gradient and activation from input and output's gradient:
+half of the traffic goes, which pays for the re-used slots. Those are rows along pixels, read by
+products of their own. Nothing waits for the device, sizes do not depend on the allocation.
 """
 
 from functools import cache
@@ -15,13 +15,21 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.nets.selective import norm_gpu
-from models.nets.selective.norm_gpu import Shape, over, power, programs, table_size, tabulate, track
+from models.nets.selective.norm_gpu import (
+    MapShape,
+    ceil_div,
+    next_power_of_2,
+    programs,
+    table_size,
+    tabulate,
+    track,
+)
 
 TYPES = (torch.bfloat16, torch.float16)  # in float32 the products would not be the fast ones
 MOST_OUTPUTS = 256  # one tile holds them all
 
 
-class Tiles(NamedTuple):
+class ConvTiles(NamedTuple):
     """Shapes of the programs, chosen by measurement and by the registers that they take.
 
     Attributes:
@@ -51,11 +59,11 @@ class Tiles(NamedTuple):
     lanes: int = 8
 
 
-TILES = Tiles()
+TILES = ConvTiles()
 
 
 def fits(x: Tensor, outputs: int) -> bool:
-    """Whether the programs can do it, and in the precision that they are made for."""
+    """Whether the programs take ``x`` [n, c, h, w], and in the precision that they are made for."""
     return x.dtype in TYPES and outputs <= MOST_OUTPUTS and norm_gpu.fits(x)
 
 
@@ -67,7 +75,7 @@ def _products() -> Any:
 
 
 @cache
-def _products_back() -> Any:
+def _products_backward() -> Any:
     from models.nets.selective import conv_backward_kernels
 
     return conv_backward_kernels
@@ -80,15 +88,16 @@ class Parts(NamedTuple):
     splits: int
 
 
-def parts_of(shape: Shape, programs: int) -> Parts:
+def parts_of(shape: MapShape, programs: int) -> Parts:
+    """Parts of a sum over pixels for about ``programs`` programs."""
     t = TILES
-    wanted = max(1, programs // over(shape.c, t.channels))
-    rows = over(over(shape.pixels, wanted), t.sums) * t.sums
-    return Parts(rows, over(shape.pixels, rows))
+    wanted = max(1, programs // ceil_div(shape.c, t.channels))
+    rows = ceil_div(ceil_div(shape.pixels, wanted), t.sums) * t.sums
+    return Parts(rows, ceil_div(shape.pixels, rows))
 
 
 def _outputs(outputs: int) -> dict[str, int]:
-    return {"OUT": outputs, "BO": max(16, power(outputs))}
+    return {"OUT": outputs, "BO": max(16, next_power_of_2(outputs))}
 
 
 @torch.library.custom_op("sextant::shifted_conv", mutates_args=())
@@ -104,39 +113,50 @@ def _forward(
     training: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output in the order NHWC; mean and unbiased variance; then what the way back needs.
+    """Output in the order NHWC; mean and unbiased variance; then what the backward pass needs.
 
     That is: coefficients, table, weights [c, o] in the input's precision, values of the slots.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, k = Shape(*x.shape), programs()
+    shape, k = MapShape(*x.shape), programs()
     out, batch, coefficients, table, flat, z = made = outputs_of(x, weight)
     flat.copy_(weight.t())
     tabulate(source, table, shape.c)
     parts = parts_of(shape, TILES.scans)
     partial = batch.new_empty(2, parts.splits, shape.c)
-    place(x, source, table, shift, z, partial, parts, training=training)
-    k.finish[(over(shape.c, 8),)](
+    fill_slots(x, source, table, shift, z, partial, parts, training=training)
+    k.finish[(ceil_div(shape.c, 8),)](
         partial, gain, bias, mean, var, coefficients, batch, eps, shape.pixels, shape.c, *parts,
-        STATS=training, BS=power(parts.splits), BC=8,
+        STATS=training, BS=next_power_of_2(parts.splits), BC=8,
     )  # fmt: skip
     mix(x, source, z, table, coefficients, flat, out)
     return made
 
 
-def place(
+def fill_slots(
     x: Tensor, source: Tensor, table: Tensor, shift: Tensor, z: Tensor, partial: Tensor,
     parts: Parts, *, training: bool,
 ) -> None:  # fmt: skip
-    """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too."""
-    shape, t, k = Shape(*x.shape), TILES, _products()
+    """Fill ``z`` with the re-used slots, row by row; in training, sums of all slots too.
+
+    Args:
+        x: input [n, c, h, w] in the order NHWC.
+        source: int64 [c], -1 or the channel that a slot reads.
+        table: int32 [6 c + 2] of :func:`norm_gpu.tabulate`.
+        shift: [c, 2] in pixels.
+        z: [c, pixels]; its first rows are filled.
+        partial: float32 [2, splits, c], mean and squares by parts, filled in training.
+        parts: of the pixels.
+        training: whether statistics are wanted.
+    """
+    shape, t, k = MapShape(*x.shape), TILES, _products()
     planes = _lifted(x, table)
     if training:
-        k.measure[(parts.splits, over(shape.c, t.channels))](
+        k.measure[(parts.splits, ceil_div(shape.c, t.channels))](
             x, source, partial, shape.pixels, shape.c // shape.align, *parts, ALIGN=shape.align,
             BP=t.sums, BC=t.channels,
         )  # fmt: skip
-    k.place[(parts.splits, t.lanes)](
+    k.fill_slots[(parts.splits, t.lanes)](
         planes, table, shift, z, partial, shape.pixels, shape.c, *parts, H=shape.h, W=shape.w,
         STATS=training, BM=t.slots, BP=t.moved,
     )  # fmt: skip
@@ -144,9 +164,9 @@ def place(
 
 def _lifted(x: Tensor, table: Tensor) -> Tensor:
     """The channels that re-used slots read, one after the other."""
-    shape, t = Shape(*x.shape), TILES
+    shape, t = MapShape(*x.shape), TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
-    _products().lift[(over(shape.pixels, t.pixels),)](
+    _products().lift[(ceil_div(shape.pixels, t.pixels),)](
         x, table, planes, shape.pixels, shape.c, BP=t.pixels, BM=t.slots
     )
     return planes
@@ -156,15 +176,31 @@ def mix(
     x: Tensor, source: Tensor, z: Tensor, table: Tensor, coefficients: Tensor, flat: Tensor,
     out: Tensor,
 ) -> None:  # fmt: skip
-    """Fill ``out`` with the product of activation and weights [c, o]."""
-    shape, t = Shape(*x.shape), TILES
-    _products().mix[(over(shape.pixels, t.pixels),)](
+    """Fill ``out`` with the product of activation and weights [c, o].
+
+    Args:
+        x: input [n, c, h, w] in the order NHWC.
+        source: int64 [c], -1 or the channel that a slot reads.
+        z: values [c, pixels] of the re-used slots, row by row.
+        table: int32 [6 c + 2] of :func:`norm_gpu.tabulate`.
+        coefficients: float32 [4, c]: mean, 1 / std, scale, offset.
+        flat: weights [c, o].
+        out: [n, o, h, w] in the order NHWC, filled.
+    """
+    shape, t = MapShape(*x.shape), TILES
+    _products().mix[(ceil_div(shape.pixels, t.pixels),)](
         x, source, z, table, coefficients, flat, out, shape.pixels, shape.c // shape.align,
         ALIGN=shape.align, **_outputs(flat.shape[1]), BP=t.pixels, BC=t.channels, BM=t.slots,
     )  # fmt: skip
 
 
 def outputs_of(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Room for what :func:`shifted_conv` computes, for ``x`` [n, c, h, w] and ``weight`` [o, c].
+
+    Returns:
+        Output [n, o, h, w], statistics [2, c], coefficients [4, c], table [6 c + 2], weights
+        [c, o] and values of the re-used slots [c, n h w].
+    """
     n, c, h, w = x.shape
     return (
         x.new_empty(n, h, w, len(weight)).permute(0, 3, 1, 2),
@@ -196,13 +232,13 @@ def _backward(
     """Gradients of the input, the weights and the shift; sums [2, c]: those of bias and gain."""
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    shape, k, t = Shape(*x.shape), _products_back(), TILES
+    shape, k, t = MapShape(*x.shape), _products_backward(), TILES
     p, c, align = shape.pixels, shape.c, shape.align
     outputs, warps = _outputs(flat.shape[1]), 4 if flat.shape[1] <= 64 else 8
     parts = parts_of(shape, 4 * t.programs // warps)
     out_c = (flat.shape[1], c)
     partial = coefficients.new_empty(parts.splits, 2, *out_c)
-    k.reduce_own[(parts.splits, over(c, t.channels))](
+    k.reduce_own[(parts.splits, ceil_div(c, t.channels))](
         x, grad, source, coefficients, partial, p, c // align, parts.rows, ALIGN=align, **outputs,
         BP=t.sums, BC=t.channels, num_warps=warps,
     )  # fmt: skip
@@ -212,19 +248,22 @@ def _backward(
         BP=t.moved if outputs["BO"] <= 128 else 16, BM=t.slots,
     )  # fmt: skip
     sums, weights = partial.new_empty(2, c), partial.new_empty(out_c)
-    k.finish_products[(over(c, 8),)](
+    k.finish_products[(ceil_div(c, 8),)](
         partial.sum(0), flat, coefficients, sums, weights, c, **outputs, BC=8
     )
-    tiles = over(shape.h * shape.w, t.image)
-    back, shifts = x.new_empty(z.shape, dtype=torch.float32), sums.new_zeros(c, 2, shape.n * tiles)
-    k.back_planes[(shape.n, tiles, t.lanes)](
-        planes, z, table, shift, coefficients, sums, moved, back, shifts, p, c, TRAINING=training,
-        H=shape.h, W=shape.w, BM=t.group, BP=t.image,
+    tiles = ceil_div(shape.h * shape.w, t.image)
+    plane_grad, shifts = (
+        x.new_empty(z.shape, dtype=torch.float32),
+        sums.new_zeros(c, 2, shape.n * tiles),
+    )
+    k.planes_backward[(shape.n, tiles, t.lanes)](
+        planes, z, table, shift, coefficients, sums, moved, plane_grad, shifts, p, c,
+        TRAINING=training, H=shape.h, W=shape.w, BM=t.group, BP=t.image,
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(over(p, t.sums),)](
-        x, grad, flat, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
-        TRAINING=training, **outputs, BP=t.sums, BC=t.narrow,
+    k.own_backward[(ceil_div(p, t.sums),)](
+        x, grad, flat, table, source, coefficients, sums, plane_grad, out, p, c // align,
+        ALIGN=align, TRAINING=training, **outputs, BP=t.sums, BC=t.narrow,
     )  # fmt: skip
     return out, weights, shifts.sum(2), sums
 
@@ -232,8 +271,8 @@ def _backward(
 @_backward.register_fake
 def _(grad: Tensor, x: Tensor, *_: object) -> tuple[Tensor, ...]:
     c, sums = x.shape[1], x.new_empty(2, x.shape[1], dtype=torch.float32)
-    found = torch.empty_like(x, memory_format=torch.channels_last)
-    return found, sums.new_empty(grad.shape[1], c), sums.new_empty(c, 2), sums
+    g_x = torch.empty_like(x, memory_format=torch.channels_last)
+    return g_x, sums.new_empty(grad.shape[1], c), sums.new_empty(c, 2), sums
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -71,7 +71,7 @@ def lift(x, table, planes, P, C, BP: tl.constexpr, BM: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def place(
+def fill_slots(
     planes, table, shift, z, partial, P, C, ROWS, SPLITS, H: tl.constexpr, W: tl.constexpr,
     STATS: tl.constexpr, BM: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip

@@ -57,7 +57,15 @@ def gather(
     scale: Float[Tensor, "s"],
     offset: Float[Tensor, "s"],
 ) -> Float[Tensor, "n s h w"]:
-    """ReLU(scale z + offset) of slots z that read channel ``root`` at ``shift``; no gradients."""
+    """ReLU(scale z + offset) of slots z that read channel ``root`` at ``shift``; no gradients.
+
+    Args:
+        x: input of a unit, float32 or float64 on a CPU.
+        root: channel that each slot reads.
+        shift: of each slot in pixels: along the width, along the height.
+        scale: of each slot.
+        offset: of each slot.
+    """
     x = x.contiguous()
     out = x.new_empty(len(x), len(root), *x.shape[2:])
     rest = _arrays(root, shift, scale, offset)

@@ -1,8 +1,23 @@
 """The loops of :mod:`models.nets.selective.norm_cpu`, compiled by numba.
 
-All data of a slot fits a cache, so its statistics and its result cost one walk through memory.
-Maps are flat: a shift reads whole planes at an offset, and what then crosses the border of a row is
-mended. Slices begin where they are read, so that loops over them become vector instructions.
+All data of a slot fits a cache, so its statistics and its result cost one pass through memory.
+Maps are flat: a shift reads whole planes at an offset, and values that cross the border of a row
+are corrected afterwards. Slices begin where they are read, so that loops over them are vectorised.
+
+The equations, of one slot with shift (ix + fx, iy + fy) that reads the plane x of height H:
+
+    r[h, w] = x[h + iy, w] + fy (x[h + iy + 1, w] - x[h + iy, w])          rows, clamped to the map
+    d[h, w] = r[h, w + ix + 1] - r[h, w + ix],   0 where both are the border
+    z[h, w] = r[h, w + ix] + fx d[h, w]                                    columns, clamped likewise
+    a = ReLU(scale z + offset),   scale = gain / std,   offset = bias - mean scale
+
+Backward, with g = grad where scale z + offset > 0, else 0, and n values of the slot:
+
+    d bias = sum g,   d gain = sum g (z - mean) / std
+    level = sum g / n,   slope = sum g (z - mean) / (n std^2),   both 0 in evaluation
+    dz = scale (g - level - (z - mean) slope)
+    d sx = sum dz d,   dr = transpose of the columns' interpolation applied to dz
+    d sy = sum dr (x[h + iy + 1, w] - x[h + iy, w]),   dx = transpose of the rows' applied to dr
 """
 
 # ruff: noqa: ANN001, ANN202, ANN201  # compiled by numba, which infers types
@@ -27,7 +42,7 @@ def _whole(shift, size):
 @_compiled
 @no_type_check
 def _between(start, size):
-    """Which of the places start, start + 1, ... lie on an axis with the next one: from, to."""
+    """The k for which start + k and start + k + 1 both lie on an axis of ``size``: from, to."""
     first = min(max(-start, 0), size)
     return first, max(first, min(size, size - 1 - start))
 
@@ -43,7 +58,7 @@ def _mix(a, b, share, out):
 @_compiled
 @no_type_check
 def _blend(plane, width, iy, fy, out):
-    """``out`` = rows iy + fy further down."""
+    """``out`` = r: rows iy + fy further down."""
     height = len(plane) // width
     first, end = _between(iy, height)
     for h in range(first):
@@ -58,7 +73,7 @@ def _blend(plane, width, iy, fy, out):
 @_compiled
 @no_type_check
 def _differ(rows, width, ix, gap):
-    """``gap`` = difference of columns ix + 1 and ix further right; 0 where they are the border."""
+    """``gap`` = d: difference of columns ix + 1 and ix further right; 0 at the border."""
     lo, hi = max(0, -ix), min(len(rows), len(rows) - 1 - ix)
     if hi > lo:
         inner, a, b = gap[lo:hi], rows[lo + ix :], rows[lo + ix + 1 :]
@@ -76,7 +91,7 @@ def _differ(rows, width, ix, gap):
 @_compiled
 @no_type_check
 def _slide(rows, gap, width, ix, fx, out):
-    """``out`` = columns ix + fx further right."""
+    """``out`` = z = r[h, w + ix] + fx d: columns ix + fx further right."""
     lo, hi = max(0, -ix), min(len(rows), len(rows) - 1 - ix)
     if hi > lo:
         inner, a, b = out[lo:hi], rows[lo + ix :], gap[lo:]
@@ -125,7 +140,10 @@ def _activate_there(plane, scale, offset):
 @_compiled
 @no_type_check
 def _statistics(x, c):
-    """Mean and variance of channel c, from gaps to its first value."""
+    """Mean and variance of channel c, from gaps to its first value x_0.
+
+    mean = x_0 + sum (x - x_0) / n, n var = sum (x - x_0)^2 - (sum (x - x_0))^2 / n.
+    """
     images, _, size = x.shape
     pivot, total, squares = x[0, c, 0], 0.0, 0.0
     for i in range(images):
@@ -147,7 +165,7 @@ def forward(
 ):  # fmt: skip
     """Slots from ``first`` to ``end``: activations, and statistics of the batch in training."""
     images, _, size = x.shape
-    rows, gap, found = np.empty(size, x.dtype), np.empty(size + 2, x.dtype), np.empty(2, x.dtype)
+    rows, gap, affine = np.empty(size, x.dtype), np.empty(size + 2, x.dtype), np.empty(2, x.dtype)
     for c in range(first, end):
         root = source[c]
         if root >= 0:
@@ -155,13 +173,14 @@ def forward(
                 _move(x[i, root], width, shift[c], rows, gap, a[i, c])
         if training:
             mean[c], var[c] = _statistics(a if root >= 0 else x, c)
-        found[0] = weight[c] / np.sqrt(var[c] + eps)
-        found[1] = bias[c] - mean[c] * found[0]
+        # scale = gain / sqrt(var + eps), offset = bias - mean scale
+        affine[0] = weight[c] / np.sqrt(var[c] + eps)
+        affine[1] = bias[c] - mean[c] * affine[0]
         for i in range(images):
             if root >= 0:
-                _activate_there(a[i, c], found[0], found[1])
+                _activate_there(a[i, c], affine[0], affine[1])
             else:
-                _activate(x[i, c], a[i, c], found[0], found[1])
+                _activate(x[i, c], a[i, c], affine[0], affine[1])
 
 
 @_compiled
@@ -181,7 +200,7 @@ def gather(x, out, width, root, shift, scale, offset, first, end):
 @_compiled
 @no_type_check
 def _slope(plane, grad, out, mean, scale, offset, level, slope):
-    """``out`` = gradient before the batch norm, from that behind the ReLU."""
+    """``out`` = dz = scale (g - level - (z - mean) slope), from the gradient of the activation."""
     for k in range(len(out)):
         kept = grad[k] if plane[k] * scale + offset > 0 else scale * 0
         out[k] = scale * (kept - level - (plane[k] - mean) * slope)
@@ -206,12 +225,14 @@ def backward(x, grad, out, width, source, shift, table, sums, slopes, training, 
                 _move(x[i, root], width, shift[c], rows, gap, z)
                 plane = z
             part, other = mean * 0, mean * 0
+            # sum g and sum g (z - mean) of an image
             for k in range(len(g)):
                 kept = g[k] if plane[k] * scale + offset > 0 else mean * 0
                 part += kept
                 other += kept * (plane[k] - mean)
             total += part
             product += other
+        # d bias, d gain = sum g (z - mean) / std; then level and slope of dz
         sums[0, c], sums[1, c] = total, product * table[1, c]
         slopes[0, c] = training * total / (images * size)
         slopes[1, c] = training * product * table[1, c] * table[1, c] / (images * size)
@@ -236,22 +257,26 @@ def backward_moved(x, grad, out, width, slots, source, shift, table, slopes, d_s
     padded, across = np.zeros(size + 2, x.dtype), np.empty(size, x.dtype)
     for i in range(first, end):
         for c in slots:
-            plane, back = x[i, source[c]], out[i, source[c]]
+            plane, plane_grad = x[i, source[c]], out[i, source[c]]
             ix, iy, fx, fy = _move(plane, width, shift[c], rows, gap, z)
             g, mean, scale, offset = padded[1:-1], table[0, c], table[2, c], table[3, c]
             _slope(z, grad[i, c], g, mean, scale, offset, slopes[0, c], slopes[1, c])
-            along = mean * 0
+            along = mean * 0  # d sx = sum dz d
             for k in range(len(g)):
                 along += g[k] * gap[k]
-            _slide_back(padded, width, ix, fx, across)
+            _slide_backward(padded, width, ix, fx, across)
             d_shift[i, c, 0] = along
-            d_shift[i, c, 1] = _blend_back(plane, across, width, iy, fy, back)
+            d_shift[i, c, 1] = _blend_backward(plane, across, width, iy, fy, plane_grad)
 
 
 @_compiled
 @no_type_check
-def _slide_back(padded, width, ix, fx, out):
-    """``out`` = what :func:`_slide` passes back of ``padded``, which has a 0 before and behind."""
+def _slide_backward(padded, width, ix, fx, out):
+    """``out`` = dr, the transpose of :func:`_slide` applied to dz.
+
+    ``padded`` is dz with a 0 before and after it. Inside the map dr[v] = dz[v - ix] +
+    fx (dz[v - ix - 1] - dz[v - ix]); pixels clamped to the border add to it.
+    """
     first, last = _between(ix, width)
     out[:] = 0
     for h in range(0, len(out), width):  # what reads the border goes there, and nowhere else
@@ -271,8 +296,12 @@ def _slide_back(padded, width, ix, fx, out):
 
 @_compiled
 @no_type_check
-def _blend_back(plane, grad, width, iy, fy, out):
-    """Add what :func:`_blend` passes back; gives the gradient of fy."""
+def _blend_backward(plane, grad, width, iy, fy, out):
+    """Add dx, the transpose of :func:`_blend` applied to dr; gives d sy.
+
+    Row h adds (1 - fy) dr[h] to row h + iy of ``out`` and fy dr[h] to the next; rows clamped to the
+    border add to it. d sy = sum dr (x[h + iy + 1] - x[h + iy]).
+    """
     height = len(plane) // width
     first, end = _between(iy, height)
     total = grad[0] * 0

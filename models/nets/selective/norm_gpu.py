@@ -1,7 +1,7 @@
-"""ReLU(BN(z)) of the reference on a GPU: Triton programs behind two operators.
+"""ReLU(BN(z)) of the reference on a GPU: Triton programs called by two operators.
 
-A plain unit walks over its map for the statistics and again to write what the convolution reads;
-here the same two walks read re-used slots through their sources, so that only their further
+A plain unit reads its map for the statistics and again to write what the convolution reads; here
+the same two passes read re-used slots through their sources, so that only their further
 neighbours cost anything. Nothing waits for the device, sizes do not depend on the allocation, and
 ``torch.compile`` sees two operators: both work inside of CUDA graphs. Triton is imported on first
 use; it comes with torch's CUDA builds.
@@ -20,7 +20,7 @@ AVAILABLE = importlib.util.find_spec("triton") is not None
 LARGEST = 4096  # slots that one program tabulates
 
 
-class Tiles(NamedTuple):
+class NormTiles(NamedTuple):
     """Shapes of the programs, chosen by measurement.
 
     Attributes:
@@ -40,11 +40,11 @@ class Tiles(NamedTuple):
     lanes: int = 8
 
 
-TILES = Tiles()
+TILES = NormTiles()
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the programs can do it."""
+    """Whether the programs take ``x`` [n, c, h, w]."""
     return x.is_cuda and x.shape[1] <= LARGEST and x.dtype != torch.float64 and AVAILABLE
 
 
@@ -56,13 +56,13 @@ def programs() -> Any:
 
 
 @cache
-def _programs_back() -> Any:
+def _programs_backward() -> Any:
     from models.nets.selective import norm_backward_kernels
 
     return norm_backward_kernels
 
 
-class Shape(NamedTuple):
+class MapShape(NamedTuple):
     """A map [n, c, h, w] as a matrix of pixels and channels, and how sums over it are split."""
 
     n: int
@@ -90,16 +90,16 @@ class Shape(NamedTuple):
         return -(-self.pixels // self.rows)
 
 
-def over(count: int, size: int) -> int:
+def ceil_div(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def power(size: int) -> int:
+def next_power_of_2(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _tile_of_sums(shape: Shape) -> dict[str, int]:
-    return {"BS": power(shape.splits), "BC": 8, "num_warps": 4}
+def _tile_of_sums(shape: MapShape) -> dict[str, int]:
+    return {"BS": next_power_of_2(shape.splits), "BC": 8, "num_warps": 4}
 
 
 @torch.library.custom_op("sextant::shifted_norm", mutates_args=())
@@ -114,9 +114,9 @@ def _forward(
     training: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The activation in the order NHWC; mean and unbiased variance; two tables for the way back."""
+    """The activation in the order NHWC; mean, unbiased variance; tables for the backward pass."""
     x = x.contiguous(memory_format=torch.channels_last)
-    shape, k, t = Shape(*x.shape), programs(), TILES
+    shape, k, t = MapShape(*x.shape), programs(), TILES
     a, batch, coefficients, table = _outputs(x)
     tabulate(source, table, shape.c)
     partial = batch.new_empty(2, shape.splits, shape.c)
@@ -126,7 +126,7 @@ def _forward(
         k.scan_moved[(shape.splits, t.lanes)](
             planes, table, shift, partial, shape.pixels, shape.c, shape.rows, shape.splits, **sizes
         )
-    k.finish[(over(shape.c, 8),)](
+    k.finish[(ceil_div(shape.c, 8),)](
         partial, weight, bias, mean, var, coefficients, batch, eps,
         shape.pixels, shape.c, shape.rows, shape.splits, STATS=training, **_tile_of_sums(shape),
     )  # fmt: skip
@@ -140,17 +140,27 @@ def table_size(channels: int) -> int:
 
 
 def tabulate(source: Tensor, table: Tensor, channels: int) -> None:
-    """Fill a table: which slots are re-used, which channels they read."""
-    k, size, tile = programs(), power(max(2, channels)), 16
+    """Fill a table [6 c + 2] from ``source`` [c]: which slots are re-used, what they read."""
+    k, size, tile = programs(), next_power_of_2(max(2, channels)), 16
     k.mark[(1,)](source, table, channels, BC=size)
-    k.tabulate[(over(channels, tile),)](source, table, channels, BC=tile, BI=min(size, 128))
+    k.tabulate[(ceil_div(channels, tile),)](source, table, channels, BC=tile, BI=min(size, 128))
 
 
 def apply(
     x: Tensor, planes: Tensor, table: Tensor, shift: Tensor, coefficients: Tensor, out: Tensor
 ) -> None:
-    shape, t = Shape(*x.shape), TILES
-    programs().apply[(over(shape.pixels, t.pixels),)](
+    """Fill ``out`` with ReLU(scale z + offset) of all slots z.
+
+    Args:
+        x: input [n, c, h, w] in the order NHWC.
+        planes: the channels that re-used slots read, [c, pixels].
+        table: int32 [6 c + 2] of :func:`norm_gpu.tabulate`.
+        shift: [c, 2] in pixels.
+        coefficients: float32 [4, c]: mean, 1 / std, scale, offset.
+        out: of the shape and order of ``x``.
+    """
+    shape, t = MapShape(*x.shape), TILES
+    programs().apply[(ceil_div(shape.pixels, t.pixels),)](
         x, planes, table, shift, coefficients, out, shape.pixels, shape.c // shape.align,
         ALIGN=shape.align, H=shape.h, W=shape.w, BP=t.pixels, BC=t.channels, BM=t.slots,
         num_warps=t.warps,
@@ -173,12 +183,24 @@ def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def planes_of(
-    x: Tensor, source: Tensor, table: Tensor, partial: Tensor, shape: Shape, *, training: bool
+    x: Tensor, source: Tensor, table: Tensor, partial: Tensor, shape: MapShape, *, training: bool
 ) -> Tensor:
-    """The channels that re-used slots read, one after the other; with statistics in training."""
+    """The channels that re-used slots read, one after the other; with statistics in training.
+
+    Args:
+        x: input [n, c, h, w] in the order NHWC.
+        source: int64 [c], -1 or the channel that a slot reads.
+        table: int32 [6 c + 2] of :func:`norm_gpu.tabulate`.
+        partial: float32 [2, splits, c], mean and squares by parts, filled in training.
+        shape: of ``x``.
+        training: whether statistics are wanted.
+
+    Returns:
+        [c, pixels]; only its first rows are filled.
+    """
     t = TILES
     planes = x.new_empty(shape.c, shape.pixels)  # memory is touched for the channels read alone
-    programs().scan[(shape.splits, over(shape.c, t.channels))](
+    programs().scan[(shape.splits, ceil_div(shape.c, t.channels))](
         x, source, table, planes, partial, shape.pixels, shape.c // shape.align, shape.rows,
         shape.splits, ALIGN=shape.align, STATS=training, BP=t.pixels, BC=t.channels,
         num_warps=t.warps,
@@ -199,7 +221,7 @@ def _backward(
     """Gradients of the input and of the shift; sums [2, c]: those of bias and weight."""
     x = x.contiguous(memory_format=torch.channels_last)
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    shape, k, t = Shape(*x.shape), _programs_back(), TILES
+    shape, k, t = MapShape(*x.shape), _programs_backward(), TILES
     p, c, align = shape.pixels, shape.c, shape.align
     partial = coefficients.new_empty(2, shape.splits, c)
     planes = planes_of(x, source, table, partial, shape, training=False)
@@ -209,18 +231,18 @@ def _backward(
         x, planes, table, source, shift, coefficients, grad, moved, partial, p, c // align,
         shape.rows, shape.splits, ALIGN=align, BC=t.channels, BM=t.slots, **sizes,
     )  # fmt: skip
-    k.finish_reduce[(over(c, 8),)](partial, sums, c, shape.splits, **_tile_of_sums(shape))
-    back = planes.new_empty(planes.shape, dtype=torch.float32)
-    scratch = back.new_empty(shape.n, t.lanes, shape.h * shape.w)
-    parts = back.new_zeros(shape.n, c, 2)
-    whole = min(1024, power(shape.h * shape.w))
-    k.back_moved[(shape.n, t.lanes)](
-        planes, table, shift, coefficients, sums, moved, scratch, back, parts, p, c,
+    k.finish_reduce[(ceil_div(c, 8),)](partial, sums, c, shape.splits, **_tile_of_sums(shape))
+    plane_grad = planes.new_empty(planes.shape, dtype=torch.float32)
+    scratch = plane_grad.new_empty(shape.n, t.lanes, shape.h * shape.w)
+    parts = plane_grad.new_zeros(shape.n, c, 2)
+    whole = min(1024, next_power_of_2(shape.h * shape.w))
+    k.moved_backward[(shape.n, t.lanes)](
+        planes, table, shift, coefficients, sums, moved, scratch, plane_grad, parts, p, c,
         TRAINING=training, **sizes | {"BP": whole},
     )  # fmt: skip
     out = torch.empty_like(x)
-    k.back_own[(over(p, t.pixels), over(c, t.channels))](
-        x, grad, table, source, coefficients, sums, back, out, p, c // align, ALIGN=align,
+    k.own_backward[(ceil_div(p, t.pixels), ceil_div(c, t.channels))](
+        x, grad, table, source, coefficients, sums, plane_grad, out, p, c // align, ALIGN=align,
         TRAINING=training, BP=t.pixels, BC=t.channels, num_warps=t.warps,
     )  # fmt: skip
     return out, parts.sum(0), sums
@@ -260,8 +282,8 @@ def track(norm: nn.BatchNorm2d, batch: Float[Tensor, "2 c"]) -> None:
         return
     norm.num_batches_tracked.add_(1)  # ty: ignore[missing-union-attribute]  # a buffer
     running = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-    for kept, found in zip(running, batch.unbind(), strict=True):
-        kept.lerp_(found, norm.momentum)  # ty: ignore[no-matching-overload]  # never None
+    for kept, value in zip(running, batch.unbind(), strict=True):
+        kept.lerp_(value, norm.momentum)  # ty: ignore[no-matching-overload]  # never None
 
 
 def shifted_norm(

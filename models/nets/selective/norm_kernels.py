@@ -1,6 +1,6 @@
 """The Triton programs of :mod:`models.nets.selective.norm_gpu`. Imported only where they run.
 
-Maps are matrices [pixels, channels] in memory, P = n h w pixels. A program that reads them walks
+Maps are matrices [pixels, channels] in memory, P = n h w pixels. A program that reads them goes
 along channels. Re-used slots are computed along pixels, from the channels that they read, kept one
 after the other: ``planes`` [k, P]. No atomics, so results repeat bit for bit.
 """
@@ -37,7 +37,7 @@ def mark(source, table, C, BC: tl.constexpr):
 
 @triton.jit(do_not_specialize=["C"])
 def tabulate(source, table, C, BC: tl.constexpr, BI: tl.constexpr):
-    """Some slots and channels of a marked table: their places among all, by counting."""
+    """Some slots and channels of a marked table: their positions among all, by counting."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     root = tl.load(source + c, c < C, -1).to(tl.int32)
     moved = root >= 0
@@ -59,12 +59,12 @@ def tabulate(source, table, C, BC: tl.constexpr, BI: tl.constexpr):
         plane += tl.where(i < c[:, None], flag, 0)
         read += tl.where(i < root[:, None], flag, 0)
     first, turn, own = tl.sum(before, 1), tl.sum(rank, 1), tl.sum(plane, 1)
-    place, seen = first + turn, tl.sum(read, 1)
+    position, seen = first + turn, tl.sum(read, 1)
     flagged = tl.load(table + FLAG * C + c, c < C, 0) > 0
     tl.store(table + PLANE_OF * C + c, tl.where(flagged, own, -1), c < C)
     tl.store(table + CHANNEL * C + own, c, flagged)
-    tl.store(table + SLOT * C + place, c, moved)
-    tl.store(table + PLANE * C + place, seen, moved)
+    tl.store(table + SLOT * C + position, c, moved)
+    tl.store(table + PLANE * C + position, seen, moved)
     tl.store(table + FIRST * C + seen, first, moved & (turn == 0))
     if tl.program_id(0) == 0:
         tl.store(table + COUNTS * C, tl.sum(slots, 0))

@@ -40,7 +40,7 @@ def sample(
 
 def _taps(shift: Float[Tensor, "c"], size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Both neighbours of each clamped coordinate along an axis, and the weight of the second."""
-    place = torch.arange(size, device=shift.device) + shift[:, None]
-    place = place.clamp(0, size - 1)
-    low = place.detach().floor()
-    return low.long(), (low.long() + 1).clamp(max=size - 1), place - low
+    position = torch.arange(size, device=shift.device) + shift[:, None]
+    position = position.clamp(0, size - 1)
+    low = position.detach().floor()
+    return low.long(), (low.long() + 1).clamp(max=size - 1), position - low

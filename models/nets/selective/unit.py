@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from models.nets.preactivation import Unit
 from models.nets.selective import compact_gpu, conv_gpu, norm_gpu
-from models.nets.selective.compact_gpu import Laid
+from models.nets.selective.compact_gpu import CompactLayout
 from models.nets.selective.norm_cpu import TYPES, ShiftedNorm, gather
 from models.nets.selective.reference import sample
 
@@ -23,6 +23,12 @@ class GatedUnit(Unit):
 
     The gate is multiplied into the weight: the same output and gradients as on the activation,
     and no further map is kept.
+
+    Args:
+        c_in: slots, one an input channel.
+        c_out: output channels.
+        kernel: side of the filters, odd.
+        dropout: probability of dropping a value of the activation.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int, dropout: float = 0.0) -> None:
@@ -43,6 +49,12 @@ class SelectiveUnit(GatedUnit):
 
     ``source`` p [c] is -1 for the slot's own channel; ``shift`` s [c, 2] is along the width, then
     along the height. Fresh, it is the plain unit, bit for bit.
+
+    Args:
+        c_in: slots, one an input channel.
+        c_out: output channels.
+        kernel: side of the filters, odd.
+        dropout: probability of dropping a value of the activation.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int, dropout: float = 0.0) -> None:
@@ -102,7 +114,7 @@ class CompactUnit(nn.Module):
         self.register_buffer("offset", torch.zeros(slots))
         self.register_buffer("weight", torch.zeros(c_out, slots, kernel, kernel))
         self.channels = c_in
-        self.laid: Laid | None = None
+        self.layout: CompactLayout | None = None
         self.prepare()
         self.register_load_state_dict_post_hook(_prepare)
 
@@ -114,7 +126,7 @@ class CompactUnit(nn.Module):
         """
         refuse_others("root", self.root, 0, self.channels)
         slots = (self.root, self.shift, self.scale, self.offset, self.weight)
-        self.laid = compact_gpu.laid_out(*slots, self.channels) if self.root.is_cuda else None
+        self.layout = compact_gpu.build_layout(*slots, self.channels) if self.root.is_cuda else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CompactUnit":
         """What moves or converts the unit; the slots are laid out anew."""
@@ -123,21 +135,23 @@ class CompactUnit(nn.Module):
         return self
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        laid = self.laid
-        if laid and norm_gpu.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
-            return self._on_gpu(x, laid)
+        layout = self.layout
+        if layout and norm_gpu.fits(x) and not (torch.is_grad_enabled() and x.requires_grad):
+            return self._on_gpu(x, layout)
         own = (self.root, self.shift, self.scale, self.offset)
         if x.is_cuda or torch.compiler.is_compiling() or x.requires_grad or x.dtype not in TYPES:
             return self._convolve(self._activate(sample(x, self.root, self.shift)))
         pieces = x.split(max(1, PIECE_BYTES * len(x) // max(1, x.numel() * x.element_size())))
         return torch.cat([self._convolve(gather(piece, *own)) for piece in pieces])
 
-    def _on_gpu(self, x: Float[Tensor, "b c h w"], laid: Laid) -> Float[Tensor, "b o h w"]:
+    def _on_gpu(
+        self, x: Float[Tensor, "b c h w"], layout: CompactLayout
+    ) -> Float[Tensor, "b o h w"]:
         """By programs that find each slot among all channels: nothing is gathered."""
         if self.weight.shape[-1] == 1 and conv_gpu.fits(x, len(self.weight)):
-            return compact_gpu.compact_conv(x, laid)
-        a = compact_gpu.compact_norm(x, laid)
-        return functional.conv2d(a, laid.weight, padding=self.weight.shape[-1] // 2)
+            return compact_gpu.compact_conv(x, layout)
+        a = compact_gpu.compact_norm(x, layout)
+        return functional.conv2d(a, layout.weight, padding=self.weight.shape[-1] // 2)
 
     def _activate(self, z: Float[Tensor, "b slots h w"]) -> Float[Tensor, "b slots h w"]:
         mean, var = torch.zeros_like(self.scale), torch.ones_like(self.scale)
@@ -149,6 +163,12 @@ class CompactUnit(nn.Module):
 
 def refuse_others(field: str, read: Int64[Tensor, "s"], lowest: int, channels: int) -> None:
     """Refuse slots that read no channel: a program on a GPU would read beyond the map.
+
+    Args:
+        field: name of the tensor, for the message.
+        read: channel that each slot reads.
+        lowest: allowed number: -1 where it means the own channel.
+        channels: of the input.
 
     Raises:
         ValueError: if a number is not from ``lowest`` to the last of the channels.

@@ -155,7 +155,7 @@ class SaliencyEvaluate(_Graded):
             "graders": [{"id": "deletion"}, {"id": "insertion"}, {"id": "srg"}],
         },
     }
-    smallest: ClassVar[Mapping[str, Any]] = {"kind": "saliency.evaluate", **_SMALL}
+    minimal_example: ClassVar[Mapping[str, Any]] = {"kind": "saliency.evaluate", **_SMALL}
 
     kind: Literal["saliency.evaluate"]
 
@@ -201,7 +201,7 @@ class SaliencySweep(_Graded):
             "seeds": [0, 1, 2],
         },
     }
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "saliency.sweep",
         **_SMALL,
         "seeds": [0, 1],

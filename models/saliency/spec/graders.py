@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 from models.saliency.spec.parts import Baseline, Blur, Plain
 
 
-class Curve(Part):
+class Curve(SpecGroup):
     """Score while pixels are swapped in the order of the map (Petsiuk et al. 2018; Samek 2017).
 
     deletion and morf take the highest values first and lerf the lowest, from the image towards the
@@ -49,7 +49,7 @@ class Curve(Part):
         return (self.points + 1) * (self.shuffles + 1) * (2 if self.id == "srg" else 1)
 
 
-class RegionCurve(Part):
+class RegionCurve(SpecGroup):
     """Score while whole regions are replaced, in the order of the map's mean over them."""
 
     id: Literal["region_perturbation", "selectivity", "irof"] = Field(
@@ -72,7 +72,7 @@ class RegionCurve(Part):
         return self.regions + 1
 
 
-class Road(Part):
+class Road(SpecGroup):
     """Score with pixels imputed from their neighbours (Rong et al. 2022): (lerf - morf) / 2."""
 
     id: Literal["road"]
@@ -86,7 +86,7 @@ class Road(Part):
         return 2 * len(self.percent)
 
 
-class Infidelity(Part):
+class Infidelity(SpecGroup):
     """Mean of (<I, map> - (f(x) - f(x - I)))^2 over random I (Yeh et al. 2019, eq. 1)."""
 
     id: Literal["infidelity"]
@@ -105,7 +105,7 @@ class Infidelity(Part):
         return self.samples
 
 
-class Correlation(Part):
+class Correlation(SpecGroup):
     """Correlation of a subset's sum in the map with the fall of the score without it.
 
     faithfulness_correlation: Bhatt et al. 2020; sensitivity_n: Ancona et al. 2018.
@@ -126,7 +126,7 @@ class Correlation(Part):
         return self.runs
 
 
-class Monotonicity(Part):
+class Monotonicity(SpecGroup):
     """Rank correlation of groups' sums of the absolute map with what the score owes to them.
 
     The debt of a group is the mean square change of the score when uniform noise takes its place
@@ -144,7 +144,7 @@ class Monotonicity(Part):
         return self.groups * self.draws
 
 
-class Robustness(Part):
+class Robustness(SpecGroup):
     """Largest or mean relative change of the map under noise (Yeh et al. 2019)."""
 
     id: Literal["sensitivity_max", "sensitivity_avg"]
@@ -156,7 +156,7 @@ class Robustness(Part):
         return 0
 
 
-class Localisation(Part):
+class Localisation(SpecGroup):
     """Whether the map's maximum, or how much of its mass, lies in a box of the image."""
 
     id: Literal["pointing_game", "mass_in_box"]
@@ -177,7 +177,7 @@ class Localisation(Part):
         return 0
 
 
-class Randomisation(Part):
+class Randomisation(SpecGroup):
     """Likeness of the map to that of a net with new weights, or of another class (Adebayo 2018).
 
     efficient_mprt: relative rise of the entropy of the map's histogram when all layers are new

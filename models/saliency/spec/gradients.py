@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 
 
-class Meaningful(Part):
+class Meaningful(SpecGroup):
     """A smooth mask that keeps little and loses the class (Fong and Vedaldi 2017)."""
 
     id: Literal["meaningful"]
@@ -24,7 +24,7 @@ class Meaningful(Part):
         return self.iterations
 
 
-class Extremal(Part):
+class Extremal(SpecGroup):
     """The mask of a fixed area that keeps the class best (Fong, Patrick, Vedaldi 2019)."""
 
     id: Literal["extremal"]
@@ -44,7 +44,7 @@ class Extremal(Part):
         return self.iterations * len(self.areas) * (2 if self.variant == "dual" else 1)
 
 
-class Gradient(Part):
+class Gradient(SpecGroup):
     """Derivative of the score: its largest size over the channels, or times (x - baseline)."""
 
     id: Literal["gradient", "input_x_gradient"]
@@ -54,7 +54,7 @@ class Gradient(Part):
         return 1
 
 
-class IntegratedGradients(Part):
+class IntegratedGradients(SpecGroup):
     """Derivative averaged from the baseline to the image, times their difference."""
 
     id: Literal["integrated_gradients"]
@@ -65,7 +65,7 @@ class IntegratedGradients(Part):
         return self.steps
 
 
-class SmoothGrad(Part):
+class SmoothGrad(SpecGroup):
     """Mean size of the derivative under noise (Smilkov et al. 2017)."""
 
     id: Literal["smoothgrad"]
@@ -77,7 +77,7 @@ class SmoothGrad(Part):
         return self.samples
 
 
-class GradCam(Part):
+class GradCam(SpecGroup):
     """Maps of one layer weighted by their mean derivative (Selvaraju et al. 2017)."""
 
     id: Literal["gradcam"]

@@ -11,8 +11,8 @@ from models.core.spec import (
     Estimate,
     Int,
     MetricInfo,
-    Part,
     Spec,
+    SpecGroup,
 )
 from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.methods import (
@@ -69,7 +69,7 @@ Batch = Annotated[
 ]
 
 
-class Overlay(Part):
+class Overlay(SpecGroup):
     """How maps are drawn over the image."""
 
     colormap: Literal["RdBu_r", "PuOr_r", "coolwarm"] = Field(
@@ -235,7 +235,7 @@ class SaliencyMap(Explanation):
             "methods": [{"id": "rise", "masks": 1000, "estimator": "slope", "sampling": "balanced"}]
         },
     }
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "saliency.map",
         "model": {"pretrained": "efficientnet_lite0"},
         "images": [{"dataset": "photos", "index": 0}],

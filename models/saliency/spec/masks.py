@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 from models.saliency.spec.parts import Extent, pair
 
 
@@ -14,7 +14,7 @@ def positions(length: int, window: int, stride: int) -> int:
     return math.ceil((length - window) / stride) + 1
 
 
-class Windows(Part):
+class Windows(SpecGroup):
     """A window slid over the image."""
 
     window: Extent = Field(default=32, description="In pixels, one number or [height, width]")
@@ -49,7 +49,7 @@ class OcclusionRaw(Windows):
     id: Literal["occlusion_raw"]
 
 
-class EarlyStop(Part):
+class EarlyStop(SpecGroup):
     """When enough masks have been drawn."""
 
     spearman: float = Field(
@@ -58,7 +58,7 @@ class EarlyStop(Part):
     min_masks: Int = Field(default=256, ge=32, le=10**6, description="Draw at least these")
 
 
-class Rise(Part):
+class Rise(SpecGroup):
     """Randomised input sampling: scores under random smooth masks, put back on the mask."""
 
     id: Literal["rise"]
@@ -110,7 +110,7 @@ class Rise(Part):
         return self.masks
 
 
-class Grid(Part):
+class Grid(SpecGroup):
     """Equal rectangles."""
 
     id: Literal["grid"]
@@ -122,7 +122,7 @@ class Grid(Part):
         return self.rows**2
 
 
-class Slic(Part):
+class Slic(SpecGroup):
     """Superpixels by SLIC (Achanta et al. 2012) in the colours of the image."""
 
     id: Literal["slic"]
@@ -138,7 +138,7 @@ class Slic(Part):
 Segments = Annotated[Grid | Slic, Field(discriminator="id")]
 
 
-class FeatureAblation(Part):
+class FeatureAblation(SpecGroup):
     """Fall of the score when one segment of the image is replaced, at every pixel of it."""
 
     id: Literal["feature_ablation"]
@@ -151,7 +151,7 @@ class FeatureAblation(Part):
         return self.segments.most
 
 
-class _Surrogate(Part):
+class _Surrogate(SpecGroup):
     """A linear model of the score over which segments are kept."""
 
     segments: Segments = Field(
@@ -207,7 +207,7 @@ class KernelShap(_Surrogate):
         return self.samples + 2
 
 
-class ShapleyExact(Part):
+class ShapleyExact(SpecGroup):
     """Shapley values from all coalitions of at most 12 segments; the reference of the others."""
 
     id: Literal["shapley_exact"]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from models.core.spec import ArtifactRef, Part
+from models.core.spec import ArtifactRef, SpecGroup
 from models.saliency.spec.gradients import (
     Extremal,
     GradCam,
@@ -26,7 +26,7 @@ from models.saliency.spec.masks import (
 from models.saliency.spec.parts import pair
 
 
-class Control(Part):
+class Control(SpecGroup):
     """A map that knows nothing of the net; a grader that cannot beat it grades nothing."""
 
     id: Literal["random", "centre_gaussian", "edge", "constant"] = Field(
@@ -39,7 +39,7 @@ class Control(Part):
         return 0
 
 
-class Given(Part):
+class Given(SpecGroup):
     """Maps of another job, to be graded beside those made here."""
 
     name: str = Field(

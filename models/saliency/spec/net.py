@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from models.core.spec import ArtifactRef, DatasetRef, Int, Part
+from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 from models.nets.spec import ResidualFamily
 
 PRETRAINED_SIZE = 224
@@ -15,7 +15,7 @@ Channels = Annotated[list[float], Field(min_length=1, max_length=16)]
 Sides = Annotated[list[Annotated[Int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
 
 
-class Pretrained(Part):
+class Pretrained(SpecGroup):
     """A net whose trained weights come with a Python package of the extra ``samples``."""
 
     pretrained: Literal["efficientnet_lite0"] = Field(
@@ -23,7 +23,7 @@ class Pretrained(Part):
     )
 
 
-class Input(Part):
+class Input(SpecGroup):
     """How pixels in [0, 1] reach a net: resized, cropped, (pixel - mean) / std."""
 
     size: Sides | None = Field(
@@ -50,7 +50,7 @@ class Input(Part):
         return self
 
 
-class LibraryNet(Part):
+class LibraryNet(SpecGroup):
     """An architecture of timm or torchvision, where that package is installed."""
 
     library: Literal["timm", "torchvision"]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from models.core.spec import DatasetRef, Int, Part
+from models.core.spec import DatasetRef, Int, SpecGroup
 
 
 def form(value: Any) -> str | None:
@@ -31,7 +31,7 @@ def pair(extent: int | list[int]) -> tuple[int, int]:
     return (extent, extent) if isinstance(extent, int) else (extent[0], extent[1])
 
 
-class Plain(Part):
+class Plain(SpecGroup):
     """A baseline without parameters."""
 
     id: Literal["zero", "black", "white", "gray", "channel_mean", "dataset_mean"] = Field(
@@ -40,7 +40,7 @@ class Plain(Part):
     )
 
 
-class Constant(Part):
+class Constant(SpecGroup):
     """One colour."""
 
     id: Literal["constant"]
@@ -62,7 +62,7 @@ class Constant(Part):
         return self
 
 
-class Blur(Part):
+class Blur(SpecGroup):
     """The image itself, blurred."""
 
     id: Literal["blur"]
@@ -71,7 +71,7 @@ class Blur(Part):
     )
 
 
-class Noise(Part):
+class Noise(SpecGroup):
     """A random baseline; scores are means over the draws."""
 
     id: Literal["uniform_noise", "shuffle"] = Field(
@@ -82,7 +82,7 @@ class Noise(Part):
     seed: Int = Field(default=0, ge=0, lt=2**32, description="Added to the job's seed")
 
 
-class GaussianNoise(Part):
+class GaussianNoise(SpecGroup):
     """Independent normal values around the mean of the net's data; scores are means over draws."""
 
     id: Literal["gaussian_noise"]
@@ -107,14 +107,14 @@ class ImageRef(DatasetRef):
         return self.dataset, self.split, self.index
 
 
-class OtherImage(Part):
+class OtherImage(SpecGroup):
     """Another image of any dataset, built in or uploaded, at the size of the net's input."""
 
     id: Literal["other_image"]
     image: ImageRef
 
 
-class LocalMean(Part):
+class LocalMean(SpecGroup):
     """The mean colour around the removed region; of the whole image where nothing is left."""
 
     id: Literal["local_mean"]
@@ -123,7 +123,7 @@ class LocalMean(Part):
     )
 
 
-class NoisyLinear(Part):
+class NoisyLinear(SpecGroup):
     """Removed pixels follow from their neighbours, with a little noise (Rong et al. 2022)."""
 
     id: Literal["noisy_linear"]
@@ -142,7 +142,7 @@ MapBaseline = Annotated[
 ]
 
 
-def draws(baseline: Part) -> int:
+def draws(baseline: SpecGroup) -> int:
     """How many images a baseline stands for: 1 unless it is random."""
     return getattr(baseline, "draws", 1)
 

@@ -69,7 +69,7 @@ class CoarseFloods:
         worlds = [lesson.world for lesson in lessons]
         alike = len({lesson.dx for lesson in lessons}) == 1
         fits = alike and all(can_run(*world, self.physics) for world in worlds)
-        self.batch = math.ceil(min(spec.batch_size, len(lessons)) / ranks.size())
+        self.batch = math.ceil(min(spec.batch_size, len(lessons)) / ranks.world_size())
         if device.startswith("cuda") and fits:
             self._prepare([lesson.world for lesson in lessons], device)
         else:

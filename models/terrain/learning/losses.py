@@ -46,9 +46,9 @@ def tamed(grad: Float[Tensor, "b ny nx"], room: int = 0) -> Float[Tensor, "b ny 
 
 def _from_all(values: Tensor) -> Tensor:
     """The values of all processes, one after the other."""
-    if ranks.size() == 1:
+    if ranks.world_size() == 1:
         return values
-    parts = [torch.empty_like(values) for _ in range(ranks.size())]
+    parts = [torch.empty_like(values) for _ in range(ranks.world_size())]
     dist.all_gather(parts, values)
     return torch.cat(parts)
 

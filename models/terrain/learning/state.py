@@ -64,7 +64,7 @@ def flood_fine(plan: Plan, state: State) -> None:
     lessons, known = plan.train + plan.test, _known(plan)
     while len(state.depths) < len(lessons):
         first = len(state.depths)
-        mine = min(first + ranks.index(), len(lessons) - 1)
+        mine = min(first + ranks.rank(), len(lessons) - 1)
         key = samples.key_of(plan.spec, lessons[mine])
         depth = known[key] if key in known else _fine_depth(plan, lessons[mine])
         every = _from_all(depth, plan, lessons[mine])
@@ -98,11 +98,11 @@ def _fine_depth(plan: Plan, lesson: Lesson) -> Tensor | None:
 
 def _from_all(depth: Tensor | None, plan: Plan, lesson: Lesson) -> list[Tensor] | None:
     """The floods of all processes in order; None where one of them was stopped."""
-    if ranks.size() == 1:
+    if ranks.world_size() == 1:
         return None if depth is None else [depth]
     shape = (plan.spec.targets, *lesson.world.ground.z.shape[1:])
     mine = torch.full(shape, torch.nan) if depth is None else depth.contiguous()
-    every = [torch.empty(shape) for _ in range(ranks.size())]
+    every = [torch.empty(shape) for _ in range(ranks.world_size())]
     dist.all_gather(every, mine)
     return every if all(bool(x.isfinite().all()) for x in every) else None
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Part, Spec
+from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
 from models.terrain.spec.parts import (
     CELL_STEPS,
     CELLS,
@@ -139,7 +139,7 @@ class TerrainSimulate(_Flood):
         ArtifactInfo("flood.gif", "image", "the flood over time"),
         ArtifactInfo("report.json", "report", "all figures of the result, versions"),
     )
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "terrain.simulate",
         "terrain": {"synthetic": TINY},
         "duration_s": 120.0,
@@ -152,7 +152,7 @@ class TerrainSimulate(_Flood):
     animation: bool = Field(default=True, description="Leave flood.gif as well")
 
 
-class Tune(Part):
+class Tune(SpecGroup):
     """Floods of this one terrain under which its coarse heights are improved."""
 
     water: list[Waters] = Field(
@@ -182,7 +182,7 @@ class TerrainDownsample(_OnTerrain):
         ArtifactInfo("coarse.png", "image", "fine and coarse terrain, and their difference"),
         ArtifactInfo("report.json", "report", "sizes, padding, method, versions"),
     )
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "terrain.downsample",
         "terrain": {"synthetic": TINY},
         "factor": 8,
@@ -237,7 +237,7 @@ class TerrainCompare(_Flood):
         ArtifactInfo("extent.png", "image", "hits, misses, false alarms"),
         ArtifactInfo("report.json", "report", "all figures, versions"),
     )
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "terrain.compare",
         "terrain": {"synthetic": TINY},
         "duration_s": 120.0,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from models.core.spec import ArtifactRef, DatasetRef, Int, Part
+from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 
 Edge = Literal["left", "right", "top", "bottom"]
 Metres = Annotated[float, Field(gt=0, le=1e7)]
@@ -14,7 +14,7 @@ CELLS = 50_000_000
 CELL_STEPS = 1e13  # what one job may ask of the solver; hours on a GPU, a day on a few cores
 
 
-class Area(Part):
+class Area(SpecGroup):
     """A rectangle of cells of a raster."""
 
     row: Int = Field(default=0, ge=0, description="First row, from the top")
@@ -41,7 +41,7 @@ class ArtifactTerrain(ArtifactRef):
     area: Area | None = None
 
 
-class Synthetic(Part):
+class Synthetic(SpecGroup):
     """Hills of spectral noise with a tilted valley, its channel, levees, roads and buildings."""
 
     rows: Int = Field(default=256, ge=8, le=8192)
@@ -60,7 +60,7 @@ class Synthetic(Part):
     variant: Int = Field(default=0, ge=0, lt=2**31, description="Which one; part of its seed")
 
 
-class SyntheticTerrain(Part):
+class SyntheticTerrain(SpecGroup):
     """A generated terrain."""
 
     synthetic: Synthetic
@@ -95,14 +95,14 @@ Map = Annotated[
 ]
 
 
-class Moment(Part):
+class Moment(SpecGroup):
     """A value at a time; between two moments it changes linearly."""
 
     time_s: float = Field(ge=0, le=1e9)
     value: float = Field(ge=0, le=1e7)
 
 
-class Varying(Part):
+class Varying(SpecGroup):
     """Something constant, or a series of moments."""
 
     series: list[Moment] | None = Field(
@@ -122,7 +122,7 @@ class Varying(Part):
             raise ValueError("series: the times must rise")
 
 
-class Segment(Part):
+class Segment(SpecGroup):
     """A stretch of an edge of the terrain."""
 
     edge: Edge
@@ -188,7 +188,7 @@ class Rain(Varying):
         return self
 
 
-class Valley(Part):
+class Valley(SpecGroup):
     """Inflow at the middle of the edge opposite to the lowest border cell, outflow there."""
 
     type: Literal["valley"]
@@ -215,7 +215,7 @@ def alpha_max(theta: float, *, authors_step: bool = False) -> float:
     return min(1.0, (1.8 if authors_step else 0.9) * math.sqrt(theta / 2))
 
 
-class Solver(Part):
+class Solver(SpecGroup):
     """Constants of the shallow-water scheme.
 
     The scheme is linearly stable in two dimensions for Courant numbers up to sqrt(theta / 2), of

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Part, Spec
+from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
 from models.terrain.spec.floods import TINY, check_work, steps_of
 from models.terrain.spec.parts import (
     DatasetTerrain,
@@ -20,7 +20,7 @@ from models.terrain.spec.parts import (
 )
 
 
-class Scenes(Part):
+class Scenes(SpecGroup):
     """Terrains to train on: generated ones, and tiles of rasters, split by source."""
 
     synthetic: Synthetic | None = Field(
@@ -57,7 +57,7 @@ class TerrainTrain(Spec):
         ArtifactInfo("history.png", "image", "loss and error ratio over the epochs"),
         ArtifactInfo("report.json", "report", "all figures, data hash, versions"),
     )
-    smallest: ClassVar[Mapping[str, Any]] = {
+    minimal_example: ClassVar[Mapping[str, Any]] = {
         "kind": "terrain.train",
         "scenes": {"synthetic": TINY, "train": 2, "test": 1},
         "factor": 8,

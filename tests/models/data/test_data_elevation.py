@@ -40,8 +40,8 @@ def test_three_formats(tmp_path):
 
 
 def test_feet_become_metres(tmp_path):
-    found = elevation.check(geotiff(tmp_path / "content", crs="EPSG:2225"), None)
-    assert found["cell_size_m"] == pytest.approx(2 * 0.3048, rel=1e-5)
+    actual = elevation.check(geotiff(tmp_path / "content", crs="EPSG:2225"), None)
+    assert actual["cell_size_m"] == pytest.approx(2 * 0.3048, rel=1e-5)
 
 
 def npy(path, values):
@@ -81,8 +81,8 @@ def test_refusals(make, size, match, tmp_path):
 
 
 def test_declared_nodata_may_be_nan(tmp_path):
-    found = elevation.check(geotiff(tmp_path / "content", with_nan(), nodata=np.nan), None)
-    assert found["rows"] == 6
+    actual = elevation.check(geotiff(tmp_path / "content", with_nan(), nodata=np.nan), None)
+    assert actual["rows"] == 6
 
 
 @pytest.mark.parametrize("keep", [3, 200])

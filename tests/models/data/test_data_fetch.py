@@ -101,7 +101,7 @@ def server(monkeypatch):
             Handler.served[path] = content
             digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
             url = f"http://127.0.0.1:{httpd.server_port}{path}"
-            sources.append(fetch.Source(url, digest))
+            sources.append(fetch.SourceFile(url, digest))
         table[name] = fetch.SETS[name]._replace(sources=tuple(sources))
     monkeypatch.setattr(fetch, "SETS", table)
     yield table
@@ -118,17 +118,17 @@ def run(tmp_path):
 
 @pytest.mark.parametrize("name", CONTENT)
 def test_set_becomes_an_npz_that_an_upload_may_be(name, server, run):
-    found = fetch.fetch(name, run.dir, run)
-    arrays = files.read_images(run.dir / found["file"])
+    actual = fetch.fetch(name, run.dir, run)
+    arrays = files.read_images(run.dir / actual["file"])
     images = GREY[..., None] if "mnist" in name else RGB
     np.testing.assert_array_equal(arrays.train.images, images[:5])
     np.testing.assert_array_equal(arrays.test.images, images[5:])
     np.testing.assert_array_equal(arrays.train.labels, LABELS[:5])
     np.testing.assert_array_equal(arrays.test.labels, LABELS[5:])
-    assert len(arrays.classes) == found["classes"] == (100 if name == "cifar100" else 10)
-    assert (found["train"], found["test"]) == (5, 1)
-    with (run.dir / found["file"]).open("rb") as file:
-        assert found["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
+    assert len(arrays.classes) == actual["classes"] == (100 if name == "cifar100" else 10)
+    assert (actual["train"], actual["test"]) == (5, 1)
+    with (run.dir / actual["file"]).open("rb") as file:
+        assert actual["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
     lines = (run.dir / "events.jsonl").read_text().splitlines()
     assert {json.loads(line)["unit"] for line in lines} == {"byte"}
 
@@ -166,7 +166,9 @@ def test_a_stop_leaves_a_part_to_go_on_from(server, run):
 def test_unknown_set_and_dead_address(server, run, monkeypatch):
     with pytest.raises(DataError, match="there are cifar10, cifar100"):
         fetch.fetch("imagenet", run.dir, run)
-    dead = server["svhn"]._replace(sources=(fetch.Source("http://127.0.0.1:9/x.mat", "0" * 32),))
+    dead = server["svhn"]._replace(
+        sources=(fetch.SourceFile("http://127.0.0.1:9/x.mat", "0" * 32),)
+    )
     monkeypatch.setitem(fetch.SETS, "svhn", dead)
     with pytest.raises(DataMissingError, match=r"127\.0\.0\.1:9"):
         fetch.fetch("svhn", run.dir, run)

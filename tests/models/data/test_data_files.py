@@ -48,11 +48,11 @@ def table(images=IMAGES, labels=LABELS, names=NAMES, column="label"):
         [{"bytes": picture(pixels), "path": None} for pixels in images],
         pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
     )
-    found = pa.table({"image": image, column: pa.array(labels)})
+    actual = pa.table({"image": image, column: pa.array(labels)})
     if names is None:
-        return found
+        return actual
     note = {"info": {"features": {column: {"names": names, "_type": "ClassLabel"}}}}
-    return found.replace_schema_metadata({"huggingface": json.dumps(note)})
+    return actual.replace_schema_metadata({"huggingface": json.dumps(note)})
 
 
 def parquet_bytes(**fields) -> bytes:
@@ -88,11 +88,11 @@ def write(kind, path):
 @pytest.mark.parametrize("kind", ["npz", "image_folder", "parquet"])
 def test_every_format_gives_the_same_images(kind, tmp_path):
     path = write(kind, tmp_path / "content")
-    found = files.read_images(path)
-    assert found.classes == NAMES
-    assert (len(found.train.labels), len(found.test.labels)) == (24, 6)
-    assert np.bincount(found.test.labels).tolist() == [2, 2, 2]
-    both = files.Labelled(*(np.concatenate(pair) for pair in zip(*found[:2], strict=True)))
+    actual = files.read_images(path)
+    assert actual.classes == NAMES
+    assert (len(actual.train.labels), len(actual.test.labels)) == (24, 6)
+    assert np.bincount(actual.test.labels).tolist() == [2, 2, 2]
+    both = files.Labelled(*(np.concatenate(pair) for pair in zip(*actual[:2], strict=True)))
     for got, expected in zip(by_label(both), by_label(files.Labelled(IMAGES, LABELS)), strict=True):
         np.testing.assert_array_equal(got, expected)
     counts = {"train": 24, "test": 6, "classes": 3, "height": 5, "width": 4, "channels": 3}
@@ -134,13 +134,13 @@ def both_parts(kind, path):
 
 @pytest.mark.parametrize("kind", ["npz", "image_folder", "parquet"])
 def test_a_test_part_is_kept_as_it_is(kind, tmp_path):
-    found = files.read_images(both_parts(kind, tmp_path / "content"))
-    for part, expected in ((found.train, slice(None, 20)), (found.test, slice(20, None))):
+    actual = files.read_images(both_parts(kind, tmp_path / "content"))
+    for part, expected in ((actual.train, slice(None, 20)), (actual.test, slice(20, None))):
         labels, images = by_label(part)
         wanted = by_label(files.Labelled(IMAGES[expected], LABELS[expected]))
         np.testing.assert_array_equal(labels, wanted[0])
         np.testing.assert_array_equal(images, wanted[1])
-    assert found.classes == (["0", "1", "2"] if kind == "npz" else NAMES)
+    assert actual.classes == (["0", "1", "2"] if kind == "npz" else NAMES)
 
 
 @given(st.lists(st.integers(0, 4), min_size=10, max_size=80), st.floats(0.1, 0.6))
@@ -312,7 +312,7 @@ def test_array_headers_that_promise_too_much_are_refused(tmp_path, monkeypatch):
 
 def test_grey_and_fortran_arrays_are_read_right(tmp_path):
     grey = np.asfortranarray(IMAGES[..., 0])
-    found = files.read_images(
+    actual = files.read_images(
         save_npz(
             tmp_path / "content",
             train_images=grey,
@@ -321,8 +321,8 @@ def test_grey_and_fortran_arrays_are_read_right(tmp_path):
             test_labels=LABELS.astype(np.uint8),
         )
     )
-    np.testing.assert_array_equal(found.train.images[..., 0], grey)
-    assert found.test.labels.dtype == np.int64
+    np.testing.assert_array_equal(actual.train.images[..., 0], grey)
+    assert actual.test.labels.dtype == np.int64
 
 
 # -- pictures ------------------------------------------------------------------------------------

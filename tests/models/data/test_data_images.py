@@ -65,8 +65,8 @@ def test_augmentation_is_a_window_of_the_padded_image_or_its_mirror(data):
             for j in range(5)
             for flip in (False, True)
         }
-        (found,) = [key for key, window in windows.items() if torch.equal(window, x[k])]
-        seen.add(found)
+        (actual,) = [key for key, window in windows.items() if torch.equal(window, x[k])]
+        seen.add(actual)
     assert len(seen) > 10
     again, _ = images.batch(data, chosen, Augment(crop_padding=2, flip=True), 7, 3)
     other, _ = images.batch(data, chosen, Augment(crop_padding=2, flip=True), 7, 4)

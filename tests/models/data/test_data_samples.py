@@ -12,17 +12,17 @@ from models.data.builtin import BUILTIN
 
 def test_digits_are_what_the_list_promises():
     pytest.importorskip("sklearn", reason="extra samples")
-    found = samples.images("digits")
+    actual = samples.images("digits")
     counts = BUILTIN["digits"].counts
-    assert found.train.images.shape == (counts["train"], 8, 8, 1)
-    assert found.test.images.shape == (counts["test"], 8, 8, 1)
-    assert found.train.images.dtype == np.uint8
-    assert (found.train.images.min(), found.train.images.max()) == (0, 255)
-    share = np.bincount(found.test.labels) / np.bincount(
-        np.concatenate([found.train.labels, found.test.labels])
+    assert actual.train.images.shape == (counts["train"], 8, 8, 1)
+    assert actual.test.images.shape == (counts["test"], 8, 8, 1)
+    assert actual.train.images.dtype == np.uint8
+    assert (actual.train.images.min(), actual.train.images.max()) == (0, 255)
+    share = np.bincount(actual.test.labels) / np.bincount(
+        np.concatenate([actual.train.labels, actual.test.labels])
     )
     assert np.abs(share - 360 / 1797).max() < 1 / 170
-    np.testing.assert_array_equal(found.test.images, samples.images("digits").test.images)
+    np.testing.assert_array_equal(actual.test.images, samples.images("digits").test.images)
 
 
 def test_photos_are_colour_pictures():

@@ -5,7 +5,7 @@ import torch
 
 from models.dynamic_downsampling import cost
 from models.dynamic_downsampling.cheap import install
-from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.pooled_conv import Switch
 from models.nets.build import build_net
 from models.nets.spec import ResidualNet
@@ -62,8 +62,8 @@ def test_other_sizes(name, size, ratios):
     """Property 14."""
     wanted = [{"kernel_pool": "none"}, {"kernel_layers": ["stages.*"]}, {}]
     for down, ratio in zip(wanted, ratios, strict=True):
-        found = count(name, 224, 1000, "7x7", input_scale=size / 224, **down)
-        assert found.ratio == pytest.approx(ratio, abs=6e-4)
+        actual = count(name, 224, 1000, "7x7", input_scale=size / 224, **down)
+        assert actual.ratio == pytest.approx(ratio, abs=6e-4)
 
 
 @pytest.mark.parametrize(

@@ -67,30 +67,30 @@ def test_times_predict_seconds_and_saving(data, make_spec, new_run, k):
     down = {"cheap_batch_multiplier": k}
     down["schedule"] = {"type": "list", "intervals": [{"start": 0.0, "end": 10 / 24}]}
     setup = prepare(make_spec(downsample=down, compare_baseline=True), data, new_run())
-    found = method.prediction(setup, timed(8.0, 3.0 * k))
-    assert found["cheap_share"] == pytest.approx(10 / 24)
-    assert found["measured_ratio"] == pytest.approx(3 / 8)
-    assert found["predicted_saving_measured_ratio"] == pytest.approx(10 / 24 * 5 / 8)
-    assert found["plain_seconds"] == pytest.approx(24 * 0.008)
-    assert found["train_seconds"] == pytest.approx(14 * 0.008 + 10 * 0.003)
-    assert found["job_seconds"] == pytest.approx(24 * 0.008 + 2 * (14 * 0.008 + 10 * 0.003))
-    assert found["equal_time_plain_steps"] == round(24 * (14 * 8 + 10 * 3) / (24 * 8))
+    actual = method.prediction(setup, timed(8.0, 3.0 * k))
+    assert actual["cheap_share"] == pytest.approx(10 / 24)
+    assert actual["measured_ratio"] == pytest.approx(3 / 8)
+    assert actual["predicted_saving_measured_ratio"] == pytest.approx(10 / 24 * 5 / 8)
+    assert actual["plain_seconds"] == pytest.approx(24 * 0.008)
+    assert actual["train_seconds"] == pytest.approx(14 * 0.008 + 10 * 0.003)
+    assert actual["job_seconds"] == pytest.approx(24 * 0.008 + 2 * (14 * 0.008 + 10 * 0.003))
+    assert actual["equal_time_plain_steps"] == round(24 * (14 * 8 + 10 * 3) / (24 * 8))
 
 
 def test_no_time_of_cheap_steps_gives_no_prediction(data, make_spec, new_run):
-    found = method.prediction(prepare(make_spec(), data, new_run()), timed(8.0, None))
-    assert found["predicted_saving_measured_ratio"] is None
-    assert "train_seconds" not in found
+    actual = method.prediction(prepare(make_spec(), data, new_run()), timed(8.0, None))
+    assert actual["predicted_saving_measured_ratio"] is None
+    assert "train_seconds" not in actual
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_probe_takes_both_kinds_of_steps(make_plan, planned, k):
-    result, told = planned(make_plan(downsample={"cheap_batch_multiplier": k}))
+    result, plan_file = planned(make_plan(downsample={"cheap_batch_multiplier": k}))
     assert result["steps"] == 24
     assert result["measured_ratio"] > 0
     costs = result["cheap_share"] * (1 - result["flop_ratio"])
     assert result["predicted_saving"] == pytest.approx(costs)
-    pooled = [layer for layer in told["layers"] if layer["cheap_kernel"] < layer["kernel"]]
+    pooled = [layer for layer in plan_file["layers"] if layer["cheap_kernel"] < layer["kernel"]]
     assert pooled
     assert all(min(layer["full_ms"], layer["pooled_ms"]) > 0 for layer in pooled)
 
@@ -99,14 +99,14 @@ def test_the_probe_times_every_size(make_plan, planned):
     """Two sizes take turns with full steps, so each has samples after its first five."""
     parts = [{"start": 0.0, "end": 0.25}, {"start": 0.25, "end": 0.5, "input_scale": 0.75}]
     down = {"schedule": {"type": "list", "intervals": parts}}
-    result, told = planned(make_plan(downsample=down))
+    result, plan_file = planned(make_plan(downsample=down))
     assert set(result["median_step_ms"]) == {"full", "cheap 8 x 8", "cheap 12 x 12"}
     assert None not in result["median_step_ms"].values()
     assert result["train_seconds"] == pytest.approx(
         (12 * result["median_step_ms"]["full"] + 6 * result["median_step_ms"]["cheap 8 x 8"]
          + 6 * result["median_step_ms"]["cheap 12 x 12"]) / 1000
     )  # fmt: skip
-    assert told["cheap_sizes"] == [[8, 8], [12, 12]]
+    assert plan_file["cheap_sizes"] == [[8, 8], [12, 12]]
 
 
 def test_a_plan_of_a_plain_training_saves_nothing(make_plan, planned):
@@ -125,8 +125,8 @@ def test_auto_leaves_full_what_is_slower_pooled(make_plan, planned, monkeypatch)
 
     every, _ = planned(make_plan())
     monkeypatch.setattr(method, "layer_times", times)
-    auto, told = planned(make_plan(downsample={"kernel_layers": "auto"}))
+    auto, plan_file = planned(make_plan(downsample={"kernel_layers": "auto"}))
     assert auto["flop_ratio"] > every["flop_ratio"]
-    (left,) = [layer for layer in told["layers"] if layer.get("auto") == "full"]
+    (left,) = [layer for layer in plan_file["layers"] if layer.get("auto") == "full"]
     assert left["name"] == slow
     assert left["cheap_kernel"] == left["kernel"]

@@ -1,4 +1,4 @@
-"""Pooled convolutions: the algebra of section 2 and properties 1 to 8 of the method."""
+"""Pooled convolutions: section 2 and properties 1 to 8 of the method's README."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.dynamic_downsampling.cheap import install
-from models.dynamic_downsampling.parts import Downsample
+from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.pooled_conv import (
     GROW,
     HIGH,
@@ -201,8 +201,8 @@ def stack(depth, policy):
 
 def centroid(image):
     weight = image / image.sum()
-    places = torch.arange(len(image), dtype=torch.float64)
-    return torch.stack([(weight.sum(1) * places).sum(), (weight.sum(0) * places).sum()])
+    positions = torch.arange(len(image), dtype=torch.float64)
+    return torch.stack([(weight.sum(1) * positions).sum(), (weight.sum(0) * positions).sum()])
 
 
 @pytest.mark.parametrize(("policy", "drift"), [("alternate", 0.0), ("low", 8.0), ("high", -8.0)])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.dynamic_downsampling.parts import Downsample, Schedule
+from models.dynamic_downsampling.fields import Downsample, Schedule
 from models.dynamic_downsampling.schedule import (
     decide,
     digest,

@@ -18,15 +18,15 @@ from models.data.spec import Augment
 from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling import train as method
 from models.dynamic_downsampling.cheap import dry_run, install, shrink, time_layers
+from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher, reestimate
-from models.dynamic_downsampling.parts import Downsample
 from models.dynamic_downsampling.pooled_conv import Switch
 from models.dynamic_downsampling.setup import new_net, prepare
 from models.nets.files import load_net
 from models.supervised.clock import StepClock
 from models.supervised.evaluate import Scores
+from models.supervised.hooks import SubRun
 from models.supervised.loop import Fitted, fit
-from models.supervised.state import Arm
 from models.supervised.steps import FULL, Batch, cross_entropy, learning_rate
 
 STEPS = 24
@@ -43,8 +43,8 @@ def plain_trainer(spec, data):
     )
     per_epoch, warm = len(data.train) // size, math.ceil(hyper.warmup * STEPS)
     for step in range(STEPS):
-        epoch, place = divmod(step, per_epoch)
-        chosen = images.order(len(data.train), spec.seed, epoch)[place * size : (place + 1) * size]
+        epoch, index = divmod(step, per_epoch)
+        chosen = images.order(len(data.train), spec.seed, epoch)[index * size : (index + 1) * size]
         x, labels = images.batch(data, chosen, spec.images.augment, spec.seed, step)
         decayed = hyper.lr * (1 + math.cos(math.pi * (step - warm) / (STEPS - warm))) / 2
         rate = hyper.lr * (step + 1) / warm if step < warm else decayed
@@ -58,7 +58,7 @@ def plain_trainer(spec, data):
 
 def train_with(spec, data, run):
     setup = prepare(spec, data, run)
-    fitted = method.fit_cheap(setup, run, Arm())
+    fitted = method.fit_cheap(setup, run, SubRun())
     return setup, fitted
 
 
@@ -82,8 +82,8 @@ def test_no_downsampling_is_the_plain_trainer(data, make_spec, new_run, down):
     spec = make_spec(downsample=down)
     setup, _ = train_with(spec, data, new_run())
     expected = plain_trainer(spec, data)
-    found = parameters_of(setup)
-    for name, tensor in found.items():
+    actual = parameters_of(setup)
+    for name, tensor in actual.items():
         assert torch.equal(tensor, expected[name]), name
 
 
@@ -211,7 +211,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, down):
 
     setup.net.register_forward_hook(lambda *_: stop_in_step_13())
     with pytest.raises(StoppedError):
-        method.fit_cheap(setup, stopped, Arm())
+        method.fit_cheap(setup, stopped, SubRun())
     step = events(stopped, "artifact")[-1]["step"]  # 13, or more with steps of several batches
     resumed = new_run(resume=stopped, step=step)
     again, fitted = train_with(spec, data, resumed)
@@ -219,7 +219,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, down):
     whole = prepare(spec, data, whole_run)
     if down.get("kernel_layers") == "auto":  # timed anew, so take over the first run's answer
         whole = prepare(spec, data, new_run(resume=stopped, step=step))
-    expected = method.fit_cheap(whole, whole_run, Arm())
+    expected = method.fit_cheap(whole, whole_run, SubRun())
     assert fitted.steps == expected.steps == STEPS
     assert again.decisions == whole.decisions
     for name, tensor in whole.net.state_dict().items():
@@ -369,8 +369,8 @@ def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     (result,) = (event["values"] for event in events(run, "result"))
     assert result["steps"] == {"full": 14, "cheap": 10}
     assert result["predicted_saving"] == pytest.approx(10 / 24 * (1 - result["flop_ratio"]))
-    told = result["train_seconds"] / result["baseline_train_seconds"]
-    assert result["saving"] == pytest.approx(1 - told)
+    ratio = result["train_seconds"] / result["baseline_train_seconds"]
+    assert result["saving"] == pytest.approx(1 - ratio)
     assert result["shorter_steps"] == 15
     gain = result["test_accuracy"] - result["shorter_test_accuracy"]
     assert result["gain_over_shorter"] == pytest.approx(gain)
@@ -389,7 +389,7 @@ def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     assert int(rows[-1]["full_steps"]) + int(rows[-1]["cheap_steps"]) == 24
 
 
-def told(seconds, warmup_seconds, steps=20):
+def fitted_in(seconds, warmup_seconds, steps=20):
     """A training that took so long."""
     clock = StepClock("cpu")
     clock.seconds, clock.warmup_seconds = seconds, warmup_seconds
@@ -398,23 +398,21 @@ def told(seconds, warmup_seconds, steps=20):
 
 def test_shorter_training_has_the_time_of_the_cheap_one():
     """Steps in proportion to the time after the warm-up: (7 - 1) of (12 - 2) seconds."""
-    assert baselines.equal_time_steps(told(7.0, 1.0), told(12.0, 2.0)) == 12
-    assert baselines.equal_time_steps(told(1.01, 1.0), told(12.0, 2.0)) == 1
+    assert baselines.equal_time_steps(fitted_in(7.0, 1.0), fitted_in(12.0, 2.0)) == 12
+    assert baselines.equal_time_steps(fitted_in(1.01, 1.0), fitted_in(12.0, 2.0)) == 1
 
 
 def test_shorter_training_ends_with_its_schedule(data, make_spec, new_run):
-    """Arm (f): its rates are those of a run of its length; nothing is trained twice."""
+    """Comparison: its rates are those of a run of its length; nothing is trained twice."""
     setup, run = prepare(make_spec(), data, new_run()), new_run()
-    plain = told(12.0, 2.0, steps=24)
-    shorter = baselines.train_shorter(setup, run, told(7.0, 1.0), plain)
+    plain = fitted_in(12.0, 2.0, steps=24)
+    shorter = baselines.train_shorter(setup, run, fitted_in(7.0, 1.0), plain)
     assert shorter.steps == 14
-    by_hand = fit(
-        new_net(setup.spec, data, "cpu"), data, make_spec(max_steps=14), new_run(), arm=Arm()
-    )
+    by_hand = fit(new_net(setup.spec, data, "cpu"), data, make_spec(max_steps=14), new_run())
     assert shorter.scores == by_hand.scores
     assert shorter.history[-1]["lr"] == by_hand.history[-1]["lr"]
     assert {event["step"] for event in events(run, "metric")} <= set(range(49, 63))
-    assert baselines.train_shorter(setup, run, told(13.0, 1.0), plain) is plain
+    assert baselines.train_shorter(setup, run, fitted_in(13.0, 1.0), plain) is plain
 
 
 def trained_on(spec, data, run):
@@ -424,12 +422,12 @@ def trained_on(spec, data, run):
     setup.net.register_forward_pre_hook(
         lambda net, args: seen.append(args[0].clone()) if net.training else None
     )
-    fitted = method.fit_cheap(setup, run, Arm())
+    fitted = method.fit_cheap(setup, run, SubRun())
     return setup, fitted, seen
 
 
 def test_cheap_steps_of_several_batches_see_the_same_images(data, make_spec, new_run):
-    """Arm (g): order and augmentation are those of single steps; k batches are one step."""
+    """Section 4: order and augmentation are those of single steps; k batches are one step."""
     down = {"schedule": {"type": "list", "intervals": [{"start": 0.0, "end": 0.5}]}}
     _, _, single = trained_on(make_spec(downsample=down), data, new_run())
     several = make_spec(downsample=down | {"cheap_batch_multiplier": 3})
@@ -450,15 +448,15 @@ def test_sizes_follow_the_intervals(data, make_spec, new_run):
     setup, fitted, seen = trained_on(make_spec(downsample=down), data, new_run())
     assert [x.shape[-1] for x in seen] == [8] * 6 + [12] * 6 + [16] * 12
     assert fitted.clock.counts == {"cheap 8 x 8": 6, "cheap 12 x 12": 6, "full": 12}
-    found = report.values(setup, fitted, fitted.scores)
+    actual = report.values(setup, fitted, fitted.scores)
     small, large = (costs.ratio for costs in report.costs_of(setup))
     assert small < large < 1
-    assert found["flop_ratio"] == pytest.approx((small + large) / 2)
-    assert found["predicted_saving"] == pytest.approx(0.5 * (1 - found["flop_ratio"]))
+    assert actual["flop_ratio"] == pytest.approx((small + large) / 2)
+    assert actual["predicted_saving"] == pytest.approx(0.5 * (1 - actual["flop_ratio"]))
     counts = {"none": {"train": 64, "height": 16, "width": 16, "channels": 1, "classes": 4}}
-    told = setup.spec.estimate(counts).details
-    assert told["predicted_saving"] == pytest.approx(found["predicted_saving"])
-    assert told["cheap_steps"] == 12
+    details = setup.spec.estimate(counts).details
+    assert details["predicted_saving"] == pytest.approx(actual["predicted_saving"])
+    assert details["cheap_steps"] == 12
 
 
 def test_every_size_must_be_possible(make_spec):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from models.freetickets import corruptions, fields
+from models.freetickets import corruptions, image_ops
 from models.freetickets.spec import CORRUPTED_SETS
 
 MOVING = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate")
@@ -20,7 +20,7 @@ def numbers(seed=0):
 def pictures(n=6, side=16, channels=3):
     """Smooth random images, so that small blurs change little."""
     x = torch.rand(n, side, side, channels, generator=numbers())
-    x = fields.blurred(x, 1.5)
+    x = image_ops.blurred(x, 1.5)
     x = (x - x.amin((1, 2), keepdim=True)) / (x.amax((1, 2), keepdim=True) - x.amin((1, 2), True))
     return (40 + 170 * x).to(torch.uint8)
 
@@ -28,10 +28,10 @@ def pictures(n=6, side=16, channels=3):
 @pytest.mark.parametrize("kind", corruptions.KINDS)
 def test_every_kind_repeats_and_keeps_shape(kind):
     for pixels in (pictures(), pictures(3, 8, 1)):
-        found = [corruptions.corrupt(pixels, kind, severity) for severity in range(1, 6)]
-        assert all(x.dtype == torch.uint8 and x.shape == pixels.shape for x in found)
-        assert torch.equal(found[0], corruptions.corrupt(pixels, kind, 1))
-        assert not torch.equal(found[4], pixels)
+        actual = [corruptions.corrupt(pixels, kind, severity) for severity in range(1, 6)]
+        assert all(x.dtype == torch.uint8 and x.shape == pixels.shape for x in actual)
+        assert torch.equal(actual[0], corruptions.corrupt(pixels, kind, 1))
+        assert not torch.equal(actual[4], pixels)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in corruptions.KINDS if kind not in NOT_ORDERED])
@@ -85,14 +85,14 @@ def test_pixelate_is_the_box_filter():
     image = Image.fromarray(pixels[0].numpy())
     box = Image.Resampling.BOX
     expected = np.asarray(image.resize((20, 20), box).resize((32, 32), box)).astype(int)
-    found = corruptions.corrupt(pixels, "pixelate", 5)[0].numpy().astype(int)
-    assert np.abs(found - expected).max() <= 1
+    actual = corruptions.corrupt(pixels, "pixelate", 5)[0].numpy().astype(int)
+    assert np.abs(actual - expected).max() <= 1
 
 
 def test_blur_is_that_of_scipy():
     x = torch.rand(2, 12, 10, 3, generator=numbers(), dtype=torch.float32)
     expected = ndimage.gaussian_filter(x.numpy(), (0, 1.3, 1.3, 0), mode="nearest")
-    torch.testing.assert_close(fields.blurred(x, 1.3), torch.from_numpy(expected))
+    torch.testing.assert_close(image_ops.blurred(x, 1.3), torch.from_numpy(expected))
 
 
 def test_magnified_is_that_of_scipy():
@@ -100,15 +100,15 @@ def test_magnified_is_that_of_scipy():
     inside = x[0, 3:29, 3:29, 0].numpy()  # ceil(32 / 1.25) = 26 places around the middle
     zoomed = ndimage.zoom(inside, 1.25, order=1)
     assert zoomed.shape == (32, 32)
-    found = fields.magnified(x, 1.25)[0, :, :, 0]
-    torch.testing.assert_close(found, torch.from_numpy(zoomed), rtol=1e-4, atol=1e-5)
+    actual = image_ops.magnified(x, 1.25)[0, :, :, 0]
+    torch.testing.assert_close(actual, torch.from_numpy(zoomed), rtol=1e-4, atol=1e-5)
 
 
 def test_motion_blur_of_a_point_is_a_line():
     """A point becomes a half Gaussian along the direction, whose weights add up to 1."""
     point = torch.zeros(1, 31, 31, 1)
     point[0, 15, 15] = 1
-    line = fields.moved(point, 6, 2.5, (0.0, 0.0), numbers())[0, :, :, 0]
+    line = image_ops.moved(point, 6, 2.5, (0.0, 0.0), numbers())[0, :, :, 0]
     assert line.sum() == pytest.approx(1)
     assert set(line.nonzero()[:, 0].tolist()) == {15}
     weights = line[15, :16].flip(0)[:13]
@@ -117,7 +117,7 @@ def test_motion_blur_of_a_point_is_a_line():
 
 
 def test_clouds_are_between_0_and_1_and_smoother_with_decay():
-    rough, smooth = (fields.plasma(4, 32, decay, numbers()) for decay in (1.5, 3.0))
+    rough, smooth = (image_ops.plasma(4, 32, decay, numbers()) for decay in (1.5, 3.0))
     for field in (rough, smooth):
         assert field.amin((1, 2)).tolist() == [0.0] * 4
         assert field.amax((1, 2)).tolist() == pytest.approx([1.0] * 4)
@@ -126,8 +126,8 @@ def test_clouds_are_between_0_and_1_and_smoother_with_decay():
 
 def test_warps_are_the_identity_without_displacement():
     x = torch.rand(2, 9, 12, 3, generator=numbers())
-    torch.testing.assert_close(fields.sheared(x, 0.0, numbers()), x, rtol=1e-4, atol=1e-5)
-    assert torch.equal(fields.displaced(x, 0.0, 1.0, numbers()), x)
+    torch.testing.assert_close(image_ops.sheared(x, 0.0, numbers()), x, rtol=1e-4, atol=1e-5)
+    assert torch.equal(image_ops.displaced(x, 0.0, 1.0, numbers()), x)
 
 
 def test_shear_moves_its_points_where_it_says():
@@ -135,17 +135,17 @@ def test_shear_moves_its_points_where_it_says():
     h = w = 33
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     x = torch.stack([columns, rows], 2).float()[None]
-    found = fields.sheared(x, 2.0, numbers(3))[0]
+    actual = image_ops.sheared(x, 2.0, numbers(3))[0]
     away = 2.0 * (2 * torch.rand(1, 3, 2, generator=numbers(3)) - 1)[0]
     points = 16 + 11 * torch.tensor([[1.0, 1], [1, -1], [-1, -1]])
-    inner = found[5:-5, 5:-5]
+    inner = actual[5:-5, 5:-5]
     slope = (inner[1:, 1:] - inner[:-1, :-1]).reshape(-1, 2)
     assert (slope - slope[0]).abs().max() < 1e-2  # affine
     for point, shift in zip(points, away, strict=True):
         column, row = point + shift
         i, j = int(row), int(column)
         u, v = row - i, column - j
-        value = (1 - u) * ((1 - v) * found[i, j] + v * found[i, j + 1]) + u * (
-            (1 - v) * found[i + 1, j] + v * found[i + 1, j + 1]
+        value = (1 - u) * ((1 - v) * actual[i, j] + v * actual[i, j + 1]) + u * (
+            (1 - v) * actual[i + 1, j] + v * actual[i + 1, j + 1]
         )
         torch.testing.assert_close(value, point, rtol=0, atol=0.05)

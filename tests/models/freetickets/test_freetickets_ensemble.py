@@ -36,16 +36,16 @@ def test_copies_and_permutations():
     a, b = ensemble.mixture(logs), ensemble.mixture(logs[[2, 0, 1]])
     torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
     extreme = torch.tensor([[[1000.0, -1000.0]], [[-1000.0, 1000.0]]]).log_softmax(2)
-    found = ensemble.figures(ensemble.mixture(extreme), labels[:1] * 0)
-    assert found.nll == pytest.approx(math.log(2))
+    actual = ensemble.figures(ensemble.mixture(extreme), labels[:1] * 0)
+    assert actual.nll == pytest.approx(math.log(2))
     assert ensemble.mixture(logs).exp().sum(1) == pytest.approx(torch.ones(40).double())
 
 
 def test_calibration_is_that_of_the_core():
     logs, labels = logs_of(2, n=500)
-    found = ensemble.bins(logs[0], labels)
-    assert found.ece == pytest.approx(evaluate.calibration_error(logs[0], labels), abs=1e-12)
-    assert int(found.counts.sum()) == 500
+    actual = ensemble.bins(logs[0], labels)
+    assert actual.ece == pytest.approx(evaluate.calibration_error(logs[0], labels), abs=1e-12)
+    assert int(actual.counts.sum()) == 500
     assert len(ensemble.bins(logs[0], labels, mode="reference14").counts) == 14
 
 
@@ -53,9 +53,9 @@ def test_calibration_by_hand():
     """Ten predictions of confidence .8, seven right: ECE .1; Brier by hand."""
     logs = torch.tensor([[0.8, 0.2]]).log().expand(10, 2)
     labels = torch.tensor([0] * 7 + [1] * 3)
-    found = ensemble.figures(logs, labels)
-    assert found.ece == pytest.approx(0.1, abs=1e-7)
-    assert found.brier == pytest.approx(0.7 * 2 * 0.04 + 0.3 * 2 * 0.64, abs=1e-6)
+    actual = ensemble.figures(logs, labels)
+    assert actual.ece == pytest.approx(0.1, abs=1e-7)
+    assert actual.brier == pytest.approx(0.7 * 2 * 0.04 + 0.3 * 2 * 0.64, abs=1e-6)
 
 
 def test_disagreement_and_divergence():
@@ -79,10 +79,10 @@ def test_detection_counts_pairs(seed):
     a = torch.randint(6, (15,), generator=draw).double()
     b = torch.randint(6, (12,), generator=draw).double() + 1
     pairs = (b[:, None] > a).double() + (b[:, None] == a).double() / 2
-    found = ensemble.detect(a, b)
-    assert found.auroc == pytest.approx(pairs.mean().item())
+    actual = ensemble.detect(a, b)
+    assert actual.auroc == pytest.approx(pairs.mean().item())
     limit = max(t for t in range(8) if (b >= t).double().mean() >= 0.95)
-    assert found.fpr95 == pytest.approx((a >= limit).double().mean().item())
+    assert actual.fpr95 == pytest.approx((a >= limit).double().mean().item())
 
 
 def test_doubt():

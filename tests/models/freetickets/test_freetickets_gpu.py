@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,9 +72,11 @@ def test_zeros_stay_zero_in_recorded_steps(job, monkeypatch, fields):
     )
     begin = method.fit
 
-    def fit(*args, prepare, **named):
+    def fit(*args):
+        *others, hooks = args
+
         def look(x, step):
-            changed = prepare(x, step)
+            changed = hooks.prepare(x, step)
             buffers = momentum(training.net, seen[0])
             for name, mask in topology.masks.items():
                 assert int(mask.sum()) == topology.active[name]
@@ -81,7 +84,7 @@ def test_zeros_stay_zero_in_recorded_steps(job, monkeypatch, fields):
                 assert not buffers[f"{name}.weight"][~mask].any()
             return changed
 
-        return begin(*args, prepare=look, **named)
+        return begin(*others, replace(hooks, prepare=look))
 
     monkeypatch.setattr(method, "fit", fit)
     fitted = method.fit_tickets(training)
@@ -160,11 +163,11 @@ def test_sparse_tensor_cores_multiply_capped_weights():
     mask = masks.capped_mask(torch.Size((1024, 1024)), 1024 * 512, draw)
     weight = (torch.randn(1024, 1024, generator=draw) * mask).bfloat16().cuda()
     x = torch.randn(512, 1024, generator=draw).bfloat16().cuda()
-    told = sparse.time_24(weight, x, rounds=5)
-    assert told.reason in ("faster", "slower than dense"), told.reason
-    assert (told.kept == "2:4") == (told.sparse_ms < told.dense_ms)
-    found = sparse.Linear24(weight, None, x)(x)
-    torch.testing.assert_close(found, x @ weight.T, rtol=2e-2, atol=0.5)
+    timed = sparse.time_24(weight, x, rounds=5)
+    assert timed.reason in ("faster", "slower than dense"), timed.reason
+    assert (timed.kept == "2:4") == (timed.sparse_ms < timed.dense_ms)
+    actual = sparse.Linear24(weight, None, x)(x)
+    torch.testing.assert_close(actual, x @ weight.T, rtol=2e-2, atol=0.5)
 
 
 def test_a_job_leaves_tickets_ensemble_and_timings(job):
@@ -180,9 +183,9 @@ def test_a_job_leaves_tickets_ensemble_and_timings(job):
     report.finish(training, method.fit_tickets(training))
     folder = training.run.dir
     assert len(tickets.load(folder / "ensemble.safetensors").nets) == 2
-    told = json.loads((folder / "report.json").read_text())
-    assert told["result"]["peak_gpu_bytes"]["full"] > 0
-    (ways,) = told["timings"]["ways"]
+    contents = json.loads((folder / "report.json").read_text())
+    assert contents["result"]["peak_gpu_bytes"]["full"] > 0
+    (ways,) = contents["timings"]["ways"]
     assert ways["ms"][ways["chosen"]] == min(ways["ms"].values())
     with (folder / "layers.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -16,14 +16,14 @@ NETS = [
 
 def members(spec, count=3):
     """Nets with statistics of their own."""
-    found = []
+    actual = []
     for seed in range(count):
         torch.manual_seed(seed)
         net = build_net(spec, 5, channels=2)
         for _ in range(2):
             net(torch.randn(16, 2, 12, 12))
-        found.append(net.eval())
-    return found
+        actual.append(net.eval())
+    return actual
 
 
 @pytest.mark.parametrize("spec", NETS, ids=lambda spec: spec["name"])
@@ -49,10 +49,10 @@ def test_csr_is_the_dense_layer():
     mask = masks.random_mask(32 * 48, 150, draw).view(32, 48)
     weight = torch.randn(32, 48, generator=draw) * mask
     x, bias = torch.randn(7, 48, generator=draw), torch.randn(32, generator=draw)
-    found = sparse.CsrLinear(weight, bias)(x)
-    torch.testing.assert_close(found, functional.linear(x, weight, bias))
-    told = sparse.time_csr(weight, x, rounds=2)
-    assert told.kept == ("csr" if told.sparse_ms < told.dense_ms else "dense")
+    actual = sparse.CsrLinear(weight, bias)(x)
+    torch.testing.assert_close(actual, functional.linear(x, weight, bias))
+    timed = sparse.time_csr(weight, x, rounds=2)
+    assert timed.kept == ("csr" if timed.sparse_ms < timed.dense_ms else "dense")
 
 
 def test_csr_of_more_rows_than_a_chunk():
@@ -111,8 +111,8 @@ def test_only_capped_masks_go_to_sparse_tensor_cores():
     assert sparse.is_24(capped)
     full = torch.ones(32, 64)
     assert not sparse.is_24(full != 0)
-    told = sparse.time_24(full, torch.randn(4, 64), rounds=1)
-    assert (told.kept, told.reason) == ("dense", "not 2 of 4")
-    told = sparse.time_24(capped * full, torch.randn(4, 64), rounds=1)
-    assert told.kept == "dense"
-    assert told.reason.startswith("refused")
+    timed = sparse.time_24(full, torch.randn(4, 64), rounds=1)
+    assert (timed.kept, timed.reason) == ("dense", "not 2 of 4")
+    timed = sparse.time_24(capped * full, torch.randn(4, 64), rounds=1)
+    assert timed.kept == "dense"
+    assert timed.reason.startswith("refused")

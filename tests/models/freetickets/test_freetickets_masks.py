@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.freetickets import masks
 from models.freetickets.cost import costs
-from models.freetickets.densities import Layer, counts, densities, layers_of
+from models.freetickets.densities import MaskableLayer, counts, densities, layers_of
 from models.nets.spec import ResidualNet, WideResNet
 
 
@@ -23,7 +23,7 @@ def numbers(seed):
 
 shapes = st.lists(
     st.builds(
-        lambda o, i, k: Layer("x", o, i, k, 1),
+        lambda o, i, k: MaskableLayer("x", o, i, k, 1),
         st.integers(1, 64),
         st.integers(1, 64),
         st.sampled_from([0, 1, 3]),
@@ -36,29 +36,33 @@ shapes = st.lists(
 @given(shapes, st.floats(0, 0.99), st.sampled_from(["erk", "er", "uniform"]))
 def test_densities_meet_the_total(layers, sparsity, distribution):
     """Property 3: in (0, 1], the total exact, the order of layers irrelevant."""
-    found = densities(layers, sparsity, distribution)
-    assert all(0 < d <= 1 for d in found)
-    total = sum(d * x.size for d, x in zip(found, layers, strict=True))
+    actual = densities(layers, sparsity, distribution)
+    assert all(0 < d <= 1 for d in actual)
+    total = sum(d * x.size for d, x in zip(actual, layers, strict=True))
     assert total == pytest.approx((1 - sparsity) * sum(x.size for x in layers), rel=1e-9)
     backwards = densities(layers[::-1], sparsity, distribution)[::-1]
-    assert found == pytest.approx(backwards, rel=1e-9)
+    assert actual == pytest.approx(backwards, rel=1e-9)
 
 
 @given(shapes, st.floats(0, 0.99))
 def test_counts_are_exact(layers, sparsity):
     """Property 1: whole numbers that add up to floor((1 - S) N + 1/2), each near its share."""
     shares = densities(layers, sparsity, "erk")
-    found = counts(layers, shares, sparsity)
+    actual = counts(layers, shares, sparsity)
     n = sum(x.size for x in layers)
-    assert sum(found) == math.floor((1 - sparsity) * n + 0.5)
-    for k, share, layer in zip(found, shares, layers, strict=True):
+    assert sum(actual) == math.floor((1 - sparsity) * n + 0.5)
+    for k, share, layer in zip(actual, shares, layers, strict=True):
         assert abs(k - share * layer.size) < 1 + 1e-6
         assert 0 <= k <= layer.size
 
 
 def test_densities_follow_their_formulas():
     """Property 3: without a dense layer the densities stand as the formulas, to one factor."""
-    layers = [Layer("a", 64, 32, 3, 1), Layer("b", 128, 64, 1, 1), Layer("c", 10, 128, 0, 1)]
+    layers = [
+        MaskableLayer("a", 64, 32, 3, 1),
+        MaskableLayer("b", 128, 64, 1, 1),
+        MaskableLayer("c", 10, 128, 0, 1),
+    ]
     er = [(64 + 32) / (64 * 32), (128 + 64) / (128 * 64), (10 + 128) / (10 * 128)]
     erk = [(64 + 32 + 6) / (64 * 32 * 9), (128 + 64 + 2) / (128 * 64), er[2]]
     for distribution, raw in (("er", er), ("erk", erk), ("uniform", [1, 1, 1])):
@@ -69,7 +73,7 @@ def test_densities_follow_their_formulas():
 
 def test_a_single_layer_and_no_sparsity():
     """Property 3: one layer has 1 - S; S = 0 leaves all dense."""
-    assert densities([Layer("x", 8, 8, 3, 1)], 0.7, "erk") == pytest.approx([0.3])
+    assert densities([MaskableLayer("x", 8, 8, 3, 1)], 0.7, "erk") == pytest.approx([0.3])
     assert densities(wide(), 0.0, "erk") == pytest.approx([1.0] * 29)
 
 
@@ -81,7 +85,7 @@ def test_densities_of_wrn_28_10():
         s: dict(zip([x.name for x in layers], densities(layers, s, "erk"), strict=True))
         for s in (0.8, 0.9, 0.95)
     }
-    dense = {s: {n for n, d in found.items() if d == 1} for s, found in at.items()}
+    dense = {s: {n for n, d in actual.items() if d == 1} for s, actual in at.items()}
     shortcuts = {f"stages.{i}.0.shortcut" for i in range(3)}
     assert dense[0.8] == {"stem", "stages.0.0.conv1", "head"} | shortcuts
     assert dense[0.9] == dense[0.8] - {"stages.2.0.shortcut"}
@@ -106,17 +110,17 @@ def test_densities_of_wrn_28_10():
 def test_operations_are_those_published(net, size, classes, sparsity, ratio):
     """ERK ratios of RigL (ResNet-50: .42, .24) and those worked out for wide nets."""
     layers = layers_of(net, 3, classes, size, size)
-    found = costs(layers, densities(layers, sparsity, "erk"), 1000)
-    assert found.forward_ratio == pytest.approx(ratio, abs=6e-4)
+    actual = costs(layers, densities(layers, sparsity, "erk"), 1000)
+    assert actual.forward_ratio == pytest.approx(ratio, abs=6e-4)
 
 
 def test_operations_of_the_published_runs():
     """WRN-28-10 10.487 G; EDST M=3 .611 and dense gradients .560 a step at S=.8."""
     layers = wide()
-    found = costs(layers, densities(layers, 0.8, "erk"), 1000)
-    assert 2 * found.dense == pytest.approx(10.487e9, rel=1e-4)
-    assert 1.8 * found.counted_ratio == pytest.approx(0.611, abs=1e-3)
-    assert found.executed_ratio == pytest.approx(0.560, abs=1e-3)
+    actual = costs(layers, densities(layers, 0.8, "erk"), 1000)
+    assert 2 * actual.dense == pytest.approx(10.487e9, rel=1e-4)
+    assert 1.8 * actual.counted_ratio == pytest.approx(0.611, abs=1e-3)
+    assert actual.executed_ratio == pytest.approx(0.560, abs=1e-3)
 
 
 def layer(seed, n=60, k=24):
@@ -132,7 +136,7 @@ def layer(seed, n=60, k=24):
 def test_a_change_keeps_the_count_and_the_strongest(seed, rate, regrow):
     """Properties 1 and 4: against a plain sort by (score, index) in Python."""
     weight, mask, wish = layer(seed)
-    found = masks.change(weight, mask, wish, rate, regrow_dropped=regrow)
+    actual = masks.change(weight, mask, wish, rate, regrow_dropped=regrow)
     w, m, g = (x.flatten().tolist() for x in (weight, mask, wish))
     active = [i for i in range(60) if m[i]]
     k = math.ceil(rate * 24 - 1e-9)
@@ -141,10 +145,10 @@ def test_a_change_keeps_the_count_and_the_strongest(seed, rate, regrow):
     kept = set(active) - set(dropped)
     free = [i for i in range(60) if i not in (kept if regrow else active)]
     grown = sorted(free, key=lambda i: (-g[i], i))[:k]
-    assert found.mask.flatten().nonzero().flatten().tolist() == sorted(kept | set(grown))
-    assert found.kept.flatten().nonzero().flatten().tolist() == sorted(kept)
-    assert found.dropped == k
-    assert found.regrown == len(set(grown) & set(dropped))
+    assert actual.mask.flatten().nonzero().flatten().tolist() == sorted(kept | set(grown))
+    assert actual.kept.flatten().nonzero().flatten().tolist() == sorted(kept)
+    assert actual.dropped == k
+    assert actual.regrown == len(set(grown) & set(dropped))
 
 
 @given(st.integers(0, 2**16))
@@ -169,8 +173,8 @@ def test_overlap_after_an_escape():
     draw = numbers(0)
     mask = masks.random_mask(10_000, 1_000, draw)
     weight = torch.randn(10_000, generator=draw) * mask
-    found = masks.change(weight, mask, torch.rand(10_000), 0.8, regrow_dropped=False)
-    assert masks.overlap(found.mask, mask) == pytest.approx(0.2 / 1.8, abs=1e-6)
+    actual = masks.change(weight, mask, torch.rand(10_000), 0.8, regrow_dropped=False)
+    assert masks.overlap(actual.mask, mask) == pytest.approx(0.2 / 1.8, abs=1e-6)
     other = masks.random_mask(10_000, 1_000, draw)
     assert masks.overlap(mask, other) == pytest.approx(0.01 / 0.19, abs=0.015)
 
@@ -195,8 +199,8 @@ def test_random_growth_is_uniform():
     taken = torch.zeros(40)
     for seed in range(2000):
         wish = torch.rand(40, generator=numbers(seed))
-        found = masks.change(torch.ones(40) * mask, mask, wish, 0.5, regrow_dropped=False)
-        taken += found.mask & ~mask
+        actual = masks.change(torch.ones(40) * mask, mask, wish, 0.5, regrow_dropped=False)
+        taken += actual.mask & ~mask
     expected = 2000 * 5 / 30
     assert taken[:10].sum() == 0
     chi2 = ((taken[10:] - expected) ** 2 / expected).sum()
@@ -213,12 +217,12 @@ def test_cap_holds_at_start_and_after_changes(seed, k, rate, regrow):
     assert int(mask.sum()) == k
     assert masks.groups(mask).sum(-1).max() <= 2
     weight, wish = torch.randn(shape, generator=draw) * mask, torch.rand(shape, generator=draw)
-    found = masks.change(weight, mask, wish, rate, regrow_dropped=regrow, capped=True)
-    assert int(found.mask.sum()) == k
-    assert masks.groups(found.mask).sum(-1).max() <= 2
-    free = ~found.kept if regrow else ~mask
-    grown, left = found.mask & ~found.kept, free & ~found.mask
-    room = (masks.groups(found.mask).sum(-1, keepdim=True) < 2).expand(*masks.groups(mask).shape)
+    actual = masks.change(weight, mask, wish, rate, regrow_dropped=regrow, capped=True)
+    assert int(actual.mask.sum()) == k
+    assert masks.groups(actual.mask).sum(-1).max() <= 2
+    free = ~actual.kept if regrow else ~mask
+    grown, left = actual.mask & ~actual.kept, free & ~actual.mask
+    room = (masks.groups(actual.mask).sum(-1, keepdim=True) < 2).expand(*masks.groups(mask).shape)
     missed = wish[left & room.flatten(-2).movedim(-1, 1)]
     assert not grown.any() or not missed.numel() or wish[grown].min() >= missed.max()
 

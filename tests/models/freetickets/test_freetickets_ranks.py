@@ -44,9 +44,9 @@ def trained(folder, watch=lambda _: None):
         return net
 
     def watched(topology, *args):
-        told = update(topology, *args)
+        stats = update(topology, *args)
         watch(topology)
-        return told
+        return stats
 
     method.build_net, method.Topology.update = without_norms, watched
     folder.mkdir(exist_ok=True)
@@ -67,13 +67,13 @@ def rank(folder):
 
     torch.set_num_threads(1)
     ranks.start("cpu")
-    torch.manual_seed(ranks.index())
+    torch.manual_seed(ranks.rank())
     own = [torch.rand(5, 7) < 0.3, torch.rand(13) < 0.5]
     shared = [mask.clone() for mask in own]
     share_masks(shared)
-    found = everyone(dist, ([m.tolist() for m in own], [m.tolist() for m in shared]))
-    assert found[0][0] != found[1][0], "the ranks must begin apart"
-    assert found[0][1] == found[1][1] == found[0][0], "both end with the masks of the first"
+    actual = everyone(dist, ([m.tolist() for m in own], [m.tolist() for m in shared]))
+    assert actual[0][0] != actual[1][0], "the ranks must begin apart"
+    assert actual[0][1] == actual[1][1] == actual[0][0], "both end with the masks of the first"
     updates = []
 
     def same_masks(topology):
@@ -81,7 +81,7 @@ def rank(folder):
         assert len(set(everyone(dist, bits))) == 1, "masks differ after an update"
         updates.append(bits)
 
-    state = trained(folder / f"rank{ranks.index()}", same_masks)
+    state = trained(folder / f"rank{ranks.rank()}", same_masks)
     assert len(set(updates)) == len(updates) > 5, "every update must change the masks"
     weights = torch.cat([x.flatten() for x in state.values() if x.is_floating_point()])
     a, b = everyone(dist, weights.tolist())
@@ -92,9 +92,9 @@ def rank(folder):
 
 
 def everyone(dist, value):
-    found = [None, None]
-    dist.all_gather_object(found, value)
-    return found
+    actual = [None, None]
+    dist.all_gather_object(actual, value)
+    return actual
 
 
 def test_two_ranks_have_one_topology(tmp_path):

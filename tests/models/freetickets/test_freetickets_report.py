@@ -30,8 +30,8 @@ def finished(tmp_path_factory):
     pairs = [synthetic.blobs(n, classes=4, size=8, channels=1, seed=n) for n in (128, 64)]
     arrays = dict(zip(("train", "test"), pairs, strict=True))
     with (folder / "inputs" / OWN).open("wb") as file:
-        found = {f"{k}_images": pair[0].numpy() for k, pair in arrays.items()}
-        np.savez(file, **found, **{f"{k}_labels": pair[1].numpy() for k, pair in arrays.items()})
+        actual = {f"{k}_images": pair[0].numpy() for k, pair in arrays.items()}
+        np.savez(file, **actual, **{f"{k}_labels": pair[1].numpy() for k, pair in arrays.items()})
     noise = np.random.default_rng(0).integers(0, 256, (100, 12, 12, 3), dtype=np.uint8)
     with (folder / "inputs" / OTHER).open("wb") as file:  # in colour, and of another size
         np.savez(file, images=noise, labels=np.arange(100) % 2)
@@ -61,7 +61,7 @@ def finished(tmp_path_factory):
 
 def test_files_give_the_same_predictions(finished):
     """Property 13: ticket and ensemble file, torch.export and ONNX, at any batch size."""
-    folder, told = finished
+    folder, report = finished
     loaded = tickets.load(folder / "ensemble.safetensors")
     shown = torch.randn(5, 1, 8, 8)
     with torch.no_grad():
@@ -76,11 +76,11 @@ def test_files_give_the_same_predictions(finished):
         "onnx": [torch.from_numpy(y) for y in session.run(None, {"images": shown.numpy()})],
         "program": program.module()(shown),
     }
-    for name, found in answers.items():
-        torch.testing.assert_close(found[0], mean, rtol=1e-5, atol=1e-5, msg=name)
-        torch.testing.assert_close(found[1], logs, rtol=1e-5, atol=1e-5, msg=name)
-    assert set(told["result"]["export_gaps"]) == {"ensemble.pt2", "ensemble.onnx"}
-    assert max(told["result"]["export_gaps"].values()) < 1e-5
+    for name, actual in answers.items():
+        torch.testing.assert_close(actual[0], mean, rtol=1e-5, atol=1e-5, msg=name)
+        torch.testing.assert_close(actual[1], logs, rtol=1e-5, atol=1e-5, msg=name)
+    assert set(report["result"]["export_gaps"]) == {"ensemble.pt2", "ensemble.onnx"}
+    assert max(report["result"]["export_gaps"].values()) < 1e-5
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == json.loads(extra["description.json"])["classes"]
 
@@ -97,32 +97,32 @@ def test_an_export_that_differs_is_refused(finished):
 
 def test_report_holds_what_was_asked_for(finished):
     """Figures under shift agree with each other; Jensen holds on every set (property 12)."""
-    _, told = finished
-    result = told["result"]
+    _, report = finished
+    result = report["result"]
     assert result["ensemble_nll"] <= result["ticket_nll_mean"]
-    found = result["corruptions"]
-    assert len(found["sets"]) == CORRUPTED_SETS
-    assert all(row["ensemble"]["nll"] <= row["ticket_mean"]["nll"] + 1e-9 for row in found["sets"])
+    actual = result["corruptions"]
+    assert len(actual["sets"]) == CORRUPTED_SETS
+    assert all(row["ensemble"]["nll"] <= row["ticket_mean"]["nll"] + 1e-9 for row in actual["sets"])
     for figure in ("accuracy", "nll", "brier"):  # all sets are of one size: pooled is the mean
-        assert found["pooled"]["ensemble"][figure] == pytest.approx(
-            found["mean"]["ensemble"][figure], rel=1e-5
+        assert actual["pooled"]["ensemble"][figure] == pytest.approx(
+            actual["mean"]["ensemble"][figure], rel=1e-5
         )
-    assert found["pooled"]["ensemble"]["ece"] <= found["mean"]["ensemble"]["ece"] + 1e-9
-    each = [found["mean"][f"ticket_{number}"]["accuracy"] for number in range(3)]
-    assert sum(each) / 3 == pytest.approx(found["mean"]["ticket_mean"]["accuracy"])
-    assert found["mean"]["ensemble"]["nll"] <= max(
-        found["mean"][f"ticket_{number}"]["nll"] for number in range(3)
+    assert actual["pooled"]["ensemble"]["ece"] <= actual["mean"]["ensemble"]["ece"] + 1e-9
+    each = [actual["mean"][f"ticket_{number}"]["accuracy"] for number in range(3)]
+    assert sum(each) / 3 == pytest.approx(actual["mean"]["ticket_mean"]["accuracy"])
+    assert actual["mean"]["ensemble"]["nll"] <= max(
+        actual["mean"][f"ticket_{number}"]["nll"] for number in range(3)
     )
-    assert len(found["by_corruption"]) == 14
-    assert len(found["by_severity"]) == 5
+    assert len(actual["by_corruption"]) == 14
+    assert len(actual["by_severity"]) == 5
     attack = result["fgsm"][0]
     assert {"ticket_0", "ticket_1", "ticket_2"} <= set(attack)
     assert attack["ensemble"]["nll"] > result["ensemble_nll"]
     assert set(result["ood"]) == {"noise", "own"}
-    for found in result["ood"].values():
-        assert set(found["ensemble"]) == {"msp", "entropy", "mutual_information"}
-        assert len(found["tickets"]) == 3
-        for one in (found["ensemble"], *found["tickets"]):
+    for actual in result["ood"].values():
+        assert set(actual["ensemble"]) == {"msp", "entropy", "mutual_information"}
+        assert len(actual["tickets"]) == 3
+        for one in (actual["ensemble"], *actual["tickets"]):
             assert all(0 <= x["auroc"] <= 1 and 0 <= x["fpr95"] <= 1 for x in one.values())
     for one in result["ood"]["own"]["ensemble"].values():  # the test images against themselves
         assert one["auroc"] == pytest.approx(0.5)
@@ -136,23 +136,23 @@ def test_report_holds_what_was_asked_for(finished):
 
 def test_the_result_is_the_report_without_its_long_tables(finished):
     """An event holds at most 64 KiB, which three tickets on all corrupted sets would pass."""
-    folder, told = finished
+    folder, report = finished
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     (result,) = [event for event in events if event["type"] == "result"]
-    found, whole = result["values"], told["result"]
-    assert set(found) == set(whole)
-    assert set(found["corruptions"]) == {"mean", "pooled"}
-    assert set(found["corruptions"]["mean"]) == {"ensemble", "ticket_mean"}
-    assert found["corruptions"]["mean"]["ensemble"] == whole["corruptions"]["mean"]["ensemble"]
-    assert set(found["fgsm"][0]) == {"eps", "target", "ensemble", "ticket_mean"}
-    assert found["tickets"] == whole["tickets"]
-    assert found["mask_iou_matrix"] == whole["mask_iou_matrix"]
+    actual, whole = result["values"], report["result"]
+    assert set(actual) == set(whole)
+    assert set(actual["corruptions"]) == {"mean", "pooled"}
+    assert set(actual["corruptions"]["mean"]) == {"ensemble", "ticket_mean"}
+    assert actual["corruptions"]["mean"]["ensemble"] == whole["corruptions"]["mean"]["ensemble"]
+    assert set(actual["fgsm"][0]) == {"eps", "target", "ensemble", "ticket_mean"}
+    assert actual["tickets"] == whole["tickets"]
+    assert actual["mask_iou_matrix"] == whole["mask_iou_matrix"]
 
 
 def test_operations_stand_beside_seconds(finished):
     """Both conventions, from the densities of the layers, next to what was measured."""
-    _, told = finished
-    result, layers = told["result"], told["layers"]
+    _, report = finished
+    result, layers = report["result"], report["layers"]
     dense = sum(x["macs"] for x in layers)
     share = (
         sum(
@@ -173,22 +173,22 @@ def test_operations_stand_beside_seconds(finished):
 
 
 def test_tables_and_pictures_are_left(finished):
-    folder, told = finished
+    folder, report = finished
     with (folder / "layers.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["layer"] for row in rows] == [x["name"] for x in told["layers"]]
+    assert [row["layer"] for row in rows] == [x["name"] for x in report["layers"]]
     assert all(row["reason"] for row in rows)
     assert {row["kept"] for row in rows} <= {"dense", "csr"}
-    (ways,) = told["timings"]["ways"]
+    (ways,) = report["timings"]["ways"]
     assert ways["batch"] == 16
     assert ways["ms"][ways["chosen"]] == min(ways["ms"].values())
     with (folder / "corruptions.csv").open() as file:
         assert len(list(csv.DictReader(file))) == CORRUPTED_SETS
     for name in ("curves", "reliability", "tickets", "corruptions"):
         assert (folder / f"{name}.png").stat().st_size > 10_000
-    active = sum(layer["active"] for layer in told["layers"])
+    active = sum(layer["active"] for layer in report["layers"])
     values = load_file(folder / "ensemble.safetensors")["ticket.0.values"]
-    assert len(values) == active == told["result"]["active_weights"]
+    assert len(values) == active == report["result"]["active_weights"]
 
 
 def test_a_damaged_ensemble_is_refused(data, make_spec, new_run, trained):

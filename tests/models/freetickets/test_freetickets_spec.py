@@ -41,23 +41,23 @@ def test_a_cosine_restarts_with_each_ticket(make_spec):
     rates = {"shape": "cosine", "high": 1.0, "low": 0.01}
     spec = make_spec(max_steps=360, explore=120, members=3, rates=rates)
     plan = spec.phases(1)
-    found = [method.rate(spec, plan, step) / spec.optimizer.lr for step in range(120, 360)]
-    assert found[:80] == found[80:160] == found[160:]
-    assert found[:80] == sorted(found[:80], reverse=True)
-    assert found[0] == pytest.approx(1.0)
-    assert found[20] == pytest.approx(0.01 + 0.99 * (1 + math.sqrt(0.5)) / 2)
-    assert found[40] == pytest.approx(0.505)
-    assert found[79] == pytest.approx(0.01, abs=1e-3)
+    actual = [method.rate(spec, plan, step) / spec.optimizer.lr for step in range(120, 360)]
+    assert actual[:80] == actual[80:160] == actual[160:]
+    assert actual[:80] == sorted(actual[:80], reverse=True)
+    assert actual[0] == pytest.approx(1.0)
+    assert actual[20] == pytest.approx(0.01 + 0.99 * (1 + math.sqrt(0.5)) / 2)
+    assert actual[40] == pytest.approx(0.505)
+    assert actual[79] == pytest.approx(0.01, abs=1e-3)
 
 
 def test_masks_rest_at_the_end_of_phases(make_spec):
     """No update falls on the last step of a ticket, nor in the frozen share."""
     spec = make_spec(max_steps=300, update_interval=10, freeze_last=0.2)
     plan = spec.phases(1)
-    found = spec.updates(plan)
-    assert [u.number for u in found.values()] == list(range(len(found)))
+    actual = spec.updates(plan)
+    assert [u.number for u in actual.values()] == list(range(len(actual)))
     for phase in plan:
-        inside = [done - phase.start for done in found if phase.start < done <= phase.stop]
+        inside = [done - phase.start for done in actual if phase.start < done <= phase.stop]
         assert max(inside) == 80
         assert len(inside) == 8
     cosine = make_spec(max_steps=300, update_interval=10, prune_rate={"schedule": "cosine"})

@@ -1,6 +1,7 @@
 """Training: properties 1, 2, 4, 8 and 9; escapes, members."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,21 +19,23 @@ def watched(monkeypatch):
     """Calls ``look(training, optimizer, done)`` before each step, when all of the last is over."""
 
     def watch(spec, data, run, look):
-        training, found = method.prepare(spec, data, run), {}
+        training, actual = method.prepare(spec, data, run), {}
         attach = training.topology.attach
         training.topology.attach = lambda optimizer: (
             attach(optimizer),
-            found.update(optimizer=optimizer),
+            actual.update(optimizer=optimizer),
         )
         real = method.fit
 
-        def fit(*args, prepare, **named):
+        def fit(*args):
+            *others, hooks = args
+
             def begin(x, step):
-                changed = prepare(x, step)
-                look(training, found["optimizer"], step)
+                changed = hooks.prepare(x, step)
+                look(training, actual["optimizer"], step)
                 return changed
 
-            return real(*args, prepare=begin, **named)
+            return real(*others, replace(hooks, prepare=begin))
 
         monkeypatch.setattr(method, "fit", fit)
         fitted = method.fit_tickets(training)
@@ -143,13 +146,13 @@ def test_resumed_bits(data, make_spec, new_run, monkeypatch, variant, step, trai
         trained(spec, data, first)
     monkeypatch.setattr(method, "rate", rate)
     again, _ = trained(spec, data, new_run(resume=first, step=step))
-    for found, expected in (
+    for actual, expected in (
         (again.net.state_dict(), whole.net.state_dict()),
         (again.extras(), whole.extras()),
     ):
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for name, tensor in expected.items():
-            assert torch.equal(found[name], tensor), name
+            assert torch.equal(actual[name], tensor), name
 
 
 @pytest.mark.parametrize("variant", ["dst", "static", "dense_ensemble"])
@@ -162,8 +165,8 @@ def test_members_are_trainings_of_their_own(data, make_spec, new_run, variant, t
         fresh = method.prepare(training.spec, data, new_run()).topology
         for number, kept in enumerate(training.kept):
             fresh.draw(number)
-            found = tickets.masks_of(kept, training.form)
-            assert all(torch.equal(found[f"{n}.weight"], m) for n, m in fresh.masks.items())
+            actual = tickets.masks_of(kept, training.form)
+            assert all(torch.equal(actual[f"{n}.weight"], m) for n, m in fresh.masks.items())
 
 
 def test_tickets_are_the_net_at_their_ends(data, make_spec, new_run, watched):

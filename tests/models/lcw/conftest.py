@@ -10,6 +10,6 @@ def make_spec():
     """The smallest spec with other fields."""
 
     def make(**fields):
-        return LcwTrain.model_validate({**LcwTrain.smallest, **fields})
+        return LcwTrain.model_validate({**LcwTrain.minimal_example, **fields})
 
     return make

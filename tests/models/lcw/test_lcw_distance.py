@@ -60,8 +60,8 @@ def test_slopes_belong_to_the_values(d):
     q = 1 + torch.logspace(-3, 4, 200, dtype=torch.float64)
     kernel, step = profile.make(d, "exact", torch.float64), 1e-5 * q
     up, down = (profile.evaluate(kernel, q + sign * step)[0] for sign in (1, -1))
-    found = profile.evaluate(kernel, q.clone())[1]
-    torch.testing.assert_close(found, (down - up) / step, rtol=1e-4, atol=1e-9)
+    actual = profile.evaluate(kernel, q.clone())[1]
+    torch.testing.assert_close(actual, (down - up) / step, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("d", [4, 8, 24, 64])
@@ -137,14 +137,14 @@ def test_normality_is_the_limit_of_two_samples(d, mode):
     """Property 3: against ever more normal points, up to their own 1/m and sampling error."""
     x, gamma = points(40, d) * 1.5 + 0.3, 0.2
     kernel = "asymptotic" if mode == "imq" else mode
-    found = []
+    actual = []
     for seed in range(6):
         y = points(3000, d, 10 + seed)
         # The diagonal of y is missing in the expectation over N(0, I): make it an unbiased mean.
-        within = two_sample(y, y[:1], gamma, kernel, own_y=False, statistic="u")
-        near = two_sample(y, y[:1], gamma, kernel, own_y=False)
-        found.append(two_sample(x, y, gamma, kernel) + within - near)
-    values = torch.stack(found)
+        within = two_sample(y, y[:1], gamma, kernel, include_yy=False, statistic="u")
+        near = two_sample(y, y[:1], gamma, kernel, include_yy=False)
+        actual.append(two_sample(x, y, gamma, kernel) + within - near)
+    values = torch.stack(actual)
     error = values.std() / math.sqrt(len(values))
     assert abs(normality(x, gamma, mode) - values.mean()) <= 4 * error + 1e-6
 
@@ -171,7 +171,7 @@ def test_gradients(d, mode):
     assert torch.autograd.gradcheck(
         lambda a, b: two_sample(a, b, 0.3, mode, rows=4, columns=3), (x, y)
     )
-    unbiased = lambda a: two_sample(a, y.detach(), 0.3, mode, own_y=False, statistic="u")  # noqa: E731
+    unbiased = lambda a: two_sample(a, y.detach(), 0.3, mode, include_yy=False, statistic="u")  # noqa: E731
     assert torch.autograd.gradcheck(unbiased, (x,))
 
 
@@ -186,11 +186,11 @@ def test_gradients_of_normality(mode):
 def test_zero_gradient_where_samples_coincide():
     """Property 4: no NaN at x = y, but a gradient of zero."""
     x = points(50, 8, dtype=torch.float32).requires_grad_()
-    (found,) = torch.autograd.grad(two_sample(x, x.detach().clone(), 0.1), x)
-    assert found.abs().max() < 1e-7
+    (actual,) = torch.autograd.grad(two_sample(x, x.detach().clone(), 0.1), x)
+    assert actual.abs().max() < 1e-7
     one = torch.zeros(1, 8, requires_grad=True)
-    (found,) = torch.autograd.grad(two_sample(one, torch.zeros(3, 8), 0.1), one)
-    assert torch.equal(found, torch.zeros_like(one))
+    (actual,) = torch.autograd.grad(two_sample(one, torch.zeros(3, 8), 0.1), one)
+    assert torch.equal(actual, torch.zeros_like(one))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
@@ -255,21 +255,25 @@ def test_autocast_does_not_reach_the_loss(dtype):
 
 def test_unbiased_statistic_has_mean_zero_between_equal_distributions():
     """Section 3 (b): with both own terms unbiased the mean is 0; the V form is above it."""
-    found = []
+    actual = []
     for seed in range(40):
         x, y = points(30, 6, seed), points(30, 6, 1000 + seed)
-        u = two_sample(x, y, 0.3, own_y=False, statistic="u")
-        own = two_sample(y, x, 0.3, own_y=False, statistic="u") - two_sample(y, x, 0.3, own_y=False)
-        found.append((u + two_sample(x, y, 0.3) - two_sample(x, y, 0.3, own_y=False) + own).item())
-    values = np.array(found)
+        u = two_sample(x, y, 0.3, include_yy=False, statistic="u")
+        own = two_sample(y, x, 0.3, include_yy=False, statistic="u") - two_sample(
+            y, x, 0.3, include_yy=False
+        )
+        actual.append(
+            (u + two_sample(x, y, 0.3) - two_sample(x, y, 0.3, include_yy=False) + own).item()
+        )
+    values = np.array(actual)
     assert abs(values.mean()) <= 4 * values.std() / math.sqrt(len(values))
     assert two_sample(points(30, 6), points(30, 6, 1), 0.3) > 10 * abs(values.mean())
 
 
 def test_bandwidths():
     """Section 2: Silverman's rules with the published figures of MNIST (sigma .3081)."""
-    found = [silverman(0.3081, n) for n in (64, 128, 256)]
-    assert found == pytest.approx([0.0202, 0.0153, 0.0116], abs=6e-5)
+    actual = [silverman(0.3081, n) for n in (64, 128, 256)]
+    assert actual == pytest.approx([0.0202, 0.0153, 0.0116], abs=6e-5)
     assert silverman_normal(256) == pytest.approx((4 / 768) ** 0.4)
 
 
@@ -292,8 +296,8 @@ def test_single_form_of_the_factor():
     gamma = 0.5
     q = 1.0
     expected = FACTOR * (gamma**-0.5 + (1 + gamma) ** -0.5 - 2 * q * (gamma + 0.5) ** -0.5)
-    found = normality(torch.zeros(1, 4, dtype=torch.float64), gamma)
-    assert found.item() == pytest.approx(expected, rel=1e-6)
+    actual = normality(torch.zeros(1, 4, dtype=torch.float64), gamma)
+    assert actual.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_threads_and_inference_mode_share_no_block():
@@ -302,12 +306,12 @@ def test_threads_and_inference_mode_share_no_block():
     def work(seed):
         x, y = points(300, 8, seed), points(200, 8, seed + 1)
         with torch.inference_mode():
-            found = [two_sample(x, y, 0.1).item()]
-        found += [two_sample(x.clone().requires_grad_(), y, 0.1).item() for _ in range(20)]
-        return found
+            actual = [two_sample(x, y, 0.1).item()]
+        actual += [two_sample(x.clone().requires_grad_(), y, 0.1).item() for _ in range(20)]
+        return actual
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(work, range(4)))
-    for seed, values in enumerate(found):
+        actual = list(pool.map(work, range(4)))
+    for seed, values in enumerate(actual):
         expected = reference(points(300, 8, seed), points(200, 8, seed + 1), 0.1, "asymptotic")
         assert values == pytest.approx([expected.item()] * 21, rel=1e-10)

@@ -24,18 +24,18 @@ def about(spec, run):
 
 
 def with_evaluation(**fields):
-    return {**LcwTrain.smallest["evaluation"], **fields}
+    return {**LcwTrain.minimal_example["evaluation"], **fields}
 
 
 def test_split_has_a_seed_of_its_own(make_spec, new_run):
     """Jobs that differ in the seed alone train on the same images; split_seed moves them."""
-    found = [
+    actual = [
         setup.load(make_spec(seed=seed, images={"subset": 200, "split_seed": split}), new_run())
         for seed, split in ((0, 0), (7, 0), (0, 1))
     ]
-    assert torch.equal(found[0].train, found[1].train)
-    assert torch.equal(found[0].validation, found[1].validation)
-    assert not torch.equal(found[0].train, found[2].train)
+    assert torch.equal(actual[0].train, actual[1].train)
+    assert torch.equal(actual[0].validation, actual[1].validation)
+    assert not torch.equal(actual[0].train, actual[2].train)
 
 
 def test_classifier_follows_its_own_seed(make_spec, new_run):
@@ -106,8 +106,8 @@ def test_inception_is_the_operators_net(make_spec, new_run):
     net = Pooled()
     program = _exported(net)
     run = _holding(new_run(), program)
-    told = {"dataset": "inception", "sha256": "0" * 64}
-    fields = {"features": "fid_inception", "inception": told, "num_samples": 3000}
+    ref = {"dataset": "inception", "sha256": "0" * 64}
+    fields = {"features": "fid_inception", "inception": ref, "num_samples": 3000}
     spec = make_spec(evaluation=with_evaluation(**fields))
     data = setup.load(make_spec(), run)  # too few for a distance in these features
     seen = features.make(spec, data, run)
@@ -167,23 +167,23 @@ def test_mixture_steps_as_scikit_learn():
 def test_mixture_is_as_likely_as_scikit_learns(seed):
     """Begun by k-means: a fit no worse than the usual one, from any seed."""
     x = _clouds(seed)
-    found = mixture.fit(x, 4, torch.Generator().manual_seed(seed))
-    mean = mixture.log_joint(found, x).logsumexp(1).mean().item()
+    actual = mixture.fit(x, 4, torch.Generator().manual_seed(seed))
+    mean = mixture.log_joint(actual, x).logsumexp(1).mean().item()
     assert mean >= GaussianMixture(4, random_state=seed).fit(x.numpy()).score(x.numpy()) - 0.01
 
 
 def test_draws_of_a_mixture_have_its_moments():
     x = _clouds()
-    found = mixture.fit(x, 4, torch.Generator().manual_seed(0))
-    y = mixture.draw(found, 20_000, torch.Generator().manual_seed(1))
+    actual = mixture.fit(x, 4, torch.Generator().manual_seed(0))
+    y = mixture.draw(actual, 20_000, torch.Generator().manual_seed(1))
     assert (y.mean(0) - x.mean(0)).abs().max() < 0.1
     assert (torch.cov(y.T) - torch.cov(x.T)).abs().max() < 0.15
-    torch.testing.assert_close(y, mixture.draw(found, 20_000, torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(y, mixture.draw(actual, 20_000, torch.Generator().manual_seed(1)))
 
 
 def test_mixture_of_equal_points_is_finite():
     """No spread at all: the ridge keeps the covariances invertible."""
     x = torch.ones(20, 3)
-    found = mixture.fit(x, 4, torch.Generator().manual_seed(0))
-    drawn = mixture.draw(found, 10, torch.Generator().manual_seed(0))
+    actual = mixture.fit(x, 4, torch.Generator().manual_seed(0))
+    drawn = mixture.draw(actual, 10, torch.Generator().manual_seed(0))
     assert (drawn - 1).abs().max() < 0.1

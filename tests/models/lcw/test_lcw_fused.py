@@ -17,10 +17,10 @@ def test_fused_is_float64(mode):
     value, again = (two_sample(x, y, 0.1, mode) for _ in range(2))
     expected = two_sample(*wide, 0.1, mode)
     assert value.item() == again.item() == pytest.approx(expected.item(), rel=1e-5)
-    for found, true in zip(
+    for actual, true in zip(
         torch.autograd.grad(value, (x, y)), torch.autograd.grad(expected, wide), strict=True
     ):
-        assert (found - true).norm() <= 1e-5 * true.norm()
+        assert (actual - true).norm() <= 1e-5 * true.norm()
 
 
 def test_blocks_do_what_the_kernel_cannot():

@@ -24,17 +24,17 @@ def _trained(folder, data, *, eager):
     folder.mkdir()
     spec = LcwTrain.model_validate(SPEC)
     with (folder / "events.jsonl").open("w") as file:
-        job = setup.make_job(spec, data, Run(folder, file, device="cuda"))
+        training = setup.make_training(spec, data, Run(folder, file, device="cuda"))
         for number, name in enumerate(spec.steps()):
             if name == "autoencoder":
-                stage = setup.autoencoder_stage(job, data)
+                stage = setup.autoencoder_stage(training, data)
             elif name == "generator":
-                stage = setup.generator_stage(job, data)
+                stage = setup.generator_stage(training, data)
             else:
-                stage = setup.baseline_stage(job, data, name)
-            job.train(number, replace(stage, waits=eager))
+                stage = setup.baseline_stage(training, data, name)
+            training.train(number, replace(stage, waits=eager))
         assert "no_cuda_graphs" not in (folder / "events.jsonl").read_text()
-    return job.nets.state_dict()
+    return training.nets.state_dict()
 
 
 @pytest.mark.gpu

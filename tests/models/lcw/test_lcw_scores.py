@@ -64,18 +64,18 @@ def test_prdc_is_the_reference_formula():
         "density": (gaps < radius[:, None]).sum(0).mean() / k,
         "coverage": (gaps.min(1) < radius).mean(),
     }
-    found = scores.prdc(torch.from_numpy(real), torch.from_numpy(made), k)
-    assert found == pytest.approx(expected)
+    actual = scores.prdc(torch.from_numpy(real), torch.from_numpy(made), k)
+    assert actual == pytest.approx(expected)
 
 
 def test_modes_are_counted_and_both_divergences_told():
     """Section 6, stacked MNIST: half of 4 uniform classes hit, in equal shares: log 2 one way."""
     labels = torch.arange(4).repeat(25)
-    found = scores.modes(torch.tensor([0, 2, 2, 0]), labels, 4)
-    assert found["modes"] == 2
-    assert found["kl_generated"] == pytest.approx(math.log(2), abs=1e-4)
+    actual = scores.modes(torch.tensor([0, 2, 2, 0]), labels, 4)
+    assert actual["modes"] == 2
+    assert actual["kl_generated"] == pytest.approx(math.log(2), abs=1e-4)
     missing = 0.5 * math.log(0.25 / 1e-6) + 0.5 * math.log(0.25 / 0.5)
-    assert found["kl_training"] == pytest.approx(missing, abs=1e-4)
+    assert actual["kl_training"] == pytest.approx(missing, abs=1e-4)
     same = scores.modes(labels.flip(0), labels, 4)
     assert same["modes"] == 4
     assert same["kl_generated"] == pytest.approx(0, abs=1e-5)
@@ -84,25 +84,27 @@ def test_modes_are_counted_and_both_divergences_told():
 def test_prdc_of_copies():
     """Copies of the real points: all precise, all recalled, all covered."""
     real = points(80, 4)
-    found = scores.prdc(real, real.clone(), 5)
-    assert found["precision"] == found["recall"] == found["coverage"] == 1
+    actual = scores.prdc(real, real.clone(), 5)
+    assert actual["precision"] == actual["recall"] == actual["coverage"] == 1
 
 
 def test_mardia_of_normal_points():
     """Section 6: skewness near 0, kurtosis near d (d + 2); a heavy tail raises the latter."""
     z = points(4000, 5)
-    found = objectives.mardia(z)
+    actual = objectives.mardia(z)
     # Its mean is that of the diagonal, E |z|^6 / n = d (d + 2) (d + 4) / n.
-    assert found["mardia_skewness"] == pytest.approx(315 / 4000, abs=0.08)
+    assert actual["mardia_skewness"] == pytest.approx(315 / 4000, abs=0.08)
     assert objectives.mardia(z.exp())["mardia_skewness"] > 100
-    assert found["mardia_kurtosis_excess"] == pytest.approx(0, abs=3)
+    assert actual["mardia_kurtosis_excess"] == pytest.approx(0, abs=3)
     assert objectives.mardia(z**3)["mardia_kurtosis_excess"] > 100
 
 
 def test_wae_mmd_is_unbiased_and_grows():
-    found = [objectives.wae_mmd(points(40, 4, s), points(40, 4, 500 + s)).item() for s in range(30)]
-    assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(30)
-    assert objectives.wae_mmd(points(40, 4) + 2, points(40, 4, 1)) > 10 * np.std(found)
+    actual = [
+        objectives.wae_mmd(points(40, 4, s), points(40, 4, 500 + s)).item() for s in range(30)
+    ]
+    assert abs(np.mean(actual)) < 4 * np.std(actual) / np.sqrt(30)
+    assert objectives.wae_mmd(points(40, 4) + 2, points(40, 4, 1)) > 10 * np.std(actual)
 
 
 def test_swae_is_the_wasserstein_distance_of_projections():

@@ -11,7 +11,7 @@ from models.lcw.spec import LcwSample, LcwTrain
 
 def message(**fields):
     with pytest.raises(ValidationError) as caught:
-        TypeAdapter(JobSpec).validate_python({**LcwTrain.smallest, **fields})
+        TypeAdapter(JobSpec).validate_python({**LcwTrain.minimal_example, **fields})
     (error,) = caught.value.errors()
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
 
@@ -83,10 +83,10 @@ def test_known_counts_refuse_images(make_spec, counts, arch, expected):
 def test_estimate_counts_stages(make_spec):
     """Peers with autoencoders of their own get as many steps as both phases together."""
     evaluation = {"num_samples": 100, "baselines": ["gmm10", "cwae"]}
-    found = make_spec(evaluation=evaluation).estimate({"digits": {"train": 1437, "test": 360}})
-    assert found.total_steps == 6 + 6 + 12
-    assert found.details["cwae"] == 12
-    assert found.details["autoencoder_epochs"] == pytest.approx(6 * 32 / 180)
+    actual = make_spec(evaluation=evaluation).estimate({"digits": {"train": 1437, "test": 360}})
+    assert actual.total_steps == 6 + 6 + 12
+    assert actual.details["cwae"] == 12
+    assert actual.details["autoencoder_epochs"] == pytest.approx(6 * 32 / 180)
 
 
 @pytest.mark.parametrize(

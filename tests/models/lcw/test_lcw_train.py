@@ -18,7 +18,7 @@ from models.lcw import distance, export, nets, objectives, pictures, setup
 from models.lcw import sample as sampling
 from models.lcw import train as method
 from models.lcw.distance import normality, two_sample
-from models.lcw.parts import Architecture, GeneratorShape, Phase1, Phase2
+from models.lcw.fields import Architecture, GeneratorShape, Phase1, Phase2
 from models.lcw.setup import load_nets
 from models.lcw.spec import LcwSample, LcwTrain
 
@@ -30,7 +30,7 @@ def events(run, kind):
 
 def job_of(spec, run):
     data = setup.load(spec, run)
-    return setup.make_job(spec, data, run), data
+    return setup.make_training(spec, data, run), data
 
 
 def frozen(net):
@@ -39,23 +39,24 @@ def frozen(net):
 
 def test_phase_2_moves_the_generator_alone(make_spec, new_run):
     """Property 10: encoder and decoder bit-identical, running statistics of batch norm included."""
-    job, data = job_of(make_spec(), new_run())
-    job.train(0, setup.autoencoder_stage(job, data))
-    before = {name: frozen(net) for name, net in job.nets.items()}
-    job.train(1, setup.generator_stage(job, data))
+    training, data = job_of(make_spec(), new_run())
+    training.train(0, setup.autoencoder_stage(training, data))
+    before = {name: frozen(net) for name, net in training.nets.items()}
+    training.train(1, setup.generator_stage(training, data))
     for name in ("encoder", "decoder"):
-        for key, tensor in job.nets[name].state_dict().items():
+        for key, tensor in training.nets[name].state_dict().items():
             assert torch.equal(tensor, before[name][key]), (name, key)
-    moved = job.nets["generator"].state_dict()
+    moved = training.nets["generator"].state_dict()
     assert not torch.equal(moved["0.weight"], before["generator"]["0.weight"])
 
 
 def falling():
     """The smallest spec with rates that fall."""
     phases = {
-        name: {**LcwTrain.smallest[name], "schedule": "cosine"} for name in ("phase1", "phase2")
+        name: {**LcwTrain.minimal_example[name], "schedule": "cosine"}
+        for name in ("phase1", "phase2")
     }
-    return LcwTrain.model_validate({**LcwTrain.smallest, **phases})
+    return LcwTrain.model_validate({**LcwTrain.minimal_example, **phases})
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +87,9 @@ def test_resumed_from_any_stage(uninterrupted, new_run, stop_at):
     last = [event for event in events(stopped, "artifact") if event["role"] == "checkpoint"][-1]
     resumed = new_run(resume=stopped, step=last["step"])
     method.train(spec, resumed)
-    found = checkpoint.read(resumed.dir / "weights.safetensors")[0]
-    assert found.keys() == uninterrupted.keys()
-    assert all(torch.equal(found[name], uninterrupted[name]) for name in found)
+    actual = checkpoint.read(resumed.dir / "weights.safetensors")[0]
+    assert actual.keys() == uninterrupted.keys()
+    assert all(torch.equal(actual[name], uninterrupted[name]) for name in actual)
 
 
 def test_cosine_rate_falls_to_nothing(make_spec, new_run, monkeypatch):
@@ -106,9 +107,9 @@ def test_cosine_rate_falls_to_nothing(make_spec, new_run, monkeypatch):
         phase2={"max_steps": 2, "batch_size": 32},
         evaluation={"num_samples": 100, "baselines": ["cwae"]},
     )
-    job, data = job_of(spec, new_run())
+    training, data = job_of(spec, new_run())
     for number, name in enumerate(spec.steps()):
-        job.train(number, method._stage(job, data, name))
+        training.train(number, method._stage(training, data, name))
     first, last = ([0.5 + 0.5 * math.cos(math.pi * k / n) for k in range(n)] for n in (4, 6))
     assert given == pytest.approx([2e-3 * share for share in (*first, 1, 1, *last)])
 
@@ -131,7 +132,7 @@ def test_phase_2_does_not_depend_on_the_units_of_the_latents(spread):
     """
     g = torch.Generator().manual_seed(0)
     target = torch.randn(500, 4, generator=g) + torch.tensor([3.0, 0, 0, 0])
-    found = []
+    actual = []
     for scale in (1.0, spread):
         torch.manual_seed(0)
         net = nets.latent_generator(4, 4, GeneratorShape(depth=1, width=16))
@@ -142,11 +143,11 @@ def test_phase_2_does_not_depend_on_the_units_of_the_latents(spread):
         for step in range(20):
             optimizer.zero_grad()
             noise = torch.randn(64, 4, generator=torch.Generator().manual_seed(step))
-            two_sample(net(noise), encoded, gamma, own_y=False).backward()
+            two_sample(net(noise), encoded, gamma, include_yy=False).backward()
             optimizer.step()
         made = nets.in_parts(net, torch.randn(500, 4, generator=g.manual_seed(1)))
-        found.append(two_sample(made / scale, target, 0.1).item())
-    assert found[1] == pytest.approx(found[0], rel=0.02)
+        actual.append(two_sample(made / scale, target, 0.1).item())
+    assert actual[1] == pytest.approx(actual[0], rel=0.02)
 
 
 @pytest.mark.slow
@@ -160,7 +161,7 @@ def test_eight_gaussians_are_covered():
     for _ in range(1500):
         target = centres[torch.randint(8, (256,))] + 0.1 * torch.randn(256, 2)
         optimizer.zero_grad()
-        two_sample(net(torch.randn(256, 2)), target, 0.05, "exact", own_y=False).backward()
+        two_sample(net(torch.randn(256, 2)), target, 0.05, "exact", include_yy=False).backward()
         optimizer.step()
     made = nets.in_parts(net, torch.randn(2000, 2))
     gap, mode = torch.cdist(made, centres).min(1)
@@ -201,8 +202,8 @@ def test_objectives_are_their_formulas(objective):
     normal = 2 * torch.log(normality(z) + 1e-5)
     set_term = torch.log(two_sample(y.flatten(1), x.flatten(1), 0.1) + 1e-5)
     expected = {"ae": square, "cwae": square + normal, "cw2": set_term + normal}[objective]
-    found = objectives.autoencoder(spec, x, z, y, 1.0)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    actual = objectives.autoencoder(spec, x, z, y, 1.0)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_bandwidth_rules():
@@ -218,13 +219,13 @@ def test_bandwidth_rules():
 @pytest.mark.parametrize("fields", [{"reference": "full"}, {"statistic": "u"}, {"phi": "exact"}])
 def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
     """Section 3 (a), (b): the loss of a step is the distance with that option."""
-    phase = {**LcwTrain.smallest["phase2"], **fields}
+    phase = {**LcwTrain.minimal_example["phase2"], **fields}
     spec = make_spec(phase2=phase)
-    job, data = job_of(spec, new_run())
-    stage = setup.generator_stage(job, data)
+    training, data = job_of(spec, new_run())
+    stage = setup.generator_stage(training, data)
     rows = torch.arange(20)
-    encoded = setup.encode(job.nets["encoder"], data.train)
-    made = job.nets["generator"](setup.noise(0, "generator", 3, (20, 4), "cpu"))
+    encoded = setup.encode(training.nets["encoder"], data.train)
+    made = training.nets["generator"](setup.noise(0, "generator", 3, (20, 4), "cpu"))
     gamma = distance.silverman(encoded.std().item(), 20)
     whole = fields.get("reference") == "full"
     expected = two_sample(
@@ -232,7 +233,7 @@ def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
         encoded if whole else encoded[rows],
         gamma,
         fields.get("phi", "asymptotic"),
-        own_y=not whole,
+        include_yy=not whole,
         statistic=fields.get("statistic", "v"),
     )
     assert stage.loss(stage.inputs(rows, 3)).item() == pytest.approx(expected.item(), rel=1e-6)
@@ -241,10 +242,10 @@ def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
 @pytest.mark.parametrize(
     ("arch", "shape"),
     [
-        (Architecture(latent_dim=8), nets.Shape(1, 28)),
-        (Architecture(latent_dim=48), nets.Shape(3, 32)),
-        (Architecture(latent_dim=16, noise_dim=4, depth=4, width=8), nets.Shape(3, 64)),
-        (Architecture(preset="conv", latent_dim=4, depth=2, width=8), nets.Shape(1, 28)),
+        (Architecture(latent_dim=8), nets.ImageShape(1, 28)),
+        (Architecture(latent_dim=48), nets.ImageShape(3, 32)),
+        (Architecture(latent_dim=16, noise_dim=4, depth=4, width=8), nets.ImageShape(3, 64)),
+        (Architecture(preset="conv", latent_dim=4, depth=2, width=8), nets.ImageShape(1, 28)),
     ],
 )
 def test_architectures(arch, shape):
@@ -264,7 +265,7 @@ def test_architectures(arch, shape):
 
 def test_svhn_shapes_are_the_published_ones():
     """Section 4: Linear(4096, d), Linear(d, 256 * 8 * 8)."""
-    built = nets.build(Architecture(latent_dim=48).resolve(32, 3), nets.Shape(3, 32))
+    built = nets.build(Architecture(latent_dim=48).resolve(32, 3), nets.ImageShape(3, 32))
     assert built.encoder[-1].in_features == 4096
     assert built.decoder[0].out_features == 256 * 8 * 8
     convolutions = [m for m in built.decoder if isinstance(m, nn.ConvTranspose2d)]
@@ -272,10 +273,10 @@ def test_svhn_shapes_are_the_published_ones():
 
 
 @pytest.mark.parametrize(
-    ("preset", "shape"), [("mlp", nets.Shape(1, 8)), ("conv", nets.Shape(3, 16))]
+    ("preset", "shape"), [("mlp", nets.ImageShape(1, 8)), ("conv", nets.ImageShape(3, 16))]
 )
 def test_onnx_is_the_net(tmp_path, preset, shape):
-    """Section 10: dynamic batch, 1e-4 from torch, by a runtime that we did not write."""
+    """Section 5: open batch, 1e-4 from torch, by a runtime that we did not write."""
     torch.manual_seed(0)
     arch = Architecture(preset=preset, latent_dim=4, width=8, generator=GeneratorShape(width=8))
     built = nets.build(arch.resolve(shape.side, shape.channels), shape)
@@ -287,8 +288,8 @@ def test_onnx_is_the_net(tmp_path, preset, shape):
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     for batch in (1, 7):
         x = torch.randn(batch, 4)
-        (found,) = session.run(None, {"noise": x.numpy()})
-        assert np.abs(found - net(x).detach().numpy()).max() <= 1e-4
+        (actual,) = session.run(None, {"noise": x.numpy()})
+        assert np.abs(actual - net(x).detach().numpy()).max() <= 1e-4
 
 
 def test_interpolations_end_at_the_ends():
@@ -307,7 +308,7 @@ def test_interpolations_end_at_the_ends():
 def test_whole_job_and_its_samples(make_spec, new_run):
     """Scores of method and peers, floors, pictures; then samples from its weights."""
     names = ["gmm10", "normal", "cwae", "wae_mmd", "swae"]
-    evaluation = {**LcwTrain.smallest["evaluation"], "baselines": names}
+    evaluation = {**LcwTrain.minimal_example["evaluation"], "baselines": names}
     spec, run = make_spec(evaluation=evaluation), new_run()
     method.train(spec, run)
     (result,) = (event["values"] for event in events(run, "result"))
@@ -322,7 +323,7 @@ def test_whole_job_and_its_samples(make_spec, new_run):
     assert page.count("data:image/png;base64,") == 6
     assert "not FIDs" in page
     ref = {"job": "job_" + "0" * 32, "artifact": "weights.safetensors", "sha256": "0" * 64}
-    found = []
+    actual = []
     for count in (600, 700):
         again = new_run()
         (again.dir / "inputs").mkdir()
@@ -330,13 +331,13 @@ def test_whole_job_and_its_samples(make_spec, new_run):
         (again.dir / "inputs" / ("0" * 64)).write_bytes(weights)
         again_spec = LcwSample.model_validate({"kind": "lcw.sample", "model": ref, "count": count})
         sampling.sample(again_spec, again)
-        found.append(np.load(again.dir / "samples.npz"))
-    assert found[0]["images"].shape == (600, 8, 8, 1)
-    assert (found[0]["images"] == found[1]["images"][:600]).all()
+        actual.append(np.load(again.dir / "samples.npz"))
+    assert actual[0]["images"].shape == (600, 8, 8, 1)
+    assert (actual[0]["images"] == actual[1]["images"][:600]).all()
     loaded = load_nets(run.dir / "weights.safetensors", "cpu")[0]
     with torch.no_grad():
-        images = loaded.nets.whole()(torch.from_numpy(found[0]["noise"][:8]))
-    assert np.abs(images.permute(0, 2, 3, 1).numpy() * 255 - found[0]["images"][:8]).max() <= 1.001
+        images = loaded.nets.whole()(torch.from_numpy(actual[0]["noise"][:8]))
+    assert np.abs(images.permute(0, 2, 3, 1).numpy() * 255 - actual[0]["images"][:8]).max() <= 1.001
 
 
 def test_phase_1_can_be_taken_over(make_spec, new_run):
@@ -367,20 +368,20 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_divergence_is_told(make_spec, new_run):
-    job, data = job_of(make_spec(), new_run())
-    stage = setup.autoencoder_stage(job, data)
-    weight = job.nets["encoder"][1].weight
+    training, data = job_of(make_spec(), new_run())
+    stage = setup.autoencoder_stage(training, data)
+    weight = training.nets["encoder"][1].weight
     broken = stage.__class__(**{**vars(stage), "loss": lambda *_: weight.sum() * math.nan})
     with pytest.raises(DivergedError, match="the autoencoder was not finite"):
-        job.train(0, broken)
+        training.train(0, broken)
 
 
 def test_patience_ends_a_stage(make_spec, new_run):
     """Validations without a gain end a stage; the job goes on with the next."""
     phase = {"max_steps": 40, "batch_size": 32, "validate_every": 2, "patience": 2}
-    job, data = job_of(make_spec(phase1=phase), new_run())
-    stage = setup.autoencoder_stage(job, data)
+    training, data = job_of(make_spec(phase1=phase), new_run())
+    stage = setup.autoencoder_stage(training, data)
     flat = stage.__class__(**{**vars(stage), "validate": lambda: 1.0})
-    job.train(0, flat)
-    assert job.state.history["autoencoder"][-1]["step"] == 6
-    assert job.done() == 40
+    training.train(0, flat)
+    assert training.state.history["autoencoder"][-1]["step"] == 6
+    assert training.done() == 40

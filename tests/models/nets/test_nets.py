@@ -20,10 +20,10 @@ def test_shapes_are_those_of_the_net(name, stem):
     """Names, channels, kernels, strides and input sizes of all convolutions, at an odd size."""
     spec = ResidualNet(name=name, width=16, stem=stem)
     net, seen = build_net(spec.model_dump(), 5, channels=2).eval(), {}
-    for place, module in net.named_modules():
+    for layer, module in net.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(
-                lambda conv, args, out, place=place: seen.update({place: (conv, args[0], out)})
+                lambda conv, args, out, layer=layer: seen.update({layer: (conv, args[0], out)})
             )
     out = net(torch.zeros(1, 2, 41, 36))
     assert out.shape == (1, 5)
@@ -59,10 +59,10 @@ def test_shapes_of_wide_nets(depth, widen):
     """Names, channels and output sizes of all convolutions, at an odd size; gradients to all."""
     spec = WideResNet(name="wide_resnet", depth=depth, widen=widen)
     net, seen = build_net(spec.model_dump(), 5, channels=2), {}
-    for place, module in net.named_modules():
+    for layer, module in net.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(
-                lambda conv, _, out, place=place: seen.update({place: (conv, out)})
+                lambda conv, _, out, layer=layer: seen.update({layer: (conv, out)})
             )
     net(torch.randn(2, 2, 21, 18)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())

@@ -43,7 +43,7 @@ read = TypeAdapter(PreactivationNet).validate_python
 
 @pytest.mark.parametrize(("name", "classes", "channels", "plain", "selective"), PARAMETERS)
 def test_parameters_are_the_authors(name, classes, channels, plain, selective):
-    """Section 5 of the specification, counted in the authors' nets."""
+    """Sizes counted in the authors' nets (README of selective_convolution, section 4)."""
     for form, count in (("plain", plain), ("selective", selective)):
         if count is not None:
             with torch.device("meta"):
@@ -53,8 +53,8 @@ def test_parameters_are_the_authors(name, classes, channels, plain, selective):
 
 @pytest.mark.parametrize(("name", "macs"), OPERATIONS)
 def test_operations_are_the_authors(name, macs):
-    found = sum(shape.macs for shape in unit_shapes(read({"name": name})))
-    assert found == pytest.approx(macs, rel=1e-3)
+    actual = sum(shape.macs for shape in unit_shapes(read({"name": name})))
+    assert actual == pytest.approx(macs, rel=1e-3)
 
 
 @pytest.mark.parametrize("fields", SMALL)
@@ -62,9 +62,9 @@ def test_shapes_are_those_of_the_net(fields):
     """Names, channels, kernels, groups and map sizes of all convolutions, at an odd size."""
     spec = read(fields)
     net, seen = build_net(spec.model_dump(), 5, channels=2).eval(), {}
-    for place, module in net.named_modules():
+    for layer, module in net.named_modules():
         if isinstance(module, nn.Conv2d):
-            seen[place.removesuffix(".conv")] = module
+            seen[layer.removesuffix(".conv")] = module
     shapes = {shape.name: shape for shape in unit_shapes(spec, 2, 21, 18)}
     assert shapes.keys() == seen.keys()
     sizes = {}
@@ -81,11 +81,13 @@ def test_shapes_are_those_of_the_net(fields):
 
 @pytest.mark.parametrize("fields", SMALL)
 def test_every_convolution_has_its_role(fields):
-    """Section 5, the table: which units may re-use slots, which only close them."""
+    """The table of section 4 there: which units may re-use slots, which only close them."""
     net = build_net(fields | {"units": {"form": "selective"}}, 3)
     for shape in unit_shapes(read(fields))[1:]:
-        found = type(net.get_submodule(shape.name))
-        assert found is {"reallocate": SelectiveUnit, "prune": GatedUnit, "plain": Unit}[shape.role]
+        actual = type(net.get_submodule(shape.name))
+        assert (
+            actual is {"reallocate": SelectiveUnit, "prune": GatedUnit, "plain": Unit}[shape.role]
+        )
         if fields["name"] == "condensenet182":
             assert shape.role == ("prune" if shape.kernel == 1 else "plain")
         else:
@@ -94,14 +96,14 @@ def test_every_convolution_has_its_role(fields):
 
 
 def test_only_the_1x1_of_a_condensenet_drop():
-    """Section 5: dropout is inside of the gated 1x1."""
+    """Section 4 there: dropout is inside of the gated 1x1."""
     net = build_net({"name": "condensenet182", "growth": 4, "layers": 1}, 3)
     drops = {name: m.dropout for name, m in net.named_modules() if isinstance(m, Unit)}
     assert drops == {name: 0.1 if name.endswith("reduce") else 0.0 for name in drops}
 
 
 def test_a_wider_shortcut_is_filled_with_zeros():
-    """Section 5: with units that give nothing, a stage passes its input on."""
+    """Section 4 there: with units that give nothing, a stage passes its input on."""
     net = build_net({"name": "resnet164", "width": 4, "blocks": 1}, 3)
     block, x = net.features.stage0[0], torch.randn(2, 4, 8, 8)
     torch.nn.init.zeros_(block.expand.conv.weight)

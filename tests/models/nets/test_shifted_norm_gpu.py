@@ -28,20 +28,20 @@ def test_the_table_of_an_export_is_that_of_training(share):
     source = torch.full((100,), -1)
     source[: round(100 * share)] = torch.arange(round(100 * share)) * 7 % 31
     source = source[torch.randperm(100, generator=torch.Generator().manual_seed(0))].cuda()
-    found = torch.full((table_size(100),), 7, dtype=torch.int32, device="cuda")
-    tabulate(source, found, 100)
-    assert torch.equal(found, tabulated(source))
+    actual = torch.full((table_size(100),), 7, dtype=torch.int32, device="cuda")
+    tabulate(source, actual, 100)
+    assert torch.equal(actual, tabulated(source))
 
 
 def test_a_recorded_graph_keeps_what_it_reads(tmp_path):
     """Memory that nothing holds goes back to the device before the next graph is recorded."""
-    found = []
+    actual = []
 
     def recorded(bench):
         x = torch.ones(2**24, device="cuda")  # large enough for a segment of its own
-        return bench.graph(lambda: found.append(x.sum()))
+        return bench.graph(lambda: actual.append(x.sum()))
 
     replay = recorded(Bench(tmp_path / "found.json", 60, quick=True))
     torch.cuda.empty_cache()
     replay()
-    assert found[-1].item() == 2**24
+    assert actual[-1].item() == 2**24

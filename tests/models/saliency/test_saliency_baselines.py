@@ -204,7 +204,7 @@ def test_scores_are_what_they_are_called(kind):
 def test_another_image_is_a_baseline_at_the_size_of_the_input(new_run):
     """Built-in or uploaded alike: brought to the net's input once, then normalised."""
     fields = {"baselines": [{"id": "other_image", "image": {"dataset": "photos", "index": 1}}]}
-    spec = SaliencyMap.model_validate({**SaliencyMap.smallest, **fields})
+    spec = SaliencyMap.model_validate({**SaliencyMap.minimal_example, **fields})
     space = Space(MEAN, STD)
     subject = Subject(conv_net(), list("abcde"), space, (24, 20), 3, 1.0)
     images.load_others(spec, new_run(), subject)
@@ -212,7 +212,7 @@ def test_another_image_is_a_baseline_at_the_size_of_the_input(new_run):
     found = pixels_of(spec.baselines[0], noise(3, 24, 20), space)
     torch.testing.assert_close(found, pixels.double(), atol=1e-6, rtol=0)
     beyond = {"baselines": [{"id": "other_image", "image": {"dataset": "photos", "index": 999}}]}
-    spec = SaliencyMap.model_validate({**SaliencyMap.smallest, **beyond})
+    spec = SaliencyMap.model_validate({**SaliencyMap.minimal_example, **beyond})
     with pytest.raises(SpecError, match=r"baselines\.0\.image\.index is 999"):
         images.load_others(spec, new_run(), subject)
 

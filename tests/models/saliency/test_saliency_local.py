@@ -112,7 +112,7 @@ def test_shapley_values_sum_to_the_fall_to_the_mean_colour():
 
 def refusal(kind, **fields):
     with pytest.raises(ValidationError) as caught:
-        kind.model_validate({**kind.smallest, **fields})
+        kind.model_validate({**kind.minimal_example, **fields})
     return str(caught.value)
 
 
@@ -123,4 +123,6 @@ def test_methods_and_graders_without_regions_refuse_them_in_words(name):
     assert f"{name} fills removed regions of pixels, and methods.1, rise, has none" in told
     told = refusal(SaliencyEvaluate, graders=[{"id": "deletion", "baseline": {"id": name}}])
     assert name in told
-    SaliencyEvaluate.model_validate({**SaliencyEvaluate.smallest, **given})  # random: no baseline
+    SaliencyEvaluate.model_validate(
+        {**SaliencyEvaluate.minimal_example, **given}
+    )  # random: no baseline

@@ -268,7 +268,7 @@ def _photo(index: int) -> np.ndarray:
 
 
 def test_smallest_spec_runs(explain, pretrained):
-    _, events = explain(**SaliencyMap.smallest, target="argmax", baselines=[{"id": "zero"}])
+    _, events = explain(**SaliencyMap.minimal_example, target="argmax", baselines=[{"id": "zero"}])
     assert events[-1]["values"]["maps"] == 2
 
 

@@ -11,7 +11,7 @@ REF = {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"}
 
 
 def spec(**fields) -> SaliencyMap:
-    return SaliencyMap.model_validate({**SaliencyMap.smallest, **fields})
+    return SaliencyMap.model_validate({**SaliencyMap.minimal_example, **fields})
 
 
 def message(**fields) -> str:
@@ -23,7 +23,7 @@ def message(**fields) -> str:
 
 @pytest.mark.parametrize("name", SaliencyMap.presets)
 def test_presets_are_valid(name):
-    fields = {**SaliencyMap.smallest, "batch": "auto", **SaliencyMap.presets[name]}
+    fields = {**SaliencyMap.minimal_example, "batch": "auto", **SaliencyMap.presets[name]}
     adapter = TypeAdapter(JobSpec)
     found = adapter.validate_python(fields)
     assert adapter.validate_python(found.model_dump()) == found  # resolved again, the same job

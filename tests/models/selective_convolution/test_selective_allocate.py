@@ -127,7 +127,7 @@ def test_reuse_leaves_the_function(training, kernel):
 
 
 def test_copies_of_copies_read_the_root():
-    """Step 4 of re-allocation, and pitfall 1: a source that is itself a copy."""
+    """Section 3, opening, and pitfall 1: a source that is itself a copy."""
     unit = make_unit(3, 2, moved=(1,), closed=(0, 2))
     unit.source[1] = 2
     reallocate(unit, 3, 1.5, numbers())

@@ -37,22 +37,22 @@ def test_a_job_through_the_programs_is_the_job_without(tmp_path, make_spec, monk
     data = images.from_tensors(*map(list, parts), list("abcd"), "cuda")
     monkeypatch.setattr(images, "load", lambda *_: data)
     spec = make_spec(**FIELDS)
-    found = {
+    actual = {
         "graphs": result_of(tmp_path / "graphs", spec),
         "eager": result_of(tmp_path / "eager", spec, compile="off"),
     }
     with monkeypatch.context() as patch:  # as in half precision, here beside float32
         patch.setattr(conv_gpu, "TYPES", (torch.float32,))
-        found["products"] = result_of(tmp_path / "products", spec)
+        actual["products"] = result_of(tmp_path / "products", spec)
     monkeypatch.setattr(norm_gpu, "AVAILABLE", False)
-    found["torch"] = result_of(tmp_path / "torch", spec, compile="off")
-    for name, told in found.items():
-        assert told["reallocated"] == found["torch"]["reallocated"] > 0, name
-        assert told["closed"] == found["torch"]["closed"], name
-        assert told["export_test_nll"] == pytest.approx(told["test_nll"], rel=1e-3), name
+    actual["torch"] = result_of(tmp_path / "torch", spec, compile="off")
+    for name, figures in actual.items():
+        assert figures["reallocated"] == actual["torch"]["reallocated"] > 0, name
+        assert figures["closed"] == actual["torch"]["closed"], name
+        assert figures["export_test_nll"] == pytest.approx(figures["test_nll"], rel=1e-3), name
     losses = {
         name: np.array([float(row["loss"]) for row in rows(tmp_path / name / "history.csv")])
-        for name in found
+        for name in actual
     }
     for name, values in losses.items():
         np.testing.assert_allclose(values, losses["torch"], rtol=0.02, err_msg=name)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from models.nets.preactivation import Unit
 from models.nets.selective import unit as selective
-from models.nets.selective.compact_gpu import laid_out, tabulated
+from models.nets.selective.compact_gpu import build_layout, tabulated
 from models.nets.selective.reference import sample
 from models.nets.selective.unit import CompactUnit, GatedUnit, SelectiveUnit
 from models.selective_convolution.export import folded
@@ -65,9 +65,9 @@ def test_is_the_definition(training, kernel, size):
     unit.load_state_dict(make_unit(6, 4, kernel, moved=(0, 2, 3, 5), closed=(1, 5)).state_dict())
     a = unit(x)
     torch.testing.assert_close(a, b)
-    found = gradients(a, [x, *unit.parameters()])
+    actual = gradients(a, [x, *unit.parameters()])
     expected = gradients(b, [x, *other.parameters()])
-    for p, q in zip(found, expected, strict=True):
+    for p, q in zip(actual, expected, strict=True):
         torch.testing.assert_close(p, q)
     for p, q in zip(unit.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(p, q)
@@ -192,15 +192,15 @@ def test_the_input_stays_as_it_is():
 def test_threads_do_not_matter():
     """Output and all gradients to the last bit, with one thread and with three."""
     x = torch.randn(4, 7, 9, 8, requires_grad=True)
-    found, usual = [], torch.get_num_threads()
+    actual, usual = [], torch.get_num_threads()
     for threads in (1, 3):
         torch.set_num_threads(threads)
         unit = make_unit(7, 3, moved=(0, 2, 3, 6), dtype=torch.float32)
         a = unit.activate(x)
-        found.append([a, *gradients(a, [x, unit.norm.weight, unit.norm.bias, unit.shift])])
+        actual.append([a, *gradients(a, [x, unit.norm.weight, unit.norm.bias, unit.shift])])
     torch.set_num_threads(usual)
     if selective.FEW == 0:
-        assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+        assert all(torch.equal(p, q) for p, q in zip(*actual, strict=True))
 
 
 @pytest.mark.parametrize("shift", [(0.5, 0.5), (-9.0, 0.3), (0.0, 40.0), (-1.0, 1.0)])
@@ -215,8 +215,8 @@ def test_smallest_maps(size, shift):
     z = sample(x, other.source, other.shift)
     a, b = unit(x), functional.conv2d(torch.relu(other.norm(z)), other.conv.weight)
     torch.testing.assert_close(a, b)
-    found, expected = (gradients(y, [x, u.shift]) for y, u in ((a, unit), (b, other)))
-    torch.testing.assert_close(found[0], expected[0])
+    actual, expected = (gradients(y, [x, u.shift]) for y, u in ((a, unit), (b, other)))
+    torch.testing.assert_close(actual[0], expected[0])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -230,19 +230,21 @@ def test_compact_unit_is_the_unit(seed):
     with torch.no_grad():
         torch.testing.assert_close(small(x), unit(x), rtol=1e-4, atol=1e-5)
     x.requires_grad_()
-    found, expected = (gradients(u(x), [x]) for u in (small, unit))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    actual, expected = (gradients(u(x), [x]) for u in (small, unit))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_slots_without_a_shift_keep_their_places():
     """A slot that moves takes the place of a closed one; on a CPU nothing is laid out."""
     small = CompactUnit(5, 3, 2, 1)
-    assert small.laid is None
+    assert small.layout is None
     state = small.state_dict() | {"scale": torch.tensor([2.0, 3, 4])}
-    still = laid_out(*state.values(), 5)
+    still = build_layout(*state.values(), 5)
     assert not still.moves
     assert still.coefficients[2].tolist() == [2, 3, 4, 0, 0]
-    moved = laid_out(*(state | {"shift": torch.tensor([[0.0, 0], [0.5, 0], [0, 0]])}).values(), 5)
+    moved = build_layout(
+        *(state | {"shift": torch.tensor([[0.0, 0], [0.5, 0], [0, 0]])}).values(), 5
+    )
     assert moved.moves
     assert moved.source.tolist() == [-1, 1, -1, -1, -1]
 
@@ -254,13 +256,13 @@ def test_slots_laid_out_among_the_channels_are_the_unit(kernel, whole):
     unit = make_unit(9, 4, kernel, moved=(1, 4, 6, 7), closed=(0, 4), dtype=torch.float32).eval()
     with torch.no_grad():
         unit.source[[1, 6]], unit.shift[[1, 6]] = 3, 0.25
-    laid = laid_out(*folded(unit, whole=whole).values(), 9)
+    layout = build_layout(*folded(unit, whole=whole).values(), 9)
     x = torch.randn(3, 9, 6, 10)
-    z = sample(x, laid.source, laid.shift)
-    scale, offset = (row[:, None, None] for row in laid.coefficients[2:])
-    found = functional.conv2d(torch.relu(z * scale + offset), laid.weight, padding=kernel // 2)
+    z = sample(x, layout.source, layout.shift)
+    scale, offset = (row[:, None, None] for row in layout.coefficients[2:])
+    actual = functional.conv2d(torch.relu(z * scale + offset), layout.weight, padding=kernel // 2)
     unit.shift.data = unit.shift.round() if whole else unit.shift
-    torch.testing.assert_close(found, unit(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual, unit(x), rtol=1e-4, atol=1e-5)
 
 
 def test_table_of_slots():

@@ -1,4 +1,4 @@
-"""Two processes on one training: pitfall 11, property 12. They talk by gloo, on CPUs."""
+"""Two processes on one training: pitfall 11, property 12. By gloo, on CPUs."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from models.data import images, synthetic
 from models.selective_convolution import train as method
 from models.selective_convolution.rounds import COLUMNS, Rounds, units_of
 from models.selective_convolution.spec import SelectiveConvolutionTrain
-from models.supervised.state import Arm
+from models.supervised.hooks import SubRun
 
 FIELDS = {
     "kind": "selective_convolution.train",
@@ -32,9 +32,9 @@ def state_of(net):
 
 
 def everyone(value):
-    found = [None, None]
-    torch.distributed.all_gather_object(found, value)
-    return found
+    actual = [None, None]
+    torch.distributed.all_gather_object(actual, value)
+    return actual
 
 
 def rank(folder):
@@ -45,7 +45,7 @@ def rank(folder):
     data = images.from_tensors(*map(list, pairs), ["a", "b", "c", "d"], "cpu")
     spec = SelectiveConvolutionTrain.model_validate(FIELDS)
     net = method.new_net(spec, data, "cpu")
-    torch.manual_seed(ranks.index())
+    torch.manual_seed(ranks.rank())
     seen, change = [], Rounds._report
 
     def watched(rounds, *args):
@@ -55,11 +55,11 @@ def rank(folder):
         seen.append(first)
 
     Rounds._report = watched
-    own = folder / f"rank{ranks.index()}"
+    own = folder / f"rank{ranks.rank()}"
     own.mkdir()
     with (own / "events.jsonl").open("w") as events:
         run = Run(own, events, checkpoint_interval_s=1e9)
-        rounds, _ = method.fit_selective(net, spec, data, run, Arm())
+        rounds, _ = method.fit_selective(net, spec, data, run, SubRun())
     assert len(set(seen)) == int(rounds.done) == 3
     assert rounds.record[:, :, COLUMNS.index("reallocated_now")].any(), "nothing was used again"
     first, second = everyone([p.tolist() for p in net.parameters()])

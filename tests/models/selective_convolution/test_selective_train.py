@@ -1,4 +1,4 @@
-"""Training with rounds: properties 7, 9, 10, 12, pitfalls 5, 6, 12 and 13, specs, files."""
+"""Training with rounds: properties 7, 9, 10, 12, 13, pitfalls 5, 6, 12 and 13, specs, files."""
 
 import csv
 import json
@@ -18,14 +18,14 @@ from models.selective_convolution import report
 from models.selective_convolution import train as method
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import COLUMNS, Rounds, units_of
+from models.supervised.hooks import SubRun
 from models.supervised.loop import test as score_of
-from models.supervised.state import Arm
 from models.supervised.steps import make_optimizer, momentum
 
 
 def trained(spec, data, run):
     net = method.new_net(spec, data, "cpu")
-    rounds, fitted = method.fit_selective(net, spec, data, run, Arm())
+    rounds, fitted = method.fit_selective(net, spec, data, run, SubRun())
     return net, rounds, fitted
 
 
@@ -35,7 +35,7 @@ def events(run, kind):
 
 
 def test_no_closed_slot_is_the_plain_training(data, make_spec, new_run):
-    """Section 9: a threshold that closes nothing gives the losses of the plain net, and a word."""
+    """Property 13: a threshold that closes nothing gives the plain net's losses, and a warning."""
     run, plain_run = new_run(), new_run()
     net, rounds, _ = trained(make_spec(selective={"threshold": 1e-12}), data, run)
     plain, _, _ = trained(make_spec(selective={"enabled": False}), data, plain_run)
@@ -66,9 +66,9 @@ def test_slots_are_conserved(data, make_spec, new_run, fields):
     assert closed.sum() > 0
     assert (opened.sum() > 0) == (spec.selective.realloc and spec.selective.top_k > 0)
     assert int(rounds.done) == spec.rounds(64) == 3
-    found = report.slots(rounds)
-    assert found["open_at_the_end"] == table["open"][-1].sum()
-    assert found["copies_at_the_end"] == table["copies"][-1].sum()
+    actual = report.slots(rounds)
+    assert actual["open_at_the_end"] == table["open"][-1].sum()
+    assert actual["copies_at_the_end"] == table["copies"][-1].sum()
     assert fitted.steps == 24
 
 
@@ -90,7 +90,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, stop):
 
     net.register_forward_hook(count)
     with pytest.raises(StoppedError):
-        method.fit_selective(net, spec, data, stopped, Arm())
+        method.fit_selective(net, spec, data, stopped, SubRun())
     resumed = new_run(resume=stopped, step=stop)
     again, rounds, _ = trained(spec, data, resumed)
     whole, expected, _ = trained(spec, data, new_run())
@@ -105,7 +105,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, stop):
 
 
 def test_momentum_of_reused_slots_is_forgotten(data, make_spec, new_run):
-    """Section 3, optimizer: with the reset nothing moves without a gradient, else it does."""
+    """Section 3, momentum: with the reset nothing moves without a gradient, else it does."""
     moved = {}
     for reset in (True, False):
         spec = make_spec(selective={"reset_optimizer_state": reset, "threshold": 0.3})
@@ -131,7 +131,7 @@ def test_momentum_of_reused_slots_is_forgotten(data, make_spec, new_run):
 
 
 def test_shifts_decay_by_their_own_rate(data, make_spec):
-    """Section 3, optimizer; pitfalls 12 and 13: batch norms decay like weights, groups by name."""
+    """Section 3; pitfalls 12 and 13: batch norms decay like weights, groups go by name."""
     net = method.new_net(make_spec(), data, "cpu")
     shifts = {name for name, _ in net.named_parameters() if name.endswith(".shift")}
     optimizer = make_optimizer(net, make_spec().optimizer, dict.fromkeys(shifts, 1e-5))
@@ -149,12 +149,12 @@ OTHER_NETS = [
 
 @pytest.mark.parametrize("model", OTHER_NETS)
 def test_other_nets_train_and_export(data, make_spec, new_run, model):
-    """Section 5: rounds find the units of each net; compact is the net in eval mode."""
+    """Sections 4 and 5: rounds find the units of each net; compact is the net in eval mode."""
     spec, run = make_spec(model=model, selective={"threshold": 0.3, "top_k": 2}), new_run()
     net, rounds, _ = trained(spec, data, run)
-    found = report.slots(rounds)
-    assert found["closed"] > 0
-    assert (found["reallocated"] > 0) == (model["name"] != "condensenet182")
+    actual = report.slots(rounds)
+    assert actual["closed"] > 0
+    assert (actual["reallocated"] > 0) == (model["name"] != "condensenet182")
     assert not events(run, "event")
     small, _ = compact(net, spec.model, 4, 1, whole=False)
     x, _ = next(images.evaluation_batches(data))
@@ -193,8 +193,8 @@ def test_job_leaves_nets_that_load_and_tables_that_agree(data, make_spec, new_ru
         ("export.safetensors", "export_test_accuracy"),
     ):
         net = load_net(run.dir / name, "cpu").net
-        found = (net(x).argmax(1) == labels).float().mean().item()
-        assert found == pytest.approx(result[figure])
+        actual = (net(x).argmax(1) == labels).float().mean().item()
+        assert actual == pytest.approx(result[figure])
     arrays = np.load(run.dir / "allocation.npz")
     gates = [arrays[name] for name in arrays if name.endswith(".gate")]
     assert sum(gate.sum() for gate in gates) == result["open_at_the_end"]
@@ -235,8 +235,8 @@ def test_estimate_counts_and_refuses(make_spec):
     """Steps of both arms and rounds; without a round, a way out."""
     spec = make_spec(compare_with_plain=True)
     counts = {"none": {"train": 64, "classes": 4, "height": 8, "width": 8, "channels": 1}}
-    found = spec.estimate(counts)
-    assert found.total_steps == 48
-    assert found.details["rounds"] == 3
+    actual = spec.estimate(counts)
+    assert actual.total_steps == 48
+    assert actual.details["rounds"] == 3
     with pytest.raises(SpecError, match="have no round"):
         make_spec(epochs=None, max_steps=4).estimate(counts)

@@ -33,7 +33,7 @@ def test_confusion_has_true_rows():
 def test_predict_uses_eval_mode_and_keeps_the_mode():
     net = nn.Sequential(nn.Dropout(0.9), nn.Linear(3, 2)).train()
     x, labels = torch.randn(5, 3), torch.zeros(5, dtype=torch.int64)
-    logs, told = predict(net, [(x[:2], labels[:2]), (x[2:], labels[2:])])
+    logs, predicted_labels = predict(net, [(x[:2], labels[:2]), (x[2:], labels[2:])])
     torch.testing.assert_close(logs, net[1](x).log_softmax(1))
-    assert torch.equal(told, labels)
+    assert torch.equal(predicted_labels, labels)
     assert net.training

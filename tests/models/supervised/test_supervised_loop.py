@@ -13,6 +13,7 @@ from models.core.spec import Optimizer
 from models.data import images, synthetic
 from models.nets.build import build_net
 from models.nets.spec import ResidualNet
+from models.supervised.hooks import Hooks
 from models.supervised.loop import fit
 from models.supervised.spec import SupervisedSpec
 from models.supervised.steps import Mode, cross_entropy, learning_rate, make_optimizer
@@ -111,8 +112,7 @@ def test_divergence_names_the_step(data, new_run):
             data,
             spec_of(),
             run,
-            forward=forward,
-            mode_of=lambda step: Mode("bad" if step == 4 else "full"),
+            Hooks(forward=forward, mode_of=lambda step: Mode("bad" if step == 4 else "full")),
         )
     assert not [e for e in events(run, "artifact") if e["step"] > 4]
 
@@ -126,7 +126,7 @@ def test_stop_is_obeyed_within_a_step(data, new_run, save):
             run.request_stop("test", save=save)
 
     with pytest.raises(StoppedError):
-        fit(net_of(), data, spec_of(epochs=100), run, after_step=after_step)
+        fit(net_of(), data, spec_of(epochs=100), run, Hooks(after_step=after_step))
     saved = [e["step"] for e in events(run, "artifact")]
     assert saved == ([4] if save else [])
 
@@ -137,7 +137,7 @@ def stopped_at(step, data, run, spec):
             run.request_stop("test")
 
     with pytest.raises(StoppedError):
-        fit(net_of(), data, spec, run, after_step=after_step)
+        fit(net_of(), data, spec, run, Hooks(after_step=after_step))
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
@@ -149,19 +149,19 @@ def test_resumed_bits(data, new_run, step):
     first = new_run()
     stopped_at(step, data, first, spec)
     again = net_of(seed=99)
-    found = fit(again, data, spec, new_run(resume=first, step=step))
+    actual = fit(again, data, spec, new_run(resume=first, step=step))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
-    assert found.scores == expected.scores
-    assert [row["step"] for row in found.history] == [row["step"] for row in expected.history]
+    assert actual.scores == expected.scores
+    assert [row["step"] for row in actual.history] == [row["step"] for row in expected.history]
 
 
 def test_resuming_a_finished_run_does_nothing_more(data, new_run):
     first, net = new_run(), net_of()
     expected = fit(net, data, spec_of(), first)
     again = net_of(seed=5)
-    found = fit(again, data, spec_of(), new_run(resume=first, step=9))
-    assert found.scores == expected.scores
+    actual = fit(again, data, spec_of(), new_run(resume=first, step=9))
+    assert actual.scores == expected.scores
     assert torch.equal(again.head.weight, net.head.weight)
 
 
@@ -226,17 +226,17 @@ def test_graphs_without_a_gpu_are_told(data, new_run):
 
 def test_before_step_may_change_net_and_momentum(data, new_run):
     """Told of every step from 0 on; what it zeroes without weight decay stays zero in one step."""
-    net, told = net_of(), []
+    net, steps = net_of(), []
 
     def before_step(step, momentum):
-        told.append(step)
+        steps.append(step)
         assert momentum.keys() == dict(net.named_parameters()).keys()
         with torch.no_grad():
             net.head.bias.zero_()
             momentum["head.bias"].fill_(1.0)
 
-    fit(net, data, spec_of(max_steps=2, epochs=None), new_run(), before_step=before_step)
-    assert told == [0, 1]
+    fit(net, data, spec_of(max_steps=2, epochs=None), new_run(), Hooks(before_step=before_step))
+    assert steps == [0, 1]
     assert net.head.bias.abs().sum() > 0
 
 
@@ -253,7 +253,7 @@ def test_named_parameters_decay_by_their_own_rate(data, new_run):
     def forward(net, batch, mode):
         return cross_entropy(net, batch, mode) * 0
 
-    fit(net, data, spec, new_run(), forward=forward, decays={"head.weight": 0.1})
+    fit(net, data, spec, new_run(), Hooks(forward=forward, weight_decays={"head.weight": 0.1}))
     for name, p in net.named_parameters():
         decay = 0.1 if name == "head.weight" else 5e-4
         torch.testing.assert_close(p.detach(), start[name] * (1 - 0.5 * decay))

@@ -78,7 +78,7 @@ def rank(folder):
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    net = trained(Path(folder) / f"rank{ranks.index()}")
+    net = trained(Path(folder) / f"rank{ranks.rank()}")
     flat = torch.cat([x.flatten() for x in net.values()])
     every = [torch.empty_like(flat) for _ in range(2)]
     dist.all_gather(every, flat)

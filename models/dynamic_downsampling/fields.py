@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 
 SCHEDULE_FIELDS = {
     "periodic": {"period", "n_cheap", "cheap_first"},
@@ -17,7 +17,7 @@ SCHEDULE_FIELDS = {
 LayerPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]{1,100}$")]
 
 
-class Interval(Part):
+class Interval(SpecGroup):
     """A part of the run in which every step is cheap: [start, end) as shares of its steps."""
 
     start: float = Field(ge=0, le=1, description="Begin, as a share of the run's steps")
@@ -36,7 +36,7 @@ class Interval(Part):
         return self
 
 
-class Schedule(Part):
+class Schedule(SpecGroup):
     """Which steps are cheap between the full warm-up and the full refinement."""
 
     type: Literal["periodic", "bernoulli", "block", "anneal", "list", "off"] = "periodic"
@@ -82,7 +82,7 @@ class Schedule(Part):
         return self
 
 
-class Downsample(Part):
+class Downsample(SpecGroup):
     """What a cheap step leaves out and when (sections 2 to 4 of the method's README)."""
 
     schedule: Schedule = Schedule()

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactRef, DatasetRef, Int, Part
+from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 
 FEATURE_DIMS = {"fd_clf": 64, "fd_effnetlite0": 1280, "fid_inception": 2048}
 MIN_BATCH = 8
@@ -13,14 +13,14 @@ TRAINED = ("cwae", "wae_mmd", "swae")
 Phi = Literal["exact", "asymptotic"]
 
 
-class GeneratorShape(Part):
+class GeneratorShape(SpecGroup):
     """The net from noise to latents: blocks of Linear, BatchNorm, ReLU."""
 
     depth: Int = Field(default=5, ge=1, le=20, description="Blocks")
     width: Int = Field(default=512, ge=2, le=8192, description="Units of a block")
 
 
-class Architecture(Part):
+class Architecture(SpecGroup):
     """Encoder, decoder and latent generator."""
 
     preset: Literal["auto", "mlp", "conv"] = Field(
@@ -73,7 +73,7 @@ class Architecture(Part):
             )
 
 
-class Gamma(Part):
+class Gamma(SpecGroup):
     """Smoothing variance of a two-sample distance."""
 
     gamma_mode: Literal["fixed", "dynamic", "value"] = Field(
@@ -91,7 +91,7 @@ class Gamma(Part):
         return self
 
 
-class Phase(Gamma):
+class PhaseSpec(Gamma):
     """Length and step of a phase."""
 
     batch_size: Int = Field(
@@ -110,7 +110,7 @@ class Phase(Gamma):
     validate_every: Int = Field(default=500, ge=1, le=1_000_000, description="In steps")
 
 
-class Phase1(Phase):
+class Phase1(PhaseSpec):
     """The autoencoder. ae: squared error; cwae: + penalty log d2(z, N); cw2: log d2(y, x) + it."""
 
     objective: Literal["ae", "cwae", "cw2"] = "cw2"
@@ -122,7 +122,7 @@ class Phase1(Phase):
     eps: float = Field(default=1e-7, ge=1e-12, le=1e-3, description="Added inside the logarithms")
 
 
-class Phase2(Phase):
+class Phase2(PhaseSpec):
     """The latent generator, trained against the frozen encoder's latents."""
 
     phi: Phi = Field(default="asymptotic", description="Kernel; exact is needed below 4 dimensions")
@@ -134,7 +134,7 @@ class Phase2(Phase):
     )
 
 
-class Evaluation(Part):
+class GeneratorEvaluation(SpecGroup):
     """How samples are judged. A score is named after its features and is not the usual FID."""
 
     features: Literal["fd_clf", "fd_effnetlite0", "fid_inception"] = Field(
@@ -168,7 +168,7 @@ class Evaluation(Part):
     )
 
     @model_validator(mode="after")
-    def _enough(self) -> "Evaluation":
+    def _enough(self) -> "GeneratorEvaluation":
         if (self.features == "fid_inception") != (self.inception is not None):
             raise ValueError(
                 f"features {self.features} with inception {self.inception}: give fid_inception the"

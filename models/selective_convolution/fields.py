@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from models.core.spec import Int, Part
+from models.core.spec import Int, SpecGroup
 
 
-class Selective(Part):
+class Selective(SpecGroup):
     """When slots are closed and used again, and how."""
 
     enabled: bool = Field(default=True, description="false trains the plain net")
