@@ -11,9 +11,9 @@ from scipy import stats
 
 from models.saliency.graders.agreement import bootstrap, krippendorff
 from models.saliency.ranks import spearman_matrix
+from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.graders import LOWER_IS_BETTER
 from models.saliency.spec.methods import NO_BASELINE
-from models.saliency.study import Graded, Key
 
 CONTROLS = ("random", "centre_gaussian", "edge", "constant")
 FACTORS = ("baseline", "hyper-parameter", "seed", "method")
@@ -24,7 +24,7 @@ def family(method: str) -> str:
     return method.rpartition("-")[0] if method.rpartition("-")[2].isdigit() else method
 
 
-def factor(a: Key, b: Key) -> str | None:
+def factor(a: MapKey, b: MapKey) -> str | None:
     """What alone sets two maps apart; None where more than one thing does."""
     differs = {
         "baseline": a.baseline != b.baseline,
@@ -34,70 +34,70 @@ def factor(a: Key, b: Key) -> str | None:
     }
     if differs["method"] and NO_BASELINE in (a.baseline, b.baseline):
         differs["baseline"] = False  # a method without a baseline stands beside all
-    found = [name for name, different in differs.items() if different]
-    return found[0] if len(found) == 1 else None
+    differing = [name for name, different in differs.items() if different]
+    return differing[0] if len(differing) == 1 else None
 
 
-def cases(found: Graded) -> Iterator[tuple[tuple[str, int], list[Key]]]:
+def cases(results: EvaluationResults) -> Iterator[tuple[tuple[str, int], list[MapKey]]]:
     """The maps of each image and class."""
-    groups: dict[tuple[str, int], list[Key]] = defaultdict(list)
-    for key in found.maps:
+    groups: dict[tuple[str, int], list[MapKey]] = defaultdict(list)
+    for key in results.maps:
         groups[key.image, key.target].append(key)
     yield from groups.items()
 
 
-def divergence(found: Graded, seed: int) -> dict[str, Any]:
+def divergence(results: EvaluationResults, seed: int) -> dict[str, Any]:
     """Mean 1 - Spearman when one factor alone changes, by family of methods.
 
     Images are averaged first; ``interval`` is a bootstrap over them. The factor ``seed`` is the
     noise floor: a divergence below it is no finding.
     """
     by: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = defaultdict(dict)
-    for case, keys in cases(found):
-        matrix = spearman_matrix(np.stack([found.maps[key] for key in keys]))
+    for case, keys in cases(results):
+        matrix = spearman_matrix(np.stack([results.maps[key] for key in keys]))
         for (i, a), (j, b) in itertools.combinations(enumerate(keys), 2):
             name = factor(a, b)
             if name in (None, "method") or np.isnan(matrix[i, j]):
                 continue
             by[family(a.method), str(name)].setdefault(case, []).append(1 - matrix[i, j])
-    told: dict[str, Any] = defaultdict(dict)
+    summary: dict[str, Any] = defaultdict(dict)
     for (method, name), images in by.items():
         means = np.array([np.mean(values) for values in images.values()])
-        told[method][name] = {
+        summary[method][name] = {
             "mean": float(means.mean()),
             "least": float(means.min()),
             "greatest": float(means.max()),
             "interval": bootstrap(means, seed),
             "pairs": sum(map(len, images.values())),
         }
-    return dict(told)
+    return dict(summary)
 
 
-def method_agreement(found: Graded) -> tuple[list[str], Float[np.ndarray, "n n"]]:
+def method_agreement(results: EvaluationResults) -> tuple[list[str], Float[np.ndarray, "n n"]]:
     """Mean Spearman correlation of every two methods at the same baseline, over all images.
 
     On the diagonal that of two seeds, 1 without a second seed.
     """
-    names = list(dict.fromkeys(key.method for key in found.maps))
+    names = list(dict.fromkeys(key.method for key in results.maps))
     sums, counts = (np.zeros((len(names), len(names))) for _ in range(2))
-    for _, keys in cases(found):
-        matrix = spearman_matrix(np.stack([found.maps[key] for key in keys]))
+    for _, keys in cases(results):
+        matrix = spearman_matrix(np.stack([results.maps[key] for key in keys]))
         for (i, a), (j, b) in itertools.product(enumerate(keys), repeat=2):
             same = a.baseline == b.baseline or NO_BASELINE in (a.baseline, b.baseline)
             if same and i != j and not np.isnan(matrix[i, j]):
-                place = names.index(a.method), names.index(b.method)
-                sums[place] += matrix[i, j]
-                counts[place] += 1
+                pair = names.index(a.method), names.index(b.method)
+                sums[pair] += matrix[i, j]
+                counts[pair] += 1
     counts[counts == 0] = np.nan
-    found_at = sums / counts
-    alone = np.isnan(found_at.diagonal())  # no second seed: a map agrees with itself
-    found_at[np.flatnonzero(alone), np.flatnonzero(alone)] = 1.0
-    return names, found_at
+    means = sums / counts
+    alone = np.isnan(means.diagonal())  # no second seed: a map agrees with itself
+    means[np.flatnonzero(alone), np.flatnonzero(alone)] = 1.0
+    return names, means
 
 
-def makers_of(found: Graded) -> list[tuple[str, str]]:
+def makers_of(results: EvaluationResults) -> list[tuple[str, str]]:
     """Methods with their baselines: what graders rank."""
-    return list(dict.fromkeys((key.method, key.baseline) for key in found.maps))
+    return list(dict.fromkeys((key.method, key.baseline) for key in results.maps))
 
 
 def lower_is_better(grader: str) -> bool:
@@ -105,22 +105,24 @@ def lower_is_better(grader: str) -> bool:
     return grader.partition("@")[0].partition("-")[0] in LOWER_IS_BETTER
 
 
-def goodness(found: Graded, graders: list[str]) -> Mapping[str, Float[np.ndarray, "images makers"]]:
+def goodness(
+    results: EvaluationResults, graders: list[str]
+) -> Mapping[str, Float[np.ndarray, "images makers"]]:
     """Grades turned so that more is better, mean over seeds; NaN where there is none."""
-    makers = makers_of(found)
-    told = {}
+    makers = makers_of(results)
+    signed = {}
     for grader in graders:
         sign = -1 if lower_is_better(grader) else 1
         rows = []
-        for _, keys in cases(found):
+        for _, keys in cases(results):
             values: dict[tuple[str, str], list[float]] = defaultdict(list)
             for key in keys:
-                value = found.grades[key][grader]
+                value = results.grades[key][grader]
                 if value is not None:
                     values[key.method, key.baseline].append(sign * value)
             rows.append([np.mean(values[m]) if values[m] else np.nan for m in makers])
-        told[grader] = np.array(rows, dtype=np.float64)
-    return told
+        signed[grader] = np.array(rows, dtype=np.float64)
+    return signed
 
 
 def grader_agreement(
@@ -141,17 +143,19 @@ def grader_agreement(
 
 def reliability(good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, float | None]:
     """Krippendorff's alpha of each grader: images as raters of the map makers' ranks."""
-    told: dict[str, float | None] = {}
+    alphas: dict[str, float | None] = {}
     for name, values in good.items():
         known = values[:, ~np.isnan(values).any(0)]
         ranks = stats.rankdata(known, axis=1) if known.size else known
-        told[name] = krippendorff(ranks)
-    return told
+        alphas[name] = krippendorff(ranks)
+    return alphas
 
 
-def winners(found: Graded, good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, Any]:
+def winners(
+    results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
+) -> dict[str, Any]:
     """For each id of graders, the share of images whose best method changes with the baseline."""
-    makers = makers_of(found)
+    makers = makers_of(results)
     by: dict[str, list[list[str]]] = defaultdict(list)
     for name, values in good.items():
         best = [makers[int(np.nanargmax(row))][0] for row in values if not np.isnan(row).all()]
@@ -163,26 +167,28 @@ def winners(found: Graded, good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> di
     }
 
 
-def controls(found: Graded, good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, Any]:
+def controls(
+    results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
+) -> dict[str, Any]:
     """How often a control is graded at least as good as a method, by grader and control."""
-    makers = makers_of(found)
-    told: dict[str, Any] = {}
+    makers = makers_of(results)
+    shares: dict[str, Any] = {}
     for name, values in good.items():
-        for place, (method, _) in enumerate(makers):
+        for column, (method, _) in enumerate(makers):
             if family(method) not in CONTROLS:
                 continue
             others = [i for i, maker in enumerate(makers) if family(maker[0]) not in CONTROLS]
-            pairs = values[:, [place]] >= values[:, others]
-            known = ~(np.isnan(values[:, [place]]) | np.isnan(values[:, others]))
+            pairs = values[:, [column]] >= values[:, others]
+            known = ~(np.isnan(values[:, [column]]) | np.isnan(values[:, others]))
             if known.any():
-                told.setdefault(name, {})[method] = float(pairs[known].mean())
-    return told
+                shares.setdefault(name, {})[method] = float(pairs[known].mean())
+    return shares
 
 
-def interaction(found: Graded, graders: list[str]) -> list[dict[str, Any]]:
+def interaction(results: EvaluationResults, graders: list[str]) -> list[dict[str, Any]]:
     """Mean grade by method, baseline of the map and grader: does a map win with its own?"""
     by: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for key, grades in found.grades.items():
+    for key, grades in results.grades.items():
         for name in graders:
             value = grades[name]
             if value is not None:

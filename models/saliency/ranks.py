@@ -19,9 +19,9 @@ def ranks(
         index = torch.full((1,), shuffle, device=flat.device)
         start = philox.words((seed, 4), philox.SHIFTS, index, flat.numel())[0].argsort()
     order = start[flat[start].argsort(stable=True)]
-    found = torch.empty_like(order)
-    found[order] = torch.arange(len(order), device=order.device)
-    return found.view_as(values)
+    positions = torch.empty_like(order)
+    positions[order] = torch.arange(len(order), device=order.device)
+    return positions.view_as(values)
 
 
 def spearman_matrix(maps: Float[np.ndarray, "m h w"]) -> Float[np.ndarray, "m m"]:

@@ -25,13 +25,13 @@ import torch
 from models.saliency.engine.trace import trace
 from models.saliency.graders.curves import pixel_curve
 from models.saliency.methods.case import Case
-from models.saliency.methods.registry import make
-from models.saliency.methods.rise_masks import draw, render
+from models.saliency.methods.registry import compute_map
+from models.saliency.methods.rise_masks import draw_masks, render
 from models.saliency.net import load
 from models.saliency.net.images import prepare, samples
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.graders import Curve
-from models.saliency.spec.masks import FeatureAblation, Grid, Occlusion, Rise
+from models.saliency.spec.masks import FeatureAblation, GridSegments, Occlusion, Rise
 from tests.bench.saliency_clock import (
     describe,
     gap,
@@ -81,14 +81,14 @@ class Bench:
                 )[0, 0]  # fmt: skip
 
         works = {f"captum_{n}": (lambda n=n: peer(n)) for n in (1, 8, 32)}
-        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
+        works["sextant"] = lambda: compute_map(part, self.case(), self.b)[0]
         told = summary(interleaved(works, self.rounds), "sextant", gap)
         return told | {"windows": part.rows(SIDE, SIDE)}
 
     def ablation(self, cells: int) -> dict[str, Any]:
         from captum.attr import FeatureAblation as Peer
 
-        part = FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=cells))
+        part = FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=cells))
         rows = torch.arange(SIDE) * cells // SIDE
         labels = (rows[:, None] * cells + rows)[None, None]
 
@@ -100,13 +100,13 @@ class Bench:
                 )[0, 0]  # fmt: skip
 
         works = {f"captum_{n}": (lambda n=n: peer(n)) for n in (1, 8, 32)}
-        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
+        works["sextant"] = lambda: compute_map(part, self.case(), self.b)[0]
         return summary(interleaved(works, self.rounds), "sextant", gap) | {"cells": cells**2}
 
     def published(self, count: int, batch: int) -> torch.Tensor:
         """RISE as its authors run it, on our masks; making them is part of it."""
         masks = render(
-            draw(Rise(id="rise"), 0, torch.arange(count), SIDE, SIDE), SIDE, SIDE
+            draw_masks(Rise(id="rise"), 0, torch.arange(count), SIDE, SIDE), SIDE, SIDE
         ).float()
         with torch.no_grad():
             scores = torch.cat([self.prob(self.x * chunk[:, None]) for chunk in masks.split(batch)])
@@ -117,7 +117,7 @@ class Bench:
         """The published algorithm on the same masks; making them is in both times."""
         part = Rise(id="rise", masks=count)
         works = {f"published_{n}": (lambda n=n: self.published(count, n)) for n in (2, 4, 100)}
-        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
+        works["sextant"] = lambda: compute_map(part, self.case(), self.b)[0]
         return summary(interleaved(works, self.rounds), "sextant", gap) | {"masks": count}
 
     def rise_at_equal_error(self, count: int, reference: int, repeats: int) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Bench:
         def made(seed: int, **fields: Any) -> tuple[torch.Tensor, float]:
             case = self.case()
             case.seed = seed
-            _, cpu, maps = timed(lambda: make(Rise(id="rise", **fields), case, self.b))
+            _, cpu, maps = timed(lambda: compute_map(Rise(id="rise", **fields), case, self.b))
             return maps[0], cpu
 
         def errors(whole: torch.Tensor, **fields: Any) -> tuple[float, float]:
@@ -228,11 +228,11 @@ class Bench:
         """Whole jobs whose memory is taken: id, a number."""
         kind, _, count = name.partition("_")
         if kind == "rise":
-            return lambda: make(Rise(id="rise", masks=int(count)), self.case(), self.b)
+            return lambda: compute_map(Rise(id="rise", masks=int(count)), self.case(), self.b)
         if kind == "occlusion":
             window = int(count)
             part = Occlusion(id="occlusion", window=window, stride=window // 2)
-            return lambda: make(part, self.case(), self.b)
+            return lambda: compute_map(part, self.case(), self.b)
         curve = Curve(id="deletion", points=int(count))
         values = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         return lambda: pixel_curve(curve, values, self.b, self.case(), 0)

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from models.saliency.engine.graphed import GraphedChanges
-from models.saliency.engine.incremental import Base, Changes, in_order
+from models.saliency.engine.incremental import BaseActivations, Changes, in_order
 from models.saliency.graders.curves import pixel_curve
 from models.saliency.graders.road import road
 from models.saliency.methods.occlusion import regions, windows
-from models.saliency.methods.registry import make
-from models.saliency.methods.rise_masks import draw, render
+from models.saliency.methods.registry import compute_map
+from models.saliency.methods.rise_masks import draw_masks, render
 from models.saliency.spec.graders import Curve, Road
-from models.saliency.spec.masks import FeatureAblation, Grid, Rise
+from models.saliency.spec.masks import FeatureAblation, GridSegments, Rise
 from tests.bench.saliency_gpu_fp32 import fp32
 from tests.bench.saliency_gpu_parts import (
     CAPTUM,
@@ -56,14 +56,14 @@ def correctness(bench: Bench) -> dict[str, Any]:
     plan, scale = bench.plan("fp32"), expected.abs().max().item()
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
     changes = Changes(plan, over, 96)
-    boxes = in_order(list(changes.outputs(Base(plan, bench.x), bench.b)))
+    boxes = in_order(list(changes.outputs(BaseActivations(plan, bench.x), bench.b)))
     planned = torch.cat([plan(part) for part in images.split(64)])
     told: dict[str, Any] = {"plan": gap(planned, expected), "boxes": gap(boxes, expected)}
     if bench.on == "cuda":
         graph = GraphedChanges(changes, bench.x, bench.b)
         told["graph"] = gap(graph(bench.x, bench.b), expected)
         other = torch.randn_like(bench.x)
-        moved = in_order(list(changes.outputs(Base(plan, other), bench.b)))
+        moved = in_order(list(changes.outputs(BaseActivations(plan, other), bench.b)))
         told["graph_of_another_image"] = gap(graph(other, bench.b), moved)
     told = {name: value / scale for name, value in told.items()}
     assert max(told.values()) < 1e-4, told
@@ -106,7 +106,7 @@ def occlusion(bench: Bench) -> dict[str, Any]:
 def ablation(bench: Bench) -> dict[str, Any]:
     """A grid of 14 x 14 segments."""
     cells = 4 if bench.quick else 14
-    part = FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=cells))
+    part = FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=cells))
     told: dict[str, Any] = {}
     for name in FORMATS[1:]:
         works: dict[str, Callable[[], Any]] = {}
@@ -131,7 +131,7 @@ def rise(bench: Bench) -> dict[str, Any]:
             arithmetic(name)
             index = torch.arange(part.masks, device=bench.on)
             shape = (bench.side, bench.side)
-            masks = render(draw(part, 0, index, *shape), *shape).float()
+            masks = render(draw_masks(part, 0, index, *shape), *shape).float()
             forward = bench.prob(name)
             scores = torch.cat([forward(bench.x * m[:, None]) for m in masks.split(size)])
             found = scores.T @ masks.flatten(1) / part.masks / part.p
@@ -152,7 +152,7 @@ def graders(bench: Bench) -> dict[str, Any]:
     """A deletion curve of 225 states, and ROAD's imputation of 18 images."""
     numbers = torch.Generator().manual_seed(2)
     values = torch.rand(bench.side, bench.side, generator=numbers).to(bench.on)
-    smooth = make(bench.window, bench.case("tf32"), bench.b)[0].float()
+    smooth = compute_map(bench.window, bench.case("tf32"), bench.b)[0].float()
     curve = Curve(id="deletion", points=4 if bench.quick else 224)
     part = Road(
         id="road", percent=[10, 50] if bench.quick else [10, 20, 30, 40, 50, 60, 70, 80, 90]
@@ -203,7 +203,9 @@ def groups(bench: Bench) -> dict[str, Any]:
                     told |= bench.milliseconds({label: lambda g=graph, x=x, b=b: g(x, b)})
                 else:
                     works = {
-                        label: lambda c=changes, p=plan, x=x, b=b: list(c.outputs(Base(p, x), b))
+                        label: lambda c=changes, p=plan, x=x, b=b: list(
+                            c.outputs(BaseActivations(p, x), b)
+                        )
                     }
                     told |= bench.milliseconds(works)
                 if bench.quick:

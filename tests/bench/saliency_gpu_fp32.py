@@ -18,8 +18,8 @@ from torch import Tensor
 
 from models.saliency.engine.conv import Conv
 from models.saliency.engine.graphed import GraphedChanges
-from models.saliency.engine.incremental import Base, Changes, in_order
-from models.saliency.engine.plan import Plan
+from models.saliency.engine.incremental import BaseActivations, Changes, in_order
+from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.methods.occlusion import regions, windows
 from tests.bench.saliency_gpu_parts import Bench, arithmetic
 
@@ -125,7 +125,7 @@ WAYS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
 }
 
 
-def other_plan(plan: Plan, made: Callable[[Conv], Any]) -> Plan:
+def other_plan(plan: ExecutionPlan, made: Callable[[Conv], Any]) -> ExecutionPlan:
     """The same steps with other convolutions."""
     steps = []
     for step in plan.steps:
@@ -135,7 +135,7 @@ def other_plan(plan: Plan, made: Callable[[Conv], Any]) -> Plan:
             steps.append(replace(step, call=call, local=local))
         else:
             steps.append(step)
-    return Plan(plan.image, steps, plan.output, plan.shapes)
+    return ExecutionPlan(plan.image, steps, plan.output, plan.shapes)
 
 
 def other_way(known: Changes, made: Callable[[Conv], Any]) -> Changes:
@@ -156,7 +156,7 @@ def fp32(bench: Bench) -> dict[str, Any]:
     exact = torch.cat([bench.net.double()(part.double()) for part in bench.images().split(64)])
     bench.net.float()
     told, known = bench.found["fp32"], Changes(bench.plan("fp32"), over, 96)
-    in_order(list(known.outputs(Base(known.plan, bench.x), bench.b)))  # makes the routes
+    in_order(list(known.outputs(BaseActivations(known.plan, bench.x), bench.b)))  # makes the routes
     for name, (numbers, made) in WAYS.items():
         if time.monotonic() > bench.end or (bench.quick and name in TRITON):
             continue
@@ -183,7 +183,7 @@ def way(bench: Bench, changes: Changes, numbers: str, exact: Tensor) -> dict[str
     return {"first_s": round(first, 2), "off_of_range": off.item(), **told}
 
 
-def has_split(plan: Plan) -> bool:
+def has_split(plan: ExecutionPlan) -> bool:
     return any(isinstance(step.call, Split) for step in plan.steps)
 
 
@@ -192,4 +192,4 @@ def run(bench: Bench, changes: Changes) -> Callable[[], Tensor]:
     if bench.on == "cuda":
         graph = GraphedChanges(changes, x, b)
         return lambda: graph(x, b)
-    return lambda: in_order(list(changes.outputs(Base(changes.plan, x), b)))
+    return lambda: in_order(list(changes.outputs(BaseActivations(changes.plan, x), b)))

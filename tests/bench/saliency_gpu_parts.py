@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from models.core import device as devices
 from models.nets.build import build_net
-from models.saliency.engine.plan import Plan
+from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.engine.trace import trace
 from models.saliency.methods.case import Case
 from models.saliency.methods.occlusion import regions, windows
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.methods import Method
@@ -78,10 +78,10 @@ class Bench:
         self.net, self.x, self.target = net.to(self.on), x.to(self.on), target
         self.side = x.shape[-1]
         self.low, self.b = copy.deepcopy(self.net).bfloat16(), torch.zeros_like(self.x)
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, ExecutionPlan] = {}
         self._scorers: dict[str, Scorer] = {}
 
-    def plan(self, name: str) -> Plan:
+    def plan(self, name: str) -> ExecutionPlan:
         """Of a number format, made at its first use."""
         low = "bf16" if name.startswith("bf16") else "fp32"
         if low not in self._plans:
@@ -106,7 +106,7 @@ class Bench:
     def maker(self, name: str, part: Method) -> Callable[[], Tensor]:
         def work() -> Tensor:
             arithmetic(name)
-            return make(part, self.case(name), self.b)[0]
+            return compute_map(part, self.case(name), self.b)[0]
 
         return work
 

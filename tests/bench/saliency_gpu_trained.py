@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.nets import efficientnet_lite
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net import load
 from models.saliency.net.scores import Scorer
 from models.saliency.ranks import spearman_matrix
@@ -174,7 +174,9 @@ def against_plain(bench: Bench) -> dict[str, float]:
     """An occlusion map by boxes beside that of the plain net, in probability."""
     plain = bench.case("fp32", chunk=64)
     plain.scorer = Scorer(bench.net, "prob")
-    found, wanted = (make(bench.window, case, bench.b)[0] for case in (bench.case("fp32"), plain))
+    found, wanted = (
+        compute_map(bench.window, case, bench.b)[0] for case in (bench.case("fp32"), plain)
+    )
     return {**compared(found, wanted), "largest_of_map": wanted.abs().max().item()}
 
 
@@ -193,7 +195,7 @@ def quality(bench: Bench) -> dict[str, Any]:
     def made(seed: int, masks: int, **fields: Any) -> Tensor:
         case = bench.case("tf32")
         case.seed = seed
-        return make(Rise(id="rise", masks=masks, **fields), case, bench.b)[0]
+        return compute_map(Rise(id="rise", masks=masks, **fields), case, bench.b)[0]
 
     told: dict[str, Any] = {}
     reference, counts = (16, (8,)) if bench.quick else (40_000, (250, 500, 1000, 2000, 4000))

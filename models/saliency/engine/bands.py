@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.saliency.engine.conv import POINT, Conv
-from models.saliency.engine.step import Step
+from models.saliency.engine.step import PlanStep
 
 ITEM = 4  # bytes of a float32, the only format of the kernels that gain by it
 CACHE = 3 * 2**20  # bytes that a step may read and make in a band
@@ -25,7 +25,7 @@ LARGE = 2**20  # bytes of a map from which a chain is worth its seams
 Shapes = Mapping[str, tuple[int, int, int]]
 
 
-class Rows(NamedTuple):
+class InputRows(NamedTuple):
     """Rows of a map that a band of a step's result reads.
 
     Attributes:
@@ -47,7 +47,7 @@ class Chain:
         shapes: channels, height and width of all values they read and make.
     """
 
-    def __init__(self, steps: Sequence[Step], shapes: Shapes) -> None:
+    def __init__(self, steps: Sequence[PlanStep], shapes: Shapes) -> None:
         self.steps, self.shape = steps, shapes[steps[-1].name]
         inner = {step.name for step in steps}
         names = (name for step in steps for name in step.inputs if name not in inner)
@@ -62,13 +62,13 @@ class Chain:
         first = maps[0]
         channels, height, width = self.shape
         out = first.new_empty((len(first), height, width, channels)).permute(0, 3, 1, 2)
-        for place in range(len(first)):
-            alone = [x[place : place + 1] for x in maps]
+        for index in range(len(first)):
+            single = [x[index : index + 1] for x in maps]
             for low, high, needs in self.bands:
-                out[place : place + 1, :, low:high] = self._band(alone, needs)
+                out[index : index + 1, :, low:high] = self._band(single, needs)
         return out
 
-    def _band(self, maps: list[Tensor], needs: list[list[Rows]]) -> Tensor:
+    def _band(self, maps: list[Tensor], needs: list[list[InputRows]]) -> Tensor:
         known = dict(zip(self.inputs, maps, strict=True))
         for step, rows in zip(self.steps, needs, strict=True):
             inputs = [
@@ -79,7 +79,7 @@ class Chain:
         return known[self.steps[-1].name]
 
 
-def _local(step: Step, inputs: list[Tensor], pads: tuple[int, int, int, int]) -> Tensor:
+def _local(step: PlanStep, inputs: list[Tensor], pads: tuple[int, int, int, int]) -> Tensor:
     """A step on a band; columns beyond the map are left to a kernel that pads both sides alike."""
     left, right, above, below = pads
     if isinstance(step.call, Conv) and left == right and above == below == 0:
@@ -90,24 +90,24 @@ def _local(step: Step, inputs: list[Tensor], pads: tuple[int, int, int, int]) ->
     return (step.local or step.call)(*inputs)
 
 
-def _needs(steps: Sequence[Step], shapes: Shapes, low: int, high: int) -> list[list[Rows]]:
+def _needs(steps: Sequence[PlanStep], shapes: Shapes, low: int, high: int) -> list[list[InputRows]]:
     """For each step the rows of its inputs, from those of the chain's result back."""
-    found = []
+    needs = []
     for step in reversed(steps):
         (kh, kw), (sh, sw), (top, left), _ = step.window or POINT
         _, height, width = shapes[step.inputs[0]]
         first, last = low * sh - top, (high - 1) * sh - top + kh
         right = (shapes[step.name][2] - 1) * sw + kw - left - width
-        inside = Rows(
+        inside = InputRows(
             max(0, first), min(height, last), (left, right, max(0, -first), max(0, last - height))
         )
-        others = [Rows(low, high, (0, 0, 0, 0)) for _ in step.inputs[1:]]
-        found.append([inside, *others])
+        others = [InputRows(low, high, (0, 0, 0, 0)) for _ in step.inputs[1:]]
+        needs.append([inside, *others])
         low, high = inside.low, inside.high
-    return found[::-1]
+    return needs[::-1]
 
 
-def _height(steps: Sequence[Step], shapes: Shapes) -> int:
+def _height(steps: Sequence[PlanStep], shapes: Shapes) -> int:
     """Rows of the result in a band: the most with which each step stays within the cache."""
     height = shapes[steps[-1].name][1]
     rows = height
@@ -116,7 +116,7 @@ def _height(steps: Sequence[Step], shapes: Shapes) -> int:
     return rows
 
 
-def _largest(steps: Sequence[Step], shapes: Shapes, low: int, high: int) -> int:
+def _largest(steps: Sequence[PlanStep], shapes: Shapes, low: int, high: int) -> int:
     """Bytes that the largest step reads and makes in a band."""
     needs = _needs(steps, shapes, low, high)
     read = [rows[0].high - rows[0].low for rows in needs]
@@ -132,7 +132,7 @@ def _width(shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[2]
 
 
-def banded(steps: Sequence[Step], shapes: Shapes) -> list[Step]:
+def banded(steps: Sequence[PlanStep], shapes: Shapes) -> list[PlanStep]:
     """The same values with large maps between steps replaced by chains.
 
     Args:
@@ -140,24 +140,24 @@ def banded(steps: Sequence[Step], shapes: Shapes) -> list[Step]:
         shapes: of the values that are maps.
     """
     readers = Counter(name for step in steps for name in step.inputs)
-    found: list[Step] = []
-    chain: list[Step] = []
+    result: list[PlanStep] = []
+    chain: list[PlanStep] = []
     for step in steps:
         fits = _banding(step, shapes)
         if chain and not (fits and _goes_on(chain[-1], step, readers, shapes)):
-            found += _joined(chain, shapes)
+            result += _joined(chain, shapes)
             chain = []
-        (chain if fits else found).append(step)
-    return found + _joined(chain, shapes)
+        (chain if fits else result).append(step)
+    return result + _joined(chain, shapes)
 
 
-def _goes_on(last: Step, step: Step, readers: Counter[str], shapes: Shapes) -> bool:
+def _goes_on(last: PlanStep, step: PlanStep, readers: Counter[str], shapes: Shapes) -> bool:
     """Whether a step alone reads a chain's result, in its first place, and that is large."""
     large = ITEM * math.prod(shapes[last.name]) > LARGE
     return large and step.inputs[:1] == (last.name,) and readers[last.name] == 1
 
 
-def _banding(step: Step, shapes: Shapes) -> bool:
+def _banding(step: PlanStep, shapes: Shapes) -> bool:
     """Whether a step can be done on a band, by kernels that gain by it.
 
     A convolution that pads by its whole kernel or more has rows that see nothing of the map.
@@ -170,9 +170,9 @@ def _banding(step: Step, shapes: Shapes) -> bool:
     return step.call.backend == "mkldnn" and max(above, below) < step.call.window.kernel[0]
 
 
-def _joined(chain: list[Step], shapes: Shapes) -> list[Step]:
+def _joined(chain: list[PlanStep], shapes: Shapes) -> list[PlanStep]:
     """A chain as one step."""
     if len(chain) < 2:
         return chain
     whole = Chain(chain, shapes)
-    return [Step(chain[-1].name, whole.inputs, whole)]
+    return [PlanStep(chain[-1].name, whole.inputs, whole)]

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from models.saliency.engine.conv import POINT, Window
+from models.saliency.engine.conv import POINT, KernelWindow
 
 
-class Reach(NamedTuple):
+class Intervals(NamedTuple):
     """Intervals of one axis of a map, one for each position of a batch.
 
     Attributes:
@@ -38,41 +38,41 @@ class Reach(NamedTuple):
         """Where each position's box begins."""
         return np.clip(self.low, 0, self.length - self.size)
 
-    def through(self, kernel: int, stride: int, pad: int, length: int) -> "Reach":
+    def propagate(self, kernel: int, stride: int, pad: int, length: int) -> "Intervals":
         """The intervals behind an operation whose result has ``length``."""
         low = -((-(self.low + pad - kernel + 1)) // stride)
         high = (self.high - 1 + pad) // stride + 1
         low = np.clip(low, 0, length - 1)
-        return Reach(low, np.clip(high, low + 1, length), length)
+        return Intervals(low, np.clip(high, low + 1, length), length)
 
 
-class Reaches(NamedTuple):
+class Boxes(NamedTuple):
     """Boxes of rows and columns of one map."""
 
-    rows: Reach
-    columns: Reach
+    rows: Intervals
+    columns: Intervals
 
-    def at(self, index: Int64[np.ndarray, "m"]) -> "Reaches":
+    def at(self, index: Int64[np.ndarray, "m"]) -> "Boxes":
         """Those of some positions."""
-        return Reaches(*(Reach(axis.low[index], axis.high[index], axis.length) for axis in self))
+        return Boxes(*(Intervals(axis.low[index], axis.high[index], axis.length) for axis in self))
 
     @property
     def share(self) -> float:
         """Of the map that a box covers."""
         return (self.rows.size * self.columns.size) / (self.rows.length * self.columns.length)
 
-    def through(self, window: Window | None, height: int, width: int) -> "Reaches":
+    def propagate(self, window: KernelWindow | None, height: int, width: int) -> "Boxes":
         """The boxes behind an operation."""
         over = window or POINT
         axes = zip(self, over.kernel, over.stride, over.pad, (height, width), strict=True)
-        return Reaches(*(axis.through(k, s, p, n) for axis, k, s, p, n in axes))
+        return Boxes(*(axis.propagate(k, s, p, n) for axis, k, s, p, n in axes))
 
-    def join(self, other: "Reaches") -> "Reaches":
+    def join(self, other: "Boxes") -> "Boxes":
         """The smallest boxes that hold both."""
         pairs = zip(self, other, strict=True)
-        return Reaches(
+        return Boxes(
             *(
-                Reach(np.minimum(a.low, b.low), np.maximum(a.high, b.high), a.length)
+                Intervals(np.minimum(a.low, b.low), np.maximum(a.high, b.high), a.length)
                 for a, b in pairs
             )
         )
@@ -86,7 +86,7 @@ class Regions(NamedTuple):
         masks: from indices to the pixels that change.
     """
 
-    boxes: Reaches
+    boxes: Boxes
     masks: Callable[[Int64[Tensor, "m"]], Bool[Tensor, "m h w"]]
 
     @property
@@ -97,30 +97,30 @@ class Regions(NamedTuple):
 
 def regions_of(masks: Bool[Tensor, "n h w"]) -> Regions:
     """Regions from their masks."""
-    return Regions(reaches_of(masks), lambda index: masks[index])
+    return Regions(boxes_of(masks), lambda index: masks[index])
 
 
-def reaches_of(masks: Bool[Tensor, "n h w"]) -> Reaches:
+def boxes_of(masks: Bool[Tensor, "n h w"]) -> Boxes:
     """Bounding boxes of masks; a mask of nothing gets a box of one pixel."""
-    return Reaches(reach_of(masks.any(2)), reach_of(masks.any(1)))
+    return Boxes(intervals_of(masks.any(2)), intervals_of(masks.any(1)))
 
 
-def reach_of(touched: Bool[Tensor, "n length"]) -> Reach:
+def intervals_of(touched: Bool[Tensor, "n length"]) -> Intervals:
     """First and last touched index of each row; [0, 1) where nothing is touched."""
-    found = touched.cpu().numpy()
-    length = found.shape[1]
-    low = np.where(found.any(1), found.argmax(1), 0)
-    high = np.where(found.any(1), length - found[:, ::-1].argmax(1), 1)
-    return Reach(low.astype(np.int64), high.astype(np.int64), length)
+    changed = touched.cpu().numpy()
+    length = changed.shape[1]
+    low = np.where(changed.any(1), changed.argmax(1), 0)
+    high = np.where(changed.any(1), length - changed[:, ::-1].argmax(1), 1)
+    return Intervals(low.astype(np.int64), high.astype(np.int64), length)
 
 
-def groups(boxes: Reaches, size: int) -> list[Int64[np.ndarray, "_"]]:
+def groups(boxes: Boxes, size: int) -> list[Int64[np.ndarray, "_"]]:
     """Indices of at most ``size`` boxes that lie near each other, so that they are cut alike."""
     rows, columns = ((axis.low + axis.high) for axis in boxes)
     count = len(rows)
     strips = max(1, round((count / size) ** 0.5))
-    found = []
+    batches = []
     for strip in np.array_split(np.argsort(rows, kind="stable"), strips):
         ordered = strip[np.argsort(columns[strip], kind="stable")]
-        found += np.array_split(ordered, -(-len(strip) // size))
-    return found
+        batches += np.array_split(ordered, -(-len(strip) // size))
+    return batches

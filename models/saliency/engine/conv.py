@@ -16,7 +16,7 @@ from torch.nn import functional as F
 TOLERANCE = 2e-2  # of a fused kernel against plain torch, relative: bfloat16 rounds at 4e-3
 
 
-class Window(NamedTuple):
+class KernelWindow(NamedTuple):
     """Where a spatial operation looks.
 
     Attributes:
@@ -32,7 +32,7 @@ class Window(NamedTuple):
     fill: float = 0.0
 
 
-POINT = Window((1, 1), (1, 1), (0, 0))  # looks at the same place
+POINT = KernelWindow((1, 1), (1, 1), (0, 0))  # looks at the same place
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Conv:
     packed: Tensor | None = None
 
     @property
-    def window(self) -> Window:
+    def window(self) -> KernelWindow:
         """Where each output looks."""
         rows, columns = self.weight.shape[2:]
         kernel = ((rows - 1) * self.dilation[0] + 1, (columns - 1) * self.dilation[1] + 1)
-        return Window(kernel, self.stride, self.pads[:2])
+        return KernelWindow(kernel, self.stride, self.pads[:2])
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Of the whole map, [n, in, h, w]; ``other`` has the result's shape."""
@@ -180,7 +180,7 @@ def _agrees(name: str, device: str, dtype: torch.dtype, groups: int) -> bool:
     plain = Conv(weight, bias, (1, 1), (1, 1, 1, 1), (1, 1), groups, (0.0, math.inf))
     other = _with(plain, name, (6, 6))
     for added in (None, torch.ones_like(x)):
-        wanted, found = plain(x, added), other(x, added)
-        if (wanted - found).abs().max() > TOLERANCE * (1 + wanted.abs().max()):
+        expected, actual = plain(x, added), other(x, added)
+        if (expected - actual).abs().max() > TOLERANCE * (1 + expected.abs().max()):
             return False
     return True

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.saliency.engine.incremental import Base, Changes
+from models.saliency.engine.incremental import BaseActivations, Changes
 
 WARMUP = 2  # eager passes before it is recorded: routes, cuDNN's choice of algorithms
 
@@ -33,9 +33,9 @@ class GraphedChanges:
             self._outputs = self._pass(changes)
 
     def _pass(self, changes: Changes) -> Float[Tensor, "n classes"]:
-        base = Base(changes.plan, self.x)
-        found = [outputs for _, outputs in changes.outputs(base, self.b)]
-        return torch.cat(found)[self._order]
+        base = BaseActivations(changes.plan, self.x)
+        batches = [outputs for _, outputs in changes.outputs(base, self.b)]
+        return torch.cat(batches)[self._order]
 
     def __call__(
         self, x: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"]

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from models.saliency.engine.boxes import Regions, groups
-from models.saliency.engine.plan import Plan
-from models.saliency.engine.routes import Gather, Route, route
+from models.saliency.engine.plan import ExecutionPlan
+from models.saliency.engine.routes import Gather, Route, find_route
 from models.saliency.engine.threads import each
 
 CUT = 0.75  # share of a map from which on the whole map is as fast
@@ -28,10 +28,10 @@ KEPT = 1024  # regions whose ways are kept for the next image
 Filled = Callable[[Tensor], Tensor]  # from regions [n, h, w] to images with them filled
 
 
-class Base:
+class BaseActivations:
     """The image's own values; maps as rows of channels, then a row of 0 and one of -inf."""
 
-    def __init__(self, plan: Plan, x: Float[Tensor, "c h w"]) -> None:
+    def __init__(self, plan: ExecutionPlan, x: Float[Tensor, "c h w"]) -> None:
         self.plan = plan
         self.values = plan.values(x[None])
         self._rows: dict[str, Tensor] = {}
@@ -55,13 +55,13 @@ class Changes:
         cut: share of a map from which on whole maps are computed.
     """
 
-    def __init__(self, plan: Plan, regions: Regions, size: int, cut: float = CUT) -> None:
+    def __init__(self, plan: ExecutionPlan, regions: Regions, size: int, cut: float = CUT) -> None:
         self.plan, self.regions, self.cut = plan, regions, cut
         self.groups = groups(regions.boxes, size)
         self._routes: dict[int, Route] = {}
 
     def outputs(
-        self, base: Base, b: Tensor | Filled
+        self, base: BaseActivations, b: Tensor | Filled
     ) -> Iterator[tuple[Int64[np.ndarray, "n"], Float[Tensor, "n classes"]]]:
         """The net's outputs with each region's pixels taken from ``b``, group by group."""
         first = self._first_pixels(base.rows(self.plan.image)[:-2], b)
@@ -69,54 +69,56 @@ class Changes:
         for name in self.plan.shapes.keys() & base.values.keys():
             base.rows(name)  # before the threads ask for them
 
-        def work(place: int) -> Tensor:
-            way = self._route(place, device)
-            return follow(way, self.plan, base, first(place, way))
+        def work(index: int) -> Tensor:
+            route = self._route(index, device)
+            return run_route(route, self.plan, base, first(index, route))
 
-        found = each(work, range(len(self.groups)), device.type)
-        yield from zip(self.groups, found, strict=True)
+        outputs_by_group = each(work, range(len(self.groups)), device.type)
+        yield from zip(self.groups, outputs_by_group, strict=True)
 
     def _first_pixels(
         self, own: Float[Tensor, "pixels c"], b: Tensor | Filled
     ) -> Callable[[int, Route], Tensor]:
         """What the boxes of a group hold of the image, given the image's own pixels."""
         if not isinstance(b, Tensor):
-            return lambda place, way: _filled(b(self._removed(place, own.device)), way, len(own))
+            return lambda index, route: _filled(
+                b(self._removed(index, own.device)), route, len(own)
+            )
         rows = torch.cat([own, _as_rows(b[None])])
 
-        def taken(_: int, way: Route) -> Tensor:
-            return rows.index_select(0, way.first)
+        def taken(_: int, route: Route) -> Tensor:
+            return rows.index_select(0, route.first)
 
         return taken
 
-    def _removed(self, place: int, device: torch.device) -> Bool[Tensor, "n h w"]:
-        return self.regions.masks(torch.from_numpy(self.groups[place]).to(device))
+    def _removed(self, index: int, device: torch.device) -> Bool[Tensor, "n h w"]:
+        return self.regions.masks(torch.from_numpy(self.groups[index]).to(device))
 
-    def _route(self, place: int, device: torch.device) -> Route:
+    def _route(self, index: int, device: torch.device) -> Route:
         """The way of a group, kept where there are few enough for it to fit."""
-        if place in self._routes:
-            return self._routes[place]
-        found = route(self.plan, self.regions, self.groups[place], self.cut, device)
+        if index in self._routes:
+            return self._routes[index]
+        found = find_route(self.plan, self.regions, self.groups[index], self.cut, device)
         if self.regions.number <= KEPT:
-            self._routes[place] = found
+            self._routes[index] = found
         return found
 
 
 def in_order(
-    found: list[tuple[Int64[np.ndarray, "_"], Float[Tensor, "_ classes"]]],
+    parts: list[tuple[Int64[np.ndarray, "_"], Float[Tensor, "_ classes"]]],
 ) -> Float[Tensor, "n classes"]:
     """Outputs in the order of their regions."""
-    order = np.argsort(np.concatenate([index for index, _ in found]))
-    out = torch.cat([outputs for _, outputs in found])
+    order = np.argsort(np.concatenate([index for index, _ in parts]))
+    out = torch.cat([outputs for _, outputs in parts])
     return out[torch.from_numpy(order).to(out.device)]
 
 
-def follow(
-    way: Route, plan: Plan, base: Base, first: Float[Tensor, "pixels c"]
+def run_route(
+    route: Route, plan: ExecutionPlan, base: BaseActivations, first: Float[Tensor, "pixels c"]
 ) -> Float[Tensor, "n classes"]:
     """Carry one group of changes through the net, from the pixels of its boxes."""
-    values: dict[str, Any] = {plan.image: _as_maps(first, way.shape)}
-    for step, gathers, local, drops in way.work:
+    values: dict[str, Any] = {plan.image: _as_maps(first, route.shape)}
+    for step, gathers, local, drops in route.work:
         inputs = [
             _collect(gather, base, name, values)
             for name, gather in zip(step.inputs, gathers, strict=True)
@@ -128,16 +130,18 @@ def follow(
     return values[plan.output]
 
 
-def _filled(images: Float[Tensor, "n c h w"], way: Route, pixels: int) -> Tensor:
+def _filled(images: Float[Tensor, "n c h w"], route: Route, pixels: int) -> Tensor:
     """The pixels of the boxes, each from the image of its own position."""
     n = len(images)
-    place = (way.first % pixels).view(n, -1) + pixels * torch.arange(n, device=images.device)[
+    rows = (route.first % pixels).view(n, -1) + pixels * torch.arange(n, device=images.device)[
         :, None
     ]
-    return _as_rows(images).index_select(0, place.flatten())
+    return _as_rows(images).index_select(0, rows.flatten())
 
 
-def _collect(gather: Gather | None, base: Base, name: str, values: dict[str, Any]) -> Any:
+def _collect(
+    gather: Gather | None, base: BaseActivations, name: str, values: dict[str, Any]
+) -> Any:
     if gather is None:
         return values[name]
     regions = base.rows(name).index_select(0, gather.rows)

@@ -29,13 +29,13 @@ def constants_of(program: torch.export.ExportedProgram) -> dict[str, Tensor]:
 
 def needed_by(result: fx.Node) -> set[fx.Node]:
     """The node and all that it is computed from."""
-    found, todo = set(), [result]
+    needed, todo = set(), [result]
     while todo:
         node = todo.pop()
-        if node not in found:
-            found.add(node)
+        if node not in needed:
+            needed.add(node)
             todo += node.all_input_nodes
-    return found
+    return needed
 
 
 def arguments(node: fx.Node, defaults: tuple[Any, ...] = ()) -> tuple[Any, ...]:

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.saliency.engine.bands import banded
-from models.saliency.engine.step import Step
+from models.saliency.engine.step import PlanStep
 from models.saliency.engine.threads import each
 
 
-class Plan:
+class ExecutionPlan:
     """Runs the steps of a net.
 
     Args:
@@ -33,7 +33,7 @@ class Plan:
     def __init__(
         self,
         image: str,
-        steps: list[Step],
+        steps: list[PlanStep],
         output: str,
         shapes: Mapping[str, tuple[int, int, int]],
     ) -> None:
@@ -41,7 +41,7 @@ class Plan:
         self.last_use = last_uses(steps, output)
 
     @cached_property
-    def _whole(self) -> tuple[list[Step], dict[str, list[str]]]:
+    def _whole(self) -> tuple[list[PlanStep], dict[str, list[str]]]:
         """Steps for whole maps alone, and after which of them each value is dropped."""
         steps = banded(self.steps, self.shapes)
         return steps, last_uses(steps, self.output)
@@ -80,11 +80,11 @@ class Plan:
         return itemsize * most
 
 
-def last_uses(steps: list[Step], output: str) -> dict[str, list[str]]:
+def last_uses(steps: list[PlanStep], output: str) -> dict[str, list[str]]:
     """For each step the values that no later step needs."""
     seen = {output}
-    found: dict[str, list[str]] = {}
+    last_use: dict[str, list[str]] = {}
     for step in reversed(steps):
-        found[step.name] = [name for name in dict.fromkeys(step.inputs) if name not in seen]
+        last_use[step.name] = [name for name in dict.fromkeys(step.inputs) if name not in seen]
         seen.update(step.inputs)
-    return found
+    return last_use

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from models.saliency.engine.boxes import Reaches, Regions
+from models.saliency.engine.boxes import Boxes, Regions
 from models.saliency.engine.conv import POINT
-from models.saliency.engine.plan import Plan
-from models.saliency.engine.step import Step
+from models.saliency.engine.plan import ExecutionPlan
+from models.saliency.engine.step import PlanStep
 
 
 class Gather(NamedTuple):
@@ -32,10 +32,10 @@ class Gather(NamedTuple):
     shape: tuple[int, int, int]
 
 
-class Work(NamedTuple):
+class RoutedStep(NamedTuple):
     """One step on a batch of positions: by boxes where ``local``, else on whole maps."""
 
-    step: Step
+    step: PlanStep
     gathers: tuple[Gather | None, ...]
     local: bool
     drops: list[str]
@@ -46,11 +46,11 @@ class Route(NamedTuple):
 
     first: Int64[Tensor, "pixels"]
     shape: tuple[int, int, int]
-    work: list[Work]
+    work: list[RoutedStep]
 
 
-def route(
-    plan: Plan,
+def find_route(
+    plan: ExecutionPlan,
     regions: Regions,
     index: Int64[np.ndarray, "n"],
     cut: float,
@@ -63,39 +63,41 @@ def route(
     whole: set[str] = set()
     work = []
     for step in plan.steps:
-        reach = _reach(step, boxes, whole, plan)
-        local = reach is not None and reach.share <= cut
+        result = _result_boxes(step, boxes, whole, plan)
+        local = result is not None and result.share <= cut
         gathers = tuple(
-            _gather(name, place, boxes, whole, reach if local else None, step, device)
-            for place, name in enumerate(step.inputs)
+            _gather(name, position, boxes, whole, result if local else None, step, device)
+            for position, name in enumerate(step.inputs)
         )
-        if local and reach is not None:
-            boxes[step.name] = reach
+        if local and result is not None:
+            boxes[step.name] = result
         else:
             whole.add(step.name)
-        work.append(Work(step, gathers, local, plan.last_use[step.name]))
+        work.append(RoutedStep(step, gathers, local, plan.last_use[step.name]))
     return Route(first, shape, work)
 
 
-def _reach(step: Step, boxes: dict[str, Reaches], whole: set[str], plan: Plan) -> Reaches | None:
+def _result_boxes(
+    step: PlanStep, boxes: dict[str, Boxes], whole: set[str], plan: ExecutionPlan
+) -> Boxes | None:
     """The boxes of a step's result, None where it needs whole maps."""
     if step.local is None or any(name in whole for name in step.inputs):
         return None
     _, height, width = plan.shapes[step.name]
-    found = boxes[step.inputs[0]].through(step.window, height, width)
+    result = boxes[step.inputs[0]].propagate(step.window, height, width)
     for name in step.inputs[1:]:
-        found = found.join(boxes[name])
-    return found
+        result = result.join(boxes[name])
+    return result
 
 
-def _first(masks: Bool[Tensor, "n h w"], boxes: Reaches) -> tuple[Tensor, tuple[int, int, int]]:
+def _first(masks: Bool[Tensor, "n h w"], boxes: Boxes) -> tuple[Tensor, tuple[int, int, int]]:
     """Rows of the image's boxes in the table of its pixels followed by the baseline's."""
     n, h, w = masks.shape
     grid = _pixels(boxes.rows.start, boxes.columns.start, boxes.rows.size, boxes.columns.size, w)
-    place = torch.from_numpy(grid.reshape(n, -1)).to(masks.device)
-    changed = masks.flatten(1).gather(1, place)
+    pixels = torch.from_numpy(grid.reshape(n, -1)).to(masks.device)
+    changed = masks.flatten(1).gather(1, pixels)
     shape = (n, boxes.rows.size, boxes.columns.size)
-    return (place + changed * (h * w)).flatten(), shape
+    return (pixels + changed * (h * w)).flatten(), shape
 
 
 def _pixels(
@@ -108,24 +110,24 @@ def _pixels(
 
 def _gather(
     name: str,
-    place: int,
-    boxes: dict[str, Reaches],
+    position: int,
+    boxes: dict[str, Boxes],
     whole: set[str],
-    reach: Reaches | None,
-    step: Step,
+    result: Boxes | None,
+    step: PlanStep,
     device: torch.device,
 ) -> Gather | None:
     """What an input needs beside its boxes; None if it can be used as it is."""
     if name in whole or name not in boxes:
         return None
     held = boxes[name]
-    if reach is None:  # the whole map
+    if result is None:  # the whole map
         zeros = np.zeros_like(held.rows.low)
         return gather(held, zeros, zeros, held.rows.length, held.columns.length, 0, device)
-    over = step.window if place == 0 and step.window else POINT
+    over = step.window if position == 0 and step.window else POINT
     (kh, kw), (sh, sw), (pt, pl), fill = over
-    top, left = reach.rows.start * sh - pt, reach.columns.start * sw - pl
-    height, width = (reach.rows.size - 1) * sh + kh, (reach.columns.size - 1) * sw + kw
+    top, left = result.rows.start * sh - pt, result.columns.start * sw - pl
+    height, width = (result.rows.size - 1) * sh + kh, (result.columns.size - 1) * sw + kw
     same = (held.rows.size, held.columns.size) == (height, width)
     if same and (top == held.rows.start).all() and (left == held.columns.start).all():
         return None
@@ -133,7 +135,7 @@ def _gather(
 
 
 def gather(
-    held: Reaches,
+    held: Boxes,
     top: np.ndarray,
     left: np.ndarray,
     height: int,

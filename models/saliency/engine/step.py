@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from models.saliency.engine.conv import Window
+from models.saliency.engine.conv import KernelWindow
 
 
 @dataclass(frozen=True)
-class Step:
+class PlanStep:
     """One value of the net.
 
     Attributes:
@@ -26,4 +26,4 @@ class Step:
     inputs: tuple[str, ...]
     call: Callable[..., Any]
     local: Callable[..., Tensor] | None = None
-    window: Window | None = None
+    window: KernelWindow | None = None

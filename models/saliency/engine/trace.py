@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from models.saliency.engine.conv import Conv, Window, fastest
+from models.saliency.engine.conv import Conv, KernelWindow, fastest
 from models.saliency.engine.nodes import (
     POINTWISE,
     SAME,
@@ -25,8 +25,8 @@ from models.saliency.engine.nodes import (
     paddings,
     two,
 )
-from models.saliency.engine.plan import Plan
-from models.saliency.engine.step import Step
+from models.saliency.engine.plan import ExecutionPlan
+from models.saliency.engine.step import PlanStep
 from models.saliency.engine.threads import keep_freed_memory
 
 aten = torch.ops.aten
@@ -38,7 +38,7 @@ class NotTraceableError(Exception):
     """The net cannot be turned into a plan; run it as it is."""
 
 
-def trace(net: nn.Module, shape: tuple[int, int, int]) -> Plan:
+def trace(net: nn.Module, shape: tuple[int, int, int]) -> ExecutionPlan:
     """The plan of a net in evaluation mode for images of a shape [c, h, w].
 
     Raises:
@@ -64,11 +64,11 @@ class _Builder:
         self.graph = program.graph
         self.constants = constants_of(program)
         self.same: dict[fx.Node, fx.Node] = {}
-        self.steps: dict[fx.Node, Step] = {}
+        self.steps: dict[fx.Node, PlanStep] = {}
         self.convs: dict[fx.Node, Conv] = {}
         self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}
 
-    def plan(self) -> Plan:
+    def plan(self) -> ExecutionPlan:
         (image,) = [
             node
             for node in self.graph.nodes
@@ -82,7 +82,7 @@ class _Builder:
                 self._add(node)
         self._finish()
         shapes = {node.name: size for node in (image, *self.steps) if (size := map_size(node))}
-        return Plan(image.name, list(self.steps.values()), self._of(result).name, shapes)
+        return ExecutionPlan(image.name, list(self.steps.values()), self._of(result).name, shapes)
 
     # -- one node ----------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class _Builder:
         if pad is not None:
             conv = replace(conv, pads=tuple(a + b for a, b in zip(pads, pad, strict=True)))
             source = self._of(arguments(x)[0])
-        self._place(node, conv, [source])
+        self._add_conv(node, conv, [source])
 
     def _pad_before(self, x: fx.Node) -> tuple[int, int, int, int] | None:
         """Zeros that a node of its own puts around the convolution's input: above, left, ..."""
@@ -207,10 +207,10 @@ class _Builder:
         if not exact or map_size(node) is None:
             self._generic(node)
             return
-        window = Window(kernel, stride, padding, -INF if largest else 0.0)
+        window = KernelWindow(kernel, stride, padding, -INF if largest else 0.0)
         source = self._of(x)
         full = self._bound(node)
-        self.steps[node] = Step(node.name, (source.name,), full, call, window)
+        self.steps[node] = PlanStep(node.name, (source.name,), full, call, window)
 
     def _generic(self, node: fx.Node) -> None:
         """Any other operation; element by element where all its maps have the same size."""
@@ -250,8 +250,10 @@ class _Builder:
 
     def _small_constants(self, node: fx.Node) -> bool:
         """Whether weights that join in have no height and width of their own."""
-        found = [self.constants[x.name] for x in node.all_input_nodes if x.name in self.constants]
-        return all((x.ndim < 2 and x.numel() == 1) or x.shape[-2:] == (1, 1) for x in found)
+        constants = [
+            self.constants[x.name] for x in node.all_input_nodes if x.name in self.constants
+        ]
+        return all((x.ndim < 2 and x.numel() == 1) or x.shape[-2:] == (1, 1) for x in constants)
 
     def _bound(self, node: fx.Node) -> Callable[..., Any]:
         """The node's operation as a function of its dynamic inputs."""
@@ -274,9 +276,9 @@ class _Builder:
         self, node: fx.Node, inputs: list[fx.Node], call: Callable[..., Any], *, local: bool
     ) -> None:
         names = tuple(source.name for source in inputs)
-        self.steps[node] = Step(node.name, names, call, call if local else None)
+        self.steps[node] = PlanStep(node.name, names, call, call if local else None)
 
-    def _place(self, node: fx.Node, conv: Conv, inputs: list[fx.Node]) -> None:
+    def _add_conv(self, node: fx.Node, conv: Conv, inputs: list[fx.Node]) -> None:
         self.convs[node] = conv
         self._step(node, inputs, conv, local=False)
 

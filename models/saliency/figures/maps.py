@@ -97,13 +97,15 @@ def describe(method: Method) -> str:
             f"RISE ({method.estimator}, {method.masks} masks of {method.grid} x {method.grid}, "
             f"p {method.p:g}, {method.sampling})"
         )
-    told = method.model_dump(exclude={"id"}, exclude_none=True)
-    segments = told.pop("segments", None)
+    parameters = method.model_dump(exclude={"id"}, exclude_none=True)
+    segments = parameters.pop("segments", None)
     if segments:
-        told["segments"] = " ".join(str(value) for value in segments.values())
+        parameters["segments"] = " ".join(str(value) for value in segments.values())
     name = NAMES.get(method.id, method.id.replace("_", " "))
     return (
-        f"{name} ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else name
+        f"{name} ({', '.join(f'{key} {value}' for key, value in parameters.items())})"
+        if parameters
+        else name
     )
 
 

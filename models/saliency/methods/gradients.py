@@ -15,7 +15,7 @@ from models.saliency.spec.gradients import GradCam, Gradient, IntegratedGradient
 
 def derivatives(case: Case, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "k n c h w"]:
     """Derivative of each class's score with respect to each image, in the image's dtype."""
-    found = []
+    by_class = []
     for target in case.targets.tolist():
         chunks = []
         for part in images.split(case.chunk):
@@ -25,16 +25,16 @@ def derivatives(case: Case, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "
                 (gradient,) = torch.autograd.grad(score.sum(), x)
             case.scorer.tick(len(part))
             chunks.append(gradient)
-        found.append(torch.cat(chunks))
-    return torch.stack(found)
+        by_class.append(torch.cat(chunks))
+    return torch.stack(by_class)
 
 
 def gradient(part: Gradient, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
     """Largest size over the channels, or the sum of derivative times (x - b)."""
-    found = derivatives(case, case.x[None])[:, 0].double()
+    derivative = derivatives(case, case.x[None])[:, 0].double()
     if part.id == "gradient":
-        return found.abs().amax(1)
-    return (found * (case.x - b).double()).sum(1)
+        return derivative.abs().amax(1)
+    return (derivative * (case.x - b).double()).sum(1)
 
 
 def integrated(
@@ -70,7 +70,7 @@ def gradcam(part: GradCam, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tens
         SpecError: if there is no such layer, or it gives no maps.
     """
     layer = _layer(part.layer, case)
-    found = []
+    class_maps = []
     for target in case.targets.tolist():
         with torch.inference_mode(mode=False), torch.enable_grad(), _recorded(layer) as maps:
             score = case.scorer.read(case.scorer.net(case.x[None].clone()).double())[0, target]
@@ -79,8 +79,8 @@ def gradcam(part: GradCam, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tens
         case.scorer.tick(1)
         size = tuple(case.x.shape[1:])
         large = F.interpolate(weighted.detach().clamp(min=0), size, mode="bilinear")
-        found.append(large[0, 0].double())
-    return torch.stack(found)
+        class_maps.append(large[0, 0].double())
+    return torch.stack(class_maps)
 
 
 class _recorded:  # noqa: N801  # used as a function

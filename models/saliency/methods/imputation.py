@@ -45,7 +45,7 @@ def _solve(
     apply: Callable[[Tensor], Tensor], right: Float[Tensor, "n c h w"], cycle: "Multigrid"
 ) -> Float[Tensor, "n c h w"]:
     """Preconditioned conjugate gradients, each state and channel with steps of its own."""
-    found, residual = torch.zeros_like(right), right.clone()
+    solution, residual = torch.zeros_like(right), right.clone()
     direction = cycle(residual)
     rho = _dot(residual, direction)
     goal = RESIDUAL**2 * _dot(right, right).clamp(min=1e-300)
@@ -54,16 +54,16 @@ def _solve(
             break
         image = apply(direction)
         alpha = rho / _dot(direction, image).clamp(min=1e-300)
-        found += alpha * direction
+        solution += alpha * direction
         residual -= alpha * image
         scaled = cycle(residual)
         new = _dot(residual, scaled)
         direction = scaled + new / rho.clamp(min=1e-300) * direction
         rho = new
-    return found
+    return solution
 
 
-class Grid(NamedTuple):
+class GridLevel(NamedTuple):
     """One level: what is removed, the sums of weights, and the way from the next coarser one."""
 
     gone: Float[Tensor, "n 1 h w"]
@@ -87,11 +87,11 @@ class Multigrid:
         self.grids = []
         while min(gone.shape[2:]) > COARSEST:
             down, right = (enlarging(n, gone.device) for n in gone.shape[2:])
-            self.grids.append(Grid(gone, _sum(torch.ones_like(gone[:1])), down, right))
+            self.grids.append(GridLevel(gone, _sum(torch.ones_like(gone[:1])), down, right))
             left = ((1 - gone).transpose(2, 3) @ (down > 0.5).float()).transpose(2, 3)
             gone = ((left @ (right > 0.5).float()) == 0).float()
         nothing = gone.new_zeros(0, 0)
-        self.grids.append(Grid(gone, _sum(torch.ones_like(gone[:1])), nothing, nothing))
+        self.grids.append(GridLevel(gone, _sum(torch.ones_like(gone[:1])), nothing, nothing))
 
     def __call__(self, r: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Of a residual; the scale is taken out, float32 may not hold it."""

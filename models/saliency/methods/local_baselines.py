@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 from models.saliency import philox
 from models.saliency.methods.imputation import impute
-from models.saliency.spec.parts import LocalMean, NoisyLinear
+from models.saliency.spec.fields import LocalMean, NoisyLinear
 
 
-class Local:
+class LocalBaseline:
     """Fills regions of an image.
 
     Args:
@@ -37,9 +37,9 @@ class Local:
         gone = removed[:, None]
         if isinstance(self.part, LocalMean):
             return torch.where(gone, self._around(removed, x, self.part.ring).to(x), x)
-        found = impute(x, removed) + self._noise * gone
+        filled = impute(x, removed) + self._noise * gone
         nothing = removed.all(2).all(1)[:, None, None, None]
-        return torch.where(nothing, self.image, found.to(x))
+        return torch.where(nothing, self.image, filled.to(x))
 
     def _around(self, removed: Tensor, x: Tensor, width: int) -> Float[Tensor, "n c 1 1"]:
         """Mean colour of the pixels not removed that lie within ``width`` of the region."""

@@ -61,11 +61,11 @@ def extremal(part: Extremal, case: Case, b: Float[Tensor, "c h w"]) -> Float[Ten
 
     Fong, Patrick, Vedaldi 2019, eq. 4 and 8, with the constants of the authors' TorchRay.
     """
-    found = []
+    maps = []
     for target in case.targets.tolist():
         masks = [_extremal(part, case, b, target, area) for area in part.areas]
-        found.append(torch.stack(masks).sum(0))
-    return torch.stack(found)
+        maps.append(torch.stack(masks).sum(0))
+    return torch.stack(maps)
 
 
 @torch.inference_mode(mode=False)

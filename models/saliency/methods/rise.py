@@ -25,7 +25,7 @@ class Sums(NamedTuple):
     coverage: Float[Tensor, "h w"]  # sum m, where the estimator needs it
     squares: Float[Tensor, "h w"]  # sum m^2, likewise
 
-    def plus(self, other: "Sums") -> "Sums":
+    def merge(self, other: "Sums") -> "Sums":
         """The sums over both sets of masks."""
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
@@ -35,26 +35,26 @@ def rise(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k 
 
     Masks are made a batch at a time from (seed, index): memory does not grow with their number.
     """
-    found = sums(part, case, b)
+    totals = sums(part, case, b)
     if part.early_stop is not None:
-        case.told["masks_used"] = found.count
-    return estimate(found, part.estimator, rise_masks.density(part))
+        case.reported["masks_used"] = totals.count
+    return estimate(totals, part.estimator, rise_masks.density(part))
 
 
 def sums(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Sums:
     """The sums over all masks, or over as many as the map needs to settle."""
     device = case.x.device
     per = max(GROUP, case.chunk // 2 * 2) if device.type == "cuda" else GROUP
-    halves = [_nothing(case), _nothing(case)]
+    halves = [_zero_sums(case), _zero_sums(case)]
     parts = torch.arange(part.masks, device=device).split(per)
-    for place, found in enumerate(each(lambda i: _group(part, case, b, i), parts, device.type)):
-        halves[place % 2] = halves[place % 2].plus(found)
-        if place % CHECK == CHECK - 1 and _settled(part, halves):
+    for index, group in enumerate(each(lambda i: _group(part, case, b, i), parts, device.type)):
+        halves[index % 2] = halves[index % 2].merge(group)
+        if index % CHECK == CHECK - 1 and _converged(part, halves):
             break
-    return halves[0].plus(halves[1])
+    return halves[0].merge(halves[1])
 
 
-def _settled(part: Rise, halves: list[Sums]) -> bool:
+def _converged(part: Rise, halves: list[Sums]) -> bool:
     """Whether the maps of both halves agree as well as was asked, for the first class."""
     stop = part.early_stop
     if stop is None or sum(half.count for half in halves) < stop.min_masks:
@@ -66,7 +66,7 @@ def _settled(part: Rise, halves: list[Sums]) -> bool:
     return bool(spearman_matrix(np.stack(maps))[0, 1] > stop.spearman)
 
 
-def _nothing(case: Case) -> Sums:
+def _zero_sums(case: Case) -> Sums:
     """Sums over no masks."""
     k, (_, h, w) = len(case.full), case.x.shape
     zeros = case.full.new_zeros(k + 2, h, w)
@@ -75,9 +75,9 @@ def _nothing(case: Case) -> Sums:
 
 def _group(part: Rise, case: Case, b: Float[Tensor, "c h w"], index: Int64[Tensor, "n"]) -> Sums:
     """The sums over some masks; on a CPU the work of one core, each batch in its caches."""
-    none = _nothing(case)
+    none = _zero_sums(case)
     _, h, w = case.x.shape
-    m = rise_masks.render(rise_masks.draw(part, case.seed, index, h, w), h, w)
+    m = rise_masks.render(rise_masks.draw_masks(part, case.seed, index, h, w), h, w)
     f = torch.cat([case.score(blend(some, case.x, b)) for some in m.split(case.chunk)])
     return Sums(
         len(index),

@@ -18,7 +18,7 @@ from models.saliency.spec.masks import Rise
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-class Grids(NamedTuple):
+class LowResMasks(NamedTuple):
     """Masks before their enlargement: the cells kept and the corner of the crop in pixels."""
 
     cells: Bool[Tensor, "n s s"]
@@ -26,7 +26,9 @@ class Grids(NamedTuple):
     left: Int64[Tensor, "n"]
 
 
-def draw(part: Rise, seed: int, index: Int64[Tensor, "n"], height: int, width: int) -> Grids:
+def draw_masks(
+    part: Rise, seed: int, index: Int64[Tensor, "n"], height: int, width: int
+) -> LowResMasks:
     """The masks of these indices.
 
     ``antithetic`` and ``balanced`` make pairs (2i, 2i + 1) from the same uniform numbers u and
@@ -45,13 +47,13 @@ def draw(part: Rise, seed: int, index: Int64[Tensor, "n"], height: int, width: i
         rank = u.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
         kept = round(2 * part.p * s * s)
         cells = torch.where(second, rank >= s * s - (kept - kept // 2), rank < kept // 2)
-        place = source * _coprime(cell[0] * cell[1]) % (cell[0] * cell[1])
-        top, left = place // cell[1], place % cell[1]
+        offset = source * _coprime(cell[0] * cell[1]) % (cell[0] * cell[1])
+        top, left = offset // cell[1], offset % cell[1]
     else:
         cells = torch.where(second, 1 - u, u) < part.p
         shift = philox.uniform((seed, 0), philox.SHIFTS, source, 2)
         top, left = (shift[:, 0] * cell[0]).long(), (shift[:, 1] * cell[1]).long()
-    return Grids(cells.unflatten(1, (s, s)), top, left)
+    return LowResMasks(cells.unflatten(1, (s, s)), top, left)
 
 
 def density(part: Rise) -> float:
@@ -88,7 +90,7 @@ def interpolation(s: int, cell: int, device: torch.device) -> Float[Tensor, "lon
     return (1 - share) * one_hot(low) + share * one_hot(low + 1)
 
 
-def render(grids: Grids, height: int, width: int) -> Float[Tensor, "n {height} {width}"]:
+def render(grids: LowResMasks, height: int, width: int) -> Float[Tensor, "n {height} {width}"]:
     """The masks in pixels, float64 in [0, 1], by two small matrix products each."""
     s, device = grids.cells.shape[1], grids.cells.device
     down = torch.arange(height, device=device) + grids.top[:, None]  # [n, h]

@@ -8,17 +8,17 @@ from torch import Tensor
 from models.core.errors import DataError
 from models.saliency.engine.boxes import Regions, regions_of
 from models.saliency.methods.case import Case
-from models.saliency.spec.masks import Grid, Slic
+from models.saliency.spec.masks import GridSegments, Slic
 
 
-def segment(part: Grid | Slic, case: Case) -> Int64[Tensor, "h w"]:
+def segment(part: GridSegments | Slic, case: Case) -> Int64[Tensor, "h w"]:
     """Labels 0, 1, ... of the pixels, none left out.
 
     Raises:
         DataError: if SLIC finds a single segment, as in an image of one colour.
     """
     height, width = case.x.shape[1:]
-    if isinstance(part, Grid):
+    if isinstance(part, GridSegments):
         rows = torch.arange(height) * part.rows // height
         columns = torch.arange(width) * part.rows // width
         return (rows[:, None] * part.rows + columns).to(case.x.device)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.saliency import philox
-from models.saliency.methods.baselines import Replacement, alone
+from models.saliency.methods.baselines import Replacement, image_of
 from models.saliency.methods.case import Case
 from models.saliency.methods.segments import regions, segment
-from models.saliency.spec.masks import FeatureAblation, Grid, KernelShap, Lime, ShapleyExact
+from models.saliency.spec.masks import FeatureAblation, GridSegments, KernelShap, Lime, ShapleyExact
 
 RANK_TOLERANCE = 1e-10  # of eigenvalues of the regression, relative
 
@@ -24,19 +24,19 @@ def ablation(part: FeatureAblation, case: Case, b: Replacement) -> Tensor:
     """``f(x) - f(x with the segment = b)`` at each pixel of the segment: [k, h, w]."""
     labels = segment(part.segments, case)
     shape = tuple(labels.shape)
-    if isinstance(part.segments, Grid):
+    if isinstance(part.segments, GridSegments):
         key = ("grid", part.segments.rows, shape)
     else:
         key = ("labels", hashlib.sha256(labels.cpu().numpy().tobytes()).digest())
-    found = case.full - case.under(key, lambda: regions(labels), b)
-    return found.T[:, labels]
+    differences = case.full - case.scores_with_replaced(key, lambda: regions(labels), b)
+    return differences.T[:, labels]
 
 
-def worth(
+def coalition_scores(
     kept: Bool[Tensor, "n j"], labels: Int64[Tensor, "h w"], case: Case, b: Replacement
 ) -> Float[Tensor, "n k"]:
     """Scores of coalitions: the kept segments from the image, the others from the baseline."""
-    return case.scores(lambda index: case.without(~kept[index][:, labels], b), len(kept))
+    return case.scores(lambda index: case.replace(~kept[index][:, labels], b), len(kept))
 
 
 def lime(part: Lime, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
@@ -49,15 +49,15 @@ def lime(part: Lime, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
     count = int(labels.max()) + 1
     index = torch.arange(part.samples, device=case.x.device)
     kept = philox.uniform((case.seed, 0), philox.CELLS, index, count) < 0.5
-    y = worth(kept, labels, case, b)
+    y = coalition_scores(kept, labels, case, b)
     z = kept.double()
     distance = 1 - (z.sum(1) / count).sqrt()
     weight = torch.exp(-((distance / part.width) ** 2))[:, None]
     centre, mean = ((weight * v).sum(0) / weight.sum() for v in (z, y))
     left = (z - centre).T @ (weight * (z - centre))
     left = left + part.ridge * torch.eye(count, dtype=left.dtype, device=left.device)
-    found = _solve(left, (z - centre).T @ (weight * (y - mean)))
-    return found.T[:, labels]
+    coefficients = _solve(left, (z - centre).T @ (weight * (y - mean)))
+    return coefficients.T[:, labels]
 
 
 def kernel_shap(part: KernelShap, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
@@ -69,10 +69,10 @@ def kernel_shap(part: KernelShap, case: Case, b: Replacement) -> Float[Tensor, "
     labels = segment(part.segments, case)
     count = int(labels.max()) + 1
     kept = draw_coalitions(part, case, count)
-    empty = case.score(alone(b)[None])
+    empty = case.score(image_of(b)[None])
     # Once more through the net, so that both ends are read in the same way.
     whole = case.score(case.x[None])
-    y, z = worth(kept, labels, case, b) - empty, kept.double()
+    y, z = coalition_scores(kept, labels, case, b) - empty, kept.double()
     total = whole - empty
     left = z[:, :-1] - z[:, -1:]
     first = _solve(left.T @ left, left.T @ (y - z[:, -1:] * total))
@@ -101,7 +101,7 @@ def shapley(part: ShapleyExact, case: Case, b: Replacement) -> Float[Tensor, "k 
     count = int(labels.max()) + 1
     code = torch.arange(2**count, device=case.x.device)
     kept = (code[:, None] >> torch.arange(count, device=case.x.device)) & 1 == 1
-    y = worth(kept, labels, case, b)
+    y = coalition_scores(kept, labels, case, b)
     size = kept.sum(1)
     weights = [
         math.factorial(s) * math.factorial(count - s - 1) / math.factorial(count)
@@ -110,9 +110,9 @@ def shapley(part: ShapleyExact, case: Case, b: Replacement) -> Float[Tensor, "k 
     weight = torch.tensor([*weights, 0.0], dtype=torch.float64, device=y.device)
     values = []
     for j in range(count):
-        without = code[~kept[:, j]]
-        gain = y[without + 2**j] - y[without]
-        values.append((weight[size[without]][:, None] * gain).sum(0))
+        rest = code[~kept[:, j]]
+        gain = y[rest + 2**j] - y[rest]
+        values.append((weight[size[rest]][:, None] * gain).sum(0))
     return torch.stack(values, 1)[:, labels]
 
 

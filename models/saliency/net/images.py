@@ -14,8 +14,8 @@ from models.core.run import Run
 from models.data import files, samples
 from models.data.builtin import BUILTIN
 from models.saliency.net.load import Subject
+from models.saliency.spec.fields import ImageRef
 from models.saliency.spec.map import Explanation
-from models.saliency.spec.parts import ImageRef
 
 
 def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:
@@ -38,11 +38,11 @@ def load_images(spec: Explanation, run: Run) -> list[UInt8[np.ndarray, "_h _w _c
     wanted: dict[tuple[str, str], list[int]] = {}
     for position, ref in enumerate(spec.images):
         wanted.setdefault((ref.dataset, ref.split), []).append(position)
-    found: dict[str, np.ndarray] = {}
+    images: dict[str, np.ndarray] = {}
     for positions in wanted.values():
         refs = {f"images.{position}": spec.images[position] for position in positions}
-        found |= _read(refs, run)
-    return [found[f"images.{position}"] for position in range(len(spec.images))]
+        images |= _read(refs, run)
+    return [images[f"images.{position}"] for position in range(len(spec.images))]
 
 
 def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
@@ -54,8 +54,8 @@ def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
     """
     for field, ref in spec.other_images():
         if ref.key not in subject.space.others:
-            (found,) = _read({field: ref}, run).values()
-            subject.space.others[ref.key] = prepare(found, subject, field)
+            (image,) = _read({field: ref}, run).values()
+            subject.space.others[ref.key] = prepare(image, subject, field)
 
 
 def _read(refs: dict[str, ImageRef], run: Run) -> dict[str, np.ndarray]:
@@ -92,16 +92,16 @@ def read_map(path: Path, size: tuple[int, int], field: str) -> Float[Tensor, "h 
         DataError: if it is no array of finite numbers of the size of the net's input.
     """
     try:
-        found = np.load(path, allow_pickle=False)
+        values = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{field}: no array of numpy (.npy): {error}") from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
         raise DataError(f"{field}: give one array of real numbers as .npy")
-    if found.shape != size:
-        raise DataError(f"{field} has shape {found.shape}; the net's input is {size}, give that")
-    if not np.isfinite(found).all():
+    if values.shape != size:
+        raise DataError(f"{field} has shape {values.shape}; the net's input is {size}, give that")
+    if not np.isfinite(values).all():
         raise DataError(f"{field} holds NaN or infinity; replace them by numbers")
-    return torch.from_numpy(found.astype(np.float64))
+    return torch.from_numpy(values.astype(np.float64))
 
 
 def prepare(

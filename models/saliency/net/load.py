@@ -209,7 +209,7 @@ def _described(
         raise SpecError(f"model.classes has {len(classes)} names, the net gives {count} numbers")
     # The mean is that of the net's training data only if the user said so.
     space = Space(given.mean, given.std, recorded="mean" in given.model_fields_set)
-    names = classes or [str(place) for place in range(count)]
+    names = classes or [str(index) for index in range(count)]
     return Subject(net, names, space, (height, width), channels, given.margin)
 
 
@@ -218,21 +218,23 @@ def _count(net: nn.Module, shape: tuple[int, int, int], device: str) -> int:
     dtype = next((v.dtype for v in weights), torch.float32)
     try:
         with torch.no_grad():
-            found = net(torch.zeros(2, *shape, dtype=dtype, device=device))
+            outputs = net(torch.zeros(2, *shape, dtype=dtype, device=device))
     except Exception as error:  # whatever a user's net raises
         raise SpecError(
             f"model: the net does not take two images of shape {shape}: {error}"[:600],
             hint="give input.size; export with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), so "
             "that the net takes batches of any size",
         ) from error
-    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 2:
-        told = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != 2:
+        description = (
+            tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        )
         raise SpecError(
-            f"model: for two images the net gives {told}; saliency needs a row of numbers, one a "
-            "class, for each image",
+            f"model: for two images the net gives {description}; saliency needs a row of numbers, "
+            "one a class, for each image",
             hint="export with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)",
         )
-    return found.shape[1]
+    return outputs.shape[1]
 
 
 def check(spec: Explanation, subject: Subject) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.core.run import Run
-from models.saliency.engine.plan import Plan
+from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.engine.trace import NotTraceableError, trace
 from models.saliency.net.load import Subject
 from models.saliency.net.scores import Scorer, check_mode
@@ -26,24 +26,24 @@ PROGRESS_S = 0.1  # between two reports
 TRACE_ROWS = 256  # fewer rows than this are done before a plan is made
 
 
-class Rows:
+class RowCounter:
     """Counts rows through the net; after each batch reports progress and hears of a stop."""
 
     def __init__(self, run: Run, total: int) -> None:
         self.run, self.total, self.done = run, total, 0
-        self._lock, self._told_at = threading.Lock(), 0.0
+        self._lock, self._reported_at = threading.Lock(), 0.0
 
     def __call__(self, rows: int) -> None:
         with self._lock:  # each core counts the rows of its own batches
             self.done += rows
             now = time.monotonic()
-            if now - self._told_at >= PROGRESS_S or self.done >= self.total:
-                self._told_at = now
+            if now - self._reported_at >= PROGRESS_S or self.done >= self.total:
+                self._reported_at = now
                 self.run.progress(self.done, self.total, unit="row")
         self.run.check_stop()
 
 
-def open_net(spec: Explanation, subject: Subject, rows: Rows) -> Scorer:
+def open_net(spec: Explanation, subject: Subject, rows: RowCounter) -> Scorer:
     """The net of a spec, by its plan where the job is long enough to make one.
 
     Raises:
@@ -61,7 +61,7 @@ def _lower(net: nn.Module) -> nn.Module:
     return lowered.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
 
 
-def _plan_of(net: nn.Module, subject: Subject, run: Run) -> Plan | None:
+def _plan_of(net: nn.Module, subject: Subject, run: Run) -> ExecutionPlan | None:
     """The net's plan; None, with a warning that says why, where the net cannot be traced."""
     try:
         return trace(net, (subject.channels, *subject.size))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from models.core.errors import DataError, SpecError
 from models.saliency.engine.boxes import Regions
 from models.saliency.engine.graphed import GraphedChanges
-from models.saliency.engine.incremental import KEPT, Base, Changes, Filled, in_order
-from models.saliency.engine.plan import Plan
+from models.saliency.engine.incremental import KEPT, BaseActivations, Changes, Filled, in_order
+from models.saliency.engine.plan import ExecutionPlan
 
 # from regions [n, h, w] and the image [c, h, w] to images with them filled [n, c, h, w]
 Fill = Callable[[Tensor, Tensor], Tensor]
@@ -37,7 +37,7 @@ class Scorer:
         net: nn.Module,
         kind: Literal["prob", "logit", "logprob"],
         tick: Callable[[int], None] | None = None,
-        plan: Plan | None = None,
+        plan: ExecutionPlan | None = None,
         lower: nn.Module | None = None,
     ) -> None:
         # only images are differentiated; weight gradients would cost time and memory for nothing,
@@ -70,13 +70,13 @@ class Scorer:
         return torch.cat([self._fitting(part) for part in images.chunk(2)])
 
     @torch.inference_mode()
-    def base(self, x: Float[Tensor, "c h w"]) -> Base:
+    def base(self, x: Float[Tensor, "c h w"]) -> BaseActivations:
         """The plan's values of an image.
 
         Raises:
             ValueError: if there is no plan.
         """
-        return Base(self._planned(), x.to(self.dtype))
+        return BaseActivations(self._planned(), x.to(self.dtype))
 
     def tick(self, rows: int) -> None:
         """Tell of rows that went through the net."""
@@ -84,13 +84,13 @@ class Scorer:
             self._tick(rows)
 
     @torch.inference_mode()
-    def changed(
+    def outputs_with_replaced(
         self,
         x: Float[Tensor, "c h w"],
         b: Tensor | Fill,
         key: Hashable,
         regions: Callable[[], Regions],
-        base: Callable[[], Base],
+        base: Callable[[], BaseActivations],
         size: int,
     ) -> Float[Tensor, "n classes"]:
         """Outputs with each region's pixels taken from ``b``, by the plan, in float64.
@@ -135,7 +135,7 @@ class Scorer:
                 self._graphs[key] = None
         return self._graphs[key]
 
-    def _planned(self) -> Plan:
+    def _planned(self) -> ExecutionPlan:
         if self.plan is None:
             raise ValueError("values of an image need a plan of the net")
         return self.plan

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import ArtifactInfo, Int, MetricInfo
+from models.saliency.spec.fields import ImageRef, OtherImage, Plain, draws
 from models.saliency.spec.graders import Curve, Metric, maps_made
 from models.saliency.spec.map import (
     PATH_POINTS,
@@ -19,10 +20,9 @@ from models.saliency.spec.map import (
 from models.saliency.spec.masks import OcclusionRaw
 from models.saliency.spec.methods import NO_BASELINE, Control, Given, Method, rows_of
 from models.saliency.spec.net import known_size
-from models.saliency.spec.parts import ImageRef, OtherImage, Plain, draws
 
 
-class _Graded(Explanation):
+class _EvaluationSpec(Explanation):
     """Maps that are graded."""
 
     graders: list[Metric] = Field(
@@ -39,7 +39,7 @@ class _Graded(Explanation):
     )
 
     @model_validator(mode="after")
-    def _gradable(self) -> "_Graded":
+    def _gradable(self) -> "_EvaluationSpec":
         for index, method in enumerate(self.methods):
             if isinstance(method, OcclusionRaw):
                 raise ValueError(  # noqa: TRY004  # pydantic's way to refuse
@@ -55,10 +55,10 @@ class _Graded(Explanation):
         names = [part.name for part in self.given]
         if len(set(names)) < len(names):
             raise ValueError(f"given has the names {', '.join(names)}; give each only once")
-        for place, part in enumerate(self.given):
+        for index, part in enumerate(self.given):
             if len(part.maps) != len(self.images):
                 raise ValueError(
-                    f"given.{place}.maps has {len(part.maps)} maps for {len(self.images)} images; "
+                    f"given.{index}.maps has {len(part.maps)} maps for {len(self.images)} images; "
                     "give one for each image, in their order"
                 )
         remade = [metric.id for metric in self.graders if maps_made(metric)]
@@ -73,10 +73,10 @@ class _Graded(Explanation):
     def other_images(self) -> Iterator[tuple[str, ImageRef]]:
         """Those of the maps, and those of graders."""
         yield from super().other_images()
-        for place, metric in enumerate(self.graders):
+        for index, metric in enumerate(self.graders):
             part = getattr(metric, "baseline", None)
             if isinstance(part, OtherImage):
-                yield f"graders.{place}.baseline.image", part.image
+                yield f"graders.{index}.baseline.image", part.image
 
     def cells(self) -> Iterator[Cell]:
         """Those of the methods, then the given maps."""
@@ -143,7 +143,7 @@ _SMALL = {
 }
 
 
-class SaliencyEvaluate(_Graded):
+class SaliencyEvaluate(_EvaluationSpec):
     """Grade saliency maps: curves, region and faithfulness metrics, robustness, localisation."""
 
     entry: ClassVar[str] = "models.saliency.evaluate:evaluate"
@@ -160,7 +160,7 @@ class SaliencyEvaluate(_Graded):
     kind: Literal["saliency.evaluate"]
 
 
-class SaliencySweep(_Graded):
+class SaliencySweep(_EvaluationSpec):
     """Methods x baselines x hyper-parameters: how far maps, grades and rankings disagree."""
 
     entry: ClassVar[str] = "models.saliency.sweep:sweep"

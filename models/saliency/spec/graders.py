@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import Int, Part
-from models.saliency.spec.parts import Baseline, Blur, Plain
+from models.saliency.spec.fields import Baseline, Blur, Plain
 
 
 class Curve(Part):

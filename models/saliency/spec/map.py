@@ -14,6 +14,17 @@ from models.core.spec import (
     Part,
     Spec,
 )
+from models.saliency.spec.fields import (
+    ImageRef,
+    LocalMean,
+    MapBaseline,
+    NoisyLinear,
+    OtherImage,
+    Plain,
+    draws,
+    form,
+    labels,
+)
 from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.methods import (
     NO_BASELINE,
@@ -25,17 +36,6 @@ from models.saliency.spec.methods import (
     uses_baseline,
 )
 from models.saliency.spec.net import Model, Pretrained, known_size
-from models.saliency.spec.parts import (
-    ImageRef,
-    LocalMean,
-    MapBaseline,
-    NoisyLinear,
-    OtherImage,
-    Plain,
-    draws,
-    form,
-    labels,
-)
 
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
 PROBE_ROWS = 4  # one row alone, then in a batch of three
@@ -165,9 +165,9 @@ class Explanation(Spec):
 
     def other_images(self) -> Iterator[tuple[str, ImageRef]]:
         """Images that serve as baselines, with the field that names them."""
-        for place, part in enumerate(self.baselines):
+        for index, part in enumerate(self.baselines):
             if isinstance(part, OtherImage):
-                yield f"baselines.{place}.image", part.image
+                yield f"baselines.{index}.image", part.image
 
     def rows(self, height: int, width: int) -> int:
         """Rows through the net for images of this size, probes and baseline impact included."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import Int, Part
-from models.saliency.spec.parts import Extent, pair
+from models.saliency.spec.fields import Extent, pair
 
 
 def positions(length: int, window: int, stride: int) -> int:
@@ -14,7 +14,7 @@ def positions(length: int, window: int, stride: int) -> int:
     return math.ceil((length - window) / stride) + 1
 
 
-class Windows(Part):
+class SlidingWindow(Part):
     """A window slid over the image."""
 
     window: Extent = Field(default=32, description="In pixels, one number or [height, width]")
@@ -23,7 +23,7 @@ class Windows(Part):
     )
 
     @model_validator(mode="after")
-    def _covers(self) -> "Windows":
+    def _covers(self) -> "SlidingWindow":
         if any(s > w for s, w in zip(pair(self.stride), pair(self.window), strict=True)):
             raise ValueError(
                 f"stride {self.stride} is larger than window {self.window}, so that some pixels "
@@ -37,13 +37,13 @@ class Windows(Part):
         return max(positions(height, wh, sh), 0) * max(positions(width, ww, sw), 0)
 
 
-class Occlusion(Windows):
+class Occlusion(SlidingWindow):
     """Fall of the score under a sliding window, averaged over the windows on each pixel."""
 
     id: Literal["occlusion"]
 
 
-class OcclusionRaw(Windows):
+class OcclusionRaw(SlidingWindow):
     """Fall of the score under a sliding window, one value a window position."""
 
     id: Literal["occlusion_raw"]
@@ -110,7 +110,7 @@ class Rise(Part):
         return self.masks
 
 
-class Grid(Part):
+class GridSegments(Part):
     """Equal rectangles."""
 
     id: Literal["grid"]
@@ -135,7 +135,7 @@ class Slic(Part):
         return self.count
 
 
-Segments = Annotated[Grid | Slic, Field(discriminator="id")]
+Segments = Annotated[GridSegments | Slic, Field(discriminator="id")]
 
 
 class FeatureAblation(Part):
@@ -143,7 +143,8 @@ class FeatureAblation(Part):
 
     id: Literal["feature_ablation"]
     segments: Segments = Field(
-        default_factory=lambda: Grid(id="grid"), description="How the image is cut into features"
+        default_factory=lambda: GridSegments(id="grid"),
+        description="How the image is cut into features",
     )
 
     def rows(self, height: int, width: int) -> int:
@@ -212,7 +213,7 @@ class ShapleyExact(Part):
 
     id: Literal["shapley_exact"]
     segments: Segments = Field(
-        default_factory=lambda: Grid(id="grid", rows=3), description="At most 12 of them"
+        default_factory=lambda: GridSegments(id="grid", rows=3), description="At most 12 of them"
     )
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from models.core.spec import ArtifactRef, Part
+from models.saliency.spec.fields import pair
 from models.saliency.spec.gradients import (
     Extremal,
     GradCam,
@@ -21,9 +22,8 @@ from models.saliency.spec.masks import (
     OcclusionRaw,
     Rise,
     ShapleyExact,
-    Windows,
+    SlidingWindow,
 )
-from models.saliency.spec.parts import pair
 
 
 class Control(Part):
@@ -78,8 +78,8 @@ def uses_baseline(method: Method | Given) -> bool:
     """Whether the map changes with the baseline."""
     if isinstance(method, Extremal):
         return method.perturbation == "fade"
-    without = SmoothGrad | GradCam | Control | Given
-    return not isinstance(method, without) and method.id != "gradient"
+    baseline_free = SmoothGrad | GradCam | Control | Given
+    return not isinstance(method, baseline_free) and method.id != "gradient"
 
 
 def rows_of(method: Method | Given, height: int, width: int, classes: int) -> int:
@@ -104,7 +104,7 @@ def check_window(method: Method, field: str, height: int, width: int) -> None:
             f"{field}.{name} is {cells}; the net's input is {height} x {width} pixels, "
             f"use 2 to {min(height, width)}"
         )
-    if not isinstance(method, Windows):
+    if not isinstance(method, SlidingWindow):
         return
     wh, ww = pair(method.window)
     if wh > height or ww > width:

@@ -9,13 +9,13 @@ from saliency_nets import conv_net, noise
 from torch import nn
 
 from models.core.errors import SpecError
-from models.saliency.methods.baselines import baseline, blur, impact
+from models.saliency.methods.baselines import baseline_impact, blur, replacements_of
 from models.saliency.net import images
 from models.saliency.net.load import Subject
 from models.saliency.net.scores import Scorer, check_mode, probe
 from models.saliency.net.space import Space
+from models.saliency.spec.fields import Blur, Constant, GaussianNoise, Noise, Plain
 from models.saliency.spec.map import SaliencyMap
-from models.saliency.spec.parts import Blur, Constant, GaussianNoise, Noise, Plain
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 SPACE = Space(MEAN, STD)
@@ -24,7 +24,7 @@ SPACE = Space(MEAN, STD)
 def pixels_of(part, x=None, space=SPACE):
     """The baseline of an image, back in pixels."""
     x = noise(3, 6, 5) if x is None else x
-    (found,) = baseline(part, x, space, seed=0)
+    (found,) = replacements_of(part, x, space, seed=0)
     assert found.shape == x.shape
     return found * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
 
@@ -42,26 +42,28 @@ def test_zero_is_the_mean_not_black():
 
 def test_dataset_mean_needs_a_net_that_records_it():
     x = noise(3, 4, 4)
-    assert torch.equal(baseline(Plain(id="dataset_mean"), x, SPACE, 0)[0], torch.zeros_like(x))
+    assert torch.equal(
+        replacements_of(Plain(id="dataset_mean"), x, SPACE, 0)[0], torch.zeros_like(x)
+    )
     with pytest.raises(SpecError, match="dataset_mean"):
-        baseline(Plain(id="dataset_mean"), x, Space(MEAN, STD, recorded=False), 0)
+        replacements_of(Plain(id="dataset_mean"), x, Space(MEAN, STD, recorded=False), 0)
 
 
 @pytest.mark.parametrize(("space", "expected"), [("pixel", 0.5), ("normalised", None)])
 def test_constant_says_in_which_space_it_was_given(space, expected):
     x = noise(3, 4, 4)
-    (found,) = baseline(Constant(id="constant", value=[0.5], space=space), x, SPACE, 0)
+    (found,) = replacements_of(Constant(id="constant", value=[0.5], space=space), x, SPACE, 0)
     if expected is None:
         assert (found == 0.5).all()
     else:
         torch.testing.assert_close(found[1], torch.zeros(4, 4).double())  # mean of channel 1
     with pytest.raises(SpecError, match="2 values, the net's input 3"):
-        baseline(Constant(id="constant", value=[0.5, 0.1]), x, SPACE, 0)
+        replacements_of(Constant(id="constant", value=[0.5, 0.1]), x, SPACE, 0)
 
 
 def test_channel_mean_is_of_this_image():
     x = noise(3, 6, 5)
-    (found,) = baseline(Plain(id="channel_mean"), x, SPACE, 0)
+    (found,) = replacements_of(Plain(id="channel_mean"), x, SPACE, 0)
     torch.testing.assert_close(found[:, 2, 3], x.mean((1, 2)))
 
 
@@ -75,13 +77,13 @@ def test_blur_is_a_gaussian_with_repeated_border(sigma):
         ndimage.gaussian_filter(plane.numpy(), sigma, mode="nearest", radius=radius) for plane in x
     ]
     np.testing.assert_allclose(blur(x, sigma).numpy(), np.stack(expected), atol=1e-12)
-    (found,) = baseline(Blur(id="blur", sigma=sigma), x, Space([0.0] * 2, [1.0] * 2), 0)
+    (found,) = replacements_of(Blur(id="blur", sigma=sigma), x, Space([0.0] * 2, [1.0] * 2), 0)
     torch.testing.assert_close(found, blur(x, sigma))
 
 
 def test_shuffle_keeps_the_pixels_and_their_colours():
     x = noise(3, 6, 5)
-    (found,) = baseline(Noise(id="shuffle"), x, SPACE, 0)
+    (found,) = replacements_of(Noise(id="shuffle"), x, SPACE, 0)
     assert not torch.equal(found, x)
     columns = [sorted(map(tuple, image.flatten(1).T.tolist())) for image in (found, x)]
     assert columns[0] == columns[1]
@@ -98,21 +100,21 @@ def test_shuffle_keeps_the_pixels_and_their_colours():
 def test_random_baselines_repeat_and_differ_by_seed_and_draw(part):
     """Property 9: drawn from (seed, draw) alone."""
     x = noise(3, 6, 5)
-    first, second = baseline(part, x, SPACE, 0)
+    first, second = replacements_of(part, x, SPACE, 0)
     assert not torch.equal(first, second)
-    assert torch.equal(first, baseline(part, x, SPACE, 0)[0])
-    assert not torch.equal(first, baseline(part, x, SPACE, 1)[0])
+    assert torch.equal(first, replacements_of(part, x, SPACE, 0)[0])
+    assert not torch.equal(first, replacements_of(part, x, SPACE, 1)[0])
     other = part.model_copy(update={"seed": 5})
-    assert not torch.equal(first, baseline(other, x, SPACE, 0)[0])
+    assert not torch.equal(first, replacements_of(other, x, SPACE, 0)[0])
 
 
 def test_noise_has_the_moments_it_promises():
     x = noise(3, 60, 60)
-    (grey,) = baseline(Noise(id="uniform_noise"), x, Space([0.0] * 3, [1.0] * 3), 0)
+    (grey,) = replacements_of(Noise(id="uniform_noise"), x, Space([0.0] * 3, [1.0] * 3), 0)
     assert 0 < grey.min() < 0.01
     assert 0.99 < grey.max() < 1
     assert abs(grey.mean() - 0.5) < 0.02
-    (normal,) = baseline(GaussianNoise(id="gaussian_noise", sigma=2.0), x, SPACE, 0)
+    (normal,) = replacements_of(GaussianNoise(id="gaussian_noise", sigma=2.0), x, SPACE, 0)
     assert abs(normal.mean()) < 0.1
     assert abs(normal.std() - 2.0) < 0.1
 
@@ -120,7 +122,7 @@ def test_noise_has_the_moments_it_promises():
 def test_impact_reports_the_baseline_itself():
     """Section 4.1, against the definitions."""
     net, x, b = conv_net().double(), noise(3, 8, 8), noise(3, 8, 8, seed=1)
-    found = impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), chunk=4)
+    found = baseline_impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), chunk=4)
     with torch.no_grad():
         p, at_x = net(b[None]).softmax(1)[0], net(x[None]).softmax(1)[0]
         t = torch.linspace(0, 1, 11).double()
@@ -140,7 +142,7 @@ def test_impact_reports_the_baseline_itself():
 def test_impact_of_draws_is_their_mean_with_its_error():
     net, x = conv_net().double(), noise(3, 8, 8)
     draws = [noise(3, 8, 8, seed=seed) for seed in (1, 2, 3)]
-    found = impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), chunk=64)
+    found = baseline_impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), chunk=64)
     with torch.no_grad():
         values = net(torch.stack(draws))[:, 0]
     assert found["score"] == pytest.approx([values.mean().item()])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from saliency_nets import Linear, case, noise
 
-from models.saliency.graders.curves import COARSE, between, pixel_curve
+from models.saliency.graders.curves import COARSE, intervals_to_refine, pixel_curve
 from models.saliency.spec.graders import Curve
 
 
@@ -46,5 +46,5 @@ def test_a_steep_curve_is_refined_where_it_is_steep():
 
 def test_refinement_ends_at_neighbouring_states():
     """No interval without a state inside is asked for again, however steep."""
-    assert between({0: 0.0, 1: 9.0, 3: 9.0, 9: 0.0}, 0.1) == [6]
-    assert between({0: 0.0, 8: 0.1}, 0.1) == []
+    assert intervals_to_refine({0: 0.0, 1: 9.0, 3: 9.0, 9: 0.0}, 0.1) == [6]
+    assert intervals_to_refine({0: 0.0, 8: 0.1}, 0.1) == []

@@ -14,14 +14,15 @@ from torch.nn import functional as F
 from models.nets.build import build_net
 from models.nets.efficientnet_lite import InvertedResidual
 from models.saliency.engine import incremental, threads
-from models.saliency.engine.boxes import Reach, Reaches, groups, regions_of
+from models.saliency.engine.boxes import Boxes, Intervals, groups, regions_of
 from models.saliency.engine.conv import Conv, _with
+from models.saliency.engine.routes import find_route
 from models.saliency.engine.trace import NotTraceableError, trace
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net import run
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.map import SaliencyMap
-from models.saliency.spec.masks import FeatureAblation, Grid, Occlusion, Rise
+from models.saliency.spec.masks import FeatureAblation, GridSegments, Occlusion, Rise
 
 
 class Mixed(nn.Module):
@@ -111,7 +112,7 @@ def test_boxes_give_what_whole_images_give(traced, cut):
     masks[3, 13, 16] = False  # a window with a hole; the last mask changes nothing
     changes = incremental.Changes(plan, regions_of(masks), 4, cut)
     with torch.no_grad():
-        base = incremental.Base(plan, x)
+        base = incremental.BaseActivations(plan, x)
         found = incremental.in_order(list(changes.outputs(base, b)))
         expected = net(torch.where(masks[:, None], b, x))
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
@@ -123,7 +124,7 @@ def test_boxes_carry_through_local_steps_and_stop_at_global_ones(traced):
     masks = torch.zeros(2, 40, 36, dtype=torch.bool)
     masks[:, 4:8, 4:8] = True
     regions = regions_of(masks)
-    way = incremental.route(plan, regions, np.arange(2), 0.9, torch.device("cpu"))
+    way = find_route(plan, regions, np.arange(2), 0.9, torch.device("cpu"))
     by_boxes = [work.local for work in way.work]
     assert by_boxes[0]
     assert not by_boxes[-1]
@@ -139,7 +140,9 @@ def test_box_rule_holds_every_changed_output(length, kernel, stride, pad, start)
     kernel, pad, start = min(kernel, length), min(pad, kernel - 1), min(start, length - 1)
     stop = min(length, start + 3)
     size = (length + 2 * pad - kernel) // stride + 1
-    reach = Reach(np.array([start]), np.array([stop]), length).through(kernel, stride, pad, size)
+    reach = Intervals(np.array([start]), np.array([stop]), length).propagate(
+        kernel, stride, pad, size
+    )
     windows = [range(i * stride - pad, i * stride - pad + kernel) for i in range(size)]
     touched = [i for i, w in enumerate(windows) if set(w) & set(range(start, stop))]
     if touched:
@@ -150,8 +153,8 @@ def test_box_rule_holds_every_changed_output(length, kernel, stride, pad, start)
 @given(st.integers(1, 60), st.integers(1, 20))
 def test_groups_hold_every_region_once(count, size):
     low = np.arange(count) * 7 % 31
-    axis = Reach(low, low + 2, 40)
-    found = groups(Reaches(axis, axis), size)
+    axis = Intervals(low, low + 2, 40)
+    found = groups(Boxes(axis, axis), size)
     assert sorted(np.concatenate(found).tolist()) == list(range(count))
     assert max(map(len, found)) <= size
 
@@ -160,7 +163,7 @@ def test_groups_hold_every_region_once(count, size):
     "part",
     [
         Occlusion(id="occlusion", window=9, stride=5),
-        FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=5)),
+        FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=5)),
     ],
 )
 def test_float32_maps_agree_with_the_plain_net(part):
@@ -171,7 +174,9 @@ def test_float32_maps_agree_with_the_plain_net(part):
     fast = case(net, x, "prob", (2, 0))
     fast.scorer = Scorer(net, "prob", plan=trace(net, (3, 40, 36)))
     for _ in range(2):  # the second time with the kept routes
-        torch.testing.assert_close(make(part, fast, b), make(part, plain, b), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            compute_map(part, fast, b), compute_map(part, plain, b), atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ def test_maps_do_not_depend_on_the_number_of_threads(part):
         for threads_used in (1, 2, 3):
             torch.set_num_threads(threads_used)
             one.scorer = Scorer(net, "prob", plan=trace(net, (3, 40, 36)))
-            found.append(make(part, one, b))
+            found.append(compute_map(part, one, b))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:

@@ -6,7 +6,7 @@ from saliency_nets import conv_net, noise
 
 from models.saliency.engine.trace import trace
 from models.saliency.methods.case import Case
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net import load
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.masks import Occlusion
@@ -35,9 +35,9 @@ def test_the_graph_of_a_second_map_gives_what_the_plain_net_gives():
     """Property 8 across plain net, eager boxes and the recorded graph."""
     plain, fast = both(conv_net(), 64)
     b = torch.zeros_like(plain.x)
-    wanted = make(PART, plain, b)
+    wanted = compute_map(PART, plain, b)
     for _ in range(3):
-        torch.testing.assert_close(make(PART, fast, b), wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(compute_map(PART, fast, b), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,6 @@ def test_nets_of_libraries_by_name(library, name):
     plain, fast = both(net, 96)
     b = torch.zeros_like(plain.x)
     assert fast.scorer.outputs(fast.x[None]).shape == (1, 7)
-    torch.testing.assert_close(make(PART, fast, b), make(PART, plain, b), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        compute_map(PART, fast, b), compute_map(PART, plain, b), atol=1e-5, rtol=0
+    )

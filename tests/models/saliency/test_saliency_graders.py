@@ -13,9 +13,11 @@ from torch import nn
 from models.saliency.graders import agreement
 from models.saliency.graders.curves import pixel_curve, region_curve
 from models.saliency.graders.faithfulness import correlation, infidelity, localisation, monotonicity
-from models.saliency.graders.registry import _entropy_rise, grade
+from models.saliency.graders.grade import GradedMap
+from models.saliency.graders.randomisation import _entropy_rise
+from models.saliency.graders.registry import grade
 from models.saliency.methods import imputation
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net.space import Space
 from models.saliency.ranks import ranks, spearman_matrix
 from models.saliency.spec import graders
@@ -222,10 +224,10 @@ def test_krippendorff_is_one_where_raters_agree():
 
 
 def run_grader(part, method, one):
-    values = make(method, one, torch.zeros_like(one.x))
-    return grade(
-        part, values, one, 0, SPACE, lambda other: make(method, other, torch.zeros_like(other.x))
-    ).value
+    def recompute(other):
+        return compute_map(method, other, torch.zeros_like(other.x))
+
+    return grade(part, GradedMap(recompute(one)[0], one, 0, SPACE, recompute)).value
 
 
 def test_randomisation_shows_which_maps_depend_on_the_net():

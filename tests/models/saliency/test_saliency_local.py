@@ -6,27 +6,27 @@ from pydantic import ValidationError
 from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency.engine.trace import trace
-from models.saliency.methods.baselines import alone, baseline
+from models.saliency.methods.baselines import image_of, replacements_of
 from models.saliency.methods.case import Case
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net.scores import Scorer
 from models.saliency.net.space import Space
 from models.saliency.spec.evaluate import SaliencyEvaluate
+from models.saliency.spec.fields import LocalMean, NoisyLinear
 from models.saliency.spec.map import SaliencyMap
-from models.saliency.spec.masks import FeatureAblation, Grid, KernelShap, Occlusion
-from models.saliency.spec.parts import LocalMean, NoisyLinear
+from models.saliency.spec.masks import FeatureAblation, GridSegments, KernelShap, Occlusion
 
 SPACE = Space([0.5] * 3, [0.25] * 3)
 MEAN = LocalMean(id="local_mean", ring=2)
 SMOOTH = NoisyLinear(id="noisy_linear", noise=0.0)
 METHODS = [
     Occlusion(id="occlusion", window=5, stride=3),
-    FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=3)),
+    FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=3)),
 ]
 
 
 def fill(part, x, seed=0):
-    (found,) = baseline(part, x, SPACE, seed)
+    (found,) = replacements_of(part, x, SPACE, seed)
     return found
 
 
@@ -82,7 +82,7 @@ def test_an_image_with_nothing_left_is_its_mean_colour(part):
     everything = torch.ones(1, 8, 8, dtype=torch.bool)
     wanted = x.mean((1, 2))[:, None, None].expand_as(x)
     torch.testing.assert_close(found(everything, x)[0], wanted)
-    torch.testing.assert_close(alone(found), wanted)
+    torch.testing.assert_close(image_of(found), wanted)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -94,20 +94,22 @@ def test_boxes_give_what_whole_images_give(method, part):
     plain = case(net, x, targets=(0, 2))
     scorer = Scorer(net, "logit", plan=trace(net, (3, 17, 19)))
     fast = Case(x, scorer, plain.targets, plain.full, 0, 4)
-    wanted = make(method, plain, fill(part, x))
+    wanted = compute_map(method, plain, fill(part, x))
     for _ in range(2):  # routes are made, then used again
-        torch.testing.assert_close(make(method, fast, fill(part, x)), wanted, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            compute_map(method, fast, fill(part, x)), wanted, atol=1e-6, rtol=0
+        )
     assert wanted.abs().max() > 0.01
 
 
 def test_shapley_values_sum_to_the_fall_to_the_mean_colour():
     """Property 5 with a baseline that fills each coalition anew."""
     w, x = noise(2, 3, 9, 9), noise(3, 9, 9, seed=1)
-    part = KernelShap(id="kernel_shap", segments=Grid(id="grid", rows=3), samples=40)
+    part = KernelShap(id="kernel_shap", segments=GridSegments(id="grid", rows=3), samples=40)
     given = case(Linear(w), x)
-    found, b = make(part, given, fill(MEAN, x)), fill(MEAN, x)
+    found, b = compute_map(part, given, fill(MEAN, x)), fill(MEAN, x)
     total = found[0].view(3, 3, 3, 3).mean((1, 3)).sum()  # a value a segment
-    torch.testing.assert_close(total, given.full[0] - given.score(alone(b)[None])[0, 0])
+    torch.testing.assert_close(total, given.full[0] - given.score(image_of(b)[None])[0, 0])
 
 
 def refusal(kind, **fields):

@@ -16,6 +16,7 @@ from models.core.run import Run, StoppedError
 from models.nets import efficientnet_lite
 from models.saliency import map
 from models.saliency.figures import maps as pictures
+from models.saliency.methods import baselines
 from models.saliency.net import images as inputs
 from models.saliency.net import load
 from models.saliency.net.space import Space
@@ -192,7 +193,7 @@ def test_outputs_can_be_left_out(small, explain):
 
 
 def test_baseline_that_speaks_for_a_class_is_warned_of(small, explain, monkeypatch):
-    monkeypatch.setattr(map, "NEUTRAL_FACTOR", 0.1)
+    monkeypatch.setattr(baselines, "NEUTRAL_FACTOR", 0.1)
     _, events = explain(baselines=[{"id": "black"}], outputs=[])
     warned = [event for event in events if event.get("event") == "warning"]
     assert {event["code"] for event in warned} == {"baseline_not_neutral"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from saliency_nets import Linear, case, conv_net, noise
 
-from models.saliency.methods.occlusion import drops, occlusion, spread, windows
-from models.saliency.methods.registry import make
+from models.saliency.methods.occlusion import average_over_windows, occlusion, score_drops, windows
+from models.saliency.methods.registry import compute_map
 from models.saliency.spec.masks import Occlusion, OcclusionRaw
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def test_linear_net_gives_the_sum_of_its_weights(window, stride):
     """Property 1: a window's value is sum w (x - b) over the window and channels."""
     w, x, b = noise(2, 3, 9, 11), noise(3, 9, 11, seed=1), noise(3, 9, 11, seed=2)
     part = raw(window, stride)
-    found = drops(part, case(Linear(w, 0.7), x, targets=(1, 0)), b)
+    found = score_drops(part, case(Linear(w, 0.7), x, targets=(1, 0)), b)
     over = windows(part, 9, 11, CPU)
     worth = (w * (x - b)).sum(1)[[1, 0]]
     for i, rows in enumerate(over.rows):
@@ -85,7 +85,7 @@ def test_constant_values_spread_to_a_constant_map(window, stride):
     over = windows(raw(window, stride), 10, 13, CPU)
     values = torch.full((2, len(over.rows), len(over.columns)), 0.3, dtype=torch.float64)
     torch.testing.assert_close(
-        spread(values, over),
+        average_over_windows(values, over),
         torch.full_like(values[:1, :1, :1], 0.3).expand(2, 10, 13),
         atol=1e-15,
         rtol=0,
@@ -95,7 +95,7 @@ def test_constant_values_spread_to_a_constant_map(window, stride):
 def test_spread_is_the_mean_over_covering_windows():
     over = windows(raw([3, 4], [2, 3]), 8, 9, CPU)
     values = noise(1, len(over.rows), len(over.columns))
-    found = spread(values, over)[0]
+    found = average_over_windows(values, over)[0]
     for row, column in [(0, 0), (2, 3), (7, 8), (4, 4)]:
         covering = over.rows[:, row][:, None] & over.columns[:, column][None, :]
         torch.testing.assert_close(found[row, column], values[0][covering].mean())
@@ -105,15 +105,15 @@ def test_spread_is_the_mean_over_covering_windows():
 def test_chunk_size_does_not_matter(chunk):
     """Property 8: within 1e-5 in float32."""
     x, b, net = noise(3, 16, 16, dtype=torch.float32), torch.zeros(3, 16, 16), conv_net()
-    found = make(smooth(5, 3), case(net, x, "prob", (0, 2), chunk), b)
-    expected = make(smooth(5, 3), case(net, x, "prob", (0, 2), 8), b)
+    found = compute_map(smooth(5, 3), case(net, x, "prob", (0, 2), chunk), b)
+    expected = compute_map(smooth(5, 3), case(net, x, "prob", (0, 2), 8), b)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_float64_net_gives_a_float64_map():
     """Property 10: as exact as a plain loop in float64."""
     x, b, net = noise(3, 8, 8), noise(3, 8, 8, seed=1), conv_net().double()
-    found = make(raw(4, 2), case(net, x), b)
+    found = compute_map(raw(4, 2), case(net, x), b)
     changed = x.clone()
     changed[:, 2:6, 4:8] = b[:, 2:6, 4:8]
     with torch.no_grad():

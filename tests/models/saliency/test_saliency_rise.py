@@ -11,7 +11,7 @@ from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency import philox
 from models.saliency.methods import rise_masks
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.methods.rise import Sums, estimate, rise
 from models.saliency.spec.masks import Rise
 
@@ -21,7 +21,7 @@ def part(**fields) -> Rise:
 
 
 def drawn(spec: Rise, height=20, width=20, seed=0, start=0, stop=None):
-    return rise_masks.draw(spec, seed, torch.arange(start, stop or spec.masks), height, width)
+    return rise_masks.draw_masks(spec, seed, torch.arange(start, stop or spec.masks), height, width)
 
 
 def published_mask(cells, top, left, height, width):
@@ -208,13 +208,15 @@ def test_chunk_size_does_not_matter(chunk):
     """Property 8: within 1e-5 in float32."""
     x, b, net = noise(3, 16, 16, dtype=torch.float32), torch.zeros(3, 16, 16), conv_net()
     spec = part(masks=64, grid=4, estimator="slope")
-    found, expected = (make(spec, case(net, x, "prob", (0, 2), size), b) for size in (chunk, 16))
+    found, expected = (
+        compute_map(spec, case(net, x, "prob", (0, 2), size), b) for size in (chunk, 16)
+    )
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_global_generator_is_left_alone():
     before = torch.get_rng_state()
-    make(part(masks=10), case(conv_net(), noise(3, 8, 8)), torch.zeros(3, 8, 8).double())
+    compute_map(part(masks=10), case(conv_net(), noise(3, 8, 8)), torch.zeros(3, 8, 8).double())
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -225,11 +227,13 @@ def test_early_stop_draws_fewer_masks_the_more_is_asked_the_later():
     for wanted in (0.2, 0.6, 0.999999):
         stop = {"spearman": wanted, "min_masks": 32}
         part = Rise(id="rise", masks=2000, grid=3, estimator="slope", early_stop=stop)
-        maps.append(make(part, one, torch.zeros_like(x)))
-        used.append(one.told["masks_used"])
+        maps.append(compute_map(part, one, torch.zeros_like(x)))
+        used.append(one.reported["masks_used"])
     assert used[0] <= used[1] < used[2] == 2000
     plain = Rise(id="rise", masks=used[1], grid=3, estimator="slope")
-    torch.testing.assert_close(maps[1], make(plain, one, torch.zeros_like(x)), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        maps[1], compute_map(plain, one, torch.zeros_like(x)), atol=1e-9, rtol=0
+    )
 
 
 def test_early_stop_beyond_the_masks_is_refused():
@@ -241,6 +245,8 @@ def test_the_map_does_not_depend_on_rows_at_once():
     """Property 9: sums are made of the same groups of masks whatever the batch size."""
     net, x = conv_net(), noise(3, 24, 24)
     part = Rise(id="rise", masks=100, grid=3, estimator="slope")
-    maps = [make(part, case(net, x, chunk=chunk), torch.zeros_like(x)) for chunk in (1, 5, 64)]
+    maps = [
+        compute_map(part, case(net, x, chunk=chunk), torch.zeros_like(x)) for chunk in (1, 5, 64)
+    ]
     for other in maps[1:]:
         torch.testing.assert_close(maps[0], other, atol=1e-12, rtol=1e-12)

@@ -15,9 +15,9 @@ from models.saliency.evaluate import evaluate
 from models.saliency.map import map_images
 from models.saliency.net import load
 from models.saliency.net.space import Space
+from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
 from models.saliency.spec.map import SaliencyMap
-from models.saliency.study import Graded, Key
 from models.saliency.sweep import sweep
 
 FIELDS = {
@@ -166,7 +166,7 @@ def test_too_many_rows_for_an_own_net_are_refused_before_the_first(new_run):
 
 
 def key(method="occlusion-1", baseline="black", seed=0):
-    return Key("image", method, baseline, seed, 0)
+    return MapKey("image", method, baseline, seed, 0)
 
 
 @pytest.mark.parametrize(
@@ -187,14 +187,14 @@ def test_factors_are_told_apart(other, expected):
 
 def test_divergence_is_zero_for_equal_maps_and_one_for_unrelated_ranks():
     up = np.arange(16.0).reshape(4, 4)
-    found = Graded({key(): up, key(baseline="gray"): up**3, key(seed=1): up[::-1, ::-1]})
+    found = EvaluationResults({key(): up, key(baseline="gray"): up**3, key(seed=1): up[::-1, ::-1]})
     told = analysis.divergence(found, 0)["occlusion"]
     assert told["baseline"]["mean"] == pytest.approx(0)
     assert told["seed"]["mean"] == pytest.approx(2)  # the reversed order
 
 
 def test_lower_grades_of_deletion_are_better():
-    found = Graded(
+    found = EvaluationResults(
         {key(): np.eye(3), key(baseline="gray"): np.eye(3)},
         {key(): {"deletion@zero": 0.1}, key(baseline="gray"): {"deletion@zero": 0.4}},
     )

@@ -16,7 +16,8 @@ from models.data.programs import read_program
 from models.nets.build import build_net
 from models.nets.exported import load_program
 from models.saliency.engine.trace import trace
-from models.saliency.graders import registry
+from models.saliency.graders.grade import GradedMap
+from models.saliency.graders.registry import grade
 from models.saliency.net import load
 from models.saliency.net.scores import Scorer, probe
 from models.saliency.net.space import Space
@@ -82,8 +83,9 @@ def test_mprt_of_a_program_is_refused(branches, tmp_path):
     image = case(net, noise(3, 12, 10, seed=0, dtype=torch.float32))
     space = Space([0.0] * 3, [1.0] * 3)
     with pytest.raises(SpecError, match="exported program"):
-        registry.grade(
-            graders.Randomisation(id="mprt"), torch.rand(1, 12, 10), image, 0, space, lambda _: None
+        grade(
+            graders.Randomisation(id="mprt"),
+            GradedMap(torch.rand(12, 10), image, 0, space, lambda _: None),
         )
 
 
