@@ -1,4 +1,4 @@
-"""What a sweep says: how far maps, grades and rankings disagree, and beside which noise floor."""
+"""Findings of a sweep: how far maps, grades and rankings disagree, beside the noise floor."""
 
 import itertools
 from collections import defaultdict
@@ -20,12 +20,12 @@ FACTORS = ("baseline", "hyper-parameter", "seed", "method")
 
 
 def family(method: str) -> str:
-    """The id of a method without the number that tells variants apart."""
+    """The id of a method without the number of its variant."""
     return method.rpartition("-")[0] if method.rpartition("-")[2].isdigit() else method
 
 
 def factor(a: MapKey, b: MapKey) -> str | None:
-    """What alone sets two maps apart; None where more than one thing does."""
+    """The only factor in which two maps differ; None if they differ in several."""
     differs = {
         "baseline": a.baseline != b.baseline,
         "hyper-parameter": a.method != b.method and family(a.method) == family(b.method),
@@ -33,13 +33,13 @@ def factor(a: MapKey, b: MapKey) -> str | None:
         "seed": a.seed != b.seed and a.method == b.method,
     }
     if differs["method"] and NO_BASELINE in (a.baseline, b.baseline):
-        differs["baseline"] = False  # a method without a baseline stands beside all
+        differs["baseline"] = False  # a method without a baseline is compared at every baseline
     differing = [name for name, different in differs.items() if different]
     return differing[0] if len(differing) == 1 else None
 
 
 def cases(results: EvaluationResults) -> Iterator[tuple[tuple[str, int], list[MapKey]]]:
-    """The maps of each image and class."""
+    """The keys of the maps of each image and class."""
     groups: dict[tuple[str, int], list[MapKey]] = defaultdict(list)
     for key in results.maps:
         groups[key.image, key.target].append(key)
@@ -47,10 +47,10 @@ def cases(results: EvaluationResults) -> Iterator[tuple[tuple[str, int], list[Ma
 
 
 def divergence(results: EvaluationResults, seed: int) -> dict[str, Any]:
-    """Mean 1 - Spearman when one factor alone changes, by family of methods.
+    """Mean of 1 - Spearman over pairs of maps that differ in one factor, by family of methods.
 
-    Images are averaged first; ``interval`` is a bootstrap over them. The factor ``seed`` is the
-    noise floor: a divergence below it is no finding.
+    Pairs are averaged per image first; ``interval`` is a bootstrap over images with ``seed``. The
+    factor ``seed`` gives the noise floor: a divergence below it is no finding (README, eq. 13).
     """
     by: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = defaultdict(dict)
     for case, keys in cases(results):
@@ -74,9 +74,9 @@ def divergence(results: EvaluationResults, seed: int) -> dict[str, Any]:
 
 
 def method_agreement(results: EvaluationResults) -> tuple[list[str], Float[np.ndarray, "n n"]]:
-    """Mean Spearman correlation of every two methods at the same baseline, over all images.
+    """Names of methods, and the mean Spearman correlation of every two at the same baseline.
 
-    On the diagonal that of two seeds, 1 without a second seed.
+    The diagonal compares seeds; it is 1 without a second seed.
     """
     names = list(dict.fromkeys(key.method for key in results.maps))
     sums, counts = (np.zeros((len(names), len(names))) for _ in range(2))
@@ -90,25 +90,25 @@ def method_agreement(results: EvaluationResults) -> tuple[list[str], Float[np.nd
                 counts[pair] += 1
     counts[counts == 0] = np.nan
     means = sums / counts
-    alone = np.isnan(means.diagonal())  # no second seed: a map agrees with itself
-    means[np.flatnonzero(alone), np.flatnonzero(alone)] = 1.0
+    unseeded = np.isnan(means.diagonal())  # without a second seed a map agrees with itself
+    means[np.flatnonzero(unseeded), np.flatnonzero(unseeded)] = 1.0
     return names, means
 
 
 def makers_of(results: EvaluationResults) -> list[tuple[str, str]]:
-    """Methods with their baselines: what graders rank."""
+    """Pairs of method and baseline, which graders rank."""
     return list(dict.fromkeys((key.method, key.baseline) for key in results.maps))
 
 
 def lower_is_better(grader: str) -> bool:
-    """Of a grader's label."""
+    """Whether lower grades are better, by the label of a grader."""
     return grader.partition("@")[0].partition("-")[0] in LOWER_IS_BETTER
 
 
 def goodness(
     results: EvaluationResults, graders: list[str]
 ) -> Mapping[str, Float[np.ndarray, "images makers"]]:
-    """Grades turned so that more is better, mean over seeds; NaN where there is none."""
+    """Grades with a sign so that higher is better, by grader; mean over seeds, NaN for none."""
     makers = makers_of(results)
     signed = {}
     for grader in graders:
@@ -128,7 +128,11 @@ def goodness(
 def grader_agreement(
     good: Mapping[str, Float[np.ndarray, "_i _m"]],
 ) -> tuple[list[str], Float[np.ndarray, "n n"]]:
-    """Kendall's tau between the rankings of every two graders, ranked per image, then averaged."""
+    """Names of graders, and Kendall's tau between the rankings of every two, mean over images.
+
+    Args:
+        good: as :func:`goodness` returns it.
+    """
     names = list(good)
     matrix = np.full((len(names), len(names)), np.nan)
     for i, j in itertools.product(range(len(names)), repeat=2):
@@ -142,7 +146,7 @@ def grader_agreement(
 
 
 def reliability(good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, float | None]:
-    """Krippendorff's alpha of each grader: images as raters of the map makers' ranks."""
+    """Krippendorff's alpha of each grader, with images as raters that rank the map makers."""
     alphas: dict[str, float | None] = {}
     for name, values in good.items():
         known = values[:, ~np.isnan(values).any(0)]
@@ -154,7 +158,7 @@ def reliability(good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, flo
 def winners(
     results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
 ) -> dict[str, Any]:
-    """For each id of graders, the share of images whose best method changes with the baseline."""
+    """Share of images whose best method changes with the grader's baseline, by grader id."""
     makers = makers_of(results)
     by: dict[str, list[list[str]]] = defaultdict(list)
     for name, values in good.items():
@@ -170,7 +174,7 @@ def winners(
 def controls(
     results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
 ) -> dict[str, Any]:
-    """How often a control is graded at least as good as a method, by grader and control."""
+    """Share of pairs in which a control's grade is at least a method's, by grader and control."""
     makers = makers_of(results)
     shares: dict[str, Any] = {}
     for name, values in good.items():
@@ -186,7 +190,7 @@ def controls(
 
 
 def interaction(results: EvaluationResults, graders: list[str]) -> list[dict[str, Any]]:
-    """Mean grade by method, baseline of the map and grader: does a map win with its own?"""
+    """Mean grade by method, baseline of the map and grader."""
     by: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for key, grades in results.grades.items():
         for name in graders:
@@ -200,5 +204,5 @@ def interaction(results: EvaluationResults, graders: list[str]) -> list[dict[str
 
 
 def finite(matrix: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
-    """A matrix for JSON, with null for NaN."""
+    """A matrix as nested lists, with None for NaN."""
     return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]

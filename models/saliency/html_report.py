@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML file with everything in it."""
+"""The report of a sweep as one self-contained HTML file."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,15 @@ def write(
     findings: dict[str, Any],
     pictures: Sequence[Path],
 ) -> None:
-    """Write the report; pictures are embedded, nothing is loaded from elsewhere."""
+    """Write the report with embedded pictures and no external resources.
+
+    Args:
+        path: of the HTML file.
+        spec: of the sweep.
+        results: its maps and grades.
+        findings: as ``sweep.analyse`` returns them.
+        pictures: PNG files to embed.
+    """
     parts = [
         "<h1>Saliency sweep</h1>",
         f"<p>{len(results.images)} images, {len(results.maps)} maps, {results.rows:,} rows through "
@@ -47,19 +55,19 @@ def write(
                 for name, method in zip(labels(spec.methods), spec.methods, strict=True)
             ),
         ),
-        "<h2>Baselines by themselves</h2>",
+        "<h2>Impact of baselines alone</h2>",
         "<p>A neutral baseline has a largest class probability near chance.</p>",
         _baselines(results),
         "<h2>Divergence of maps by factor</h2>",
-        "<p>Mean of 1 - Spearman when only one thing changes, with its 95 % interval over images. "
-        "The seed is the noise floor: what reaches down to it (grey) is no finding. A dash: "
-        "nothing of this kind changed, or there is no chance in the method.</p>",
+        "<p>Mean of 1 - Spearman when only one factor changes, with its 95 % interval over images. "
+        "The seed gives the noise floor; an interval that reaches it (grey) is no finding. A dash: "
+        "this factor did not vary, or the method is not random.</p>",
         _divergence(findings),
         "<h2>Graders</h2>",
         _graders(findings),
         "<h2>Mean grades</h2>",
-        "<p>Of each method with each baseline of the map; the best of a column is bold. Whether a "
-        "map wins when it is graded with its own baseline is read along its row.</p>",
+        "<p>By method and baseline of the map; the best grade of a column is bold. A row shows "
+        "whether a map is graded better with its own baseline.</p>",
         _grades(findings),
         "<h2>Pictures</h2>",
         *(_picture(picture) for picture in pictures),
@@ -73,7 +81,7 @@ def write(
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Cells are escaped; one that begins with ``<td`` is taken as it is."""
+    """An HTML table; cells are escaped, except those that begin with ``<td``."""
     lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
     for row in rows:
         texts = (str(cell) for cell in row)
@@ -92,7 +100,7 @@ def _images(results: EvaluationResults) -> str:
 
 
 def _grades(findings: dict[str, Any]) -> str:
-    """Makers down, graders across."""
+    """Mean grades by method and baseline (rows) and grader (columns)."""
     means = {
         (row["method"], row["baseline"], row["grader"]): row["mean"]
         for row in findings["interaction"]

@@ -12,7 +12,14 @@ from models.saliency import philox
 def ranks(
     values: Float[Tensor, "*shape"], lowest_first: bool, shuffle: int = 0, seed: int = 0
 ) -> Int64[Tensor, "*shape"]:
-    """Place of each value in the order, from 0; ties by index, or shuffled by ``shuffle`` > 0."""
+    """Rank of each value, from 0.
+
+    Args:
+        values: to rank.
+        lowest_first: whether rank 0 is the lowest value or the highest.
+        shuffle: 0 orders ties by index, any other number by a random order of its own.
+        seed: of the random orders.
+    """
     flat = values.flatten() if lowest_first else -values.flatten()
     start = torch.arange(flat.numel(), device=flat.device)
     if shuffle:

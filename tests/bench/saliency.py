@@ -82,8 +82,8 @@ class Bench:
 
         works = {f"captum_{n}": (lambda n=n: peer(n)) for n in (1, 8, 32)}
         works["sextant"] = lambda: compute_map(part, self.case(), self.b)[0]
-        told = summary(interleaved(works, self.rounds), "sextant", gap)
-        return told | {"windows": part.rows(SIDE, SIDE)}
+        figures = summary(interleaved(works, self.rounds), "sextant", gap)
+        return figures | {"windows": part.rows(SIDE, SIDE)}
 
     def ablation(self, cells: int) -> dict[str, Any]:
         from captum.attr import FeatureAblation as Peer
@@ -110,8 +110,8 @@ class Bench:
         ).float()
         with torch.no_grad():
             scores = torch.cat([self.prob(self.x * chunk[:, None]) for chunk in masks.split(batch)])
-        found = scores.T @ masks.view(count, -1) / count / 0.5
-        return found.view(-1, SIDE, SIDE)[self.target]
+        summed = scores.T @ masks.view(count, -1) / count / 0.5
+        return summed.view(-1, SIDE, SIDE)[self.target]
 
     def rise(self, count: int) -> dict[str, Any]:
         """The published algorithm on the same masks; making them is in both times."""
@@ -135,27 +135,27 @@ class Bench:
             return maps[0], cpu
 
         def errors(whole: torch.Tensor, **fields: Any) -> tuple[float, float]:
-            found = [made(seed, **fields) for seed in range(repeats)]
-            off = [((values - whole).std() / whole.std()).item() for values, _ in found]
-            return float(np.sqrt(np.mean(np.square(off)))), min(cpu for _, cpu in found)
+            runs = [made(seed, **fields) for seed in range(repeats)]
+            off = [((values - whole).std() / whole.std()).item() for values, _ in runs]
+            return float(np.sqrt(np.mean(np.square(off)))), min(cpu for _, cpu in runs)
 
         ours = {"estimator": "slope", "sampling": "balanced"}
         raw, _ = made(99, masks=reference)
         slope, _ = made(99, masks=reference, **ours)
         goal, _ = errors(raw, masks=count)
         _, theirs, _ = timed(lambda: self.published(count, 2))
-        told: dict[str, Any] = {"reference_masks": reference, "repeats": repeats}
-        told["published"] = {"masks": count, "error": goal, "cpu_s": theirs}
+        figures: dict[str, Any] = {"reference_masks": reference, "repeats": repeats}
+        figures["published"] = {"masks": count, "error": goal, "cpu_s": theirs}
         tried = []
         masks = max(4, count // 16)
         while masks <= count:
             error, cpu = errors(slope, masks=masks, **ours)
             tried.append({"masks": masks, "error": error, "cpu_s": cpu})
             if error <= goal:
-                told["ratio_cpu_s"] = round(theirs / cpu, 2)
+                figures["ratio_cpu_s"] = round(theirs / cpu, 2)
                 break
             masks *= 2
-        return told | {"sextant": tried}
+        return figures | {"sextant": tried}
 
     def curves(self, points: int) -> dict[str, Any]:
         """Deletion and insertion of one map beside Quantus' PixelFlipping, by the state.
@@ -174,29 +174,29 @@ class Bench:
         def ours() -> Any:
             return [pixel_curve(part, values, self.b, self.case(), 0)[0] for part in parts]
 
-        found = interleaved({"quantus": peer, "sextant": ours}, min(self.rounds, 3))
-        states = {"quantus": np.size(found["quantus"]["answer"][0]), "sextant": 2 * (points + 1)}
+        timings = interleaved({"quantus": peer, "sextant": ours}, min(self.rounds, 3))
+        states = {"quantus": np.size(timings["quantus"]["answer"][0]), "sextant": 2 * (points + 1)}
         order = values.flatten().argsort(descending=True, stable=True)
         image = self.x.clone().flatten(1)
         image[:, order[: SIDE * SIDE // points]] = 0
         with torch.no_grad():
             second = self.prob(image.view_as(self.x)[None])[0, self.target]
-        first = found["sextant"].pop("answer")[0]
-        theirs = torch.as_tensor(np.asarray(found["quantus"].pop("answer")[0])).flatten()
-        told: dict[str, Any] = {"states": states}
-        told["max_difference"] = abs(first.score[1].item() - second.item())
-        told["quantus_convention"] = self.parity()
-        told["quantus_ends_at_the_baseline"] = abs(theirs[-1].item() - first.score[-1].item())
-        for name, entry in found.items():
+        first = timings["sextant"].pop("answer")[0]
+        theirs = torch.as_tensor(np.asarray(timings["quantus"].pop("answer")[0])).flatten()
+        figures: dict[str, Any] = {"states": states}
+        figures["max_difference"] = abs(first.score[1].item() - second.item())
+        figures["quantus_convention"] = self.parity()
+        figures["quantus_ends_at_the_baseline"] = abs(theirs[-1].item() - first.score[-1].item())
+        for name, entry in timings.items():
             for clock in ("wall_s", "cpu_s"):
-                told[f"{name}_{clock}_per_state"] = round(min(entry[clock]) / states[name], 5)
+                figures[f"{name}_{clock}_per_state"] = round(min(entry[clock]) / states[name], 5)
         for clock in ("wall_s", "cpu_s"):
-            ratio = told[f"quantus_{clock}_per_state"] / told[f"sextant_{clock}_per_state"]
-            told[f"ratio_{clock}_per_state"] = round(ratio, 2)
-            grade = states["quantus"] * told[f"quantus_{clock}_per_state"]
-            mine = (points + 1) * told[f"sextant_{clock}_per_state"]
-            told[f"ratio_{clock}_per_curve"] = round(grade / mine, 2)
-        return told
+            ratio = figures[f"quantus_{clock}_per_state"] / figures[f"sextant_{clock}_per_state"]
+            figures[f"ratio_{clock}_per_state"] = round(ratio, 2)
+            grade = states["quantus"] * figures[f"quantus_{clock}_per_state"]
+            mine = (points + 1) * figures[f"sextant_{clock}_per_state"]
+            figures[f"ratio_{clock}_per_curve"] = round(grade / mine, 2)
+        return figures
 
     def flipped(self, values: torch.Tensor, step: int) -> Any:
         """Scores of Quantus' PixelFlipping, from the first changed state."""

@@ -110,7 +110,7 @@ def unfused(conv: Conv) -> Conv:
 
 # name -> arithmetic, convolution; TF32 is allowed in the products of split numbers alone
 TRITON = ("split_triton", "split_clock")
-WAYS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
+VARIANTS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
     "rule": ("fp32", fused),
     "products": ("fp32", nothing),
     "split_triton": ("torch_default", lambda conv: Triton(conv) if conv.groups == 1 else conv),
@@ -125,12 +125,12 @@ WAYS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
 }
 
 
-def other_plan(plan: ExecutionPlan, made: Callable[[Conv], Any]) -> ExecutionPlan:
+def other_plan(plan: ExecutionPlan, replace_conv: Callable[[Conv], Any]) -> ExecutionPlan:
     """The same steps with other convolutions."""
     steps = []
     for step in plan.steps:
         if isinstance(step.call, Conv):
-            call = made(step.call)
+            call = replace_conv(step.call)
             local = None if step.local is None else call.valid
             steps.append(replace(step, call=call, local=local))
         else:
@@ -138,15 +138,15 @@ def other_plan(plan: ExecutionPlan, made: Callable[[Conv], Any]) -> ExecutionPla
     return ExecutionPlan(plan.image, steps, plan.output, plan.shapes)
 
 
-def other_way(known: Changes, made: Callable[[Conv], Any]) -> Changes:
+def with_convolutions(known: Changes, replace_conv: Callable[[Conv], Any]) -> Changes:
     """The same routes with other convolutions."""
-    plan = other_plan(known.plan, made)
+    plan = other_plan(known.plan, replace_conv)
     steps = {step.name: step for step in plan.steps}
-    found = Changes(plan, known.regions, 96)
-    for place, way in known._routes.items():
-        work = [part._replace(step=steps[part.step.name]) for part in way.work]
-        found._routes[place] = way._replace(work=work)
-    return found
+    changes = Changes(plan, known.regions, 96)
+    for index, route in known._routes.items():
+        work = [part._replace(step=steps[part.step.name]) for part in route.work]
+        changes._routes[index] = route._replace(work=work)
+    return changes
 
 
 def fp32(bench: Bench) -> dict[str, Any]:
@@ -155,32 +155,32 @@ def fp32(bench: Bench) -> dict[str, Any]:
     arithmetic("fp32")
     exact = torch.cat([bench.net.double()(part.double()) for part in bench.images().split(64)])
     bench.net.float()
-    told, known = bench.found["fp32"], Changes(bench.plan("fp32"), over, 96)
+    figures, known = bench.figures["fp32"], Changes(bench.plan("fp32"), over, 96)
     in_order(list(known.outputs(BaseActivations(known.plan, bench.x), bench.b)))  # makes the routes
-    for name, (numbers, made) in WAYS.items():
+    for name, (numbers, replace_conv) in VARIANTS.items():
         if time.monotonic() > bench.end or (bench.quick and name in TRITON):
             continue
         try:
-            told[name] = way(bench, other_way(known, made), numbers, exact)
+            figures[name] = variant(bench, with_convolutions(known, replace_conv), numbers, exact)
         except Exception as error:  # the other ways may work
-            told[name] = {"failed": f"{type(error).__name__}: {error}"[:400]}
-        bench.tell(name, told[name])
-    return told
+            figures[name] = {"failed": f"{type(error).__name__}: {error}"[:400]}
+        bench.report(name, figures[name])
+    return figures
 
 
-def way(bench: Bench, changes: Changes, numbers: str, exact: Tensor) -> dict[str, Any]:
+def variant(bench: Bench, changes: Changes, numbers: str, exact: Tensor) -> dict[str, Any]:
     """One way: the clock, and how far outputs are from float64, of their range."""
     arithmetic(numbers)
     if has_split(changes.plan):  # the last layer stays in float32
         torch.backends.cuda.matmul.allow_tf32 = False
     start = time.perf_counter()
     work = run(bench, changes)
-    found = work()
+    outputs = work()
     bench.wait()
     first = time.perf_counter() - start
-    off = (found.double() - exact).abs().max() / (exact.max() - exact.min())
-    told = bench.milliseconds({"way": work}, warm=1)["way"]
-    return {"first_s": round(first, 2), "off_of_range": off.item(), **told}
+    off = (outputs.double() - exact).abs().max() / (exact.max() - exact.min())
+    clock = bench.milliseconds({"way": work}, warm=1)["way"]
+    return {"first_s": round(first, 2), "off_of_range": off.item(), **clock}
 
 
 def has_split(plan: ExecutionPlan) -> bool:

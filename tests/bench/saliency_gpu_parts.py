@@ -63,11 +63,11 @@ class Bench:
         self.out, self.end = options.out, time.monotonic() + options.budget_s
         self.quick, self.on = options.quick, "cpu" if options.quick else "cuda"
         self.side, self.rounds = (64, 1) if options.quick else (224, 6)
-        self.found: dict[str, Any] = {"machine": devices.describe(self.on), "side": self.side}
+        self.figures: dict[str, Any] = {"machine": devices.describe(self.on), "side": self.side}
         try:
-            self.found["captum"] = version("captum")
+            self.figures["captum"] = version("captum")
         except PackageNotFoundError:
-            self.found["captum"] = None
+            self.figures["captum"] = None
         numbers = torch.Generator().manual_seed(1)
         self.x = torch.randn(3, self.side, self.side, generator=numbers).to(self.on)
         stride = 32 if self.quick else 8
@@ -127,24 +127,24 @@ class Bench:
 
     def section(self, name: str, work: Callable[["Bench"], Any]) -> None:
         if time.monotonic() > self.end:
-            self.found[name] = "left out: the budget is spent"
+            self.figures[name] = "left out: the budget is spent"
         else:
             started, kept = time.monotonic(), dict(vars(self))
-            told = self.found[name] = {}  # a long section fills it as it goes
+            figures = self.figures[name] = {}  # a long section fills it as it goes
             try:
-                self.found[name] = work(self)
+                self.figures[name] = work(self)
             except Exception as error:  # later sections may still work
-                told["failed"] = f"{type(error).__name__}: {error}"[:600]
+                figures["failed"] = f"{type(error).__name__}: {error}"[:600]
             vars(self).update(kept)  # a section may explain another net
-            if isinstance(self.found[name], dict):
-                self.found[name]["section_s"] = round(time.monotonic() - started, 1)
-        self.tell(name, self.found[name])
+            if isinstance(self.figures[name], dict):
+                self.figures[name]["section_s"] = round(time.monotonic() - started, 1)
+        self.report(name, self.figures[name])
 
-    def tell(self, name: str, found: Any) -> None:
+    def report(self, name: str, figures: Any) -> None:
         """Print what was found and write all there is: a run that is cut off keeps it."""
-        print(name, json.dumps(found), flush=True)
+        print(name, json.dumps(figures), flush=True)
         if self.out:
-            self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+            self.out.write_text(json.dumps(self.figures, indent=1) + "\n")
 
     def wait(self) -> None:
         if self.on == "cuda":
@@ -153,13 +153,13 @@ class Bench:
     def milliseconds(self, works: dict[str, Callable[[], Any]], warm: int = 3) -> dict[str, Any]:
         """Each work in turn, ``rounds`` times after warming up; minimum and median."""
         taken: dict[str, list[float]] = {name: [] for name in works}
-        for place in range(self.rounds + (1 if self.quick else warm)):
+        for round_index in range(self.rounds + (1 if self.quick else warm)):
             for name, work in works.items():
                 self.wait()
                 start = time.perf_counter()
                 work()
                 self.wait()
-                if place >= (1 if self.quick else warm):
+                if round_index >= (1 if self.quick else warm):
                     taken[name].append(1e3 * (time.perf_counter() - start))
         return {
             name: {"min_ms": round(min(t), 3), "median_ms": round(median(t), 3)}
@@ -226,9 +226,9 @@ def captum_ablation(bench: Bench, name: str, size: int, cells: int) -> Callable[
     return work
 
 
-def rated(found: dict[str, Any]) -> dict[str, Any]:
+def rated(timings: dict[str, Any]) -> dict[str, Any]:
     """Adds the ratio of captum's best setting to ours."""
-    peers = [v["median_ms"] for name, v in found.items() if name.startswith("captum")]
+    peers = [v["median_ms"] for name, v in timings.items() if name.startswith("captum")]
     if peers:
-        found["ratio_median"] = round(min(peers) / found["sextant"]["median_ms"], 2)
-    return found
+        timings["ratio_median"] = round(min(peers) / timings["sextant"]["median_ms"], 2)
+    return timings

@@ -79,10 +79,10 @@ def more(spec: dict[str, Any]) -> dict[str, Any]:
 def pack(path: Path) -> None:
     """The photographs of the sweep as a zip of PNG files."""
     with zipfile.ZipFile(path, "w") as archive:
-        for place in range(len(SPEC["images"])):
+        for index in range(len(SPEC["images"])):
             content = io.BytesIO()
-            Image.fromarray(samples.photo(place)).save(content, "png")
-            archive.writestr(f"{place}-{Path(samples.PHOTOS[place]).stem}.png", content.getvalue())
+            Image.fromarray(samples.photo(index)).save(content, "png")
+            archive.writestr(f"{index}-{Path(samples.PHOTOS[index]).stem}.png", content.getvalue())
 
 
 def uploaded(spec: dict[str, Any], photos: Path, folder: Path) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     sweep(spec, Run(folder, device=device))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    told = json.loads((folder / "sweep.json").read_text())
+    report = json.loads((folder / "sweep.json").read_text())
     names = ("divergence", "method_agreement", "grader_agreement", "grader_reliability",
              "winner_changes_with_baseline", "controls_not_beaten", "images", "rows")  # fmt: skip
     result = {
@@ -123,7 +123,7 @@ def main() -> None:
         "spec": spec.model_dump(exclude_none=True),
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
-        **{name: told[name] for name in names},
+        **{name: report[name] for name in names},
     }
     print(json.dumps({name: result[name] for name in names[:1]}, indent=1))
     if options.out:

@@ -1,8 +1,9 @@
-"""Which part of each map a change of the image can reach.
+"""Propagation of changed boxes through the operations of a net.
 
-For an operation with kernel k, stride s and low padding l, a changed interval [lo, hi) of an axis
-reaches [ceil((lo + l - k + 1) / s), floor((hi - 1 + l) / s) + 1), cut at the ends of the map. One
-batch has one box size: the largest of its positions, moved inside the map.
+For an operation with kernel k, stride s and low padding l, a changed input interval [lo, hi) of an
+axis affects the outputs [ceil((lo + l - k + 1) / s), floor((hi - 1 + l) / s) + 1), clipped to the
+map. All positions of a batch use one box size, that of the largest box; boxes are shifted to lie
+inside the map.
 """
 
 from collections.abc import Callable
@@ -12,16 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from models.saliency.engine.conv import POINT, KernelWindow
+from models.saliency.engine.conv import POINT_WINDOW, KernelWindow
 
 
 class Intervals(NamedTuple):
-    """Intervals of one axis of a map, one for each position of a batch.
+    """Changed intervals along one axis of a map, one for each position of a batch.
 
     Attributes:
         low: first changed index.
         high: one past the last.
-        length: of the axis.
+        length: size of the axis.
     """
 
     low: Int64[np.ndarray, "n"]
@@ -30,16 +31,16 @@ class Intervals(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Length of the box of all positions."""
+        """Box size that all positions share."""
         return int(min(self.length, max(1, (self.high - self.low).max())))
 
     @property
     def start(self) -> Int64[np.ndarray, "n"]:
-        """Where each position's box begins."""
+        """First index of each position's box."""
         return np.clip(self.low, 0, self.length - self.size)
 
     def propagate(self, kernel: int, stride: int, pad: int, length: int) -> "Intervals":
-        """The intervals behind an operation whose result has ``length``."""
+        """The affected intervals of an operation's output, an axis of ``length`` values."""
         low = -((-(self.low + pad - kernel + 1)) // stride)
         high = (self.high - 1 + pad) // stride + 1
         low = np.clip(low, 0, length - 1)
@@ -47,28 +48,30 @@ class Intervals(NamedTuple):
 
 
 class Boxes(NamedTuple):
-    """Boxes of rows and columns of one map."""
+    """Changed boxes of one map: intervals of rows and of columns."""
 
     rows: Intervals
     columns: Intervals
 
     def at(self, index: Int64[np.ndarray, "m"]) -> "Boxes":
-        """Those of some positions."""
+        """The boxes of some positions."""
         return Boxes(*(Intervals(axis.low[index], axis.high[index], axis.length) for axis in self))
 
     @property
     def share(self) -> float:
-        """Of the map that a box covers."""
+        """Fraction of the map that a box covers."""
         return (self.rows.size * self.columns.size) / (self.rows.length * self.columns.length)
 
     def propagate(self, window: KernelWindow | None, height: int, width: int) -> "Boxes":
-        """The boxes behind an operation."""
-        over = window or POINT
-        axes = zip(self, over.kernel, over.stride, over.pad, (height, width), strict=True)
+        """The affected boxes of an operation's output of ``height`` x ``width``."""
+        geometry = window or POINT_WINDOW
+        axes = zip(
+            self, geometry.kernel, geometry.stride, geometry.pad, (height, width), strict=True
+        )
         return Boxes(*(axis.propagate(k, s, p, n) for axis, k, s, p, n in axes))
 
     def join(self, other: "Boxes") -> "Boxes":
-        """The smallest boxes that hold both."""
+        """The smallest boxes that contain both."""
         pairs = zip(self, other, strict=True)
         return Boxes(
             *(
@@ -79,11 +82,11 @@ class Boxes(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """Parts of an image that change, one after the other.
+    """Regions of an image, each replaced on its own.
 
     Attributes:
-        boxes: that hold them.
-        masks: from indices to the pixels that change.
+        boxes: bounding boxes.
+        masks: maps region indices to masks of the pixels to replace.
     """
 
     boxes: Boxes
@@ -91,7 +94,7 @@ class Regions(NamedTuple):
 
     @property
     def number(self) -> int:
-        """How many."""
+        """Number of regions."""
         return len(self.boxes.rows.low)
 
 
@@ -101,12 +104,12 @@ def regions_of(masks: Bool[Tensor, "n h w"]) -> Regions:
 
 
 def boxes_of(masks: Bool[Tensor, "n h w"]) -> Boxes:
-    """Bounding boxes of masks; a mask of nothing gets a box of one pixel."""
+    """Bounding boxes of masks; an empty mask gets a box of one pixel."""
     return Boxes(intervals_of(masks.any(2)), intervals_of(masks.any(1)))
 
 
 def intervals_of(touched: Bool[Tensor, "n length"]) -> Intervals:
-    """First and last touched index of each row; [0, 1) where nothing is touched."""
+    """Interval from the first to the last True of each row; [0, 1) where there is none."""
     changed = touched.cpu().numpy()
     length = changed.shape[1]
     low = np.where(changed.any(1), changed.argmax(1), 0)
@@ -115,7 +118,7 @@ def intervals_of(touched: Bool[Tensor, "n length"]) -> Intervals:
 
 
 def groups(boxes: Boxes, size: int) -> list[Int64[np.ndarray, "_"]]:
-    """Indices of at most ``size`` boxes that lie near each other, so that they are cut alike."""
+    """Batches of at most ``size`` boxes near each other, so that border boxes share batches."""
     rows, columns = ((axis.low + axis.high) for axis in boxes)
     count = len(rows)
     strips = max(1, round((count / size) ** 0.5))

@@ -1,6 +1,6 @@
-"""All changes of an image as one CUDA graph: thousands of small launches replayed in one.
+"""The outputs for all regions of an image as one CUDA graph, replayed by a single launch.
 
-Depends on the plan and the regions alone; image and baseline are copied into its buffers.
+A graph depends on the plan and the regions only; image and baseline are copied into its buffers.
 """
 
 import numpy as np
@@ -10,11 +10,20 @@ from torch import Tensor
 
 from models.saliency.engine.incremental import BaseActivations, Changes
 
-WARMUP = 2  # eager passes before it is recorded: routes, cuDNN's choice of algorithms
+WARMUP = 2  # eager passes before the capture; they build routes and select cuDNN algorithms
 
 
 class GraphedChanges:
-    """Recorded :class:`Changes`; raises RuntimeError where something cannot be recorded."""
+    """The outputs of :class:`Changes`, captured as a CUDA graph.
+
+    Args:
+        changes: the plan and the regions.
+        x: an image to capture with.
+        b: a baseline image to capture with.
+
+    Raises:
+        RuntimeError: if an operation cannot be captured.
+    """
 
     def __init__(
         self, changes: Changes, x: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"]
@@ -40,7 +49,7 @@ class GraphedChanges:
     def __call__(
         self, x: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"]
     ) -> Float[Tensor, "n classes"]:
-        """Outputs in the order of the regions."""
+        """The net's outputs for image ``x``, one row for each region, in their order."""
         self.x.copy_(x)
         self.b.copy_(b)
         self._graph.replay()

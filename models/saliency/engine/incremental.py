@@ -1,11 +1,11 @@
-"""Outputs for many local changes of one image, by recomputing only what each change reaches.
+"""Outputs for many local changes of one image, recomputing only the values each change affects.
 
-The idea is Krypton's (Nakandala, Kumar, Papakonstantinou, SIGMOD 2019), here for any plan: all
-values of the image are computed once; a change is carried through the net as a box of each map,
-all positions of a batch at once. Where a box needs its surroundings they are gathered from the
-image's own values. Where a box would cover more than ``cut`` of its map, or at an operation that
-needs whole maps, boxes are pasted into copies of the map and the net goes on as usual. Exact in
-real arithmetic.
+The idea is Krypton's (Nakandala, Kumar, Papakonstantinou, SIGMOD 2019), here for any plan. The
+activations of the unperturbed image are computed once. Each change is then propagated as a box of
+every map, for all positions of a batch at once, and values around a box are gathered from those
+base activations. Where a box would cover more than ``cut`` of its map, or an operation needs whole
+maps, boxes are pasted into copies of the base activations and the net continues on whole maps.
+Exact in real arithmetic.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,15 +21,20 @@ from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.engine.routes import Gather, Route, find_route
 from models.saliency.engine.threads import each
 
-CUT = 0.75  # share of a map from which on the whole map is as fast
-KEPT = 1024  # regions whose ways are kept for the next image
+CUT = 0.75  # box size, as a fraction of a map, above which computing the whole map is as fast
+KEPT = 1024  # up to this many regions, routes are kept for the next image
 
 
-Filled = Callable[[Tensor], Tensor]  # from regions [n, h, w] to images with them filled
+Filled = Callable[[Tensor], Tensor]  # from masks [n, h, w] to images [n, c, h, w], filled there
 
 
 class BaseActivations:
-    """The image's own values; maps as rows of channels, then a row of 0 and one of -inf."""
+    """Activations of the unperturbed image.
+
+    Args:
+        plan: of the net.
+        x: the image.
+    """
 
     def __init__(self, plan: ExecutionPlan, x: Float[Tensor, "c h w"]) -> None:
         self.plan = plan
@@ -37,7 +42,7 @@ class BaseActivations:
         self._rows: dict[str, Tensor] = {}
 
     def rows(self, name: str) -> Float[Tensor, "pixels c"]:
-        """A map as rows."""
+        """A map as one row per pixel, followed by a row of 0 and a row of -inf for padding."""
         if name not in self._rows:
             rows = _as_rows(self.values[name])
             outside = [rows.new_full((1, rows.shape[1]), fill) for fill in (0.0, -torch.inf)]
@@ -46,13 +51,13 @@ class BaseActivations:
 
 
 class Changes:
-    """Regions of an image, with the way of each group of them through the net.
+    """Regions of an image to replace, with the route of each batch of them through the net.
 
     Args:
         plan: of the net.
-        regions: where pixels change.
-        size: regions at once.
-        cut: share of a map from which on whole maps are computed.
+        regions: the pixels to replace.
+        size: regions per batch.
+        cut: fraction of a map above which whole maps are computed.
     """
 
     def __init__(self, plan: ExecutionPlan, regions: Regions, size: int, cut: float = CUT) -> None:
@@ -63,11 +68,11 @@ class Changes:
     def outputs(
         self, base: BaseActivations, b: Tensor | Filled
     ) -> Iterator[tuple[Int64[np.ndarray, "n"], Float[Tensor, "n classes"]]]:
-        """The net's outputs with each region's pixels taken from ``b``, group by group."""
+        """Indices of regions, and the net's outputs with their pixels from ``b``, by batch."""
         first = self._first_pixels(base.rows(self.plan.image)[:-2], b)
         device = base.rows(self.plan.image).device
         for name in self.plan.shapes.keys() & base.values.keys():
-            base.rows(name)  # before the threads ask for them
+            base.rows(name)  # cached here, because the threads below share the cache
 
         def work(index: int) -> Tensor:
             route = self._route(index, device)
@@ -79,7 +84,7 @@ class Changes:
     def _first_pixels(
         self, own: Float[Tensor, "pixels c"], b: Tensor | Filled
     ) -> Callable[[int, Route], Tensor]:
-        """What the boxes of a group hold of the image, given the image's own pixels."""
+        """A function that gives the pixels of a batch's boxes, from ``own``, the image's pixels."""
         if not isinstance(b, Tensor):
             return lambda index, route: _filled(
                 b(self._removed(index, own.device)), route, len(own)
@@ -95,19 +100,19 @@ class Changes:
         return self.regions.masks(torch.from_numpy(self.groups[index]).to(device))
 
     def _route(self, index: int, device: torch.device) -> Route:
-        """The way of a group, kept where there are few enough for it to fit."""
+        """The route of a batch, cached where there are few regions."""
         if index in self._routes:
             return self._routes[index]
-        found = find_route(self.plan, self.regions, self.groups[index], self.cut, device)
+        route = find_route(self.plan, self.regions, self.groups[index], self.cut, device)
         if self.regions.number <= KEPT:
-            self._routes[index] = found
-        return found
+            self._routes[index] = route
+        return route
 
 
 def in_order(
     parts: list[tuple[Int64[np.ndarray, "_"], Float[Tensor, "_ classes"]]],
 ) -> Float[Tensor, "n classes"]:
-    """Outputs in the order of their regions."""
+    """The outputs of all batches in the order of their regions."""
     order = np.argsort(np.concatenate([index for index, _ in parts]))
     out = torch.cat([outputs for _, outputs in parts])
     return out[torch.from_numpy(order).to(out.device)]
@@ -116,7 +121,14 @@ def in_order(
 def run_route(
     route: Route, plan: ExecutionPlan, base: BaseActivations, first: Float[Tensor, "pixels c"]
 ) -> Float[Tensor, "n classes"]:
-    """Carry one group of changes through the net, from the pixels of its boxes."""
+    """Propagate one batch of changes through the net.
+
+    Args:
+        route: of the batch.
+        plan: of the net.
+        base: activations of the unperturbed image.
+        first: pixels of the boxes in the image.
+    """
     values: dict[str, Any] = {plan.image: _as_maps(first, route.shape)}
     for step, gathers, local, drops in route.work:
         inputs = [
@@ -131,7 +143,7 @@ def run_route(
 
 
 def _filled(images: Float[Tensor, "n c h w"], route: Route, pixels: int) -> Tensor:
-    """The pixels of the boxes, each from the image of its own position."""
+    """The pixels of the boxes, each from the image of its position."""
     n = len(images)
     rows = (route.first % pixels).view(n, -1) + pixels * torch.arange(n, device=images.device)[
         :, None

@@ -21,7 +21,7 @@ STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)
 
 
 class _Line(NamedTuple):
-    """A curve with what it is of."""
+    """A curve with the method and the baseline of its map."""
 
     method: str
     baseline: str
@@ -75,7 +75,7 @@ def _panels(curves: Mapping[Any, Sequence[tuple[float, float]]]) -> dict[tuple[s
 
 
 def _limits(panels: dict[tuple[str, str], list], image: str) -> tuple[float, float]:
-    """Of all curves of an image, with a margin."""
+    """Limits of the score axis: the range of all curves of an image, with a margin."""
     chosen = [line for (name, _), panel in panels.items() if name == image for line in panel]
     scores = [score for line in chosen for _, score in line.points]
     margin = 0.05 * (max(scores) - min(scores)) or 0.05
@@ -107,7 +107,15 @@ def _legend(methods: list[str], baselines: list[str]) -> list[Line2D]:
 def heat_map(
     path: Path, values: Float[np.ndarray, "n n"], names: list[str], title: str, label: str
 ) -> None:
-    """A matrix on the scale from -1 to 1, every number written in it."""
+    """Draw a matrix on a scale from -1 to 1, with every number in its cell.
+
+    Args:
+        path: of the PNG.
+        values: the matrix.
+        names: of its rows and columns.
+        title: of the figure.
+        label: of the colour bar.
+    """
     side = 1.6 + 0.52 * len(names)
     figure = Figure(figsize=(side + 1.6, side), dpi=110, layout="constrained")
     axis = figure.subplots()
@@ -130,13 +138,13 @@ def contact_sheet(
     title: str,
     styles: Mapping[str, Style],
 ) -> None:
-    """Methods down, baselines across; each row on one scale.
+    """Draw maps by method (rows) and baseline (columns), with one scale per row.
 
     Args:
         path: of the PNG.
         maps: by (method, baseline).
         image: values in [0, 1], drawn grey beneath the maps.
-        title: above all.
+        title: of the figure.
         styles: how the maps of each method are drawn; by default as differences.
     """
     methods = list(dict.fromkeys(method for method, _ in maps))
@@ -162,7 +170,7 @@ def contact_sheet(
             axis.set_title(name, fontsize=7)
         words = method if style.described == method else f"{method}: {style.described}"
         head = row[0].set_title(f"{words}\n", fontsize=8, loc="left")
-        head.set_in_layout(False)  # it may run over its neighbours, whose first line is empty
+        head.set_in_layout(False)  # may extend over the next titles, whose first line is empty
         shown = ScalarMappable(norm, colours)
         bar = figure.colorbar(shown, ax=list(row), shrink=0.8, extend=style.ends)
         bar.set_label(fill(style.quantity, BAR_LETTERS), fontsize=6)

@@ -1,4 +1,4 @@
-"""Maps from derivatives of the score: the family that perturbation methods are compared with."""
+"""Gradient-based maps, as a comparison for perturbation methods."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ from models.saliency.spec.gradients import GradCam, Gradient, IntegratedGradient
 
 
 def derivatives(case: Case, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "k n c h w"]:
-    """Derivative of each class's score with respect to each image, in the image's dtype."""
+    """Gradient of each class's score with respect to each image, in the image's dtype."""
     by_class = []
     for target in case.targets.tolist():
         chunks = []
@@ -30,7 +30,7 @@ def derivatives(case: Case, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "
 
 
 def gradient(part: Gradient, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Largest size over the channels, or the sum of derivative times (x - b)."""
+    """Maximum of |gradient| over the channels, or the sum of gradient times (x - b)."""
     derivative = derivatives(case, case.x[None])[:, 0].double()
     if part.id == "gradient":
         return derivative.abs().amax(1)
@@ -42,7 +42,7 @@ def integrated(
 ) -> Float[Tensor, "k h w"]:
     """Integrated gradients (Sundararajan et al. 2017, eq. 1) by the midpoint rule.
 
-    Sums to ``f(x) - f(b)`` up to the error of the rule, for a linear score exactly.
+    Sums to ``f(x) - f(b)`` up to the error of the rule; exactly for a linear score.
     """
     t = (torch.arange(part.steps, device=b.device, dtype=b.dtype) + 0.5) / part.steps
     total = torch.zeros(len(case.targets), *b.shape, dtype=torch.float64, device=b.device)
@@ -53,21 +53,21 @@ def integrated(
 
 
 def smooth(part: SmoothGrad, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Mean of the derivative over noisy images (Smilkov et al. 2017), its size as above."""
+    """Mean gradient over noisy images (Smilkov et al. 2017), maximum of its size over channels."""
     x = case.x
-    spread = part.sigma * (x.max() - x.min()).item()
+    sigma = part.sigma * (x.max() - x.min()).item()
     total = torch.zeros(len(case.targets), *x.shape, dtype=torch.float64, device=x.device)
     for index in torch.arange(part.samples, device=x.device).split(case.chunk):
         noise = philox.normal((case.seed, 2), philox.NOISE, index, x.numel())
-        total += derivatives(case, x + spread * noise.view(-1, *x.shape).to(x)).double().sum(1)
+        total += derivatives(case, x + sigma * noise.view(-1, *x.shape).to(x)).double().sum(1)
     return (total / part.samples).abs().amax(1)
 
 
 def gradcam(part: GradCam, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Maps of a layer weighted by their mean derivative, positive part, enlarged bilinearly.
+    """Feature maps of a layer weighted by their mean gradient; positive part, upsampled bilinearly.
 
     Raises:
-        SpecError: if there is no such layer, or it gives no maps.
+        SpecError: if there is no such layer, or its output is no feature map.
     """
     layer = _layer(part.layer, case)
     class_maps = []
@@ -84,7 +84,7 @@ def gradcam(part: GradCam, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tens
 
 
 class _recorded:  # noqa: N801  # used as a function
-    """Keeps what a module gives while open."""
+    """Context manager that records the outputs of a module."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.outputs = module, list[Tensor]()
@@ -105,7 +105,7 @@ class _recorded:  # noqa: N801  # used as a function
 
 
 def _layer(name: str | None, case: Case) -> nn.Module:
-    """The module of that name, or the last whose result has height and width."""
+    """The module of that name, or the last one whose output has height and width."""
     modules = dict(case.scorer.net.named_modules())
     if name is not None and name not in modules:
         some = ", ".join(list(modules)[-8:])
@@ -122,7 +122,7 @@ def _layer(name: str | None, case: Case) -> nn.Module:
 
 
 def _with_maps(case: Case, modules: dict[str, nn.Module]) -> Iterator[tuple[str, None]]:
-    """Names of modules that give maps larger than a pixel, in the order in which they run."""
+    """Names of modules with feature maps larger than one pixel, in the order of execution."""
     order: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:

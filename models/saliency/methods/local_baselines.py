@@ -1,4 +1,4 @@
-"""Baselines that depend on what is removed: removed pixels follow from those around them."""
+"""Baselines that depend on the removed region: they fill it from the pixels around it."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from models.saliency.spec.fields import LocalMean, NoisyLinear
 
 
 class LocalBaseline:
-    """Fills regions of an image.
+    """Fills removed regions of an image.
 
     Args:
         part: the baseline of the spec.
@@ -19,7 +19,7 @@ class LocalBaseline:
         seed: of the job.
 
     Attributes:
-        image: what is left where nothing is: the mean colour of the image.
+        image: the image with every pixel removed, which is its mean colour.
     """
 
     def __init__(self, part: LocalMean | NoisyLinear, x: Float[Tensor, "c h w"], seed: int) -> None:
@@ -33,7 +33,7 @@ class LocalBaseline:
     def __call__(
         self, removed: Bool[Tensor, "n h w"], x: Float[Tensor, "c h w"]
     ) -> Float[Tensor, "n c h w"]:
-        """The image with each of these regions filled."""
+        """The image with each of the removed regions filled."""
         gone = removed[:, None]
         if isinstance(self.part, LocalMean):
             return torch.where(gone, self._around(removed, x, self.part.ring).to(x), x)

@@ -1,7 +1,7 @@
 """Occlusion: a window slid over the image (Zeiler and Fergus 2014).
 
-Windows are products of an interval of rows and one of columns, so that both painting them and
-spreading their values back over the pixels are separable.
+A window is the product of an interval of rows and one of columns, so applying the windows and
+averaging their values over pixels are both separable.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from models.saliency.spec.masks import Occlusion, OcclusionRaw, positions
 
 
 class WindowMasks(NamedTuple):
-    """Which rows and columns of the image each position covers."""
+    """Rows and columns of the image that each window position covers."""
 
     rows: Bool[Tensor, "n_h h"]
     columns: Bool[Tensor, "n_w w"]
@@ -28,7 +28,14 @@ class WindowMasks(NamedTuple):
 def windows(
     part: Occlusion | OcclusionRaw, height: int, width: int, device: torch.device
 ) -> WindowMasks:
-    """Positions from the upper left; along each axis the last window may be cut at the edge."""
+    """Window positions from the upper left; the last one along an axis may be cut at the edge.
+
+    Args:
+        part: window size and stride.
+        height: of the image.
+        width: of the image.
+        device: of the masks.
+    """
     (wh, ww), (sh, sw) = pair(part.window), pair(part.stride)
     return WindowMasks(_intervals(height, wh, sh, device), _intervals(width, ww, sw, device))
 
@@ -40,7 +47,7 @@ def _intervals(length: int, window: int, stride: int, device: torch.device) -> T
 
 
 def regions(over: WindowMasks) -> Regions:
-    """The windows one after the other, the columns fastest."""
+    """The windows as regions in row-major order."""
     n_w = len(over.columns)
 
     def masks(index: Int64[Tensor, "m"]) -> Bool[Tensor, "m h w"]:
@@ -56,7 +63,7 @@ def regions(over: WindowMasks) -> Regions:
 def score_drops(
     part: Occlusion | OcclusionRaw, case: Case, b: Replacement
 ) -> Float[Tensor, "k n_h n_w"]:
-    """Fall of each score under each window, ``f(x) - f(x with the window = b)``."""
+    """Score drop for each window, ``f(x) - f(x with the window = b)``, float64."""
     return _score_drops(part, windows(part, *case.x.shape[1:], case.x.device), case, b)
 
 
@@ -69,7 +76,7 @@ def _score_drops(
 
 
 def occlusion(part: Occlusion, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
-    """Fall of the score, at each pixel the mean over the windows that cover it."""
+    """Score drop at each pixel, averaged over the windows that cover it, float64."""
     over = windows(part, *case.x.shape[1:], case.x.device)
     return average_over_windows(_score_drops(part, over, case, b), over)
 
@@ -77,7 +84,7 @@ def occlusion(part: Occlusion, case: Case, b: Replacement) -> Float[Tensor, "k h
 def average_over_windows(
     values: Float[Tensor, "k n_h n_w"], over: WindowMasks
 ) -> Float[Tensor, "k h w"]:
-    """Mean over the windows that cover each pixel."""
+    """Mean of the values of the windows that cover each pixel."""
     rows, columns = over.rows.to(values.dtype), over.columns.to(values.dtype)
     total = rows.T @ values @ columns  # [h, n_h] [k, n_h, n_w] [n_w, w]
     return total / torch.outer(rows.sum(0), columns.sum(0))

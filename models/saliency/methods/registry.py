@@ -1,4 +1,4 @@
-"""From a method's part of a spec to its map: one function for all of them."""
+"""Which function computes the map of which method of a spec."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,5 +43,12 @@ METHODS: dict[type, Callable[..., Any]] = {
 def compute_map(
     part: methods.Method, case: Case, b: Replacement
 ) -> Float[Tensor, "k rows columns"]:
-    """The maps of one method with baseline ``b``, in float64: a value a pixel, or a window."""
+    """Compute the maps of one method with baseline ``b``, float64.
+
+    Returns:
+        For each of the k classes a value per pixel, or per window for ``occlusion_raw``.
+
+    Raises:
+        SpecError: if the method cannot be used with this net or image.
+    """
     return METHODS[type(part)](part, case, b)

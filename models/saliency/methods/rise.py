@@ -1,4 +1,4 @@
-"""Randomised input sampling (Petsiuk, Das, Saenko 2018): its sums and its estimators."""
+"""RISE, randomised input sampling (Petsiuk, Das, Saenko 2018): sums and estimators."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from models.saliency.methods import rise_masks
 from models.saliency.methods.case import Case
 from models.saliency.spec.masks import Rise
 
-GROUP = 16  # masks whose sums a core makes at once
-CHECK = 8  # groups between two looks at whether the map has settled
+GROUP = 16  # masks that a core processes at once
+CHECK = 8  # groups between two convergence checks
 
 
 class Sums(NamedTuple):
-    """What RISE keeps of its masks m and their scores f, all float64."""
+    """Running sums over masks m and their scores f, all float64."""
 
     count: int
     scores: Float[Tensor, "k"]  # sum f
@@ -26,14 +26,14 @@ class Sums(NamedTuple):
     squares: Float[Tensor, "h w"]  # sum m^2, likewise
 
     def merge(self, other: "Sums") -> "Sums":
-        """The sums over both sets of masks."""
+        """The sums over two disjoint sets of masks."""
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def rise(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Scores under random masks, put back on the masks (Petsiuk et al. 2018, eq. 6).
+    """Mean of random masks weighted by their scores (Petsiuk et al. 2018, eq. 6), float64.
 
-    Masks are made a batch at a time from (seed, index): memory does not grow with their number.
+    Masks are generated in batches from (seed, index), so memory does not grow with their number.
     """
     totals = sums(part, case, b)
     if part.early_stop is not None:
@@ -42,7 +42,7 @@ def rise(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k 
 
 
 def sums(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Sums:
-    """The sums over all masks, or over as many as the map needs to settle."""
+    """The sums over all masks, or over the first ones with which the map has converged."""
     device = case.x.device
     per = max(GROUP, case.chunk // 2 * 2) if device.type == "cuda" else GROUP
     halves = [_zero_sums(case), _zero_sums(case)]
@@ -55,7 +55,7 @@ def sums(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Sums:
 
 
 def _converged(part: Rise, halves: list[Sums]) -> bool:
-    """Whether the maps of both halves agree as well as was asked, for the first class."""
+    """Whether the maps of both halves of the masks agree as requested, for the first class."""
     stop = part.early_stop
     if stop is None or sum(half.count for half in halves) < stop.min_masks:
         return False
@@ -74,7 +74,7 @@ def _zero_sums(case: Case) -> Sums:
 
 
 def _group(part: Rise, case: Case, b: Float[Tensor, "c h w"], index: Int64[Tensor, "n"]) -> Sums:
-    """The sums over some masks; on a CPU the work of one core, each batch in its caches."""
+    """The sums over some masks; on a CPU computed by one core, with each batch in its cache."""
     none = _zero_sums(case)
     _, h, w = case.x.shape
     m = rise_masks.render(rise_masks.draw_masks(part, case.seed, index, h, w), h, w)
@@ -91,18 +91,18 @@ def _group(part: Rise, case: Case, b: Float[Tensor, "c h w"], index: Int64[Tenso
 def blend(
     m: Float[Tensor, "n h w"], x: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"]
 ) -> Float[Tensor, "n c h w"]:
-    """``m x + (1 - m) b``, made in channels-last order as the net wants it."""
+    """``m x + (1 - m) b`` in channels-last memory order."""
     last = torch.lerp(b.permute(1, 2, 0), x.permute(1, 2, 0), m[..., None].to(x.dtype))
     return last.permute(0, 3, 1, 2)
 
 
 def estimate(sums: Sums, estimator: str, p: float) -> Float[Tensor, "k h w"]:
-    """The map from the sums over N masks.
+    """The map from the sums over N masks (README, eq. 6).
 
     ``raw`` is eq. 6 of the paper, ``sum f m / (N p)``; ``coverage`` is ``sum f m / sum m``;
     ``centred`` is ``mean[(f - mean f)(m - mean m)] / p``; ``slope`` is that covariance over the
-    variance of m, the coefficient of a regression of f on m. A pixel that no mask covered
-    (``coverage``) or that all covered alike (``slope``) gets 0.
+    variance of m, the coefficient of a regression of f on m. A pixel is 0 if no mask covers it
+    (``coverage``), or if every mask has the same value there (``slope``).
     """
     n = sums.count
     if estimator == "raw":

@@ -1,6 +1,6 @@
-"""Maps from scores of coalitions: which segments are kept, the rest replaced by the baseline.
+"""Feature ablation, LIME, kernel SHAP and exact Shapley values over segments of an image.
 
-Feature ablation, LIME, kernel SHAP and the exact Shapley values share :func:`worth`.
+A coalition is a set of segments to keep; the others are replaced by the baseline.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from models.saliency.methods.case import Case
 from models.saliency.methods.segments import regions, segment
 from models.saliency.spec.masks import FeatureAblation, GridSegments, KernelShap, Lime, ShapleyExact
 
-RANK_TOLERANCE = 1e-10  # of eigenvalues of the regression, relative
+RANK_TOLERANCE = 1e-10  # relative, for eigenvalues of the normal equations
 
 
 def ablation(part: FeatureAblation, case: Case, b: Replacement) -> Tensor:
-    """``f(x) - f(x with the segment = b)`` at each pixel of the segment: [k, h, w]."""
+    """``f(x) - f(x with the segment = b)`` at each pixel of the segment, [k, h, w], float64."""
     labels = segment(part.segments, case)
     shape = tuple(labels.shape)
     if isinstance(part.segments, GridSegments):
@@ -35,15 +35,22 @@ def ablation(part: FeatureAblation, case: Case, b: Replacement) -> Tensor:
 def coalition_scores(
     kept: Bool[Tensor, "n j"], labels: Int64[Tensor, "h w"], case: Case, b: Replacement
 ) -> Float[Tensor, "n k"]:
-    """Scores of coalitions: the kept segments from the image, the others from the baseline."""
+    """Scores of the image with only the kept segments, the others replaced by the baseline.
+
+    Args:
+        kept: coalitions of the j segments.
+        labels: segment of each pixel.
+        case: the image.
+        b: the baseline.
+    """
     return case.scores(lambda index: case.replace(~kept[index][:, labels], b), len(kept))
 
 
 def lime(part: Lime, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
-    """Coefficients of a weighted ridge regression (LIME, section 3.4), each at its segment.
+    """Coefficients of a weighted ridge regression (LIME, section 3.4), at each pixel, float64.
 
-    Coalitions keep each segment with probability 1/2; the weight is exp(-D^2 / width^2) with D
-    the cosine distance of the coalition from the whole image; the intercept is not penalised.
+    A coalition keeps each segment with probability 1/2. Its weight is exp(-D^2 / width^2), with D
+    the cosine distance from the coalition of all segments. The intercept is not penalised.
     """
     labels = segment(part.segments, case)
     count = int(labels.max()) + 1
@@ -61,16 +68,20 @@ def lime(part: Lime, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
 
 
 def kernel_shap(part: KernelShap, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
-    """Shapley values by regression (Lundberg and Lee 2017, theorem 2), each at its segment.
+    """Shapley values by regression (Lundberg and Lee 2017, theorem 2), at each pixel, float64.
 
-    Sizes of coalitions are drawn in proportion to the kernel (J - 1) / (k (J - k)), members
-    uniformly. The sum of the values is ``f(x) - f(b)`` exactly: the last coefficient is eliminated.
+    Coalition sizes k of J segments are drawn in proportion to the kernel (J - 1) / (k (J - k)),
+    members uniformly. The last coefficient is eliminated, so the values sum to ``f(x) - f(b)``
+    exactly.
+
+    Raises:
+        SpecError: if there are fewer than two segments.
     """
     labels = segment(part.segments, case)
     count = int(labels.max()) + 1
     kept = draw_coalitions(part, case, count)
     empty = case.score(image_of(b)[None])
-    # Once more through the net, so that both ends are read in the same way.
+    # Computed again, so that both ends pass through the net in the same way.
     whole = case.score(case.x[None])
     y, z = coalition_scores(kept, labels, case, b) - empty, kept.double()
     total = whole - empty
@@ -81,7 +92,11 @@ def kernel_shap(part: KernelShap, case: Case, b: Replacement) -> Float[Tensor, "
 
 
 def draw_coalitions(part: KernelShap, case: Case, count: int) -> Bool[Tensor, "n {count}"]:
-    """Coalitions under the Shapley kernel, from (seed, index)."""
+    """Coalitions drawn under the Shapley kernel, from (seed, index).
+
+    Raises:
+        SpecError: if there are fewer than two segments.
+    """
     if count < 2:
         raise SpecError("segments: kernel_shap needs two segments or more; use more of them")
     index = torch.arange(part.samples, device=case.x.device)
@@ -96,7 +111,7 @@ def draw_coalitions(part: KernelShap, case: Case, count: int) -> Bool[Tensor, "n
 
 
 def shapley(part: ShapleyExact, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
-    """Shapley values from the worths of all 2^J coalitions, each at its segment."""
+    """Exact Shapley values from the scores of all 2^J coalitions, at each pixel, float64."""
     labels = segment(part.segments, case)
     count = int(labels.max()) + 1
     code = torch.arange(2**count, device=case.x.device)

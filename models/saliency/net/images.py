@@ -1,4 +1,4 @@
-"""The images of a spec, brought to the size and scale of the net's input."""
+"""The images of a spec, at the size and scale of the net's input."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from models.saliency.spec.map import Explanation
 
 
 def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:
-    """Class indices to explain, once and for all from the outputs of the unperturbed image."""
+    """Indices of the classes to explain, from the outputs for the unperturbed image."""
     if isinstance(target, int):
         return [target]
     if not isinstance(target, str):
@@ -29,11 +29,11 @@ def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:
 
 
 def load_images(spec: Explanation, run: Run) -> list[UInt8[np.ndarray, "_h _w _c"]]:
-    """The images of the spec as stored, each dataset read once.
+    """The images of the spec as stored; each dataset is read once.
 
     Raises:
         SpecError: if an index is beyond the end of its set.
-        DataMissingError: if a built-in set is not where the worker is.
+        DataMissingError: if a built-in set is not available to the worker.
     """
     wanted: dict[tuple[str, str], list[int]] = {}
     for position, ref in enumerate(spec.images):
@@ -46,7 +46,7 @@ def load_images(spec: Explanation, run: Run) -> list[UInt8[np.ndarray, "_h _w _c
 
 
 def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
-    """Put the images that serve as baselines where :func:`baselines.baseline` finds them.
+    """Load the images that serve as baselines into ``subject.space.others``.
 
     Raises:
         SpecError: if an index is beyond the end of its set.
@@ -59,7 +59,7 @@ def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
 
 
 def _read(refs: dict[str, ImageRef], run: Run) -> dict[str, np.ndarray]:
-    """Images of one part of one dataset, by their fields of the spec."""
+    """Images of one split of one dataset, by field of the spec."""
     first = next(iter(refs.values()))
     if first.dataset == "photos":
         _within(refs, len(samples.PHOTOS))
@@ -86,10 +86,10 @@ def _within(refs: dict[str, ImageRef], count: int) -> None:
 
 
 def read_map(path: Path, size: tuple[int, int], field: str) -> Float[Tensor, "h w"]:
-    """A saliency map made elsewhere, from a .npy file, as float64; nothing is unpickled.
+    """A saliency map of another job, from a .npy file, as float64; nothing is unpickled.
 
     Raises:
-        DataError: if it is no array of finite numbers of the size of the net's input.
+        DataError: if it is not an array of finite numbers of the size of the net's input.
     """
     try:
         values = np.load(path, allow_pickle=False)
@@ -109,8 +109,13 @@ def prepare(
 ) -> Float[Tensor, "d i j"]:
     """Pixels in [0, 1] at the size and with the channels of the net's input, float32.
 
-    An image of another size loses its longer side's ends, is resized (bicubic, antialiased) and
-    cropped centrally; a grey image serves a colour net.
+    An image of another size is cropped to the aspect ratio of the input, resized (bicubic,
+    antialiased) and cropped centrally. The channel of a grey image is repeated for a colour net.
+
+    Args:
+        image: as stored.
+        subject: the net to explain.
+        field: names the image in errors.
 
     Raises:
         DataError: if the channels do not fit.
@@ -131,7 +136,7 @@ def prepare(
 
 
 def _fit(plane: np.ndarray, height: int, width: int, margin: float) -> np.ndarray:
-    """One channel: central part of the net's aspect ratio, resized, central crop."""
+    """One channel: central crop of the net's aspect ratio, resized, cropped to the input size."""
     h, w = plane.shape
     scale = min(h / height, w / width)
     part_h, part_w = round(height * scale), round(width * scale)

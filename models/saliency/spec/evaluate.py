@@ -23,7 +23,7 @@ from models.saliency.spec.net import known_size
 
 
 class _EvaluationSpec(Explanation):
-    """Maps that are graded."""
+    """Fields of the kinds that grade maps."""
 
     graders: list[Metric] = Field(
         default=[Curve(id="deletion"), Curve(id="insertion")],
@@ -35,7 +35,10 @@ class _EvaluationSpec(Explanation):
         default=[], max_length=16, description="Maps of other jobs, graded beside those of methods"
     )
     max_rows: Int = Field(
-        default=1_000_000, ge=1, le=10**9, description="Refuse a job of more rows through the net"
+        default=1_000_000,
+        ge=1,
+        le=10**9,
+        description="Refuse a job that needs more rows through the net",
     )
 
     @model_validator(mode="after")
@@ -71,7 +74,7 @@ class _EvaluationSpec(Explanation):
             raise ValueError("given: a map is of one class; use a target of one class")
 
     def other_images(self) -> Iterator[tuple[str, ImageRef]]:
-        """Those of the maps, and those of graders."""
+        """Baseline images of the maps, then those of the graders."""
         yield from super().other_images()
         for index, metric in enumerate(self.graders):
             part = getattr(metric, "baseline", None)
@@ -79,17 +82,17 @@ class _EvaluationSpec(Explanation):
                 yield f"graders.{index}.baseline.image", part.image
 
     def cells(self) -> Iterator[Cell]:
-        """Those of the methods, then the given maps."""
+        """The cells of the methods, then the given maps."""
         yield from super().cells()
         for part in self.given:
             yield Cell(part, part.id, Plain(id="zero"), NO_BASELINE)
 
     def seeds_used(self, method: Method | Given) -> int:
-        """How many maps of a method and baseline are made, one a seed."""
+        """Number of maps per method and baseline, one for each seed."""
         return 1
 
     def rows(self, height: int, width: int) -> int:
-        """Rows through the net, at most; probes and baseline impact included."""
+        """Upper bound of the rows through the net, probes and baseline impact included."""
         classes = self.classes()
         total = 0
         for cell in self.cells():
@@ -113,7 +116,7 @@ class _EvaluationSpec(Explanation):
             )
 
     def maps(self) -> int:
-        """How many maps of a class are made, one a seed where chance is at work."""
+        """Number of maps per class; random methods have one for each seed."""
         cells = sum(self.seeds_used(cell.method) for cell in self.cells())
         return cells * len(self.images)
 
@@ -213,16 +216,16 @@ class SaliencySweep(_EvaluationSpec):
         default=[0],
         min_length=1,
         max_length=20,
-        description="Random methods are repeated with each: their disagreement is the noise floor",
+        description="Random methods run once with each; their disagreement is the noise floor",
     )
 
     def seeds_used(self, method: Method | Given) -> int:
-        """One map a seed for random methods, one for the others."""
+        """One map per seed for random methods, a single one for others."""
         return len(self.seeds) if is_random(method) else 1
 
 
 def is_random(method: Method | Given) -> bool:
-    """Whether another seed gives another map."""
+    """Whether the map depends on the seed."""
     if isinstance(method, Control):
         return method.id == "random"
     return method.id in ("rise", "lime", "kernel_shap", "smoothgrad", "meaningful")

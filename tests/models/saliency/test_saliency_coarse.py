@@ -17,8 +17,8 @@ def curves(tolerance, points=100, **fields):
     b = torch.zeros_like(one.x)
     part = Curve(id="deletion", points=points, tolerance=tolerance, **fields)
     values = (w[0] * one.x).sum(0)  # deleted in this order, the score falls at each step
-    (found,) = pixel_curve(part, values, b, one, 0)
-    return found, sum(rows)
+    (curve,) = pixel_curve(part, values, b, one, 0)
+    return curve, sum(rows)
 
 
 @pytest.mark.parametrize("tolerance", [0.1, 1.0, 5.0])
@@ -37,11 +37,11 @@ def test_a_steep_curve_is_refined_where_it_is_steep():
     assert 100 / COARSE < rows < 101
     gaps = coarse.share.diff()
     assert gaps[0] < gaps[-1]
-    places = (coarse.share * 168).round().long()
+    counts = (coarse.share * 168).round().long()
     every = (exact.share * 168).round().long().tolist()
-    everywhere = dict(zip(every, exact.score.tolist(), strict=True))
-    for place, score in zip(places.tolist(), coarse.score.tolist(), strict=True):
-        assert score == pytest.approx(everywhere[place], abs=1e-9)
+    exact_scores = dict(zip(every, exact.score.tolist(), strict=True))
+    for count, score in zip(counts.tolist(), coarse.score.tolist(), strict=True):
+        assert score == pytest.approx(exact_scores[count], abs=1e-9)
 
 
 def test_refinement_ends_at_neighbouring_states():

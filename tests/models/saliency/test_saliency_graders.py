@@ -40,15 +40,15 @@ def test_deletion_goes_from_the_image_to_the_baseline():
     """Property 7; and every state by hand."""
     _x, b, one = subject()
     values = noise(12, 14, seed=3)
-    (found,) = pixel_curve(curve("deletion"), values, b, one, 0)
-    assert found.score[0] == pytest.approx(one.full[0].item(), abs=1e-12)
-    assert found.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
+    (deleted,) = pixel_curve(curve("deletion"), values, b, one, 0)
+    assert deleted.score[0] == pytest.approx(one.full[0].item(), abs=1e-12)
+    assert deleted.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
     order = values.flatten().argsort(descending=True)
     image = one.x.clone().flatten(1)
     image[:, order[:84]] = b.flatten(1)[:, order[:84]]  # half of 168 pixels
     middle = one.score(image.view_as(one.x)[None])[0, 0]
-    assert found.score[10] == pytest.approx(middle.item(), abs=1e-12)
-    assert found.share[10] == 0.5
+    assert deleted.score[10] == pytest.approx(middle.item(), abs=1e-12)
+    assert deleted.share[10] == 0.5
 
 
 def test_insertion_is_the_reversed_deletion_of_the_negated_map():
@@ -74,11 +74,11 @@ def test_monotone_transforms_change_nothing():
 def test_flat_curves_have_their_own_level_as_area(name):
     """Properties 3 and 7: b = x; the trapezoid and the rule of RISE agree."""
     x, _b, one = subject()
-    (found,) = pixel_curve(curve(name, points=13), noise(12, 14), x, one, 0)
+    (flat,) = pixel_curve(curve(name, points=13), noise(12, 14), x, one, 0)
     level = one.full[0].item()
-    assert found.auc == pytest.approx(level, abs=1e-12)
-    assert found.auc_rise == pytest.approx(level, abs=1e-12)
-    assert found.aopc == pytest.approx(0, abs=1e-12)
+    assert flat.auc == pytest.approx(level, abs=1e-12)
+    assert flat.auc_rise == pytest.approx(level, abs=1e-12)
+    assert flat.aopc == pytest.approx(0, abs=1e-12)
 
 
 def test_ties_go_by_index_or_by_seeded_shuffles():
@@ -97,11 +97,11 @@ def test_regions_are_swapped_whole_and_in_order():
     part = graders.RegionCurve(id="region_perturbation", patch=4, regions=3)
     values = torch.zeros(12, 14).double()
     values[4:8, 8:12] = 5.0
-    found = region_curve(part, values, b, one, 0)
+    actual = region_curve(part, values, b, one, 0)
     image = one.x.clone()
     image[:, 4:8, 8:12] = b[:, 4:8, 8:12]
-    assert found.score[1] == pytest.approx(one.score(image[None])[0, 0].item(), abs=1e-12)
-    assert found.share.tolist() == pytest.approx([0, 16 / 168, 32 / 168, 48 / 168])
+    assert actual.score[1] == pytest.approx(one.score(image[None])[0, 0].item(), abs=1e-12)
+    assert actual.share.tolist() == pytest.approx([0, 16 / 168, 32 / 168, 48 / 168])
 
 
 def test_gradient_of_a_linear_score_has_no_infidelity():
@@ -142,7 +142,7 @@ def test_imputed_pixels_solve_the_published_system():
     """Section 5.4, against a dense solve."""
     x = noise(2, 7, 6)
     removed = noise(3, 7, 6, seed=4) > 0.2
-    found = imputation.impute(x, removed)
+    imputed = imputation.impute(x, removed)
     weights = {
         (a, b): 1 / 6 if 0 in (a, b) else 1 / 12
         for a, b in itertools.product((-1, 0, 1), repeat=2)
@@ -155,11 +155,11 @@ def test_imputed_pixels_solve_the_published_system():
                 for (a, b), w in weights.items()
                 if 0 <= row + a < 7 and 0 <= column + b < 6
             }
-            mean = sum(w * found[state, :, i, j] for (i, j), w in near.items())
+            mean = sum(w * imputed[state, :, i, j] for (i, j), w in near.items())
             torch.testing.assert_close(
-                found[state, :, row, column], mean / sum(near.values()), atol=1e-5, rtol=0
+                imputed[state, :, row, column], mean / sum(near.values()), atol=1e-5, rtol=0
             )
-        assert torch.equal(found[state][:, ~gone], x[:, ~gone])
+        assert torch.equal(imputed[state][:, ~gone], x[:, ~gone])
 
 
 @pytest.mark.parametrize("side", [17, 40, 150])
@@ -173,11 +173,12 @@ def test_the_preconditioner_is_symmetric_and_its_iterations_do_not_grow(side, mo
     assert one == pytest.approx(other, rel=1e-4, abs=1e-3)
     assert (v * cycle(v)).sum() > 0
     monkeypatch.setattr(imputation, "ITERATIONS", 40)
-    found = imputation.impute(x, hole)[0]
+    imputed = imputation.impute(x, hole)[0]
     around = (
-        imputation._sum(found[None])[0] / imputation._sum(torch.ones(1, 1, side, side).double())[0]
+        imputation._sum(imputed[None])[0]
+        / imputation._sum(torch.ones(1, 1, side, side).double())[0]
     )
-    assert (found - around)[:, hole[0]].abs().max() < 1e-4
+    assert (imputed - around)[:, hole[0]].abs().max() < 1e-4
 
 
 @given(st.integers(0, 1000))
@@ -196,9 +197,9 @@ def test_agreement_is_symmetric_and_perfect_with_itself(seed):
 
 
 def test_constant_maps_give_null_with_a_reason():
-    told = agreement.compare(np.zeros((9, 9)), noise(9, 9).numpy())
-    assert told["spearman"] is None
-    assert told["reason"] == "a map is constant"
+    figures = agreement.compare(np.zeros((9, 9)), noise(9, 9).numpy())
+    assert figures["spearman"] is None
+    assert figures["reason"] == "a map is constant"
     matrix = spearman_matrix(np.stack([np.zeros((9, 9)), noise(9, 9).numpy()]))
     assert np.isnan(matrix[0]).all()
     assert matrix[1, 1] == pytest.approx(1)
@@ -255,15 +256,15 @@ def test_channel_values_are_swapped_one_by_one():
     """Section 5.1: Quantus' convention, each channel value a place in the order of its own."""
     _x, b, one = subject()
     values = noise(12, 14, seed=3)
-    (found,) = pixel_curve(
+    (deleted,) = pixel_curve(
         curve("deletion", points=7 * 12, order_unit="channel_value"), values, b, one, 0
     )
     order = values.expand(3, -1, -1).flatten().argsort(descending=True, stable=True)
     image = one.x.flatten().clone()
     image[order[:6]] = b.flatten()[order[:6]]  # 504 values in 84 steps
     expected = one.score(image.view_as(one.x)[None])[0, 0].item()
-    assert found.score[1] == pytest.approx(expected, abs=1e-12)
-    assert found.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
+    assert deleted.score[1] == pytest.approx(expected, abs=1e-12)
+    assert deleted.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
 
 
 class Additive(nn.Module):

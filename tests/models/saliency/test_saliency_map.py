@@ -221,8 +221,8 @@ def test_index_beyond_the_end_is_refused(small, explain):
 
 def test_image_of_the_nets_size_is_not_resampled(small):
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    found = inputs.prepare(image, small, "images.0")
-    np.testing.assert_array_equal((found * 255).round().permute(1, 2, 0).numpy(), image)
+    prepared = inputs.prepare(image, small, "images.0")
+    np.testing.assert_array_equal((prepared * 255).round().permute(1, 2, 0).numpy(), image)
     grey = inputs.prepare(image[:, :, :1], small, "images.0")
     assert torch.equal(grey[0], grey[2])
 
@@ -230,8 +230,8 @@ def test_image_of_the_nets_size_is_not_resampled(small):
 def test_larger_image_is_cropped_to_its_centre(small):
     image = np.zeros((48, 100, 3), dtype=np.uint8)
     image[:, 26:74] = 200  # the central square
-    found = inputs.prepare(image, small, "images.0")
-    torch.testing.assert_close(found, torch.full((3, 24, 24), 200 / 255))
+    prepared = inputs.prepare(image, small, "images.0")
+    torch.testing.assert_close(prepared, torch.full((3, 24, 24), 200 / 255))
 
 
 @pytest.fixture(scope="module")

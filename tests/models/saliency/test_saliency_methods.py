@@ -75,8 +75,8 @@ def test_shapley_values_are_complete(samples):
         masks.KernelShap(id="kernel_shap", segments=GRID, samples=samples),
         masks.ShapleyExact(id="shapley_exact", segments=GRID),
     ):
-        found = compute_map(part, one, b) / size[segment(GRID, one)]
-        torch.testing.assert_close(found.sum((1, 2)), total, atol=1e-12, rtol=0)
+        values = compute_map(part, one, b) / size[segment(GRID, one)]
+        torch.testing.assert_close(values.sum((1, 2)), total, atol=1e-12, rtol=0)
 
 
 def test_kernel_shap_tends_to_the_exact_values():
@@ -167,10 +167,10 @@ def test_extremal_mask_finds_the_pixels_that_matter():
     part = gradients.Extremal(
         id="extremal", areas=[0.1], iterations=150, step=4, sigma=5, perturbation="fade"
     )
-    found = compute_map(part, case(Linear(w), x), torch.zeros_like(x))[0]
-    flipped_too = found[:9, :9].sum() + found[:9, -9:].sum()  # each second step sees a mirror image
-    assert flipped_too / found.sum() > 0.5
-    assert 0 <= found.min() <= found.max() <= 1 + 1e-12
+    mask = compute_map(part, case(Linear(w), x), torch.zeros_like(x))[0]
+    flipped_too = mask[:9, :9].sum() + mask[:9, -9:].sum()  # each second step sees a mirror image
+    assert flipped_too / mask.sum() > 0.5
+    assert 0 <= mask.min() <= mask.max() <= 1 + 1e-12
 
 
 def test_meaningful_mask_removes_the_pixels_that_matter():
@@ -178,22 +178,22 @@ def test_meaningful_mask_removes_the_pixels_that_matter():
     w[..., :9, :9] = 0.2
     x = 1 + 0 * w[0]
     part = gradients.Meaningful(id="meaningful", iterations=60, side=14, l1=0.5, tv=0, jitter=0)
-    found = compute_map(part, case(Linear(w), x), torch.zeros_like(x))[0]
-    assert found[:8, :8].mean() > 0.9
-    assert found[12:, 12:].mean() < 0.1
+    mask = compute_map(part, case(Linear(w), x), torch.zeros_like(x))[0]
+    assert mask[:8, :8].mean() > 0.9
+    assert mask[12:, 12:].mean() < 0.1
 
 
 @pytest.mark.parametrize("name", ["random", "centre_gaussian", "edge", "constant"])
 def test_controls_know_nothing_of_the_net(name):
     x = noise(3, 16, 18)
     part = methods.Control(id=name)
-    found = [
+    maps = [
         compute_map(part, case(net, x, targets=(0, 1)), x)
         for net in (conv_net().double(), Linear(noise(5, 3, 16, 18)))
     ]
-    assert torch.equal(*found)
-    assert torch.equal(found[0][0], found[0][1])
-    assert found[0].shape == (2, 16, 18)
+    assert torch.equal(*maps)
+    assert torch.equal(maps[0][0], maps[0][1])
+    assert maps[0].shape == (2, 16, 18)
 
 
 def test_gradcam_layer_that_is_not_there_is_refused():

@@ -39,26 +39,26 @@ def published_mask(cells, top, left, height, width):
         mirror = [abs(i) if i < s else 2 * (s - 1) - i for i in (low, low + 1)]
         return mirror, (1 - (at - low), at - low)
 
-    found = np.zeros((height, width))
+    mask = np.zeros((height, width))
     for i in range(height):
         rows, row_weights = sample(i + top, sizes[0])
         for j in range(width):
             columns, column_weights = sample(j + left, sizes[1])
             for row, a in zip(rows, row_weights, strict=True):
                 for column, b in zip(columns, column_weights, strict=True):
-                    found[i, j] += a * b * cells[row][column]
-    return found
+                    mask[i, j] += a * b * cells[row][column]
+    return mask
 
 
 @pytest.mark.parametrize(("grid", "height", "width"), [(7, 20, 20), (4, 13, 18), (2, 9, 5)])
 def test_masks_are_those_of_the_published_generator(grid, height, width):
     """Property 6: with the same cells and shifts, to 2e-7."""
     grids = drawn(part(masks=6, grid=grid), height, width)
-    found = rise_masks.render(grids, height, width)
+    masks = rise_masks.render(grids, height, width)
     for index in range(6):
         top, left = int(grids.top[index]), int(grids.left[index])
         expected = published_mask(grids.cells[index].double().tolist(), top, left, height, width)
-        np.testing.assert_allclose(found[index].numpy(), expected, atol=2e-7, rtol=0)
+        np.testing.assert_allclose(masks[index].numpy(), expected, atol=2e-7, rtol=0)
 
 
 def test_enlargement_agrees_with_the_resize_that_the_paper_calls():
@@ -84,8 +84,8 @@ def test_enlargement_agrees_with_the_resize_that_the_paper_calls():
 )
 def test_generator_gives_the_known_answers(words, key, expected):
     """Known answers of Philox-4x32-10 in the authors' library Random123."""
-    found = philox.philox([torch.tensor([word]) for word in words], key)
-    assert [int(word) for word in found] == list(expected)
+    drawn_words = philox.philox([torch.tensor([word]) for word in words], key)
+    assert [int(word) for word in drawn_words] == list(expected)
 
 
 def test_numbers_depend_on_index_alone_and_streams_differ():
@@ -153,8 +153,8 @@ def test_all_ones_masks_give_f_over_p():
     f = torch.tensor([0.3, -2.0], dtype=torch.float64)
     ones = torch.ones(4, 5, dtype=torch.float64)
     sums = Sums(8, 8 * f, 8 * f[:, None, None] * ones, 8 * ones, 8 * ones)
-    found = estimate(sums, "raw", 0.25)
-    torch.testing.assert_close(found, (f / 0.25)[:, None, None].expand(2, 4, 5))
+    raw = estimate(sums, "raw", 0.25)
+    torch.testing.assert_close(raw, (f / 0.25)[:, None, None].expand(2, 4, 5))
     assert estimate(sums, "slope", 0.25).abs().max() == 0  # no mask differs from another
 
 
@@ -197,9 +197,9 @@ def test_slope_finds_the_coefficients_of_a_score_linear_in_the_mask():
     w = torch.zeros(1, 1, size, size, dtype=torch.float64)
     w[0, 0, 4, 4] = 1.0
     spec = part(masks=4000, grid=grid, estimator="slope", sampling="antithetic")
-    found = rise(spec, case(Linear(w), x, chunk=500), torch.zeros_like(x))[0]
-    assert abs(found[4, 4] - x[0, 4, 4]) < 1e-9  # the score is exactly x m at that pixel
-    far = torch.cat([found[9:, 9:].ravel(), found[9:, :2].ravel()])
+    slope = rise(spec, case(Linear(w), x, chunk=500), torch.zeros_like(x))[0]
+    assert abs(slope[4, 4] - x[0, 4, 4]) < 1e-9  # the score is exactly x m at that pixel
+    far = torch.cat([slope[9:, 9:].ravel(), slope[9:, :2].ravel()])
     assert far.abs().max() < 0.15 * abs(x[0, 4, 4])
 
 
@@ -208,10 +208,10 @@ def test_chunk_size_does_not_matter(chunk):
     """Property 8: within 1e-5 in float32."""
     x, b, net = noise(3, 16, 16, dtype=torch.float32), torch.zeros(3, 16, 16), conv_net()
     spec = part(masks=64, grid=4, estimator="slope")
-    found, expected = (
+    actual, expected = (
         compute_map(spec, case(net, x, "prob", (0, 2), size), b) for size in (chunk, 16)
     )
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_global_generator_is_left_alone():
@@ -224,8 +224,8 @@ def test_early_stop_draws_fewer_masks_the_more_is_asked_the_later():
     """The masks drawn are the first of the same sequence, so the map is that of fewer masks."""
     net, x = conv_net(), noise(3, 24, 24)
     one, used, maps = case(net, x), [], []
-    for wanted in (0.2, 0.6, 0.999999):
-        stop = {"spearman": wanted, "min_masks": 32}
+    for correlation in (0.2, 0.6, 0.999999):
+        stop = {"spearman": correlation, "min_masks": 32}
         part = Rise(id="rise", masks=2000, grid=3, estimator="slope", early_stop=stop)
         maps.append(compute_map(part, one, torch.zeros_like(x)))
         used.append(one.reported["masks_used"])

@@ -72,20 +72,20 @@ def events(run):
 
 def test_sweep_makes_every_map_once(swept):
     """Section 6.1: without a baseline once, random ones with every seed; rows as planned."""
-    told = json.loads((swept.dir / "sweep.json").read_text())
-    assert len(told["grades"]) == 2 * (2 + 2 + 2 * 2 + 1)
+    report = json.loads((swept.dir / "sweep.json").read_text())
+    assert len(report["grades"]) == 2 * (2 + 2 + 2 * 2 + 1)
     progress = [event for event in events(swept) if event["type"] == "progress"]
-    assert progress[-1]["step"] == progress[-1]["total_steps"] == told["rows"]
+    assert progress[-1]["step"] == progress[-1]["total_steps"] == report["rows"]
     archive = np.load(swept.dir / "maps.npz", allow_pickle=False)
     index = json.loads(str(archive["index"]))
-    assert len(index) == len(told["grades"])
+    assert len(index) == len(report["grades"])
     assert all(archive[entry["key"]].shape == (24, 24) for entry in index)
     assert {entry["seed"] for entry in index if entry["method"] == "rise"} == {0, 1}
-    floor = told["divergence"]["rise"]["seed"]
+    floor = report["divergence"]["rise"]["seed"]
     assert 0 < floor["least"] <= floor["mean"] <= floor["greatest"]
-    assert set(told["divergence"]["occlusion"]) == {"baseline", "hyper-parameter"}
-    assert set(told["winner_changes_with_baseline"]) == {"insertion"}
-    assert set(told["controls_not_beaten"]["deletion@zero"]) == {"edge"}
+    assert set(report["divergence"]["occlusion"]) == {"baseline", "hyper-parameter"}
+    assert set(report["winner_changes_with_baseline"]) == {"insertion"}
+    assert set(report["controls_not_beaten"]["deletion@zero"]) == {"edge"}
 
 
 def test_report_is_one_file_with_its_pictures(swept):
@@ -98,12 +98,14 @@ def test_report_is_one_file_with_its_pictures(swept):
 
 def test_report_marks_the_best_mean_grade_of_each_grader(swept):
     """The interaction of map and grader: makers down, graders across, no maker left out."""
-    told = json.loads((swept.dir / "sweep.json").read_text())["interaction"]
+    interaction = json.loads((swept.dir / "sweep.json").read_text())["interaction"]
     page = (swept.dir / "report.html").read_text().partition("Mean grades")[2]
     grades = page.partition("<h2>Pictures")[0]
-    assert grades.count("<tr>") == 1 + len({(row["method"], row["baseline"]) for row in told})
-    for name in {row["grader"] for row in told}:
-        means = [row["mean"] for row in told if row["grader"] == name]
+    assert grades.count("<tr>") == 1 + len(
+        {(row["method"], row["baseline"]) for row in interaction}
+    )
+    for name in {row["grader"] for row in interaction}:
+        means = [row["mean"] for row in interaction if row["grader"] == name]
         best = min(means) if name.startswith("deletion") else max(means)
         assert f"<b>{best:.3f}</b>" in grades
 
@@ -136,8 +138,8 @@ def test_evaluate_leaves_tables_and_agreement(new_run):
     run = new_run()
     spec = SaliencyEvaluate.model_validate({"kind": "saliency.evaluate", **FIELDS})
     evaluate(spec, run)
-    told = json.loads((run.dir / "metrics.json").read_text())
-    assert len(told["agreement"]) == 2 * 7 * 6 / 2
+    report = json.loads((run.dir / "metrics.json").read_text())
+    assert len(report["agreement"]) == 2 * 7 * 6 / 2
     rows = (run.dir / "grades.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 7 * 3
     assert (run.dir / "curves.csv").read_text().count("\n") == 1 + 2 * 7 * 3 * 5
@@ -187,18 +189,20 @@ def test_factors_are_told_apart(other, expected):
 
 def test_divergence_is_zero_for_equal_maps_and_one_for_unrelated_ranks():
     up = np.arange(16.0).reshape(4, 4)
-    found = EvaluationResults({key(): up, key(baseline="gray"): up**3, key(seed=1): up[::-1, ::-1]})
-    told = analysis.divergence(found, 0)["occlusion"]
-    assert told["baseline"]["mean"] == pytest.approx(0)
-    assert told["seed"]["mean"] == pytest.approx(2)  # the reversed order
+    results = EvaluationResults(
+        {key(): up, key(baseline="gray"): up**3, key(seed=1): up[::-1, ::-1]}
+    )
+    divergence = analysis.divergence(results, 0)["occlusion"]
+    assert divergence["baseline"]["mean"] == pytest.approx(0)
+    assert divergence["seed"]["mean"] == pytest.approx(2)  # the reversed order
 
 
 def test_lower_grades_of_deletion_are_better():
-    found = EvaluationResults(
+    results = EvaluationResults(
         {key(): np.eye(3), key(baseline="gray"): np.eye(3)},
         {key(): {"deletion@zero": 0.1}, key(baseline="gray"): {"deletion@zero": 0.4}},
     )
-    good = analysis.goodness(found, ["deletion@zero"])["deletion@zero"]
+    good = analysis.goodness(results, ["deletion@zero"])["deletion@zero"]
     assert good.tolist() == [[-0.1, -0.4]]
 
 
@@ -209,9 +213,9 @@ def with_given(run, values, **fields):
     np.save(run.dir / "inputs" / "map.npy", values)
     (run.dir / "inputs" / "map.npy").rename(run.dir / "inputs" / digest)
     ref = {"job": "job_" + "1" * 32, "artifact": "mine.npy", "sha256": digest}
-    told = {"kind": "saliency.evaluate", **FIELDS, "images": FIELDS["images"][:1]}
-    told |= {"methods": [{"id": "edge"}], "given": [{"name": "mine", "maps": [ref]}]}
-    return SaliencyEvaluate.model_validate(told | fields)
+    spec = {"kind": "saliency.evaluate", **FIELDS, "images": FIELDS["images"][:1]}
+    spec |= {"methods": [{"id": "edge"}], "given": [{"name": "mine", "maps": [ref]}]}
+    return SaliencyEvaluate.model_validate(spec | fields)
 
 
 def test_a_given_map_is_graded_as_if_it_had_been_made_here(new_run):
@@ -220,8 +224,8 @@ def test_a_given_map_is_graded_as_if_it_had_been_made_here(new_run):
     evaluate(with_given(first, np.eye(24)), first)
     edge = np.load(first.dir / "maps.npz")["map0"]
     evaluate(with_given(second, edge), second)
-    told = json.loads((second.dir / "metrics.json").read_text())["grades"]
-    own, given = told
+    grades = json.loads((second.dir / "metrics.json").read_text())["grades"]
+    own, given = grades
     assert (given["method"], given["baseline"]) == ("given_mine", "none")
     assert given["values"] == own["values"]
 
@@ -271,8 +275,10 @@ def test_a_net_that_fails_on_perturbed_images_is_told_of_before_any_json(
     fields = {name: FIELDS[name] for name in ("model", "images", "batch")}
     fields |= {"baselines": [{"id": "gray"}], "engine": "plain"}
     fields |= {"methods": [{"id": "occlusion", "window": 8, "stride": 8}]}
-    spec, work = {"map": (SaliencyMap, map_images), "evaluate": (SaliencyEvaluate, evaluate)}[kind]
-    run, told = new_run(), spec.model_validate({"kind": f"saliency.{kind}", **fields})
+    spec_class, work = {"map": (SaliencyMap, map_images), "evaluate": (SaliencyEvaluate, evaluate)}[
+        kind
+    ]
+    run, spec = new_run(), spec_class.model_validate({"kind": f"saliency.{kind}", **fields})
     with pytest.raises(DataError, match="perturbed images") as caught:
-        work(told, run)
+        work(spec, run)
     assert "milder baseline" in caught.value.hint

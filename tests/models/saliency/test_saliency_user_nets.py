@@ -73,8 +73,8 @@ def test_an_exported_net_gives_what_the_net_gave_at_any_batch_size(branches, tmp
         torch.testing.assert_close(net(x), branches(x))
         torch.testing.assert_close(plan(x), branches(x), atol=1e-5, rtol=1e-5)
     probe(Scorer(net, "prob"), x[0])
-    told = files.check(path, "net", {})
-    assert told["parameters"] >= sum(p.numel() for p in branches.parameters())
+    metadata = files.check(path, "net", {})
+    assert metadata["parameters"] >= sum(p.numel() for p in branches.parameters())
 
 
 def test_mprt_of_a_program_is_refused(branches, tmp_path):
@@ -107,9 +107,9 @@ def rewritten(path, edit):
         for name in old.namelist():
             content = old.read(name)
             if "/models/" in name or name.endswith("_config.json"):
-                told = json.loads(content)
-                edit(name, told)
-                content = json.dumps(told).encode()
+                document = json.loads(content)
+                edit(name, document)
+                content = json.dumps(document).encode()
             new.writestr(name, content)
     return other
 
@@ -126,9 +126,9 @@ def rewritten(path, edit):
     ],
 )
 def test_only_known_operations_are_looked_up(branches, tmp_path, target):
-    def edit(name, told):
+    def edit(name, document):
         if "/models/" in name:
-            told["graph_module"]["graph"]["nodes"][3]["target"] = target
+            document["graph_module"]["graph"]["nodes"][3]["target"] = target
 
     path = rewritten(exported(branches, tmp_path / "net.pt2"), edit)
     with pytest.raises(DataError, match="not supported"):
@@ -138,13 +138,13 @@ def test_only_known_operations_are_looked_up(branches, tmp_path, target):
 def test_pickled_and_oversized_weights_are_refused(branches, tmp_path):
     path = exported(branches, tmp_path / "net.pt2")
 
-    def pickled(name, told):
+    def pickled(name, document):
         if name.endswith("weights_config.json"):
-            next(iter(told["config"].values()))["use_pickle"] = True
+            next(iter(document["config"].values()))["use_pickle"] = True
 
-    def stretched(name, told):
+    def stretched(name, document):
         if name.endswith("weights_config.json"):
-            meta = next(iter(told["config"].values()))["tensor_meta"]
+            meta = next(iter(document["config"].values()))["tensor_meta"]
             meta["sizes"][0]["as_int"], meta["strides"][0]["as_int"] = 10**9, 0
 
     with pytest.raises(DataError, match="pickled"):
@@ -191,8 +191,8 @@ def test_a_program_that_ends_in_softmax_is_told_to_be_read_as_it_is(branches, tm
 def test_safetensors_with_one_of_our_architectures(tmp_path):
     net = build_net({"name": "resnet8"}, 7, 1).eval()
     save_file(net.state_dict(), tmp_path / "net.safetensors")
-    told = Input(size=[32, 32], mean=[0.5], std=[0.25])
-    fields = {"dataset": "mine", "architecture": {"name": "resnet8"}, "input": told}
+    given = Input(size=[32, 32], mean=[0.5], std=[0.25])
+    fields = {"dataset": "mine", "architecture": {"name": "resnet8"}, "input": given}
     subject = load.uploaded(UploadedNet(**fields), tmp_path / "net.safetensors", "cpu")
     x = noise(2, 1, 32, 32, dtype=torch.float32)
     torch.testing.assert_close(subject.net(x), net(x))
