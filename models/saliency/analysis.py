@@ -50,7 +50,7 @@ def divergence(results: EvaluationResults, seed: int) -> dict[str, Any]:
     """Mean of 1 - Spearman over pairs of maps that differ in one factor, by family of methods.
 
     Pairs are averaged per image first; ``interval`` is a bootstrap over images with ``seed``. The
-    factor ``seed`` gives the noise floor: a divergence below it is no finding (README, eq. 13).
+    factor ``seed`` gives the noise floor: a divergence below it is no finding (README, eq. 18).
     """
     by: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = defaultdict(dict)
     for case, keys in cases(results):
@@ -95,8 +95,8 @@ def method_agreement(results: EvaluationResults) -> tuple[list[str], Float[np.nd
     return names, means
 
 
-def makers_of(results: EvaluationResults) -> list[tuple[str, str]]:
-    """Pairs of method and baseline, which graders rank."""
+def candidates_of(results: EvaluationResults) -> list[tuple[str, str]]:
+    """Pairs of method and baseline, the candidates that graders rank."""
     return list(dict.fromkeys((key.method, key.baseline) for key in results.maps))
 
 
@@ -107,9 +107,9 @@ def lower_is_better(grader: str) -> bool:
 
 def goodness(
     results: EvaluationResults, graders: list[str]
-) -> Mapping[str, Float[np.ndarray, "images makers"]]:
+) -> Mapping[str, Float[np.ndarray, "images candidates"]]:
     """Grades with a sign so that higher is better, by grader; mean over seeds, NaN for none."""
-    makers = makers_of(results)
+    candidates = candidates_of(results)
     signed = {}
     for grader in graders:
         sign = -1 if lower_is_better(grader) else 1
@@ -120,7 +120,7 @@ def goodness(
                 value = results.grades[key][grader]
                 if value is not None:
                     values[key.method, key.baseline].append(sign * value)
-            rows.append([np.mean(values[m]) if values[m] else np.nan for m in makers])
+            rows.append([np.mean(values[m]) if values[m] else np.nan for m in candidates])
         signed[grader] = np.array(rows, dtype=np.float64)
     return signed
 
@@ -146,7 +146,7 @@ def grader_agreement(
 
 
 def reliability(good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, float | None]:
-    """Krippendorff's alpha of each grader, with images as raters that rank the map makers."""
+    """Krippendorff's alpha of each grader, with images as raters that rank methods."""
     alphas: dict[str, float | None] = {}
     for name, values in good.items():
         known = values[:, ~np.isnan(values).any(0)]
@@ -159,10 +159,10 @@ def winners(
     results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
 ) -> dict[str, Any]:
     """Share of images whose best method changes with the grader's baseline, by grader id."""
-    makers = makers_of(results)
+    candidates = candidates_of(results)
     by: dict[str, list[list[str]]] = defaultdict(list)
     for name, values in good.items():
-        best = [makers[int(np.nanargmax(row))][0] for row in values if not np.isnan(row).all()]
+        best = [candidates[int(np.nanargmax(row))][0] for row in values if not np.isnan(row).all()]
         by[name.partition("@")[0]].append(best)
     return {
         name: float(np.mean([len(set(image)) > 1 for image in zip(*rows, strict=False)]))
@@ -175,13 +175,15 @@ def controls(
     results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
 ) -> dict[str, Any]:
     """Share of pairs in which a control's grade is at least a method's, by grader and control."""
-    makers = makers_of(results)
+    candidates = candidates_of(results)
     shares: dict[str, Any] = {}
     for name, values in good.items():
-        for column, (method, _) in enumerate(makers):
+        for column, (method, _) in enumerate(candidates):
             if family(method) not in CONTROLS:
                 continue
-            others = [i for i, maker in enumerate(makers) if family(maker[0]) not in CONTROLS]
+            others = [
+                i for i, candidate in enumerate(candidates) if family(candidate[0]) not in CONTROLS
+            ]
             pairs = values[:, [column]] >= values[:, others]
             known = ~(np.isnan(values[:, [column]]) | np.isnan(values[:, others]))
             if known.any():

@@ -64,7 +64,7 @@ class CaseBuilder:
         outputs = self.scorer.outputs(x[None])
         targets = choose_targets(self.spec.target, outputs[0])
         index = torch.tensor(targets, device=x.device)
-        full = self.scorer.read(outputs)[0, index]
+        full = self.scorer.scores(outputs)[0, index]
         return Case(x, self.scorer, index, full, self.spec.seed, self.chunk, pixels), outputs[0]
 
 

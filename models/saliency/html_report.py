@@ -105,16 +105,16 @@ def _grades(findings: dict[str, Any]) -> str:
         (row["method"], row["baseline"], row["grader"]): row["mean"]
         for row in findings["interaction"]
     }
-    makers = list(dict.fromkeys((method, baseline) for method, baseline, _ in means))
+    candidates = list(dict.fromkeys((method, baseline) for method, baseline, _ in means))
     graders = list(dict.fromkeys(grader for _, _, grader in means))
     best = {}
     for grader in graders:
         known = [v for (*_, name), v in means.items() if name == grader and v is not None]
         best[grader] = (min if lower_is_better(grader) else max)(known, default=None)
     rows = []
-    for maker in makers:
-        values = [(means.get((*maker, grader)), best[grader]) for grader in graders]
-        rows.append((*maker, *(_cell(value, value == top) for value, top in values)))
+    for candidate in candidates:
+        values = [(means.get((*candidate, grader)), best[grader]) for grader in graders]
+        rows.append((*candidate, *(_cell(value, value == top) for value, top in values)))
     heads = (
         f"{name} ({'less' if lower_is_better(name) else 'more'} is better)" for name in graders
     )

@@ -59,13 +59,27 @@ def words(
 def uniform(
     seed: tuple[int, int], stream: int, index: Int64[Tensor, "n"], count: int
 ) -> Float[Tensor, "n {count}"]:
-    """Uniform float64 numbers, strictly between 0 and 1; arguments as for :func:`words`."""
+    """Uniform float64 numbers, strictly between 0 and 1.
+
+    Args:
+        seed: two words, the key of the generator.
+        stream: separates uses of one seed.
+        index: of the rows.
+        count: numbers per row.
+    """
     return (words(seed, stream, index, count).double() + 0.5) / (WORD + 1)
 
 
 def normal(
     seed: tuple[int, int], stream: int, index: Int64[Tensor, "n"], count: int
 ) -> Float[Tensor, "n {count}"]:
-    """Standard normal float64 numbers by Box-Muller; arguments as for :func:`words`."""
+    """Standard normal float64 numbers by the Box-Muller transform.
+
+    Args:
+        seed: two words, the key of the generator.
+        stream: separates uses of one seed.
+        index: of the rows.
+        count: numbers per row.
+    """
     u, v = uniform(seed, stream, index, 2 * count).chunk(2, dim=1)
     return torch.sqrt(-2 * torch.log(u)) * torch.cos(2 * math.pi * v)

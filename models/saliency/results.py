@@ -60,7 +60,7 @@ class EvaluationResults:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """The maps by their index, for a checkpoint."""
+        """The maps [h, w] by their index, for a checkpoint."""
         maps = enumerate(self.maps.values())
         return {f"map.{index}": torch.from_numpy(values) for index, values in maps}
 

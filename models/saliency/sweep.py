@@ -71,7 +71,14 @@ def analyse(spec: SaliencySweep, results: EvaluationResults) -> dict[str, Any]:
 def draw(
     study: Study, results: EvaluationResults, findings: dict[str, Any], run: Run
 ) -> list[Path]:
-    """Draw a contact sheet for each image, the agreement of methods and of graders, the curves."""
+    """Draw a contact sheet for each image, the agreement of methods and of graders, the curves.
+
+    Args:
+        study: the net and the images.
+        results: maps and curves.
+        findings: as :func:`analyse` returns them.
+        run: gets the pictures as artifacts.
+    """
     paths = []
     styles = {
         label: style(method, study.spec.score)
@@ -95,7 +102,7 @@ def draw(
         )
     for name, figure, title in (
         ("method_agreement", "spearman", "Agreement of methods at the same baseline"),
-        ("grader_agreement", "kendall", "Agreement of graders on the ranking of map makers"),
+        ("grader_agreement", "kendall", "Agreement of graders on the ranking of methods"),
     ):
         paths.append(run.dir / f"{name}.png")
         matrix = torch.tensor(

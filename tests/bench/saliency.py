@@ -1,12 +1,12 @@
-"""Saliency on the CPU beside captum, Quantus and the published RISE algorithm.
+"""Saliency on a CPU beside captum, Quantus and the published RISE algorithm.
 
     python -m tests.bench.saliency --out FILE.json     # EfficientNet-Lite0 at 224, some minutes
     python -m tests.bench.saliency --quick             # few windows, to see that it works
 
-Peer and ours alternate in one process on the same image, baseline and net; every answer is checked.
+Peer and ours alternate in one process on the same image, baseline and net; results are compared.
 captum 0.9.0 and Quantus 0.6.0 are installed by hand; a peer that is missing is reported as missing.
-Whole jobs are timed: each of ours includes the base values and, in ``first_s``, also the trace, the
-routes and the kernels that are made once a net and window set.
+Whole jobs are timed: each of ours includes the base activations and, in ``first_s``, also the
+trace, the routes and the kernels, which are built once for a net and a set of windows.
 """
 
 import argparse
@@ -62,9 +62,9 @@ class Bench:
         return self.net(images).softmax(1)
 
     def case(self, chunk: int = 4) -> Case:
-        """As the job makes it; the scorer with its kept routes lives as long as a job."""
+        """As the job builds it; the scorer keeps its routes for the lifetime of a job."""
         target = torch.tensor([self.target])
-        full = self.scorer.read(self.scorer.outputs(self.x[None]))[0, target]
+        full = self.scorer.scores(self.scorer.outputs(self.x[None]))[0, target]
         return Case(self.x, self.scorer, target, full, 0, chunk)
 
     def occlusion(self, window: int, stride: int) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Bench:
         return summary(interleaved(works, self.rounds), "sextant", gap) | {"cells": cells**2}
 
     def published(self, count: int, batch: int) -> torch.Tensor:
-        """RISE as its authors run it, on our masks; making them is part of it."""
+        """RISE as its authors run it, on our masks; generating them is included."""
         masks = render(
             draw_masks(Rise(id="rise"), 0, torch.arange(count), SIDE, SIDE), SIDE, SIDE
         ).float()
@@ -114,7 +114,7 @@ class Bench:
         return summed.view(-1, SIDE, SIDE)[self.target]
 
     def rise(self, count: int) -> dict[str, Any]:
-        """The published algorithm on the same masks; making them is in both times."""
+        """The published algorithm on the same masks; both times include generating them."""
         part = Rise(id="rise", masks=count)
         works = {f"published_{n}": (lambda n=n: self.published(count, n)) for n in (2, 4, 100)}
         works["sextant"] = lambda: compute_map(part, self.case(), self.b)[0]
@@ -225,7 +225,7 @@ class Bench:
         return gap(pixel_curve(part, values, self.b, self.case(), 0)[0].score[1:], theirs)
 
     def work(self, name: str) -> Callable[[], Any]:
-        """Whole jobs whose memory is taken: id, a number."""
+        """A whole job whose memory is measured, by id and number."""
         kind, _, count = name.partition("_")
         if kind == "rise":
             return lambda: compute_map(Rise(id="rise", masks=int(count)), self.case(), self.b)
@@ -239,9 +239,9 @@ class Bench:
 
 
 def memory_of(bench: Bench, name: str) -> None:
-    """The greatest resident memory of a job beside that before it, net and plan made."""
+    """Peak resident memory of a job, and the memory before it, with net and plan."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     bench.work(name)()
     print(json.dumps({"base_mib": before, "more_mib": resident("VmHWM") - before}))

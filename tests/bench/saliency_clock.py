@@ -23,7 +23,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 
 def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Each work once to warm up, then ``rounds`` times in turn; its answer is kept."""
+    """Each work once as a warm-up, then ``rounds`` times in turn; the first result is kept."""
     timings: dict[str, Any] = {name: {"wall_s": [], "cpu_s": []} for name in works}
     for name, work in works.items():
         timings[name]["first_s"], _, timings[name]["answer"] = timed(work)
@@ -59,7 +59,7 @@ def gap(a: Any, b: Any) -> float:
 
 
 def resident(name: str) -> int:
-    """A line of Linux' account of this process, in MiB."""
+    """A field of this process' Linux status, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(name))
 

@@ -8,7 +8,7 @@
 Weights are random (He initialisation, batch statistics of noise): times do not depend on them. The
 file is written after every section, so a run that is cut off keeps what it has; a section that
 fails is recorded with its error. captum is used where it is installed. Whole map makers are timed,
-peer and ours in turn, base values and masks included; ours hold their routes and graphs from an
+peer and ours in turn, base activations and masks included; ours reuse routes and graphs of an
 earlier image, as in a job of many images.
 """
 
@@ -121,7 +121,7 @@ def ablation(bench: Bench) -> dict[str, Any]:
 
 
 def rise(bench: Bench) -> dict[str, Any]:
-    """The published algorithm on the same masks; making them is in both times."""
+    """The published algorithm on the same masks; both times include generating them."""
     part = Rise(id="rise", masks=8 if bench.quick else 2000)
     figures: dict[str, Any] = {"masks": part.masks}
     rounds, bench.rounds = bench.rounds, min(bench.rounds, 3)
@@ -185,7 +185,7 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 
 def groups(bench: Bench) -> dict[str, Any]:
-    """Boxes by windows at once and by the share of a map from which it is computed whole."""
+    """Boxes by batch size, and by the fraction of a map above which it is computed whole."""
     figures: dict[str, Any] = {}
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
     for name, plan in (("tf32", bench.plan("fp32")), ("bf16", bench.plan("bf16"))):

@@ -150,26 +150,28 @@ def with_convolutions(known: Changes, replace_conv: Callable[[Conv], Any]) -> Ch
 
 
 def fp32(bench: Bench) -> dict[str, Any]:
-    """Milliseconds of all windows by way, and the difference from the net in float64."""
+    """Milliseconds of all windows by variant, and the difference from the net in float64."""
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
     arithmetic("fp32")
     exact = torch.cat([bench.net.double()(part.double()) for part in bench.images().split(64)])
     bench.net.float()
     figures, known = bench.figures["fp32"], Changes(bench.plan("fp32"), over, 96)
-    in_order(list(known.outputs(BaseActivations(known.plan, bench.x), bench.b)))  # makes the routes
+    in_order(
+        list(known.outputs(BaseActivations(known.plan, bench.x), bench.b))
+    )  # builds the routes
     for name, (numbers, replace_conv) in VARIANTS.items():
         if time.monotonic() > bench.end or (bench.quick and name in TRITON):
             continue
         try:
             figures[name] = variant(bench, with_convolutions(known, replace_conv), numbers, exact)
-        except Exception as error:  # the other ways may work
+        except Exception as error:  # the other variants may work
             figures[name] = {"failed": f"{type(error).__name__}: {error}"[:400]}
         bench.report(name, figures[name])
     return figures
 
 
 def variant(bench: Bench, changes: Changes, numbers: str, exact: Tensor) -> dict[str, Any]:
-    """One way: the clock, and how far outputs are from float64, of their range."""
+    """One variant: its time, and the error of the outputs against float64, of their range."""
     arithmetic(numbers)
     if has_split(changes.plan):  # the last layer stays in float32
         torch.backends.cuda.matmul.allow_tf32 = False

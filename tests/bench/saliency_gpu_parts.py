@@ -1,4 +1,4 @@
-"""What the sections of ``saliency_gpu`` share: the net, clocks, peers."""
+"""Shared by the sections of ``saliency_gpu``: the net, clocks, peers."""
 
 import argparse
 import copy
@@ -74,7 +74,7 @@ class Bench:
         self.window = Occlusion(id="occlusion", window=32, stride=stride)
 
     def use(self, net: nn.Module, x: Tensor, target: int) -> None:
-        """What is explained from here on."""
+        """Set the net, the image and the class to explain."""
         self.net, self.x, self.target = net.to(self.on), x.to(self.on), target
         self.side = x.shape[-1]
         self.low, self.b = copy.deepcopy(self.net).bfloat16(), torch.zeros_like(self.x)
@@ -100,7 +100,7 @@ class Bench:
     def case(self, name: str, chunk: int = 256) -> Case:
         scorer = self.scorer(name)
         target = torch.tensor([self.target], device=self.on)
-        full = scorer.read(scorer.outputs(self.x[None]))[0, target]
+        full = scorer.scores(scorer.outputs(self.x[None]))[0, target]
         return Case(self.x, scorer, target, full, 0, 8 if self.quick else chunk)
 
     def maker(self, name: str, part: Method) -> Callable[[], Tensor]:
@@ -118,7 +118,7 @@ class Bench:
         return lambda images: net(images.to(next(net.parameters()).dtype)).float().softmax(1)
 
     def images(self) -> Tensor:
-        """All occluded images, ready made."""
+        """All occluded images."""
         over = regions(windows(self.window, self.side, self.side, torch.device(self.on)))
         index = torch.arange(over.number, device=self.on)
         return torch.where(over.masks(index)[:, None], self.b, self.x)
@@ -141,7 +141,7 @@ class Bench:
         self.report(name, self.figures[name])
 
     def report(self, name: str, figures: Any) -> None:
-        """Print what was found and write all there is: a run that is cut off keeps it."""
+        """Print figures and write all so far, so that an interrupted run keeps them."""
         print(name, json.dumps(figures), flush=True)
         if self.out:
             self.out.write_text(json.dumps(self.figures, indent=1) + "\n")
@@ -167,7 +167,7 @@ class Bench:
         }
 
     def peak_mib(self, work: Callable[[], Any]) -> float | None:
-        """What a work allocates beyond what was there, at most."""
+        """Peak memory that a work allocates, in MiB."""
         if self.on == "cpu":
             return None
         work()

@@ -60,8 +60,8 @@ def trained(bench: Bench, folder: Path | None) -> dict[str, Any] | str:
     """EfficientNet-Lite0: what TF32 and bf16 change in our maps, and in the peer's own.
 
     Each difference compares a map with the same program's map in full float32, as the largest
-    difference in probability, as a share of the map's range, and by rank correlation. Every unit
-    is told when it is done.
+    difference in probability, as a share of the map's range, and by rank correlation. Each unit
+    is reported as soon as it is done.
     """
     if folder is None:
         return "left out: needs --data"
@@ -84,7 +84,7 @@ def trained(bench: Bench, folder: Path | None) -> dict[str, Any] | str:
 
 
 def unit(bench: Bench, name: str, work: Callable[[], dict[str, Any]]) -> None:
-    """One figure of section ``trained``, told at once; none when the budget is spent."""
+    """One unit of section ``trained``, reported at once; skipped when the budget is spent."""
     if time.monotonic() < bench.end:
         started = time.monotonic()
         figures = work()
@@ -116,7 +116,7 @@ def clocked(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def with_first_uses(bench: Bench, works: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-    """The works in turn, and before that the seconds of our first three maps."""
+    """The works in turn, after the seconds of our first three maps."""
     first = first_uses(bench, works["sextant"])
     return rated(bench.milliseconds(works)) | {"first_uses": first["seconds"]}
 

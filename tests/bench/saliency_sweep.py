@@ -1,4 +1,4 @@
-"""The paper's two claims on real photographs, with the noise floor beside them: one sweep job.
+"""The paper's two claims on real photographs, with the noise floor, as one sweep job.
 
     python -m tests.bench.saliency_sweep --out FILE.json [--keep FOLDER]   # about ten minutes
     python -m tests.bench.saliency_sweep --quick
@@ -71,7 +71,7 @@ def quick(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def more(spec: dict[str, Any]) -> dict[str, Any]:
-    """What a GPU has time for: the noise floor of RISE is lower with more masks."""
+    """A larger spec for a GPU; more masks lower the noise floor of RISE."""
     methods = [part | ({"masks": 1000} if "masks" in part else {}) for part in spec["methods"]]
     return spec | {"methods": methods, "seeds": [0, 1, 2], "max_rows": 2_000_000}
 
@@ -86,7 +86,7 @@ def pack(path: Path) -> None:
 
 
 def uploaded(spec: dict[str, Any], photos: Path, folder: Path) -> dict[str, Any]:
-    """The same images from a file, as a job finds those of an uploaded dataset."""
+    """The same images from a file, like those of an uploaded dataset."""
     digest = hashlib.sha256(photos.read_bytes()).hexdigest()
     (folder / "inputs").mkdir()
     shutil.copy(photos, folder / "inputs" / digest)

@@ -10,7 +10,7 @@ pytestmark = ONE_DATABASE
 
 
 def test_an_exported_net_is_uploaded_and_explained(client, tmp_path):
-    """The map of an occluded exported net comes back; no package of the user's is asked for."""
+    """An occlusion map of an exported net; no package of the user's is needed."""
     torch.manual_seed(0)
     net = build_net({"name": "resnet8", "width": 16}, 4, 3).eval()
     images = (torch.zeros(2, 3, 32, 32),)

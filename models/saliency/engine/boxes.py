@@ -40,7 +40,14 @@ class Intervals(NamedTuple):
         return np.clip(self.low, 0, self.length - self.size)
 
     def propagate(self, kernel: int, stride: int, pad: int, length: int) -> "Intervals":
-        """The affected intervals of an operation's output, an axis of ``length`` values."""
+        """The affected intervals of an operation's output.
+
+        Args:
+            kernel: size along this axis, dilation included.
+            stride: along this axis.
+            pad: padding before the axis.
+            length: size of the output along this axis.
+        """
         low = -((-(self.low + pad - kernel + 1)) // stride)
         high = (self.high - 1 + pad) // stride + 1
         low = np.clip(low, 0, length - 1)

@@ -10,6 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,15 +69,22 @@ class Conv:
         kernel = ((rows - 1) * self.dilation[0] + 1, (columns - 1) * self.dilation[1] + 1)
         return KernelWindow(kernel, self.stride, self.pads[:2])
 
-    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """The result for whole maps x [n, in, h, w]; ``other`` [n, out, h', w'] is added."""
+    def __call__(
+        self, x: Float[Tensor, "n c_in h w"], other: Float[Tensor, "n c_out i j"] | None = None
+    ) -> Float[Tensor, "n c_out i j"]:
+        """The result for whole maps; ``other`` is added before the clamp."""
         top, left, bottom, right = self.pads
         if (top, left) != (bottom, right):
             return self.valid(F.pad(x, (left, right, top, bottom)), other)
         return self._run(x, other, [top, left])
 
-    def valid(self, x: Tensor, other: Tensor | None = None, columns: int = 0) -> Tensor:
-        """The result for x [n, in, h, w] with its padding included, except ``columns`` of zeros."""
+    def valid(
+        self,
+        x: Float[Tensor, "n c_in h w"],
+        other: Float[Tensor, "n c_out i j"] | None = None,
+        columns: int = 0,
+    ) -> Float[Tensor, "n c_out i j"]:
+        """The result for maps that include their padding, except ``columns`` of zeros."""
         return self._run(x, other, [0, columns])
 
     def _run(self, x: Tensor, other: Tensor | None, pad: list[int]) -> Tensor:

@@ -68,7 +68,12 @@ class Changes:
     def outputs(
         self, base: BaseActivations, b: Tensor | Filled
     ) -> Iterator[tuple[Int64[np.ndarray, "n"], Float[Tensor, "n classes"]]]:
-        """Indices of regions, and the net's outputs with their pixels from ``b``, by batch."""
+        """Indices of regions, and the net's outputs with their pixels from ``b``, by batch.
+
+        Args:
+            base: activations of the unperturbed image.
+            b: the baseline image [c, h, w], or a function that fills regions.
+        """
         first = self._first_pixels(base.rows(self.plan.image)[:-2], b)
         device = base.rows(self.plan.image).device
         for name in self.plan.shapes.keys() & base.values.keys():

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, fx
 
 aten = torch.ops.aten
@@ -50,7 +51,7 @@ def two(value: Any) -> tuple[int, int]:
 
 
 def paddings(padding: Any, weight: Tensor, dilation: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Zeros above, left, below, right of a convolution's input."""
+    """Zeros above, left, below, right of the input of a convolution [out, in, rows, columns]."""
     if padding == "valid":
         return 0, 0, 0, 0
     if padding == "same":
@@ -98,6 +99,8 @@ def limits_of(node: fx.Node) -> tuple[float, float] | None:
     return None
 
 
-def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(
+    x: Float[Tensor, "n c h w"], scale: Float[Tensor, "c 1 1"], shift: Float[Tensor, "c 1 1"]
+) -> Float[Tensor, "n c h w"]:
     """Batch norm that could not be folded into a convolution."""
     return x * scale + shift

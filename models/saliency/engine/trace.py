@@ -69,6 +69,7 @@ class _Builder:
         self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}
 
     def plan(self) -> ExecutionPlan:
+        """Build the plan."""
         (image,) = [
             node
             for node in self.graph.nodes

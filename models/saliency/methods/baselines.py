@@ -36,7 +36,13 @@ Replacement = Tensor | LocalBaseline  # a baseline image, or an object that fill
 def replacements_of(
     part: MapBaseline, x: Float[Tensor, "c h w"], space: Space, seed: int
 ) -> list[Replacement]:
-    """What removed pixels of one image become: as :func:`images_of`, or what fills regions.
+    """The replacements for one image: baseline images, or an object that fills regions.
+
+    Args:
+        part: the baseline of the spec.
+        x: the image as the net sees it.
+        space: how pixels were normalised.
+        seed: of the job; a random baseline adds its own.
 
     Raises:
         SpecError: if the number of channels does not fit, or the net records no data mean.
@@ -165,7 +171,7 @@ def baseline_impact(
         path = (torch.lerp(b, x, part) for part in t.split(chunk))
         outputs.append(torch.cat([scorer.outputs(points) for points in path]))
     out = torch.stack(outputs)  # [draws, points, classes]
-    score = scorer.read(out.flatten(0, 1)).unflatten(0, out.shape[:2])[:, :, targets]
+    score = scorer.scores(out.flatten(0, 1)).unflatten(0, out.shape[:2])[:, :, targets]
     p = scorer.probabilities(out[:, 0])
     entropy = torch.special.entr(p).sum(1).mean().item()
     largest = p.max(1).values.mean().item()

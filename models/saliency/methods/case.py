@@ -53,7 +53,7 @@ class Case:
 
     def score(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Scores of the k classes for a batch, float64."""
-        return self.scorer.read(self.scorer.outputs(images))[:, self.targets]
+        return self.scorer.scores(self.scorer.outputs(images))[:, self.targets]
 
     def scores(
         self, images: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m c h w"]], count: int
@@ -84,7 +84,7 @@ class Case:
         out = self.scorer.outputs_with_replaced(
             self.x, b, key, regions, lambda: self._base_activations, size
         )
-        return self.scorer.read(out)[:, self.targets]
+        return self.scorer.scores(out)[:, self.targets]
 
     @cached_property
     def _base_activations(self) -> BaseActivations:
@@ -94,7 +94,7 @@ class Case:
         return self.scores(lambda index: self.replace(regions.masks(index), b), regions.number)
 
     def replace(self, removed: Bool[Tensor, "n h w"], b: Tensor | Fill) -> Float[Tensor, "n c h w"]:
-        """The image with removed pixels taken from a baseline image, or filled by ``b``."""
+        """The image with removed pixels taken from the image ``b`` [c, h, w], or filled by it."""
         if isinstance(b, Tensor):
             return torch.where(removed[:, None], b, self.x)
         return b(removed, self.x)

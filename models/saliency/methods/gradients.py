@@ -21,7 +21,7 @@ def derivatives(case: Case, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "
         for part in images.split(case.chunk):
             with torch.inference_mode(mode=False), torch.enable_grad():
                 x = part.clone().requires_grad_(True)
-                score = case.scorer.read(case.scorer.net(x).double())[:, target]
+                score = case.scorer.scores(case.scorer.net(x).double())[:, target]
                 (gradient,) = torch.autograd.grad(score.sum(), x)
             case.scorer.tick(len(part))
             chunks.append(gradient)
@@ -73,7 +73,7 @@ def gradcam(part: GradCam, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tens
     class_maps = []
     for target in case.targets.tolist():
         with torch.inference_mode(mode=False), torch.enable_grad(), _recorded(layer) as maps:
-            score = case.scorer.read(case.scorer.net(case.x[None].clone()).double())[0, target]
+            score = case.scorer.scores(case.scorer.net(case.x[None].clone()).double())[0, target]
             (slope,) = torch.autograd.grad(score, maps[0])
             weighted = (slope.mean((2, 3), keepdim=True) * maps[0]).sum(1, keepdim=True)
         case.scorer.tick(1)

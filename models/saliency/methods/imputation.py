@@ -79,7 +79,9 @@ class GridLevel(NamedTuple):
     down: Float[Tensor, "h half_h"]
     right: Float[Tensor, "w half_w"]
 
-    def residual(self, r: Tensor, v: Tensor) -> Tensor:
+    def residual(
+        self, r: Float[Tensor, "n c h w"], v: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
         """``r - A v`` on the removed pixels."""
         return r - self.gone * (self.weight * v - _sum(v))
 

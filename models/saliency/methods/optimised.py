@@ -40,7 +40,7 @@ def _meaningful(part: Meaningful, case: Case, b: Tensor, target: int) -> Float[T
     for down, right in (shifts - part.jitter).tolist():
         m = _enlarged(mask, x)
         shown = torch.roll(torch.lerp(b, x, m), (down, right), (2, 3))
-        score = case.scorer.read(case.scorer.net(shown).double())[0, target]
+        score = case.scorer.scores(case.scorer.net(shown).double())[0, target]
         steps = [mask.diff(dim=axis).abs().pow(part.beta).mean() for axis in (2, 3)]
         loss = score + part.l1 * (1 - mask).mean() + part.tv * (steps[0] + steps[1])
         adam.zero_grad()
@@ -85,7 +85,7 @@ def _extremal(
         m = smooth()
         shown = _shown(part, m, pyramid)
         shown = shown.flip(-1) if step % 2 else shown
-        scores = case.scorer.read(case.scorer.net(shown).double())[:, target]
+        scores = case.scorer.scores(case.scorer.net(shown).double())[:, target]
         off = (m.flatten().sort().values - wanted).square().mean()
         loss = -_reward(part, scores) + weight * off
         sgd.zero_grad()
@@ -153,6 +153,7 @@ class _SmoothMax:
         self.kernel = kernel.reshape(self.side**2, part.step**2)  # neighbour, pixel in cell
 
     def __call__(self) -> Float[Tensor, "h w"]:
+        """The mask at pixel resolution."""
         near = F.unfold(self.cells, self.side)[0]  # [neighbours, cells]
         weighted = near[:, None, :] * self.kernel[:, :, None]  # [neighbours, pixels, cells]
         share = (COLDNESS * weighted).softmax(0)

@@ -20,8 +20,8 @@ from models.saliency.spec.masks import FeatureAblation, GridSegments, KernelShap
 RANK_TOLERANCE = 1e-10  # relative, for eigenvalues of the normal equations
 
 
-def ablation(part: FeatureAblation, case: Case, b: Replacement) -> Tensor:
-    """``f(x) - f(x with the segment = b)`` at each pixel of the segment, [k, h, w], float64."""
+def ablation(part: FeatureAblation, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
+    """``f(x) - f(x with the segment = b)`` at each pixel of the segment, float64."""
     labels = segment(part.segments, case)
     shape = tuple(labels.shape)
     if isinstance(part.segments, GridSegments):

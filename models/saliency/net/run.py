@@ -34,6 +34,11 @@ class RowCounter:
         self._lock, self._reported_at = threading.Lock(), 0.0
 
     def __call__(self, rows: int) -> None:
+        """Add rows.
+
+        Raises:
+            StoppedError: if a stop was requested.
+        """
         with self._lock:  # called by the threads of all cores
             self.done += rows
             now = time.monotonic()
@@ -122,5 +127,5 @@ def precision_gap(
         return None
     exact = spec.model_copy(update={"precision": "fp32"})
     with arithmetic(exact):
-        wanted = scorer.read(scorer.net(images).double())
-    return (scorer.read(scorer.outputs(images)) - wanted).abs().max().item()
+        wanted = scorer.scores(scorer.net(images).double())
+    return (scorer.scores(scorer.outputs(images)) - wanted).abs().max().item()

@@ -140,7 +140,7 @@ class Scorer:
             raise ValueError("values of an image need a plan of the net")
         return self.plan
 
-    def read(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+    def scores(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
         """Scores of all classes, from outputs of the net."""
         if self.kind == "logit":
             return outputs

@@ -64,11 +64,11 @@ class _EvaluationSpec(Explanation):
                     f"given.{index}.maps has {len(part.maps)} maps for {len(self.images)} images; "
                     "give one for each image, in their order"
                 )
-        remade = [metric.id for metric in self.graders if maps_made(metric)]
-        if self.given and remade:
+        recomputed = [metric.id for metric in self.graders if maps_made(metric)]
+        if self.given and recomputed:
             raise ValueError(
-                f"graders: {', '.join(remade)} make maps anew, which given maps cannot be; leave "
-                "them out, or grade the given maps in a job of their own"
+                f"graders: {', '.join(recomputed)} compute further maps, which is impossible "
+                "for given maps; leave them out, or grade the given maps in a separate job"
             )
         if self.given and self.classes() > 1:
             raise ValueError("given: a map is of one class; use a target of one class")

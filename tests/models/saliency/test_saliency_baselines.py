@@ -1,4 +1,4 @@
-"""Baselines, their neutrality, and the refusal of nets that cannot be read."""
+"""Baselines, their neutrality, and the refusal of nets that cannot be explained."""
 
 import math
 
@@ -120,7 +120,7 @@ def test_noise_has_the_moments_it_promises():
 
 
 def test_impact_reports_the_baseline_itself():
-    """Section 4.1, against the definitions."""
+    """README, eq. 3, against the definitions."""
     net, x, b = conv_net().double(), noise(3, 8, 8), noise(3, 8, 8, seed=1)
     impact = baseline_impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), chunk=4)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_scores_are_what_they_are_called(kind):
     net, x = conv_net().double(), noise(4, 3, 8, 8)
     rows = []
     scorer = Scorer(net, kind, rows.append)
-    scores = scorer.read(scorer.outputs(x))[:, [3, 1]]
+    scores = scorer.scores(scorer.outputs(x))[:, [3, 1]]
     with torch.no_grad():
         logits = net(x)[:, [3, 1]], torch.logsumexp(net(x), 1, keepdim=True)
     expected = {
@@ -204,7 +204,7 @@ def test_scores_are_what_they_are_called(kind):
 
 
 def test_another_image_is_a_baseline_at_the_size_of_the_input(new_run):
-    """Built-in or uploaded alike: brought to the net's input once, then normalised."""
+    """Built-in or uploaded, an image is brought to the size of the input, then normalised."""
     fields = {"baselines": [{"id": "other_image", "image": {"dataset": "photos", "index": 1}}]}
     spec = SaliencyMap.model_validate({**SaliencyMap.smallest, **fields})
     space = Space(MEAN, STD)

@@ -1,4 +1,4 @@
-"""Curves from coarse to fine: fewer rows, an area within the tolerance, the same states."""
+"""Adaptive curves: fewer rows, an area within the tolerance, the same states."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from models.saliency.spec.graders import Curve
 
 
 def curves(tolerance, points=100, **fields):
-    """A curve of a linear net by its own contributions, with the rows it took."""
+    """A curve of a linear net in the order of its contributions, and its rows."""
     w = noise(1, 3, 12, 14).abs() ** 3
     one = case(Linear(w), noise(3, 12, 14, seed=1).abs())
     rows = []
@@ -30,7 +30,7 @@ def test_the_area_of_a_monotone_curve_is_within_the_tolerance(tolerance):
 
 
 def test_a_steep_curve_is_refined_where_it_is_steep():
-    """Fewer rows than all; states closer together at the start, where the score falls."""
+    """Fewer rows than states; they are closer together at the start, where the score drops."""
     exact, _ = curves(0.0)
     height = (exact.score[0] - exact.score[-1]).item()
     coarse, rows = curves(0.01 * height)
@@ -45,6 +45,6 @@ def test_a_steep_curve_is_refined_where_it_is_steep():
 
 
 def test_refinement_ends_at_neighbouring_states():
-    """No interval without a state inside is asked for again, however steep."""
+    """An interval without inner states is not refined, however steep."""
     assert intervals_to_refine({0: 0.0, 1: 9.0, 3: 9.0, 9: 0.0}, 0.1) == [6]
     assert intervals_to_refine({0: 0.0, 8: 0.1}, 0.1) == []

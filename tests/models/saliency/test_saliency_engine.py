@@ -1,4 +1,4 @@
-"""The fast engine against the plain net: the same numbers for nets of every shape."""
+"""The fast engine against the plain net: equal numbers for nets of every structure."""
 
 from dataclasses import replace
 
@@ -90,7 +90,7 @@ def traced(request):
     return net, trace(net, (3, 40, 36))
 
 
-def test_plan_computes_what_the_net_computes(traced):
+def test_plan_agrees_with_the_net(traced):
     """Folding, fused activations and padding are exact in real arithmetic: 1e-10 in float64."""
     net, plan = traced
     for count in (1, 3):
@@ -100,8 +100,8 @@ def test_plan_computes_what_the_net_computes(traced):
 
 
 @pytest.mark.parametrize("cut", [0.0, 0.5, 2.0])
-def test_boxes_give_what_whole_images_give(traced, cut):
-    """Windows of any place and size, at any switch to whole maps."""
+def test_boxes_agree_with_whole_images(traced, cut):
+    """Windows at any position and of any size, at any switch to whole maps."""
     net, plan = traced
     x, b = noise(3, 40, 36), noise(3, 40, 36, seed=1)
     masks = torch.zeros(11, 40, 36, dtype=torch.bool)
@@ -109,7 +109,7 @@ def test_boxes_give_what_whole_images_give(traced, cut):
     windows += [(i * 5, i * 4, 8, 8) for i in range(5)]
     for mask, (top, left, height, width) in zip(masks, windows, strict=False):
         mask[top : top + height, left : left + width] = True
-    masks[3, 13, 16] = False  # a window with a hole; the last mask changes nothing
+    masks[3, 13, 16] = False  # a window with a hole; the last mask is empty
     changes = incremental.Changes(plan, regions_of(masks), 4, cut)
     with torch.no_grad():
         base = incremental.BaseActivations(plan, x)
@@ -118,8 +118,8 @@ def test_boxes_give_what_whole_images_give(traced, cut):
     torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
 
 
-def test_boxes_carry_through_local_steps_and_stop_at_global_ones(traced):
-    """The engine does less work where it can: at least the first convolution goes by boxes."""
+def test_boxes_propagate_through_local_steps_and_stop_at_global_ones(traced):
+    """The engine saves work where it can: at least the first convolution computes boxes."""
     net, plan = traced
     masks = torch.zeros(2, 40, 36, dtype=torch.bool)
     masks[:, 4:8, 4:8] = True
@@ -136,7 +136,7 @@ def test_boxes_carry_through_local_steps_and_stop_at_global_ones(traced):
     st.integers(1, 30), st.integers(1, 9), st.integers(1, 3), st.integers(0, 4), st.integers(0, 29)
 )
 def test_box_rule_holds_every_changed_output(length, kernel, stride, pad, start):
-    """Section 8.1: exactly the outputs whose window meets the changed interval."""
+    """README, eq. 19: exactly the outputs whose window meets the changed interval."""
     kernel, pad, start = min(kernel, length), min(pad, kernel - 1), min(start, length - 1)
     stop = min(length, start + 3)
     size = (length + 2 * pad - kernel) // stride + 1
@@ -173,7 +173,7 @@ def test_float32_maps_agree_with_the_plain_net(part):
     plain = case(net, x, "prob", (2, 0))
     fast = case(net, x, "prob", (2, 0))
     fast.scorer = Scorer(net, "prob", plan=trace(net, (3, 40, 36)))
-    for _ in range(2):  # the second time with the kept routes
+    for _ in range(2):  # the second time with cached routes
         torch.testing.assert_close(
             compute_map(part, fast, b), compute_map(part, plain, b), atol=1e-5, rtol=0
         )
@@ -214,7 +214,7 @@ def test_net_that_cannot_be_traced_says_why():
 
 
 def test_parts_on_the_cores_keep_their_order_and_may_have_parts_of_their_own():
-    """Nested calls run in the thread they are in, or all threads would wait for each other."""
+    """Nested calls run in their thread; otherwise all threads would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -233,13 +233,13 @@ def test_parts_on_the_cores_keep_their_order_and_may_have_parts_of_their_own():
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved():
-    """As a GPU answers when its memory is spent."""
+    """With the error that a GPU raises when its memory is exhausted."""
     net, sizes = conv_net(), []
 
     def forward(images):
         sizes.append(len(images))
         if len(images) > 2:
-            raise torch.OutOfMemoryError("spent")
+            raise torch.OutOfMemoryError("exhausted")
         return net(images)
 
     scorer = Scorer(net, "logit")
@@ -251,7 +251,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved():
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_a_lower_precision_is_used_where_asked_and_its_difference_told(precision):
+def test_a_lower_precision_is_used_on_request_and_its_difference_reported(precision):
     net, x = conv_net(), noise(4, 3, 12, 12, dtype=torch.float32)
     fields = {"kind": "saliency.map", "model": {"pretrained": "efficientnet_lite0"}}
     spec = SaliencyMap.model_validate(fields | {"precision": precision})
@@ -273,7 +273,7 @@ def test_memory_of_a_row_is_that_of_the_maps_that_live_at_once():
 @pytest.mark.parametrize("clamp", [None, (0.0, float("inf")), (0.0, 6.0)])
 @pytest.mark.parametrize("biased", [True, False])
 def test_a_product_over_the_pixels_is_the_convolution(stride, clamp, biased):
-    """The way of 1x1 kernels in full float32 on a GPU, here on a CPU; with and without addition."""
+    """The path of 1x1 kernels in full float32 on a GPU, run on a CPU, with and without addition."""
     weight, bias = noise(6, 4, 1, 1, dtype=torch.float32), noise(6, dtype=torch.float32)
     x = noise(2, 4, 7, 8, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
     plain = Conv(weight, bias if biased else None, stride, (0, 0, 0, 0), (1, 1), 1, clamp)

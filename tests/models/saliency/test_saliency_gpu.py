@@ -1,4 +1,4 @@
-"""On a GPU: graphs, eager boxes and nets of libraries against the plain net."""
+"""On a GPU: graphs, eager boxes and library nets against the plain net."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ PART = Occlusion(id="occlusion", window=32, stride=16)
 
 
 def both(net, side):
-    """The same case read by the plain net and by its plan."""
+    """The same case with the plain net and with its plan."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     net = net.cuda().eval()
     x = noise(3, side, side, dtype=torch.float32).cuda()
@@ -25,7 +25,7 @@ def both(net, side):
     for plan in (None, trace(net, (3, side, side))):
         scorer = Scorer(net, "prob", plan=plan)
         targets = torch.tensor([1, 0], device="cuda")
-        full = scorer.read(scorer.outputs(x[None]))[0, targets]
+        full = scorer.scores(scorer.outputs(x[None]))[0, targets]
         cases.append(Case(x, scorer, targets, full, 0, 64))
     return cases
 
@@ -46,7 +46,7 @@ def test_the_graph_of_a_second_map_gives_what_the_plain_net_gives():
 )
 @torch.no_grad()
 def test_nets_of_libraries_by_name(library, name):
-    """Made by the library itself: classes counted, traced, maps equal to the plain net's."""
+    """Built by the library itself: classes counted, traced, maps equal to the plain net's."""
     pytest.importorskip("timm" if library == "timm" else "torchvision")
     part = NamedNet(library=library, name=name, weights="random")
     net = load.named(part, 7, pretrained=False)

@@ -139,7 +139,7 @@ def test_localisation_by_hand():
 
 
 def test_imputed_pixels_solve_the_published_system():
-    """Section 5.4, against a dense solve."""
+    """README, eq. 11: each imputed pixel is the weighted mean of its neighbours."""
     x = noise(2, 7, 6)
     removed = noise(3, 7, 6, seed=4) > 0.2
     imputed = imputation.impute(x, removed)
@@ -232,7 +232,7 @@ def run_grader(part, method, one):
 
 
 def test_randomisation_shows_which_maps_depend_on_the_net():
-    """Section 5.6: a control is not moved by new weights or another class, an occlusion map is."""
+    """README, eq. 17: new weights or another class change an occlusion map, but no control."""
     one = subject()[2]
     occlusion, edge = Occlusion(id="occlusion", window=4, stride=2), Control(id="edge")
     for name in ("mprt", "random_logit"):
@@ -253,7 +253,7 @@ def test_robustness_of_a_linear_score_is_that_of_its_input():
 
 
 def test_channel_values_are_swapped_one_by_one():
-    """Section 5.1: Quantus' convention, each channel value a place in the order of its own."""
+    """README, eq. 12, with Quantus' convention: every channel value has its own rank."""
     _x, b, one = subject()
     values = noise(12, 14, seed=3)
     (deleted,) = pixel_curve(
@@ -268,7 +268,7 @@ def test_channel_values_are_swapped_one_by_one():
 
 
 class Additive(nn.Module):
-    """f(x) = sum of a_p x_p, the same in all channels: what a pixel moves is a_p^2 on average."""
+    """f(x) = sum of a_p x_p, equal in all channels: the mean effect of a pixel is a_p^2."""
 
     def __init__(self, a):
         super().__init__()
@@ -279,7 +279,7 @@ class Additive(nn.Module):
 
 
 def test_monotonicity_of_an_additive_score_is_perfect():
-    """Groups that matter more move the score more; the reversed map has the opposite sign."""
+    """Groups of higher weight change the score more; the reversed map has the opposite sign."""
     weight = torch.zeros(12, 12).double()
     weight.view(-1)[:] = torch.arange(144).double().sub(143).div(12).exp()
     one = case(Additive(weight), torch.full((3, 12, 12), 4.0).double())

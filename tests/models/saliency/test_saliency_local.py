@@ -1,4 +1,4 @@
-"""Baselines that depend on what is removed: by hand, by boxes, and where they are refused."""
+"""Baselines that depend on the removed region: by hand, by boxes, and their refusals."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_local_mean_is_the_mean_of_the_ring(box):
 
 
 def test_linear_interpolation_reproduces_a_slope():
-    """An affine image solves the imputation's equations: nothing changes inside of the image."""
+    """An affine image solves the equations of the imputation, so it does not change inside."""
     rows, columns = torch.arange(12.0)[:, None], torch.arange(14.0)
     x = torch.stack([rows + 2 * columns, 3 - columns + 0 * rows, 0.5 * rows - columns]).double()
     (filled,) = fill(SMOOTH, x)(square(12, 14, 3, 4, 8, 10), x)
@@ -88,21 +88,21 @@ def test_an_image_with_nothing_left_is_its_mean_colour(part):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("part", [MEAN, NoisyLinear(id="noisy_linear")])
 @torch.no_grad()
-def test_boxes_give_what_whole_images_give(method, part):
-    """Property 8: the engine carries boxes of an image that differs from region to region."""
+def test_boxes_agree_with_whole_images(method, part):
+    """Property 8: the engine computes boxes of images that differ from region to region."""
     net, x = conv_net().double(), noise(3, 17, 19)
     plain = case(net, x, targets=(0, 2))
     scorer = Scorer(net, "logit", plan=trace(net, (3, 17, 19)))
     fast = Case(x, scorer, plain.targets, plain.full, 0, 4)
     wanted = compute_map(method, plain, fill(part, x))
-    for _ in range(2):  # routes are made, then used again
+    for _ in range(2):  # the second time with cached routes
         torch.testing.assert_close(
             compute_map(method, fast, fill(part, x)), wanted, atol=1e-6, rtol=0
         )
     assert wanted.abs().max() > 0.01
 
 
-def test_shapley_values_sum_to_the_fall_to_the_mean_colour():
+def test_shapley_values_sum_to_the_drop_to_the_mean_colour():
     """Property 5 with a baseline that fills each coalition anew."""
     w, x = noise(2, 3, 9, 9), noise(3, 9, 9, seed=1)
     part = KernelShap(id="kernel_shap", segments=GridSegments(id="grid", rows=3), samples=40)

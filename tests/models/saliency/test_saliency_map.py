@@ -138,7 +138,7 @@ def test_stop_keeps_the_maps_made_so_far(small, explain, tmp_path):
         explain(stop_after=3)
     events = _events(tmp_path / "run.jsonl")
     made = [event["name"] for event in events if event["type"] == "artifact"]
-    assert len(made) == 4  # the two classes of a map are written together; no picture
+    assert len(made) == 4  # the two classes of a map are written together, without a picture
     assert all((tmp_path / "run" / name).is_file() for name in made)
 
 
@@ -154,7 +154,7 @@ def test_pictures_are_readable_images(small, explain):
 
 
 def test_method_without_a_baseline_is_made_once(small, explain):
-    """One map a class whatever the number of baselines, and every planned row is counted."""
+    """One map per class whatever the number of baselines; every planned row is counted."""
     folder, events = explain(methods=[{"id": "edge"}, {"id": "gradient"}], target="argmax")
     names = {file.stem.rpartition("-class")[0] for file in folder.rglob("*.npy")}
     assert names == {"edge-none", "gradient-none"}
@@ -163,7 +163,7 @@ def test_method_without_a_baseline_is_made_once(small, explain):
 
 
 def test_scale_of_derivatives_leaves_out_single_pixels():
-    """All other scales hold every value; an open end of the bar says that some lie beyond."""
+    """All other scales span every value; an open end of the bar marks values beyond it."""
     values = np.zeros((10, 100))
     values[0, :20] = [1, -1] * 10
     values[5] = 0.5
@@ -192,7 +192,7 @@ def test_outputs_can_be_left_out(small, explain):
     assert [*folder.rglob("*.npy")]
 
 
-def test_baseline_that_speaks_for_a_class_is_warned_of(small, explain, monkeypatch):
+def test_baseline_that_is_not_neutral_gives_a_warning(small, explain, monkeypatch):
     monkeypatch.setattr(baselines, "NEUTRAL_FACTOR", 0.1)
     _, events = explain(baselines=[{"id": "black"}], outputs=[])
     warned = [event for event in events if event.get("event") == "warning"]
@@ -284,7 +284,7 @@ def test_missing_package_says_what_to_install(monkeypatch):
 
 
 def test_baselines_that_fill_regions_go_through_a_job(small, explain):
-    """Maps differ from those of the mean colour; the report says how neutral that colour is."""
+    """Maps differ from those of the mean colour, whose neutrality is in the report."""
     methods = [FIELDS["methods"][0], {"id": "feature_ablation", "segments": {"id": "grid"}}]
     baselines = [{"id": "local_mean"}, {"id": "noisy_linear"}, {"id": "channel_mean"}]
     folder, _ = explain(methods=methods, baselines=baselines)

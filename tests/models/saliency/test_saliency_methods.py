@@ -1,4 +1,4 @@
-"""Map makers against closed forms of a linear score, and against each other."""
+"""Methods against closed forms for a linear score, and against each other."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def expected_by_segment(w, x, b, labels):
     ],
     ids=lambda part: part.id,
 )
-def test_linear_score_gives_each_segment_its_worth(part):
+def test_linear_score_gives_each_segment_its_contribution(part):
     """Property 1: Shapley = feature ablation = LIME coefficients = sum w (x - b)."""
     w, x, b, one = linear()
     expected = expected_by_segment(w, x, b, segment(GRID, one))
@@ -44,7 +44,7 @@ def test_linear_score_gives_each_segment_its_worth(part):
 
 
 @pytest.mark.parametrize("part_id", ["input_x_gradient", "integrated_gradients"])
-def test_linear_score_gives_each_pixel_its_worth(part_id):
+def test_linear_score_gives_each_pixel_its_contribution(part_id):
     """Property 1: the pixel version, for any number of steps."""
     w, x, b, one = linear()
     part = (
@@ -130,7 +130,7 @@ LEARNED = [
 
 @pytest.mark.parametrize("part", LEARNED, ids=lambda part: part.id)
 def test_learned_maps_repeat_and_count_their_rows(part):
-    """Property 9, and the planner's count of rows for each class."""
+    """Property 9; and the rows of each class are those of the estimate."""
     rows = []
     x, b = noise(3, 24, 20), noise(3, 24, 20, seed=1)
     one = case(conv_net().double(), x, "prob", (1, 3), chunk=64)
@@ -184,7 +184,7 @@ def test_meaningful_mask_removes_the_pixels_that_matter():
 
 
 @pytest.mark.parametrize("name", ["random", "centre_gaussian", "edge", "constant"])
-def test_controls_know_nothing_of_the_net(name):
+def test_controls_do_not_depend_on_the_net(name):
     x = noise(3, 16, 18)
     part = methods.Control(id=name)
     maps = [

@@ -1,4 +1,4 @@
-"""Occlusion against answers worked out by hand; numbers are those of the method's properties."""
+"""Occlusion against answers computed by hand; property numbers are those of the README."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_cut_windows_are_counted_as_the_method_says():
 
 
 def test_tiling_windows_are_the_ablation_of_each_tile():
-    """Property 2: stride = window that divides the side: each pixel has its own tile's value."""
+    """Property 2: stride = window, dividing the side; each pixel has the value of its tile."""
     x, b, net = noise(3, 8, 8), noise(3, 8, 8, seed=1), conv_net().double()
     values = occlusion(smooth(4, 4), case(net, x), b)[0]
     for top in (0, 4):
@@ -64,13 +64,13 @@ def test_single_pixel_windows_are_single_pixel_ablation():
 
 
 def test_baseline_equal_to_the_image_gives_zero():
-    """Property 3, exactly for a window of the net's own rows."""
+    """Property 3, exactly if every image is a batch of one."""
     x = noise(3, 8, 8)
     values = occlusion(smooth(3, 2), case(conv_net(), x, chunk=1), x)
     assert values.abs().max() == 0
 
 
-def test_window_over_everything_gives_the_whole_fall():
+def test_window_over_everything_gives_the_whole_drop():
     """Property 3: the map is constant, f(x) - f(b)."""
     x, b, net = noise(3, 8, 8), noise(3, 8, 8, seed=1), conv_net()
     one = case(net, x, kind="prob", targets=(3,))
@@ -80,7 +80,7 @@ def test_window_over_everything_gives_the_whole_fall():
 
 
 @pytest.mark.parametrize(("window", "stride"), [(3, 2), (4, 3), ([2, 6], [2, 5])])
-def test_constant_values_spread_to_a_constant_map(window, stride):
+def test_constant_values_give_a_constant_map(window, stride):
     """Property 4: edges and cut windows included."""
     over = windows(raw(window, stride), 10, 13, CPU)
     values = torch.full((2, len(over.rows), len(over.columns)), 0.3, dtype=torch.float64)
@@ -92,7 +92,7 @@ def test_constant_values_spread_to_a_constant_map(window, stride):
     )
 
 
-def test_spread_is_the_mean_over_covering_windows():
+def test_value_of_a_pixel_is_the_mean_over_covering_windows():
     over = windows(raw([3, 4], [2, 3]), 8, 9, CPU)
     values = noise(1, len(over.rows), len(over.columns))
     mean = average_over_windows(values, over)[0]

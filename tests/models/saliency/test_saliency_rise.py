@@ -160,7 +160,7 @@ def test_all_ones_masks_give_f_over_p():
 
 @pytest.mark.parametrize("estimator", ["raw", "coverage", "centred", "slope"])
 def test_estimators_are_their_definitions(estimator):
-    """Against the formulas of section 3, over all masks at once."""
+    """README, eq. 6, over all masks at once."""
     spec = part(masks=60, grid=3, p=0.4, estimator=estimator)
     x, b, net = noise(3, 9, 9), noise(3, 9, 9, seed=1), conv_net().double()
     one = case(net, x, "prob", (1, 4))
@@ -181,7 +181,7 @@ def test_estimators_are_their_definitions(estimator):
     ("estimator", "changes"), [("raw", True), ("centred", False), ("slope", False)]
 )
 def test_adding_a_constant_to_the_score(estimator, changes):
-    """Property 6: it moves the raw map alone."""
+    """Property 6: it changes only the raw map."""
     w, x, b = noise(1, 3, 8, 8), noise(3, 8, 8, seed=1), torch.zeros(3, 8, 8).double()
     spec = part(masks=50, grid=4, estimator=estimator)
     first, second = (rise(spec, case(Linear(w, a), x), b) for a in (0.0, 5.0))
@@ -191,7 +191,7 @@ def test_adding_a_constant_to_the_score(estimator, changes):
 
 
 def test_slope_finds_the_coefficients_of_a_score_linear_in_the_mask():
-    """Property 6: with far-apart cells, the slope at a cell's centre is that cell's worth."""
+    """Property 6: with distant cells, the slope at a cell's centre is that cell's coefficient."""
     size, grid = 12, 4
     x = noise(1, size, size)
     w = torch.zeros(1, 1, size, size, dtype=torch.float64)
@@ -220,7 +220,7 @@ def test_global_generator_is_left_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_early_stop_draws_fewer_masks_the_more_is_asked_the_later():
+def test_early_stop_draws_more_masks_for_a_higher_correlation():
     """The masks drawn are the first of the same sequence, so the map is that of fewer masks."""
     net, x = conv_net(), noise(3, 24, 24)
     one, used, maps = case(net, x), [], []
@@ -241,8 +241,8 @@ def test_early_stop_beyond_the_masks_is_refused():
         Rise(id="rise", masks=40, early_stop={"spearman": 0.5, "min_masks": 64})
 
 
-def test_the_map_does_not_depend_on_rows_at_once():
-    """Property 9: sums are made of the same groups of masks whatever the batch size."""
+def test_the_map_does_not_depend_on_the_batch_size():
+    """Property 9: sums run over the same groups of masks whatever the batch size."""
     net, x = conv_net(), noise(3, 24, 24)
     part = Rise(id="rise", masks=100, grid=3, estimator="slope")
     maps = [

@@ -1,4 +1,4 @@
-"""The spec of saliency.map: what it takes, what it refuses and in which words."""
+"""The spec of saliency.map: accepted values, and the messages of refusals."""
 
 import pytest
 from pydantic import TypeAdapter, ValidationError

@@ -70,8 +70,8 @@ def events(run):
     return [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
 
 
-def test_sweep_makes_every_map_once(swept):
-    """Section 6.1: without a baseline once, random ones with every seed; rows as planned."""
+def test_sweep_computes_every_map_once(swept):
+    """README, section 3: maps without a baseline once, random ones per seed; rows as planned."""
     report = json.loads((swept.dir / "sweep.json").read_text())
     assert len(report["grades"]) == 2 * (2 + 2 + 2 * 2 + 1)
     progress = [event for event in events(swept) if event["type"] == "progress"]
@@ -97,7 +97,7 @@ def test_report_is_one_file_with_its_pictures(swept):
 
 
 def test_report_marks_the_best_mean_grade_of_each_grader(swept):
-    """The interaction of map and grader: makers down, graders across, no maker left out."""
+    """Mean grades by method and baseline (rows) and grader (columns); no pair is left out."""
     interaction = json.loads((swept.dir / "sweep.json").read_text())["interaction"]
     page = (swept.dir / "report.html").read_text().partition("Mean grades")[2]
     grades = page.partition("<h2>Pictures")[0]
@@ -110,8 +110,8 @@ def test_report_marks_the_best_mean_grade_of_each_grader(swept):
         assert f"<b>{best:.3f}</b>" in grades
 
 
-def test_sweep_goes_on_where_it_stopped(new_run):
-    """In the middle: the finished maps are kept, and the end is that of a run without a stop."""
+def test_sweep_resumes_where_it_stopped(new_run):
+    """A stop keeps the finished maps; the resumed run ends as one without a stop."""
     stopped, whole = new_run(), new_run()
     spec = the_sweep(images=FIELDS["images"][:1])
     log, left = stopped.log, [5]
@@ -182,8 +182,8 @@ def key(method="occlusion-1", baseline="black", seed=0):
         (key("occlusion-2", "gray"), None),
     ],
 )
-def test_factors_are_told_apart(other, expected):
-    """Section 6.3: only pairs that differ in one thing count for it."""
+def test_factors_are_distinguished(other, expected):
+    """README, eq. 18: a pair counts for a factor only if it differs in nothing else."""
     assert analysis.factor(key(), other) == expected
 
 
@@ -207,7 +207,7 @@ def test_lower_grades_of_deletion_are_better():
 
 
 def with_given(run, values, **fields):
-    """A job that grades one map made elsewhere."""
+    """A job that grades one map of another job."""
     (run.dir / "inputs").mkdir(exist_ok=True)
     digest = "a" * 64
     np.save(run.dir / "inputs" / "map.npy", values)
@@ -218,8 +218,8 @@ def with_given(run, values, **fields):
     return SaliencyEvaluate.model_validate(spec | fields)
 
 
-def test_a_given_map_is_graded_as_if_it_had_been_made_here(new_run):
-    """The map of the control, handed in, gets the control's own grades."""
+def test_a_given_map_is_graded_like_a_computed_one(new_run):
+    """A control map given as an artifact gets the grades of the control itself."""
     first, second = new_run(), new_run()
     evaluate(with_given(first, np.eye(24)), first)
     edge = np.load(first.dir / "maps.npz")["map0"]
@@ -249,7 +249,7 @@ def test_given_maps_that_cannot_be_graded_are_refused(new_run, values, expected)
     [
         ({"images": FIELDS["images"]}, "has 1 maps for 2 images"),
         ({"target": [0, 1]}, "a map is of one class"),
-        ({"graders": [{"id": "mprt"}]}, "mprt make maps anew"),
+        ({"graders": [{"id": "mprt"}]}, "mprt compute further maps"),
     ],
 )
 def test_jobs_with_given_maps_that_cannot_work_are_refused(new_run, fields, expected):
@@ -258,7 +258,7 @@ def test_jobs_with_given_maps_that_cannot_work_are_refused(new_run, fields, expe
 
 
 @pytest.mark.parametrize("kind", ["map", "evaluate"])
-def test_a_net_that_fails_on_perturbed_images_is_told_of_before_any_json(
+def test_a_net_that_fails_on_perturbed_images_is_reported_before_any_json(
     new_run, monkeypatch, kind
 ):
     """NaN reaches neither map nor report."""

@@ -30,7 +30,7 @@ DYNAMIC = ({0: torch.export.Dim.DYNAMIC},)
 
 
 class Branches(nn.Module):
-    """Residual, concatenating, depthwise and squeezing parts, sizes asked for at run time."""
+    """Residual, concatenating, depthwise and squeezing parts, with sizes from run time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def test_an_exported_net_gives_what_the_net_gave_at_any_batch_size(branches, tmp
 
 
 def test_mprt_of_a_program_is_refused(branches, tmp_path):
-    """It has no layers to renew: each map would be compared with itself."""
+    """It has no layers to randomise: each map would be compared with itself."""
     net = load_program(exported(branches, tmp_path / "net.pt2"), "cpu")
     image = case(net, noise(3, 12, 10, seed=0, dtype=torch.float32))
     space = Space([0.0] * 3, [1.0] * 3)
@@ -178,7 +178,7 @@ def test_a_program_of_a_fixed_batch_is_refused_where_it_matters(branches, tmp_pa
     assert "Dim.DYNAMIC" in caught.value.hint
 
 
-def test_a_program_that_ends_in_softmax_is_told_to_be_read_as_it_is(branches, tmp_path):
+def test_a_program_that_ends_in_softmax_requires_score_logit(branches, tmp_path):
     path = exported(nn.Sequential(branches, nn.Softmax(1)).eval(), tmp_path / "net.pt2")
     net = load_program(path, "cpu")
     x = noise(3, 12, 10, dtype=torch.float32)
