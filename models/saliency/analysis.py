@@ -1,4 +1,4 @@
-"""What a sweep says: how far maps, grades and rankings disagree, and beside which noise floor."""
+"""Findings of a sweep: how far maps, grades and rankings disagree, beside the noise floor."""
 
 import itertools
 from collections import defaultdict
@@ -11,21 +11,21 @@ from scipy import stats
 
 from models.saliency.graders.agreement import bootstrap, krippendorff
 from models.saliency.ranks import spearman_matrix
+from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.graders import LOWER_IS_BETTER
 from models.saliency.spec.methods import NO_BASELINE
-from models.saliency.study import Graded, Key
 
 CONTROLS = ("random", "centre_gaussian", "edge", "constant")
 FACTORS = ("baseline", "hyper-parameter", "seed", "method")
 
 
 def family(method: str) -> str:
-    """The id of a method without the number that tells variants apart."""
+    """The id of a method without the number of its variant."""
     return method.rpartition("-")[0] if method.rpartition("-")[2].isdigit() else method
 
 
-def factor(a: Key, b: Key) -> str | None:
-    """What alone sets two maps apart; None where more than one thing does."""
+def factor(a: MapKey, b: MapKey) -> str | None:
+    """The only factor in which two maps differ; None if they differ in several."""
     differs = {
         "baseline": a.baseline != b.baseline,
         "hyper-parameter": a.method != b.method and family(a.method) == family(b.method),
@@ -33,100 +33,106 @@ def factor(a: Key, b: Key) -> str | None:
         "seed": a.seed != b.seed and a.method == b.method,
     }
     if differs["method"] and NO_BASELINE in (a.baseline, b.baseline):
-        differs["baseline"] = False  # a method without a baseline stands beside all
-    found = [name for name, different in differs.items() if different]
-    return found[0] if len(found) == 1 else None
+        differs["baseline"] = False  # a method without a baseline is compared at every baseline
+    differing = [name for name, different in differs.items() if different]
+    return differing[0] if len(differing) == 1 else None
 
 
-def cases(found: Graded) -> Iterator[tuple[tuple[str, int], list[Key]]]:
-    """The maps of each image and class."""
-    groups: dict[tuple[str, int], list[Key]] = defaultdict(list)
-    for key in found.maps:
+def cases(results: EvaluationResults) -> Iterator[tuple[tuple[str, int], list[MapKey]]]:
+    """The keys of the maps of each image and class."""
+    groups: dict[tuple[str, int], list[MapKey]] = defaultdict(list)
+    for key in results.maps:
         groups[key.image, key.target].append(key)
     yield from groups.items()
 
 
-def divergence(found: Graded, seed: int) -> dict[str, Any]:
-    """Mean 1 - Spearman when one factor alone changes, by family of methods.
+def divergence(results: EvaluationResults, seed: int) -> dict[str, Any]:
+    """Mean of 1 - Spearman over pairs of maps that differ in one factor, by family of methods.
 
-    Images are averaged first; ``interval`` is a bootstrap over them. The factor ``seed`` is the
-    noise floor: a divergence below it is no finding.
+    Pairs are averaged per image first; ``interval`` is a bootstrap over images with ``seed``. The
+    factor ``seed`` gives the noise floor: a divergence below it is no finding (README, eq. 18).
     """
     by: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = defaultdict(dict)
-    for case, keys in cases(found):
-        matrix = spearman_matrix(np.stack([found.maps[key] for key in keys]))
+    for case, keys in cases(results):
+        matrix = spearman_matrix(np.stack([results.maps[key] for key in keys]))
         for (i, a), (j, b) in itertools.combinations(enumerate(keys), 2):
             name = factor(a, b)
             if name in (None, "method") or np.isnan(matrix[i, j]):
                 continue
             by[family(a.method), str(name)].setdefault(case, []).append(1 - matrix[i, j])
-    told: dict[str, Any] = defaultdict(dict)
+    summary: dict[str, Any] = defaultdict(dict)
     for (method, name), images in by.items():
         means = np.array([np.mean(values) for values in images.values()])
-        told[method][name] = {
+        summary[method][name] = {
             "mean": float(means.mean()),
             "least": float(means.min()),
             "greatest": float(means.max()),
             "interval": bootstrap(means, seed),
             "pairs": sum(map(len, images.values())),
         }
-    return dict(told)
+    return dict(summary)
 
 
-def method_agreement(found: Graded) -> tuple[list[str], Float[np.ndarray, "n n"]]:
-    """Mean Spearman correlation of every two methods at the same baseline, over all images.
+def method_agreement(results: EvaluationResults) -> tuple[list[str], Float[np.ndarray, "n n"]]:
+    """Names of methods, and the mean Spearman correlation of every two at the same baseline.
 
-    On the diagonal that of two seeds, 1 without a second seed.
+    The diagonal compares seeds; it is 1 without a second seed.
     """
-    names = list(dict.fromkeys(key.method for key in found.maps))
+    names = list(dict.fromkeys(key.method for key in results.maps))
     sums, counts = (np.zeros((len(names), len(names))) for _ in range(2))
-    for _, keys in cases(found):
-        matrix = spearman_matrix(np.stack([found.maps[key] for key in keys]))
+    for _, keys in cases(results):
+        matrix = spearman_matrix(np.stack([results.maps[key] for key in keys]))
         for (i, a), (j, b) in itertools.product(enumerate(keys), repeat=2):
             same = a.baseline == b.baseline or NO_BASELINE in (a.baseline, b.baseline)
             if same and i != j and not np.isnan(matrix[i, j]):
-                place = names.index(a.method), names.index(b.method)
-                sums[place] += matrix[i, j]
-                counts[place] += 1
+                pair = names.index(a.method), names.index(b.method)
+                sums[pair] += matrix[i, j]
+                counts[pair] += 1
     counts[counts == 0] = np.nan
-    found_at = sums / counts
-    alone = np.isnan(found_at.diagonal())  # no second seed: a map agrees with itself
-    found_at[np.flatnonzero(alone), np.flatnonzero(alone)] = 1.0
-    return names, found_at
+    means = sums / counts
+    unseeded = np.isnan(means.diagonal())  # without a second seed a map agrees with itself
+    means[np.flatnonzero(unseeded), np.flatnonzero(unseeded)] = 1.0
+    return names, means
 
 
-def makers_of(found: Graded) -> list[tuple[str, str]]:
-    """Methods with their baselines: what graders rank."""
-    return list(dict.fromkeys((key.method, key.baseline) for key in found.maps))
+def candidates_of(results: EvaluationResults) -> list[tuple[str, str]]:
+    """Pairs of method and baseline, the candidates that graders rank."""
+    return list(dict.fromkeys((key.method, key.baseline) for key in results.maps))
 
 
 def lower_is_better(grader: str) -> bool:
-    """Of a grader's label."""
+    """Whether lower grades are better, by the label of a grader."""
     return grader.partition("@")[0].partition("-")[0] in LOWER_IS_BETTER
 
 
-def goodness(found: Graded, graders: list[str]) -> Mapping[str, Float[np.ndarray, "images makers"]]:
-    """Grades turned so that more is better, mean over seeds; NaN where there is none."""
-    makers = makers_of(found)
-    told = {}
+def goodness(
+    results: EvaluationResults, graders: list[str]
+) -> Mapping[str, Float[np.ndarray, "images candidates"]]:
+    """Grades with a sign so that higher is better, by grader; mean over seeds, NaN for none."""
+    candidates = candidates_of(results)
+    signed = {}
     for grader in graders:
         sign = -1 if lower_is_better(grader) else 1
         rows = []
-        for _, keys in cases(found):
+        for _, keys in cases(results):
             values: dict[tuple[str, str], list[float]] = defaultdict(list)
             for key in keys:
-                value = found.grades[key][grader]
+                value = results.grades[key][grader]
                 if value is not None:
                     values[key.method, key.baseline].append(sign * value)
-            rows.append([np.mean(values[m]) if values[m] else np.nan for m in makers])
-        told[grader] = np.array(rows, dtype=np.float64)
-    return told
+            rows.append([np.mean(values[m]) if values[m] else np.nan for m in candidates])
+        signed[grader] = np.array(rows, dtype=np.float64)
+    return signed
 
 
 def grader_agreement(
     good: Mapping[str, Float[np.ndarray, "_i _m"]],
 ) -> tuple[list[str], Float[np.ndarray, "n n"]]:
-    """Kendall's tau between the rankings of every two graders, ranked per image, then averaged."""
+    """Names of graders, and Kendall's tau between the rankings of every two, mean over images.
+
+    Args:
+        good: as :func:`goodness` returns it.
+    """
     names = list(good)
     matrix = np.full((len(names), len(names)), np.nan)
     for i, j in itertools.product(range(len(names)), repeat=2):
@@ -140,21 +146,23 @@ def grader_agreement(
 
 
 def reliability(good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, float | None]:
-    """Krippendorff's alpha of each grader: images as raters of the map makers' ranks."""
-    told: dict[str, float | None] = {}
+    """Krippendorff's alpha of each grader, with images as raters that rank methods."""
+    alphas: dict[str, float | None] = {}
     for name, values in good.items():
         known = values[:, ~np.isnan(values).any(0)]
         ranks = stats.rankdata(known, axis=1) if known.size else known
-        told[name] = krippendorff(ranks)
-    return told
+        alphas[name] = krippendorff(ranks)
+    return alphas
 
 
-def winners(found: Graded, good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, Any]:
-    """For each id of graders, the share of images whose best method changes with the baseline."""
-    makers = makers_of(found)
+def winners(
+    results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
+) -> dict[str, Any]:
+    """Share of images whose best method changes with the grader's baseline, by grader id."""
+    candidates = candidates_of(results)
     by: dict[str, list[list[str]]] = defaultdict(list)
     for name, values in good.items():
-        best = [makers[int(np.nanargmax(row))][0] for row in values if not np.isnan(row).all()]
+        best = [candidates[int(np.nanargmax(row))][0] for row in values if not np.isnan(row).all()]
         by[name.partition("@")[0]].append(best)
     return {
         name: float(np.mean([len(set(image)) > 1 for image in zip(*rows, strict=False)]))
@@ -163,26 +171,30 @@ def winners(found: Graded, good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> di
     }
 
 
-def controls(found: Graded, good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, Any]:
-    """How often a control is graded at least as good as a method, by grader and control."""
-    makers = makers_of(found)
-    told: dict[str, Any] = {}
+def controls(
+    results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
+) -> dict[str, Any]:
+    """Share of pairs in which a control's grade is at least a method's, by grader and control."""
+    candidates = candidates_of(results)
+    shares: dict[str, Any] = {}
     for name, values in good.items():
-        for place, (method, _) in enumerate(makers):
+        for column, (method, _) in enumerate(candidates):
             if family(method) not in CONTROLS:
                 continue
-            others = [i for i, maker in enumerate(makers) if family(maker[0]) not in CONTROLS]
-            pairs = values[:, [place]] >= values[:, others]
-            known = ~(np.isnan(values[:, [place]]) | np.isnan(values[:, others]))
+            others = [
+                i for i, candidate in enumerate(candidates) if family(candidate[0]) not in CONTROLS
+            ]
+            pairs = values[:, [column]] >= values[:, others]
+            known = ~(np.isnan(values[:, [column]]) | np.isnan(values[:, others]))
             if known.any():
-                told.setdefault(name, {})[method] = float(pairs[known].mean())
-    return told
+                shares.setdefault(name, {})[method] = float(pairs[known].mean())
+    return shares
 
 
-def interaction(found: Graded, graders: list[str]) -> list[dict[str, Any]]:
-    """Mean grade by method, baseline of the map and grader: does a map win with its own?"""
+def interaction(results: EvaluationResults, graders: list[str]) -> list[dict[str, Any]]:
+    """Mean grade by method, baseline of the map and grader."""
     by: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for key, grades in found.grades.items():
+    for key, grades in results.grades.items():
         for name in graders:
             value = grades[name]
             if value is not None:
@@ -194,5 +206,5 @@ def interaction(found: Graded, graders: list[str]) -> list[dict[str, Any]]:
 
 
 def finite(matrix: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
-    """A matrix for JSON, with null for NaN."""
+    """A matrix as nested lists, with None for NaN."""
     return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]

@@ -1,4 +1,4 @@
-"""Carries out ``saliency.evaluate``: maps, their grades, curves and agreement."""
+"""Runs ``saliency.evaluate``: maps, their grades, curves and agreement."""
 
 import itertools
 import json
@@ -10,62 +10,63 @@ import torch
 from models.core.run import Run, StoppedError
 from models.saliency.figures import charts
 from models.saliency.graders.agreement import compare
+from models.saliency.results import EvaluationResults, write_tables
 from models.saliency.spec.evaluate import SaliencyEvaluate
 from models.saliency.spec.graders import LOWER_IS_BETTER
-from models.saliency.study import Graded, Study, write_tables
+from models.saliency.study import Study
 
 
 def evaluate(spec: SaliencyEvaluate, run: Run) -> None:
-    """Make every map of the spec and grade it; compare the maps of an image with each other.
+    """Compute and grade every map of the spec; compare the maps of each image with each other.
 
-    A stop leaves the tables of the maps finished so far.
+    After a stop the tables hold the maps finished so far.
 
     Raises:
         SpecError: if the spec does not fit the net or the images.
         DataError: if an image cannot be used.
         StoppedError: between two batches, if a stop was requested.
     """
-    study, found = Study(spec, run), Graded()
+    study, results = Study(spec, run), EvaluationResults()
     try:
-        study.carry_out(found)
+        study.run(results)
     except StoppedError:
-        if found.maps:
-            write_tables(found, run)
+        if results.maps:
+            write_tables(results, run)
         raise
-    write_tables(found, run)
-    if found.curves:
-        charts.curves(run.dir / "curves.png", found.curves)
+    write_tables(results, run)
+    if results.curves:
+        charts.curves(run.dir / "curves.png", results.curves)
         run.artifact("curves.png", role="image")
     report = {
         "kind": spec.kind,
-        **described(study, found),
-        "agreement": agreement(found),
+        **described(study, results),
+        "agreement": agreement(results),
         "lower_is_better": sorted(LOWER_IS_BETTER),
     }
     write_json(run, "metrics.json", report)
-    run.result(maps=len(found.maps), rows=found.rows, warnings=len(found.warnings))
+    run.result(maps=len(results.maps), rows=results.rows, warnings=len(results.warnings))
 
 
-def described(study: Study, found: Graded) -> dict[str, Any]:
-    """What every report begins with: the net, the images and how they were read; no times."""
+def described(study: Study, results: EvaluationResults) -> dict[str, Any]:
+    """The first entries of a report: the net, the images, the software; no times."""
     return {
         "model": study.spec.model.model_dump(exclude_none=True),
         "score": study.spec.score,
         "seed": study.spec.seed,
-        "rows": found.rows,
-        "engine": "plain" if study.scorer.plan is None else "plan",
-        "device": study.run.device,
+        "rows": results.rows,
+        "engine": "plain" if study.cases.scorer.plan is None else "plan",
+        "device": study.device,
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
-        "warnings": found.warnings,
-        "images": found.images,
-        "grades": [{**key._asdict(), "values": grades} for key, grades in found.grades.items()],
+        "warnings": results.warnings,
+        "images": results.images,
+        "grades": [{**key._asdict(), "values": grades} for key, grades in results.grades.items()],
     }
 
 
-def agreement(found: Graded) -> list[dict[str, Any]]:
-    """Every two maps of an image and class, with all figures of section 5.5."""
-    told = []
-    for a, b in itertools.combinations(found.maps, 2):
+def agreement(results: EvaluationResults) -> list[dict[str, Any]]:
+    """All figures of agreement for every two maps of the same image and class."""
+    pairs = []
+    for a, b in itertools.combinations(results.maps, 2):
         if (a.image, a.target) == (b.image, b.target):
             pair = {
                 "image": a.image,
@@ -73,8 +74,8 @@ def agreement(found: Graded) -> list[dict[str, Any]]:
                 "a": f"{a.method}-{a.baseline}-seed{a.seed}",
                 "b": f"{b.method}-{b.baseline}-seed{b.seed}",
             }
-            told.append(pair | compare(found.maps[a], found.maps[b]))
-    return told
+            pairs.append(pair | compare(results.maps[a], results.maps[b]))
+    return pairs
 
 
 def write_json(run: Run, name: str, report: dict[str, Any]) -> None:

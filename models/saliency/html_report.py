@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML file with everything in it."""
+"""The report of a sweep as one self-contained HTML file."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 
 from models.saliency.analysis import lower_is_better
 from models.saliency.figures.maps import SCORES, describe
+from models.saliency.results import EvaluationResults
 from models.saliency.spec.evaluate import SaliencySweep
-from models.saliency.spec.parts import labels
-from models.saliency.study import Graded
+from models.saliency.spec.fields import labels
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
@@ -25,16 +25,28 @@ img { max-width: 100%; height: auto; margin: 1em 0; } .note { color: #57606a; }
 
 
 def write(
-    path: Path, spec: SaliencySweep, found: Graded, told: dict[str, Any], pictures: Sequence[Path]
+    path: Path,
+    spec: SaliencySweep,
+    results: EvaluationResults,
+    findings: dict[str, Any],
+    pictures: Sequence[Path],
 ) -> None:
-    """Write the report; pictures are embedded, nothing is loaded from elsewhere."""
+    """Write the report with embedded pictures and no external resources.
+
+    Args:
+        path: of the HTML file.
+        spec: of the sweep.
+        results: its maps and grades.
+        findings: as ``sweep.analyse`` returns them.
+        pictures: PNG files to embed.
+    """
     parts = [
         "<h1>Saliency sweep</h1>",
-        f"<p>{len(found.images)} images, {len(found.maps)} maps, {found.rows:,} rows through the "
-        f"net; what is read: {SCORES[spec.score]}.</p>",
-        *(f'<p class="note">Warning: {escape(text)}</p>' for text in found.warnings),
+        f"<p>{len(results.images)} images, {len(results.maps)} maps, {results.rows:,} rows through "
+        f"the net; score: {SCORES[spec.score]}.</p>",
+        *(f'<p class="note">Warning: {escape(text)}</p>' for text in results.warnings),
         "<h2>Images</h2>",
-        _images(found),
+        _images(results),
         "<h2>Methods</h2>",
         _table(
             ("name", "parameters"),
@@ -43,20 +55,20 @@ def write(
                 for name, method in zip(labels(spec.methods), spec.methods, strict=True)
             ),
         ),
-        "<h2>Baselines by themselves</h2>",
+        "<h2>Impact of baselines alone</h2>",
         "<p>A neutral baseline has a largest class probability near chance.</p>",
-        _baselines(found),
+        _baselines(results),
         "<h2>Divergence of maps by factor</h2>",
-        "<p>Mean of 1 - Spearman when only one thing changes, with its 95 % interval over images. "
-        "The seed is the noise floor: what reaches down to it (grey) is no finding. A dash: "
-        "nothing of this kind changed, or there is no chance in the method.</p>",
-        _divergence(told),
+        "<p>Mean of 1 - Spearman when only one factor changes, with its 95 % interval over images. "
+        "The seed gives the noise floor; an interval that reaches it (grey) is no finding. A dash: "
+        "this factor did not vary, or the method is not random.</p>",
+        _divergence(findings),
         "<h2>Graders</h2>",
-        _graders(told),
+        _graders(findings),
         "<h2>Mean grades</h2>",
-        "<p>Of each method with each baseline of the map; the best of a column is bold. Whether a "
-        "map wins when it is graded with its own baseline is read along its row.</p>",
-        _grades(told),
+        "<p>By method and baseline of the map; the best grade of a column is bold. A row shows "
+        "whether a map is graded better with its own baseline.</p>",
+        _grades(findings),
         "<h2>Pictures</h2>",
         *(_picture(picture) for picture in pictures),
     ]
@@ -69,7 +81,7 @@ def write(
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Cells are escaped; one that begins with ``<td`` is taken as it is."""
+    """An HTML table; cells are escaped, except those that begin with ``<td``."""
     lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
     for row in rows:
         texts = (str(cell) for cell in row)
@@ -78,30 +90,31 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
-def _images(found: Graded) -> str:
+def _images(results: EvaluationResults) -> str:
     rows = [
         (image, target["class"], target["name"], _number(target["score"]))
-        for image, told in found.images.items()
-        for target in told["targets"]
+        for image, described in results.images.items()
+        for target in described["targets"]
     ]
     return _table(("image", "class", "name", "score"), rows)
 
 
-def _grades(told: dict[str, Any]) -> str:
-    """Makers down, graders across."""
+def _grades(findings: dict[str, Any]) -> str:
+    """Mean grades by method and baseline (rows) and grader (columns)."""
     means = {
-        (row["method"], row["baseline"], row["grader"]): row["mean"] for row in told["interaction"]
+        (row["method"], row["baseline"], row["grader"]): row["mean"]
+        for row in findings["interaction"]
     }
-    makers = list(dict.fromkeys((method, baseline) for method, baseline, _ in means))
+    candidates = list(dict.fromkeys((method, baseline) for method, baseline, _ in means))
     graders = list(dict.fromkeys(grader for _, _, grader in means))
     best = {}
     for grader in graders:
         known = [v for (*_, name), v in means.items() if name == grader and v is not None]
         best[grader] = (min if lower_is_better(grader) else max)(known, default=None)
     rows = []
-    for maker in makers:
-        values = [(means.get((*maker, grader)), best[grader]) for grader in graders]
-        rows.append((*maker, *(_cell(value, value == top) for value, top in values)))
+    for candidate in candidates:
+        values = [(means.get((*candidate, grader)), best[grader]) for grader in graders]
+        rows.append((*candidate, *(_cell(value, value == top) for value, top in values)))
     heads = (
         f"{name} ({'less' if lower_is_better(name) else 'more'} is better)" for name in graders
     )
@@ -117,7 +130,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _baselines(found: Graded) -> str:
+def _baselines(results: EvaluationResults) -> str:
     rows = [
         (
             image,
@@ -127,17 +140,17 @@ def _baselines(found: Graded) -> str:
             _number(numbers["entropy"]),
             _number(numbers["path_area"][0]),
         )
-        for image, told in found.images.items()
-        for name, numbers in told["baselines"].items()
+        for image, described in results.images.items()
+        for name, numbers in described["baselines"].items()
     ]
     head = ("image", "baseline", "score of the class", "largest probability", "entropy (nats)",
             "area of the path to the image")  # fmt: skip
     return _table(head, rows)
 
 
-def _divergence(told: dict[str, Any]) -> str:
+def _divergence(findings: dict[str, Any]) -> str:
     rows = []
-    for method, factors in told["divergence"].items():
+    for method, factors in findings["divergence"].items():
         floor = factors.get("seed", {}).get("mean", 0.0)
         row = [method]
         for name in ("baseline", "hyper-parameter", "seed"):
@@ -153,22 +166,22 @@ def _divergence(told: dict[str, Any]) -> str:
     return _table(("method", "baseline", "hyper-parameter", "seed (noise floor)"), rows)
 
 
-def _graders(told: dict[str, Any]) -> str:
-    alpha = told["grader_reliability"]
-    beaten = told["controls_not_beaten"]
+def _graders(findings: dict[str, Any]) -> str:
+    alpha = findings["grader_reliability"]
+    beaten = findings["controls_not_beaten"]
     names = sorted({name for rows in beaten.values() for name in rows})
     rows = [
         (name, _number(alpha[name]), *(_number(beaten.get(name, {}).get(n)) for n in names))
         for name in alpha
     ]
     head = ("grader", "Krippendorff's alpha over images", *(f"not better than {n}" for n in names))
-    changes = told["winner_changes_with_baseline"]
-    said = "".join(
+    changes = findings["winner_changes_with_baseline"]
+    sentences = "".join(
         f"<p>{escape(name)}: the best method changes with the grader's baseline in "
         f"{share:.0%} of the images.</p>"
         for name, share in changes.items()
     )
-    return _table(head, rows) + said
+    return _table(head, rows) + sentences
 
 
 def _picture(path: Path) -> str:

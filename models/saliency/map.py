@@ -1,4 +1,4 @@
-"""Carries out ``saliency.map``: every image, method, baseline and class; maps as they come."""
+"""Runs ``saliency.map``: all maps of every image, by method, baseline and class."""
 
 import io
 import json
@@ -12,119 +12,112 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.run import Run
+from models.saliency.case_builder import CaseBuilder, image_name
 from models.saliency.figures.maps import Panel, draw, style
-from models.saliency.methods.baselines import NEUTRAL_FACTOR, Replacement, alone, baseline, impact
+from models.saliency.methods.baselines import (
+    NEUTRAL_FACTOR,
+    Replacement,
+    above_neutral_limit,
+    baseline_impact,
+    image_of,
+    replacements_of,
+)
 from models.saliency.methods.case import Case
-from models.saliency.methods.registry import make
-from models.saliency.net import load
-from models.saliency.net.images import choose_targets, load_images, load_others, prepare
-from models.saliency.net.run import Rows, arithmetic, chunk_size, open_net, precision_gap
-from models.saliency.net.scores import Scorer, check_finite, dtype_of, probe
+from models.saliency.methods.registry import compute_map
+from models.saliency.net.run import arithmetic, precision_gap
+from models.saliency.net.scores import check_finite
+from models.saliency.spec.fields import Plain, labels
 from models.saliency.spec.map import SaliencyMap
 from models.saliency.spec.methods import NO_BASELINE, Method, uses_baseline
-from models.saliency.spec.parts import ImageRef, MapBaseline, Plain, labels
 
 
 def map_images(spec: SaliencyMap, run: Run) -> None:
     """Explain every image of the spec.
 
-    Leaves each map as an artifact as soon as it is made, so that a cancelled job keeps those it
-    finished; then the pictures of an image, the archive and the report.
+    Reports each map as an artifact as soon as it is computed, so that a cancelled job keeps its
+    finished maps; the pictures follow per method, the archive and the report at the end.
 
     Raises:
         SpecError: if the spec does not fit the net or the images, or the net cannot be read.
         DataError: if an image cannot be used.
         StoppedError: between two batches, if a stop was requested.
     """
-    subject = load.load_subject(spec, run)
-    images = load_images(spec, run)
-    load_others(spec, run, subject)
-    rows = Rows(run, spec.rows(*subject.size))
+    explainer = Explainer(spec, run)
     with arithmetic(spec):
-        explainer = Explainer(spec, run, subject, open_net(spec, subject, rows))
-        for position, image in enumerate(images):
-            explainer.explain(position, image)
+        for position in range(len(spec.images)):
+            explainer.explain(position)
     if "npz" in spec.outputs:
         write_archive(run.dir / "maps.npz", run.dir / "saliency", explainer.maps)
         run.artifact("maps.npz", role="table")
-    explainer.write_report(rows.done)
+    explainer.write_report()
 
 
 class Explainer:
-    """Explains one image after the other and keeps what the report needs (no map)."""
+    """Explains the images one by one; keeps in memory what the report needs, but no map."""
 
-    def __init__(self, spec: SaliencyMap, run: Run, subject: load.Subject, scorer: Scorer) -> None:
-        self.spec, self.run, self.subject, self.scorer = spec, run, subject, scorer
-        self.chunk = chunk_size(spec, scorer, subject.size, run.device)
+    def __init__(self, spec: SaliencyMap, run: Run) -> None:
+        self.spec, self.run = spec, run
+        self.cases = CaseBuilder(spec, run)
         self.maps: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.warnings: list[str] = []
 
-    def explain(self, position: int, image: np.ndarray) -> None:
-        """All maps of one image; the first image also serves to probe the net."""
+    def explain(self, position: int) -> None:
+        """Compute all maps of one image."""
         ref = self.spec.images[position]
         name = image_name(position, ref)
-        pixels = prepare(image, self.subject, f"images.{position}").to(self.run.device)
-        x = self.subject.space.normalise(pixels).to(dtype_of(self.subject.net))
-        if position == 0:
-            probe(self.scorer, x)
-        outputs = self.scorer.outputs(x[None])
-        targets = choose_targets(self.spec.target, outputs[0])
-        index = torch.tensor(targets, device=x.device)
-        full = self.scorer.read(outputs)[0, index]
-        case = Case(x, self.scorer, index, full, self.spec.seed, self.chunk, pixels)
+        case, outputs = self.cases.build(position)
         entry = {"image": name, **ref.model_dump(exclude_none=True)}
-        entry |= self._describe(self.scorer.probabilities(outputs)[0], targets, full)
+        entry |= self._describe(case, outputs)
         self.images.append(entry)
+        space = self.cases.subject.space
+        names = labels(self.spec.baselines)
         replacements = {
-            label: baseline(part, x, self.subject.space, self.spec.seed)
-            for part, label in self._baselines()
+            label: replacements_of(part, case.x, space, self.spec.seed)
+            for part, label in zip(self.spec.baselines, names, strict=True)
         }
-        shown = torch.stack([x, *(alone(found[0]) for found in replacements.values())])
-        if (gap := precision_gap(self.scorer, self.spec, shown)) is not None:
+        images = torch.stack([case.x, *(image_of(drawn[0]) for drawn in replacements.values())])
+        if (gap := precision_gap(case.scorer, self.spec, images)) is not None:
             entry["precision_difference"] = gap
         entry["baselines"] = {
-            label: self._impact(name, label, case, index, found)
-            for label, found in replacements.items()
+            label: self._impact(name, label, case, drawn) for label, drawn in replacements.items()
         }
         (self.run.dir / "saliency" / name).mkdir(parents=True, exist_ok=True)
+        zero = {NO_BASELINE: replacements_of(Plain(id="zero"), case.x, space, 0)}
         for method, label in zip(self.spec.methods, labels(self.spec.methods), strict=True):
-            neutral = {NO_BASELINE: baseline(Plain(id="zero"), x, self.subject.space, 0)}
-            used = replacements if uses_baseline(method) else neutral
-            self._compare(method, label, case, used, entry, pixels)
+            self._compare(
+                method, label, case, replacements if uses_baseline(method) else zero, entry
+            )
 
-    def _describe(
-        self, probability: Float[Tensor, "classes"], targets: list[int], full: Float[Tensor, "k"]
-    ) -> dict[str, Any]:
-        """What the net makes of the unperturbed image."""
+    def _describe(self, case: Case, outputs: Float[Tensor, "classes"]) -> dict[str, Any]:
+        """The net's prediction for the unperturbed image."""
+        probability = case.scorer.probabilities(outputs[None])[0]
         return {
             "top_class": int(probability.argmax()),
             "targets": [
                 {
                     "class": target,
-                    "name": self.subject.classes[target],
+                    "name": self.cases.subject.classes[target],
                     "score": score,
                     "probability": probability[target].item(),
                 }
-                for target, score in zip(targets, full.tolist(), strict=True)
+                for target, score in zip(case.targets.tolist(), case.full.tolist(), strict=True)
             ],
         }
 
-    def _baselines(self) -> list[tuple[MapBaseline, str]]:
-        return list(zip(self.spec.baselines, labels(self.spec.baselines), strict=True))
-
     def _impact(
-        self, image: str, label: str, case: Case, targets: Tensor, found: list[Replacement]
+        self, image: str, label: str, case: Case, drawn: list[Replacement]
     ) -> dict[str, Any]:
-        """Baseline impact of section 4.1, with a warning where a baseline speaks for a class."""
-        numbers = impact(self.scorer, case.x, [alone(b) for b in found], targets, self.chunk)
-        limit = NEUTRAL_FACTOR / len(self.subject.classes)
-        for target, p in zip(targets.tolist(), numbers["probability"], strict=True):
-            if p > limit:
+        """Impact of a baseline on its own (README, eq. 3); warns where it is not neutral."""
+        classes = self.cases.subject.classes
+        images = [image_of(replacement) for replacement in drawn]
+        numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk)
+        for target, p in zip(case.targets.tolist(), numbers["probability"], strict=True):
+            if above_neutral_limit(p, len(classes)):
                 self._warn(
                     "baseline_not_neutral",
                     f"{image}: baseline {label} alone has probability {p:.3g} for class "
-                    f"{self.subject.classes[target]!r}, over {NEUTRAL_FACTOR} times chance",
+                    f"{classes[target]!r}, over {NEUTRAL_FACTOR} times chance",
                 )
         return numbers
 
@@ -139,18 +132,17 @@ class Explainer:
         case: Case,
         replacements: dict[str, list[Replacement]],
         entry: dict[str, Any],
-        pixels: Float[Tensor, "c h w"],
     ) -> None:
-        """The maps of one method with every baseline; then, a class each, their picture."""
+        """Compute the maps of one method with every baseline, then draw them, class by class."""
         panels: list[list[Panel]] = [[] for _ in entry["targets"]]
-        for baseline_label, found in replacements.items():
-            case.told.clear()
-            drawn = torch.stack([make(method, case, b) for b in found])
-            values = drawn.mean(0).float().cpu().numpy()  # [k, rows, columns]
-            error = drawn.std(0).mean((1, 2)) / len(found) ** 0.5 if len(found) > 1 else None
+        for baseline_label, drawn in replacements.items():
+            case.reported.clear()
+            maps = torch.stack([compute_map(method, case, b) for b in drawn])
+            values = maps.mean(0).float().cpu().numpy()  # [k, rows, columns]
+            error = maps.std(0).mean((1, 2)) / len(drawn) ** 0.5 if len(drawn) > 1 else None
             for k, target in enumerate(entry["targets"]):
                 described = {"method": label, "baseline": baseline_label, "class": target["class"]}
-                described |= case.told
+                described |= case.reported
                 if error is not None:
                     described["standard_error"] = error[k].item()
                 self._keep(entry, k, described, values[k])
@@ -158,13 +150,13 @@ class Explainer:
                 panels[k].append(Panel(title, values[k]))
         if "png" in self.spec.outputs:
             for target, row in zip(entry["targets"], panels, strict=True):
-                self.run.check_stop()  # a picture takes as long as many rows
-                self._draw(method, label, entry["image"], target, row, pixels)
+                self.run.check_stop()  # drawing takes as long as many rows
+                self._draw(method, label, entry["image"], target, row, case)
 
     def _keep(
         self, entry: dict[str, Any], k: int, described: dict[str, Any], values: np.ndarray
     ) -> None:
-        """Write one map, hand it over and report its numbers."""
+        """Write one map, report it as an artifact and log its numbers."""
         stem = f"{described['method']}-{described['baseline']}-class{described['class']}"
         name = f"saliency/{entry['image']}/{stem}.npy"
         check_finite(values, name)
@@ -174,9 +166,9 @@ class Explainer:
         self.run.artifact(name, role="saliency_map", **described)
         self.maps.append({"artifact": name, **described, "min": low, "max": high})
         numbers = {"score": entry["targets"][k]["score"], "map_min": low, "map_max": high}
-        if (alone := entry["baselines"].get(described["baseline"])) is not None:
-            numbers["baseline_score"] = alone["score"][k]
-            numbers["neutrality"] = alone["neutrality"]
+        if (impact := entry["baselines"].get(described["baseline"])) is not None:
+            numbers["baseline_score"] = impact["score"][k]
+            numbers["neutrality"] = impact["neutrality"]
         self.run.log(len(self.maps), **numbers)
 
     def _draw(
@@ -186,9 +178,11 @@ class Explainer:
         image: str,
         target: dict[str, Any],
         panels: list[Panel],
-        pixels: Float[Tensor, "c h w"],
+        case: Case,
     ) -> None:
+        """Write the picture of one method and class."""
         name = f"saliency/{image}/{label}-class{target['class']}.png"
+        pixels = case.x if case.pixels is None else case.pixels
         draw(
             self.run.dir / name,
             pixels.permute(1, 2, 0).cpu().numpy(),
@@ -199,17 +193,18 @@ class Explainer:
         )
         self.run.artifact(name, role="image", image=image, method=label)
 
-    def write_report(self, rows: int) -> None:
-        """All numbers of the run, without times: the same spec leaves the same bytes."""
+    def write_report(self) -> None:
+        """Write all numbers of the run but times, so that equal specs give equal bytes."""
+        scorer, rows = self.cases.scorer, self.cases.rows.done
         numbers = {
             "kind": self.spec.kind,
             "model": self.spec.model.model_dump(exclude_none=True),
             "score": self.spec.score,
             "seed": self.spec.seed,
             "rows": rows,
-            "batch": self.chunk,
-            "engine": "plain" if self.scorer.plan is None else "plan",
-            "dtype": str(self.scorer.dtype).removeprefix("torch."),
+            "batch": self.cases.chunk,
+            "engine": "plain" if scorer.plan is None else "plan",
+            "dtype": str(scorer.dtype).removeprefix("torch."),
             "precision": self.spec.precision,
             "device": self.run.device,
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
@@ -224,15 +219,10 @@ class Explainer:
         )
 
 
-def image_name(position: int, ref: ImageRef) -> str:
-    """Folder of an image's maps: its place in the spec, its dataset and its index there."""
-    return f"{position:03d}-{ref.dataset[:60].replace('.', '-')}-{ref.index}"
-
-
 def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:
-    """All maps as one npz, read and written one by one; ``index`` is a JSON string array.
+    """Write all maps as one npz, map by map, with a JSON index as a string array.
 
-    ``json.loads(str(np.load(path)["index"]))`` lists, for each key, what it is a map of.
+    ``json.loads(str(np.load(path)["index"]))`` gives the key and the description of each map.
     """
     index = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -247,6 +237,6 @@ def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:
 
 
 def _add(archive: zipfile.ZipFile, key: str, content: bytes) -> None:
-    # A fixed date, so that the same maps make the same bytes.
+    # A fixed date, so that equal maps give equal bytes.
     entry = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
     archive.writestr(entry, content, zipfile.ZIP_DEFLATED)

@@ -1,7 +1,8 @@
-"""Random words that depend on (seed, stream, index) alone, not on batch size or device.
+"""Random numbers that depend on (seed, stream, index) only, not on batch size or device.
 
-Philox-4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): a
-counter is hashed under a key, so that any word can be made at any time without a state.
+Philox-4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), is a
+counter-based generator: it encrypts a counter under a key, so any number is available without a
+state.
 """
 
 import math
@@ -15,16 +16,21 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 
-# Streams keep the uses of one seed apart.
+# Streams separate the uses of one seed.
 CELLS, SHIFTS, NOISE = 0, 1, 2
 
 
 def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """Four 32-bit words from four, all as int64 tensors of one shape, under a two-word key."""
+    """Four random 32-bit words for each counter of four words, as int64 tensors of one shape.
+
+    Args:
+        counter: four words.
+        key: two words.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        # The product may wrap to a negative int64; its bits, taken by mask and shift, are right.
+        # The product may wrap to a negative int64; the masked and shifted bits are still correct.
         low, high = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c2 = (high >> 32 & WORD) ^ c1 ^ k0, (low >> 32 & WORD) ^ c3 ^ k1
         c1, c3 = high & WORD, low & WORD
@@ -35,7 +41,14 @@ def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
 def words(
     seed: tuple[int, int], stream: int, index: Int64[Tensor, "n"], count: int
 ) -> Int64[Tensor, "n {count}"]:
-    """``count`` random words in [0, 2**32) for each index."""
+    """``count`` random words in [0, 2**32) for each index.
+
+    Args:
+        seed: two words, the key of the generator.
+        stream: separates uses of one seed.
+        index: of the rows.
+        count: words per row.
+    """
     block = torch.arange(math.ceil(count / 4), device=index.device)
     c0, c1 = torch.broadcast_tensors(block[None, :], index[:, None])
     c2 = torch.full_like(c0, stream)
@@ -46,13 +59,27 @@ def words(
 def uniform(
     seed: tuple[int, int], stream: int, index: Int64[Tensor, "n"], count: int
 ) -> Float[Tensor, "n {count}"]:
-    """Uniform float64 numbers, strictly between 0 and 1."""
+    """Uniform float64 numbers, strictly between 0 and 1.
+
+    Args:
+        seed: two words, the key of the generator.
+        stream: separates uses of one seed.
+        index: of the rows.
+        count: numbers per row.
+    """
     return (words(seed, stream, index, count).double() + 0.5) / (WORD + 1)
 
 
 def normal(
     seed: tuple[int, int], stream: int, index: Int64[Tensor, "n"], count: int
 ) -> Float[Tensor, "n {count}"]:
-    """Standard normal float64 numbers, by the transform of Box and Muller."""
+    """Standard normal float64 numbers by the Box-Muller transform.
+
+    Args:
+        seed: two words, the key of the generator.
+        stream: separates uses of one seed.
+        index: of the rows.
+        count: numbers per row.
+    """
     u, v = uniform(seed, stream, index, 2 * count).chunk(2, dim=1)
     return torch.sqrt(-2 * torch.log(u)) * torch.cos(2 * math.pi * v)

@@ -1,4 +1,4 @@
-"""Carries out ``saliency.sweep``: maps and grades of all cells, then what they disagree about."""
+"""Runs ``saliency.sweep``: maps and grades of all cells, then how far they disagree."""
 
 from pathlib import Path
 from typing import Any
@@ -12,125 +12,132 @@ from models.saliency import analysis, html_report
 from models.saliency.evaluate import described, write_json
 from models.saliency.figures import charts
 from models.saliency.figures.maps import style
+from models.saliency.graders.registry import grader_labels
 from models.saliency.net import images
+from models.saliency.results import EvaluationResults, write_tables
 from models.saliency.spec.evaluate import SaliencySweep
-from models.saliency.spec.parts import labels
-from models.saliency.study import Graded, Study, grader_labels, write_tables
+from models.saliency.spec.fields import labels
+from models.saliency.study import Study
 
 
 def sweep(spec: SaliencySweep, run: Run) -> None:
-    """Make and grade every map; report divergence by factor, and agreement of methods and graders.
+    """Compute and grade every map; report divergence by factor, agreement of methods and graders.
 
-    A stop leaves a checkpoint of all finished cells; a run that goes on from it makes the rest.
+    A stop leaves a checkpoint of all finished cells, from which a later run resumes.
 
     Raises:
         SpecError: if the spec does not fit the net or the images, or asks for too many rows.
         DataError: if an image or the checkpoint cannot be used.
         StoppedError: between two batches, if a stop was requested.
     """
-    study, found = Study(spec, run), restore(run)
+    study, results = Study(spec, run), restore(run)
     try:
-        study.carry_out(found)
+        study.run(results)
     except StoppedError:
         if run.stop_wants_checkpoint:
-            save(found, run)
+            save(results, run)
         raise
-    write_tables(found, run)
-    told = analyse(spec, found)
-    pictures = draw(study, found, told, run)
-    write_json(run, "sweep.json", {"kind": spec.kind, **described(study, found), **told})
-    html_report.write(run.dir / "report.html", spec, found, told, pictures)
+    write_tables(results, run)
+    findings = analyse(spec, results)
+    pictures = draw(study, results, findings, run)
+    write_json(run, "sweep.json", {"kind": spec.kind, **described(study, results), **findings})
+    html_report.write(run.dir / "report.html", spec, results, findings, pictures)
     run.artifact("report.html", role="report")
     run.result(
-        maps=len(found.maps),
-        rows=found.rows,
-        divergence=told["divergence"],
-        warnings=len(found.warnings),
+        maps=len(results.maps),
+        rows=results.rows,
+        divergence=findings["divergence"],
+        warnings=len(results.warnings),
     )
 
 
-def analyse(spec: SaliencySweep, found: Graded) -> dict[str, Any]:
-    """All figures of section 6 of the method."""
-    graders = grader_labels(spec)
-    good = analysis.goodness(found, graders)
-    methods, agreement = analysis.method_agreement(found)
+def analyse(spec: SaliencySweep, results: EvaluationResults) -> dict[str, Any]:
+    """All figures of how far maps, methods and graders disagree (README, section 3)."""
+    graders = grader_labels(spec.graders)
+    good = analysis.goodness(results, graders)
+    methods, agreement = analysis.method_agreement(results)
     names, between = analysis.grader_agreement(good)
     return {
-        "divergence": analysis.divergence(found, spec.seed),
+        "divergence": analysis.divergence(results, spec.seed),
         "method_agreement": {"names": methods, "spearman": analysis.finite(agreement)},
         "grader_agreement": {"names": names, "kendall": analysis.finite(between)},
         "grader_reliability": analysis.reliability(good),
-        "winner_changes_with_baseline": analysis.winners(found, good),
-        "controls_not_beaten": analysis.controls(found, good),
-        "interaction": analysis.interaction(found, graders),
+        "winner_changes_with_baseline": analysis.winners(results, good),
+        "controls_not_beaten": analysis.controls(results, good),
+        "interaction": analysis.interaction(results, graders),
     }
 
 
-def draw(study: Study, found: Graded, told: dict[str, Any], run: Run) -> list[Path]:
-    """A contact sheet for each image, agreement of methods and of graders, curves."""
+def draw(
+    study: Study, results: EvaluationResults, findings: dict[str, Any], run: Run
+) -> list[Path]:
+    """Draw a contact sheet for each image, the agreement of methods and of graders, the curves.
+
+    Args:
+        study: the net and the images.
+        results: maps and curves.
+        findings: as :func:`analyse` returns them.
+        run: gets the pictures as artifacts.
+    """
     paths = []
-    said = {
+    styles = {
         label: style(method, study.spec.score)
         for method, label in zip(study.spec.methods, labels(study.spec.methods), strict=True)
     }
-    for position, image in enumerate(found.images):
-        target = found.images[image]["targets"][0]
+    for position, image in enumerate(results.images):
+        target = results.images[image]["targets"][0]
         maps = {
             (key.method, key.baseline): values
-            for key, values in reversed(found.maps.items())
+            for key, values in reversed(results.maps.items())
             if (key.image, key.target) == (image, target["class"])
         }
-        pixels = images.prepare(study.images[position], study.subject, image)
+        pixels = images.prepare(study.cases.images[position], study.cases.subject, image)
         paths.append(run.dir / f"contact-{position:03d}.png")
         charts.contact_sheet(
             paths[-1],
             dict(reversed(maps.items())),
             pixels.permute(1, 2, 0).numpy(),
             f"{image}: {target['name']}, score {target['score']:.2f}; each row on its own scale",
-            said,
+            styles,
         )
     for name, figure, title in (
         ("method_agreement", "spearman", "Agreement of methods at the same baseline"),
-        ("grader_agreement", "kendall", "Agreement of graders on the ranking of map makers"),
+        ("grader_agreement", "kendall", "Agreement of graders on the ranking of methods"),
     ):
         paths.append(run.dir / f"{name}.png")
         matrix = torch.tensor(
-            [[float("nan") if v is None else v for v in row] for row in told[name][figure]]
+            [[float("nan") if v is None else v for v in row] for row in findings[name][figure]]
         ).numpy()
         label = "mean Spearman" if figure == "spearman" else "mean Kendall tau"
-        charts.heat_map(paths[-1], matrix, told[name]["names"], title, label)
-    if found.curves:
+        charts.heat_map(paths[-1], matrix, findings[name]["names"], title, label)
+    if results.curves:
         paths.append(run.dir / "curves.png")
-        charts.curves(paths[-1], found.curves)
+        charts.curves(paths[-1], results.curves)
     for path in paths:
         run.artifact(path.name, role="image")
     return paths
 
 
-def save(found: Graded, run: Run) -> None:
+def save(results: EvaluationResults, run: Run) -> None:
     """Write a checkpoint of all finished cells."""
-    name = checkpoint.name_of(len(found.maps))
-    tensors = {
-        f"map.{place}": torch.from_numpy(values) for place, values in enumerate(found.maps.values())
-    }
-    checkpoint.write(
-        run.dir / name, tensors or {"none": torch.zeros(1)}, {"sweep": found.described()}
-    )
-    run.artifact(name, role="checkpoint", step=len(found.maps))
+    name = checkpoint.name_of(len(results.maps))
+    tensors = results.tensors() or {"none": torch.zeros(1)}
+    checkpoint.write(run.dir / name, tensors, {"sweep": results.metadata()})
+    run.artifact(name, role="checkpoint", step=len(results.maps))
 
 
-def restore(run: Run) -> Graded:
-    """What the checkpoint to go on from holds, or nothing yet.
+def restore(run: Run) -> EvaluationResults:
+    """The results in the checkpoint to resume from, or none.
 
     Raises:
         DataError: if the file is damaged or of another kind of job.
     """
     if run.resume is None:
-        return Graded()
-    tensors, told = checkpoint.read(run.resume)
-    if "sweep" not in told:
+        return EvaluationResults()
+    tensors, metadata = checkpoint.read(run.resume)
+    if "sweep" not in metadata:
         raise DataError(
             f"{run.resume.name} is no checkpoint of a sweep",
             hint="resume from a checkpoint of a saliency.sweep job",
         )
-    return Graded.restored(tensors, told["sweep"])
+    return EvaluationResults.restored(tensors, metadata["sweep"])

@@ -1,12 +1,12 @@
-"""Saliency on the CPU beside captum, Quantus and the published RISE algorithm.
+"""Saliency on a CPU beside captum, Quantus and the published RISE algorithm.
 
     python -m tests.bench.saliency --out FILE.json     # EfficientNet-Lite0 at 224, some minutes
     python -m tests.bench.saliency --quick             # few windows, to see that it works
 
-Peer and ours alternate in one process on the same image, baseline and net; every answer is checked.
+Peer and ours alternate in one process on the same image, baseline and net; results are compared.
 captum 0.9.0 and Quantus 0.6.0 are installed by hand; a peer that is missing is reported as missing.
-Whole jobs are timed: each of ours includes the base values and, in ``first_s``, also the trace, the
-routes and the kernels that are made once a net and window set.
+Whole jobs are timed: each of ours includes the base activations and, in ``first_s``, also the
+trace, the routes and the kernels, which are built once for a net and a set of windows.
 """
 
 import argparse
@@ -25,13 +25,13 @@ import torch
 from models.saliency.engine.trace import trace
 from models.saliency.graders.curves import pixel_curve
 from models.saliency.methods.case import Case
-from models.saliency.methods.registry import make
-from models.saliency.methods.rise_masks import draw, render
+from models.saliency.methods.registry import compute_map
+from models.saliency.methods.rise_masks import draw_masks, render
 from models.saliency.net import load
 from models.saliency.net.images import prepare, samples
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.graders import Curve
-from models.saliency.spec.masks import FeatureAblation, Grid, Occlusion, Rise
+from models.saliency.spec.masks import FeatureAblation, GridSegments, Occlusion, Rise
 from tests.bench.saliency_clock import (
     describe,
     gap,
@@ -62,9 +62,9 @@ class Bench:
         return self.net(images).softmax(1)
 
     def case(self, chunk: int = 4) -> Case:
-        """As the job makes it; the scorer with its kept routes lives as long as a job."""
+        """As the job builds it; the scorer keeps its routes for the lifetime of a job."""
         target = torch.tensor([self.target])
-        full = self.scorer.read(self.scorer.outputs(self.x[None]))[0, target]
+        full = self.scorer.scores(self.scorer.outputs(self.x[None]))[0, target]
         return Case(self.x, self.scorer, target, full, 0, chunk)
 
     def occlusion(self, window: int, stride: int) -> dict[str, Any]:
@@ -81,14 +81,14 @@ class Bench:
                 )[0, 0]  # fmt: skip
 
         works = {f"captum_{n}": (lambda n=n: peer(n)) for n in (1, 8, 32)}
-        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
-        told = summary(interleaved(works, self.rounds), "sextant", gap)
-        return told | {"windows": part.rows(SIDE, SIDE)}
+        works["sextant"] = lambda: compute_map(part, self.case(), self.b)[0]
+        figures = summary(interleaved(works, self.rounds), "sextant", gap)
+        return figures | {"windows": part.rows(SIDE, SIDE)}
 
     def ablation(self, cells: int) -> dict[str, Any]:
         from captum.attr import FeatureAblation as Peer
 
-        part = FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=cells))
+        part = FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=cells))
         rows = torch.arange(SIDE) * cells // SIDE
         labels = (rows[:, None] * cells + rows)[None, None]
 
@@ -100,24 +100,24 @@ class Bench:
                 )[0, 0]  # fmt: skip
 
         works = {f"captum_{n}": (lambda n=n: peer(n)) for n in (1, 8, 32)}
-        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
+        works["sextant"] = lambda: compute_map(part, self.case(), self.b)[0]
         return summary(interleaved(works, self.rounds), "sextant", gap) | {"cells": cells**2}
 
     def published(self, count: int, batch: int) -> torch.Tensor:
-        """RISE as its authors run it, on our masks; making them is part of it."""
+        """RISE as its authors run it, on our masks; generating them is included."""
         masks = render(
-            draw(Rise(id="rise"), 0, torch.arange(count), SIDE, SIDE), SIDE, SIDE
+            draw_masks(Rise(id="rise"), 0, torch.arange(count), SIDE, SIDE), SIDE, SIDE
         ).float()
         with torch.no_grad():
             scores = torch.cat([self.prob(self.x * chunk[:, None]) for chunk in masks.split(batch)])
-        found = scores.T @ masks.view(count, -1) / count / 0.5
-        return found.view(-1, SIDE, SIDE)[self.target]
+        summed = scores.T @ masks.view(count, -1) / count / 0.5
+        return summed.view(-1, SIDE, SIDE)[self.target]
 
     def rise(self, count: int) -> dict[str, Any]:
-        """The published algorithm on the same masks; making them is in both times."""
+        """The published algorithm on the same masks; both times include generating them."""
         part = Rise(id="rise", masks=count)
         works = {f"published_{n}": (lambda n=n: self.published(count, n)) for n in (2, 4, 100)}
-        works["sextant"] = lambda: make(part, self.case(), self.b)[0]
+        works["sextant"] = lambda: compute_map(part, self.case(), self.b)[0]
         return summary(interleaved(works, self.rounds), "sextant", gap) | {"masks": count}
 
     def rise_at_equal_error(self, count: int, reference: int, repeats: int) -> dict[str, Any]:
@@ -131,31 +131,31 @@ class Bench:
         def made(seed: int, **fields: Any) -> tuple[torch.Tensor, float]:
             case = self.case()
             case.seed = seed
-            _, cpu, maps = timed(lambda: make(Rise(id="rise", **fields), case, self.b))
+            _, cpu, maps = timed(lambda: compute_map(Rise(id="rise", **fields), case, self.b))
             return maps[0], cpu
 
         def errors(whole: torch.Tensor, **fields: Any) -> tuple[float, float]:
-            found = [made(seed, **fields) for seed in range(repeats)]
-            off = [((values - whole).std() / whole.std()).item() for values, _ in found]
-            return float(np.sqrt(np.mean(np.square(off)))), min(cpu for _, cpu in found)
+            runs = [made(seed, **fields) for seed in range(repeats)]
+            off = [((values - whole).std() / whole.std()).item() for values, _ in runs]
+            return float(np.sqrt(np.mean(np.square(off)))), min(cpu for _, cpu in runs)
 
         ours = {"estimator": "slope", "sampling": "balanced"}
         raw, _ = made(99, masks=reference)
         slope, _ = made(99, masks=reference, **ours)
         goal, _ = errors(raw, masks=count)
         _, theirs, _ = timed(lambda: self.published(count, 2))
-        told: dict[str, Any] = {"reference_masks": reference, "repeats": repeats}
-        told["published"] = {"masks": count, "error": goal, "cpu_s": theirs}
+        figures: dict[str, Any] = {"reference_masks": reference, "repeats": repeats}
+        figures["published"] = {"masks": count, "error": goal, "cpu_s": theirs}
         tried = []
         masks = max(4, count // 16)
         while masks <= count:
             error, cpu = errors(slope, masks=masks, **ours)
             tried.append({"masks": masks, "error": error, "cpu_s": cpu})
             if error <= goal:
-                told["ratio_cpu_s"] = round(theirs / cpu, 2)
+                figures["ratio_cpu_s"] = round(theirs / cpu, 2)
                 break
             masks *= 2
-        return told | {"sextant": tried}
+        return figures | {"sextant": tried}
 
     def curves(self, points: int) -> dict[str, Any]:
         """Deletion and insertion of one map beside Quantus' PixelFlipping, by the state.
@@ -174,29 +174,29 @@ class Bench:
         def ours() -> Any:
             return [pixel_curve(part, values, self.b, self.case(), 0)[0] for part in parts]
 
-        found = interleaved({"quantus": peer, "sextant": ours}, min(self.rounds, 3))
-        states = {"quantus": np.size(found["quantus"]["answer"][0]), "sextant": 2 * (points + 1)}
+        timings = interleaved({"quantus": peer, "sextant": ours}, min(self.rounds, 3))
+        states = {"quantus": np.size(timings["quantus"]["answer"][0]), "sextant": 2 * (points + 1)}
         order = values.flatten().argsort(descending=True, stable=True)
         image = self.x.clone().flatten(1)
         image[:, order[: SIDE * SIDE // points]] = 0
         with torch.no_grad():
             second = self.prob(image.view_as(self.x)[None])[0, self.target]
-        first = found["sextant"].pop("answer")[0]
-        theirs = torch.as_tensor(np.asarray(found["quantus"].pop("answer")[0])).flatten()
-        told: dict[str, Any] = {"states": states}
-        told["max_difference"] = abs(first.score[1].item() - second.item())
-        told["quantus_convention"] = self.parity()
-        told["quantus_ends_at_the_baseline"] = abs(theirs[-1].item() - first.score[-1].item())
-        for name, entry in found.items():
+        first = timings["sextant"].pop("answer")[0]
+        theirs = torch.as_tensor(np.asarray(timings["quantus"].pop("answer")[0])).flatten()
+        figures: dict[str, Any] = {"states": states}
+        figures["max_difference"] = abs(first.score[1].item() - second.item())
+        figures["quantus_convention"] = self.parity()
+        figures["quantus_ends_at_the_baseline"] = abs(theirs[-1].item() - first.score[-1].item())
+        for name, entry in timings.items():
             for clock in ("wall_s", "cpu_s"):
-                told[f"{name}_{clock}_per_state"] = round(min(entry[clock]) / states[name], 5)
+                figures[f"{name}_{clock}_per_state"] = round(min(entry[clock]) / states[name], 5)
         for clock in ("wall_s", "cpu_s"):
-            ratio = told[f"quantus_{clock}_per_state"] / told[f"sextant_{clock}_per_state"]
-            told[f"ratio_{clock}_per_state"] = round(ratio, 2)
-            grade = states["quantus"] * told[f"quantus_{clock}_per_state"]
-            mine = (points + 1) * told[f"sextant_{clock}_per_state"]
-            told[f"ratio_{clock}_per_curve"] = round(grade / mine, 2)
-        return told
+            ratio = figures[f"quantus_{clock}_per_state"] / figures[f"sextant_{clock}_per_state"]
+            figures[f"ratio_{clock}_per_state"] = round(ratio, 2)
+            grade = states["quantus"] * figures[f"quantus_{clock}_per_state"]
+            mine = (points + 1) * figures[f"sextant_{clock}_per_state"]
+            figures[f"ratio_{clock}_per_curve"] = round(grade / mine, 2)
+        return figures
 
     def flipped(self, values: torch.Tensor, step: int) -> Any:
         """Scores of Quantus' PixelFlipping, from the first changed state."""
@@ -225,23 +225,23 @@ class Bench:
         return gap(pixel_curve(part, values, self.b, self.case(), 0)[0].score[1:], theirs)
 
     def work(self, name: str) -> Callable[[], Any]:
-        """Whole jobs whose memory is taken: id, a number."""
+        """A whole job whose memory is measured, by id and number."""
         kind, _, count = name.partition("_")
         if kind == "rise":
-            return lambda: make(Rise(id="rise", masks=int(count)), self.case(), self.b)
+            return lambda: compute_map(Rise(id="rise", masks=int(count)), self.case(), self.b)
         if kind == "occlusion":
             window = int(count)
             part = Occlusion(id="occlusion", window=window, stride=window // 2)
-            return lambda: make(part, self.case(), self.b)
+            return lambda: compute_map(part, self.case(), self.b)
         curve = Curve(id="deletion", points=int(count))
         values = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         return lambda: pixel_curve(curve, values, self.b, self.case(), 0)
 
 
 def memory_of(bench: Bench, name: str) -> None:
-    """The greatest resident memory of a job beside that before it, net and plan made."""
+    """Peak resident memory of a job, and the memory before it, with net and plan."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     bench.work(name)()
     print(json.dumps({"base_mib": before, "more_mib": resident("VmHWM") - before}))

@@ -23,33 +23,35 @@ def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 
 def interleaved(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Each work once to warm up, then ``rounds`` times in turn; its answer is kept."""
-    found: dict[str, Any] = {name: {"wall_s": [], "cpu_s": []} for name in works}
+    """Each work once as a warm-up, then ``rounds`` times in turn; the first result is kept."""
+    timings: dict[str, Any] = {name: {"wall_s": [], "cpu_s": []} for name in works}
     for name, work in works.items():
-        found[name]["first_s"], _, found[name]["answer"] = timed(work)
+        timings[name]["first_s"], _, timings[name]["answer"] = timed(work)
     for _ in range(rounds):
         for name, work in works.items():
             wall, cpu, _ = timed(work)
-            found[name]["wall_s"].append(wall)
-            found[name]["cpu_s"].append(cpu)
-    return found
+            timings[name]["wall_s"].append(wall)
+            timings[name]["cpu_s"].append(cpu)
+    return timings
 
 
-def summary(found: dict[str, Any], ours: str, check: Callable[[Any, Any], float]) -> dict[str, Any]:
+def summary(
+    timings: dict[str, Any], ours: str, check: Callable[[Any, Any], float]
+) -> dict[str, Any]:
     """Minimum and median of each work, ratios of the best peer to ours, difference of answers."""
-    told: dict[str, Any] = {}
-    for name, entry in found.items():
-        told[name] = {"first_s": round(entry["first_s"], 3)}
+    figures: dict[str, Any] = {}
+    for name, entry in timings.items():
+        figures[name] = {"first_s": round(entry["first_s"], 3)}
         for clock in ("wall_s", "cpu_s"):
-            told[name][f"{clock}_min"] = round(min(entry[clock]), 4)
-            told[name][f"{clock}_median"] = round(statistics.median(entry[clock]), 4)
+            figures[name][f"{clock}_min"] = round(min(entry[clock]), 4)
+            figures[name][f"{clock}_median"] = round(statistics.median(entry[clock]), 4)
         if name != ours:
-            told[name]["max_difference"] = check(entry["answer"], found[ours]["answer"])
-    peers = [name for name in found if name != ours]
+            figures[name]["max_difference"] = check(entry["answer"], timings[ours]["answer"])
+    peers = [name for name in timings if name != ours]
     for figure in ("wall_s_min", "wall_s_median", "cpu_s_min", "cpu_s_median"):
-        best = min(told[name][figure] for name in peers)
-        told[f"ratio_{figure}"] = round(best / told[ours][figure], 2)
-    return told
+        best = min(figures[name][figure] for name in peers)
+        figures[f"ratio_{figure}"] = round(best / figures[ours][figure], 2)
+    return figures
 
 
 def gap(a: Any, b: Any) -> float:
@@ -57,7 +59,7 @@ def gap(a: Any, b: Any) -> float:
 
 
 def resident(name: str) -> int:
-    """A line of Linux' account of this process, in MiB."""
+    """A field of this process' Linux status, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(name))
 
@@ -90,9 +92,9 @@ MEMORY = ("occlusion_32", "occlusion_16", "rise_100", "rise_1000", "deletion_224
 
 def memory(quick: bool) -> dict[str, Any]:
     """Peak resident memory beyond net and plan, MiB, each job in a process of its own."""
-    told = {}
+    peaks = {}
     for name in MEMORY[:1] if quick else MEMORY:
         command = [sys.executable, "-m", "tests.bench.saliency", "--memory-of", name]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-        told[name] = json.loads(found.stdout.splitlines()[-1])
-    return told
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[name] = json.loads(process.stdout.splitlines()[-1])
+    return peaks

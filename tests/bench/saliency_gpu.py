@@ -8,7 +8,7 @@
 Weights are random (He initialisation, batch statistics of noise): times do not depend on them. The
 file is written after every section, so a run that is cut off keeps what it has; a section that
 fails is recorded with its error. captum is used where it is installed. Whole map makers are timed,
-peer and ours in turn, base values and masks included; ours hold their routes and graphs from an
+peer and ours in turn, base activations and masks included; ours reuse routes and graphs of an
 earlier image, as in a job of many images.
 """
 
@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from models.saliency.engine.graphed import GraphedChanges
-from models.saliency.engine.incremental import Base, Changes, in_order
+from models.saliency.engine.incremental import BaseActivations, Changes, in_order
 from models.saliency.graders.curves import pixel_curve
 from models.saliency.graders.road import road
 from models.saliency.methods.occlusion import regions, windows
-from models.saliency.methods.registry import make
-from models.saliency.methods.rise_masks import draw, render
+from models.saliency.methods.registry import compute_map
+from models.saliency.methods.rise_masks import draw_masks, render
 from models.saliency.spec.graders import Curve, Road
-from models.saliency.spec.masks import FeatureAblation, Grid, Rise
+from models.saliency.spec.masks import FeatureAblation, GridSegments, Rise
 from tests.bench.saliency_gpu_fp32 import fp32
 from tests.bench.saliency_gpu_parts import (
     CAPTUM,
@@ -56,31 +56,31 @@ def correctness(bench: Bench) -> dict[str, Any]:
     plan, scale = bench.plan("fp32"), expected.abs().max().item()
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
     changes = Changes(plan, over, 96)
-    boxes = in_order(list(changes.outputs(Base(plan, bench.x), bench.b)))
+    boxes = in_order(list(changes.outputs(BaseActivations(plan, bench.x), bench.b)))
     planned = torch.cat([plan(part) for part in images.split(64)])
-    told: dict[str, Any] = {"plan": gap(planned, expected), "boxes": gap(boxes, expected)}
+    figures: dict[str, Any] = {"plan": gap(planned, expected), "boxes": gap(boxes, expected)}
     if bench.on == "cuda":
         graph = GraphedChanges(changes, bench.x, bench.b)
-        told["graph"] = gap(graph(bench.x, bench.b), expected)
+        figures["graph"] = gap(graph(bench.x, bench.b), expected)
         other = torch.randn_like(bench.x)
-        moved = in_order(list(changes.outputs(Base(plan, other), bench.b)))
-        told["graph_of_another_image"] = gap(graph(other, bench.b), moved)
-    told = {name: value / scale for name, value in told.items()}
-    assert max(told.values()) < 1e-4, told
-    if bench.found["captum"]:
+        moved = in_order(list(changes.outputs(BaseActivations(plan, other), bench.b)))
+        figures["graph_of_another_image"] = gap(graph(other, bench.b), moved)
+    figures = {name: value / scale for name, value in figures.items()}
+    assert max(figures.values()) < 1e-4, figures
+    if bench.figures["captum"]:
         theirs = captum_occlusion(bench, "fp32", 64)()
         for name in FORMATS:
             work = bench.maker(name, bench.window)
             worst = max(gap(work(), theirs), gap(work(), theirs))  # eager, then as a graph
-            told[f"captum_{name}"] = worst
-            told[f"captum_{name}_of_range"] = worst / (theirs.max() - theirs.min()).item()
-    return told
+            figures[f"captum_{name}"] = worst
+            figures[f"captum_{name}_of_range"] = worst / (theirs.max() - theirs.min()).item()
+    return figures
 
 
 def occlusion(bench: Bench) -> dict[str, Any]:
     """625 windows: captum at its settings, a forward pass of ready images, ours, in turn."""
-    told = bench.found["occlusion"]
-    told["windows"] = bench.window.rows(bench.side, bench.side)
+    figures = bench.figures["occlusion"]
+    figures["windows"] = bench.window.rows(bench.side, bench.side)
     for name in (*FORMATS, *MORE):
         if time.monotonic() > bench.end:
             break
@@ -94,36 +94,36 @@ def occlusion(bench: Bench) -> dict[str, Any]:
                 net(part)
 
         works: dict[str, Callable[[], Any]] = {"plain_forward": plain}
-        if bench.found["captum"] and name not in UNTIMED:
+        if bench.figures["captum"] and name not in UNTIMED:
             sizes = CAPTUM[2:] if not bench.quick else CAPTUM[:1]
             works |= {f"captum_{n}": captum_occlusion(bench, name, n) for n in sizes}
         works["sextant"] = bench.maker(name, bench.window)
-        told[name] = with_first_uses(bench, works)
-        bench.tell(name, told[name])
-    return told
+        figures[name] = with_first_uses(bench, works)
+        bench.report(name, figures[name])
+    return figures
 
 
 def ablation(bench: Bench) -> dict[str, Any]:
     """A grid of 14 x 14 segments."""
     cells = 4 if bench.quick else 14
-    part = FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=cells))
-    told: dict[str, Any] = {}
+    part = FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=cells))
+    figures: dict[str, Any] = {}
     for name in FORMATS[1:]:
         works: dict[str, Callable[[], Any]] = {}
-        if bench.found["captum"]:
+        if bench.figures["captum"]:
             sizes = CAPTUM[1:] if not bench.quick else CAPTUM[:1]
             works = {f"captum_{n}": captum_ablation(bench, name, n, cells) for n in sizes}
         works["sextant"] = bench.maker(name, part)
-        told[name] = rated(bench.milliseconds(works))
+        figures[name] = rated(bench.milliseconds(works))
         if works.keys() > {"sextant"}:
-            told[name]["max_difference"] = gap(works["sextant"](), next(iter(works.values()))())
-    return told
+            figures[name]["max_difference"] = gap(works["sextant"](), next(iter(works.values()))())
+    return figures
 
 
 def rise(bench: Bench) -> dict[str, Any]:
-    """The published algorithm on the same masks; making them is in both times."""
+    """The published algorithm on the same masks; both times include generating them."""
     part = Rise(id="rise", masks=8 if bench.quick else 2000)
-    told: dict[str, Any] = {"masks": part.masks}
+    figures: dict[str, Any] = {"masks": part.masks}
     rounds, bench.rounds = bench.rounds, min(bench.rounds, 3)
     for name in FORMATS[1:]:
 
@@ -131,28 +131,28 @@ def rise(bench: Bench) -> dict[str, Any]:
             arithmetic(name)
             index = torch.arange(part.masks, device=bench.on)
             shape = (bench.side, bench.side)
-            masks = render(draw(part, 0, index, *shape), *shape).float()
+            masks = render(draw_masks(part, 0, index, *shape), *shape).float()
             forward = bench.prob(name)
             scores = torch.cat([forward(bench.x * m[:, None]) for m in masks.split(size)])
-            found = scores.T @ masks.flatten(1) / part.masks / part.p
-            return found.view(-1, *shape)[bench.target]
+            summed = scores.T @ masks.flatten(1) / part.masks / part.p
+            return summed.view(-1, *shape)[bench.target]
 
         works = {f"published_{n}": (lambda n=n: published(n)) for n in (64, 256)}
         works["sextant"] = bench.maker(name, part)
-        told[name] = bench.milliseconds(works, warm=1)
-        best = min(v["median_ms"] for n, v in told[name].items() if n != "sextant")
-        told[name]["ratio_median"] = round(best / told[name]["sextant"]["median_ms"], 2)
-        told[name]["max_difference"] = gap(works["sextant"](), published(64))
-        told[name]["peak_mib"] = {n: bench.peak_mib(work) for n, work in works.items()}
+        figures[name] = bench.milliseconds(works, warm=1)
+        best = min(v["median_ms"] for n, v in figures[name].items() if n != "sextant")
+        figures[name]["ratio_median"] = round(best / figures[name]["sextant"]["median_ms"], 2)
+        figures[name]["max_difference"] = gap(works["sextant"](), published(64))
+        figures[name]["peak_mib"] = {n: bench.peak_mib(work) for n, work in works.items()}
     bench.rounds = rounds
-    return told
+    return figures
 
 
 def graders(bench: Bench) -> dict[str, Any]:
     """A deletion curve of 225 states, and ROAD's imputation of 18 images."""
     numbers = torch.Generator().manual_seed(2)
     values = torch.rand(bench.side, bench.side, generator=numbers).to(bench.on)
-    smooth = make(bench.window, bench.case("tf32"), bench.b)[0].float()
+    smooth = compute_map(bench.window, bench.case("tf32"), bench.b)[0].float()
     curve = Curve(id="deletion", points=4 if bench.quick else 224)
     part = Road(
         id="road", percent=[10, 50] if bench.quick else [10, 20, 30, 40, 50, 60, 70, 80, 90]
@@ -177,16 +177,16 @@ def graders(bench: Bench) -> dict[str, Any]:
 def memory(bench: Bench) -> dict[str, Any]:
     """Peak beyond the net, by method and number of rows, in MiB."""
     few, many = ((4, 8), (8, 16)) if bench.quick else ((500, 4000), (4000, 500))
-    told: dict[str, Any] = {}
+    peaks: dict[str, Any] = {}
     for masks in sorted({*few, *many}):
-        told[f"rise_{masks}"] = bench.peak_mib(bench.maker("tf32", Rise(id="rise", masks=masks)))
-    told["occlusion"] = bench.peak_mib(bench.maker("tf32", bench.window))
-    return told
+        peaks[f"rise_{masks}"] = bench.peak_mib(bench.maker("tf32", Rise(id="rise", masks=masks)))
+    peaks["occlusion"] = bench.peak_mib(bench.maker("tf32", bench.window))
+    return peaks
 
 
 def groups(bench: Bench) -> dict[str, Any]:
-    """Boxes by windows at once and by the share of a map from which it is computed whole."""
-    told: dict[str, Any] = {}
+    """Boxes by batch size, and by the fraction of a map above which it is computed whole."""
+    figures: dict[str, Any] = {}
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
     for name, plan in (("tf32", bench.plan("fp32")), ("bf16", bench.plan("bf16"))):
         arithmetic(name)
@@ -195,20 +195,22 @@ def groups(bench: Bench) -> dict[str, Any]:
         for size in (48, 64, 96, 128, 160):
             for cut in (0.5, 0.75, 0.9):
                 if time.monotonic() > bench.end:
-                    return told
+                    return figures
                 changes = Changes(plan, over, size, cut)
                 label = f"{name}_{size}_{cut}"
                 if bench.on == "cuda":
                     graph = GraphedChanges(changes, x, b)
-                    told |= bench.milliseconds({label: lambda g=graph, x=x, b=b: g(x, b)})
+                    figures |= bench.milliseconds({label: lambda g=graph, x=x, b=b: g(x, b)})
                 else:
                     works = {
-                        label: lambda c=changes, p=plan, x=x, b=b: list(c.outputs(Base(p, x), b))
+                        label: lambda c=changes, p=plan, x=x, b=b: list(
+                            c.outputs(BaseActivations(p, x), b)
+                        )
                     }
-                    told |= bench.milliseconds(works)
+                    figures |= bench.milliseconds(works)
                 if bench.quick:
-                    return told
-    return told
+                    return figures
+    return figures
 
 
 SECTIONS = {

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from models.saliency.engine.conv import Conv
 from models.saliency.engine.graphed import GraphedChanges
-from models.saliency.engine.incremental import Base, Changes, in_order
-from models.saliency.engine.plan import Plan
+from models.saliency.engine.incremental import BaseActivations, Changes, in_order
+from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.methods.occlusion import regions, windows
 from tests.bench.saliency_gpu_parts import Bench, arithmetic
 
@@ -110,7 +110,7 @@ def unfused(conv: Conv) -> Conv:
 
 # name -> arithmetic, convolution; TF32 is allowed in the products of split numbers alone
 TRITON = ("split_triton", "split_clock")
-WAYS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
+VARIANTS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
     "rule": ("fp32", fused),
     "products": ("fp32", nothing),
     "split_triton": ("torch_default", lambda conv: Triton(conv) if conv.groups == 1 else conv),
@@ -125,65 +125,67 @@ WAYS: dict[str, tuple[str, Callable[[Conv], Any]]] = {
 }
 
 
-def other_plan(plan: Plan, made: Callable[[Conv], Any]) -> Plan:
+def other_plan(plan: ExecutionPlan, replace_conv: Callable[[Conv], Any]) -> ExecutionPlan:
     """The same steps with other convolutions."""
     steps = []
     for step in plan.steps:
         if isinstance(step.call, Conv):
-            call = made(step.call)
+            call = replace_conv(step.call)
             local = None if step.local is None else call.valid
             steps.append(replace(step, call=call, local=local))
         else:
             steps.append(step)
-    return Plan(plan.image, steps, plan.output, plan.shapes)
+    return ExecutionPlan(plan.image, steps, plan.output, plan.shapes)
 
 
-def other_way(known: Changes, made: Callable[[Conv], Any]) -> Changes:
+def with_convolutions(known: Changes, replace_conv: Callable[[Conv], Any]) -> Changes:
     """The same routes with other convolutions."""
-    plan = other_plan(known.plan, made)
+    plan = other_plan(known.plan, replace_conv)
     steps = {step.name: step for step in plan.steps}
-    found = Changes(plan, known.regions, 96)
-    for place, way in known._routes.items():
-        work = [part._replace(step=steps[part.step.name]) for part in way.work]
-        found._routes[place] = way._replace(work=work)
-    return found
+    changes = Changes(plan, known.regions, 96)
+    for index, route in known._routes.items():
+        work = [part._replace(step=steps[part.step.name]) for part in route.work]
+        changes._routes[index] = route._replace(work=work)
+    return changes
 
 
 def fp32(bench: Bench) -> dict[str, Any]:
-    """Milliseconds of all windows by way, and the difference from the net in float64."""
+    """Milliseconds of all windows by variant, and the difference from the net in float64."""
     over = regions(windows(bench.window, bench.side, bench.side, torch.device(bench.on)))
     arithmetic("fp32")
     exact = torch.cat([bench.net.double()(part.double()) for part in bench.images().split(64)])
     bench.net.float()
-    told, known = bench.found["fp32"], Changes(bench.plan("fp32"), over, 96)
-    in_order(list(known.outputs(Base(known.plan, bench.x), bench.b)))  # makes the routes
-    for name, (numbers, made) in WAYS.items():
+    figures, known = bench.figures["fp32"], Changes(bench.plan("fp32"), over, 96)
+    in_order(
+        list(known.outputs(BaseActivations(known.plan, bench.x), bench.b))
+    )  # builds the routes
+    for name, (numbers, replace_conv) in VARIANTS.items():
         if time.monotonic() > bench.end or (bench.quick and name in TRITON):
             continue
         try:
-            told[name] = way(bench, other_way(known, made), numbers, exact)
-        except Exception as error:  # the other ways may work
-            told[name] = {"failed": f"{type(error).__name__}: {error}"[:400]}
-        bench.tell(name, told[name])
-    return told
+            figures[name] = variant(bench, with_convolutions(known, replace_conv), numbers, exact)
+        except Exception as error:  # the other variants may work
+            figures[name] = {"failed": f"{type(error).__name__}: {error}"[:400]}
+        bench.report(name, figures[name])
+    return figures
 
 
-def way(bench: Bench, changes: Changes, numbers: str, exact: Tensor) -> dict[str, Any]:
-    """One way: the clock, and how far outputs are from float64, of their range."""
+def variant(bench: Bench, changes: Changes, numbers: str, exact: Tensor) -> dict[str, Any]:
+    """One variant: its time, and the error of the outputs against float64, of their range."""
     arithmetic(numbers)
     if has_split(changes.plan):  # the last layer stays in float32
         torch.backends.cuda.matmul.allow_tf32 = False
     start = time.perf_counter()
     work = run(bench, changes)
-    found = work()
+    outputs = work()
     bench.wait()
     first = time.perf_counter() - start
-    off = (found.double() - exact).abs().max() / (exact.max() - exact.min())
-    told = bench.milliseconds({"way": work}, warm=1)["way"]
-    return {"first_s": round(first, 2), "off_of_range": off.item(), **told}
+    off = (outputs.double() - exact).abs().max() / (exact.max() - exact.min())
+    clock = bench.milliseconds({"way": work}, warm=1)["way"]
+    return {"first_s": round(first, 2), "off_of_range": off.item(), **clock}
 
 
-def has_split(plan: Plan) -> bool:
+def has_split(plan: ExecutionPlan) -> bool:
     return any(isinstance(step.call, Split) for step in plan.steps)
 
 
@@ -192,4 +194,4 @@ def run(bench: Bench, changes: Changes) -> Callable[[], Tensor]:
     if bench.on == "cuda":
         graph = GraphedChanges(changes, x, b)
         return lambda: graph(x, b)
-    return lambda: in_order(list(changes.outputs(Base(changes.plan, x), b)))
+    return lambda: in_order(list(changes.outputs(BaseActivations(changes.plan, x), b)))

@@ -1,4 +1,4 @@
-"""What the sections of ``saliency_gpu`` share: the net, clocks, peers."""
+"""Shared by the sections of ``saliency_gpu``: the net, clocks, peers."""
 
 import argparse
 import copy
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from models.core import device as devices
 from models.nets.build import build_net
-from models.saliency.engine.plan import Plan
+from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.engine.trace import trace
 from models.saliency.methods.case import Case
 from models.saliency.methods.occlusion import regions, windows
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.methods import Method
@@ -63,25 +63,25 @@ class Bench:
         self.out, self.end = options.out, time.monotonic() + options.budget_s
         self.quick, self.on = options.quick, "cpu" if options.quick else "cuda"
         self.side, self.rounds = (64, 1) if options.quick else (224, 6)
-        self.found: dict[str, Any] = {"machine": devices.describe(self.on), "side": self.side}
+        self.figures: dict[str, Any] = {"machine": devices.describe(self.on), "side": self.side}
         try:
-            self.found["captum"] = version("captum")
+            self.figures["captum"] = version("captum")
         except PackageNotFoundError:
-            self.found["captum"] = None
+            self.figures["captum"] = None
         numbers = torch.Generator().manual_seed(1)
         self.x = torch.randn(3, self.side, self.side, generator=numbers).to(self.on)
         stride = 32 if self.quick else 8
         self.window = Occlusion(id="occlusion", window=32, stride=stride)
 
     def use(self, net: nn.Module, x: Tensor, target: int) -> None:
-        """What is explained from here on."""
+        """Set the net, the image and the class to explain."""
         self.net, self.x, self.target = net.to(self.on), x.to(self.on), target
         self.side = x.shape[-1]
         self.low, self.b = copy.deepcopy(self.net).bfloat16(), torch.zeros_like(self.x)
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, ExecutionPlan] = {}
         self._scorers: dict[str, Scorer] = {}
 
-    def plan(self, name: str) -> Plan:
+    def plan(self, name: str) -> ExecutionPlan:
         """Of a number format, made at its first use."""
         low = "bf16" if name.startswith("bf16") else "fp32"
         if low not in self._plans:
@@ -100,13 +100,13 @@ class Bench:
     def case(self, name: str, chunk: int = 256) -> Case:
         scorer = self.scorer(name)
         target = torch.tensor([self.target], device=self.on)
-        full = scorer.read(scorer.outputs(self.x[None]))[0, target]
+        full = scorer.scores(scorer.outputs(self.x[None]))[0, target]
         return Case(self.x, scorer, target, full, 0, 8 if self.quick else chunk)
 
     def maker(self, name: str, part: Method) -> Callable[[], Tensor]:
         def work() -> Tensor:
             arithmetic(name)
-            return make(part, self.case(name), self.b)[0]
+            return compute_map(part, self.case(name), self.b)[0]
 
         return work
 
@@ -118,7 +118,7 @@ class Bench:
         return lambda images: net(images.to(next(net.parameters()).dtype)).float().softmax(1)
 
     def images(self) -> Tensor:
-        """All occluded images, ready made."""
+        """All occluded images."""
         over = regions(windows(self.window, self.side, self.side, torch.device(self.on)))
         index = torch.arange(over.number, device=self.on)
         return torch.where(over.masks(index)[:, None], self.b, self.x)
@@ -127,24 +127,24 @@ class Bench:
 
     def section(self, name: str, work: Callable[["Bench"], Any]) -> None:
         if time.monotonic() > self.end:
-            self.found[name] = "left out: the budget is spent"
+            self.figures[name] = "left out: the budget is spent"
         else:
             started, kept = time.monotonic(), dict(vars(self))
-            told = self.found[name] = {}  # a long section fills it as it goes
+            figures = self.figures[name] = {}  # a long section fills it as it goes
             try:
-                self.found[name] = work(self)
+                self.figures[name] = work(self)
             except Exception as error:  # later sections may still work
-                told["failed"] = f"{type(error).__name__}: {error}"[:600]
+                figures["failed"] = f"{type(error).__name__}: {error}"[:600]
             vars(self).update(kept)  # a section may explain another net
-            if isinstance(self.found[name], dict):
-                self.found[name]["section_s"] = round(time.monotonic() - started, 1)
-        self.tell(name, self.found[name])
+            if isinstance(self.figures[name], dict):
+                self.figures[name]["section_s"] = round(time.monotonic() - started, 1)
+        self.report(name, self.figures[name])
 
-    def tell(self, name: str, found: Any) -> None:
-        """Print what was found and write all there is: a run that is cut off keeps it."""
-        print(name, json.dumps(found), flush=True)
+    def report(self, name: str, figures: Any) -> None:
+        """Print figures and write all so far, so that an interrupted run keeps them."""
+        print(name, json.dumps(figures), flush=True)
         if self.out:
-            self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+            self.out.write_text(json.dumps(self.figures, indent=1) + "\n")
 
     def wait(self) -> None:
         if self.on == "cuda":
@@ -153,13 +153,13 @@ class Bench:
     def milliseconds(self, works: dict[str, Callable[[], Any]], warm: int = 3) -> dict[str, Any]:
         """Each work in turn, ``rounds`` times after warming up; minimum and median."""
         taken: dict[str, list[float]] = {name: [] for name in works}
-        for place in range(self.rounds + (1 if self.quick else warm)):
+        for round_index in range(self.rounds + (1 if self.quick else warm)):
             for name, work in works.items():
                 self.wait()
                 start = time.perf_counter()
                 work()
                 self.wait()
-                if place >= (1 if self.quick else warm):
+                if round_index >= (1 if self.quick else warm):
                     taken[name].append(1e3 * (time.perf_counter() - start))
         return {
             name: {"min_ms": round(min(t), 3), "median_ms": round(median(t), 3)}
@@ -167,7 +167,7 @@ class Bench:
         }
 
     def peak_mib(self, work: Callable[[], Any]) -> float | None:
-        """What a work allocates beyond what was there, at most."""
+        """Peak memory that a work allocates, in MiB."""
         if self.on == "cpu":
             return None
         work()
@@ -226,9 +226,9 @@ def captum_ablation(bench: Bench, name: str, size: int, cells: int) -> Callable[
     return work
 
 
-def rated(found: dict[str, Any]) -> dict[str, Any]:
+def rated(timings: dict[str, Any]) -> dict[str, Any]:
     """Adds the ratio of captum's best setting to ours."""
-    peers = [v["median_ms"] for name, v in found.items() if name.startswith("captum")]
+    peers = [v["median_ms"] for name, v in timings.items() if name.startswith("captum")]
     if peers:
-        found["ratio_median"] = round(min(peers) / found["sextant"]["median_ms"], 2)
-    return found
+        timings["ratio_median"] = round(min(peers) / timings["sextant"]["median_ms"], 2)
+    return timings

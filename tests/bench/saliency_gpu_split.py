@@ -10,11 +10,11 @@ BLOCK = 1024
 
 @triton.jit
 def _halves(x, out, count, channels, block: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    inside = place < count
-    value = tl.load(x + place, mask=inside, other=0.0)
+    index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = index < count
+    value = tl.load(x + index, mask=inside, other=0.0)
     high = (value.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-    first = out + place // channels * (3 * channels) + place % channels
+    first = out + index // channels * (3 * channels) + index % channels
     tl.store(first, high, mask=inside)
     tl.store(first + channels, value - high, mask=inside)
     tl.store(first + 2 * channels, high, mask=inside)

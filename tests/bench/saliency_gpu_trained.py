@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.nets import efficientnet_lite
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net import load
 from models.saliency.net.scores import Scorer
 from models.saliency.ranks import spearman_matrix
@@ -50,8 +50,8 @@ def pack(folder: Path) -> None:
     subject = load.pretrained("cpu")
     save_file(subject.net.state_dict(), folder / "lite0.safetensors")
     photos = [
-        subject.space.normalise(images.prepare(samples.photo(place), subject, "image"))
-        for place in range(len(samples.PHOTOS))
+        subject.space.normalise(images.prepare(samples.photo(index), subject, "image"))
+        for index in range(len(samples.PHOTOS))
     ]
     np.save(folder / "photos.npy", torch.stack(photos).float().numpy())
 
@@ -60,8 +60,8 @@ def trained(bench: Bench, folder: Path | None) -> dict[str, Any] | str:
     """EfficientNet-Lite0: what TF32 and bf16 change in our maps, and in the peer's own.
 
     Each difference compares a map with the same program's map in full float32, as the largest
-    difference in probability, as a share of the map's range, and by rank correlation. Every unit
-    is told when it is done.
+    difference in probability, as a share of the map's range, and by rank correlation. Each unit
+    is reported as soon as it is done.
     """
     if folder is None:
         return "left out: needs --data"
@@ -71,26 +71,26 @@ def trained(bench: Bench, folder: Path | None) -> dict[str, Any] | str:
     side = 112 if bench.quick else 32
     bench.window = Occlusion(id="occlusion", window=side, stride=side if bench.quick else 8)
     bench.use(net.eval(), photos[0], 0)
-    told = bench.found["trained"]
+    figures = bench.figures["trained"]
     for name in ("fp32", *UNTIMED):
         work = bench.maker(name, bench.window)
         unit(bench, f"{name}_first", lambda work=work: first_uses(bench, work))
-    for place, photo in enumerate(photos.to(bench.on)):
+    for index, photo in enumerate(photos.to(bench.on)):
         bench.x, bench.target = photo, int(bench.net(photo[None]).argmax())
-        unit(bench, f"photo_{place}", lambda: differences(bench))
+        unit(bench, f"photo_{index}", lambda: differences(bench))
     for name in ("fp32", *UNTIMED, *FORMATS[1:]):
         unit(bench, name, lambda name=name: clocked(bench, name))
-    return told
+    return figures
 
 
 def unit(bench: Bench, name: str, work: Callable[[], dict[str, Any]]) -> None:
-    """One figure of section ``trained``, told at once; none when the budget is spent."""
+    """One unit of section ``trained``, reported at once; skipped when the budget is spent."""
     if time.monotonic() < bench.end:
         started = time.monotonic()
-        found = work()
-        found["unit_s"] = round(time.monotonic() - started, 2)
-        bench.found["trained"][name] = found
-        bench.tell(name, found)
+        figures = work()
+        figures["unit_s"] = round(time.monotonic() - started, 2)
+        bench.figures["trained"][name] = figures
+        bench.report(name, figures)
 
 
 def first_uses(bench: Bench, work: Callable[[], Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def first_uses(bench: Bench, work: Callable[[], Any]) -> dict[str, Any]:
 def clocked(bench: Bench, name: str) -> dict[str, Any]:
     """An occlusion map with captum's in turn; its first uses apart where cuDNN times kernels."""
     works: dict[str, Callable[[], Any]] = {}
-    if bench.found["captum"] and name in FORMATS:
+    if bench.figures["captum"] and name in FORMATS:
         sizes = CAPTUM[3:] if not bench.quick else CAPTUM[:1]
         works = {f"captum_{n}": captum_occlusion(bench, name, n) for n in sizes}
     works["sextant"] = bench.maker(name, bench.window)
@@ -116,7 +116,7 @@ def clocked(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def with_first_uses(bench: Bench, works: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-    """The works in turn, and before that the seconds of our first three maps."""
+    """The works in turn, after the seconds of our first three maps."""
     first = first_uses(bench, works["sextant"])
     return rated(bench.milliseconds(works)) | {"first_uses": first["seconds"]}
 
@@ -128,17 +128,17 @@ def differences(bench: Bench) -> dict[str, Any]:
         "occlusion": lambda name: bench.maker(name, bench.window)(),
         "rise": lambda name: bench.maker(name, part)(),
     }
-    if bench.found["captum"]:
+    if bench.figures["captum"]:
         programs["captum"] = lambda name: captum_occlusion(bench, name, 64)()
     exact = {program: make_map("fp32") for program, make_map in programs.items()}
-    told: dict[str, Any] = {
+    figures: dict[str, Any] = {
         f"{program}_{name}": compared(make_map(name), exact[program])
         for program, make_map in programs.items()
         for name in UNTIMED
     }
     if "captum" in exact:
-        told["programs_fp32"] = compared(exact["occlusion"], exact["captum"])
-    return told
+        figures["programs_fp32"] = compared(exact["occlusion"], exact["captum"])
+    return figures
 
 
 def compared(a: Tensor, b: Tensor) -> dict[str, float]:
@@ -155,27 +155,29 @@ def compared(a: Tensor, b: Tensor) -> dict[str, float]:
 def libraries(bench: Bench) -> dict[str, Any]:
     """Nets of timm and torchvision by name: plan and boxes against the plain net in float32."""
     arithmetic("fp32")
-    told: dict[str, Any] = bench.found["libraries"]
+    figures: dict[str, Any] = bench.figures["libraries"]
     for library, name in NETS[:1] if bench.quick else NETS:
         label = f"{library}_{name}"
         try:
             part = NamedNet(library=library, name=name, weights="random")
             net = load.named(part, None, pretrained=False).eval()
             bench.use(net, bench.x, 1)
-            told[label] = against_plain(bench)
+            figures[label] = against_plain(bench)
         except (SpecError, RuntimeError, ValueError) as error:
-            told[label] = {"failed": f"{type(error).__name__}: {error}"[:300]}
-        bench.tell(label, told[label])
-    told["versions"] = {library: installed(library) for library in ("timm", "torchvision")}
-    return told
+            figures[label] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        bench.report(label, figures[label])
+    figures["versions"] = {library: installed(library) for library in ("timm", "torchvision")}
+    return figures
 
 
 def against_plain(bench: Bench) -> dict[str, float]:
     """An occlusion map by boxes beside that of the plain net, in probability."""
     plain = bench.case("fp32", chunk=64)
     plain.scorer = Scorer(bench.net, "prob")
-    found, wanted = (make(bench.window, case, bench.b)[0] for case in (bench.case("fp32"), plain))
-    return {**compared(found, wanted), "largest_of_map": wanted.abs().max().item()}
+    actual, expected = (
+        compute_map(bench.window, case, bench.b)[0] for case in (bench.case("fp32"), plain)
+    )
+    return {**compared(actual, expected), "largest_of_map": expected.abs().max().item()}
 
 
 def installed(name: str) -> str | None:
@@ -193,20 +195,20 @@ def quality(bench: Bench) -> dict[str, Any]:
     def made(seed: int, masks: int, **fields: Any) -> Tensor:
         case = bench.case("tf32")
         case.seed = seed
-        return make(Rise(id="rise", masks=masks, **fields), case, bench.b)[0]
+        return compute_map(Rise(id="rise", masks=masks, **fields), case, bench.b)[0]
 
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     reference, counts = (16, (8,)) if bench.quick else (40_000, (250, 500, 1000, 2000, 4000))
     for estimator in ("raw", "slope"):
         whole = made(99, reference, estimator=estimator)
         for sampling in ("iid", "balanced"):
             for count in counts:
                 if time.monotonic() > bench.end:
-                    return told
-                found = [
+                    return figures
+                errors_of_maps = [
                     made(s, count, estimator=estimator, sampling=sampling) - whole
                     for s in range(2 if bench.quick else 6)
                 ]
-                errors = [(error.std() / whole.std()).item() for error in found]
-                told[f"{estimator}_{sampling}_{count}"] = {"relative_error": errors}
-    return told
+                errors = [(error.std() / whole.std()).item() for error in errors_of_maps]
+                figures[f"{estimator}_{sampling}_{count}"] = {"relative_error": errors}
+    return figures

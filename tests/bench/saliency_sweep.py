@@ -1,4 +1,4 @@
-"""The paper's two claims on real photographs, with the noise floor beside them: one sweep job.
+"""The paper's two claims on real photographs, with the noise floor, as one sweep job.
 
     python -m tests.bench.saliency_sweep --out FILE.json [--keep FOLDER]   # about ten minutes
     python -m tests.bench.saliency_sweep --quick
@@ -71,7 +71,7 @@ def quick(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def more(spec: dict[str, Any]) -> dict[str, Any]:
-    """What a GPU has time for: the noise floor of RISE is lower with more masks."""
+    """A larger spec for a GPU; more masks lower the noise floor of RISE."""
     methods = [part | ({"masks": 1000} if "masks" in part else {}) for part in spec["methods"]]
     return spec | {"methods": methods, "seeds": [0, 1, 2], "max_rows": 2_000_000}
 
@@ -79,14 +79,14 @@ def more(spec: dict[str, Any]) -> dict[str, Any]:
 def pack(path: Path) -> None:
     """The photographs of the sweep as a zip of PNG files."""
     with zipfile.ZipFile(path, "w") as archive:
-        for place in range(len(SPEC["images"])):
+        for index in range(len(SPEC["images"])):
             content = io.BytesIO()
-            Image.fromarray(samples.photo(place)).save(content, "png")
-            archive.writestr(f"{place}-{Path(samples.PHOTOS[place]).stem}.png", content.getvalue())
+            Image.fromarray(samples.photo(index)).save(content, "png")
+            archive.writestr(f"{index}-{Path(samples.PHOTOS[index]).stem}.png", content.getvalue())
 
 
 def uploaded(spec: dict[str, Any], photos: Path, folder: Path) -> dict[str, Any]:
-    """The same images from a file, as a job finds those of an uploaded dataset."""
+    """The same images from a file, like those of an uploaded dataset."""
     digest = hashlib.sha256(photos.read_bytes()).hexdigest()
     (folder / "inputs").mkdir()
     shutil.copy(photos, folder / "inputs" / digest)
@@ -115,7 +115,7 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     sweep(spec, Run(folder, device=device))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    told = json.loads((folder / "sweep.json").read_text())
+    report = json.loads((folder / "sweep.json").read_text())
     names = ("divergence", "method_agreement", "grader_agreement", "grader_reliability",
              "winner_changes_with_baseline", "controls_not_beaten", "images", "rows")  # fmt: skip
     result = {
@@ -123,7 +123,7 @@ def main() -> None:
         "spec": spec.model_dump(exclude_none=True),
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
-        **{name: told[name] for name in names},
+        **{name: report[name] for name in names},
     }
     print(json.dumps({name: result[name] for name in names[:1]}, indent=1))
     if options.out:

@@ -10,7 +10,7 @@ pytestmark = ONE_DATABASE
 
 
 def test_an_exported_net_is_uploaded_and_explained(client, tmp_path):
-    """The map of an occluded exported net comes back; no package of the user's is asked for."""
+    """An occlusion map of an exported net; no package of the user's is needed."""
     torch.manual_seed(0)
     net = build_net({"name": "resnet8", "width": 16}, 4, 3).eval()
     images = (torch.zeros(2, 3, 32, 32),)
@@ -28,6 +28,6 @@ def test_an_exported_net_is_uploaded_and_explained(client, tmp_path):
     assert job["status"] == "succeeded", job["error"]
     names = [a["name"] for a in client.artifacts(job["id"]) if a["name"].endswith(".npz")]
     with np.load(client.download(job["id"], names[0], tmp_path)) as maps:
-        found = [maps[name] for name in maps.files if maps[name].shape[-2:] == (32, 32)]
-    assert found
-    assert np.ptp(found[0]) > 0
+        full_size = [maps[name] for name in maps.files if maps[name].shape[-2:] == (32, 32)]
+    assert full_size
+    assert np.ptp(full_size[0]) > 0

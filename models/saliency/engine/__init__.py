@@ -1,1 +1,1 @@
-"""Fast exact execution: a folded plan of a net, and recomputation of changed boxes alone."""
+"""Fast exact execution: a fused plan of a net, and recomputation of changed boxes only."""

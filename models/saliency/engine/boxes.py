@@ -1,8 +1,9 @@
-"""Which part of each map a change of the image can reach.
+"""Propagation of changed boxes through the operations of a net.
 
-For an operation with kernel k, stride s and low padding l, a changed interval [lo, hi) of an axis
-reaches [ceil((lo + l - k + 1) / s), floor((hi - 1 + l) / s) + 1), cut at the ends of the map. One
-batch has one box size: the largest of its positions, moved inside the map.
+For an operation with kernel k, stride s and low padding l, a changed input interval [lo, hi) of an
+axis affects the outputs [ceil((lo + l - k + 1) / s), floor((hi - 1 + l) / s) + 1), clipped to the
+map. All positions of a batch use one box size, that of the largest box; boxes are shifted to lie
+inside the map.
 """
 
 from collections.abc import Callable
@@ -12,16 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from models.saliency.engine.conv import POINT, Window
+from models.saliency.engine.conv import POINT_WINDOW, KernelWindow
 
 
-class Reach(NamedTuple):
-    """Intervals of one axis of a map, one for each position of a batch.
+class Intervals(NamedTuple):
+    """Changed intervals along one axis of a map, one for each position of a batch.
 
     Attributes:
         low: first changed index.
         high: one past the last.
-        length: of the axis.
+        length: size of the axis.
     """
 
     low: Int64[np.ndarray, "n"]
@@ -30,97 +31,106 @@ class Reach(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Length of the box of all positions."""
+        """Box size that all positions share."""
         return int(min(self.length, max(1, (self.high - self.low).max())))
 
     @property
     def start(self) -> Int64[np.ndarray, "n"]:
-        """Where each position's box begins."""
+        """First index of each position's box."""
         return np.clip(self.low, 0, self.length - self.size)
 
-    def through(self, kernel: int, stride: int, pad: int, length: int) -> "Reach":
-        """The intervals behind an operation whose result has ``length``."""
+    def propagate(self, kernel: int, stride: int, pad: int, length: int) -> "Intervals":
+        """The affected intervals of an operation's output.
+
+        Args:
+            kernel: size along this axis, dilation included.
+            stride: along this axis.
+            pad: padding before the axis.
+            length: size of the output along this axis.
+        """
         low = -((-(self.low + pad - kernel + 1)) // stride)
         high = (self.high - 1 + pad) // stride + 1
         low = np.clip(low, 0, length - 1)
-        return Reach(low, np.clip(high, low + 1, length), length)
+        return Intervals(low, np.clip(high, low + 1, length), length)
 
 
-class Reaches(NamedTuple):
-    """Boxes of rows and columns of one map."""
+class Boxes(NamedTuple):
+    """Changed boxes of one map: intervals of rows and of columns."""
 
-    rows: Reach
-    columns: Reach
+    rows: Intervals
+    columns: Intervals
 
-    def at(self, index: Int64[np.ndarray, "m"]) -> "Reaches":
-        """Those of some positions."""
-        return Reaches(*(Reach(axis.low[index], axis.high[index], axis.length) for axis in self))
+    def at(self, index: Int64[np.ndarray, "m"]) -> "Boxes":
+        """The boxes of some positions."""
+        return Boxes(*(Intervals(axis.low[index], axis.high[index], axis.length) for axis in self))
 
     @property
     def share(self) -> float:
-        """Of the map that a box covers."""
+        """Fraction of the map that a box covers."""
         return (self.rows.size * self.columns.size) / (self.rows.length * self.columns.length)
 
-    def through(self, window: Window | None, height: int, width: int) -> "Reaches":
-        """The boxes behind an operation."""
-        over = window or POINT
-        axes = zip(self, over.kernel, over.stride, over.pad, (height, width), strict=True)
-        return Reaches(*(axis.through(k, s, p, n) for axis, k, s, p, n in axes))
+    def propagate(self, window: KernelWindow | None, height: int, width: int) -> "Boxes":
+        """The affected boxes of an operation's output of ``height`` x ``width``."""
+        geometry = window or POINT_WINDOW
+        axes = zip(
+            self, geometry.kernel, geometry.stride, geometry.pad, (height, width), strict=True
+        )
+        return Boxes(*(axis.propagate(k, s, p, n) for axis, k, s, p, n in axes))
 
-    def join(self, other: "Reaches") -> "Reaches":
-        """The smallest boxes that hold both."""
+    def join(self, other: "Boxes") -> "Boxes":
+        """The smallest boxes that contain both."""
         pairs = zip(self, other, strict=True)
-        return Reaches(
+        return Boxes(
             *(
-                Reach(np.minimum(a.low, b.low), np.maximum(a.high, b.high), a.length)
+                Intervals(np.minimum(a.low, b.low), np.maximum(a.high, b.high), a.length)
                 for a, b in pairs
             )
         )
 
 
 class Regions(NamedTuple):
-    """Parts of an image that change, one after the other.
+    """Regions of an image, each replaced on its own.
 
     Attributes:
-        boxes: that hold them.
-        masks: from indices to the pixels that change.
+        boxes: bounding boxes.
+        masks: maps region indices to masks of the pixels to replace.
     """
 
-    boxes: Reaches
+    boxes: Boxes
     masks: Callable[[Int64[Tensor, "m"]], Bool[Tensor, "m h w"]]
 
     @property
     def number(self) -> int:
-        """How many."""
+        """Number of regions."""
         return len(self.boxes.rows.low)
 
 
 def regions_of(masks: Bool[Tensor, "n h w"]) -> Regions:
     """Regions from their masks."""
-    return Regions(reaches_of(masks), lambda index: masks[index])
+    return Regions(boxes_of(masks), lambda index: masks[index])
 
 
-def reaches_of(masks: Bool[Tensor, "n h w"]) -> Reaches:
-    """Bounding boxes of masks; a mask of nothing gets a box of one pixel."""
-    return Reaches(reach_of(masks.any(2)), reach_of(masks.any(1)))
+def boxes_of(masks: Bool[Tensor, "n h w"]) -> Boxes:
+    """Bounding boxes of masks; an empty mask gets a box of one pixel."""
+    return Boxes(intervals_of(masks.any(2)), intervals_of(masks.any(1)))
 
 
-def reach_of(touched: Bool[Tensor, "n length"]) -> Reach:
-    """First and last touched index of each row; [0, 1) where nothing is touched."""
-    found = touched.cpu().numpy()
-    length = found.shape[1]
-    low = np.where(found.any(1), found.argmax(1), 0)
-    high = np.where(found.any(1), length - found[:, ::-1].argmax(1), 1)
-    return Reach(low.astype(np.int64), high.astype(np.int64), length)
+def intervals_of(touched: Bool[Tensor, "n length"]) -> Intervals:
+    """Interval from the first to the last True of each row; [0, 1) where there is none."""
+    changed = touched.cpu().numpy()
+    length = changed.shape[1]
+    low = np.where(changed.any(1), changed.argmax(1), 0)
+    high = np.where(changed.any(1), length - changed[:, ::-1].argmax(1), 1)
+    return Intervals(low.astype(np.int64), high.astype(np.int64), length)
 
 
-def groups(boxes: Reaches, size: int) -> list[Int64[np.ndarray, "_"]]:
-    """Indices of at most ``size`` boxes that lie near each other, so that they are cut alike."""
+def groups(boxes: Boxes, size: int) -> list[Int64[np.ndarray, "_"]]:
+    """Batches of at most ``size`` boxes near each other, so that border boxes share batches."""
     rows, columns = ((axis.low + axis.high) for axis in boxes)
     count = len(rows)
     strips = max(1, round((count / size) ** 0.5))
-    found = []
+    batches = []
     for strip in np.array_split(np.argsort(rows, kind="stable"), strips):
         ordered = strip[np.argsort(columns[strip], kind="stable")]
-        found += np.array_split(ordered, -(-len(strip) // size))
-    return found
+        batches += np.array_split(ordered, -(-len(strip) // size))
+    return batches

@@ -1,7 +1,7 @@
-"""A convolution with what follows it: bias, batch norm, addition, activation, in one call.
+"""A convolution fused with bias, batch norm, residual addition and activation.
 
-The kernels that fuse them are oneDNN's on the CPU and cuDNN's on the GPU. Where they are missing,
-or give another answer than plain torch on a small input, plain torch is used.
+The fused kernels are oneDNN's on a CPU and cuDNN's on a GPU. Plain torch serves where they are
+missing, or disagree with it on a small input.
 """
 
 import math
@@ -10,20 +10,21 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-TOLERANCE = 2e-2  # of a fused kernel against plain torch, relative: bfloat16 rounds at 4e-3
+TOLERANCE = 2e-2  # relative, fused kernel against plain torch; bfloat16 rounds at 4e-3
 
 
-class Window(NamedTuple):
-    """Where a spatial operation looks.
+class KernelWindow(NamedTuple):
+    """Geometry of a spatial operation.
 
     Attributes:
         kernel: rows and columns, dilation included.
-        stride: down and right.
-        pad: rows above and columns to the left of the map that the first window covers.
-        fill: the value outside of the map, 0 or minus infinity.
+        stride: of rows and of columns.
+        pad: padding above and to the left of the map.
+        fill: value of the padding, 0 or minus infinity.
     """
 
     kernel: tuple[int, int]
@@ -32,7 +33,7 @@ class Window(NamedTuple):
     fill: float = 0.0
 
 
-POINT = Window((1, 1), (1, 1), (0, 0))  # looks at the same place
+POINT_WINDOW = KernelWindow((1, 1), (1, 1), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Conv:
     Attributes:
         weight: [out, in / groups, rows, columns].
         bias: [out] or None.
-        stride: down and right.
+        stride: of rows and of columns.
         pads: zeros above, left, below, right.
         dilation: of rows and columns.
         groups: of channels.
-        clamp: least and greatest value of the result, None for none; (0, inf) is ReLU.
+        clamp: limits of the result, None for no limits; (0, inf) is ReLU.
         backend: ``mkldnn``, ``cudnn``, ``product`` or ``plain``.
-        packed: the weight in the kernel's own order.
+        packed: the weight in the memory layout of the kernel.
     """
 
     weight: Tensor
@@ -62,21 +63,28 @@ class Conv:
     packed: Tensor | None = None
 
     @property
-    def window(self) -> Window:
-        """Where each output looks."""
+    def window(self) -> KernelWindow:
+        """Kernel, stride and padding."""
         rows, columns = self.weight.shape[2:]
         kernel = ((rows - 1) * self.dilation[0] + 1, (columns - 1) * self.dilation[1] + 1)
-        return Window(kernel, self.stride, self.pads[:2])
+        return KernelWindow(kernel, self.stride, self.pads[:2])
 
-    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """Of the whole map, [n, in, h, w]; ``other`` has the result's shape."""
+    def __call__(
+        self, x: Float[Tensor, "n c_in h w"], other: Float[Tensor, "n c_out i j"] | None = None
+    ) -> Float[Tensor, "n c_out i j"]:
+        """The result for whole maps; ``other`` is added before the clamp."""
         top, left, bottom, right = self.pads
         if (top, left) != (bottom, right):
             return self.valid(F.pad(x, (left, right, top, bottom)), other)
         return self._run(x, other, [top, left])
 
-    def valid(self, x: Tensor, other: Tensor | None = None, columns: int = 0) -> Tensor:
-        """Of a map whose padding is already there, but for zeros left and right of its columns."""
+    def valid(
+        self,
+        x: Float[Tensor, "n c_in h w"],
+        other: Float[Tensor, "n c_out i j"] | None = None,
+        columns: int = 0,
+    ) -> Float[Tensor, "n c_out i j"]:
+        """The result for maps that include their padding, except ``columns`` of zeros."""
         return self._run(x, other, [0, columns])
 
     def _run(self, x: Tensor, other: Tensor | None, pad: list[int]) -> Tensor:
@@ -110,7 +118,7 @@ class Conv:
         return torch.cudnn_convolution_add_relu(x, self.weight, other, 1.0, self.bias, *shape)
 
     def _product(self, x: Tensor, other: Tensor | None) -> Tensor:
-        """A 1x1 kernel as a product over the pixels: in full float32 the faster way on a GPU."""
+        """A 1x1 kernel as a matrix product over pixels: faster in full float32 on a GPU."""
         x = x[:, :, :: self.stride[0], :: self.stride[1]]
         n, c, h, w = x.shape
         rows, weight = x.permute(0, 2, 3, 1).reshape(-1, c), self.weight[:, :, 0, 0].T
@@ -122,18 +130,18 @@ class Conv:
 
 
 def _activation(clamp: tuple[float, float] | None) -> tuple[str | None, list[float]]:
-    """OneDNN's name of a clamp and its limits."""
+    """The activation and its arguments as oneDNN names them."""
     if clamp is None:
         return None, []
     return ("relu", []) if clamp == (0.0, math.inf) else ("hardtanh", list(clamp))
 
 
 def fastest(conv: Conv, size: tuple[int, int]) -> Conv:
-    """The same convolution with the fastest kernel of its device.
+    """The convolution with the fastest kernel of its device.
 
     Args:
-        conv: a plain one.
-        size: height and width of the maps it will see.
+        conv: with backend ``plain``.
+        size: height and width of its input maps.
     """
     weight = conv.weight.contiguous(memory_format=torch.channels_last)
     name = kernel_of(weight.device.type, weight.dtype)
@@ -142,7 +150,7 @@ def fastest(conv: Conv, size: tuple[int, int]) -> Conv:
 
 @cache
 def kernel_of(device: str, dtype: torch.dtype) -> str:
-    """The backend that fuses on this device and agrees with plain torch on a small input."""
+    """The fused backend of this device, or ``plain`` where it disagrees with plain torch."""
     name = {"cpu": "mkldnn", "cuda": "cudnn"}.get(device, "plain")
     if name == "mkldnn" and dtype != torch.float32:
         return "plain"
@@ -164,13 +172,13 @@ def _with(conv: Conv, name: str, size: tuple[int, int]) -> Conv:
 
 
 def _is_product(conv: Conv) -> bool:
-    """Whether each output of a float32 convolution looks at one pixel, at all channels."""
-    alone = conv.weight.shape[2:] == (1, 1) and conv.groups == 1 and not any(conv.pads)
-    return alone and conv.weight.dtype == torch.float32
+    """Whether this is a float32 convolution by an ungrouped 1x1 kernel without padding."""
+    one_by_one = conv.weight.shape[2:] == (1, 1) and conv.groups == 1 and not any(conv.pads)
+    return one_by_one and conv.weight.dtype == torch.float32
 
 
 def _agrees(name: str, device: str, dtype: torch.dtype, groups: int) -> bool:
-    """Whether a backend and plain torch give the same, with and without an addition."""
+    """Whether a backend agrees with plain torch, with and without a residual addition."""
     numbers = torch.Generator().manual_seed(0)
     x, weight, bias = (
         torch.randn(*shape, generator=numbers).to(device, dtype)
@@ -180,7 +188,7 @@ def _agrees(name: str, device: str, dtype: torch.dtype, groups: int) -> bool:
     plain = Conv(weight, bias, (1, 1), (1, 1, 1, 1), (1, 1), groups, (0.0, math.inf))
     other = _with(plain, name, (6, 6))
     for added in (None, torch.ones_like(x)):
-        wanted, found = plain(x, added), other(x, added)
-        if (wanted - found).abs().max() > TOLERANCE * (1 + wanted.abs().max()):
+        expected, actual = plain(x, added), other(x, added)
+        if (expected - actual).abs().max() > TOLERANCE * (1 + expected.abs().max()):
             return False
     return True

@@ -1,6 +1,6 @@
-"""All changes of an image as one CUDA graph: thousands of small launches replayed in one.
+"""The outputs for all regions of an image as one CUDA graph, replayed by a single launch.
 
-Depends on the plan and the regions alone; image and baseline are copied into its buffers.
+A graph depends on the plan and the regions only; image and baseline are copied into its buffers.
 """
 
 import numpy as np
@@ -8,13 +8,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.saliency.engine.incremental import Base, Changes
+from models.saliency.engine.incremental import BaseActivations, Changes
 
-WARMUP = 2  # eager passes before it is recorded: routes, cuDNN's choice of algorithms
+WARMUP = 2  # eager passes before the capture; they build routes and select cuDNN algorithms
 
 
 class GraphedChanges:
-    """Recorded :class:`Changes`; raises RuntimeError where something cannot be recorded."""
+    """The outputs of :class:`Changes`, captured as a CUDA graph.
+
+    Args:
+        changes: the plan and the regions.
+        x: an image to capture with.
+        b: a baseline image to capture with.
+
+    Raises:
+        RuntimeError: if an operation cannot be captured.
+    """
 
     def __init__(
         self, changes: Changes, x: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"]
@@ -33,14 +42,14 @@ class GraphedChanges:
             self._outputs = self._pass(changes)
 
     def _pass(self, changes: Changes) -> Float[Tensor, "n classes"]:
-        base = Base(changes.plan, self.x)
-        found = [outputs for _, outputs in changes.outputs(base, self.b)]
-        return torch.cat(found)[self._order]
+        base = BaseActivations(changes.plan, self.x)
+        batches = [outputs for _, outputs in changes.outputs(base, self.b)]
+        return torch.cat(batches)[self._order]
 
     def __call__(
         self, x: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"]
     ) -> Float[Tensor, "n classes"]:
-        """Outputs in the order of the regions."""
+        """The net's outputs for image ``x``, one row for each region, in their order."""
         self.x.copy_(x)
         self.b.copy_(b)
         self._graph.replay()

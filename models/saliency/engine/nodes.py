@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, fx
 
 aten = torch.ops.aten
@@ -28,18 +29,18 @@ def constants_of(program: torch.export.ExportedProgram) -> dict[str, Tensor]:
 
 
 def needed_by(result: fx.Node) -> set[fx.Node]:
-    """The node and all that it is computed from."""
-    found, todo = set(), [result]
+    """The node and every node that it depends on."""
+    needed, todo = set(), [result]
     while todo:
         node = todo.pop()
-        if node not in found:
-            found.add(node)
+        if node not in needed:
+            needed.add(node)
             todo += node.all_input_nodes
-    return found
+    return needed
 
 
 def arguments(node: fx.Node, defaults: tuple[Any, ...] = ()) -> tuple[Any, ...]:
-    """Positional arguments, completed by defaults."""
+    """The positional arguments of a node, completed by defaults."""
     return (*node.args, *defaults[len(node.args) :])
 
 
@@ -50,7 +51,7 @@ def two(value: Any) -> tuple[int, int]:
 
 
 def paddings(padding: Any, weight: Tensor, dilation: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Zeros above, left, below, right of a convolution's input."""
+    """Zeros above, left, below, right of the input of a convolution [out, in, rows, columns]."""
     if padding == "valid":
         return 0, 0, 0, 0
     if padding == "same":
@@ -62,7 +63,7 @@ def paddings(padding: Any, weight: Tensor, dilation: tuple[int, int]) -> tuple[i
 
 
 def map_size(node: fx.Node) -> tuple[int, int, int] | None:
-    """Channels, height and width of a value that is a batch of maps."""
+    """Channels, height and width of a batch of maps; None for other values."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or value.ndim != 4:
         return None
@@ -72,12 +73,12 @@ def map_size(node: fx.Node) -> tuple[int, int, int] | None:
 
 
 def packet_of(node: fx.Node) -> Any:
-    """The operation without its overload, in the form that leaves its inputs alone."""
+    """The overload packet of the operation, in its functional form."""
     return getattr(functional_of(node.target), "overloadpacket", None)
 
 
 def functional_of(target: Any) -> Any:
-    """The form of an in-place operation that leaves its input as it was."""
+    """The functional form of an in-place operation; other operations as they are."""
     packet = getattr(target, "overloadpacket", None)
     name = getattr(packet, "__name__", "")
     if not name.endswith("_") or target.namespace != "aten":
@@ -86,7 +87,7 @@ def functional_of(target: Any) -> Any:
 
 
 def limits_of(node: fx.Node) -> tuple[float, float] | None:
-    """Limits of an activation that is a clamp."""
+    """Limits of an activation that clamps its input; None for other operations."""
     packet = packet_of(node)
     if packet == aten.relu:
         return 0.0, math.inf
@@ -98,6 +99,8 @@ def limits_of(node: fx.Node) -> tuple[float, float] | None:
     return None
 
 
-def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Batch norm that no convolution could take."""
+def affine(
+    x: Float[Tensor, "n c h w"], scale: Float[Tensor, "c 1 1"], shift: Float[Tensor, "c 1 1"]
+) -> Float[Tensor, "n c h w"]:
+    """Batch norm that could not be folded into a convolution."""
     return x * scale + shift

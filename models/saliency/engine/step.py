@@ -1,4 +1,4 @@
-"""One value of a net's plan: what computes it, and where that looks."""
+"""One step of an execution plan."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,24 +6,24 @@ from typing import Any
 
 from torch import Tensor
 
-from models.saliency.engine.conv import Window
+from models.saliency.engine.conv import KernelWindow
 
 
 @dataclass(frozen=True)
-class Step:
-    """One value of the net.
+class PlanStep:
+    """The computation of one value of a net.
 
     Attributes:
         name: of the value.
         inputs: names of the values it is computed from.
-        call: computes it from the whole values.
-        local: computes a box of it from boxes of its inputs, None where it needs them whole.
-        window: where it looks in its first input; None means at the same place. All other inputs
-            are read at the place of the output.
+        call: computes the value from whole inputs.
+        local: computes a box of the value from boxes of its inputs; None if it needs whole inputs.
+        window: kernel, stride and padding for the first input, None for pointwise. All other
+            inputs are read pointwise.
     """
 
     name: str
     inputs: tuple[str, ...]
     call: Callable[..., Any]
     local: Callable[..., Tensor] | None = None
-    window: Window | None = None
+    window: KernelWindow | None = None

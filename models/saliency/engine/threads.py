@@ -1,7 +1,7 @@
-"""Independent batches on the cores of a CPU, each computed by one thread.
+"""Independent batches on the cores of a CPU, one thread per batch.
 
-Splitting one small operation over the cores costs a barrier an operation, which on busy machines
-takes longer than the work; whole batches need none.
+Parallelism within one small operation needs a barrier per operation, which on a busy machine takes
+longer than the work itself; parallelism over batches needs none.
 """
 
 import threading
@@ -14,29 +14,34 @@ from typing import Any
 import torch
 
 _here = threading.local()
-AHEAD = 2  # parts under way for each thread
-LARGEST = 31 * 2**20  # bytes; glibc learns from blocks of less than 32 MiB
+AHEAD = 2  # parts submitted per thread before a result is awaited
+LARGEST = 31 * 2**20  # bytes; glibc adapts its threshold to blocks below 32 MiB
 
 
 def each(work: Callable[[Any], Any], parts: Iterable[Any], device: str) -> Iterator[Any]:
-    """``work`` of each part, in order; on a CPU as many at once as torch has threads.
+    """Yield ``work(part)`` for each part, in order; on a CPU in as many threads as torch has.
 
-    Few parts are under way at a time, so that memory does not grow with their number. ``work`` may
-    call this function again, which then goes through its parts alone.
+    Only a few parts are in progress at a time, so memory does not grow with their number. A nested
+    call, made by ``work``, runs serially in its thread.
+
+    Args:
+        work: called with each part.
+        parts: independent of each other.
+        device: type of the device; anything but ``cpu`` runs serially.
     """
     threads = torch.get_num_threads()
     if device != "cpu" or threads == 1 or getattr(_here, "in_pool", False):
         yield from map(work, parts)
         return
 
-    def alone(part: Any) -> Any:
+    def run(part: Any) -> Any:
         with torch.inference_mode():
             return work(part)
 
     waiting: deque[Future[Any]] = deque()
     try:
         for part in parts:
-            waiting.append(_pool(threads).submit(alone, part))
+            waiting.append(_pool(threads).submit(run, part))
             if len(waiting) > AHEAD * threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -45,17 +50,17 @@ def each(work: Callable[[Any], Any], parts: Iterable[Any], device: str) -> Itera
         for future in waiting:
             future.cancel()
         wait(waiting)
-        torch.set_num_threads(threads)  # the pool's threads have changed what new threads get
+        torch.set_num_threads(threads)  # the pool has changed the default of new threads
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Have maps that are dropped stay with the process for the next ones, on a CPU.
+    """Make glibc keep freed feature maps in the process, so that the next ones reuse their pages.
 
-    glibc asks the system anew for blocks above a size, and each page of them then costs a fault at
-    its first use: a twentieth of a forward pass. The size grows to that of the largest block that
-    was ever given back, and so does what may stay free. The block here is never touched, so that
-    it costs nothing; allocators that do not learn are not changed.
+    glibc allocates blocks above its mmap threshold with mmap, and each page then causes a page
+    fault at its first use: 5 % of a forward pass. Freeing a block raises that threshold, and the
+    trim threshold with it, to the size of the block. The block freed here is never touched, so it
+    costs nothing; other allocators are unaffected.
     """
     torch.empty(LARGEST, dtype=torch.uint8)
 
@@ -66,7 +71,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _enter() -> None:
-    """One thread for each operation of this thread."""
+    """Limit the operations of a pool thread to that thread."""
     _here.in_pool = True
-    torch.get_num_threads()  # the first call takes the number from all threads' common one
+    torch.get_num_threads()  # the first call would otherwise reset the number to the default
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""From a net to its plan, by way of ``torch.export`` and the ATen operations it finds."""
+"""From a net to its execution plan, through the ATen graph of ``torch.export``."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from models.saliency.engine.conv import Conv, Window, fastest
+from models.saliency.engine.conv import Conv, KernelWindow, fastest
 from models.saliency.engine.nodes import (
     POINTWISE,
     SAME,
@@ -25,24 +25,24 @@ from models.saliency.engine.nodes import (
     paddings,
     two,
 )
-from models.saliency.engine.plan import Plan
-from models.saliency.engine.step import Step
+from models.saliency.engine.plan import ExecutionPlan
+from models.saliency.engine.step import PlanStep
 from models.saliency.engine.threads import keep_freed_memory
 
 aten = torch.ops.aten
 INF = math.inf
-EXAMPLES = 2  # images of the traced batch; 1 would be taken for a constant
+EXAMPLES = 2  # images of the example batch; export treats a size of 1 as constant
 
 
 class NotTraceableError(Exception):
-    """The net cannot be turned into a plan; run it as it is."""
+    """The net cannot be turned into a plan and has to be run as a module."""
 
 
-def trace(net: nn.Module, shape: tuple[int, int, int]) -> Plan:
-    """The plan of a net in evaluation mode for images of a shape [c, h, w].
+def trace(net: nn.Module, shape: tuple[int, int, int]) -> ExecutionPlan:
+    """The plan of a net in evaluation mode for images of shape [c, h, w].
 
     Raises:
-        NotTraceableError: with the reason, if ``torch.export`` cannot follow the net's code.
+        NotTraceableError: if ``torch.export`` fails, with its reason.
     """
     weight = next(v for v in (*net.parameters(), *net.buffers()) if v.is_floating_point())
     if weight.device.type == "cpu":
@@ -58,17 +58,18 @@ def trace(net: nn.Module, shape: tuple[int, int, int]) -> Plan:
 
 
 class _Builder:
-    """Walks the graph once; a node either becomes a step or joins the one before it."""
+    """Visits each node of the graph once; it becomes a step or is fused into an earlier one."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         self.graph = program.graph
         self.constants = constants_of(program)
         self.same: dict[fx.Node, fx.Node] = {}
-        self.steps: dict[fx.Node, Step] = {}
+        self.steps: dict[fx.Node, PlanStep] = {}
         self.convs: dict[fx.Node, Conv] = {}
         self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}
 
-    def plan(self) -> Plan:
+    def plan(self) -> ExecutionPlan:
+        """Build the plan."""
         (image,) = [
             node
             for node in self.graph.nodes
@@ -82,7 +83,7 @@ class _Builder:
                 self._add(node)
         self._finish()
         shapes = {node.name: size for node in (image, *self.steps) if (size := map_size(node))}
-        return Plan(image.name, list(self.steps.values()), self._of(result).name, shapes)
+        return ExecutionPlan(image.name, list(self.steps.values()), self._of(result).name, shapes)
 
     # -- one node ----------------------------------------------------------------------------
 
@@ -118,10 +119,10 @@ class _Builder:
         if pad is not None:
             conv = replace(conv, pads=tuple(a + b for a, b in zip(pads, pad, strict=True)))
             source = self._of(arguments(x)[0])
-        self._place(node, conv, [source])
+        self._add_conv(node, conv, [source])
 
     def _pad_before(self, x: fx.Node) -> tuple[int, int, int, int] | None:
-        """Zeros that a node of its own puts around the convolution's input: above, left, ..."""
+        """Zero padding (above, left, below, right) by a separate node before a convolution."""
         if x.target not in (aten.pad.default, aten.constant_pad_nd.default) or len(x.users) != 1:
             return None
         _, widths, *rest = arguments(x)
@@ -134,7 +135,7 @@ class _Builder:
         return top, left, bottom, right
 
     def _norm(self, node: fx.Node) -> bool:
-        """Fold batch norm into the convolution before it, or make it an affine map of channels."""
+        """Fold batch norm into the preceding convolution, or scale and shift each channel."""
         x, weight, bias, mean, var, training, _, eps = arguments(node)[:8]
         mean, var = self._constant(mean), self._constant(var)
         if training or mean is None or var is None:
@@ -147,7 +148,12 @@ class _Builder:
             shift = shift + offset.double()
         source = self._of(x)
         conv = self.convs.get(source)
-        if conv is not None and conv.clamp is None and self._alone(x) and self._inputs(source) == 1:
+        if (
+            conv is not None
+            and conv.clamp is None
+            and self._has_single_reader(x)
+            and self._inputs(source) == 1
+        ):
             weight = (conv.weight.double() * scale[:, None, None, None]).to(conv.weight)
             old = conv.bias.double() if conv.bias is not None else 0.0
             folded = replace(conv, weight=weight, bias=(old * scale + shift).to(conv.weight))
@@ -162,13 +168,17 @@ class _Builder:
     def _clamp_into(self, node: fx.Node, clamp: tuple[float, float]) -> bool:
         source = self._of(arguments(node)[0])
         conv = self.convs.get(source)
-        if conv is None or conv.clamp is not None or not self._alone(arguments(node)[0]):
+        if (
+            conv is None
+            or conv.clamp is not None
+            or not self._has_single_reader(arguments(node)[0])
+        ):
             return False
         self._replace(source, node, replace(conv, clamp=clamp))
         return True
 
     def _add_into(self, node: fx.Node) -> bool:
-        """An addition of two maps becomes part of the later convolution."""
+        """Fuse an addition of two maps into the later one of their convolutions."""
         if node.kwargs or len(node.args) != 2:
             return False
         sides = [arg for arg in node.args if isinstance(arg, fx.Node)]
@@ -180,7 +190,7 @@ class _Builder:
             for side, other in (sides, sides[::-1])
             if (source := self._of(side)) in self.convs
             and self.convs[source].clamp is None
-            and self._alone(side)
+            and self._has_single_reader(side)
             and self._inputs(source) == 1
             and self._of(other) in (*self.steps, *self._images())
             and self._of(other) is not source
@@ -207,13 +217,13 @@ class _Builder:
         if not exact or map_size(node) is None:
             self._generic(node)
             return
-        window = Window(kernel, stride, padding, -INF if largest else 0.0)
+        window = KernelWindow(kernel, stride, padding, -INF if largest else 0.0)
         source = self._of(x)
         full = self._bound(node)
-        self.steps[node] = Step(node.name, (source.name,), full, call, window)
+        self.steps[node] = PlanStep(node.name, (source.name,), full, call, window)
 
     def _generic(self, node: fx.Node) -> None:
-        """Any other operation; element by element where all its maps have the same size."""
+        """Any other operation; local if it is element-wise on maps of one size."""
         inputs = self._dynamic(node)
         maps = [map_size(source) for source in inputs]
         size = map_size(node)
@@ -225,7 +235,7 @@ class _Builder:
             local = packet_of(node) in POINTWISE and self._small_constants(node)
         self._step(node, inputs, self._bound(node), local=local)
 
-    # -- small helpers -----------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------
 
     def _of(self, node: fx.Node) -> fx.Node:
         return self.same.get(node, node)
@@ -238,8 +248,8 @@ class _Builder:
     def _constant(self, node: Any) -> Tensor | None:
         return self.constants.get(node.name) if isinstance(node, fx.Node) else None
 
-    def _alone(self, node: fx.Node) -> bool:
-        """Whether this node is the only one that reads what its step makes."""
+    def _has_single_reader(self, node: fx.Node) -> bool:
+        """Whether the value of this node has a single reader."""
         return len(node.users) == 1 and len(self._of(node).users) == 1
 
     def _inputs(self, node: fx.Node) -> int:
@@ -249,9 +259,11 @@ class _Builder:
         return [self._of(x) for x in node.all_input_nodes if x.name not in self.constants]
 
     def _small_constants(self, node: fx.Node) -> bool:
-        """Whether weights that join in have no height and width of their own."""
-        found = [self.constants[x.name] for x in node.all_input_nodes if x.name in self.constants]
-        return all((x.ndim < 2 and x.numel() == 1) or x.shape[-2:] == (1, 1) for x in found)
+        """Whether all constant operands are scalars or have height and width 1."""
+        constants = [
+            self.constants[x.name] for x in node.all_input_nodes if x.name in self.constants
+        ]
+        return all((x.ndim < 2 and x.numel() == 1) or x.shape[-2:] == (1, 1) for x in constants)
 
     def _bound(self, node: fx.Node) -> Callable[..., Any]:
         """The node's operation as a function of its dynamic inputs."""
@@ -274,14 +286,14 @@ class _Builder:
         self, node: fx.Node, inputs: list[fx.Node], call: Callable[..., Any], *, local: bool
     ) -> None:
         names = tuple(source.name for source in inputs)
-        self.steps[node] = Step(node.name, names, call, call if local else None)
+        self.steps[node] = PlanStep(node.name, names, call, call if local else None)
 
-    def _place(self, node: fx.Node, conv: Conv, inputs: list[fx.Node]) -> None:
+    def _add_conv(self, node: fx.Node, conv: Conv, inputs: list[fx.Node]) -> None:
         self.convs[node] = conv
         self._step(node, inputs, conv, local=False)
 
     def _replace(self, old: fx.Node, new: fx.Node, conv: Conv, *more: fx.Node) -> None:
-        """The step of ``old`` now also does the work of ``new``, at the latter's place."""
+        """Replace the step of ``old`` by one for ``new`` that also computes ``old``."""
         step = self.steps.pop(old)
         del self.convs[old]
         names = step.inputs + tuple(source.name for source in more)
@@ -289,7 +301,7 @@ class _Builder:
         self.convs[new] = conv
 
     def _finish(self) -> None:
-        """Pick the kernel of each convolution."""
+        """Choose the kernel of each convolution."""
         sizes = {node.name: map_size(node) for node in self.graph.nodes}
         for node, conv in self.convs.items():
             step = self.steps[node]

@@ -21,24 +21,24 @@ STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)
 
 
 class _Line(NamedTuple):
-    """A curve with what it is of."""
+    """A curve with the method and the baseline of its map."""
 
     method: str
     baseline: str
     points: Sequence[tuple[float, float]]
 
 
-def curves(path: Path, found: Mapping[Any, Sequence[tuple[float, float]]]) -> None:
-    """A panel for each image and grader, the first 24 of them; the end states are marked.
+def curves(path: Path, curves: Mapping[Any, Sequence[tuple[float, float]]]) -> None:
+    """Draw a panel for each image and grader, at most 24, with the first and last state marked.
 
-    A colour a method, a line style a baseline of the map, the first seed of each; all panels of an
-    image on one scale, one legend for all.
+    The colour shows the method, the line style the baseline of the map; only the first seed is
+    drawn. All panels of an image share one scale, and all panels one legend.
 
     Args:
         path: of the PNG.
-        found: by (key of the map, grader), pairs of the share swapped and the score.
+        curves: by (key of the map, grader), pairs of the share replaced and the score.
     """
-    panels = _panels(found)
+    panels = _panels(curves)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(6.4 * columns, 3.4 * rows + 0.8), dpi=110, layout="constrained")
@@ -64,9 +64,9 @@ def curves(path: Path, found: Mapping[Any, Sequence[tuple[float, float]]]) -> No
     figure.savefig(path, metadata={"Software": None})
 
 
-def _panels(found: Mapping[Any, Sequence[tuple[float, float]]]) -> dict[tuple[str, str], list]:
+def _panels(curves: Mapping[Any, Sequence[tuple[float, float]]]) -> dict[tuple[str, str], list]:
     panels: dict[tuple[str, str], dict[tuple[str, str], _Line]] = {}
-    for (key, grader), points in found.items():
+    for (key, grader), points in curves.items():
         if points:
             panel = panels.setdefault((key.image, grader), {})
             panel.setdefault((key.method, key.baseline), _Line(key.method, key.baseline, points))
@@ -75,7 +75,7 @@ def _panels(found: Mapping[Any, Sequence[tuple[float, float]]]) -> dict[tuple[st
 
 
 def _limits(panels: dict[tuple[str, str], list], image: str) -> tuple[float, float]:
-    """Of all curves of an image, with a margin."""
+    """Limits of the score axis: the range of all curves of an image, with a margin."""
     chosen = [line for (name, _), panel in panels.items() if name == image for line in panel]
     scores = [score for line in chosen for _, score in line.points]
     margin = 0.05 * (max(scores) - min(scores)) or 0.05
@@ -98,8 +98,8 @@ def _colour(methods: list[str], method: str) -> Any:
 def _legend(methods: list[str], baselines: list[str]) -> list[Line2D]:
     colours = [Line2D([], [], color=_colour(methods, name), label=name) for name in methods]
     styles = [
-        Line2D([], [], color="black", linestyle=STYLES[place % len(STYLES)], label=f"map: {name}")
-        for place, name in enumerate(baselines)
+        Line2D([], [], color="black", linestyle=STYLES[index % len(STYLES)], label=f"map: {name}")
+        for index, name in enumerate(baselines)
     ]
     return colours + styles
 
@@ -107,7 +107,15 @@ def _legend(methods: list[str], baselines: list[str]) -> list[Line2D]:
 def heat_map(
     path: Path, values: Float[np.ndarray, "n n"], names: list[str], title: str, label: str
 ) -> None:
-    """A matrix on the scale from -1 to 1, every number written in it."""
+    """Draw a matrix on a scale from -1 to 1, with every number in its cell.
+
+    Args:
+        path: of the PNG.
+        values: the matrix.
+        names: of its rows and columns.
+        title: of the figure.
+        label: of the colour bar.
+    """
     side = 1.6 + 0.52 * len(names)
     figure = Figure(figsize=(side + 1.6, side), dpi=110, layout="constrained")
     axis = figure.subplots()
@@ -128,16 +136,16 @@ def contact_sheet(
     maps: Mapping[tuple[str, str], Float[np.ndarray, "h w"]],
     image: Float[np.ndarray, "h w c"],
     title: str,
-    said: Mapping[str, Style],
+    styles: Mapping[str, Style],
 ) -> None:
-    """Methods down, baselines across; each row on one scale.
+    """Draw maps by method (rows) and baseline (columns), with one scale per row.
 
     Args:
         path: of the PNG.
         maps: by (method, baseline).
         image: values in [0, 1], drawn grey beneath the maps.
-        title: above all.
-        said: how the maps of a method are drawn; as plain differences where it is missing.
+        title: of the figure.
+        styles: how the maps of each method are drawn; by default as differences.
     """
     methods = list(dict.fromkeys(method for method, _ in maps))
     baselines = [name for name in dict.fromkeys(name for _, name in maps) if name != NO_BASELINE]
@@ -148,7 +156,7 @@ def contact_sheet(
     grey = image.mean(2)
     for row, method in zip(axes, methods, strict=True):
         drawn = [values for (name, _), values in maps.items() if name == method]
-        style = said.get(method, Style(method, "value of the map", signed=True, within=1.0))
+        style = styles.get(method, Style(method, "value of the map", signed=True, within=1.0))
         norm, colours = style.scale(drawn), style.colours("RdBu_r")
         for axis, name in zip(row, baselines, strict=True):
             axis.set_axis_off()
@@ -162,7 +170,7 @@ def contact_sheet(
             axis.set_title(name, fontsize=7)
         words = method if style.described == method else f"{method}: {style.described}"
         head = row[0].set_title(f"{words}\n", fontsize=8, loc="left")
-        head.set_in_layout(False)  # it may run over its neighbours, whose first line is empty
+        head.set_in_layout(False)  # may extend over the next titles, whose first line is empty
         shown = ScalarMappable(norm, colours)
         bar = figure.colorbar(shown, ax=list(row), shrink=0.8, extend=style.ends)
         bar.set_label(fill(style.quantity, BAR_LETTERS), fontsize=6)

@@ -1,4 +1,4 @@
-"""Pictures of saliency maps over their image: one comparison, one colour scale."""
+"""Pictures of saliency maps over their image, with one colour scale per comparison."""
 
 import math
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from models.saliency.spec.methods import Method
 COLUMNS = 4
 PANEL_INCHES = 2.6
 BAR_INCHES = 0.6
-BAR_LETTERS = 26  # a line beside a colour bar
+BAR_LETTERS = 26  # characters per line of a colour bar's label
 SCORES = {"prob": "probability", "logit": "logit", "logprob": "log-probability"}
 UNSIGNED_COLORMAP = "viridis"
 
 
-WITHIN = 0.99  # share of a derivative's values on the scale: single pixels are far above the rest
+WITHIN = 0.99  # quantile of gradients at the end of the scale; single pixels exceed it by far
 
 
 class Style(NamedTuple):
-    """How the maps of a method are drawn and what is written beside them.
+    """How the maps of a method are drawn and labelled.
 
     Attributes:
         described: the method with its parameters.
-        quantity: what the values are, for the colour bar.
+        quantity: meaning of the values, for the colour bar.
         signed: whether zero means "no effect", so that colours diverge from it.
-        within: share of the values that lie on the scale; those beyond have its last colour.
+        within: quantile of the values at the end of the scale; larger ones get its last colour.
     """
 
     described: str
@@ -44,11 +44,11 @@ class Style(NamedTuple):
     within: float
 
     def colours(self, diverging: str) -> str:
-        """The colour map."""
+        """Name of the colour map."""
         return diverging if self.signed else UNSIGNED_COLORMAP
 
     def scale(self, maps: Sequence[Float[np.ndarray, "rows columns"]]) -> Normalize:
-        """One for all maps of a comparison; constant maps still get a range."""
+        """The common scale of the maps of a comparison; constant maps still get a range."""
         values = np.concatenate([values.ravel() for values in maps])
         if self.signed:
             return CenteredNorm(0, float(np.quantile(np.abs(values), self.within)) or 1.0)
@@ -57,20 +57,20 @@ class Style(NamedTuple):
 
     @property
     def ends(self) -> str:
-        """Which ends of the colour bar are open."""
+        """Which ends of the colour bar are drawn as open."""
         if self.within == 1:
             return "neither"
         return "both" if self.signed else "max"
 
 
 def style(method: Method, score: str) -> Style:
-    """Of the maps of a method."""
+    """The style of the maps of a method."""
     within = WITHIN if method.id in PIXELWISE else 1.0
     return Style(describe(method), quantity(method, score), signed(method), within)
 
 
 class Panel(NamedTuple):
-    """A map and what is written above it."""
+    """A map with its title."""
 
     title: str
     values: Float[np.ndarray, "rows columns"]
@@ -84,31 +84,33 @@ NAMES = {"lime": "LIME", "kernel_shap": "kernel SHAP", "shapley_exact": "exact S
 
 
 def signed(method: Method) -> bool:
-    """Whether zero means "no effect"; raw and coverage RISE are scores, not differences."""
+    """Whether zero means "no effect"; ``raw`` and ``coverage`` RISE are scores, not differences."""
     if isinstance(method, Rise):
         return method.estimator not in ("raw", "coverage")
     return method.id not in UNSIGNED
 
 
 def describe(method: Method) -> str:
-    """The method with the parameters that shape its map."""
+    """The method with its parameters, for titles."""
     if isinstance(method, Rise):
         return (
             f"RISE ({method.estimator}, {method.masks} masks of {method.grid} x {method.grid}, "
             f"p {method.p:g}, {method.sampling})"
         )
-    told = method.model_dump(exclude={"id"}, exclude_none=True)
-    segments = told.pop("segments", None)
+    parameters = method.model_dump(exclude={"id"}, exclude_none=True)
+    segments = parameters.pop("segments", None)
     if segments:
-        told["segments"] = " ".join(str(value) for value in segments.values())
+        parameters["segments"] = " ".join(str(value) for value in segments.values())
     name = NAMES.get(method.id, method.id.replace("_", " "))
     return (
-        f"{name} ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else name
+        f"{name} ({', '.join(f'{key} {value}' for key, value in parameters.items())})"
+        if parameters
+        else name
     )
 
 
 def quantity(method: Method, score: str) -> str:
-    """What a map's values are, for the colour bar."""
+    """Meaning of a map's values, for the colour bar."""
     name = SCORES[score]
     if isinstance(method, Rise):
         return {
@@ -142,13 +144,13 @@ def draw(
     style: Style,
     overlay: Overlay,
 ) -> None:
-    """Write a PNG: the image, then each map over it in grey, on one scale.
+    """Write a PNG with the image, then each map over the grey image, on one scale.
 
     Args:
         path: of the PNG.
         image: values in [0, 1]; one channel is drawn grey, three in colour.
         panels: the maps to compare; a grid of windows is stretched over the image.
-        title: above all, after the method.
+        title: of the figure, after the method.
         style: of the method's maps.
         overlay: colours and opacity.
     """

@@ -1,1 +1,1 @@
-"""Measures of how good a saliency map is."""
+"""Graders: measures of the quality of a saliency map."""

@@ -1,4 +1,4 @@
-"""How alike maps are, and how alike graders rank map makers."""
+"""Agreement between maps, and between the rankings of graders."""
 
 import numpy as np
 import torch
@@ -7,14 +7,14 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 
 TOP_SHARES = (0.05, 0.1, 0.2)
-POOLED = 28  # side of the maps that Kendall's tau compares
-TIED = 0.01  # share of pixels at the threshold from which a top set means nothing
+POOLED = 28  # side of the pooled maps that Kendall's tau compares
+TIED = 0.01  # share of pixels tied at the threshold above which a top set is meaningless
 
 Map = Float[np.ndarray, "h w"]
 
 
 def compare(a: Map, b: Map) -> dict[str, float | str | None]:
-    """All figures of agreement of two maps of one size, with ``reason`` where they are null."""
+    """All measures of agreement of two maps of one size; null with a ``reason`` if one is flat."""
     if min(np.ptp(a), np.ptp(b)) == 0:
         names = ("spearman", "pearson", "kendall", "ssim", "cosine", "centre_shift")
         tops = tuple(f"iou_{share:g}" for share in TOP_SHARES)
@@ -32,7 +32,7 @@ def compare(a: Map, b: Map) -> dict[str, float | str | None]:
 
 
 def top_iou(a: Map, b: Map, share: float) -> float | None:
-    """Overlap over union of the highest pixels; None where over 1 % tie at the threshold."""
+    """Intersection over union of the highest pixels; None if over 1 % tie at the threshold."""
     count = max(1, round(share * a.size))
     tops = []
     for values in (a.ravel(), b.ravel()):
@@ -44,7 +44,7 @@ def top_iou(a: Map, b: Map, share: float) -> float | None:
 
 
 def ssim(a: Map, b: Map) -> float | None:
-    """Structural similarity of the maps scaled to [0, 1], 7 x 7 windows."""
+    """Structural similarity of the maps scaled to [0, 1], in 7 x 7 windows."""
     if min(a.shape) < 7:
         return None
     scaled = [(m - m.min()) / np.ptp(m) for m in (a.astype(np.float64), b.astype(np.float64))]
@@ -58,7 +58,7 @@ def _pooled(values: Map) -> Float[np.ndarray, "n"]:
 
 
 def _centre(values: Map) -> Float[np.ndarray, "2"]:
-    """Centre of mass above the least value, in pixels."""
+    """Centre of mass of the values above the minimum, in pixels."""
     mass = values.astype(np.float64) - values.min()
     rows, columns = (np.arange(n) for n in values.shape)
     return np.array([mass.sum(1) @ rows, mass.sum(0) @ columns]) / mass.sum()
@@ -69,7 +69,7 @@ def _finite(value: float) -> float | None:
 
 
 def krippendorff(values: Float[np.ndarray, "raters items"]) -> float | None:
-    """Krippendorff's alpha for interval data, nothing missing; None where all values agree."""
+    """Krippendorff's alpha for complete interval data; None if it is undefined."""
     raters, items = values.shape
     expected = values.var(ddof=1) if values.size > 1 else 0.0
     if raters < 2 or items < 2 or expected == 0:
@@ -79,7 +79,7 @@ def krippendorff(values: Float[np.ndarray, "raters items"]) -> float | None:
 
 
 def bootstrap(values: Float[np.ndarray, "n"], seed: int) -> list[float] | None:
-    """95 % interval of the mean over images, by 2000 resamples; None below two values."""
+    """95 % bootstrap interval of the mean, from 2000 resamples; None below two values."""
     if len(values) < 2:
         return None
     chosen = np.random.default_rng(seed).integers(0, len(values), (2000, len(values)))

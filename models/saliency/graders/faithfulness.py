@@ -1,4 +1,4 @@
-"""Graders that compare a map with the score under random perturbations, and with a known box."""
+"""Graders that compare a map with scores under random perturbations, or with a known box."""
 
 import numpy as np
 import torch
@@ -16,7 +16,14 @@ from models.saliency.spec.graders import Correlation, Infidelity, Localisation, 
 def infidelity(part: Infidelity, values: Float[Tensor, "h w"], case: Case, k: int) -> float:
     """``E[(<I, phi> - (f(x) - f(x - I)))^2]`` (Yeh et al. 2019, eq. 1).
 
-    The map serves every channel; a square's I is x itself there, so that x - I is 0 in it.
+    The same map applies to every channel. I is normal noise, or x inside a random square and 0
+    elsewhere, so that x - I is 0 in the square.
+
+    Args:
+        part: the grader.
+        values: the map phi.
+        case: the image.
+        k: position of the class among the targets of the case.
     """
     moves = torch.zeros(part.samples, dtype=torch.float64, device=values.device)
 
@@ -49,7 +56,17 @@ def _change(part: Infidelity, index: Tensor, case: Case) -> Float[Tensor, "n c h
 def correlation(
     part: Correlation, values: Float[Tensor, "h w"], b: Float[Tensor, "c h w"], case: Case, k: int
 ) -> float | None:
-    """Pearson's correlation over random subsets of pixels; None where one side is constant."""
+    """Pearson's correlation of map sums and score drops over random subsets of pixels.
+
+    None if either is constant.
+
+    Args:
+        part: the grader.
+        values: the map.
+        b: the baseline image.
+        case: the image.
+        k: position of the class among the targets of the case.
+    """
     size, sums = min(part.subset, values.numel()), case.full.new_zeros(part.runs)
 
     def images(index: Int64[Tensor, "m"]) -> Float[Tensor, "m c h w"]:
@@ -71,10 +88,17 @@ def correlation(
 def monotonicity(
     part: Monotonicity, values: Float[Tensor, "h w"], space: Space, case: Case, k: int
 ) -> float | None:
-    """Spearman's correlation of groups' sums of ``|phi|`` with their mean square effect.
+    """Spearman's correlation of the sums of ``|phi|`` over groups with their mean squared effect.
 
-    Groups are consecutive in the order of ``|phi|``; in each draw uniform pixels take the place of
-    one group. None where one side is constant.
+    Groups are consecutive in the order of ``|phi|``. The effect of a group is the change of the
+    score when uniform noise replaces its pixels. None if either is constant.
+
+    Args:
+        part: the grader.
+        values: the map phi.
+        space: how pixels were normalised.
+        case: the image.
+        k: position of the class among the targets of the case.
     """
     size = values.abs().double()
     count = min(part.groups, size.numel())
@@ -96,14 +120,17 @@ def monotonicity(
 
 
 def localisation(part: Localisation, values: Float[Tensor, "h w"]) -> float:
-    """1 or 0: the maximum within ``tolerance`` pixels of the box; or the positive mass in it."""
+    """Pointing game: 1 if the maximum is within ``tolerance`` pixels of the box, else 0.
+
+    For ``mass_in_box`` the share of the map's positive mass inside the box.
+    """
     top, left, bottom, right = part.box
     if part.id == "mass_in_box":
         positive = values.double().clamp(min=0)
         inside = positive[top:bottom, left:right].sum()
         return (inside / positive.sum().clamp(min=1e-300)).item()
-    place = int(values.argmax())
-    row, column = divmod(place, values.shape[1])
+    index = int(values.argmax())
+    row, column = divmod(index, values.shape[1])
     down = max(top - row, row - (bottom - 1), 0)
     right_of = max(left - column, column - (right - 1), 0)
     return float(down**2 + right_of**2 <= part.tolerance**2)

@@ -1,1 +1,1 @@
-"""Ways to make a saliency map."""
+"""Methods that compute saliency maps."""

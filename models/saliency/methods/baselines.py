@@ -1,4 +1,4 @@
-"""Baselines: what removed pixels are replaced by, and how neutral each one is."""
+"""Baselines: the values that replace removed pixels, and how neutral each baseline is."""
 
 import math
 from typing import Any
@@ -9,11 +9,10 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.saliency import philox
-from models.saliency.methods.local_baselines import Local
+from models.saliency.methods.local_baselines import LocalBaseline
 from models.saliency.net.scores import Scorer
 from models.saliency.net.space import Space
-from models.saliency.spec.map import PATH_POINTS
-from models.saliency.spec.parts import (
+from models.saliency.spec.fields import (
     Baseline,
     Blur,
     Constant,
@@ -25,28 +24,35 @@ from models.saliency.spec.parts import (
     OtherImage,
     draws,
 )
+from models.saliency.spec.map import PATH_POINTS
 
 TRUNCATION = 4.0  # standard deviations of the blur's kernel on each side
 PIXEL_LEVELS = {"black": 0.0, "white": 1.0, "gray": 0.5}
-NEUTRAL_FACTOR = 10  # a baseline of p_c(b) above this many times 1 / classes is not neutral
+NEUTRAL_FACTOR = 10  # a neutral baseline has p_c(b) of at most this many times 1 / classes
 
-Replacement = Tensor | Local  # an image, or what fills regions
+Replacement = Tensor | LocalBaseline  # a baseline image, or an object that fills regions
 
 
-def baseline(
+def replacements_of(
     part: MapBaseline, x: Float[Tensor, "c h w"], space: Space, seed: int
 ) -> list[Replacement]:
-    """What removed pixels of one image become: as :func:`images_of`, or what fills regions.
+    """The replacements for one image: baseline images, or an object that fills regions.
+
+    Args:
+        part: the baseline of the spec.
+        x: the image as the net sees it.
+        space: how pixels were normalised.
+        seed: of the job; a random baseline adds its own.
 
     Raises:
         SpecError: if the number of channels does not fit, or the net records no data mean.
     """
     if isinstance(part, LocalMean | NoisyLinear):
-        return [Local(part, x, seed)]
-    return [*images_of(part, x, space, seed)]
+        return [LocalBaseline(part, x, seed)]
+    return [*baseline_images(part, x, space, seed)]
 
 
-def images_of(
+def baseline_images(
     part: Baseline, x: Float[Tensor, "c h w"], space: Space, seed: int
 ) -> list[Float[Tensor, "c h w"]]:
     """The baseline images for one image: one, or as many as a random baseline draws.
@@ -61,29 +67,29 @@ def images_of(
         SpecError: if the number of channels does not fit, or the net records no data mean.
     """
     if isinstance(part, Noise | GaussianNoise):
-        found = [_noise(part, x, space, seed, draw) for draw in range(draws(part))]
+        images = [_noise(part, x, space, seed, draw) for draw in range(draws(part))]
     elif isinstance(part, Blur):
-        found = [blur(x, part.sigma)]
+        images = [blur(x, part.sigma)]
     elif isinstance(part, Constant):
-        found = [_constant(part, x, space)]
+        images = [_constant(part, x, space)]
     elif isinstance(part, OtherImage):
-        found = [space.normalise(space.others[part.image.key].to(x.device))]
+        images = [space.normalise(space.others[part.image.key].to(x.device))]
     elif part.id == "channel_mean":
-        found = [x.double().mean((1, 2), keepdim=True)]
+        images = [x.double().mean((1, 2), keepdim=True)]
     elif part.id in PIXEL_LEVELS:
-        found = [space.normalise(torch.full_like(x[:, :1, :1], PIXEL_LEVELS[part.id]))]
+        images = [space.normalise(torch.full_like(x[:, :1, :1], PIXEL_LEVELS[part.id]))]
     else:
-        found = [_mean(part.id, x, space)]
-    return [image.to(x).expand_as(x) for image in found]
+        images = [_mean(part.id, x, space)]
+    return [image.to(x).expand_as(x) for image in images]
 
 
-def alone(replacement: Replacement) -> Float[Tensor, "c h w"]:
-    """The baseline by itself: what the image becomes when all of it is removed."""
-    return replacement.image if isinstance(replacement, Local) else replacement
+def image_of(replacement: Replacement) -> Float[Tensor, "c h w"]:
+    """The baseline on its own: the image that results when every pixel is removed."""
+    return replacement.image if isinstance(replacement, LocalBaseline) else replacement
 
 
 def _mean(name: str, x: Tensor, space: Space) -> Tensor:
-    """Zero in the net's space, which is the data's mean where the net was normalised by it."""
+    """Zero in the net's input space: the data's mean if the net normalises by that mean."""
     if name == "dataset_mean" and not space.recorded:
         raise SpecError(
             "baselines: 'dataset_mean' is not recorded by this net",
@@ -117,8 +123,8 @@ def _noise(part: Noise | GaussianNoise, x: Tensor, space: Space, seed: int, draw
 def blur(x: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:
     """Gaussian blur, separable, cut at 4 standard deviations, border pixels repeated.
 
-    Each axis is one product with a matrix whose rows are the kernel folded back at the border,
-    so that the kernel may be longer than the image.
+    Each axis is one product with a matrix whose rows are the kernel, with the weights beyond the
+    border added to the border pixel; the kernel may therefore be longer than the image.
     """
     rows, columns = (_smoothing(n, sigma, x.device) for n in x.shape[1:])
     return (rows @ x.double() @ columns.T).to(x.dtype)
@@ -128,27 +134,34 @@ def _smoothing(length: int, sigma: float, device: torch.device) -> Float[Tensor,
     radius = math.ceil(TRUNCATION * sigma)
     offset = torch.arange(-radius, radius + 1, device=device, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
-    place = torch.arange(length, device=device)[:, None] + offset.long()
+    index = torch.arange(length, device=device)[:, None] + offset.long()
     matrix = torch.zeros(length, length, dtype=torch.float64, device=device)
     return matrix.scatter_add_(
-        1, place.clamp(0, length - 1), (kernel / kernel.sum()).expand(length, -1)
+        1, index.clamp(0, length - 1), (kernel / kernel.sum()).expand(length, -1)
     )
 
 
-def impact(
+def baseline_impact(
     scorer: Scorer,
     x: Float[Tensor, "c h w"],
     images: list[Float[Tensor, "c h w"]],
     targets: Int64[Tensor, "k"],
     chunk: int,
 ) -> dict[str, Any]:
-    """How neutral a baseline is, with no saliency at all (section 4.1 of the method).
+    """How neutral a baseline is, without any saliency map (README, eq. 3).
 
-    Follows ``b_t = (1 - t) b + t x`` at 11 points; its first image is the baseline itself. All
-    numbers are means over the draws of the baseline, ``standard_error`` is that of ``score``.
+    Scores the path ``b_t = (1 - t) b + t x`` at 11 points; its first point is the baseline itself.
+    All numbers are means over the draws of the baseline; ``standard_error`` is that of ``score``.
+
+    Args:
+        scorer: runs the net.
+        x: the image as the net sees it.
+        images: the draws of the baseline.
+        targets: the classes to explain.
+        chunk: images per forward pass.
 
     Returns:
-        ``score`` and ``path`` of each target, ``max_probability``, ``neutrality`` (1 less that),
+        ``score`` and ``path`` of each target, ``max_probability``, ``neutrality`` (1 minus that),
         ``entropy`` in nats and its distance from uniform ``kl_uniform``, ``top_class`` of the
         first draw, ``top_class_changes`` and the area ``path_area`` of each target's path.
     """
@@ -158,7 +171,7 @@ def impact(
         path = (torch.lerp(b, x, part) for part in t.split(chunk))
         outputs.append(torch.cat([scorer.outputs(points) for points in path]))
     out = torch.stack(outputs)  # [draws, points, classes]
-    score = scorer.read(out.flatten(0, 1)).unflatten(0, out.shape[:2])[:, :, targets]
+    score = scorer.scores(out.flatten(0, 1)).unflatten(0, out.shape[:2])[:, :, targets]
     p = scorer.probabilities(out[:, 0])
     entropy = torch.special.entr(p).sum(1).mean().item()
     largest = p.max(1).values.mean().item()
@@ -175,6 +188,11 @@ def impact(
         "path": score.mean(0).T.tolist(),
         "path_area": torch.trapezoid(score.mean(0), dx=1 / (PATH_POINTS - 1), dim=0).tolist(),
     }
+
+
+def above_neutral_limit(probability: float, classes: int) -> bool:
+    """Whether a class probability of the baseline alone is too high for a neutral baseline."""
+    return probability > NEUTRAL_FACTOR / classes
 
 
 def _standard_error(values: Float[Tensor, "draws k"]) -> list[float] | None:

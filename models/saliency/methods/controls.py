@@ -1,4 +1,4 @@
-"""Maps that know nothing of the net: what a map maker and its grader must beat."""
+"""Control maps that do not depend on the net; methods and graders must do better than these."""
 
 import math
 
@@ -16,15 +16,15 @@ SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 
 
 def control(part: Control, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """The same map for every class."""
+    """A control map, the same for every class, float64."""
     height, width = case.x.shape[1:]
-    found = {
+    values = {
         "random": _random,
         "centre_gaussian": _centre,
         "edge": _edge,
         "constant": lambda _: torch.ones(height, width, dtype=torch.float64),
     }[part.id](case)
-    return found.to(case.x.device).expand(len(case.targets), height, width)
+    return values.to(case.x.device).expand(len(case.targets), height, width)
 
 
 def _random(case: Case) -> Float[Tensor, "h w"]:

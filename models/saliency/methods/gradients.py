@@ -1,4 +1,4 @@
-"""Maps from derivatives of the score: the family that perturbation methods are compared with."""
+"""Gradient-based maps, as a comparison for perturbation methods."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,27 +14,27 @@ from models.saliency.spec.gradients import GradCam, Gradient, IntegratedGradient
 
 
 def derivatives(case: Case, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "k n c h w"]:
-    """Derivative of each class's score with respect to each image, in the image's dtype."""
-    found = []
+    """Gradient of each class's score with respect to each image, in the image's dtype."""
+    by_class = []
     for target in case.targets.tolist():
         chunks = []
         for part in images.split(case.chunk):
             with torch.inference_mode(mode=False), torch.enable_grad():
                 x = part.clone().requires_grad_(True)
-                score = case.scorer.read(case.scorer.net(x).double())[:, target]
+                score = case.scorer.scores(case.scorer.net(x).double())[:, target]
                 (gradient,) = torch.autograd.grad(score.sum(), x)
             case.scorer.tick(len(part))
             chunks.append(gradient)
-        found.append(torch.cat(chunks))
-    return torch.stack(found)
+        by_class.append(torch.cat(chunks))
+    return torch.stack(by_class)
 
 
 def gradient(part: Gradient, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Largest size over the channels, or the sum of derivative times (x - b)."""
-    found = derivatives(case, case.x[None])[:, 0].double()
+    """Maximum of |gradient| over the channels, or the sum of gradient times (x - b)."""
+    derivative = derivatives(case, case.x[None])[:, 0].double()
     if part.id == "gradient":
-        return found.abs().amax(1)
-    return (found * (case.x - b).double()).sum(1)
+        return derivative.abs().amax(1)
+    return (derivative * (case.x - b).double()).sum(1)
 
 
 def integrated(
@@ -42,7 +42,7 @@ def integrated(
 ) -> Float[Tensor, "k h w"]:
     """Integrated gradients (Sundararajan et al. 2017, eq. 1) by the midpoint rule.
 
-    Sums to ``f(x) - f(b)`` up to the error of the rule, for a linear score exactly.
+    Sums to ``f(x) - f(b)`` up to the error of the rule; exactly for a linear score.
     """
     t = (torch.arange(part.steps, device=b.device, dtype=b.dtype) + 0.5) / part.steps
     total = torch.zeros(len(case.targets), *b.shape, dtype=torch.float64, device=b.device)
@@ -53,38 +53,38 @@ def integrated(
 
 
 def smooth(part: SmoothGrad, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Mean of the derivative over noisy images (Smilkov et al. 2017), its size as above."""
+    """Mean gradient over noisy images (Smilkov et al. 2017), maximum of its size over channels."""
     x = case.x
-    spread = part.sigma * (x.max() - x.min()).item()
+    sigma = part.sigma * (x.max() - x.min()).item()
     total = torch.zeros(len(case.targets), *x.shape, dtype=torch.float64, device=x.device)
     for index in torch.arange(part.samples, device=x.device).split(case.chunk):
         noise = philox.normal((case.seed, 2), philox.NOISE, index, x.numel())
-        total += derivatives(case, x + spread * noise.view(-1, *x.shape).to(x)).double().sum(1)
+        total += derivatives(case, x + sigma * noise.view(-1, *x.shape).to(x)).double().sum(1)
     return (total / part.samples).abs().amax(1)
 
 
 def gradcam(part: GradCam, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Maps of a layer weighted by their mean derivative, positive part, enlarged bilinearly.
+    """Feature maps of a layer weighted by their mean gradient; positive part, upsampled bilinearly.
 
     Raises:
-        SpecError: if there is no such layer, or it gives no maps.
+        SpecError: if there is no such layer, or its output is no feature map.
     """
     layer = _layer(part.layer, case)
-    found = []
+    class_maps = []
     for target in case.targets.tolist():
         with torch.inference_mode(mode=False), torch.enable_grad(), _recorded(layer) as maps:
-            score = case.scorer.read(case.scorer.net(case.x[None].clone()).double())[0, target]
+            score = case.scorer.scores(case.scorer.net(case.x[None].clone()).double())[0, target]
             (slope,) = torch.autograd.grad(score, maps[0])
             weighted = (slope.mean((2, 3), keepdim=True) * maps[0]).sum(1, keepdim=True)
         case.scorer.tick(1)
         size = tuple(case.x.shape[1:])
         large = F.interpolate(weighted.detach().clamp(min=0), size, mode="bilinear")
-        found.append(large[0, 0].double())
-    return torch.stack(found)
+        class_maps.append(large[0, 0].double())
+    return torch.stack(class_maps)
 
 
 class _recorded:  # noqa: N801  # used as a function
-    """Keeps what a module gives while open."""
+    """Context manager that records the outputs of a module."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.outputs = module, list[Tensor]()
@@ -105,7 +105,7 @@ class _recorded:  # noqa: N801  # used as a function
 
 
 def _layer(name: str | None, case: Case) -> nn.Module:
-    """The module of that name, or the last whose result has height and width."""
+    """The module of that name, or the last one whose output has height and width."""
     modules = dict(case.scorer.net.named_modules())
     if name is not None and name not in modules:
         some = ", ".join(list(modules)[-8:])
@@ -122,7 +122,7 @@ def _layer(name: str | None, case: Case) -> nn.Module:
 
 
 def _with_maps(case: Case, modules: dict[str, nn.Module]) -> Iterator[tuple[str, None]]:
-    """Names of modules that give maps larger than a pixel, in the order in which they run."""
+    """Names of modules with feature maps larger than one pixel, in the order of execution."""
     order: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:

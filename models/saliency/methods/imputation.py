@@ -1,11 +1,12 @@
-"""Noisy linear imputation (ROAD, Rong et al. 2022): removed pixels follow from their neighbours.
+"""Noisy linear imputation (ROAD, Rong et al. 2022): removed pixels as means of their neighbours.
 
-Each removed pixel is the weighted mean of its 8 neighbours, 1/6 for direct and 1/12 for diagonal
-ones, weights renormalised at the border. With D the sum of a pixel's weights inside the image and W
-the weighing, D - W on the removed pixels is symmetric and positive definite as long as one pixel is
-left. It is solved on the device for all states and channels at once, by conjugate gradients
-with one cycle of multigrid as preconditioner: the number of iterations hardly grows with the size
-of what was removed, where plain conjugate gradients need as many as it is wide.
+Each removed pixel is the weighted mean of its 8 neighbours, with weights 1/6 for direct and 1/12
+for diagonal ones, renormalised at the border (README, eq. 11). Let W be the weight matrix and D the
+diagonal of its row sums; D - W restricted to the removed pixels is symmetric and positive definite
+if at least one pixel is left. The system is solved on the device for all states and channels at
+once, by conjugate gradients preconditioned with one multigrid V-cycle. The number of iterations
+hardly grows with the size of the removed region; without the preconditioner it grows in proportion
+to its width.
 """
 
 from collections.abc import Callable
@@ -19,13 +20,13 @@ from torch import Tensor
 from models.saliency.engine.threads import each
 
 RESIDUAL, ITERATIONS = 1e-6, 400
-COARSEST, DAMPING, SWEEPS = 4, 0.8, 8  # side of the smallest grid; Jacobi's factor; sweeps on it
+COARSEST, DAMPING, SWEEPS = 4, 0.8, 8  # side of the coarsest grid, Jacobi damping, sweeps on it
 
 
 def impute(x: Float[Tensor, "c h w"], removed: Bool[Tensor, "n h w"]) -> Float[Tensor, "n c h w"]:
-    """The images with removed pixels solved for, float64; relative residual 1e-6.
+    """The image with removed pixels imputed, for each mask; float64, relative residual 1e-6.
 
-    On a CPU one at a time, so that all its values stay in the caches; each core takes some.
+    On a CPU each core solves one state at a time, so that its values stay in cache.
     """
     if x.device.type != "cpu":
         return _imputed(x, removed)
@@ -44,8 +45,8 @@ def _imputed(x: Float[Tensor, "c h w"], removed: Bool[Tensor, "n h w"]) -> Tenso
 def _solve(
     apply: Callable[[Tensor], Tensor], right: Float[Tensor, "n c h w"], cycle: "Multigrid"
 ) -> Float[Tensor, "n c h w"]:
-    """Preconditioned conjugate gradients, each state and channel with steps of its own."""
-    found, residual = torch.zeros_like(right), right.clone()
+    """Preconditioned conjugate gradients, with separate step sizes for each state and channel."""
+    solution, residual = torch.zeros_like(right), right.clone()
     direction = cycle(residual)
     rho = _dot(residual, direction)
     goal = RESIDUAL**2 * _dot(right, right).clamp(min=1e-300)
@@ -54,47 +55,59 @@ def _solve(
             break
         image = apply(direction)
         alpha = rho / _dot(direction, image).clamp(min=1e-300)
-        found += alpha * direction
+        solution += alpha * direction
         residual -= alpha * image
         scaled = cycle(residual)
         new = _dot(residual, scaled)
         direction = scaled + new / rho.clamp(min=1e-300) * direction
         rho = new
-    return found
+    return solution
 
 
-class Grid(NamedTuple):
-    """One level: what is removed, the sums of weights, and the way from the next coarser one."""
+class GridLevel(NamedTuple):
+    """One level of the multigrid hierarchy.
+
+    Attributes:
+        gone: 1 for removed cells, 0 for others.
+        weight: sum of the weights of each cell's neighbours.
+        down: interpolation of rows from the next coarser level; empty on the coarsest.
+        right: interpolation of columns, likewise.
+    """
 
     gone: Float[Tensor, "n 1 h w"]
     weight: Float[Tensor, "1 1 h w"]
     down: Float[Tensor, "h half_h"]
     right: Float[Tensor, "w half_w"]
 
-    def residual(self, r: Tensor, v: Tensor) -> Tensor:
+    def residual(
+        self, r: Float[Tensor, "n c h w"], v: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
         """``r - A v`` on the removed pixels."""
         return r - self.gone * (self.weight * v - _sum(v))
 
 
 class Multigrid:
-    """One symmetric V-cycle in float32: an approximate inverse of D - W on the removed pixels.
+    """One symmetric V-cycle in float32, an approximate inverse of D - W on the removed pixels.
 
-    A coarse cell is removed where all pixels in it are. Coarse grids use the stencil of the fine
-    one: the energy of a plane's Laplacian does not depend on the width of the cells.
+    A coarse cell is removed if all its pixels are. All levels use the same stencil, because in two
+    dimensions the Dirichlet energy does not depend on the cell width.
+
+    Args:
+        gone: 1 for removed pixels, 0 for others.
     """
 
     def __init__(self, gone: Float[Tensor, "n 1 h w"]) -> None:
         self.grids = []
         while min(gone.shape[2:]) > COARSEST:
             down, right = (enlarging(n, gone.device) for n in gone.shape[2:])
-            self.grids.append(Grid(gone, _sum(torch.ones_like(gone[:1])), down, right))
+            self.grids.append(GridLevel(gone, _sum(torch.ones_like(gone[:1])), down, right))
             left = ((1 - gone).transpose(2, 3) @ (down > 0.5).float()).transpose(2, 3)
             gone = ((left @ (right > 0.5).float()) == 0).float()
         nothing = gone.new_zeros(0, 0)
-        self.grids.append(Grid(gone, _sum(torch.ones_like(gone[:1])), nothing, nothing))
+        self.grids.append(GridLevel(gone, _sum(torch.ones_like(gone[:1])), nothing, nothing))
 
     def __call__(self, r: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Of a residual; the scale is taken out, float32 may not hold it."""
+        """Apply the cycle to a residual, normalised because its scale may not fit float32."""
         scale = r.abs().amax((2, 3), keepdim=True).clamp(min=1e-300)
         return self._cycle(0, (r / scale).float()).double() * scale
 
@@ -114,7 +127,7 @@ class Multigrid:
 
 @cache
 def enlarging(length: int, device: torch.device) -> Float[Tensor, "length half"]:
-    """Bilinear interpolation from cells of two pixels each; the border cell is repeated."""
+    """Bilinear interpolation matrix from cells of two pixels; the border cell is repeated."""
     half = -(-length // 2)
     pixel = torch.arange(length, device=device)
     near = pixel // 2
@@ -124,7 +137,7 @@ def enlarging(length: int, device: torch.device) -> Float[Tensor, "length half"]
 
 
 def _sum(v: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Weighted sum over the 8 neighbours: that of [1 2 1] along both axes less the middle."""
+    """W v: the separable stencil [1 2 1] along both axes minus its centre, over 12."""
     columns = 2 * v
     columns[..., 1:] += v[..., :-1]
     columns[..., :-1] += v[..., 1:]

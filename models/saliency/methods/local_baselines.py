@@ -1,4 +1,4 @@
-"""Baselines that depend on what is removed: removed pixels follow from those around them."""
+"""Baselines that depend on the removed region: they fill it from the pixels around it."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 from models.saliency import philox
 from models.saliency.methods.imputation import impute
-from models.saliency.spec.parts import LocalMean, NoisyLinear
+from models.saliency.spec.fields import LocalMean, NoisyLinear
 
 
-class Local:
-    """Fills regions of an image.
+class LocalBaseline:
+    """Fills removed regions of an image.
 
     Args:
         part: the baseline of the spec.
@@ -19,7 +19,7 @@ class Local:
         seed: of the job.
 
     Attributes:
-        image: what is left where nothing is: the mean colour of the image.
+        image: the image with every pixel removed, which is its mean colour.
     """
 
     def __init__(self, part: LocalMean | NoisyLinear, x: Float[Tensor, "c h w"], seed: int) -> None:
@@ -33,13 +33,13 @@ class Local:
     def __call__(
         self, removed: Bool[Tensor, "n h w"], x: Float[Tensor, "c h w"]
     ) -> Float[Tensor, "n c h w"]:
-        """The image with each of these regions filled."""
+        """The image with each of the removed regions filled."""
         gone = removed[:, None]
         if isinstance(self.part, LocalMean):
             return torch.where(gone, self._around(removed, x, self.part.ring).to(x), x)
-        found = impute(x, removed) + self._noise * gone
+        filled = impute(x, removed) + self._noise * gone
         nothing = removed.all(2).all(1)[:, None, None, None]
-        return torch.where(nothing, self.image, found.to(x))
+        return torch.where(nothing, self.image, filled.to(x))
 
     def _around(self, removed: Tensor, x: Tensor, width: int) -> Float[Tensor, "n c 1 1"]:
         """Mean colour of the pixels not removed that lie within ``width`` of the region."""

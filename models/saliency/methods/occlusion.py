@@ -1,7 +1,7 @@
 """Occlusion: a window slid over the image (Zeiler and Fergus 2014).
 
-Windows are products of an interval of rows and one of columns, so that both painting them and
-spreading their values back over the pixels are separable.
+A window is the product of an interval of rows and one of columns, so applying the windows and
+averaging their values over pixels are both separable.
 """
 
 from typing import NamedTuple
@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from models.saliency.engine.boxes import Reach, Reaches, Regions, reach_of
+from models.saliency.engine.boxes import Boxes, Intervals, Regions, intervals_of
 from models.saliency.methods.baselines import Replacement
 from models.saliency.methods.case import Case
+from models.saliency.spec.fields import pair
 from models.saliency.spec.masks import Occlusion, OcclusionRaw, positions
-from models.saliency.spec.parts import pair
 
 
-class Windows(NamedTuple):
-    """Which rows and columns of the image each position covers."""
+class WindowMasks(NamedTuple):
+    """Rows and columns of the image that each window position covers."""
 
     rows: Bool[Tensor, "n_h h"]
     columns: Bool[Tensor, "n_w w"]
@@ -27,10 +27,17 @@ class Windows(NamedTuple):
 
 def windows(
     part: Occlusion | OcclusionRaw, height: int, width: int, device: torch.device
-) -> Windows:
-    """Positions from the upper left; along each axis the last window may be cut at the edge."""
+) -> WindowMasks:
+    """Window positions from the upper left; the last one along an axis may be cut at the edge.
+
+    Args:
+        part: window size and stride.
+        height: of the image.
+        width: of the image.
+        device: of the masks.
+    """
     (wh, ww), (sh, sw) = pair(part.window), pair(part.stride)
-    return Windows(_intervals(height, wh, sh, device), _intervals(width, ww, sw, device))
+    return WindowMasks(_intervals(height, wh, sh, device), _intervals(width, ww, sw, device))
 
 
 def _intervals(length: int, window: int, stride: int, device: torch.device) -> Tensor:
@@ -39,41 +46,45 @@ def _intervals(length: int, window: int, stride: int, device: torch.device) -> T
     return (pixel >= start) & (pixel < start + window)
 
 
-def regions(over: Windows) -> Regions:
-    """The windows one after the other, the columns fastest."""
+def regions(over: WindowMasks) -> Regions:
+    """The windows as regions in row-major order."""
     n_w = len(over.columns)
 
     def masks(index: Int64[Tensor, "m"]) -> Bool[Tensor, "m h w"]:
         return over.rows[index // n_w][:, :, None] & over.columns[index % n_w][:, None, :]
 
-    down, right = reach_of(over.rows), reach_of(over.columns)
-    rows = Reach(down.low.repeat(n_w), down.high.repeat(n_w), down.length)
+    down, right = intervals_of(over.rows), intervals_of(over.columns)
+    rows = Intervals(down.low.repeat(n_w), down.high.repeat(n_w), down.length)
     count = len(over.rows)
-    columns = Reach(np.tile(right.low, count), np.tile(right.high, count), right.length)
-    return Regions(Reaches(rows, columns), masks)
+    columns = Intervals(np.tile(right.low, count), np.tile(right.high, count), right.length)
+    return Regions(Boxes(rows, columns), masks)
 
 
-def drops(part: Occlusion | OcclusionRaw, case: Case, b: Replacement) -> Float[Tensor, "k n_h n_w"]:
-    """Fall of each score under each window, ``f(x) - f(x with the window = b)``."""
-    return _drops(part, windows(part, *case.x.shape[1:], case.x.device), case, b)
+def score_drops(
+    part: Occlusion | OcclusionRaw, case: Case, b: Replacement
+) -> Float[Tensor, "k n_h n_w"]:
+    """Score drop for each window, ``f(x) - f(x with the window = b)``, float64."""
+    return _score_drops(part, windows(part, *case.x.shape[1:], case.x.device), case, b)
 
 
-def _drops(
-    part: Occlusion | OcclusionRaw, over: Windows, case: Case, b: Replacement
+def _score_drops(
+    part: Occlusion | OcclusionRaw, over: WindowMasks, case: Case, b: Replacement
 ) -> Float[Tensor, "k n_h n_w"]:
     key = ("windows", *pair(part.window), *pair(part.stride))
-    found = case.full - case.under(key, lambda: regions(over), b)
-    return found.T.unflatten(1, (len(over.rows), len(over.columns)))
+    differences = case.full - case.scores_with_replaced(key, lambda: regions(over), b)
+    return differences.T.unflatten(1, (len(over.rows), len(over.columns)))
 
 
 def occlusion(part: Occlusion, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:
-    """Fall of the score, at each pixel the mean over the windows that cover it."""
+    """Score drop at each pixel, averaged over the windows that cover it, float64."""
     over = windows(part, *case.x.shape[1:], case.x.device)
-    return spread(_drops(part, over, case, b), over)
+    return average_over_windows(_score_drops(part, over, case, b), over)
 
 
-def spread(values: Float[Tensor, "k n_h n_w"], over: Windows) -> Float[Tensor, "k h w"]:
-    """Mean over the windows that cover each pixel."""
+def average_over_windows(
+    values: Float[Tensor, "k n_h n_w"], over: WindowMasks
+) -> Float[Tensor, "k h w"]:
+    """Mean of the values of the windows that cover each pixel."""
     rows, columns = over.rows.to(values.dtype), over.columns.to(values.dtype)
     total = rows.T @ values @ columns  # [h, n_h] [k, n_h, n_w] [n_w, w]
     return total / torch.outer(rows.sum(0), columns.sum(0))

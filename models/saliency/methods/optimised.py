@@ -1,4 +1,4 @@
-"""Masks found by optimisation: meaningful perturbation and extremal perturbations."""
+"""Masks optimised by gradient descent: meaningful and extremal perturbations."""
 
 import math
 
@@ -20,10 +20,10 @@ MOMENTUM, RATE = 0.9, 0.01
 
 
 def meaningful(part: Meaningful, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """1 less the mask that minimises ``f + l1 mean(1 - m) + tv mean |grad m|^beta``.
+    """``1 - m`` for the mask m that minimises ``f + l1 mean(1 - m) + tv mean |grad m|^beta``.
 
-    Fong and Vedaldi 2017, eq. 4, with means for the norms, Adam, and a shift of the input by up
-    to ``jitter`` pixels a step.
+    Fong and Vedaldi 2017, eq. 4, with means in place of sums, optimised by Adam; in each step the
+    input is shifted by up to ``jitter`` pixels.
     """
     return torch.stack([_meaningful(part, case, b, k) for k in case.targets.tolist()])
 
@@ -40,7 +40,7 @@ def _meaningful(part: Meaningful, case: Case, b: Tensor, target: int) -> Float[T
     for down, right in (shifts - part.jitter).tolist():
         m = _enlarged(mask, x)
         shown = torch.roll(torch.lerp(b, x, m), (down, right), (2, 3))
-        score = case.scorer.read(case.scorer.net(shown).double())[0, target]
+        score = case.scorer.scores(case.scorer.net(shown).double())[0, target]
         steps = [mask.diff(dim=axis).abs().pow(part.beta).mean() for axis in (2, 3)]
         loss = score + part.l1 * (1 - mask).mean() + part.tv * (steps[0] + steps[1])
         adam.zero_grad()
@@ -57,15 +57,15 @@ def _enlarged(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def extremal(part: Extremal, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Sum over the areas of the masks that keep (or delete) the class best.
+    """Sum over areas of the masks that best preserve (or delete) the class.
 
     Fong, Patrick, Vedaldi 2019, eq. 4 and 8, with the constants of the authors' TorchRay.
     """
-    found = []
+    maps = []
     for target in case.targets.tolist():
         masks = [_extremal(part, case, b, target, area) for area in part.areas]
-        found.append(torch.stack(masks).sum(0))
-    return torch.stack(found)
+        maps.append(torch.stack(masks).sum(0))
+    return torch.stack(maps)
 
 
 @torch.inference_mode(mode=False)
@@ -79,13 +79,13 @@ def _extremal(
     sgd = optimizers.Sgd([cells], lr=RATE, momentum=MOMENTUM, dampening=MOMENTUM)
     pyramid = _pyramid(part, x, b)
     wanted = torch.zeros(x[0].numel(), dtype=x.dtype, device=x.device)
-    wanted[len(wanted) - round(area * len(wanted)) :] = 1  # the sorted mask's own shape
+    wanted[len(wanted) - round(area * len(wanted)) :] = 1  # the sorted mask of this area
     weight = AREA_WEIGHT
     for step in range(part.iterations):
         m = smooth()
         shown = _shown(part, m, pyramid)
         shown = shown.flip(-1) if step % 2 else shown
-        scores = case.scorer.read(case.scorer.net(shown).double())[:, target]
+        scores = case.scorer.scores(case.scorer.net(shown).double())[:, target]
         off = (m.flatten().sort().values - wanted).square().mean()
         loss = -_reward(part, scores) + weight * off
         sgd.zero_grad()
@@ -105,13 +105,13 @@ def _reward(part: Extremal, scores: Float[Tensor, "n"]) -> Float[Tensor, ""]:
 
 
 def _shown(part: Extremal, m: Float[Tensor, "h w"], pyramid: Tensor) -> Float[Tensor, "n c h w"]:
-    """The image under the mask, under its complement, or both."""
+    """The perturbed image for the mask, for its complement, or for both."""
     kept = {"preserve": [m], "delete": [1 - m], "dual": [m, 1 - m]}[part.variant]
     return torch.stack([_between(mask, pyramid) for mask in kept])
 
 
 def _between(m: Float[Tensor, "h w"], pyramid: Float[Tensor, "levels c h w"]) -> Tensor:
-    """Interpolated between the two levels next to each pixel's mask value; 1 is the image."""
+    """Each pixel interpolated between the two pyramid levels around its mask value."""
     top = len(pyramid) - 1
     at = m.clamp(0, 1) * top
     low = at.detach().floor().clamp(max=top - 1).long()
@@ -122,7 +122,7 @@ def _between(m: Float[Tensor, "h w"], pyramid: Float[Tensor, "levels c h w"]) ->
 
 
 def _pyramid(part: Extremal, x: Tensor, b: Tensor) -> Float[Tensor, "levels c h w"]:
-    """From the most perturbed level to the image."""
+    """Images from the most perturbed level to the unperturbed image."""
     if part.perturbation == "fade":
         return torch.stack([b, x])
     sigmas = [SIGMA_MAX * (1 - level / (LEVELS - 1)) for level in range(LEVELS - 1)]
@@ -130,10 +130,10 @@ def _pyramid(part: Extremal, x: Tensor, b: Tensor) -> Float[Tensor, "levels c h 
 
 
 class _SmoothMax:
-    """A mask from cells on a grid: at each pixel the smooth maximum of nearby cells.
+    """A mask from a grid of cells: each pixel is the smooth maximum of nearby cells.
 
-    Cell values are weighted by exp(-2 max(z - 1/2, 0)^2), z the distance over sigma; the maximum
-    over them is softmax-weighted with coldness 20.
+    A cell at distance z sigma is weighted by exp(-2 max(z - 1/2, 0)^2); the smooth maximum is the
+    softmax-weighted mean with coldness 20 (README, eq. 9).
     """
 
     def __init__(self, part: Extremal, x: Tensor) -> None:
@@ -153,6 +153,7 @@ class _SmoothMax:
         self.kernel = kernel.reshape(self.side**2, part.step**2)  # neighbour, pixel in cell
 
     def __call__(self) -> Float[Tensor, "h w"]:
+        """The mask at pixel resolution."""
         near = F.unfold(self.cells, self.side)[0]  # [neighbours, cells]
         weighted = near[:, None, :] * self.kernel[:, :, None]  # [neighbours, pixels, cells]
         share = (COLDNESS * weighted).softmax(0)

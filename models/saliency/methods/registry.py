@@ -1,4 +1,4 @@
-"""From a method's part of a spec to its map: one function for all of them."""
+"""Which function computes the map of which method of a spec."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from models.saliency.methods import controls, gradients, optimised
 from models.saliency.methods.baselines import Replacement
 from models.saliency.methods.case import Case
-from models.saliency.methods.occlusion import drops, occlusion
+from models.saliency.methods.occlusion import occlusion, score_drops
 from models.saliency.methods.rise import rise
 from models.saliency.methods.surrogates import ablation, kernel_shap, lime, shapley
 from models.saliency.spec import masks, methods
@@ -22,9 +22,9 @@ from models.saliency.spec.gradients import (
     SmoothGrad,
 )
 
-MAKERS: dict[type, Callable[..., Any]] = {
+METHODS: dict[type, Callable[..., Any]] = {
     masks.Occlusion: occlusion,
-    masks.OcclusionRaw: drops,
+    masks.OcclusionRaw: score_drops,
     masks.FeatureAblation: ablation,
     masks.Rise: rise,
     masks.Lime: lime,
@@ -40,6 +40,15 @@ MAKERS: dict[type, Callable[..., Any]] = {
 }
 
 
-def make(part: methods.Method, case: Case, b: Replacement) -> Float[Tensor, "k rows columns"]:
-    """The maps of one method with baseline ``b``, in float64: a value a pixel, or a window."""
-    return MAKERS[type(part)](part, case, b)
+def compute_map(
+    part: methods.Method, case: Case, b: Replacement
+) -> Float[Tensor, "k rows columns"]:
+    """Compute the maps of one method with baseline ``b``, float64.
+
+    Returns:
+        For each of the k classes a value per pixel, or per window for ``occlusion_raw``.
+
+    Raises:
+        SpecError: if the method cannot be used with this net or image.
+    """
+    return METHODS[type(part)](part, case, b)

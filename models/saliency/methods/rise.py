@@ -1,4 +1,4 @@
-"""Randomised input sampling (Petsiuk, Das, Saenko 2018): its sums and its estimators."""
+"""RISE, randomised input sampling (Petsiuk, Das, Saenko 2018): sums and estimators."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from models.saliency.methods import rise_masks
 from models.saliency.methods.case import Case
 from models.saliency.spec.masks import Rise
 
-GROUP = 16  # masks whose sums a core makes at once
-CHECK = 8  # groups between two looks at whether the map has settled
+GROUP = 16  # masks that a core processes at once
+CHECK = 8  # groups between two convergence checks
 
 
 class Sums(NamedTuple):
-    """What RISE keeps of its masks m and their scores f, all float64."""
+    """Running sums over masks m and their scores f, all float64."""
 
     count: int
     scores: Float[Tensor, "k"]  # sum f
@@ -25,37 +25,37 @@ class Sums(NamedTuple):
     coverage: Float[Tensor, "h w"]  # sum m, where the estimator needs it
     squares: Float[Tensor, "h w"]  # sum m^2, likewise
 
-    def plus(self, other: "Sums") -> "Sums":
-        """The sums over both sets of masks."""
+    def merge(self, other: "Sums") -> "Sums":
+        """The sums over two disjoint sets of masks."""
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def rise(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Float[Tensor, "k h w"]:
-    """Scores under random masks, put back on the masks (Petsiuk et al. 2018, eq. 6).
+    """Mean of random masks weighted by their scores (Petsiuk et al. 2018, eq. 6), float64.
 
-    Masks are made a batch at a time from (seed, index): memory does not grow with their number.
+    Masks are generated in batches from (seed, index), so memory does not grow with their number.
     """
-    found = sums(part, case, b)
+    totals = sums(part, case, b)
     if part.early_stop is not None:
-        case.told["masks_used"] = found.count
-    return estimate(found, part.estimator, rise_masks.density(part))
+        case.reported["masks_used"] = totals.count
+    return estimate(totals, part.estimator, rise_masks.density(part))
 
 
 def sums(part: Rise, case: Case, b: Float[Tensor, "c h w"]) -> Sums:
-    """The sums over all masks, or over as many as the map needs to settle."""
+    """The sums over all masks, or over the first ones with which the map has converged."""
     device = case.x.device
     per = max(GROUP, case.chunk // 2 * 2) if device.type == "cuda" else GROUP
-    halves = [_nothing(case), _nothing(case)]
+    halves = [_zero_sums(case), _zero_sums(case)]
     parts = torch.arange(part.masks, device=device).split(per)
-    for place, found in enumerate(each(lambda i: _group(part, case, b, i), parts, device.type)):
-        halves[place % 2] = halves[place % 2].plus(found)
-        if place % CHECK == CHECK - 1 and _settled(part, halves):
+    for index, group in enumerate(each(lambda i: _group(part, case, b, i), parts, device.type)):
+        halves[index % 2] = halves[index % 2].merge(group)
+        if index % CHECK == CHECK - 1 and _converged(part, halves):
             break
-    return halves[0].plus(halves[1])
+    return halves[0].merge(halves[1])
 
 
-def _settled(part: Rise, halves: list[Sums]) -> bool:
-    """Whether the maps of both halves agree as well as was asked, for the first class."""
+def _converged(part: Rise, halves: list[Sums]) -> bool:
+    """Whether the maps of both halves of the masks agree as requested, for the first class."""
     stop = part.early_stop
     if stop is None or sum(half.count for half in halves) < stop.min_masks:
         return False
@@ -66,7 +66,7 @@ def _settled(part: Rise, halves: list[Sums]) -> bool:
     return bool(spearman_matrix(np.stack(maps))[0, 1] > stop.spearman)
 
 
-def _nothing(case: Case) -> Sums:
+def _zero_sums(case: Case) -> Sums:
     """Sums over no masks."""
     k, (_, h, w) = len(case.full), case.x.shape
     zeros = case.full.new_zeros(k + 2, h, w)
@@ -74,10 +74,10 @@ def _nothing(case: Case) -> Sums:
 
 
 def _group(part: Rise, case: Case, b: Float[Tensor, "c h w"], index: Int64[Tensor, "n"]) -> Sums:
-    """The sums over some masks; on a CPU the work of one core, each batch in its caches."""
-    none = _nothing(case)
+    """The sums over some masks; on a CPU computed by one core, with each batch in its cache."""
+    none = _zero_sums(case)
     _, h, w = case.x.shape
-    m = rise_masks.render(rise_masks.draw(part, case.seed, index, h, w), h, w)
+    m = rise_masks.render(rise_masks.draw_masks(part, case.seed, index, h, w), h, w)
     f = torch.cat([case.score(blend(some, case.x, b)) for some in m.split(case.chunk)])
     return Sums(
         len(index),
@@ -91,18 +91,18 @@ def _group(part: Rise, case: Case, b: Float[Tensor, "c h w"], index: Int64[Tenso
 def blend(
     m: Float[Tensor, "n h w"], x: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"]
 ) -> Float[Tensor, "n c h w"]:
-    """``m x + (1 - m) b``, made in channels-last order as the net wants it."""
+    """``m x + (1 - m) b`` in channels-last memory order."""
     last = torch.lerp(b.permute(1, 2, 0), x.permute(1, 2, 0), m[..., None].to(x.dtype))
     return last.permute(0, 3, 1, 2)
 
 
 def estimate(sums: Sums, estimator: str, p: float) -> Float[Tensor, "k h w"]:
-    """The map from the sums over N masks.
+    """The map from the sums over N masks (README, eq. 6).
 
     ``raw`` is eq. 6 of the paper, ``sum f m / (N p)``; ``coverage`` is ``sum f m / sum m``;
     ``centred`` is ``mean[(f - mean f)(m - mean m)] / p``; ``slope`` is that covariance over the
-    variance of m, the coefficient of a regression of f on m. A pixel that no mask covered
-    (``coverage``) or that all covered alike (``slope``) gets 0.
+    variance of m, the coefficient of a regression of f on m. A pixel is 0 if no mask covers it
+    (``coverage``), or if every mask has the same value there (``slope``).
     """
     n = sums.count
     if estimator == "raw":

@@ -1,4 +1,4 @@
-"""Segments of an image: each pixel belongs to one feature."""
+"""Segmentation of an image: each pixel belongs to one feature."""
 
 import numpy as np
 import torch
@@ -8,17 +8,17 @@ from torch import Tensor
 from models.core.errors import DataError
 from models.saliency.engine.boxes import Regions, regions_of
 from models.saliency.methods.case import Case
-from models.saliency.spec.masks import Grid, Slic
+from models.saliency.spec.masks import GridSegments, Slic
 
 
-def segment(part: Grid | Slic, case: Case) -> Int64[Tensor, "h w"]:
-    """Labels 0, 1, ... of the pixels, none left out.
+def segment(part: GridSegments | Slic, case: Case) -> Int64[Tensor, "h w"]:
+    """Segment labels of the pixels, 0, 1, ... without gaps.
 
     Raises:
         DataError: if SLIC finds a single segment, as in an image of one colour.
     """
     height, width = case.x.shape[1:]
-    if isinstance(part, Grid):
+    if isinstance(part, GridSegments):
         rows = torch.arange(height) * part.rows // height
         columns = torch.arange(width) * part.rows // width
         return (rows[:, None] * part.rows + columns).to(case.x.device)
@@ -33,15 +33,15 @@ def segment(part: Grid | Slic, case: Case) -> Int64[Tensor, "h w"]:
 
 
 def _superpixels(pixels: Float[np.ndarray, "c h w"], part: Slic) -> Int64[np.ndarray, "h w"]:
-    """Labels without gaps; more than ``count`` are joined by a smaller aim."""
-    from skimage.segmentation import slic  # half a second of SciPy, which no grid needs
+    """SLIC labels without gaps; the target is lowered until there are at most ``count``."""
+    from skimage.segmentation import slic  # imports SciPy, 0.5 s that a grid does not need
 
     image = np.moveaxis(pixels, 0, 2)
     colour = image.shape[2] == 3
-    for aim in range(part.count, 0, -1):
+    for target in range(part.count, 0, -1):
         labels = slic(
             image,
-            n_segments=aim,
+            n_segments=target,
             compactness=part.compactness,
             convert2lab=colour,
             start_label=0,
@@ -54,6 +54,6 @@ def _superpixels(pixels: Float[np.ndarray, "c h w"], part: Slic) -> Int64[np.nda
 
 
 def regions(labels: Int64[Tensor, "h w"]) -> Regions:
-    """Each segment as a region."""
+    """Each segment as a region to replace."""
     every = torch.arange(int(labels.max()) + 1, device=labels.device)
     return regions_of(labels == every[:, None, None])

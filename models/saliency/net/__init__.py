@@ -1,1 +1,1 @@
-"""The net under study: loading, its images, its scores, its space of inputs."""
+"""The net to explain: loading, its images, its scores, its input space."""

@@ -1,4 +1,4 @@
-"""The images of a spec, brought to the size and scale of the net's input."""
+"""The images of a spec, at the size and scale of the net's input."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from models.core.run import Run
 from models.data import files, samples
 from models.data.builtin import BUILTIN
 from models.saliency.net.load import Subject
+from models.saliency.spec.fields import ImageRef
 from models.saliency.spec.map import Explanation
-from models.saliency.spec.parts import ImageRef
 
 
 def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:
-    """Class indices to explain, once and for all from the outputs of the unperturbed image."""
+    """Indices of the classes to explain, from the outputs for the unperturbed image."""
     if isinstance(target, int):
         return [target]
     if not isinstance(target, str):
@@ -29,24 +29,24 @@ def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:
 
 
 def load_images(spec: Explanation, run: Run) -> list[UInt8[np.ndarray, "_h _w _c"]]:
-    """The images of the spec as stored, each dataset read once.
+    """The images of the spec as stored; each dataset is read once.
 
     Raises:
         SpecError: if an index is beyond the end of its set.
-        DataMissingError: if a built-in set is not where the worker is.
+        DataMissingError: if a built-in set is not available to the worker.
     """
     wanted: dict[tuple[str, str], list[int]] = {}
     for position, ref in enumerate(spec.images):
         wanted.setdefault((ref.dataset, ref.split), []).append(position)
-    found: dict[str, np.ndarray] = {}
+    images: dict[str, np.ndarray] = {}
     for positions in wanted.values():
         refs = {f"images.{position}": spec.images[position] for position in positions}
-        found |= _read(refs, run)
-    return [found[f"images.{position}"] for position in range(len(spec.images))]
+        images |= _read(refs, run)
+    return [images[f"images.{position}"] for position in range(len(spec.images))]
 
 
 def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
-    """Put the images that serve as baselines where :func:`baselines.baseline` finds them.
+    """Load the images that serve as baselines into ``subject.space.others``.
 
     Raises:
         SpecError: if an index is beyond the end of its set.
@@ -54,12 +54,12 @@ def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
     """
     for field, ref in spec.other_images():
         if ref.key not in subject.space.others:
-            (found,) = _read({field: ref}, run).values()
-            subject.space.others[ref.key] = prepare(found, subject, field)
+            (image,) = _read({field: ref}, run).values()
+            subject.space.others[ref.key] = prepare(image, subject, field)
 
 
 def _read(refs: dict[str, ImageRef], run: Run) -> dict[str, np.ndarray]:
-    """Images of one part of one dataset, by their fields of the spec."""
+    """Images of one split of one dataset, by field of the spec."""
     first = next(iter(refs.values()))
     if first.dataset == "photos":
         _within(refs, len(samples.PHOTOS))
@@ -86,22 +86,22 @@ def _within(refs: dict[str, ImageRef], count: int) -> None:
 
 
 def read_map(path: Path, size: tuple[int, int], field: str) -> Float[Tensor, "h w"]:
-    """A saliency map made elsewhere, from a .npy file, as float64; nothing is unpickled.
+    """A saliency map of another job, from a .npy file, as float64; nothing is unpickled.
 
     Raises:
-        DataError: if it is no array of finite numbers of the size of the net's input.
+        DataError: if it is not an array of finite numbers of the size of the net's input.
     """
     try:
-        found = np.load(path, allow_pickle=False)
+        values = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{field}: no array of numpy (.npy): {error}") from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
         raise DataError(f"{field}: give one array of real numbers as .npy")
-    if found.shape != size:
-        raise DataError(f"{field} has shape {found.shape}; the net's input is {size}, give that")
-    if not np.isfinite(found).all():
+    if values.shape != size:
+        raise DataError(f"{field} has shape {values.shape}; the net's input is {size}, give that")
+    if not np.isfinite(values).all():
         raise DataError(f"{field} holds NaN or infinity; replace them by numbers")
-    return torch.from_numpy(found.astype(np.float64))
+    return torch.from_numpy(values.astype(np.float64))
 
 
 def prepare(
@@ -109,8 +109,13 @@ def prepare(
 ) -> Float[Tensor, "d i j"]:
     """Pixels in [0, 1] at the size and with the channels of the net's input, float32.
 
-    An image of another size loses its longer side's ends, is resized (bicubic, antialiased) and
-    cropped centrally; a grey image serves a colour net.
+    An image of another size is cropped to the aspect ratio of the input, resized (bicubic,
+    antialiased) and cropped centrally. The channel of a grey image is repeated for a colour net.
+
+    Args:
+        image: as stored.
+        subject: the net to explain.
+        field: names the image in errors.
 
     Raises:
         DataError: if the channels do not fit.
@@ -131,7 +136,7 @@ def prepare(
 
 
 def _fit(plane: np.ndarray, height: int, width: int, margin: float) -> np.ndarray:
-    """One channel: central part of the net's aspect ratio, resized, central crop."""
+    """One channel: central crop of the net's aspect ratio, resized, cropped to the input size."""
     h, w = plane.shape
     scale = min(h / height, w / width)
     part_h, part_w = round(height * scale), round(width * scale)

@@ -1,4 +1,4 @@
-"""The net of a spec, wherever it comes from, and how pixels reach it."""
+"""Loads the net of a spec from any source, with the preprocessing of its input."""
 
 from importlib import import_module
 from pathlib import Path
@@ -33,15 +33,15 @@ HEAD = ("classifier.weight", "fc.weight", "head.weight", "head.fc.weight")
 
 
 class Subject(NamedTuple):
-    """The net to explain and how images reach it.
+    """The net to explain and the preprocessing of its input.
 
     Attributes:
         net: in evaluation mode, on the run's device.
         classes: their names.
-        space: normalisation of pixels.
+        space: its input space, with the normalisation of pixels.
         size: height and width of the input, in pixels.
         channels: of the input.
-        margin: side of the resized image over the side of its central crop.
+        margin: ratio of the resized image's side to that of its central crop.
     """
 
     net: nn.Module
@@ -58,7 +58,7 @@ def load_subject(spec: Explanation, run: Run) -> Subject:
     Raises:
         SpecError: if a window does not fit its input, a target is not one of its classes, or a
             library is not installed.
-        DataError: if the file is no net, or weights do not fit the architecture.
+        DataError: if the file does not hold a net, or weights do not fit the architecture.
     """
     model = spec.model
     if isinstance(model, Pretrained):
@@ -79,7 +79,7 @@ def pretrained(device: str) -> Subject:
     net, classes = efficientnet_lite.pretrained()
     mean, std = [efficientnet_lite.MEAN] * 3, [efficientnet_lite.STD] * 3
     side = efficientnet_lite.IMAGE_SIZE
-    # The mean is mid-gray, not a mean of the training data.
+    # This mean is mid-gray, not that of the training data.
     space = Space(mean, std, recorded=False)
     return Subject(net.to(device), classes, space, (side, side), 3, IMAGENET_MARGIN)
 
@@ -112,10 +112,10 @@ def uploaded(model: UploadedNet, path: Path, device: str) -> Subject:
 def _exported_size(
     given: list[int] | None, height: int | None, width: int | None
 ) -> tuple[int, int]:
-    """Size of the images of a program; given where the program leaves it open.
+    """Input size of a program, from the spec if the program leaves it open.
 
     Raises:
-        SpecError: if neither tells, or they differ.
+        SpecError: if neither gives the size, or they differ.
     """
     if given is None:
         if height is None or width is None:
@@ -131,7 +131,7 @@ def _exported_size(
 
 
 def _from_weights(model: UploadedNet, path: Path) -> tuple[nn.Module, int]:
-    """The named architecture with the weights of a safetensors file, and its input channels."""
+    """The named architecture with weights from a safetensors file, and its input channels."""
     shapes = safetensors_shapes(path)
     if model.architecture is None:
         raise SpecError(
@@ -156,7 +156,7 @@ def _from_weights(model: UploadedNet, path: Path) -> tuple[nn.Module, int]:
 
 
 def _outputs(shapes: dict[str, list[int]]) -> int | None:
-    """Classes of a net, by the usual names of its last layer."""
+    """Number of classes, from the last layer under its usual names."""
     return next((shapes[name][0] for name in HEAD if name in shapes), None)
 
 
@@ -164,8 +164,8 @@ def named(part: LibraryNet, count: int | None, *, pretrained: bool) -> nn.Module
     """A net of timm or torchvision.
 
     Raises:
-        SpecError: if the library is not installed or knows no such net.
-        DataMissingError: if its weights are neither here nor to be had.
+        SpecError: if the library is not installed or has no such net.
+        DataMissingError: if its weights cannot be obtained.
     """
     try:
         library = import_module("timm" if part.library == "timm" else "torchvision.models")
@@ -193,7 +193,15 @@ def _described(
     device: str,
     size: tuple[int, ...] = (PRETRAINED_SIZE, PRETRAINED_SIZE),
 ) -> Subject:
-    """The net with its input; classes are counted by one row of zeros where they have no names.
+    """The net with its preprocessing; classes without names are counted on images of zeros.
+
+    Args:
+        net: as loaded.
+        given: the input fields of the spec.
+        channels: of the input.
+        classes: their names, None if unknown.
+        device: of the run.
+        size: of the input if the spec leaves it open.
 
     Raises:
         SpecError: if the net does not take such images or gives no row of numbers.
@@ -207,9 +215,9 @@ def _described(
     count = _count(net, (channels, height, width), device)
     if classes is not None and len(classes) != count:
         raise SpecError(f"model.classes has {len(classes)} names, the net gives {count} numbers")
-    # The mean is that of the net's training data only if the user said so.
+    # The mean counts as that of the training data only if the spec gives it.
     space = Space(given.mean, given.std, recorded="mean" in given.model_fields_set)
-    names = classes or [str(place) for place in range(count)]
+    names = classes or [str(index) for index in range(count)]
     return Subject(net, names, space, (height, width), channels, given.margin)
 
 
@@ -218,21 +226,23 @@ def _count(net: nn.Module, shape: tuple[int, int, int], device: str) -> int:
     dtype = next((v.dtype for v in weights), torch.float32)
     try:
         with torch.no_grad():
-            found = net(torch.zeros(2, *shape, dtype=dtype, device=device))
+            outputs = net(torch.zeros(2, *shape, dtype=dtype, device=device))
     except Exception as error:  # whatever a user's net raises
         raise SpecError(
             f"model: the net does not take two images of shape {shape}: {error}"[:600],
             hint="give input.size; export with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), so "
             "that the net takes batches of any size",
         ) from error
-    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 2:
-        told = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != 2:
+        description = (
+            tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        )
         raise SpecError(
-            f"model: for two images the net gives {told}; saliency needs a row of numbers, one a "
-            "class, for each image",
+            f"model: for two images the net gives {description}; saliency needs a row of numbers, "
+            "one a class, for each image",
             hint="export with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)",
         )
-    return found.shape[1]
+    return outputs.shape[1]
 
 
 def check(spec: Explanation, subject: Subject) -> None:

@@ -1,4 +1,4 @@
-"""Opens the net of a spec for reading: its plan, number format, rows at once, progress."""
+"""Prepares the net of a spec for execution: plan, precision, batch size, progress."""
 
 import copy
 import threading
@@ -11,40 +11,45 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.core.run import Run
-from models.saliency.engine.plan import Plan
+from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.engine.trace import NotTraceableError, trace
 from models.saliency.net.load import Subject
 from models.saliency.net.scores import Scorer, check_mode
 from models.saliency.spec.map import Explanation
 
-# Pixels a forward pass where ``batch`` is auto: 4 images of 224 x 224 a core, or 256 on a GPU. On a
-# CPU larger batches leave the caches and cost more a row.
+# Pixels per forward pass if ``batch`` is auto: 4 images of 224 x 224 per core, or 256 on a GPU. On
+# a CPU larger batches no longer fit the caches and cost more per row.
 AUTO_PIXELS = {"cpu": 4 * 224**2, "cuda": 256 * 224**2}
 AUTO_MOST = 1024
-FREE_SHARE = 0.5  # of a GPU's free memory that a batch may take
+FREE_SHARE = 0.5  # fraction of a GPU's free memory that a batch may use
 PROGRESS_S = 0.1  # between two reports
-TRACE_ROWS = 256  # fewer rows than this are done before a plan is made
+TRACE_ROWS = 256  # fewer rows than this take less time than making a plan
 
 
-class Rows:
-    """Counts rows through the net; after each batch reports progress and hears of a stop."""
+class RowCounter:
+    """Counts rows through the net; reports progress and checks for a stop after each batch."""
 
     def __init__(self, run: Run, total: int) -> None:
         self.run, self.total, self.done = run, total, 0
-        self._lock, self._told_at = threading.Lock(), 0.0
+        self._lock, self._reported_at = threading.Lock(), 0.0
 
     def __call__(self, rows: int) -> None:
-        with self._lock:  # each core counts the rows of its own batches
+        """Add rows.
+
+        Raises:
+            StoppedError: if a stop was requested.
+        """
+        with self._lock:  # called by the threads of all cores
             self.done += rows
             now = time.monotonic()
-            if now - self._told_at >= PROGRESS_S or self.done >= self.total:
-                self._told_at = now
+            if now - self._reported_at >= PROGRESS_S or self.done >= self.total:
+                self._reported_at = now
                 self.run.progress(self.done, self.total, unit="row")
         self.run.check_stop()
 
 
-def open_net(spec: Explanation, subject: Subject, rows: Rows) -> Scorer:
-    """The net of a spec, by its plan where the job is long enough to make one.
+def open_net(spec: Explanation, subject: Subject, rows: RowCounter) -> Scorer:
+    """The net of a spec, with a plan if the job is long enough to benefit from one.
 
     Raises:
         SpecError: if the net is in training mode.
@@ -61,8 +66,8 @@ def _lower(net: nn.Module) -> nn.Module:
     return lowered.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
 
 
-def _plan_of(net: nn.Module, subject: Subject, run: Run) -> Plan | None:
-    """The net's plan; None, with a warning that says why, where the net cannot be traced."""
+def _plan_of(net: nn.Module, subject: Subject, run: Run) -> ExecutionPlan | None:
+    """The net's plan; None, with a warning and its reason, if the net cannot be traced."""
     try:
         return trace(net, (subject.channels, *subject.size))
     except NotTraceableError as error:
@@ -71,7 +76,14 @@ def _plan_of(net: nn.Module, subject: Subject, run: Run) -> Plan | None:
 
 
 def chunk_size(spec: Explanation, scorer: Scorer, size: tuple[int, int], device: str) -> int:
-    """Images a forward pass: as asked, or a fixed number of pixels as far as memory allows."""
+    """Images per forward pass: as requested, or a fixed number of pixels within free memory.
+
+    Args:
+        spec: of the job.
+        scorer: of the net.
+        size: height and width of the input.
+        device: of the run.
+    """
     if isinstance(spec.batch, int):
         return spec.batch
     kind = torch.device(device).type
@@ -84,10 +96,11 @@ def chunk_size(spec: Explanation, scorer: Scorer, size: tuple[int, int], device:
 
 @contextmanager
 def arithmetic(spec: Explanation) -> Generator[None]:
-    """Number formats of a GPU and the choice of its algorithms, as the spec asks.
+    """Context with the precision and the algorithm selection of a GPU that the spec requests.
 
-    Full float32 (no TF32) and heuristics in ``fp32``, so that a map depends neither on the batch
-    size nor on timings; the faster formats also let cuDNN time its algorithms.
+    ``fp32`` means full float32 (no TF32) and algorithms by heuristics, so that a map depends
+    neither on the batch size nor on timings. With the faster formats cuDNN benchmarks its
+    algorithms, unless the spec is deterministic.
     """
     fast = spec.precision != "fp32"
     before = torch.backends.cuda.matmul.allow_tf32
@@ -109,10 +122,10 @@ def arithmetic(spec: Explanation) -> Generator[None]:
 def precision_gap(
     scorer: Scorer, spec: Explanation, images: Float[Tensor, "n c h w"]
 ) -> float | None:
-    """Largest difference of a score from the float32 net's; None where that is what runs."""
+    """Largest difference of a score from that in float32; None if the spec requests float32."""
     if spec.precision == "fp32":
         return None
     exact = spec.model_copy(update={"precision": "fp32"})
     with arithmetic(exact):
-        wanted = scorer.read(scorer.net(images).double())
-    return (scorer.read(scorer.outputs(images)) - wanted).abs().max().item()
+        wanted = scorer.scores(scorer.net(images).double())
+    return (scorer.scores(scorer.outputs(images)) - wanted).abs().max().item()

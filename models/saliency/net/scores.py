@@ -1,4 +1,4 @@
-"""From batches of images to scores, counting rows; and the refusal of nets that cannot be read."""
+"""Scores of batches of images, and checks that a net's output can be explained."""
 
 from collections.abc import Callable, Hashable
 from typing import Literal
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from models.core.errors import DataError, SpecError
 from models.saliency.engine.boxes import Regions
 from models.saliency.engine.graphed import GraphedChanges
-from models.saliency.engine.incremental import KEPT, Base, Changes, Filled, in_order
-from models.saliency.engine.plan import Plan
+from models.saliency.engine.incremental import KEPT, BaseActivations, Changes, Filled, in_order
+from models.saliency.engine.plan import ExecutionPlan
 
-# from regions [n, h, w] and the image [c, h, w] to images with them filled [n, c, h, w]
+# from masks [n, h, w] and the image [c, h, w] to images [n, c, h, w] with the masks filled
 Fill = Callable[[Tensor, Tensor], Tensor]
-SUM_TOLERANCE = 1e-4  # of rows that look like probabilities
-ROW_TOLERANCE = 1e-3  # of one row alone against the same row in a batch, relative to its range
+SUM_TOLERANCE = 1e-4  # of the sum of a row of probabilities
+ROW_TOLERANCE = 1e-3  # relative to its range, of a row alone against the same row in a batch
 
 
 class Scorer:
-    """A net in evaluation mode, read as probability, output or log-probability.
+    """Runs a net in evaluation mode and gives probabilities, logits or log-probabilities.
 
     Args:
         net: gives one row of outputs for each image.
         kind: ``prob``, ``logit`` (the outputs as they are) or ``logprob``.
         tick: called with the number of rows after each forward pass.
-        plan: of the net, if it could be traced; runs in its place.
-        lower: the net in a lower precision; runs (or ``plan`` is made of it) in the net's place
-            wherever the score is not differentiated.
+        plan: of the net, if it could be traced; replaces it in forward passes.
+        lower: the net in a lower precision; replaces it, and is what ``plan`` was made from,
+            wherever no gradient is needed.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Scorer:
         net: nn.Module,
         kind: Literal["prob", "logit", "logprob"],
         tick: Callable[[int], None] | None = None,
-        plan: Plan | None = None,
+        plan: ExecutionPlan | None = None,
         lower: nn.Module | None = None,
     ) -> None:
-        # only images are differentiated; weight gradients would cost time and memory for nothing,
-        # and for few channels end in oneDNN's issue 6035 (nets/spec.py)
+        # Only gradients of images are needed. Those of weights would cost time and memory, and for
+        # few channels run into oneDNN's issue 6035 (nets/spec.py).
         net.requires_grad_(requires_grad=False)
         self.net = net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.kind, self.plan = kind, plan
@@ -54,14 +54,14 @@ class Scorer:
 
     @torch.inference_mode()
     def outputs(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        """What the net gives, in float64."""
+        """Outputs of the net, in float64."""
         images = images.to(self.dtype, memory_format=torch.channels_last)
         answer = self._fitting(images)
         self.tick(len(images))
         return answer.double()
 
     def _fitting(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        """Halves a batch that does not fit the memory of a GPU."""
+        """Outputs of a batch, split in halves while it does not fit the memory of a GPU."""
         try:
             return self._run(images)
         except torch.OutOfMemoryError:
@@ -70,38 +70,38 @@ class Scorer:
         return torch.cat([self._fitting(part) for part in images.chunk(2)])
 
     @torch.inference_mode()
-    def base(self, x: Float[Tensor, "c h w"]) -> Base:
-        """The plan's values of an image.
+    def base(self, x: Float[Tensor, "c h w"]) -> BaseActivations:
+        """All activations of an image by the plan.
 
         Raises:
             ValueError: if there is no plan.
         """
-        return Base(self._planned(), x.to(self.dtype))
+        return BaseActivations(self._planned(), x.to(self.dtype))
 
     def tick(self, rows: int) -> None:
-        """Tell of rows that went through the net."""
+        """Count rows that went through the net."""
         if self._tick is not None:
             self._tick(rows)
 
     @torch.inference_mode()
-    def changed(
+    def outputs_with_replaced(
         self,
         x: Float[Tensor, "c h w"],
         b: Tensor | Fill,
         key: Hashable,
         regions: Callable[[], Regions],
-        base: Callable[[], Base],
+        base: Callable[[], BaseActivations],
         size: int,
     ) -> Float[Tensor, "n classes"]:
-        """Outputs with each region's pixels taken from ``b``, by the plan, in float64.
+        """Outputs with the pixels of each region taken from ``b``, by the plan, in float64.
 
         Args:
             x: the image.
-            b: the baseline, or what fills regions.
-            key: names the regions; their way through the net is kept for the next image.
-            regions: makes them.
-            base: the plan's values of the image; not needed where a graph holds them.
-            size: regions at once.
+            b: the baseline image [c, h, w], or a function that fills regions.
+            key: identifies the regions; their routes are kept for the next image.
+            regions: builds the regions; called only if ``key`` is new.
+            base: gives the activations of the image; not called if a graph computes them.
+            size: regions per batch.
         """
         low = self._lowered(b, x)
         changes = self._changes.get(key)
@@ -119,7 +119,7 @@ class Scorer:
         return in_order(out)
 
     def _lowered(self, b: Tensor | Fill, x: Float[Tensor, "c h w"]) -> Tensor | Filled:
-        """The baseline in the net's number format."""
+        """The baseline in the dtype of the net."""
         if isinstance(b, Tensor):
             return b.to(self.dtype)
         return lambda removed: b(removed, x).to(self.dtype)
@@ -127,7 +127,7 @@ class Scorer:
     def _graph(
         self, changes: Changes, x: Tensor, b: Tensor, key: Hashable
     ) -> GraphedChanges | None:
-        """The same as a CUDA graph, recorded at the second use; None where that fails."""
+        """The same outputs as a CUDA graph, captured at the second use; None if that fails."""
         if key not in self._graphs:
             try:
                 self._graphs[key] = GraphedChanges(changes, x, b)
@@ -135,24 +135,24 @@ class Scorer:
                 self._graphs[key] = None
         return self._graphs[key]
 
-    def _planned(self) -> Plan:
+    def _planned(self) -> ExecutionPlan:
         if self.plan is None:
             raise ValueError("values of an image need a plan of the net")
         return self.plan
 
-    def read(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
-        """Scores of all classes from the net's outputs."""
+    def scores(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+        """Scores of all classes, from outputs of the net."""
         if self.kind == "logit":
             return outputs
         return outputs.softmax(1) if self.kind == "prob" else outputs.log_softmax(1)
 
     def probabilities(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
-        """Class probabilities, whatever the score: the softmax unless the net ends in one."""
+        """Class probabilities, whatever the score: a softmax, unless the net ends in one."""
         return outputs if _are_probabilities(outputs) else outputs.softmax(1)
 
 
 def check_mode(net: nn.Module) -> None:
-    """Refuse a net in training mode, before it has seen an image.
+    """Refuse a net in training mode, before its first forward pass.
 
     Raises:
         SpecError: if any part of the net is in training mode.
@@ -167,12 +167,12 @@ def check_mode(net: nn.Module) -> None:
 
 
 def probe(scorer: Scorer, x: Float[Tensor, "c h w"]) -> None:
-    """Refuse a net whose row depends on its batch or on chance, or that ends in a softmax.
+    """Refuse a net whose rows depend on their batch or on chance, or a second softmax.
 
-    Sends ``x`` alone, then ``x``, its negative and ``x`` again in one batch: four rows.
+    Runs ``x`` on its own, then ``x``, its negative and ``x`` again as one batch: four rows.
 
     Raises:
-        SpecError: naming what was found and the way out.
+        SpecError: with the cause and a remedy.
     """
     alone = scorer.outputs(x[None])[0]
     if alone.ndim != 1:
@@ -203,10 +203,10 @@ def probe(scorer: Scorer, x: Float[Tensor, "c h w"]) -> None:
 
 
 def check_finite(values: Float[np.ndarray, "*shape"], name: str) -> None:
-    """Refuse a map that no JSON, grade or picture could hold.
+    """Refuse a map with values that JSON, graders and pictures cannot represent.
 
     Raises:
-        DataError: if a number is NaN or infinite.
+        DataError: if a value is NaN or infinite.
     """
     if not np.isfinite(values).all():
         raise DataError(
@@ -220,6 +220,6 @@ def _are_probabilities(outputs: Float[Tensor, "n classes"]) -> bool:
 
 
 def dtype_of(net: nn.Module) -> torch.dtype:
-    """Number format of the net's weights; float32 for a net without any."""
+    """Dtype of the net's floating-point weights; float32 for a net without any."""
     numbers = (p.dtype for p in (*net.parameters(), *net.buffers()) if p.is_floating_point())
     return next(numbers, torch.float32)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import ArtifactInfo, Int, MetricInfo
+from models.saliency.spec.fields import ImageRef, OtherImage, Plain, draws
 from models.saliency.spec.graders import Curve, Metric, maps_made
 from models.saliency.spec.map import (
     PATH_POINTS,
@@ -19,11 +20,10 @@ from models.saliency.spec.map import (
 from models.saliency.spec.masks import OcclusionRaw
 from models.saliency.spec.methods import NO_BASELINE, Control, Given, Method, rows_of
 from models.saliency.spec.net import known_size
-from models.saliency.spec.parts import ImageRef, OtherImage, Plain, draws
 
 
-class _Graded(Explanation):
-    """Maps that are graded."""
+class _EvaluationSpec(Explanation):
+    """Fields of the kinds that grade maps."""
 
     graders: list[Metric] = Field(
         default=[Curve(id="deletion"), Curve(id="insertion")],
@@ -35,11 +35,14 @@ class _Graded(Explanation):
         default=[], max_length=16, description="Maps of other jobs, graded beside those of methods"
     )
     max_rows: Int = Field(
-        default=1_000_000, ge=1, le=10**9, description="Refuse a job of more rows through the net"
+        default=1_000_000,
+        ge=1,
+        le=10**9,
+        description="Refuse a job that needs more rows through the net",
     )
 
     @model_validator(mode="after")
-    def _gradable(self) -> "_Graded":
+    def _gradable(self) -> "_EvaluationSpec":
         for index, method in enumerate(self.methods):
             if isinstance(method, OcclusionRaw):
                 raise ValueError(  # noqa: TRY004  # pydantic's way to refuse
@@ -55,41 +58,41 @@ class _Graded(Explanation):
         names = [part.name for part in self.given]
         if len(set(names)) < len(names):
             raise ValueError(f"given has the names {', '.join(names)}; give each only once")
-        for place, part in enumerate(self.given):
+        for index, part in enumerate(self.given):
             if len(part.maps) != len(self.images):
                 raise ValueError(
-                    f"given.{place}.maps has {len(part.maps)} maps for {len(self.images)} images; "
+                    f"given.{index}.maps has {len(part.maps)} maps for {len(self.images)} images; "
                     "give one for each image, in their order"
                 )
-        remade = [metric.id for metric in self.graders if maps_made(metric)]
-        if self.given and remade:
+        recomputed = [metric.id for metric in self.graders if maps_made(metric)]
+        if self.given and recomputed:
             raise ValueError(
-                f"graders: {', '.join(remade)} make maps anew, which given maps cannot be; leave "
-                "them out, or grade the given maps in a job of their own"
+                f"graders: {', '.join(recomputed)} compute further maps, which is impossible "
+                "for given maps; leave them out, or grade the given maps in a separate job"
             )
         if self.given and self.classes() > 1:
             raise ValueError("given: a map is of one class; use a target of one class")
 
     def other_images(self) -> Iterator[tuple[str, ImageRef]]:
-        """Those of the maps, and those of graders."""
+        """Baseline images of the maps, then those of the graders."""
         yield from super().other_images()
-        for place, metric in enumerate(self.graders):
+        for index, metric in enumerate(self.graders):
             part = getattr(metric, "baseline", None)
             if isinstance(part, OtherImage):
-                yield f"graders.{place}.baseline.image", part.image
+                yield f"graders.{index}.baseline.image", part.image
 
     def cells(self) -> Iterator[Cell]:
-        """Those of the methods, then the given maps."""
+        """The cells of the methods, then the given maps."""
         yield from super().cells()
         for part in self.given:
             yield Cell(part, part.id, Plain(id="zero"), NO_BASELINE)
 
     def seeds_used(self, method: Method | Given) -> int:
-        """How many maps of a method and baseline are made, one a seed."""
+        """Number of maps per method and baseline, one for each seed."""
         return 1
 
     def rows(self, height: int, width: int) -> int:
-        """Rows through the net, at most; probes and baseline impact included."""
+        """Upper bound of the rows through the net, probes and baseline impact included."""
         classes = self.classes()
         total = 0
         for cell in self.cells():
@@ -113,7 +116,7 @@ class _Graded(Explanation):
             )
 
     def maps(self) -> int:
-        """How many maps of a class are made, one a seed where chance is at work."""
+        """Number of maps per class; random methods have one for each seed."""
         cells = sum(self.seeds_used(cell.method) for cell in self.cells())
         return cells * len(self.images)
 
@@ -143,7 +146,7 @@ _SMALL = {
 }
 
 
-class SaliencyEvaluate(_Graded):
+class SaliencyEvaluate(_EvaluationSpec):
     """Grade saliency maps: curves, region and faithfulness metrics, robustness, localisation."""
 
     entry: ClassVar[str] = "models.saliency.evaluate:evaluate"
@@ -160,7 +163,7 @@ class SaliencyEvaluate(_Graded):
     kind: Literal["saliency.evaluate"]
 
 
-class SaliencySweep(_Graded):
+class SaliencySweep(_EvaluationSpec):
     """Methods x baselines x hyper-parameters: how far maps, grades and rankings disagree."""
 
     entry: ClassVar[str] = "models.saliency.sweep:sweep"
@@ -213,16 +216,16 @@ class SaliencySweep(_Graded):
         default=[0],
         min_length=1,
         max_length=20,
-        description="Random methods are repeated with each: their disagreement is the noise floor",
+        description="Random methods run once with each; their disagreement is the noise floor",
     )
 
     def seeds_used(self, method: Method | Given) -> int:
-        """One map a seed for random methods, one for the others."""
+        """One map per seed for random methods, a single one for others."""
         return len(self.seeds) if is_random(method) else 1
 
 
 def is_random(method: Method | Given) -> bool:
-    """Whether another seed gives another map."""
+    """Whether the map depends on the seed."""
     if isinstance(method, Control):
         return method.id == "random"
     return method.id in ("rise", "lime", "kernel_shap", "smoothgrad", "meaningful")

@@ -1,24 +1,24 @@
-"""Graders of maps as parts of a spec. Torch-free."""
+"""Spec fields of the graders. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from models.core.spec import Int, SpecGroup
-from models.saliency.spec.parts import Baseline, Blur, Plain
+from models.saliency.spec.fields import Baseline, Blur, Plain
 
 
 class Curve(SpecGroup):
-    """Score while pixels are swapped in the order of the map (Petsiuk et al. 2018; Samek 2017).
+    """Score while pixels are replaced in the order of the map (Petsiuk et al. 2018; Samek 2017).
 
-    deletion and morf take the highest values first and lerf the lowest, from the image towards the
-    baseline; insertion goes from the baseline to the image. srg is the area of lerf less that of
-    morf (Bluecher et al. 2024).
+    deletion and morf replace the highest values first and lerf the lowest, from the image towards
+    the baseline; insertion goes from the baseline to the image. srg is the area of lerf minus that
+    of morf (Bluecher et al. 2024).
     """
 
     id: Literal["deletion", "insertion", "morf", "lerf", "srg"]
     baseline: Baseline | None = Field(
-        default=None, description="What removed pixels become; null: zero, for insertion blur 10"
+        default=None, description="Values of removed pixels; null: zero, for insertion blur 10"
     )
     points: Int = Field(default=224, ge=1, le=10_000, description="States after the first")
     shuffles: Int = Field(
@@ -28,18 +28,18 @@ class Curve(SpecGroup):
         default=0.0,
         ge=0,
         le=100,
-        description="0: every state is read. Above: every 8th, then more where the score differs "
-        "by over twice this; the area is off by no more where the curve is monotone in between",
+        description="0: every state is scored. Above 0: every 8th, then more where the score "
+        "differs by over twice this; the area is within it if the curve is monotone in between",
     )
     order_unit: Literal["pixel", "channel_value"] = Field(
         default="pixel",
-        description="What is swapped: pixels with all their channels, or single channel values "
+        description="What is replaced: pixels with all channels, or single channel values "
         "(every channel by the same map), as Quantus' PixelFlipping does",
     )
 
     @property
     def replaced_by(self) -> Baseline:
-        """The baseline of the grader."""
+        """The baseline of the grader, with its default."""
         if self.baseline is not None:
             return self.baseline
         return Blur(id="blur") if self.id == "insertion" else Plain(id="zero")
@@ -63,12 +63,12 @@ class RegionCurve(SpecGroup):
 
     @property
     def replaced_by(self) -> Baseline:
-        """The baseline of the grader."""
+        """The baseline of the grader, with its default."""
         default = "channel_mean" if self.id == "irof" else "zero"
         return Plain(id=default) if self.baseline is None else self.baseline
 
     def rows(self) -> int:
-        """Rows through the net for one map, or more."""
+        """Upper bound of the rows through the net for one map."""
         return self.regions + 1
 
 
@@ -91,13 +91,15 @@ class Infidelity(SpecGroup):
 
     id: Literal["infidelity"]
     perturbation: Literal["noise", "square"] = Field(
-        default="square", description="I: normal noise, or the difference to zero in a square"
+        default="square",
+        description="I: normal noise, or x in a square, which sets the square to zero",
     )
     samples: Int = Field(default=100, ge=2, le=100_000)
     sigma: float = Field(default=0.2, gt=0, le=10, description="Of the noise")
     side: Int = Field(default=32, ge=1, le=512, description="Of the square, pixels")
     optimal_scale: bool = Field(
-        default=False, description="Multiply the map by E[<I, map> d] / E[<I, map>^2] before"
+        default=False,
+        description="First multiply the map by E[<I, map> d] / E[<I, map>^2], d the score drop",
     )
 
     def rows(self) -> int:
@@ -106,7 +108,7 @@ class Infidelity(SpecGroup):
 
 
 class Correlation(SpecGroup):
-    """Correlation of a subset's sum in the map with the fall of the score without it.
+    """Correlation of the map's sum over a subset of pixels with the score drop without them.
 
     faithfulness_correlation: Bhatt et al. 2020; sensitivity_n: Ancona et al. 2018.
     """
@@ -118,7 +120,7 @@ class Correlation(SpecGroup):
 
     @property
     def replaced_by(self) -> Baseline:
-        """The baseline of the grader."""
+        """The baseline of the grader, with its default."""
         return Plain(id="zero") if self.baseline is None else self.baseline
 
     def rows(self) -> int:
@@ -127,17 +129,17 @@ class Correlation(SpecGroup):
 
 
 class Monotonicity(SpecGroup):
-    """Rank correlation of groups' sums of the absolute map with what the score owes to them.
+    """Rank correlation of the absolute map's sums over groups of pixels with their effect.
 
-    The debt of a group is the mean square change of the score when uniform noise takes its place
+    The effect of a group is the mean squared change of the score when uniform noise replaces it
     (Nguyen and Martinez 2020, section 2.3).
     """
 
     id: Literal["monotonicity_correlation"]
     groups: Int = Field(
-        default=56, ge=3, le=10_000, description="Groups of pixels, equal in size, along the map"
+        default=56, ge=3, le=10_000, description="Groups of pixels of equal size, by rank"
     )
-    draws: Int = Field(default=10, ge=1, le=1000, description="Of noise, for each group")
+    draws: Int = Field(default=10, ge=1, le=1000, description="Draws of noise for each group")
 
     def rows(self) -> int:
         """Rows through the net for one map."""
@@ -149,15 +151,17 @@ class Robustness(SpecGroup):
 
     id: Literal["sensitivity_max", "sensitivity_avg"]
     radius: float = Field(default=0.02, gt=0, le=10, description="Of the noise, each value")
-    samples: Int = Field(default=10, ge=1, le=1000, description="Each makes the map anew")
+    samples: Int = Field(
+        default=10, ge=1, le=1000, description="Noisy images, each with a map of its own"
+    )
 
     def rows(self) -> int:
-        """Rows beside those of the maps."""
+        """Rows in addition to those of the recomputed maps."""
         return 0
 
 
 class Localisation(SpecGroup):
-    """Whether the map's maximum, or how much of its mass, lies in a box of the image."""
+    """Whether the map's maximum lies in a box of the image, or how much of its mass."""
 
     id: Literal["pointing_game", "mass_in_box"]
     box: list[Annotated[Int, Field(ge=0, le=4096)]] = Field(
@@ -173,15 +177,16 @@ class Localisation(SpecGroup):
         return self
 
     def rows(self) -> int:
-        """None."""
+        """No rows."""
         return 0
 
 
 class Randomisation(SpecGroup):
-    """Likeness of the map to that of a net with new weights, or of another class (Adebayo 2018).
+    """Similarity of the map to that of a net with random weights, or of another class.
 
-    efficient_mprt: relative rise of the entropy of the map's histogram when all layers are new
-    (Hedstroem et al. 2024); no rise says that the map is as disordered without the net's knowledge.
+    mprt and random_logit: Adebayo et al. 2018. efficient_mprt: relative increase of the entropy of
+    the map's histogram when all layers are randomised (Hedstroem et al. 2024); without an increase
+    the map does not depend on what the net has learned.
     """
 
     id: Literal["mprt", "random_logit", "efficient_mprt"]
@@ -191,7 +196,7 @@ class Randomisation(SpecGroup):
     layers: Int = Field(default=4, ge=1, le=200, description="Randomisations, evenly spread")
 
     def rows(self) -> int:
-        """Rows beside those of the maps."""
+        """Rows in addition to those of the recomputed maps."""
         return 0
 
 
@@ -207,7 +212,7 @@ LOWER_IS_BETTER = {
 
 
 def maps_made(metric: Metric) -> int:
-    """How many maps beside the graded one a grader asks for."""
+    """Number of maps that a grader needs in addition to the graded one."""
     if isinstance(metric, Robustness):
         return metric.samples
     if isinstance(metric, Randomisation):

@@ -1,4 +1,4 @@
-"""Map makers that differentiate the score, as parts of a spec. Torch-free."""
+"""Spec fields of the methods that use gradients of the score. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -8,16 +8,16 @@ from models.core.spec import Int, SpecGroup
 
 
 class Meaningful(SpecGroup):
-    """A smooth mask that keeps little and loses the class (Fong and Vedaldi 2017)."""
+    """The smallest smooth mask whose removal loses the class (Fong and Vedaldi 2017)."""
 
     id: Literal["meaningful"]
     iterations: Int = Field(default=300, ge=1, le=10_000, description="Adam steps")
-    side: Int = Field(default=28, ge=2, le=224, description="Of the mask before its enlargement")
+    side: Int = Field(default=28, ge=2, le=224, description="Side of the mask before upsampling")
     l1: float = Field(default=1e-2, ge=0, le=100, description="Weight of mean(1 - mask)")
     tv: float = Field(default=2e-1, ge=0, le=100, description="Weight of mean |gradient|^beta")
     beta: float = Field(default=3.0, ge=1, le=4)
     lr: float = Field(default=0.1, gt=0, le=10, description="Learning rate of Adam")
-    jitter: Int = Field(default=4, ge=0, le=32, description="Pixels the input is shifted at most")
+    jitter: Int = Field(default=4, ge=0, le=32, description="Largest shift of the input, pixels")
 
     def rows(self, height: int, width: int) -> int:
         """Rows through the net, forward and backward, for each class."""
@@ -25,7 +25,7 @@ class Meaningful(SpecGroup):
 
 
 class Extremal(SpecGroup):
-    """The mask of a fixed area that keeps the class best (Fong, Patrick, Vedaldi 2019)."""
+    """The mask of a fixed area that best preserves the class (Fong, Patrick, Vedaldi 2019)."""
 
     id: Literal["extremal"]
     areas: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
@@ -45,7 +45,7 @@ class Extremal(SpecGroup):
 
 
 class Gradient(SpecGroup):
-    """Derivative of the score: its largest size over the channels, or times (x - baseline)."""
+    """Gradient of the score: its maximum size over channels, or times (x - baseline)."""
 
     id: Literal["gradient", "input_x_gradient"]
 
@@ -55,7 +55,7 @@ class Gradient(SpecGroup):
 
 
 class IntegratedGradients(SpecGroup):
-    """Derivative averaged from the baseline to the image, times their difference."""
+    """Gradient averaged along the path from the baseline to the image, times their difference."""
 
     id: Literal["integrated_gradients"]
     steps: Int = Field(default=64, ge=1, le=4096, description="Points of the midpoint rule")
@@ -66,11 +66,13 @@ class IntegratedGradients(SpecGroup):
 
 
 class SmoothGrad(SpecGroup):
-    """Mean size of the derivative under noise (Smilkov et al. 2017)."""
+    """Size of the mean gradient over noisy images (Smilkov et al. 2017)."""
 
     id: Literal["smoothgrad"]
     samples: Int = Field(default=50, ge=1, le=4096)
-    sigma: float = Field(default=0.15, gt=0, le=2, description="Of the noise, in ranges of x")
+    sigma: float = Field(
+        default=0.15, gt=0, le=2, description="Of the noise, as a share of the range of x"
+    )
 
     def rows(self, height: int, width: int) -> int:
         """Rows through the net, forward and backward, for each class."""
@@ -78,11 +80,13 @@ class SmoothGrad(SpecGroup):
 
 
 class GradCam(SpecGroup):
-    """Maps of one layer weighted by their mean derivative (Selvaraju et al. 2017)."""
+    """Feature maps of one layer weighted by their mean gradient (Selvaraju et al. 2017)."""
 
     id: Literal["gradcam"]
     layer: str | None = Field(
-        default=None, max_length=200, description="Name of a module; null: the last with maps"
+        default=None,
+        max_length=200,
+        description="Name of a module; null: the last with feature maps",
     )
 
     def rows(self, height: int, width: int) -> int:

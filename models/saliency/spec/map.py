@@ -14,6 +14,17 @@ from models.core.spec import (
     Spec,
     SpecGroup,
 )
+from models.saliency.spec.fields import (
+    ImageRef,
+    LocalMean,
+    MapBaseline,
+    NoisyLinear,
+    OtherImage,
+    Plain,
+    draws,
+    form,
+    labels,
+)
 from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.methods import (
     NO_BASELINE,
@@ -25,24 +36,13 @@ from models.saliency.spec.methods import (
     uses_baseline,
 )
 from models.saliency.spec.net import Model, Pretrained, known_size
-from models.saliency.spec.parts import (
-    ImageRef,
-    LocalMean,
-    MapBaseline,
-    NoisyLinear,
-    OtherImage,
-    Plain,
-    draws,
-    form,
-    labels,
-)
 
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
-PROBE_ROWS = 4  # one row alone, then in a batch of three
-# EfficientNet-Lite0's rates over a whole sweep, pictures and tables included
+PROBE_ROWS = 4  # one row alone, then a batch of three
+# Rates of EfficientNet-Lite0 over a whole sweep, pictures and tables included
 CPU_ROWS_PER_S = 120.0  # two cores
 GPU_ROWS_PER_S = 2500.0  # one H200
-PLAN_S = 5.0  # until the first row of a map
+PLAN_S = 5.0  # before the first row of a map
 
 
 ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
@@ -70,7 +70,7 @@ Batch = Annotated[
 
 
 class Overlay(SpecGroup):
-    """How maps are drawn over the image."""
+    """Colours and opacity of maps drawn over the image."""
 
     colormap: Literal["RdBu_r", "PuOr_r", "coolwarm"] = Field(
         default="RdBu_r", description="Diverging colours, the middle one at zero"
@@ -79,7 +79,7 @@ class Overlay(SpecGroup):
 
 
 class Cell(NamedTuple):
-    """One map to make or to grade: a method with a baseline, and their labels."""
+    """A method with a baseline, and their labels: one map per image, class and seed."""
 
     method: Method | Given
     method_label: str
@@ -88,7 +88,7 @@ class Cell(NamedTuple):
 
 
 class Explanation(Spec):
-    """What all kinds share: which net, which images and classes, how to perturb them."""
+    """Fields that all kinds share: net, images and classes, methods and baselines."""
 
     model: Model = Field(description="The net to explain")
     images: list[ImageRef] = Field(
@@ -104,27 +104,30 @@ class Explanation(Spec):
     )
     score: Literal["prob", "logit", "logprob"] = Field(
         default="prob",
-        description="What is read: softmax probability, net output as it is, log-probability",
+        description="Score of a class: softmax probability, net output as it is, log-probability",
     )
     methods: list[Method] = Field(
-        default=[Occlusion(id="occlusion")], min_length=1, max_length=32, description="Map makers"
+        default=[Occlusion(id="occlusion")],
+        min_length=1,
+        max_length=32,
+        description="Methods that compute maps",
     )
     baselines: list[MapBaseline] = Field(
         default=[Plain(id="zero")],
         min_length=1,
         max_length=32,
-        description="What removed pixels are replaced by; each method that uses one runs with each",
+        description="Values that replace removed pixels; each method that uses one runs with each",
     )
     engine: Literal["auto", "plain"] = Field(
         default="auto",
-        description="auto: a folded plan of the net and recomputation of changed boxes alone, "
-        "where the net can be traced; plain: the net as it is",
+        description="auto: a fused plan of the net and recomputation of changed boxes only, if "
+        "the net can be traced; plain: the net as it is",
     )
-    batch: Batch = Field(default="auto", description="Rows a forward pass, 1 to 65536, or auto")
+    batch: Batch = Field(default="auto", description="Rows per forward pass, 1 to 65536, or auto")
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         default="fp32",
-        description="Number format of forward passes; tf32 on a GPU alone; with tf32 and bf16 the "
-        "report gives the measured difference. Derivatives are always taken of the float32 net",
+        description="Number format of forward passes; tf32 only on a GPU; with tf32 and bf16 the "
+        "report gives the measured difference. Gradients are always those of the float32 net",
     )
 
     @model_validator(mode="after")
@@ -145,11 +148,11 @@ class Explanation(Spec):
                 raise ValueError(
                     f"baselines: {local[0]} fills removed regions of pixels, and methods.{index}, "
                     f"{method.id}, has none; use it with occlusion, occlusion_raw, "
-                    "feature_ablation, lime, kernel_shap or shapley_exact, in a job of their own"
+                    "feature_ablation, lime, kernel_shap or shapley_exact, in a separate job"
                 )
 
     def cells(self) -> Iterator[Cell]:
-        """Every method with every baseline, methods outermost; once where none plays a part."""
+        """Every method with every baseline, methods outermost; once if it uses no baseline."""
         for method, method_label in zip(self.methods, labels(self.methods), strict=True):
             if not uses_baseline(method):
                 yield Cell(method, method_label, Plain(id="zero"), NO_BASELINE)
@@ -158,19 +161,19 @@ class Explanation(Spec):
                 yield Cell(method, method_label, baseline, label)
 
     def classes(self) -> int:
-        """How many classes are explained."""
+        """Number of classes to explain."""
         if isinstance(self.target, str):
             return int(self.target.partition(":")[2] or 1)
         return 1 if isinstance(self.target, int) else len(set(self.target))
 
     def other_images(self) -> Iterator[tuple[str, ImageRef]]:
         """Images that serve as baselines, with the field that names them."""
-        for place, part in enumerate(self.baselines):
+        for index, part in enumerate(self.baselines):
             if isinstance(part, OtherImage):
-                yield f"baselines.{place}.image", part.image
+                yield f"baselines.{index}.image", part.image
 
     def rows(self, height: int, width: int) -> int:
-        """Rows through the net for images of this size, probes and baseline impact included."""
+        """Rows through the net for images of this size, with probes and baseline impact."""
         of_maps = sum(
             rows_of(cell.method, height, width, self.classes()) * draws(cell.baseline)
             for cell in self.cells()
@@ -179,21 +182,21 @@ class Explanation(Spec):
         return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
 
     def input_size(self, counts: Mapping[str, Mapping[str, int]]) -> tuple[int, int] | None:
-        """Height and width of the net's input; that of the images for a net of a job."""
+        """Height and width of the net's input; for a net of a job those of the images."""
         if not isinstance(self.model, ArtifactRef):
             return known_size(self.model)
         size = counts.get(self.images[0].dataset, {})
         return (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
 
     def maps(self) -> int:
-        """How many maps of a class are made."""
+        """Number of maps per class."""
         return len(self.images) * len(list(self.cells()))
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
         """Rows through the net and, for the pretrained one, seconds by measured rates.
 
-        A trained net's input is taken to be of the images' size. What a row of another net takes
-        shows once it runs: the time left is then told from the rows done.
+        The input of a trained net is assumed to have the size of the images. The rate of any other
+        net is unknown before it runs; the time left then follows from the rows done.
         """
         size = self.input_size(counts)
         if size is None:

@@ -1,4 +1,4 @@
-"""Map makers that replace windows, random cells or segments, as parts of a spec. Torch-free."""
+"""Spec fields of the methods that replace windows, random cells or segments. Torch-free."""
 
 import math
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import Int, SpecGroup
-from models.saliency.spec.parts import Extent, pair
+from models.saliency.spec.fields import Extent, pair
 
 
 def positions(length: int, window: int, stride: int) -> int:
@@ -14,7 +14,7 @@ def positions(length: int, window: int, stride: int) -> int:
     return math.ceil((length - window) / stride) + 1
 
 
-class Windows(SpecGroup):
+class SlidingWindow(SpecGroup):
     """A window slid over the image."""
 
     window: Extent = Field(default=32, description="In pixels, one number or [height, width]")
@@ -23,7 +23,7 @@ class Windows(SpecGroup):
     )
 
     @model_validator(mode="after")
-    def _covers(self) -> "Windows":
+    def _covers(self) -> "SlidingWindow":
         if any(s > w for s, w in zip(pair(self.stride), pair(self.window), strict=True)):
             raise ValueError(
                 f"stride {self.stride} is larger than window {self.window}, so that some pixels "
@@ -37,32 +37,34 @@ class Windows(SpecGroup):
         return max(positions(height, wh, sh), 0) * max(positions(width, ww, sw), 0)
 
 
-class Occlusion(Windows):
-    """Fall of the score under a sliding window, averaged over the windows on each pixel."""
+class Occlusion(SlidingWindow):
+    """Score drop under a sliding window, averaged over the windows that cover each pixel."""
 
     id: Literal["occlusion"]
 
 
-class OcclusionRaw(Windows):
-    """Fall of the score under a sliding window, one value a window position."""
+class OcclusionRaw(SlidingWindow):
+    """Score drop under a sliding window, one value per window position."""
 
     id: Literal["occlusion_raw"]
 
 
 class EarlyStop(SpecGroup):
-    """When enough masks have been drawn."""
+    """Convergence criterion for the number of masks."""
 
     spearman: float = Field(
-        gt=0, lt=1, description="Stop once the maps of both halves of the masks agree so well"
+        gt=0, lt=1, description="Stop once the maps of both halves of the masks correlate by this"
     )
-    min_masks: Int = Field(default=256, ge=32, le=10**6, description="Draw at least these")
+    min_masks: Int = Field(default=256, ge=32, le=10**6, description="Draw at least this many")
 
 
 class Rise(SpecGroup):
-    """Randomised input sampling: scores under random smooth masks, put back on the mask."""
+    """Randomised input sampling: mean of random smooth masks, weighted by their scores."""
 
     id: Literal["rise"]
-    masks: Int = Field(default=4000, ge=2, le=10**6, description="Random masks, rows of the net")
+    masks: Int = Field(
+        default=4000, ge=2, le=10**6, description="Random masks, each a row through the net"
+    )
     grid: Int = Field(default=7, ge=2, le=256, description="Cells along each side of a mask")
     p: float = Field(default=0.5, gt=0, lt=1, description="Probability that a cell is kept")
     estimator: Literal["raw", "coverage", "centred", "slope"] = Field(
@@ -78,7 +80,7 @@ class Rise(SpecGroup):
     )
 
     early_stop: EarlyStop | None = Field(
-        default=None, description="Draw fewer than ``masks`` where the map settles earlier"
+        default=None, description="Draw fewer than ``masks`` if the map converges earlier"
     )
 
     @model_validator(mode="after")
@@ -110,7 +112,7 @@ class Rise(SpecGroup):
         return self.masks
 
 
-class Grid(SpecGroup):
+class GridSegments(SpecGroup):
     """Equal rectangles."""
 
     id: Literal["grid"]
@@ -126,24 +128,29 @@ class Slic(SpecGroup):
     """Superpixels by SLIC (Achanta et al. 2012) in the colours of the image."""
 
     id: Literal["slic"]
-    count: Int = Field(default=50, ge=2, le=2000, description="Segments aimed at; never more")
-    compactness: float = Field(default=10.0, gt=0, le=1000, description="Weight of place over hue")
+    count: Int = Field(
+        default=50, ge=2, le=2000, description="Target number of segments, and upper bound"
+    )
+    compactness: float = Field(
+        default=10.0, gt=0, le=1000, description="Weight of position against colour"
+    )
 
     @property
     def most(self) -> int:
-        """Number of segments, or more."""
+        """Upper bound of the number of segments."""
         return self.count
 
 
-Segments = Annotated[Grid | Slic, Field(discriminator="id")]
+Segments = Annotated[GridSegments | Slic, Field(discriminator="id")]
 
 
 class FeatureAblation(SpecGroup):
-    """Fall of the score when one segment of the image is replaced, at every pixel of it."""
+    """Score drop when one segment of the image is replaced, at every pixel of it."""
 
     id: Literal["feature_ablation"]
     segments: Segments = Field(
-        default_factory=lambda: Grid(id="grid"), description="How the image is cut into features"
+        default_factory=lambda: GridSegments(id="grid"),
+        description="Segmentation of the image into features",
     )
 
     def rows(self, height: int, width: int) -> int:
@@ -152,13 +159,14 @@ class FeatureAblation(SpecGroup):
 
 
 class _Surrogate(SpecGroup):
-    """A linear model of the score over which segments are kept."""
+    """A linear model of the score in the indicators of kept segments."""
 
     segments: Segments = Field(
-        default_factory=lambda: Slic(id="slic"), description="How the image is cut into features"
+        default_factory=lambda: Slic(id="slic"),
+        description="Segmentation of the image into features",
     )
     samples: Int = Field(
-        default=1000, ge=4, le=10**6, description="Random coalitions, rows of the net"
+        default=1000, ge=4, le=10**6, description="Random coalitions, each a row through the net"
     )
 
     @model_validator(mode="after")
@@ -208,11 +216,11 @@ class KernelShap(_Surrogate):
 
 
 class ShapleyExact(SpecGroup):
-    """Shapley values from all coalitions of at most 12 segments; the reference of the others."""
+    """Shapley values from all coalitions of at most 12 segments; reference for the others."""
 
     id: Literal["shapley_exact"]
     segments: Segments = Field(
-        default_factory=lambda: Grid(id="grid", rows=3), description="At most 12 of them"
+        default_factory=lambda: GridSegments(id="grid", rows=3), description="At most 12 of them"
     )
 
     @model_validator(mode="after")

@@ -1,10 +1,11 @@
-"""All map makers of a spec: their union, the rows they cost, what they need. Torch-free."""
+"""All methods of a spec: their union, the rows they need, their restrictions. Torch-free."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from models.core.spec import ArtifactRef, SpecGroup
+from models.saliency.spec.fields import pair
 from models.saliency.spec.gradients import (
     Extremal,
     GradCam,
@@ -21,13 +22,12 @@ from models.saliency.spec.masks import (
     OcclusionRaw,
     Rise,
     ShapleyExact,
-    Windows,
+    SlidingWindow,
 )
-from models.saliency.spec.parts import pair
 
 
 class Control(SpecGroup):
-    """A map that knows nothing of the net; a grader that cannot beat it grades nothing."""
+    """A map that does not depend on the net; a useful grader ranks it last."""
 
     id: Literal["random", "centre_gaussian", "edge", "constant"] = Field(
         description="random: independent uniform numbers; centre_gaussian: of a quarter of the "
@@ -35,15 +35,16 @@ class Control(SpecGroup):
     )
 
     def rows(self, height: int, width: int) -> int:
-        """None."""
+        """No rows."""
         return 0
 
 
 class Given(SpecGroup):
-    """Maps of another job, to be graded beside those made here."""
+    """Maps of another job, to be graded beside those of this one."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$", description="Of the maker, in tables and pictures"
+        pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$",
+        description="Name of the method, in tables and pictures",
     )
     maps: list[ArtifactRef] = Field(
         min_length=1,
@@ -54,11 +55,11 @@ class Given(SpecGroup):
 
     @property
     def id(self) -> str:
-        """As the id of a method."""
+        """Takes the position of a method's id."""
         return f"given_{self.name}"
 
     def rows(self, height: int, width: int) -> int:
-        """None."""
+        """No rows."""
         return 0
 
 
@@ -71,27 +72,39 @@ REGIONAL = (Occlusion, OcclusionRaw, FeatureAblation, Lime, KernelShap, ShapleyE
 LEARNED = (Meaningful, Extremal, Gradient, IntegratedGradients, SmoothGrad, GradCam)
 
 
-NO_BASELINE = "none"  # stands for the baseline of a map that needs none
+NO_BASELINE = "none"  # label for maps that need no baseline
 
 
 def uses_baseline(method: Method | Given) -> bool:
-    """Whether the map changes with the baseline."""
+    """Whether the map depends on the baseline."""
     if isinstance(method, Extremal):
         return method.perturbation == "fade"
-    without = SmoothGrad | GradCam | Control | Given
-    return not isinstance(method, without) and method.id != "gradient"
+    baseline_free = SmoothGrad | GradCam | Control | Given
+    return not isinstance(method, baseline_free) and method.id != "gradient"
 
 
 def rows_of(method: Method | Given, height: int, width: int, classes: int) -> int:
     """Rows through the net for one image and one baseline image.
 
-    Methods that differentiate the score need passes of their own for each class.
+    Gradient methods need separate passes for each class.
+
+    Args:
+        method: of the spec.
+        height: of the net's input.
+        width: of the net's input.
+        classes: number of classes to explain.
     """
     return method.rows(height, width) * (classes if isinstance(method, LEARNED) else 1)
 
 
 def check_window(method: Method, field: str, height: int, width: int) -> None:
     """Refuse a window or a grid that does not fit the image.
+
+    Args:
+        method: of the spec.
+        field: names the method in errors.
+        height: of the net's input.
+        width: of the net's input.
 
     Raises:
         ValueError: naming ``field`` and the largest value allowed.
@@ -104,7 +117,7 @@ def check_window(method: Method, field: str, height: int, width: int) -> None:
             f"{field}.{name} is {cells}; the net's input is {height} x {width} pixels, "
             f"use 2 to {min(height, width)}"
         )
-    if not isinstance(method, Windows):
+    if not isinstance(method, SlidingWindow):
         return
     wh, ww = pair(method.window)
     if wh > height or ww > width:

@@ -1,4 +1,4 @@
-"""Which net a job explains: of a job, of a package, or the user's own. Torch-free."""
+"""The net that a job explains: from a job, from a package, or the user's own. Torch-free."""
 
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ class Pretrained(SpecGroup):
 
 
 class Input(SpecGroup):
-    """How pixels in [0, 1] reach a net: resized, cropped, (pixel - mean) / std."""
+    """Preprocessing of pixels in [0, 1]: resized, cropped, (pixel - mean) / std."""
 
     size: Sides | None = Field(
         default=None,
@@ -36,7 +36,7 @@ class Input(SpecGroup):
         default=IMAGENET_MARGIN,
         ge=1,
         le=4,
-        description="Side of the resized image over that of its central crop",
+        description="Ratio of the resized image's side to that of its central crop",
     )
 
     @model_validator(mode="after")
@@ -55,7 +55,7 @@ class LibraryNet(SpecGroup):
 
     library: Literal["timm", "torchvision"]
     name: str = Field(
-        pattern=r"^[a-z][a-z0-9_.]{1,100}$", description="As the library calls it: resnet18"
+        pattern=r"^[a-z][a-z0-9_.]{1,100}$", description="Name in the library, such as resnet18"
     )
 
 
@@ -64,8 +64,8 @@ class NamedNet(LibraryNet):
 
     weights: Literal["pretrained", "random"] = Field(
         default="pretrained",
-        description="pretrained: the library's own, as safetensors (timm only); random: to try a "
-        "spec out",
+        description="pretrained: the library's own, as safetensors (timm only); random: to try out "
+        "a spec",
     )
     input: Input = Input()
 
@@ -96,11 +96,15 @@ class UploadedNet(DatasetRef):
 
     architecture: Architecture | None = Field(
         default=None,
-        description="Whose weights a safetensors file holds; null for a torch.export archive",
+        description="Architecture of the weights in a safetensors file; null for a torch.export "
+        "archive",
     )
     input: Input = Input()
     classes: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
-        default=None, min_length=2, max_length=100_000, description="Names in the net's order"
+        default=None,
+        min_length=2,
+        max_length=100_000,
+        description="Class names in the order of the net's outputs",
     )
 
 
@@ -127,7 +131,7 @@ Model = Annotated[
 
 
 def known_size(model: Any) -> tuple[int, int] | None:
-    """Height and width of the net's input, as far as the spec alone tells."""
+    """Height and width of the net's input; None if the spec does not determine them."""
     if isinstance(model, Pretrained):
         return PRETRAINED_SIZE, PRETRAINED_SIZE
     if isinstance(model, NamedNet | UploadedNet):

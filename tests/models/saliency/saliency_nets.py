@@ -1,4 +1,4 @@
-"""Small nets whose maps can be worked out by hand."""
+"""Small nets whose maps can be computed by hand."""
 
 import torch
 from torch import nn
@@ -44,5 +44,5 @@ def case(
 ) -> Case:
     """An image to explain with a net of the image's dtype."""
     scorer, index = Scorer(net.to(x.dtype).eval(), kind), torch.tensor(targets)
-    full = scorer.read(scorer.outputs(x[None]))[0, index]
+    full = scorer.scores(scorer.outputs(x[None]))[0, index]
     return Case(x, scorer, index, full, 0, chunk)

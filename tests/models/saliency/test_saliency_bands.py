@@ -1,4 +1,4 @@
-"""Chains of steps done band by band: the same numbers as step after step."""
+"""Chains of steps executed band by band give the numbers of step-by-step execution."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def plan_of(net, height, width, dtype=torch.float32):
 
 
 def run(steps, plan, x):
-    """The output by these steps in the place of the plan's."""
+    """The output with these steps in place of the plan's."""
     plan.__dict__["_whole"] = (steps, last_uses(steps, plan.output))
     return plan(x)
 
@@ -55,7 +55,7 @@ def chains(steps):
 @pytest.mark.parametrize(("height", "width"), [(17, 30), (24, 17), (33, 33), (58, 41)])
 @torch.no_grad()
 def test_bands_of_any_height_give_the_same_maps(height, width, cache):
-    """Property 8: seams, borders and the last band change nothing, at any size of a cache."""
+    """Property 8: seams, borders and the last band change nothing, at any cache size."""
     net, plan = plan_of(Blocks, height, width)
     x = noise(3, 3, height, width, dtype=torch.float32)
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +68,7 @@ def test_bands_of_any_height_give_the_same_maps(height, width, cache):
 
 @torch.no_grad()
 def test_a_band_holds_no_more_than_the_cache():
-    """What a chain is for: no step reads and makes more at once; a smaller cache, more bands."""
+    """No step reads and writes more than the cache; a smaller cache gives more bands."""
     _, plan = plan_of(Blocks, 64, 64)
     counts = []
     for cache in (10_000, 80_000, 10**9):
@@ -81,7 +81,7 @@ def test_a_band_holds_no_more_than_the_cache():
 
 
 def test_values_that_are_read_twice_or_small_end_a_chain():
-    """The stem's map is read twice; nothing is joined where no map is large."""
+    """The stem's map is read twice; nothing is joined if no map is large."""
     _, plan = plan_of(Blocks, 64, 64)
     assert bands.banded(plan.steps, plan.shapes) == plan.steps
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +95,7 @@ def test_values_that_are_read_twice_or_small_end_a_chain():
 
 @torch.no_grad()
 def test_nets_in_float64_go_step_by_step():
-    """Their kernels do not gain by bands, and their maps keep float64's accuracy."""
+    """Their kernels do not gain from bands, and their maps keep the accuracy of float64."""
     net, plan = plan_of(Blocks, 64, 64, torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "LARGE", 0)

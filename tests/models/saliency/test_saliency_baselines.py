@@ -1,4 +1,4 @@
-"""Baselines, their neutrality, and the refusal of nets that cannot be read."""
+"""Baselines, their neutrality, and the refusal of nets that cannot be explained."""
 
 import math
 
@@ -9,13 +9,13 @@ from saliency_nets import conv_net, noise
 from torch import nn
 
 from models.core.errors import SpecError
-from models.saliency.methods.baselines import baseline, blur, impact
+from models.saliency.methods.baselines import baseline_impact, blur, replacements_of
 from models.saliency.net import images
 from models.saliency.net.load import Subject
 from models.saliency.net.scores import Scorer, check_mode, probe
 from models.saliency.net.space import Space
+from models.saliency.spec.fields import Blur, Constant, GaussianNoise, Noise, Plain
 from models.saliency.spec.map import SaliencyMap
-from models.saliency.spec.parts import Blur, Constant, GaussianNoise, Noise, Plain
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 SPACE = Space(MEAN, STD)
@@ -24,45 +24,47 @@ SPACE = Space(MEAN, STD)
 def pixels_of(part, x=None, space=SPACE):
     """The baseline of an image, back in pixels."""
     x = noise(3, 6, 5) if x is None else x
-    (found,) = baseline(part, x, space, seed=0)
-    assert found.shape == x.shape
-    return found * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    (image,) = replacements_of(part, x, space, seed=0)
+    assert image.shape == x.shape
+    return image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
 
 
 @pytest.mark.parametrize(("name", "level"), [("black", 0.0), ("white", 1.0), ("gray", 0.5)])
 def test_grey_levels_are_pixels(name, level):
-    found = pixels_of(Plain(id=name))
-    torch.testing.assert_close(found, torch.full_like(found, level), atol=1e-7, rtol=0)
+    pixels = pixels_of(Plain(id=name))
+    torch.testing.assert_close(pixels, torch.full_like(pixels, level), atol=1e-7, rtol=0)
 
 
 def test_zero_is_the_mean_not_black():
-    found = pixels_of(Plain(id="zero"))
-    torch.testing.assert_close(found[:, 0, 0], torch.tensor(MEAN).double(), atol=1e-7, rtol=0)
+    pixels = pixels_of(Plain(id="zero"))
+    torch.testing.assert_close(pixels[:, 0, 0], torch.tensor(MEAN).double(), atol=1e-7, rtol=0)
 
 
 def test_dataset_mean_needs_a_net_that_records_it():
     x = noise(3, 4, 4)
-    assert torch.equal(baseline(Plain(id="dataset_mean"), x, SPACE, 0)[0], torch.zeros_like(x))
+    assert torch.equal(
+        replacements_of(Plain(id="dataset_mean"), x, SPACE, 0)[0], torch.zeros_like(x)
+    )
     with pytest.raises(SpecError, match="dataset_mean"):
-        baseline(Plain(id="dataset_mean"), x, Space(MEAN, STD, recorded=False), 0)
+        replacements_of(Plain(id="dataset_mean"), x, Space(MEAN, STD, recorded=False), 0)
 
 
 @pytest.mark.parametrize(("space", "expected"), [("pixel", 0.5), ("normalised", None)])
 def test_constant_says_in_which_space_it_was_given(space, expected):
     x = noise(3, 4, 4)
-    (found,) = baseline(Constant(id="constant", value=[0.5], space=space), x, SPACE, 0)
+    (image,) = replacements_of(Constant(id="constant", value=[0.5], space=space), x, SPACE, 0)
     if expected is None:
-        assert (found == 0.5).all()
+        assert (image == 0.5).all()
     else:
-        torch.testing.assert_close(found[1], torch.zeros(4, 4).double())  # mean of channel 1
+        torch.testing.assert_close(image[1], torch.zeros(4, 4).double())  # mean of channel 1
     with pytest.raises(SpecError, match="2 values, the net's input 3"):
-        baseline(Constant(id="constant", value=[0.5, 0.1]), x, SPACE, 0)
+        replacements_of(Constant(id="constant", value=[0.5, 0.1]), x, SPACE, 0)
 
 
 def test_channel_mean_is_of_this_image():
     x = noise(3, 6, 5)
-    (found,) = baseline(Plain(id="channel_mean"), x, SPACE, 0)
-    torch.testing.assert_close(found[:, 2, 3], x.mean((1, 2)))
+    (image,) = replacements_of(Plain(id="channel_mean"), x, SPACE, 0)
+    torch.testing.assert_close(image[:, 2, 3], x.mean((1, 2)))
 
 
 @pytest.mark.parametrize("sigma", [0.7, 3.0, 20.0])
@@ -75,15 +77,15 @@ def test_blur_is_a_gaussian_with_repeated_border(sigma):
         ndimage.gaussian_filter(plane.numpy(), sigma, mode="nearest", radius=radius) for plane in x
     ]
     np.testing.assert_allclose(blur(x, sigma).numpy(), np.stack(expected), atol=1e-12)
-    (found,) = baseline(Blur(id="blur", sigma=sigma), x, Space([0.0] * 2, [1.0] * 2), 0)
-    torch.testing.assert_close(found, blur(x, sigma))
+    (image,) = replacements_of(Blur(id="blur", sigma=sigma), x, Space([0.0] * 2, [1.0] * 2), 0)
+    torch.testing.assert_close(image, blur(x, sigma))
 
 
 def test_shuffle_keeps_the_pixels_and_their_colours():
     x = noise(3, 6, 5)
-    (found,) = baseline(Noise(id="shuffle"), x, SPACE, 0)
-    assert not torch.equal(found, x)
-    columns = [sorted(map(tuple, image.flatten(1).T.tolist())) for image in (found, x)]
+    (image,) = replacements_of(Noise(id="shuffle"), x, SPACE, 0)
+    assert not torch.equal(image, x)
+    columns = [sorted(map(tuple, pixels.flatten(1).T.tolist())) for pixels in (image, x)]
     assert columns[0] == columns[1]
 
 
@@ -98,53 +100,53 @@ def test_shuffle_keeps_the_pixels_and_their_colours():
 def test_random_baselines_repeat_and_differ_by_seed_and_draw(part):
     """Property 9: drawn from (seed, draw) alone."""
     x = noise(3, 6, 5)
-    first, second = baseline(part, x, SPACE, 0)
+    first, second = replacements_of(part, x, SPACE, 0)
     assert not torch.equal(first, second)
-    assert torch.equal(first, baseline(part, x, SPACE, 0)[0])
-    assert not torch.equal(first, baseline(part, x, SPACE, 1)[0])
+    assert torch.equal(first, replacements_of(part, x, SPACE, 0)[0])
+    assert not torch.equal(first, replacements_of(part, x, SPACE, 1)[0])
     other = part.model_copy(update={"seed": 5})
-    assert not torch.equal(first, baseline(other, x, SPACE, 0)[0])
+    assert not torch.equal(first, replacements_of(other, x, SPACE, 0)[0])
 
 
 def test_noise_has_the_moments_it_promises():
     x = noise(3, 60, 60)
-    (grey,) = baseline(Noise(id="uniform_noise"), x, Space([0.0] * 3, [1.0] * 3), 0)
+    (grey,) = replacements_of(Noise(id="uniform_noise"), x, Space([0.0] * 3, [1.0] * 3), 0)
     assert 0 < grey.min() < 0.01
     assert 0.99 < grey.max() < 1
     assert abs(grey.mean() - 0.5) < 0.02
-    (normal,) = baseline(GaussianNoise(id="gaussian_noise", sigma=2.0), x, SPACE, 0)
+    (normal,) = replacements_of(GaussianNoise(id="gaussian_noise", sigma=2.0), x, SPACE, 0)
     assert abs(normal.mean()) < 0.1
     assert abs(normal.std() - 2.0) < 0.1
 
 
 def test_impact_reports_the_baseline_itself():
-    """Section 4.1, against the definitions."""
+    """README, eq. 3, against the definitions."""
     net, x, b = conv_net().double(), noise(3, 8, 8), noise(3, 8, 8, seed=1)
-    found = impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), chunk=4)
+    impact = baseline_impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), chunk=4)
     with torch.no_grad():
         p, at_x = net(b[None]).softmax(1)[0], net(x[None]).softmax(1)[0]
         t = torch.linspace(0, 1, 11).double()
         path = net(torch.stack([(1 - s) * b + s * x for s in t])).softmax(1)
-    assert found["score"] == pytest.approx(p[[2, 0]].tolist())
-    assert found["max_probability"] == pytest.approx(p.max().item())
-    assert found["neutrality"] == pytest.approx(1 - p.max().item())
-    assert found["entropy"] == pytest.approx(-(p * p.log()).sum().item())
-    assert found["kl_uniform"] == pytest.approx((p * (p * 5).log()).sum().item())
-    assert found["top_class"] == int(p.argmax())
-    assert found["top_class_changes"] == bool(p.argmax() != at_x.argmax())
-    np.testing.assert_allclose(found["path"][0], path[:, 2], atol=1e-6)
+    assert impact["score"] == pytest.approx(p[[2, 0]].tolist())
+    assert impact["max_probability"] == pytest.approx(p.max().item())
+    assert impact["neutrality"] == pytest.approx(1 - p.max().item())
+    assert impact["entropy"] == pytest.approx(-(p * p.log()).sum().item())
+    assert impact["kl_uniform"] == pytest.approx((p * (p * 5).log()).sum().item())
+    assert impact["top_class"] == int(p.argmax())
+    assert impact["top_class_changes"] == bool(p.argmax() != at_x.argmax())
+    np.testing.assert_allclose(impact["path"][0], path[:, 2], atol=1e-6)
     area = (path[:-1, 0] + path[1:, 0]).sum().item() / 20
-    assert found["path_area"][1] == pytest.approx(area, abs=1e-6)
+    assert impact["path_area"][1] == pytest.approx(area, abs=1e-6)
 
 
 def test_impact_of_draws_is_their_mean_with_its_error():
     net, x = conv_net().double(), noise(3, 8, 8)
     draws = [noise(3, 8, 8, seed=seed) for seed in (1, 2, 3)]
-    found = impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), chunk=64)
+    impact = baseline_impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), chunk=64)
     with torch.no_grad():
         values = net(torch.stack(draws))[:, 0]
-    assert found["score"] == pytest.approx([values.mean().item()])
-    assert found["standard_error"] == pytest.approx([values.std().item() / math.sqrt(3)])
+    assert impact["score"] == pytest.approx([values.mean().item()])
+    assert impact["standard_error"] == pytest.approx([values.std().item() / math.sqrt(3)])
 
 
 def test_net_in_training_mode_is_refused():
@@ -189,7 +191,7 @@ def test_scores_are_what_they_are_called(kind):
     net, x = conv_net().double(), noise(4, 3, 8, 8)
     rows = []
     scorer = Scorer(net, kind, rows.append)
-    found = scorer.read(scorer.outputs(x))[:, [3, 1]]
+    scores = scorer.scores(scorer.outputs(x))[:, [3, 1]]
     with torch.no_grad():
         logits = net(x)[:, [3, 1]], torch.logsumexp(net(x), 1, keepdim=True)
     expected = {
@@ -197,20 +199,20 @@ def test_scores_are_what_they_are_called(kind):
         "logit": logits[0],
         "logprob": logits[0] - logits[1],
     }[kind]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(scores, expected)
     assert rows == [4]
 
 
 def test_another_image_is_a_baseline_at_the_size_of_the_input(new_run):
-    """Built-in or uploaded alike: brought to the net's input once, then normalised."""
+    """Built-in or uploaded, an image is brought to the size of the input, then normalised."""
     fields = {"baselines": [{"id": "other_image", "image": {"dataset": "photos", "index": 1}}]}
     spec = SaliencyMap.model_validate({**SaliencyMap.minimal_example, **fields})
     space = Space(MEAN, STD)
     subject = Subject(conv_net(), list("abcde"), space, (24, 20), 3, 1.0)
     images.load_others(spec, new_run(), subject)
     pixels = images.prepare(images.samples.photo(1), subject, "image")
-    found = pixels_of(spec.baselines[0], noise(3, 24, 20), space)
-    torch.testing.assert_close(found, pixels.double(), atol=1e-6, rtol=0)
+    actual = pixels_of(spec.baselines[0], noise(3, 24, 20), space)
+    torch.testing.assert_close(actual, pixels.double(), atol=1e-6, rtol=0)
     beyond = {"baselines": [{"id": "other_image", "image": {"dataset": "photos", "index": 999}}]}
     spec = SaliencyMap.model_validate({**SaliencyMap.minimal_example, **beyond})
     with pytest.raises(SpecError, match=r"baselines\.0\.image\.index is 999"):

@@ -1,4 +1,4 @@
-"""The fast engine against the plain net: the same numbers for nets of every shape."""
+"""The fast engine against the plain net: equal numbers for nets of every structure."""
 
 from dataclasses import replace
 
@@ -14,14 +14,15 @@ from torch.nn import functional as F
 from models.nets.build import build_net
 from models.nets.efficientnet_lite import InvertedResidual
 from models.saliency.engine import incremental, threads
-from models.saliency.engine.boxes import Reach, Reaches, groups, regions_of
+from models.saliency.engine.boxes import Boxes, Intervals, groups, regions_of
 from models.saliency.engine.conv import Conv, _with
+from models.saliency.engine.routes import find_route
 from models.saliency.engine.trace import NotTraceableError, trace
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net import run
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.map import SaliencyMap
-from models.saliency.spec.masks import FeatureAblation, Grid, Occlusion, Rise
+from models.saliency.spec.masks import FeatureAblation, GridSegments, Occlusion, Rise
 
 
 class Mixed(nn.Module):
@@ -63,7 +64,7 @@ class Efficient(nn.Module):
 def nets():
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        found = {
+        nets_by_name = {
             "plain": conv_net(),
             "residual": build_net({"name": "resnet8", "width": 16}, 4),
             "bottleneck": build_net({"name": "resnet50", "width": 16, "stem": "7x7"}, 4),
@@ -71,13 +72,13 @@ def nets():
             "gated": Mixed(gated=True),
             "depthwise": Efficient(),
         }
-    for net in found.values():
+    for net in nets_by_name.values():
         for part in net.modules():
             if isinstance(part, nn.BatchNorm2d):  # statistics that are not the initial ones
                 part.running_mean.copy_(noise(part.num_features, seed=3) * 0.1)
                 part.running_var.copy_(noise(part.num_features, seed=4).square() + 0.5)
         net.eval()
-    return found
+    return nets_by_name
 
 
 NETS = nets()
@@ -89,7 +90,7 @@ def traced(request):
     return net, trace(net, (3, 40, 36))
 
 
-def test_plan_computes_what_the_net_computes(traced):
+def test_plan_agrees_with_the_net(traced):
     """Folding, fused activations and padding are exact in real arithmetic: 1e-10 in float64."""
     net, plan = traced
     for count in (1, 3):
@@ -99,32 +100,32 @@ def test_plan_computes_what_the_net_computes(traced):
 
 
 @pytest.mark.parametrize("cut", [0.0, 0.5, 2.0])
-def test_boxes_give_what_whole_images_give(traced, cut):
-    """Windows of any place and size, at any switch to whole maps."""
+def test_boxes_agree_with_whole_images(traced, cut):
+    """Windows at any position and of any size, at any switch to whole maps."""
     net, plan = traced
     x, b = noise(3, 40, 36), noise(3, 40, 36, seed=1)
     masks = torch.zeros(11, 40, 36, dtype=torch.bool)
-    places = [(0, 0, 7, 7), (33, 29, 7, 7), (0, 30, 9, 6), (12, 15, 4, 4), (20, 3, 1, 1)]
-    places += [(i * 5, i * 4, 8, 8) for i in range(5)]
-    for mask, (top, left, height, width) in zip(masks, places, strict=False):
+    windows = [(0, 0, 7, 7), (33, 29, 7, 7), (0, 30, 9, 6), (12, 15, 4, 4), (20, 3, 1, 1)]
+    windows += [(i * 5, i * 4, 8, 8) for i in range(5)]
+    for mask, (top, left, height, width) in zip(masks, windows, strict=False):
         mask[top : top + height, left : left + width] = True
-    masks[3, 13, 16] = False  # a window with a hole; the last mask changes nothing
+    masks[3, 13, 16] = False  # a window with a hole; the last mask is empty
     changes = incremental.Changes(plan, regions_of(masks), 4, cut)
     with torch.no_grad():
-        base = incremental.Base(plan, x)
-        found = incremental.in_order(list(changes.outputs(base, b)))
+        base = incremental.BaseActivations(plan, x)
+        actual = incremental.in_order(list(changes.outputs(base, b)))
         expected = net(torch.where(masks[:, None], b, x))
-    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
 
 
-def test_boxes_carry_through_local_steps_and_stop_at_global_ones(traced):
-    """The engine does less work where it can: at least the first convolution goes by boxes."""
+def test_boxes_propagate_through_local_steps_and_stop_at_global_ones(traced):
+    """The engine saves work where it can: at least the first convolution computes boxes."""
     net, plan = traced
     masks = torch.zeros(2, 40, 36, dtype=torch.bool)
     masks[:, 4:8, 4:8] = True
     regions = regions_of(masks)
-    way = incremental.route(plan, regions, np.arange(2), 0.9, torch.device("cpu"))
-    by_boxes = [work.local for work in way.work]
+    route = find_route(plan, regions, np.arange(2), 0.9, torch.device("cpu"))
+    by_boxes = [step.local for step in route.work]
     assert by_boxes[0]
     assert not by_boxes[-1]
     assert sum(by_boxes) >= (1 if isinstance(net, Mixed) else 2)
@@ -135,32 +136,34 @@ def test_boxes_carry_through_local_steps_and_stop_at_global_ones(traced):
     st.integers(1, 30), st.integers(1, 9), st.integers(1, 3), st.integers(0, 4), st.integers(0, 29)
 )
 def test_box_rule_holds_every_changed_output(length, kernel, stride, pad, start):
-    """Section 8.1: exactly the outputs whose window meets the changed interval."""
+    """README, eq. 19: exactly the outputs whose window meets the changed interval."""
     kernel, pad, start = min(kernel, length), min(pad, kernel - 1), min(start, length - 1)
     stop = min(length, start + 3)
     size = (length + 2 * pad - kernel) // stride + 1
-    reach = Reach(np.array([start]), np.array([stop]), length).through(kernel, stride, pad, size)
+    result = Intervals(np.array([start]), np.array([stop]), length).propagate(
+        kernel, stride, pad, size
+    )
     windows = [range(i * stride - pad, i * stride - pad + kernel) for i in range(size)]
     touched = [i for i, w in enumerate(windows) if set(w) & set(range(start, stop))]
     if touched:
-        assert (reach.low[0], reach.high[0]) == (touched[0], touched[-1] + 1)
-    assert 0 <= reach.low[0] < reach.high[0] <= size
+        assert (result.low[0], result.high[0]) == (touched[0], touched[-1] + 1)
+    assert 0 <= result.low[0] < result.high[0] <= size
 
 
 @given(st.integers(1, 60), st.integers(1, 20))
 def test_groups_hold_every_region_once(count, size):
     low = np.arange(count) * 7 % 31
-    axis = Reach(low, low + 2, 40)
-    found = groups(Reaches(axis, axis), size)
-    assert sorted(np.concatenate(found).tolist()) == list(range(count))
-    assert max(map(len, found)) <= size
+    axis = Intervals(low, low + 2, 40)
+    batches = groups(Boxes(axis, axis), size)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+    assert max(map(len, batches)) <= size
 
 
 @pytest.mark.parametrize(
     "part",
     [
         Occlusion(id="occlusion", window=9, stride=5),
-        FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=5)),
+        FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=5)),
     ],
 )
 def test_float32_maps_agree_with_the_plain_net(part):
@@ -170,8 +173,10 @@ def test_float32_maps_agree_with_the_plain_net(part):
     plain = case(net, x, "prob", (2, 0))
     fast = case(net, x, "prob", (2, 0))
     fast.scorer = Scorer(net, "prob", plan=trace(net, (3, 40, 36)))
-    for _ in range(2):  # the second time with the kept routes
-        torch.testing.assert_close(make(part, fast, b), make(part, plain, b), atol=1e-5, rtol=0)
+    for _ in range(2):  # the second time with cached routes
+        torch.testing.assert_close(
+            compute_map(part, fast, b), compute_map(part, plain, b), atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -182,16 +187,16 @@ def test_maps_do_not_depend_on_the_number_of_threads(part):
     net = NETS["residual"].float()
     x, b = noise(3, 40, 36, dtype=torch.float32), torch.zeros(3, 40, 36)
     one = case(net, x, "prob", (2, 0))
-    before, found = torch.get_num_threads(), []
+    before, maps = torch.get_num_threads(), []
     try:
         for threads_used in (1, 2, 3):
             torch.set_num_threads(threads_used)
             one.scorer = Scorer(net, "prob", plan=trace(net, (3, 40, 36)))
-            found.append(make(part, one, b))
+            maps.append(compute_map(part, one, b))
     finally:
         torch.set_num_threads(before)
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=0)
+    for other in maps[1:]:
+        torch.testing.assert_close(other, maps[0], atol=1e-5, rtol=0)
 
 
 def test_net_that_cannot_be_traced_says_why():
@@ -209,11 +214,11 @@ def test_net_that_cannot_be_traced_says_why():
 
 
 def test_parts_on_the_cores_keep_their_order_and_may_have_parts_of_their_own():
-    """Nested calls run in the thread they are in, or all threads would wait for each other."""
+    """Nested calls run in their thread; otherwise all threads would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = list(
+        sums = list(
             threads.each(
                 lambda i: sum(threads.each(lambda j: i * j, range(4), "cpu")), range(40), "cpu"
             )
@@ -223,18 +228,18 @@ def test_parts_on_the_cores_keep_their_order_and_may_have_parts_of_their_own():
             break
     finally:
         torch.set_num_threads(before)
-    assert found == [6 * i for i in range(40)]
+    assert sums == [6 * i for i in range(40)]
     assert len(under_way) < 10
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved():
-    """As a GPU answers when its memory is spent."""
+    """With the error that a GPU raises when its memory is exhausted."""
     net, sizes = conv_net(), []
 
     def forward(images):
         sizes.append(len(images))
         if len(images) > 2:
-            raise torch.OutOfMemoryError("spent")
+            raise torch.OutOfMemoryError("exhausted")
         return net(images)
 
     scorer = Scorer(net, "logit")
@@ -246,10 +251,10 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved():
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_a_lower_precision_is_used_where_asked_and_its_difference_told(precision):
+def test_a_lower_precision_is_used_on_request_and_its_difference_reported(precision):
     net, x = conv_net(), noise(4, 3, 12, 12, dtype=torch.float32)
-    told = {"kind": "saliency.map", "model": {"pretrained": "efficientnet_lite0"}}
-    spec = SaliencyMap.model_validate(told | {"precision": precision})
+    fields = {"kind": "saliency.map", "model": {"pretrained": "efficientnet_lite0"}}
+    spec = SaliencyMap.model_validate(fields | {"precision": precision})
     lower = run._lower(net) if precision == "bf16" else None
     scorer = Scorer(net, "logit", lower=lower)
     gap = run.precision_gap(scorer, spec, x)
@@ -268,16 +273,16 @@ def test_memory_of_a_row_is_that_of_the_maps_that_live_at_once():
 @pytest.mark.parametrize("clamp", [None, (0.0, float("inf")), (0.0, 6.0)])
 @pytest.mark.parametrize("biased", [True, False])
 def test_a_product_over_the_pixels_is_the_convolution(stride, clamp, biased):
-    """The way of 1x1 kernels in full float32 on a GPU, here on a CPU; with and without addition."""
+    """The path of 1x1 kernels in full float32 on a GPU, run on a CPU, with and without addition."""
     weight, bias = noise(6, 4, 1, 1, dtype=torch.float32), noise(6, dtype=torch.float32)
     x = noise(2, 4, 7, 8, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
     plain = Conv(weight, bias if biased else None, stride, (0, 0, 0, 0), (1, 1), 1, clamp)
-    found = replace(plain, backend="product")
+    product = replace(plain, backend="product")
     with torch.backends.cudnn.flags(allow_tf32=False):
         for other in (None, torch.ones_like(plain(x))):
-            wanted = plain(x, other)
-            torch.testing.assert_close(found(x, other), wanted, atol=1e-6, rtol=1e-6)
-            torch.testing.assert_close(found.valid(x, other), wanted, atol=1e-6, rtol=1e-6)
+            expected = plain(x, other)
+            torch.testing.assert_close(product(x, other), expected, atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(product.valid(x, other), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_only_kernels_of_one_pixel_become_products():

@@ -1,4 +1,4 @@
-"""On a GPU: graphs, eager boxes and nets of libraries against the plain net."""
+"""On a GPU: graphs, eager boxes and library nets against the plain net."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from saliency_nets import conv_net, noise
 
 from models.saliency.engine.trace import trace
 from models.saliency.methods.case import Case
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net import load
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.masks import Occlusion
@@ -17,7 +17,7 @@ PART = Occlusion(id="occlusion", window=32, stride=16)
 
 
 def both(net, side):
-    """The same case read by the plain net and by its plan."""
+    """The same case with the plain net and with its plan."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     net = net.cuda().eval()
     x = noise(3, side, side, dtype=torch.float32).cuda()
@@ -25,7 +25,7 @@ def both(net, side):
     for plan in (None, trace(net, (3, side, side))):
         scorer = Scorer(net, "prob", plan=plan)
         targets = torch.tensor([1, 0], device="cuda")
-        full = scorer.read(scorer.outputs(x[None]))[0, targets]
+        full = scorer.scores(scorer.outputs(x[None]))[0, targets]
         cases.append(Case(x, scorer, targets, full, 0, 64))
     return cases
 
@@ -35,9 +35,9 @@ def test_the_graph_of_a_second_map_gives_what_the_plain_net_gives():
     """Property 8 across plain net, eager boxes and the recorded graph."""
     plain, fast = both(conv_net(), 64)
     b = torch.zeros_like(plain.x)
-    wanted = make(PART, plain, b)
+    wanted = compute_map(PART, plain, b)
     for _ in range(3):
-        torch.testing.assert_close(make(PART, fast, b), wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(compute_map(PART, fast, b), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,13 @@ def test_the_graph_of_a_second_map_gives_what_the_plain_net_gives():
 )
 @torch.no_grad()
 def test_nets_of_libraries_by_name(library, name):
-    """Made by the library itself: classes counted, traced, maps equal to the plain net's."""
+    """Built by the library itself: classes counted, traced, maps equal to the plain net's."""
     pytest.importorskip("timm" if library == "timm" else "torchvision")
     part = NamedNet(library=library, name=name, weights="random")
     net = load.named(part, 7, pretrained=False)
     plain, fast = both(net, 96)
     b = torch.zeros_like(plain.x)
     assert fast.scorer.outputs(fast.x[None]).shape == (1, 7)
-    torch.testing.assert_close(make(PART, fast, b), make(PART, plain, b), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        compute_map(PART, fast, b), compute_map(PART, plain, b), atol=1e-5, rtol=0
+    )

@@ -13,9 +13,11 @@ from torch import nn
 from models.saliency.graders import agreement
 from models.saliency.graders.curves import pixel_curve, region_curve
 from models.saliency.graders.faithfulness import correlation, infidelity, localisation, monotonicity
-from models.saliency.graders.registry import _entropy_rise, grade
+from models.saliency.graders.grade import GradedMap
+from models.saliency.graders.randomisation import _entropy_rise
+from models.saliency.graders.registry import grade
 from models.saliency.methods import imputation
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net.space import Space
 from models.saliency.ranks import ranks, spearman_matrix
 from models.saliency.spec import graders
@@ -38,15 +40,15 @@ def test_deletion_goes_from_the_image_to_the_baseline():
     """Property 7; and every state by hand."""
     _x, b, one = subject()
     values = noise(12, 14, seed=3)
-    (found,) = pixel_curve(curve("deletion"), values, b, one, 0)
-    assert found.score[0] == pytest.approx(one.full[0].item(), abs=1e-12)
-    assert found.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
+    (deleted,) = pixel_curve(curve("deletion"), values, b, one, 0)
+    assert deleted.score[0] == pytest.approx(one.full[0].item(), abs=1e-12)
+    assert deleted.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
     order = values.flatten().argsort(descending=True)
     image = one.x.clone().flatten(1)
     image[:, order[:84]] = b.flatten(1)[:, order[:84]]  # half of 168 pixels
     middle = one.score(image.view_as(one.x)[None])[0, 0]
-    assert found.score[10] == pytest.approx(middle.item(), abs=1e-12)
-    assert found.share[10] == 0.5
+    assert deleted.score[10] == pytest.approx(middle.item(), abs=1e-12)
+    assert deleted.share[10] == 0.5
 
 
 def test_insertion_is_the_reversed_deletion_of_the_negated_map():
@@ -72,11 +74,11 @@ def test_monotone_transforms_change_nothing():
 def test_flat_curves_have_their_own_level_as_area(name):
     """Properties 3 and 7: b = x; the trapezoid and the rule of RISE agree."""
     x, _b, one = subject()
-    (found,) = pixel_curve(curve(name, points=13), noise(12, 14), x, one, 0)
+    (flat,) = pixel_curve(curve(name, points=13), noise(12, 14), x, one, 0)
     level = one.full[0].item()
-    assert found.auc == pytest.approx(level, abs=1e-12)
-    assert found.auc_rise == pytest.approx(level, abs=1e-12)
-    assert found.aopc == pytest.approx(0, abs=1e-12)
+    assert flat.auc == pytest.approx(level, abs=1e-12)
+    assert flat.auc_rise == pytest.approx(level, abs=1e-12)
+    assert flat.aopc == pytest.approx(0, abs=1e-12)
 
 
 def test_ties_go_by_index_or_by_seeded_shuffles():
@@ -95,11 +97,11 @@ def test_regions_are_swapped_whole_and_in_order():
     part = graders.RegionCurve(id="region_perturbation", patch=4, regions=3)
     values = torch.zeros(12, 14).double()
     values[4:8, 8:12] = 5.0
-    found = region_curve(part, values, b, one, 0)
+    actual = region_curve(part, values, b, one, 0)
     image = one.x.clone()
     image[:, 4:8, 8:12] = b[:, 4:8, 8:12]
-    assert found.score[1] == pytest.approx(one.score(image[None])[0, 0].item(), abs=1e-12)
-    assert found.share.tolist() == pytest.approx([0, 16 / 168, 32 / 168, 48 / 168])
+    assert actual.score[1] == pytest.approx(one.score(image[None])[0, 0].item(), abs=1e-12)
+    assert actual.share.tolist() == pytest.approx([0, 16 / 168, 32 / 168, 48 / 168])
 
 
 def test_gradient_of_a_linear_score_has_no_infidelity():
@@ -137,10 +139,10 @@ def test_localisation_by_hand():
 
 
 def test_imputed_pixels_solve_the_published_system():
-    """Section 5.4, against a dense solve."""
+    """README, eq. 11: each imputed pixel is the weighted mean of its neighbours."""
     x = noise(2, 7, 6)
     removed = noise(3, 7, 6, seed=4) > 0.2
-    found = imputation.impute(x, removed)
+    imputed = imputation.impute(x, removed)
     weights = {
         (a, b): 1 / 6 if 0 in (a, b) else 1 / 12
         for a, b in itertools.product((-1, 0, 1), repeat=2)
@@ -153,11 +155,11 @@ def test_imputed_pixels_solve_the_published_system():
                 for (a, b), w in weights.items()
                 if 0 <= row + a < 7 and 0 <= column + b < 6
             }
-            mean = sum(w * found[state, :, i, j] for (i, j), w in near.items())
+            mean = sum(w * imputed[state, :, i, j] for (i, j), w in near.items())
             torch.testing.assert_close(
-                found[state, :, row, column], mean / sum(near.values()), atol=1e-5, rtol=0
+                imputed[state, :, row, column], mean / sum(near.values()), atol=1e-5, rtol=0
             )
-        assert torch.equal(found[state][:, ~gone], x[:, ~gone])
+        assert torch.equal(imputed[state][:, ~gone], x[:, ~gone])
 
 
 @pytest.mark.parametrize("side", [17, 40, 150])
@@ -171,11 +173,12 @@ def test_the_preconditioner_is_symmetric_and_its_iterations_do_not_grow(side, mo
     assert one == pytest.approx(other, rel=1e-4, abs=1e-3)
     assert (v * cycle(v)).sum() > 0
     monkeypatch.setattr(imputation, "ITERATIONS", 40)
-    found = imputation.impute(x, hole)[0]
+    imputed = imputation.impute(x, hole)[0]
     around = (
-        imputation._sum(found[None])[0] / imputation._sum(torch.ones(1, 1, side, side).double())[0]
+        imputation._sum(imputed[None])[0]
+        / imputation._sum(torch.ones(1, 1, side, side).double())[0]
     )
-    assert (found - around)[:, hole[0]].abs().max() < 1e-4
+    assert (imputed - around)[:, hole[0]].abs().max() < 1e-4
 
 
 @given(st.integers(0, 1000))
@@ -194,9 +197,9 @@ def test_agreement_is_symmetric_and_perfect_with_itself(seed):
 
 
 def test_constant_maps_give_null_with_a_reason():
-    told = agreement.compare(np.zeros((9, 9)), noise(9, 9).numpy())
-    assert told["spearman"] is None
-    assert told["reason"] == "a map is constant"
+    figures = agreement.compare(np.zeros((9, 9)), noise(9, 9).numpy())
+    assert figures["spearman"] is None
+    assert figures["reason"] == "a map is constant"
     matrix = spearman_matrix(np.stack([np.zeros((9, 9)), noise(9, 9).numpy()]))
     assert np.isnan(matrix[0]).all()
     assert matrix[1, 1] == pytest.approx(1)
@@ -222,14 +225,14 @@ def test_krippendorff_is_one_where_raters_agree():
 
 
 def run_grader(part, method, one):
-    values = make(method, one, torch.zeros_like(one.x))
-    return grade(
-        part, values, one, 0, SPACE, lambda other: make(method, other, torch.zeros_like(other.x))
-    ).value
+    def recompute(other):
+        return compute_map(method, other, torch.zeros_like(other.x))
+
+    return grade(part, GradedMap(recompute(one)[0], one, 0, SPACE, recompute)).value
 
 
 def test_randomisation_shows_which_maps_depend_on_the_net():
-    """Section 5.6: a control is not moved by new weights or another class, an occlusion map is."""
+    """README, eq. 17: new weights or another class change an occlusion map, but no control."""
     one = subject()[2]
     occlusion, edge = Occlusion(id="occlusion", window=4, stride=2), Control(id="edge")
     for name in ("mprt", "random_logit"):
@@ -250,22 +253,22 @@ def test_robustness_of_a_linear_score_is_that_of_its_input():
 
 
 def test_channel_values_are_swapped_one_by_one():
-    """Section 5.1: Quantus' convention, each channel value a place in the order of its own."""
+    """README, eq. 12, with Quantus' convention: every channel value has its own rank."""
     _x, b, one = subject()
     values = noise(12, 14, seed=3)
-    (found,) = pixel_curve(
+    (deleted,) = pixel_curve(
         curve("deletion", points=7 * 12, order_unit="channel_value"), values, b, one, 0
     )
     order = values.expand(3, -1, -1).flatten().argsort(descending=True, stable=True)
     image = one.x.flatten().clone()
     image[order[:6]] = b.flatten()[order[:6]]  # 504 values in 84 steps
     expected = one.score(image.view_as(one.x)[None])[0, 0].item()
-    assert found.score[1] == pytest.approx(expected, abs=1e-12)
-    assert found.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
+    assert deleted.score[1] == pytest.approx(expected, abs=1e-12)
+    assert deleted.score[-1] == pytest.approx(one.score(b[None])[0, 0].item(), abs=1e-12)
 
 
 class Additive(nn.Module):
-    """f(x) = sum of a_p x_p, the same in all channels: what a pixel moves is a_p^2 on average."""
+    """f(x) = sum of a_p x_p, equal in all channels: the mean effect of a pixel is a_p^2."""
 
     def __init__(self, a):
         super().__init__()
@@ -276,7 +279,7 @@ class Additive(nn.Module):
 
 
 def test_monotonicity_of_an_additive_score_is_perfect():
-    """Groups that matter more move the score more; the reversed map has the opposite sign."""
+    """Groups of higher weight change the score more; the reversed map has the opposite sign."""
     weight = torch.zeros(12, 12).double()
     weight.view(-1)[:] = torch.arange(144).double().sub(143).div(12).exp()
     one = case(Additive(weight), torch.full((3, 12, 12), 4.0).double())

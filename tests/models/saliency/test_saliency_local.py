@@ -1,4 +1,4 @@
-"""Baselines that depend on what is removed: by hand, by boxes, and where they are refused."""
+"""Baselines that depend on the removed region: by hand, by boxes, and their refusals."""
 
 import pytest
 import torch
@@ -6,28 +6,28 @@ from pydantic import ValidationError
 from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency.engine.trace import trace
-from models.saliency.methods.baselines import alone, baseline
+from models.saliency.methods.baselines import image_of, replacements_of
 from models.saliency.methods.case import Case
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.net.scores import Scorer
 from models.saliency.net.space import Space
 from models.saliency.spec.evaluate import SaliencyEvaluate
+from models.saliency.spec.fields import LocalMean, NoisyLinear
 from models.saliency.spec.map import SaliencyMap
-from models.saliency.spec.masks import FeatureAblation, Grid, KernelShap, Occlusion
-from models.saliency.spec.parts import LocalMean, NoisyLinear
+from models.saliency.spec.masks import FeatureAblation, GridSegments, KernelShap, Occlusion
 
 SPACE = Space([0.5] * 3, [0.25] * 3)
 MEAN = LocalMean(id="local_mean", ring=2)
 SMOOTH = NoisyLinear(id="noisy_linear", noise=0.0)
 METHODS = [
     Occlusion(id="occlusion", window=5, stride=3),
-    FeatureAblation(id="feature_ablation", segments=Grid(id="grid", rows=3)),
+    FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=3)),
 ]
 
 
 def fill(part, x, seed=0):
-    (found,) = baseline(part, x, SPACE, seed)
-    return found
+    (replacement,) = replacements_of(part, x, SPACE, seed)
+    return replacement
 
 
 def square(height, width, top, left, bottom, right):
@@ -47,18 +47,18 @@ def test_local_mean_is_the_mean_of_the_ring(box):
         if not (top <= i < bottom and left <= j < right)
     ]
     removed = square(10, 12, *box)
-    (found,) = fill(MEAN, x)(removed, x)
-    inside = found[:, removed[0]]
+    (filled,) = fill(MEAN, x)(removed, x)
+    inside = filled[:, removed[0]]
     torch.testing.assert_close(inside, torch.stack(ring).mean(0)[:, None].expand_as(inside))
-    assert torch.equal(found[:, ~removed[0]], x[:, ~removed[0]])
+    assert torch.equal(filled[:, ~removed[0]], x[:, ~removed[0]])
 
 
 def test_linear_interpolation_reproduces_a_slope():
-    """An affine image solves the imputation's equations: nothing changes inside of the image."""
+    """An affine image solves the equations of the imputation, so it does not change inside."""
     rows, columns = torch.arange(12.0)[:, None], torch.arange(14.0)
     x = torch.stack([rows + 2 * columns, 3 - columns + 0 * rows, 0.5 * rows - columns]).double()
-    (found,) = fill(SMOOTH, x)(square(12, 14, 3, 4, 8, 10), x)
-    torch.testing.assert_close(found, x, atol=1e-4, rtol=0)
+    (filled,) = fill(SMOOTH, x)(square(12, 14, 3, 4, 8, 10), x)
+    torch.testing.assert_close(filled, x, atol=1e-4, rtol=0)
 
 
 def test_noise_is_of_the_seed_and_lies_in_the_region_alone():
@@ -78,36 +78,38 @@ def test_noise_is_of_the_seed_and_lies_in_the_region_alone():
 @pytest.mark.parametrize("part", [MEAN, SMOOTH])
 def test_an_image_with_nothing_left_is_its_mean_colour(part):
     x = noise(3, 8, 8)
-    found = fill(part, x)
+    replacement = fill(part, x)
     everything = torch.ones(1, 8, 8, dtype=torch.bool)
-    wanted = x.mean((1, 2))[:, None, None].expand_as(x)
-    torch.testing.assert_close(found(everything, x)[0], wanted)
-    torch.testing.assert_close(alone(found), wanted)
+    expected = x.mean((1, 2))[:, None, None].expand_as(x)
+    torch.testing.assert_close(replacement(everything, x)[0], expected)
+    torch.testing.assert_close(image_of(replacement), expected)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("part", [MEAN, NoisyLinear(id="noisy_linear")])
 @torch.no_grad()
-def test_boxes_give_what_whole_images_give(method, part):
-    """Property 8: the engine carries boxes of an image that differs from region to region."""
+def test_boxes_agree_with_whole_images(method, part):
+    """Property 8: the engine computes boxes of images that differ from region to region."""
     net, x = conv_net().double(), noise(3, 17, 19)
     plain = case(net, x, targets=(0, 2))
     scorer = Scorer(net, "logit", plan=trace(net, (3, 17, 19)))
     fast = Case(x, scorer, plain.targets, plain.full, 0, 4)
-    wanted = make(method, plain, fill(part, x))
-    for _ in range(2):  # routes are made, then used again
-        torch.testing.assert_close(make(method, fast, fill(part, x)), wanted, atol=1e-6, rtol=0)
+    wanted = compute_map(method, plain, fill(part, x))
+    for _ in range(2):  # the second time with cached routes
+        torch.testing.assert_close(
+            compute_map(method, fast, fill(part, x)), wanted, atol=1e-6, rtol=0
+        )
     assert wanted.abs().max() > 0.01
 
 
-def test_shapley_values_sum_to_the_fall_to_the_mean_colour():
+def test_shapley_values_sum_to_the_drop_to_the_mean_colour():
     """Property 5 with a baseline that fills each coalition anew."""
     w, x = noise(2, 3, 9, 9), noise(3, 9, 9, seed=1)
-    part = KernelShap(id="kernel_shap", segments=Grid(id="grid", rows=3), samples=40)
-    given = case(Linear(w), x)
-    found, b = make(part, given, fill(MEAN, x)), fill(MEAN, x)
-    total = found[0].view(3, 3, 3, 3).mean((1, 3)).sum()  # a value a segment
-    torch.testing.assert_close(total, given.full[0] - given.score(alone(b)[None])[0, 0])
+    part = KernelShap(id="kernel_shap", segments=GridSegments(id="grid", rows=3), samples=40)
+    one = case(Linear(w), x)
+    values, b = compute_map(part, one, fill(MEAN, x)), fill(MEAN, x)
+    total = values[0].view(3, 3, 3, 3).mean((1, 3)).sum()  # a value a segment
+    torch.testing.assert_close(total, one.full[0] - one.score(image_of(b)[None])[0, 0])
 
 
 def refusal(kind, **fields):
@@ -119,10 +121,10 @@ def refusal(kind, **fields):
 @pytest.mark.parametrize("name", ["local_mean", "noisy_linear"])
 def test_methods_and_graders_without_regions_refuse_them_in_words(name):
     given = {"baselines": [{"id": "black"}, {"id": name}]}
-    told = refusal(SaliencyMap, **given)
-    assert f"{name} fills removed regions of pixels, and methods.1, rise, has none" in told
-    told = refusal(SaliencyEvaluate, graders=[{"id": "deletion", "baseline": {"id": name}}])
-    assert name in told
+    message = refusal(SaliencyMap, **given)
+    assert f"{name} fills removed regions of pixels, and methods.1, rise, has none" in message
+    message = refusal(SaliencyEvaluate, graders=[{"id": "deletion", "baseline": {"id": name}}])
+    assert name in message
     SaliencyEvaluate.model_validate(
         {**SaliencyEvaluate.minimal_example, **given}
     )  # random: no baseline

@@ -16,6 +16,7 @@ from models.core.run import Run, StoppedError
 from models.nets import efficientnet_lite
 from models.saliency import map
 from models.saliency.figures import maps as pictures
+from models.saliency.methods import baselines
 from models.saliency.net import images as inputs
 from models.saliency.net import load
 from models.saliency.net.space import Space
@@ -137,7 +138,7 @@ def test_stop_keeps_the_maps_made_so_far(small, explain, tmp_path):
         explain(stop_after=3)
     events = _events(tmp_path / "run.jsonl")
     made = [event["name"] for event in events if event["type"] == "artifact"]
-    assert len(made) == 4  # the two classes of a map are written together; no picture
+    assert len(made) == 4  # the two classes of a map are written together, without a picture
     assert all((tmp_path / "run" / name).is_file() for name in made)
 
 
@@ -153,7 +154,7 @@ def test_pictures_are_readable_images(small, explain):
 
 
 def test_method_without_a_baseline_is_made_once(small, explain):
-    """One map a class whatever the number of baselines, and every planned row is counted."""
+    """One map per class whatever the number of baselines; every planned row is counted."""
     folder, events = explain(methods=[{"id": "edge"}, {"id": "gradient"}], target="argmax")
     names = {file.stem.rpartition("-class")[0] for file in folder.rglob("*.npy")}
     assert names == {"edge-none", "gradient-none"}
@@ -162,7 +163,7 @@ def test_method_without_a_baseline_is_made_once(small, explain):
 
 
 def test_scale_of_derivatives_leaves_out_single_pixels():
-    """All other scales hold every value; an open end of the bar says that some lie beyond."""
+    """All other scales span every value; an open end of the bar marks values beyond it."""
     values = np.zeros((10, 100))
     values[0, :20] = [1, -1] * 10
     values[5] = 0.5
@@ -191,8 +192,8 @@ def test_outputs_can_be_left_out(small, explain):
     assert [*folder.rglob("*.npy")]
 
 
-def test_baseline_that_speaks_for_a_class_is_warned_of(small, explain, monkeypatch):
-    monkeypatch.setattr(map, "NEUTRAL_FACTOR", 0.1)
+def test_baseline_that_is_not_neutral_gives_a_warning(small, explain, monkeypatch):
+    monkeypatch.setattr(baselines, "NEUTRAL_FACTOR", 0.1)
     _, events = explain(baselines=[{"id": "black"}], outputs=[])
     warned = [event for event in events if event.get("event") == "warning"]
     assert {event["code"] for event in warned} == {"baseline_not_neutral"}
@@ -220,8 +221,8 @@ def test_index_beyond_the_end_is_refused(small, explain):
 
 def test_image_of_the_nets_size_is_not_resampled(small):
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    found = inputs.prepare(image, small, "images.0")
-    np.testing.assert_array_equal((found * 255).round().permute(1, 2, 0).numpy(), image)
+    prepared = inputs.prepare(image, small, "images.0")
+    np.testing.assert_array_equal((prepared * 255).round().permute(1, 2, 0).numpy(), image)
     grey = inputs.prepare(image[:, :, :1], small, "images.0")
     assert torch.equal(grey[0], grey[2])
 
@@ -229,8 +230,8 @@ def test_image_of_the_nets_size_is_not_resampled(small):
 def test_larger_image_is_cropped_to_its_centre(small):
     image = np.zeros((48, 100, 3), dtype=np.uint8)
     image[:, 26:74] = 200  # the central square
-    found = inputs.prepare(image, small, "images.0")
-    torch.testing.assert_close(found, torch.full((3, 24, 24), 200 / 255))
+    prepared = inputs.prepare(image, small, "images.0")
+    torch.testing.assert_close(prepared, torch.full((3, 24, 24), 200 / 255))
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +284,7 @@ def test_missing_package_says_what_to_install(monkeypatch):
 
 
 def test_baselines_that_fill_regions_go_through_a_job(small, explain):
-    """Maps differ from those of the mean colour; the report says how neutral that colour is."""
+    """Maps differ from those of the mean colour, whose neutrality is in the report."""
     methods = [FIELDS["methods"][0], {"id": "feature_ablation", "segments": {"id": "grid"}}]
     baselines = [{"id": "local_mean"}, {"id": "noisy_linear"}, {"id": "channel_mean"}]
     folder, _ = explain(methods=methods, baselines=baselines)

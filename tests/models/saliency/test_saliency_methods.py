@@ -1,16 +1,16 @@
-"""Map makers against closed forms of a linear score, and against each other."""
+"""Methods against closed forms for a linear score, and against each other."""
 
 import pytest
 import torch
 from saliency_nets import Linear, case, conv_net, noise
 
 from models.core.errors import SpecError
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.methods.segments import segment
 from models.saliency.methods.surrogates import draw_coalitions
 from models.saliency.spec import gradients, masks, methods
 
-GRID = masks.Grid(id="grid", rows=3)
+GRID = masks.GridSegments(id="grid", rows=3)
 H, W = 12, 13
 
 
@@ -36,15 +36,15 @@ def expected_by_segment(w, x, b, labels):
     ],
     ids=lambda part: part.id,
 )
-def test_linear_score_gives_each_segment_its_worth(part):
+def test_linear_score_gives_each_segment_its_contribution(part):
     """Property 1: Shapley = feature ablation = LIME coefficients = sum w (x - b)."""
     w, x, b, one = linear()
     expected = expected_by_segment(w, x, b, segment(GRID, one))
-    torch.testing.assert_close(make(part, one, b), expected, atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(compute_map(part, one, b), expected, atol=1e-8, rtol=1e-8)
 
 
 @pytest.mark.parametrize("part_id", ["input_x_gradient", "integrated_gradients"])
-def test_linear_score_gives_each_pixel_its_worth(part_id):
+def test_linear_score_gives_each_pixel_its_contribution(part_id):
     """Property 1: the pixel version, for any number of steps."""
     w, x, b, one = linear()
     part = (
@@ -52,7 +52,7 @@ def test_linear_score_gives_each_pixel_its_worth(part_id):
         if part_id.startswith("integrated")
         else gradients.Gradient(id=part_id)
     )
-    torch.testing.assert_close(make(part, one, b), (w * (x - b)).sum(1)[[1, 0]])
+    torch.testing.assert_close(compute_map(part, one, b), (w * (x - b)).sum(1)[[1, 0]])
 
 
 def test_integrated_gradients_are_complete():
@@ -60,7 +60,7 @@ def test_integrated_gradients_are_complete():
     x, b, net = noise(3, 12, 12), noise(3, 12, 12, seed=1), conv_net().double()
     one = case(net, x, "prob", (2,), chunk=64)
     part = gradients.IntegratedGradients(id="integrated_gradients", steps=400)
-    gap = make(part, one, b).sum() - (one.full - one.score(b[None])[0])[0]
+    gap = compute_map(part, one, b).sum() - (one.full - one.score(b[None])[0])[0]
     assert abs(gap) < 2e-4
 
 
@@ -75,16 +75,16 @@ def test_shapley_values_are_complete(samples):
         masks.KernelShap(id="kernel_shap", segments=GRID, samples=samples),
         masks.ShapleyExact(id="shapley_exact", segments=GRID),
     ):
-        found = make(part, one, b) / size[segment(GRID, one)]
-        torch.testing.assert_close(found.sum((1, 2)), total, atol=1e-12, rtol=0)
+        values = compute_map(part, one, b) / size[segment(GRID, one)]
+        torch.testing.assert_close(values.sum((1, 2)), total, atol=1e-12, rtol=0)
 
 
 def test_kernel_shap_tends_to_the_exact_values():
     x, b, net = noise(3, 12, 12), noise(3, 12, 12, seed=1), conv_net().double()
     one = case(net, x, "logit", (1,), chunk=256)
-    exact = make(masks.ShapleyExact(id="shapley_exact", segments=GRID), one, b)
+    exact = compute_map(masks.ShapleyExact(id="shapley_exact", segments=GRID), one, b)
     part = masks.KernelShap(id="kernel_shap", segments=GRID, samples=4000)
-    assert (make(part, one, b) - exact).abs().max() < 0.02 * exact.abs().max()
+    assert (compute_map(part, one, b) - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_coalitions_come_in_pairs_with_the_sizes_of_the_kernel():
@@ -103,7 +103,9 @@ def test_ablation_of_tiles_is_occlusion_of_tiles():
     one = case(net, x, "prob", (2, 0))
     tiles = masks.Occlusion(id="occlusion", window=4, stride=4)
     cells = masks.FeatureAblation(id="feature_ablation", segments=GRID)
-    torch.testing.assert_close(make(tiles, one, b), make(cells, one, b), atol=1e-15, rtol=0)
+    torch.testing.assert_close(
+        compute_map(tiles, one, b), compute_map(cells, one, b), atol=1e-15, rtol=0
+    )
 
 
 def test_slic_gives_every_pixel_a_segment_and_no_more_than_asked():
@@ -128,15 +130,15 @@ LEARNED = [
 
 @pytest.mark.parametrize("part", LEARNED, ids=lambda part: part.id)
 def test_learned_maps_repeat_and_count_their_rows(part):
-    """Property 9, and the planner's count of rows for each class."""
+    """Property 9; and the rows of each class are those of the estimate."""
     rows = []
     x, b = noise(3, 24, 20), noise(3, 24, 20, seed=1)
     one = case(conv_net().double(), x, "prob", (1, 3), chunk=64)
     one.scorer._tick = rows.append
     with torch.no_grad():
-        first = make(part, one, b)
+        first = compute_map(part, one, b)
         assert sum(rows) == methods.rows_of(part, 24, 20, 2)
-        assert torch.equal(first, make(part, one, b))
+        assert torch.equal(first, compute_map(part, one, b))
     assert first.shape == (2, 24, 20)
     assert first.dtype == torch.float64
     assert first.isfinite().all()
@@ -153,7 +155,7 @@ def test_learned_maps_repeat_and_count_their_rows(part):
 def test_masks_are_learned_without_gradients_of_the_weights(part):
     x, b, net = noise(3, 12, 12), noise(3, 12, 12, seed=1), conv_net().double()
     assert any(weight.requires_grad for weight in net.parameters())
-    make(part, case(net, x, "prob", (2,), chunk=64), b)
+    compute_map(part, case(net, x, "prob", (2,), chunk=64), b)
     assert all(weight.grad is None for weight in net.parameters())
 
 
@@ -165,10 +167,10 @@ def test_extremal_mask_finds_the_pixels_that_matter():
     part = gradients.Extremal(
         id="extremal", areas=[0.1], iterations=150, step=4, sigma=5, perturbation="fade"
     )
-    found = make(part, case(Linear(w), x), torch.zeros_like(x))[0]
-    flipped_too = found[:9, :9].sum() + found[:9, -9:].sum()  # each second step sees a mirror image
-    assert flipped_too / found.sum() > 0.5
-    assert 0 <= found.min() <= found.max() <= 1 + 1e-12
+    mask = compute_map(part, case(Linear(w), x), torch.zeros_like(x))[0]
+    flipped_too = mask[:9, :9].sum() + mask[:9, -9:].sum()  # each second step sees a mirror image
+    assert flipped_too / mask.sum() > 0.5
+    assert 0 <= mask.min() <= mask.max() <= 1 + 1e-12
 
 
 def test_meaningful_mask_removes_the_pixels_that_matter():
@@ -176,27 +178,27 @@ def test_meaningful_mask_removes_the_pixels_that_matter():
     w[..., :9, :9] = 0.2
     x = 1 + 0 * w[0]
     part = gradients.Meaningful(id="meaningful", iterations=60, side=14, l1=0.5, tv=0, jitter=0)
-    found = make(part, case(Linear(w), x), torch.zeros_like(x))[0]
-    assert found[:8, :8].mean() > 0.9
-    assert found[12:, 12:].mean() < 0.1
+    mask = compute_map(part, case(Linear(w), x), torch.zeros_like(x))[0]
+    assert mask[:8, :8].mean() > 0.9
+    assert mask[12:, 12:].mean() < 0.1
 
 
 @pytest.mark.parametrize("name", ["random", "centre_gaussian", "edge", "constant"])
-def test_controls_know_nothing_of_the_net(name):
+def test_controls_do_not_depend_on_the_net(name):
     x = noise(3, 16, 18)
     part = methods.Control(id=name)
-    found = [
-        make(part, case(net, x, targets=(0, 1)), x)
+    maps = [
+        compute_map(part, case(net, x, targets=(0, 1)), x)
         for net in (conv_net().double(), Linear(noise(5, 3, 16, 18)))
     ]
-    assert torch.equal(*found)
-    assert torch.equal(found[0][0], found[0][1])
-    assert found[0].shape == (2, 16, 18)
+    assert torch.equal(*maps)
+    assert torch.equal(maps[0][0], maps[0][1])
+    assert maps[0].shape == (2, 16, 18)
 
 
 def test_gradcam_layer_that_is_not_there_is_refused():
     one = case(conv_net().double(), noise(3, 12, 12))
     with pytest.raises(SpecError, match=r"layer 'top' is no part.*0, 1, 2"):
-        make(gradients.GradCam(id="gradcam", layer="top"), one, one.x)
+        compute_map(gradients.GradCam(id="gradcam", layer="top"), one, one.x)
     with pytest.raises(SpecError, match="gives no maps"):
-        make(gradients.GradCam(id="gradcam", layer="7"), one, one.x)
+        compute_map(gradients.GradCam(id="gradcam", layer="7"), one, one.x)

@@ -11,7 +11,7 @@ from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency import philox
 from models.saliency.methods import rise_masks
-from models.saliency.methods.registry import make
+from models.saliency.methods.registry import compute_map
 from models.saliency.methods.rise import Sums, estimate, rise
 from models.saliency.spec.masks import Rise
 
@@ -21,7 +21,7 @@ def part(**fields) -> Rise:
 
 
 def drawn(spec: Rise, height=20, width=20, seed=0, start=0, stop=None):
-    return rise_masks.draw(spec, seed, torch.arange(start, stop or spec.masks), height, width)
+    return rise_masks.draw_masks(spec, seed, torch.arange(start, stop or spec.masks), height, width)
 
 
 def published_mask(cells, top, left, height, width):
@@ -39,26 +39,26 @@ def published_mask(cells, top, left, height, width):
         mirror = [abs(i) if i < s else 2 * (s - 1) - i for i in (low, low + 1)]
         return mirror, (1 - (at - low), at - low)
 
-    found = np.zeros((height, width))
+    mask = np.zeros((height, width))
     for i in range(height):
         rows, row_weights = sample(i + top, sizes[0])
         for j in range(width):
             columns, column_weights = sample(j + left, sizes[1])
             for row, a in zip(rows, row_weights, strict=True):
                 for column, b in zip(columns, column_weights, strict=True):
-                    found[i, j] += a * b * cells[row][column]
-    return found
+                    mask[i, j] += a * b * cells[row][column]
+    return mask
 
 
 @pytest.mark.parametrize(("grid", "height", "width"), [(7, 20, 20), (4, 13, 18), (2, 9, 5)])
 def test_masks_are_those_of_the_published_generator(grid, height, width):
     """Property 6: with the same cells and shifts, to 2e-7."""
     grids = drawn(part(masks=6, grid=grid), height, width)
-    found = rise_masks.render(grids, height, width)
+    masks = rise_masks.render(grids, height, width)
     for index in range(6):
         top, left = int(grids.top[index]), int(grids.left[index])
         expected = published_mask(grids.cells[index].double().tolist(), top, left, height, width)
-        np.testing.assert_allclose(found[index].numpy(), expected, atol=2e-7, rtol=0)
+        np.testing.assert_allclose(masks[index].numpy(), expected, atol=2e-7, rtol=0)
 
 
 def test_enlargement_agrees_with_the_resize_that_the_paper_calls():
@@ -84,8 +84,8 @@ def test_enlargement_agrees_with_the_resize_that_the_paper_calls():
 )
 def test_generator_gives_the_known_answers(words, key, expected):
     """Known answers of Philox-4x32-10 in the authors' library Random123."""
-    found = philox.philox([torch.tensor([word]) for word in words], key)
-    assert [int(word) for word in found] == list(expected)
+    drawn_words = philox.philox([torch.tensor([word]) for word in words], key)
+    assert [int(word) for word in drawn_words] == list(expected)
 
 
 def test_numbers_depend_on_index_alone_and_streams_differ():
@@ -153,14 +153,14 @@ def test_all_ones_masks_give_f_over_p():
     f = torch.tensor([0.3, -2.0], dtype=torch.float64)
     ones = torch.ones(4, 5, dtype=torch.float64)
     sums = Sums(8, 8 * f, 8 * f[:, None, None] * ones, 8 * ones, 8 * ones)
-    found = estimate(sums, "raw", 0.25)
-    torch.testing.assert_close(found, (f / 0.25)[:, None, None].expand(2, 4, 5))
+    raw = estimate(sums, "raw", 0.25)
+    torch.testing.assert_close(raw, (f / 0.25)[:, None, None].expand(2, 4, 5))
     assert estimate(sums, "slope", 0.25).abs().max() == 0  # no mask differs from another
 
 
 @pytest.mark.parametrize("estimator", ["raw", "coverage", "centred", "slope"])
 def test_estimators_are_their_definitions(estimator):
-    """Against the formulas of section 3, over all masks at once."""
+    """README, eq. 6, over all masks at once."""
     spec = part(masks=60, grid=3, p=0.4, estimator=estimator)
     x, b, net = noise(3, 9, 9), noise(3, 9, 9, seed=1), conv_net().double()
     one = case(net, x, "prob", (1, 4))
@@ -181,7 +181,7 @@ def test_estimators_are_their_definitions(estimator):
     ("estimator", "changes"), [("raw", True), ("centred", False), ("slope", False)]
 )
 def test_adding_a_constant_to_the_score(estimator, changes):
-    """Property 6: it moves the raw map alone."""
+    """Property 6: it changes only the raw map."""
     w, x, b = noise(1, 3, 8, 8), noise(3, 8, 8, seed=1), torch.zeros(3, 8, 8).double()
     spec = part(masks=50, grid=4, estimator=estimator)
     first, second = (rise(spec, case(Linear(w, a), x), b) for a in (0.0, 5.0))
@@ -191,15 +191,15 @@ def test_adding_a_constant_to_the_score(estimator, changes):
 
 
 def test_slope_finds_the_coefficients_of_a_score_linear_in_the_mask():
-    """Property 6: with far-apart cells, the slope at a cell's centre is that cell's worth."""
+    """Property 6: with distant cells, the slope at a cell's centre is that cell's coefficient."""
     size, grid = 12, 4
     x = noise(1, size, size)
     w = torch.zeros(1, 1, size, size, dtype=torch.float64)
     w[0, 0, 4, 4] = 1.0
     spec = part(masks=4000, grid=grid, estimator="slope", sampling="antithetic")
-    found = rise(spec, case(Linear(w), x, chunk=500), torch.zeros_like(x))[0]
-    assert abs(found[4, 4] - x[0, 4, 4]) < 1e-9  # the score is exactly x m at that pixel
-    far = torch.cat([found[9:, 9:].ravel(), found[9:, :2].ravel()])
+    slope = rise(spec, case(Linear(w), x, chunk=500), torch.zeros_like(x))[0]
+    assert abs(slope[4, 4] - x[0, 4, 4]) < 1e-9  # the score is exactly x m at that pixel
+    far = torch.cat([slope[9:, 9:].ravel(), slope[9:, :2].ravel()])
     assert far.abs().max() < 0.15 * abs(x[0, 4, 4])
 
 
@@ -208,28 +208,32 @@ def test_chunk_size_does_not_matter(chunk):
     """Property 8: within 1e-5 in float32."""
     x, b, net = noise(3, 16, 16, dtype=torch.float32), torch.zeros(3, 16, 16), conv_net()
     spec = part(masks=64, grid=4, estimator="slope")
-    found, expected = (make(spec, case(net, x, "prob", (0, 2), size), b) for size in (chunk, 16))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    actual, expected = (
+        compute_map(spec, case(net, x, "prob", (0, 2), size), b) for size in (chunk, 16)
+    )
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_global_generator_is_left_alone():
     before = torch.get_rng_state()
-    make(part(masks=10), case(conv_net(), noise(3, 8, 8)), torch.zeros(3, 8, 8).double())
+    compute_map(part(masks=10), case(conv_net(), noise(3, 8, 8)), torch.zeros(3, 8, 8).double())
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_early_stop_draws_fewer_masks_the_more_is_asked_the_later():
+def test_early_stop_draws_more_masks_for_a_higher_correlation():
     """The masks drawn are the first of the same sequence, so the map is that of fewer masks."""
     net, x = conv_net(), noise(3, 24, 24)
     one, used, maps = case(net, x), [], []
-    for wanted in (0.2, 0.6, 0.999999):
-        stop = {"spearman": wanted, "min_masks": 32}
+    for correlation in (0.2, 0.6, 0.999999):
+        stop = {"spearman": correlation, "min_masks": 32}
         part = Rise(id="rise", masks=2000, grid=3, estimator="slope", early_stop=stop)
-        maps.append(make(part, one, torch.zeros_like(x)))
-        used.append(one.told["masks_used"])
+        maps.append(compute_map(part, one, torch.zeros_like(x)))
+        used.append(one.reported["masks_used"])
     assert used[0] <= used[1] < used[2] == 2000
     plain = Rise(id="rise", masks=used[1], grid=3, estimator="slope")
-    torch.testing.assert_close(maps[1], make(plain, one, torch.zeros_like(x)), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        maps[1], compute_map(plain, one, torch.zeros_like(x)), atol=1e-9, rtol=0
+    )
 
 
 def test_early_stop_beyond_the_masks_is_refused():
@@ -237,10 +241,12 @@ def test_early_stop_beyond_the_masks_is_refused():
         Rise(id="rise", masks=40, early_stop={"spearman": 0.5, "min_masks": 64})
 
 
-def test_the_map_does_not_depend_on_rows_at_once():
-    """Property 9: sums are made of the same groups of masks whatever the batch size."""
+def test_the_map_does_not_depend_on_the_batch_size():
+    """Property 9: sums run over the same groups of masks whatever the batch size."""
     net, x = conv_net(), noise(3, 24, 24)
     part = Rise(id="rise", masks=100, grid=3, estimator="slope")
-    maps = [make(part, case(net, x, chunk=chunk), torch.zeros_like(x)) for chunk in (1, 5, 64)]
+    maps = [
+        compute_map(part, case(net, x, chunk=chunk), torch.zeros_like(x)) for chunk in (1, 5, 64)
+    ]
     for other in maps[1:]:
         torch.testing.assert_close(maps[0], other, atol=1e-12, rtol=1e-12)

@@ -1,4 +1,4 @@
-"""The spec of saliency.map: what it takes, what it refuses and in which words."""
+"""The spec of saliency.map: accepted values, and the messages of refusals."""
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -25,8 +25,8 @@ def message(**fields) -> str:
 def test_presets_are_valid(name):
     fields = {**SaliencyMap.minimal_example, "batch": "auto", **SaliencyMap.presets[name]}
     adapter = TypeAdapter(JobSpec)
-    found = adapter.validate_python(fields)
-    assert adapter.validate_python(found.model_dump()) == found  # resolved again, the same job
+    preset = adapter.validate_python(fields)
+    assert adapter.validate_python(preset.model_dump()) == preset  # resolved again, the same job
 
 
 @pytest.mark.parametrize("target", [3, 3.0, [1, 2], "argmax", "topk:5"])
@@ -76,9 +76,11 @@ def test_refusals_name_the_field_and_a_way_out(fields, expected):
 
 
 def test_references_are_found_where_the_service_pins_them():
-    found = dict(spec(model=REF, images=[{"dataset": "digits"}, {"dataset": "mine"}]).references())
-    assert list(found) == ["/model", "/images/0", "/images/1"]
-    assert isinstance(found["/model"], ArtifactRef)
+    references = dict(
+        spec(model=REF, images=[{"dataset": "digits"}, {"dataset": "mine"}]).references()
+    )
+    assert list(references) == ["/model", "/images/0", "/images/1"]
+    assert isinstance(references["/model"], ArtifactRef)
 
 
 def test_rows_are_counted_by_hand():
@@ -89,8 +91,8 @@ def test_rows_are_counted_by_hand():
     # probe 4; image 1; path 11 a baseline image; 13 x 13 windows and 100 masks a baseline image
     assert one.rows(224, 224) == 4 + 1 + 4 * 11 + 4 * (169 + 100)
     assert one.estimate({}).total_steps == one.rows(224, 224)
-    told = one.estimate({})
-    assert 0 < told.details["seconds_of_one_gpu"] < told.seconds
+    estimate = one.estimate({})
+    assert 0 < estimate.details["seconds_of_one_gpu"] < estimate.seconds
     small = {"mine": {"height": 32, "width": 32}}
     mine = spec(model=REF, images=[{"dataset": "mine"}], methods=[{"id": "occlusion"}])
     assert mine.estimate(small).total_steps == 4 + 1 + 11 + 1

@@ -15,9 +15,9 @@ from models.saliency.evaluate import evaluate
 from models.saliency.map import map_images
 from models.saliency.net import load
 from models.saliency.net.space import Space
+from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
 from models.saliency.spec.map import SaliencyMap
-from models.saliency.study import Graded, Key
 from models.saliency.sweep import sweep
 
 FIELDS = {
@@ -70,22 +70,22 @@ def events(run):
     return [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
 
 
-def test_sweep_makes_every_map_once(swept):
-    """Section 6.1: without a baseline once, random ones with every seed; rows as planned."""
-    told = json.loads((swept.dir / "sweep.json").read_text())
-    assert len(told["grades"]) == 2 * (2 + 2 + 2 * 2 + 1)
+def test_sweep_computes_every_map_once(swept):
+    """README, section 3: maps without a baseline once, random ones per seed; rows as planned."""
+    report = json.loads((swept.dir / "sweep.json").read_text())
+    assert len(report["grades"]) == 2 * (2 + 2 + 2 * 2 + 1)
     progress = [event for event in events(swept) if event["type"] == "progress"]
-    assert progress[-1]["step"] == progress[-1]["total_steps"] == told["rows"]
+    assert progress[-1]["step"] == progress[-1]["total_steps"] == report["rows"]
     archive = np.load(swept.dir / "maps.npz", allow_pickle=False)
     index = json.loads(str(archive["index"]))
-    assert len(index) == len(told["grades"])
+    assert len(index) == len(report["grades"])
     assert all(archive[entry["key"]].shape == (24, 24) for entry in index)
     assert {entry["seed"] for entry in index if entry["method"] == "rise"} == {0, 1}
-    floor = told["divergence"]["rise"]["seed"]
+    floor = report["divergence"]["rise"]["seed"]
     assert 0 < floor["least"] <= floor["mean"] <= floor["greatest"]
-    assert set(told["divergence"]["occlusion"]) == {"baseline", "hyper-parameter"}
-    assert set(told["winner_changes_with_baseline"]) == {"insertion"}
-    assert set(told["controls_not_beaten"]["deletion@zero"]) == {"edge"}
+    assert set(report["divergence"]["occlusion"]) == {"baseline", "hyper-parameter"}
+    assert set(report["winner_changes_with_baseline"]) == {"insertion"}
+    assert set(report["controls_not_beaten"]["deletion@zero"]) == {"edge"}
 
 
 def test_report_is_one_file_with_its_pictures(swept):
@@ -97,19 +97,21 @@ def test_report_is_one_file_with_its_pictures(swept):
 
 
 def test_report_marks_the_best_mean_grade_of_each_grader(swept):
-    """The interaction of map and grader: makers down, graders across, no maker left out."""
-    told = json.loads((swept.dir / "sweep.json").read_text())["interaction"]
+    """Mean grades by method and baseline (rows) and grader (columns); no pair is left out."""
+    interaction = json.loads((swept.dir / "sweep.json").read_text())["interaction"]
     page = (swept.dir / "report.html").read_text().partition("Mean grades")[2]
     grades = page.partition("<h2>Pictures")[0]
-    assert grades.count("<tr>") == 1 + len({(row["method"], row["baseline"]) for row in told})
-    for name in {row["grader"] for row in told}:
-        means = [row["mean"] for row in told if row["grader"] == name]
+    assert grades.count("<tr>") == 1 + len(
+        {(row["method"], row["baseline"]) for row in interaction}
+    )
+    for name in {row["grader"] for row in interaction}:
+        means = [row["mean"] for row in interaction if row["grader"] == name]
         best = min(means) if name.startswith("deletion") else max(means)
         assert f"<b>{best:.3f}</b>" in grades
 
 
-def test_sweep_goes_on_where_it_stopped(new_run):
-    """In the middle: the finished maps are kept, and the end is that of a run without a stop."""
+def test_sweep_resumes_where_it_stopped(new_run):
+    """A stop keeps the finished maps; the resumed run ends as one without a stop."""
     stopped, whole = new_run(), new_run()
     spec = the_sweep(images=FIELDS["images"][:1])
     log, left = stopped.log, [5]
@@ -136,8 +138,8 @@ def test_evaluate_leaves_tables_and_agreement(new_run):
     run = new_run()
     spec = SaliencyEvaluate.model_validate({"kind": "saliency.evaluate", **FIELDS})
     evaluate(spec, run)
-    told = json.loads((run.dir / "metrics.json").read_text())
-    assert len(told["agreement"]) == 2 * 7 * 6 / 2
+    report = json.loads((run.dir / "metrics.json").read_text())
+    assert len(report["agreement"]) == 2 * 7 * 6 / 2
     rows = (run.dir / "grades.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 7 * 3
     assert (run.dir / "curves.csv").read_text().count("\n") == 1 + 2 * 7 * 3 * 5
@@ -166,7 +168,7 @@ def test_too_many_rows_for_an_own_net_are_refused_before_the_first(new_run):
 
 
 def key(method="occlusion-1", baseline="black", seed=0):
-    return Key("image", method, baseline, seed, 0)
+    return MapKey("image", method, baseline, seed, 0)
 
 
 @pytest.mark.parametrize(
@@ -180,48 +182,50 @@ def key(method="occlusion-1", baseline="black", seed=0):
         (key("occlusion-2", "gray"), None),
     ],
 )
-def test_factors_are_told_apart(other, expected):
-    """Section 6.3: only pairs that differ in one thing count for it."""
+def test_factors_are_distinguished(other, expected):
+    """README, eq. 18: a pair counts for a factor only if it differs in nothing else."""
     assert analysis.factor(key(), other) == expected
 
 
 def test_divergence_is_zero_for_equal_maps_and_one_for_unrelated_ranks():
     up = np.arange(16.0).reshape(4, 4)
-    found = Graded({key(): up, key(baseline="gray"): up**3, key(seed=1): up[::-1, ::-1]})
-    told = analysis.divergence(found, 0)["occlusion"]
-    assert told["baseline"]["mean"] == pytest.approx(0)
-    assert told["seed"]["mean"] == pytest.approx(2)  # the reversed order
+    results = EvaluationResults(
+        {key(): up, key(baseline="gray"): up**3, key(seed=1): up[::-1, ::-1]}
+    )
+    divergence = analysis.divergence(results, 0)["occlusion"]
+    assert divergence["baseline"]["mean"] == pytest.approx(0)
+    assert divergence["seed"]["mean"] == pytest.approx(2)  # the reversed order
 
 
 def test_lower_grades_of_deletion_are_better():
-    found = Graded(
+    results = EvaluationResults(
         {key(): np.eye(3), key(baseline="gray"): np.eye(3)},
         {key(): {"deletion@zero": 0.1}, key(baseline="gray"): {"deletion@zero": 0.4}},
     )
-    good = analysis.goodness(found, ["deletion@zero"])["deletion@zero"]
+    good = analysis.goodness(results, ["deletion@zero"])["deletion@zero"]
     assert good.tolist() == [[-0.1, -0.4]]
 
 
 def with_given(run, values, **fields):
-    """A job that grades one map made elsewhere."""
+    """A job that grades one map of another job."""
     (run.dir / "inputs").mkdir(exist_ok=True)
     digest = "a" * 64
     np.save(run.dir / "inputs" / "map.npy", values)
     (run.dir / "inputs" / "map.npy").rename(run.dir / "inputs" / digest)
     ref = {"job": "job_" + "1" * 32, "artifact": "mine.npy", "sha256": digest}
-    told = {"kind": "saliency.evaluate", **FIELDS, "images": FIELDS["images"][:1]}
-    told |= {"methods": [{"id": "edge"}], "given": [{"name": "mine", "maps": [ref]}]}
-    return SaliencyEvaluate.model_validate(told | fields)
+    spec = {"kind": "saliency.evaluate", **FIELDS, "images": FIELDS["images"][:1]}
+    spec |= {"methods": [{"id": "edge"}], "given": [{"name": "mine", "maps": [ref]}]}
+    return SaliencyEvaluate.model_validate(spec | fields)
 
 
-def test_a_given_map_is_graded_as_if_it_had_been_made_here(new_run):
-    """The map of the control, handed in, gets the control's own grades."""
+def test_a_given_map_is_graded_like_a_computed_one(new_run):
+    """A control map given as an artifact gets the grades of the control itself."""
     first, second = new_run(), new_run()
     evaluate(with_given(first, np.eye(24)), first)
     edge = np.load(first.dir / "maps.npz")["map0"]
     evaluate(with_given(second, edge), second)
-    told = json.loads((second.dir / "metrics.json").read_text())["grades"]
-    own, given = told
+    grades = json.loads((second.dir / "metrics.json").read_text())["grades"]
+    own, given = grades
     assert (given["method"], given["baseline"]) == ("given_mine", "none")
     assert given["values"] == own["values"]
 
@@ -245,7 +249,7 @@ def test_given_maps_that_cannot_be_graded_are_refused(new_run, values, expected)
     [
         ({"images": FIELDS["images"]}, "has 1 maps for 2 images"),
         ({"target": [0, 1]}, "a map is of one class"),
-        ({"graders": [{"id": "mprt"}]}, "mprt make maps anew"),
+        ({"graders": [{"id": "mprt"}]}, "mprt compute further maps"),
     ],
 )
 def test_jobs_with_given_maps_that_cannot_work_are_refused(new_run, fields, expected):
@@ -254,7 +258,7 @@ def test_jobs_with_given_maps_that_cannot_work_are_refused(new_run, fields, expe
 
 
 @pytest.mark.parametrize("kind", ["map", "evaluate"])
-def test_a_net_that_fails_on_perturbed_images_is_told_of_before_any_json(
+def test_a_net_that_fails_on_perturbed_images_is_reported_before_any_json(
     new_run, monkeypatch, kind
 ):
     """NaN reaches neither map nor report."""
@@ -271,8 +275,10 @@ def test_a_net_that_fails_on_perturbed_images_is_told_of_before_any_json(
     fields = {name: FIELDS[name] for name in ("model", "images", "batch")}
     fields |= {"baselines": [{"id": "gray"}], "engine": "plain"}
     fields |= {"methods": [{"id": "occlusion", "window": 8, "stride": 8}]}
-    spec, work = {"map": (SaliencyMap, map_images), "evaluate": (SaliencyEvaluate, evaluate)}[kind]
-    run, told = new_run(), spec.model_validate({"kind": f"saliency.{kind}", **fields})
+    spec_class, work = {"map": (SaliencyMap, map_images), "evaluate": (SaliencyEvaluate, evaluate)}[
+        kind
+    ]
+    run, spec = new_run(), spec_class.model_validate({"kind": f"saliency.{kind}", **fields})
     with pytest.raises(DataError, match="perturbed images") as caught:
-        work(told, run)
+        work(spec, run)
     assert "milder baseline" in caught.value.hint

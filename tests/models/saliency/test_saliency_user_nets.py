@@ -16,7 +16,8 @@ from models.data.programs import read_program
 from models.nets.build import build_net
 from models.nets.exported import load_program
 from models.saliency.engine.trace import trace
-from models.saliency.graders import registry
+from models.saliency.graders.grade import GradedMap
+from models.saliency.graders.registry import grade
 from models.saliency.net import load
 from models.saliency.net.scores import Scorer, probe
 from models.saliency.net.space import Space
@@ -29,7 +30,7 @@ DYNAMIC = ({0: torch.export.Dim.DYNAMIC},)
 
 
 class Branches(nn.Module):
-    """Residual, concatenating, depthwise and squeezing parts, sizes asked for at run time."""
+    """Residual, concatenating, depthwise and squeezing parts, with sizes from run time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,18 +73,19 @@ def test_an_exported_net_gives_what_the_net_gave_at_any_batch_size(branches, tmp
         torch.testing.assert_close(net(x), branches(x))
         torch.testing.assert_close(plan(x), branches(x), atol=1e-5, rtol=1e-5)
     probe(Scorer(net, "prob"), x[0])
-    told = files.check(path, "net", {})
-    assert told["parameters"] >= sum(p.numel() for p in branches.parameters())
+    metadata = files.check(path, "net", {})
+    assert metadata["parameters"] >= sum(p.numel() for p in branches.parameters())
 
 
 def test_mprt_of_a_program_is_refused(branches, tmp_path):
-    """It has no layers to renew: each map would be compared with itself."""
+    """It has no layers to randomise: each map would be compared with itself."""
     net = load_program(exported(branches, tmp_path / "net.pt2"), "cpu")
     image = case(net, noise(3, 12, 10, seed=0, dtype=torch.float32))
     space = Space([0.0] * 3, [1.0] * 3)
     with pytest.raises(SpecError, match="exported program"):
-        registry.grade(
-            graders.Randomisation(id="mprt"), torch.rand(1, 12, 10), image, 0, space, lambda _: None
+        grade(
+            graders.Randomisation(id="mprt"),
+            GradedMap(torch.rand(12, 10), image, 0, space, lambda _: None),
         )
 
 
@@ -105,9 +107,9 @@ def rewritten(path, edit):
         for name in old.namelist():
             content = old.read(name)
             if "/models/" in name or name.endswith("_config.json"):
-                told = json.loads(content)
-                edit(name, told)
-                content = json.dumps(told).encode()
+                document = json.loads(content)
+                edit(name, document)
+                content = json.dumps(document).encode()
             new.writestr(name, content)
     return other
 
@@ -124,9 +126,9 @@ def rewritten(path, edit):
     ],
 )
 def test_only_known_operations_are_looked_up(branches, tmp_path, target):
-    def edit(name, told):
+    def edit(name, document):
         if "/models/" in name:
-            told["graph_module"]["graph"]["nodes"][3]["target"] = target
+            document["graph_module"]["graph"]["nodes"][3]["target"] = target
 
     path = rewritten(exported(branches, tmp_path / "net.pt2"), edit)
     with pytest.raises(DataError, match="not supported"):
@@ -136,13 +138,13 @@ def test_only_known_operations_are_looked_up(branches, tmp_path, target):
 def test_pickled_and_oversized_weights_are_refused(branches, tmp_path):
     path = exported(branches, tmp_path / "net.pt2")
 
-    def pickled(name, told):
+    def pickled(name, document):
         if name.endswith("weights_config.json"):
-            next(iter(told["config"].values()))["use_pickle"] = True
+            next(iter(document["config"].values()))["use_pickle"] = True
 
-    def stretched(name, told):
+    def stretched(name, document):
         if name.endswith("weights_config.json"):
-            meta = next(iter(told["config"].values()))["tensor_meta"]
+            meta = next(iter(document["config"].values()))["tensor_meta"]
             meta["sizes"][0]["as_int"], meta["strides"][0]["as_int"] = 10**9, 0
 
     with pytest.raises(DataError, match="pickled"):
@@ -176,7 +178,7 @@ def test_a_program_of_a_fixed_batch_is_refused_where_it_matters(branches, tmp_pa
     assert "Dim.DYNAMIC" in caught.value.hint
 
 
-def test_a_program_that_ends_in_softmax_is_told_to_be_read_as_it_is(branches, tmp_path):
+def test_a_program_that_ends_in_softmax_requires_score_logit(branches, tmp_path):
     path = exported(nn.Sequential(branches, nn.Softmax(1)).eval(), tmp_path / "net.pt2")
     net = load_program(path, "cpu")
     x = noise(3, 12, 10, dtype=torch.float32)
@@ -189,8 +191,8 @@ def test_a_program_that_ends_in_softmax_is_told_to_be_read_as_it_is(branches, tm
 def test_safetensors_with_one_of_our_architectures(tmp_path):
     net = build_net({"name": "resnet8"}, 7, 1).eval()
     save_file(net.state_dict(), tmp_path / "net.safetensors")
-    told = Input(size=[32, 32], mean=[0.5], std=[0.25])
-    fields = {"dataset": "mine", "architecture": {"name": "resnet8"}, "input": told}
+    given = Input(size=[32, 32], mean=[0.5], std=[0.25])
+    fields = {"dataset": "mine", "architecture": {"name": "resnet8"}, "input": given}
     subject = load.uploaded(UploadedNet(**fields), tmp_path / "net.safetensors", "cpu")
     x = noise(2, 1, 32, 32, dtype=torch.float32)
     torch.testing.assert_close(subject.net(x), net(x))

@@ -1,4 +1,4 @@
-"""Baselines as parts of a spec, and the forms that fields of all parts share. Torch-free."""
+"""Spec fields of baselines and images, and field types that all specs share. Torch-free."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from models.core.spec import DatasetRef, Int, SpecGroup
 
 
 def form(value: Any) -> str | None:
-    """Tag of a field that takes a number, a list of numbers or a word."""
+    """Discriminator of a field that takes a number, a list of numbers or a word."""
     forms = {int: "number", float: "number", list: "list", tuple: "list", str: "word"}
     return forms.get(type(value))
 
@@ -72,7 +72,7 @@ class Blur(SpecGroup):
 
 
 class Noise(SpecGroup):
-    """A random baseline; scores are means over the draws."""
+    """A random baseline; scores are means over its draws."""
 
     id: Literal["uniform_noise", "shuffle"] = Field(
         description="uniform_noise: each value uniform from black to white; shuffle: the pixels of "
@@ -103,7 +103,7 @@ class ImageRef(DatasetRef):
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """Names the image among all of a job."""
+        """Identifies the image within a job."""
         return self.dataset, self.split, self.index
 
 
@@ -115,16 +115,19 @@ class OtherImage(SpecGroup):
 
 
 class LocalMean(SpecGroup):
-    """The mean colour around the removed region; of the whole image where nothing is left."""
+    """The mean colour around the removed region; that of the image if nothing is left."""
 
     id: Literal["local_mean"]
     ring: Int = Field(
-        default=8, ge=1, le=256, description="Pixels around the region that its colour comes from"
+        default=8,
+        ge=1,
+        le=256,
+        description="Width of the surrounding ring that is averaged, pixels",
     )
 
 
 class NoisyLinear(SpecGroup):
-    """Removed pixels follow from their neighbours, with a little noise (Rong et al. 2022)."""
+    """Removed pixels as weighted means of their neighbours, plus noise (Rong et al. 2022)."""
 
     id: Literal["noisy_linear"]
     noise: float = Field(
@@ -143,12 +146,12 @@ MapBaseline = Annotated[
 
 
 def draws(baseline: SpecGroup) -> int:
-    """How many images a baseline stands for: 1 unless it is random."""
+    """Number of images that a baseline draws: 1 unless it is random."""
     return getattr(baseline, "draws", 1)
 
 
 def labels(parts: Sequence[Any]) -> list[str]:
-    """A name for each part: its id, numbered from 1 where the id occurs more than once."""
+    """A label for each part: its id, numbered from 1 if the id occurs more than once."""
     ids = [part.id for part in parts]
     return [
         name if ids.count(name) == 1 else f"{name}-{ids[: position + 1].count(name)}"
