@@ -6,7 +6,7 @@ import rasterio
 from rasterio import Affine
 
 from models.terrain.dem.synthetic import generate
-from models.terrain.spec.parts import Synthetic
+from models.terrain.spec.fields import Synthetic
 from sextant_client import ApiError, Client
 from tests.live.conftest import ONE_DATABASE
 
@@ -105,18 +105,18 @@ def test_unusable_raster_is_refused_with_the_reason(name, client, tmp_path):
     """Degrees, cells that are not square, nodata everywhere, NaN: at upload, before any job."""
     value, options, reason = UNUSABLE[name]
     z = np.full((12, 12), value)
-    with pytest.raises(ApiError, match=reason) as told:
+    with pytest.raises(ApiError, match=reason) as caught:
         client.upload(name, [write(tmp_path / f"{name}.tif", z, **options)])
-    assert told.value.code == "dataset_failed"
+    assert caught.value.code == "dataset_failed"
 
 
 def test_too_many_cells_are_refused_before_a_job(client, uploaded):
     """10^9 cells: 422 with the number and a way out."""
     area = {"rows": 40_000, "columns": 25_000}
     spec = {"kind": "terrain.simulate", "terrain": {"dataset": uploaded, "area": area}}
-    with pytest.raises(ApiError, match=r"1,000,000,000 cells.*terrain\.area") as told:
+    with pytest.raises(ApiError, match=r"1,000,000,000 cells.*terrain\.area") as caught:
         client.submit(spec)
-    assert told.value.status == 422
+    assert caught.value.status == 422
 
 
 def test_inflow_off_the_edge_fails_with_the_reason(client, uploaded):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Part, Spec
-from models.terrain.spec.parts import (
+from models.terrain.spec.fields import (
     CELL_STEPS,
     CELLS,
     METHODS,

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Part, Spec
-from models.terrain.spec.floods import TINY, check_work, steps_of
-from models.terrain.spec.parts import (
+from models.terrain.spec.fields import (
     DatasetTerrain,
     Factor,
     Rain,
@@ -18,6 +17,7 @@ from models.terrain.spec.parts import (
     Waters,
     cap_solver,
 )
+from models.terrain.spec.floods import TINY, check_work, steps_of
 
 
 class Scenes(Part):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
-from models.terrain.solver.scheme import Ground, Physics, State
+from models.terrain.solver.scheme import FlowState, Ground, Physics
 
 
 def hills(ny=24, nx=30, seed=0, height=3.0, batch=1, dtype=torch.float64):
@@ -24,7 +24,7 @@ def puddles(z, seed=1, deepest=1.0):
     h = torch.where(torch.rand(z.shape, generator=g) < 0.6, h, 0).to(z.dtype)
     qx = 0.2 * torch.randn(z[:, :, 1:].shape, generator=g, dtype=torch.float64).to(z.dtype)
     qy = 0.2 * torch.randn(z[:, 1:].shape, generator=g, dtype=torch.float64).to(z.dtype)
-    return State(h, qx, qy)
+    return FlowState(h, qx, qy)
 
 
 def flood(ny=24, nx=30, dtype=torch.float64, dx=10.0, batch=1, **ground):

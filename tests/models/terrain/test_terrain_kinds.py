@@ -14,12 +14,12 @@ from models.catalog import JobSpec, load_entry
 from models.core.errors import DataError, SpecError
 from models.terrain import measures
 from models.terrain.dem import rasters
-from models.terrain.dem.pooling import BASELINES, accumulation, fitted
+from models.terrain.dem.pooling import BASELINES, d8_accumulation, pad_to_multiple
 from models.terrain.dem.synthetic import generate
 from models.terrain.figures import animation, floods
 from models.terrain.learning import net
-from models.terrain.solver.boundary import Extent, covered, settle
-from models.terrain.spec.parts import Inflow, Synthetic, Valley
+from models.terrain.solver.boundary import Extent, covered, resolve_water
+from models.terrain.spec.fields import Inflow, Synthetic, Valley
 
 SHA = "0" * 64
 ORIGIN = Affine(2.0, 0, 500_000, 0, -2.0, 6_000_000)
@@ -209,7 +209,9 @@ def test_segments_cover_the_same_stretch_on_every_grid():
 
 def test_valley_flows_to_the_lowest_border_cell():
     z = np.add.outer(np.arange(20.0), np.abs(np.arange(30.0) - 11))
-    into, out = settle([Valley(type="valley", length_m=4.0)], z, np.zeros(z.shape, bool), 2.0)
+    into, out = resolve_water(
+        [Valley(type="valley", length_m=4.0)], z, np.zeros(z.shape, bool), 2.0
+    )
     assert (into.edge, out.edge) == ("bottom", "top")
     assert out.centre_m == 23.0
 
@@ -228,13 +230,13 @@ def test_baselines_on_a_plane_with_a_ditch():
     wall[:, 13] += 2
     top = BASELINES["max"](wall, 8)[:, 1]
     torch.testing.assert_close(BASELINES["channel"](wall, 8)[:, 1], top)
-    assert accumulation(tilted.double().numpy())[:, 0].tolist() == [32.0] * 32
+    assert d8_accumulation(tilted.double().numpy())[:, 0].tolist() == [32.0] * 32
 
 
 def test_padding_repeats_the_edge():
     z = torch.arange(12.0).view(3, 4)
-    assert fitted(z, 4)[3].tolist() == z[2].tolist()
-    assert fitted(z, 3).shape == (3, 6)
+    assert pad_to_multiple(z, 4)[3].tolist() == z[2].tolist()
+    assert pad_to_multiple(z, 3).shape == (3, 6)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
@@ -253,12 +255,12 @@ def test_net_is_the_papers():
 
 
 def test_measures_by_hand():
-    truth, said = np.array([[0.0, 0.2], [1.0, 0.0]]), np.array([[0.2, 0.2], [0.0, 0.0]])
-    found = measures.errors(said, truth)
-    assert found["mae_m"] == pytest.approx(0.3)
-    assert found["csi_01"] == pytest.approx(1 / 3)
-    assert found["far_share"] == 0.25
-    assert found["volume_error"] == pytest.approx(-0.8 / 1.2)
+    truth, prediction = np.array([[0.0, 0.2], [1.0, 0.0]]), np.array([[0.2, 0.2], [0.0, 0.0]])
+    figures = measures.errors(prediction, truth)
+    assert figures["mae_m"] == pytest.approx(0.3)
+    assert figures["csi_01"] == pytest.approx(1 / 3)
+    assert figures["far_share"] == 0.25
+    assert figures["volume_error"] == pytest.approx(-0.8 / 1.2)
     depth = torch.rand(7, 9)
     pooled = measures.pooled(depth, 4)
     assert float(pooled[:1, :2].sum()) * 16 == pytest.approx(float(depth[:4, :8].sum()), 1e-5)

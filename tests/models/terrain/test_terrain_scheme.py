@@ -10,9 +10,9 @@ from flood_cases import flood, hills, puddles, step_by_loops, wave_depth
 
 from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
 from models.terrain.solver.scheme import (
+    FlowState,
     Ground,
     Physics,
-    State,
     authors_physics,
     dry,
     dt_cap,
@@ -64,9 +64,9 @@ def test_lake_at_rest_stays(dtype, bound):
 
 
 MIRRORS = {
-    "transpose": lambda s: State(s.h.mT, s.qy.mT, s.qx.mT),
-    "left-right": lambda s: State(s.h.flip(2), -s.qx.flip(2), s.qy.flip(2)),
-    "up-down": lambda s: State(s.h.flip(1), s.qx.flip(1), -s.qy.flip(1)),
+    "transpose": lambda s: FlowState(s.h.mT, s.qy.mT, s.qx.mT),
+    "left-right": lambda s: FlowState(s.h.flip(2), -s.qx.flip(2), s.qy.flip(2)),
+    "up-down": lambda s: FlowState(s.h.flip(1), s.qx.flip(1), -s.qy.flip(1)),
 }
 
 
@@ -99,7 +99,7 @@ def test_height_above_the_sea_does_not_matter():
 def test_depths_are_never_negative(dtype):
     """Property 5: steep ground, steps beyond the stable one; without the limiter they are."""
     z = hills(20, 20, height=60.0, dtype=dtype)
-    state = State(torch.full_like(z, 0.2), *dry(z)[1:])
+    state = FlowState(torch.full_like(z, 0.2), *dry(z)[1:])
     without = state
     dt = 3 * stable_step(state.h, 2.0, Physics())
     for _ in range(200):
