@@ -3,9 +3,10 @@
     python -m tests.bench.terrain [--quick] [--out FILE] [--reference FOLDER] [--sections a,b]
 
 FOLDER: a checkout of the authors' code (tech-submissions/physics-aware-downsampling); without it
-the project's own transcription of their scheme stands in, which is told in the result. Competitors
+the project's own transcription of their scheme is used, which the result states. Competitors
 run interleaved in one process and one thread; CPU seconds of that thread, minimum and median of
-rounds. Two threads are timed last and by the wall: waiting OpenMP threads burn CPU beside others.
+rounds. Two threads are timed last and by wall time: waiting OpenMP threads would take CPU time from
+the others.
 """
 
 import argparse
@@ -195,14 +196,14 @@ def gradient(n, seconds):
     """Forward and backward over forward alone."""
     z, _ = wet_case(n)
     forcing = Forcing((Inlet(constant(60.0), (n // 2,), (0,)),), constant(1e-5))
-    world = BoundaryConditions(Ground(z, MANNING, DX), forcing)
+    boundary = BoundaryConditions(Ground(z, MANNING, DX), forcing)
 
     def forward():
         FusedFlood(Ground(z, MANNING, DX), forcing, Physics()).advance(seconds)
 
     def both(span):
         bed = z.clone().requires_grad_()
-        rollout(bed, [world], Physics(), [seconds], span).sum().backward()
+        rollout(bed, [boundary], Physics(), [seconds], span).sum().backward()
 
     works = {
         "forward": forward,

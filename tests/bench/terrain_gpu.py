@@ -3,8 +3,8 @@
     python -m tests.bench.terrain_gpu --out FILE.json [--quick] [--budget-s 240] [--sections a,b]
 
 Checks the fused engine against the reference step first; then times it beside the plain torch step,
-eager and under torch.compile, and beside a device copy, all in one call. ``--quick`` walks the same
-code in small; on a CPU under Triton's interpreter.
+eager and under torch.compile, and beside a device copy, all in one call. ``--quick`` runs the
+same code at small sizes; on a CPU under Triton's interpreter.
 """
 
 import argparse
@@ -53,7 +53,7 @@ CUTS = [(4, 32, 4), (8, 32, 8), (4, 32, 2), (2, 32, 2), (4, 64, 4)]  # of the de
 
 
 class Bench:
-    """The device, its sizes, and what was found."""
+    """The device, its sizes, and the results."""
 
     def __init__(self, options):
         self.quick, self.began, self.budget = options.quick, time.monotonic(), options.budget_s
@@ -245,7 +245,7 @@ def engine_rate(bench, b, n, tuning, limiter=True, steps=None):
 
 
 def tune(bench):
-    """The ways to cut the programs at 2000 x 2000, without the limiter; the best with it."""
+    """Launch parameters at 2000 x 2000, without the limiter; the best ones with it."""
     n, rows = (12 if bench.quick else 2000), []
     for tuning in TUNINGS[:2] if bench.quick else TUNINGS:
         if bench.left() < 60 and not bench.quick:
@@ -253,7 +253,7 @@ def tune(bench):
         row = {"tuning": tuning._asdict()}
         try:
             row |= engine_rate(bench, 1, n, tuning, limiter=False)
-        except Exception as error:  # a cut that does not fit the chip
+        except Exception as error:  # a tile that does not fit the device
             row["error"] = f"{type(error).__name__}: {error}"[:300]
         print(row, flush=True)
         rows.append(row)
@@ -361,7 +361,7 @@ def reference_gradient(bench):
     ground, state = wet_case(b, n, bench.device)
     dt = torch.full((b,), fixed().dt_max, dtype=torch.float64, device=bench.device)
     grad = FlowState(*(torch.ones_like(field) for field in state))
-    found = {}
+    result = {}
     ways = {"eager": step_vjp}
     if bench.device == "cuda" and bench.left() > 60:
         ways["compiled"] = torch.compile(step_vjp, dynamic=False)
@@ -372,9 +372,9 @@ def reference_gradient(bench):
                 for _ in range(steps):
                     way(state, ground, dt, fixed(), grad)
 
-        found[name] = bench.seconds(work, 3)
-        found[name]["cell_steps_per_s"] = b * n * n * steps / found[name]["min_s"]
-    return found
+        result[name] = bench.seconds(work, 3)
+        result[name]["cell_steps_per_s"] = b * n * n * steps / result[name]["min_s"]
+    return result
 
 
 def valley(bench):

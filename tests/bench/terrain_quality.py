@@ -1,15 +1,15 @@
-"""Learned terrain against hand-made coarse terrain, trained and judged on one GPU or one CPU.
+"""Learned coarse terrain against the baselines, trained and evaluated on one GPU or one CPU.
 
     python -m tests.bench.terrain_quality --out FILE.json [--factor 8] [--inputs flow]
         [--data FILE.npz] [--budget-s 540] [--weights FILE.safetensors] [--quick]
 
-One terrain is to serve several waters: every training terrain is flooded by an inflow, rain and a
+One terrain has to serve several waters: every training terrain is flooded by an inflow, rain and a
 spring. Held out are generated terrains and windows of real rasters (an npz of
-tests.bench.terrain_windows); ``--taught`` names a raster whose windows are trained on instead.
-Judged under waters of the trained kinds and under others: five thirds of the greatest inflow, an
+tests.bench.terrain_windows); the windows of ``--train-raster`` are trained on instead. Evaluated
+under waters of the trained kinds and under others: five thirds of the greatest inflow, an
 inflow at the middle of any edge without an outlet, a second spring. "tuned": the terrain's own
-heights improved by so many Adam steps under three waters (inflow, rain, spring) or nine at once;
-judged under those three and the unseen ones.
+heights optimized by Adam under three waters (inflow, rain, spring) or nine at once; evaluated
+under those three and the unseen ones.
 """
 
 import argparse
@@ -67,7 +67,7 @@ class Trainee:
             return coarse(self.net, z, flow).float()
 
     def learn(self, loss, lr):
-        """One step; left out where the gradient is not finite."""
+        """One optimizer step, skipped if the gradient is not finite."""
         self.optimiser.param_groups[0]["lr"] = lr
         self.optimiser.zero_grad()
         loss.backward()
@@ -87,7 +87,7 @@ def clip_by_water(waters):
 
 
 def train(sets, options, seconds, batch, width, on_history):
-    """A net after so many seconds: L1 of depths over mean pooling's, averaged weights."""
+    """A net trained for ``seconds``: L1 of depths over that of mean pooling, averaged weights."""
     device = sets[0].z.device
     torch.manual_seed(options.seed)
     trainee = Trainee(options.factor, width, options.inputs, device)
@@ -128,7 +128,7 @@ def net_beds(net, set_):
 
 
 def tuned(floods, start, water_count, steps):
-    """Coarse heights as free variables under the first ``known`` waters, after each of steps.
+    """Coarse heights as free variables under the first waters, after each count of ``steps``.
 
     The error is that over mean pooling's, the mean over the waters; the best terrain so far counts.
     """
@@ -220,7 +220,7 @@ class Sizes:
 
 
 def training_sets(sizes, options, real, device):
-    """Lessons of training: generated valleys; streets with the windows of the taught raster."""
+    """Training sets: generated valleys; streets with the windows of the training raster."""
     side = sizes.n * sizes.dx
     zs = valleys(0, sizes.valleys, sizes.n, sizes.dx)
     yield sample_set(
@@ -238,7 +238,7 @@ def training_sets(sizes, options, real, device):
 
 
 def held_out(sizes, options, real, device):
-    """Names and lessons of what is judged: generated terrain, then each raster not taught."""
+    """Names and sample sets of the evaluation: generated terrain, then each held-out raster."""
     waters = TEST_WATERS + TUNING_WATERS + UNSEEN_WATERS
 
     def made(zs, dx, scale, duration):
@@ -265,17 +265,19 @@ def arguments():
     parser.add_argument("--factor", type=int, default=8)
     parser.add_argument("--inputs", choices=("heights", "flow"), default="heights")
     parser.add_argument("--data", type=Path, nargs="*", default=[])
-    parser.add_argument("--taught", help="raster whose windows are trained on, not judged")
+    parser.add_argument("--train-raster", help="raster whose windows are trained on, not evaluated")
     parser.add_argument("--budget-s", type=float, default=540.0)
     parser.add_argument("--weights", type=Path, help="where the net goes, for terrain.compare")
-    parser.add_argument("--judge-s", type=float, default=90.0, help="kept for judging")
+    parser.add_argument(
+        "--judge-s", type=float, default=90.0, help="time reserved for the evaluation"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     return parser.parse_args()
 
 
 class Log:
-    """What was found, written after every piece of it."""
+    """Results, written to the file after every part."""
 
     def __init__(self, options, device, sizes):
         self.began, self.out, self.budget = time.monotonic(), options.out, options.budget_s
@@ -295,7 +297,7 @@ class Log:
 
 
 def learn(sizes, options, real, device, log):
-    """The net after as long as judging leaves."""
+    """The net, trained for the time that the evaluation leaves."""
     sets = list(training_sets(sizes, options, real, device))
     report = log.results["train"]
     report |= {"terrains": [len(s.z) for s in sets], "waters": TRAIN_WATERS, "turns": sizes.turns}

@@ -1,7 +1,7 @@
 """Terrains under several waters with their fine floods, for the quality benchmark.
 
 Generated valleys, streets (generated too, of random shape, at 1 m) and windows of real rasters.
-Every terrain is flooded by each of its waters; one coarse terrain is to serve all of them.
+Every terrain is flooded by each of its waters; one coarse terrain has to serve all of them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -35,13 +35,13 @@ FLOWS = {"inflow": 60.0, "trickle": 30.0, "flood": 150.0}
 
 
 class SampleSet(NamedTuple):
-    """Terrains of one size, each under the same number of waters, in all ways to turn them.
+    """Terrains of one size, each under the same number of waters, in up to eight orientations.
 
     Attributes:
         z: fine heights about 0, m [t, n, n].
-        flow: of :func:`models.terrain.dem.hydrology.drained` [t, 2, n, n].
+        flow: of :func:`models.terrain.dem.hydrology.flow_accumulation` [t, 2, n, n].
         truth: pooled depth at the end, m [turns * waters * t, nc, nc].
-        worlds: table of the coarse surroundings, rows like those of ``truth``.
+        tables: coarse boundary conditions, rows like those of ``truth``.
         drain: coarse outlets, like ``truth``.
         forcings: of the coarse grids.
         names: of the waters.
@@ -76,7 +76,7 @@ def _share(k, salt=0):
 
 
 def valleys(first, count, n, dx):
-    """The benchmark's generated terrains, each turned its own way."""
+    """The benchmark's generated terrains, each in an orientation of its own."""
 
     def one(k):
         made = Synthetic(rows=n, columns=n, cell_size_m=dx, variant=k)
@@ -145,7 +145,7 @@ def _boundaries(zs, waters, dx, shape):
 
 
 def _transformed_forcings(forcings, n, k):
-    """The same waters on a turned grid of n x n cells."""
+    """The same waters on a transformed grid of n x n cells."""
     cells_before = torch.empty(n * n, dtype=torch.long)
     cells_before[transformed(torch.arange(n * n).view(n, n), k).flatten()] = torch.arange(n * n)
     new_cell = [divmod(cell, n) for cell in cells_before.tolist()]
@@ -204,7 +204,7 @@ def sample_set(zs, kinds, named, dx, factor, duration, device, turns=1):
 
 
 class CoarseFloods:
-    """Coarse floods of some lessons, ``batch`` at a time, differentiable by the beds."""
+    """Coarse floods of a sample set, ``batch`` at a time, as functions of the beds."""
 
     def __init__(self, set_, batch, steps=2048):
         self.set, self.tape, self.batch = set_, None, batch
@@ -216,7 +216,7 @@ class CoarseFloods:
             self.tape = GpuTape(ground, part, physics, steps, COARSE)
 
     def __call__(self, bed, rows):
-        """Depths at the end [b, nc, nc] of so many rows, at most ``batch`` of them."""
+        """Depths at the end [b, nc, nc] of the given rows, at most ``batch`` of them."""
         set_, physics = self.set, physics_of(Solver(), coarse=True)
         if self.tape is not None:
             padded = torch.arange(self.batch, device=bed.device) % len(rows)
@@ -224,13 +224,13 @@ class CoarseFloods:
             return self.tape(bed[padded], [set_.duration])[0][: len(rows)]
         from models.terrain.solver.cpu.rollout import BoundaryConditions, rollout
 
-        tables = [
+        boundaries = [
             BoundaryConditions(
                 Ground(bed[:1], Solver().manning, set_.dx, set_.drain[k : k + 1]), set_.forcings[k]
             )
             for k in rows.tolist()
         ]
-        return rollout(bed, tables, physics, [set_.duration])[0]
+        return rollout(bed, boundaries, physics, [set_.duration])[0]
 
     def errors(self, beds, chosen, turn=0):
         """MAE of the beds [t, nc, nc] of the chosen terrains under every water [waters, t]."""
@@ -242,7 +242,7 @@ class CoarseFloods:
 def units(floods, factor, batch):
     """MAE of mean pooling [waters, t], at least half the median of its water.
 
-    Shallow rain and deep rivers then weigh alike, as they do in the ratio to mean pooling.
+    Shallow rain and deep rivers then have equal weight, as in the ratio to mean pooling.
     """
     set_, errors_by_part = floods.set, []
     with torch.no_grad():

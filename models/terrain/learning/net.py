@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
             project = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
             self.shortcut = nn.Sequential(project, make_norm(norm, c_out))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
         out = torch.relu(self.norm1(self.conv1(x)))
         return torch.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
 

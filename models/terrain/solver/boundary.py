@@ -42,6 +42,12 @@ class Extent(NamedTuple):
 def resolve_water(water: list[Water], z: np.ndarray, missing: np.ndarray, dx: float) -> list[Water]:
     """Replace items that depend on the terrain by plain segments, so that all grids agree.
 
+    Args:
+        water: items of a spec.
+        z: heights of the fine terrain [ny, nx], m.
+        missing: its nodata cells [ny, nx].
+        dx: side of a cell, m.
+
     Raises:
         SpecError: if a segment or a source is off the terrain.
     """

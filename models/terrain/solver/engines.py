@@ -156,7 +156,7 @@ class Scenario(NamedTuple):
         return BoundaryConditions(ground, forcing._replace(rain_map=_on(self.maps.rain, shape)))
 
     def open(self, z: np.ndarray, dx: float, *, coarse: bool = False) -> Flood:
-        """A dry flood on a grid of heights in m with cells of dx metres."""
+        """A dry flood on heights ``z`` [ny, nx] in m with cells of ``dx`` m."""
         datum = float(z.mean())
         bed = torch.from_numpy(z - np.float32(datum))[None].float().contiguous()
         ground, forcing = self.boundary_conditions(bed, datum, dx)

@@ -120,7 +120,7 @@ class TerrainTrain(Spec):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Solvers of before 30 November 2026 could be unstable."""
+        """Cap solvers stored before 30 November 2026, which could be unstable."""
         return cap_solver(stored.get("solver"))
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:

@@ -1,4 +1,4 @@
-"""Small floods that several tests share, and an implementation by loops of its own."""
+"""Small floods shared by several tests, and an independent implementation by loops."""
 
 import math
 
@@ -41,7 +41,7 @@ def flood(ny=24, nx=30, dtype=torch.float64, dx=10.0, batch=1, **ground):
 def step_by_loops(  # noqa: C901  # by faces and cells, on purpose
     h, qx, qy, z, dt, dx, n, p: Physics, source=0.0, drain=None
 ):
-    """Section 2 of the method's description, a face and a cell at a time; numpy, one sample."""
+    """The step of README, section Equations, one face and one cell at a time; numpy, one sample."""
     ny, nx = h.shape
 
     def at(q, i, j):

@@ -1,4 +1,4 @@
-"""The derivative of a step by hand: equal to autograd's, and to differences of a whole run."""
+"""The hand-written derivative of a step: equal to autograd and to finite differences."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ DOUBLE = torch.float64
 
 
 def case(physics, manning=0.05, level=False):
-    """A state, ground and derivatives to start from; water short in some cells, some drained."""
+    """A state, ground and output derivatives; some cells are limited, some have outlets."""
     z = hills(13, 17, height=5.0, batch=2)
     drain = torch.zeros_like(z)
     drain[:, 4:8, -1], drain[:, -1, 3:6] = 0.6, 0.4

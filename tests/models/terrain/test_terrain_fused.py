@@ -146,7 +146,7 @@ def test_gradient_equals_autograd(physics, span, monkeypatch):
 
 
 def test_spans_do_not_change_the_gradient(monkeypatch):
-    """Checkpointed or on one tape: bit for bit, for the second run repeats the first."""
+    """Checkpointed or on one tape: bit-identical, since the second run repeats the first."""
     ground, forcing = flood(30, 30, dtype=SINGLE)
     gradients = []
     for span, tape_bytes in ((None, 2**29), (None, 2**18), (16, 2**29)):
@@ -161,7 +161,7 @@ def test_spans_do_not_change_the_gradient(monkeypatch):
 
 
 def test_backward_can_be_called_again():
-    """The tape's memory has gone to another flood meanwhile; the gradient is the same."""
+    """Another flood has reused the tape's memory in between; the gradient is the same."""
     ground, forcing = flood(30, 30, dtype=SINGLE)
     bed = ground.z.clone().requires_grad_()
     depth = rollout(bed, [BoundaryConditions(ground, forcing)], Physics(), [100.0]).sum()

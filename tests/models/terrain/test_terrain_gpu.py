@@ -1,4 +1,4 @@
-"""The GPU engine: the reference step, its gradient, batches; what of it a CPU can check."""
+"""The GPU engine: the reference step, its gradient, batches; parts that a CPU can check."""
 
 import pytest
 import torch
@@ -92,8 +92,8 @@ def test_layout_has_walls_around_every_cell():
         assert layout.inner(torch.zeros(layout.shape)).shape == (2, ny, nx)
 
 
-def test_surroundings_keep_all_water():
-    """Each inlet's shares add up to its discharge; shorter series repeat their last value."""
+def test_boundary_tables_keep_all_water():
+    """The gains of an inlet sum to its discharge; shorter series repeat their last value."""
     forcings = [
         Forcing((Inlet(constant(7.0), (0, 1, 2), (0, 0, 0)),)),
         Forcing((Inlet(Series((0.0, 5.0, 9.0), (0.0, 4.0, 2.0)), (3,), (4,)),), constant(1e-5)),
@@ -111,7 +111,7 @@ def test_surroundings_keep_all_water():
     assert layout.inner(tables.drain)[1, 5, 6] == 0.5
 
 
-def test_what_the_engine_does_not_know():
+def test_unsupported_features_are_refused():
     """Held levels, rain maps, Froude caps and the authors' scheme go to the CPU."""
     ground, forcing = flood(8, 8, SINGLE)
     assert can_run(ground, forcing, Physics())
@@ -122,7 +122,7 @@ def test_what_the_engine_does_not_know():
 
 
 def test_tiny_floods_are_those_of_the_compiled_engine():
-    """The reference step stands in where compiling would take longer: same depths, gradient."""
+    """The reference step, used where compiling would take longer: same depths, same gradient."""
     ground, forcing = flood(12, 14, SINGLE)
     boundary = BoundaryConditions(ground._replace(z=torch.zeros_like(ground.z)), forcing)
     weight = torch.randn(12, 14, generator=torch.Generator().manual_seed(3))

@@ -172,7 +172,7 @@ def test_first_steps_on_dry_ground_are_capped():
     assert dt_cap(5.0, Physics()) == 1.0
 
 
-def test_blow_up_is_told_with_its_step():
+def test_blow_up_reports_its_step():
     """Property 10: an unstable run ends with the number of the step, not with NaN."""
     ground, forcing = flood()
     wild = Physics(alpha=40.0, limiter=False, dt_max=1e3, h_dry=0.0)
@@ -188,7 +188,7 @@ def test_hydrograph_is_linear_between_its_points():
 
 
 def wave_error(dx, exact, u=1.0, n=0.03, end=3600.0):
-    """RMSE over x < 0.9 ut of a wave let in at the left of a flat channel."""
+    """RMSE over x < 0.9 ut of a wave that enters a flat channel from the left."""
     nx = int(end * u * 1.1 / dx)
     times = np.linspace(0, end, 2001)[1:]
     inflow = u * exact(0.0, times, u, n)  # q = u h at x = 0
@@ -207,7 +207,7 @@ def hunter(x, t, u, n):
 
 
 def test_travelling_wave_converges_at_first_order():
-    """Analytic wave of the local-inertial equations: errors fall 1.8 to 2.1 times a halving."""
+    """Property 7: analytic local-inertial wave, the error falls by 1.8 to 2.1 per halving."""
     errors = [wave_error(dx, wave_depth) for dx in (50.0, 25.0, 12.5)]
     for coarse, fine in pairwise(errors):
         assert 1.8 <= coarse / fine <= 2.1
@@ -215,5 +215,5 @@ def test_travelling_wave_converges_at_first_order():
 
 
 def test_travelling_wave_is_near_that_of_the_full_equations():
-    """Against Hunter the dropped convection stays visible, within 0.025 m at 50 m."""
+    """Property 7: against Hunter the missing convection stays visible, within 0.025 m at 50 m."""
     assert 0.005 <= wave_error(50.0, hunter) <= 0.025

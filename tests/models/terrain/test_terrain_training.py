@@ -1,4 +1,4 @@
-"""Trainings and tunings: several waters, floods kept for others, two processes, maps."""
+"""Trainings and tunings: several waters, reused floods, two processes, maps."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def result(run):
 
 
 def test_training_under_several_waters_leaves_its_floods(new_run, monkeypatch):
-    """A second training with the floods of the first does none anew and ends with the same net."""
+    """A second training that reuses the floods of the first gives the same net."""
     first, second = new_run(), new_run()
     spec = spec_of(**TRAIN)
     train.train(spec, first)
@@ -102,7 +102,7 @@ def trained(folder):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Fine floods and batches are shared out; the net is that of one process, to rounding."""
+    """Fine floods and batches are distributed; the net is that of one process, to rounding."""
     code = f"import {__name__} as t; t.rank({str(tmp_path)!r})"
     (tmp_path / "rank.py").write_text(code)
     root = str(Path(__file__).parents[3])
@@ -138,17 +138,17 @@ def test_relative_loss_weighs_shallow_floods_like_deep_ones():
     torch.testing.assert_close(low, torch.tensor([[0.5, 1.0, 2.0]]))
 
 
-def test_water_drains_through_hollows_to_the_rim():
-    """A pit in a plane: filled to its lowest way out, and all cells leave over the rim."""
+def test_water_drains_through_depressions_to_the_border():
+    """A pit in a plane: filled to its outlet, and all cells drain over the border."""
     z = torch.arange(12.0).expand(9, 12).clone()
     z[3:6, 4:7] = 1.0
     depth, upstream = hydrology.flow_accumulation(z)
     inside = torch.zeros_like(z, dtype=torch.bool)
     inside[3:6, 4:7] = True
     torch.testing.assert_close(depth, torch.where(inside, 2.0, 0.0))  # the way out is at 3 m
-    rim = torch.ones_like(inside)
-    rim[1:-1, 1:-1] = False
-    assert upstream[rim].sum() == z.numel()
+    border = torch.ones_like(inside)
+    border[1:-1, 1:-1] = False
+    assert upstream[border].sum() == z.numel()
     assert upstream[2:7, 3].sum() >= 9, "the pit flows out at its lowest side"
 
 
@@ -225,8 +225,8 @@ def test_map_of_other_cells_or_values_is_refused(values, match, new_run):
         run_spec(run, kind="terrain.simulate", terrain=z, manning_map=raster(run, "2" * 64, values))
 
 
-def test_tuning_serves_all_its_waters(new_run):
-    """Heights improved under two floods at once: better than mean pooling's, written in place."""
+def test_tuning_improves_the_error_under_all_its_waters(new_run):
+    """Heights tuned under two floods at once: better than mean pooling, in the same raster grid."""
     made = {"rows": 50, "columns": 64, "cell_size_m": 8.0}
     tune = {"water": [[RAIN], [{"type": "valley", "discharge_m3_s": 60.0}]], "duration_s": 400.0}
     run = new_run()
@@ -243,8 +243,8 @@ def test_tuning_serves_all_its_waters(new_run):
                 tune={**tune, "solver": {"froude": 1.0}})  # fmt: skip
 
 
-def test_stop_among_the_fine_floods_keeps_those_done(new_run):
-    """The checkpoint goes on where the floods were left."""
+def test_stop_during_the_fine_floods_keeps_those_done(new_run):
+    """The checkpoint holds the floods done before the stop."""
     run = new_run()
     seen = []
     real = samples.fine_depths

@@ -31,7 +31,7 @@ class TapePool:
         self._lock = Lock()
 
     def acquire(self, count: int) -> np.ndarray:
-        """A contiguous buffer of at least ``count`` float32."""
+        """A contiguous float32 buffer [n], n at least ``count``."""
         with self._lock:
             for k, old in enumerate(self._free):
                 if old.size >= count:
@@ -39,7 +39,7 @@ class TapePool:
         return np.empty(count, np.float32)
 
     def release(self, tape: np.ndarray) -> None:
-        """Return a tape's memory to the pool; the tape must not be used afterwards."""
+        """Return a tape [steps, 3, cells] to the pool; it must not be used afterwards."""
         whole = tape if tape.base is None else tape.base
         with self._lock:
             if sum(x.nbytes for x in self._free) + whole.nbytes <= WHOLE_TAPE_BYTES:

@@ -59,7 +59,7 @@ class Layout(NamedTuple):
         return self.down * self.across
 
     def inner(self, field: Tensor) -> Tensor:
-        """The cells of the grid, a view of a padded field."""
+        """View [..., ny, nx] of the cells of the grid in a padded field [..., rows, pitch]."""
         return field[..., PAD : PAD + self.ny, LEFT : LEFT + self.nx]
 
     def by_tile(self, field: Tensor) -> Tensor:

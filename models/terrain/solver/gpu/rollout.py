@@ -86,7 +86,7 @@ class GpuTape:
         return _Rollout.apply(z, self, tuple(times))
 
     def forward(self, z: Tensor, times: tuple[float, ...]) -> tuple[Tensor, list[Span]]:
-        """Depths at the given times, and the spans."""
+        """Depths [times, b, ny, nx] in m at ``times`` in s for beds ``z`` [b, ny, nx]; spans."""
         flood = self.flood
         flood.set_bed(z)
         flood.clear()
@@ -120,7 +120,7 @@ class GpuTape:
         return self.blocks, False
 
     def backward(self, spans: list[Span], grad: Tensor) -> Tensor:
-        """Derivative with respect to the bed, from those with respect to the depths."""
+        """Derivative by the bed [b, ny, nx] from those by the depths [times, b, ny, nx]."""
         flood = self.flood
         self.grads.zero_(), self.grad_z.zero_()
         for index in range(len(spans) - 1, -1, -1):
