@@ -1,4 +1,4 @@
-"""Carries out ``terrain.compare``: the fine flood once, then every coarse terrain beside it."""
+"""Runs ``terrain.compare``: the fine flood once, then the flood on every coarse terrain."""
 
 import csv
 import json
@@ -14,16 +14,16 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.terrain import measures
 from models.terrain.dem import rasters
-from models.terrain.dem.pooling import BASELINES, fitted, mean
+from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods
 from models.terrain.learning import tuning, weights
-from models.terrain.solver.engines import Scene, scene_of, stages
+from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
 from models.terrain.spec.floods import TerrainCompare
 
 WET_M = 0.1
 
 
-class Entry(NamedTuple):
+class MethodResult(NamedTuple):
     """A coarse terrain and its flood."""
 
     name: str
@@ -32,8 +32,8 @@ class Entry(NamedTuple):
     row: dict[str, float | str]
 
 
-class Truth(NamedTuple):
-    """The fine flood, pooled: depth and arrival; its wall seconds and cell-steps."""
+class FineFlood(NamedTuple):
+    """The fine flood: pooled depth and arrival, wall seconds, cell-steps."""
 
     depth: np.ndarray
     arrival: np.ndarray
@@ -42,7 +42,7 @@ class Truth(NamedTuple):
 
 
 def compare(spec: TerrainCompare, run: Run) -> None:
-    """Measure every method against the fine flood; leaves table, rasters and maps.
+    """Measure every method against the fine flood; write table, rasters and maps.
 
     Raises:
         SpecError: if the water does not fit, the terrain is too small, a net is for another factor.
@@ -53,52 +53,54 @@ def compare(spec: TerrainCompare, run: Run) -> None:
     fine = rasters.load(spec.terrain, run, spec.seed)
     if min(fine.z.shape) < 2 * spec.factor:
         raise SpecError(f"factor {spec.factor}: the terrain has only {fine.z.shape} cells")
-    scene = scene_of(spec, fine, WET_M, run)
-    z = fitted(torch.from_numpy(fine.z), spec.factor)
-    makers = len(spec.methods) + len(spec.nets) + (spec.optimise_steps > 0)
-    truth = _fine_flood(spec, run, scene, fine, 1 + makers)
+    scenario = scenario_of(spec, fine, WET_M, run)
+    z = pad_to_multiple(torch.from_numpy(fine.z), spec.factor)
+    coarse_count = len(spec.methods) + len(spec.nets) + (spec.optimise_steps > 0)
+    truth = _fine_flood(spec, run, scenario, fine, 1 + coarse_count)
     dx = fine.dx * spec.factor
-    entries: list[Entry] = []
-    baseline = _flood("mean", mean(z, spec.factor).numpy(), spec, run, scene, fine, truth)
-    for name, coarse in _coarse_terrains(spec, run, z, scene, truth, dx):
-        entry = baseline if name == "mean" else _flood(name, coarse, spec, run, scene, fine, truth)
+    entries: list[MethodResult] = []
+    baseline = _flood("mean", mean(z, spec.factor).numpy(), spec, run, scenario, fine, truth)
+    for name, coarse in _coarse_terrains(spec, run, z, scenario, truth, dx):
+        entry = (
+            baseline if name == "mean" else _flood(name, coarse, spec, run, scenario, fine, truth)
+        )
         ratio = float(entry.row["mae_m"]) / max(float(baseline.row["mae_m"]), 1e-12)
         moved = float(np.sqrt(np.mean((entry.z - baseline.z) ** 2)))
         entry.row.update(error_ratio=ratio, moved_rms_m=moved)
         entries.append(entry)
-        _keep(spec, run, fine, entry, len(entries))
-        run.progress(1 + len(entries), 1 + makers, phase=name, unit="flood")
-    _leave(spec, run, fine, truth, entries)
+        _write_entry(spec, run, fine, entry, len(entries))
+        run.progress(1 + len(entries), 1 + coarse_count, phase=name, unit="flood")
+    _write_results(spec, run, fine, truth, entries)
 
 
 def _fine_flood(
-    spec: TerrainCompare, run: Run, scene: Scene, fine: rasters.Elevation, total: int
-) -> Truth:
+    spec: TerrainCompare, run: Run, scenario: Scenario, fine: rasters.Elevation, total: int
+) -> FineFlood:
     began = time.perf_counter()
-    flood = scene.open(fine.z, fine.dx)
-    for _ in stages(flood, [spec.duration_s], run, lambda _: None):
+    flood = scenario.open(fine.z, fine.dx)
+    for _ in advance_to_times(flood, [spec.duration_s], run, lambda _: None):
         run.progress(1, total, phase="fine", unit="flood")
     took = time.perf_counter() - began
     depth = measures.pooled(flood.depth[0], spec.factor).numpy()
-    early = fitted(flood.arrival, spec.factor)
+    early = pad_to_multiple(flood.arrival, spec.factor)
     arrival = -torch.nn.functional.max_pool2d(-early[None], spec.factor)[0]
-    return Truth(depth, arrival.numpy(), took, float(fine.z.size) * flood.totals.steps)
+    return FineFlood(depth, arrival.numpy(), took, float(fine.z.size) * flood.totals.steps)
 
 
 def _coarse_terrains(
-    spec: TerrainCompare, run: Run, z: Tensor, scene: Scene, truth: Truth, dx: float
+    spec: TerrainCompare, run: Run, z: Tensor, scenario: Scenario, truth: FineFlood, dx: float
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and heights of every coarse terrain asked for."""
+    """Names and heights of every requested coarse terrain."""
     start = mean(z, spec.factor).numpy()
     for name in spec.methods:
         yield name, BASELINES[name](z, spec.factor).numpy()
     for index, ref in enumerate(spec.nets, 1):
         net = weights.load_for(spec, ref, run, spec.solver)
-        made = weights.apply(net, z, run.device)
-        start = made if index == 1 else start
-        yield f"net {index}" if len(spec.nets) > 1 else "net", made
+        z_coarse = weights.apply(net, z, run.device)
+        start = z_coarse if index == 1 else start
+        yield f"net {index}" if len(spec.nets) > 1 else "net", z_coarse
     if spec.optimise_steps:
-        task = tuning.Task(scene, truth.depth, 1.0)
+        task = tuning.TuningTask(scenario, truth.depth, 1.0)
         yield "optimised", tuning.improve(start, dx, [task], spec.optimise_steps, run).z
 
 
@@ -107,13 +109,13 @@ def _flood(
     z: np.ndarray,
     spec: TerrainCompare,
     run: Run,
-    scene: Scene,
+    scenario: Scenario,
     fine: rasters.Elevation,
-    truth: Truth,
-) -> Entry:
+    truth: FineFlood,
+) -> MethodResult:
     began = time.perf_counter()
-    flood = scene.open(z, fine.dx * spec.factor, coarse=True)
-    for _ in stages(flood, [spec.duration_s], run, lambda _: None):
+    flood = scenario.open(z, fine.dx * spec.factor, coarse=True)
+    for _ in advance_to_times(flood, [spec.duration_s], run, lambda _: None):
         pass
     took = time.perf_counter() - began
     depth = flood.depth[0].numpy()
@@ -123,13 +125,13 @@ def _flood(
     row |= {"arrival_error_s": float(late.mean()) if both.any() else 0.0}
     row |= {"speed_up": truth.seconds / max(took, 1e-9)}
     row |= {"fewer_cell_steps": truth.cell_steps / max(z.size * flood.totals.steps, 1)}
-    return Entry(name, z, depth, row)
+    return MethodResult(name, z, depth, row)
 
 
-def _keep(
-    spec: TerrainCompare, run: Run, fine: rasters.Elevation, entry: Entry, index: int
+def _write_entry(
+    spec: TerrainCompare, run: Run, fine: rasters.Elevation, entry: MethodResult, index: int
 ) -> None:
-    """Rasters and figures of one method, as soon as they are there."""
+    """Write rasters and log metrics of one method as soon as it is done."""
     grid = rasters.coarsened(fine, entry.z, spec.factor)
     stem = entry.name.replace(" ", "-")
     for folder, values in (("coarse", entry.z), ("depth", entry.depth)):
@@ -139,27 +141,33 @@ def _keep(
     run.log(index, **{name: float(entry.row[key]) for name, key in names.items()})
 
 
-def _leave(
-    spec: TerrainCompare, run: Run, fine: rasters.Elevation, truth: Truth, entries: list[Entry]
+def _write_results(
+    spec: TerrainCompare,
+    run: Run,
+    fine: rasters.Elevation,
+    truth: FineFlood,
+    entries: list[MethodResult],
 ) -> None:
-    """Table, pictures and report."""
+    """Write table, pictures and report."""
     with (run.dir / "metrics.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(entries[0].row))
         table.writeheader()
         table.writerows(entry.row for entry in entries)
     run.artifact("metrics.csv", role="table")
-    shown = fitted(torch.from_numpy(fine.z), spec.factor).numpy()
-    unknown = fitted(torch.from_numpy(fine.missing).float(), spec.factor).numpy() > 0
-    stage = floods.Stage(shown, fine.dx, unknown)
-    said = [floods.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries]
+    shown = pad_to_multiple(torch.from_numpy(fine.z), spec.factor).numpy()
+    unknown = pad_to_multiple(torch.from_numpy(fine.missing).float(), spec.factor).numpy() > 0
+    base_map = floods.BaseMap(shown, fine.dx, unknown)
+    panels = [
+        floods.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
+    ]
     title = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
     truth_panel = floods.Panel("fine flood, pooled", truth.depth)
-    floods.depths(run.dir / "depths.png", stage, [truth_panel, *said], title)
-    gaps = [floods.Panel(panel.title, panel.values - truth.depth) for panel in said]
+    floods.depths(run.dir / "depths.png", base_map, [truth_panel, *panels], title)
+    gaps = [floods.Panel(panel.title, panel.values - truth.depth) for panel in panels]
     label = "coarse less pooled fine depth (m)"
-    floods.differences(run.dir / "differences.png", stage, gaps, title, label)
+    floods.differences(run.dir / "differences.png", base_map, gaps, title, label)
     marks = [floods.Panel(f"{e.name}: CSI {float(e.row['csi_01']):.2f}", e.depth) for e in entries]
-    floods.extents(run.dir / "extent.png", stage, truth.depth, marks, WET_M, title)
+    floods.extents(run.dir / "extent.png", base_map, truth.depth, marks, WET_M, title)
     for name in ("depths.png", "differences.png", "extent.png"):
         run.artifact(name, role="image")
     timed = ("speed_up",)

@@ -1,4 +1,4 @@
-"""Carries out ``terrain.downsample``: a fine raster in, a coarse one out."""
+"""Runs ``terrain.downsample``: a fine raster in, a coarse one out."""
 
 import json
 from typing import Any
@@ -9,14 +9,14 @@ import torch
 from models.core.errors import SpecError
 from models.core.run import Run
 from models.terrain.dem import rasters
-from models.terrain.dem.pooling import BASELINES, fitted, mean
+from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods
 from models.terrain.learning import tuning, weights
 from models.terrain.spec.floods import TerrainDownsample
 
 
 def downsample(spec: TerrainDownsample, run: Run) -> None:
-    """Leave ``coarse.tif``: same corner and CRS, cells ``factor`` times as large, nodata kept.
+    """Write ``coarse.tif``: same corner and CRS, cells ``factor`` times as large, nodata kept.
 
     Raises:
         SpecError: if the terrain is smaller than a coarse cell, or the net is for another factor.
@@ -31,32 +31,37 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     if spec.edges == "crop":
         fine = rasters.cropped(fine, spec.factor)
         ny, nx = fine.z.shape
-    z = fitted(torch.from_numpy(fine.z), spec.factor)
+    z = pad_to_multiple(torch.from_numpy(fine.z), spec.factor)
     pooled = mean(z, spec.factor).numpy()
-    made, title = _made(spec, run, z)
+    coarse, title = _coarse_heights(spec, run, z)
     figures: dict[str, Any] = {}
     if spec.tune is not None:
         tasks = tuning.tasks_of(spec.tune, fine, pooled, spec.factor, run)
-        made, ratio = tuning.improve(made, fine.dx * spec.factor, tasks, spec.tune.steps, run)
+        coarse, ratio = tuning.improve(coarse, fine.dx * spec.factor, tasks, spec.tune.steps, run)
         figures, title = {"error_ratio": ratio}, f"{title}, tuned"
     run.progress(1, 1, phase="downsample")
     padding = {"rows": z.shape[0] - ny, "columns": z.shape[1] - nx}
-    target = rasters.coarsened(fine, made, spec.factor)
+    target = rasters.coarsened(fine, coarse, spec.factor)
     tags = {f"padded_{name}": count for name, count in padding.items()}
-    rasters.write(run.dir / "coarse.tif", made, target, method=title, factor=spec.factor, **tags)
+    rasters.write(run.dir / "coarse.tif", coarse, target, method=title, factor=spec.factor, **tags)
     run.artifact("coarse.tif", role="raster")
-    moved, known = made - pooled, ~target.missing
+    moved, known = coarse - pooled, ~target.missing
     figures |= {"moved_rms_m": float(np.sqrt(np.mean(moved[known].astype(np.float64) ** 2)))}
     run.log(1, **figures)
-    figures |= {"rows": made.shape[0], "columns": made.shape[1], "cell_size_m": target.dx, **tags}
-    _draw(run, fine, z.numpy(), made, moved, f"{fine.name}, {title}, factor {spec.factor}")
+    figures |= {
+        "rows": coarse.shape[0],
+        "columns": coarse.shape[1],
+        "cell_size_m": target.dx,
+        **tags,
+    }
+    _draw(run, fine, z.numpy(), coarse, moved, f"{fine.name}, {title}, factor {spec.factor}")
     report = {"result": figures, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
     (run.dir / "report.json").write_text(json.dumps(report, indent=1))
     run.artifact("report.json", role="report")
     run.result(**figures)
 
 
-def _made(spec: TerrainDownsample, run: Run, z: torch.Tensor) -> tuple[np.ndarray, str]:
+def _coarse_heights(spec: TerrainDownsample, run: Run, z: torch.Tensor) -> tuple[np.ndarray, str]:
     """Coarse heights in m by the net or the baseline, and its name."""
     if spec.net is None:
         return BASELINES[spec.method](z, spec.factor).numpy(), spec.method
@@ -69,14 +74,14 @@ def _draw(
     run: Run,
     fine: rasters.Elevation,
     z: np.ndarray,
-    made: np.ndarray,
+    coarse: np.ndarray,
     moved: np.ndarray,
     title: str,
 ) -> None:
-    factor = z.shape[0] // made.shape[0]
-    unknown = fitted(torch.from_numpy(fine.missing).float(), factor).numpy() > 0
-    stage = floods.Stage(z, fine.dx, unknown)
-    panels = [floods.Panel("fine", z), floods.Panel("coarse", made)]
+    factor = z.shape[0] // coarse.shape[0]
+    unknown = pad_to_multiple(torch.from_numpy(fine.missing).float(), factor).numpy() > 0
+    base_map = floods.BaseMap(z, fine.dx, unknown)
+    panels = [floods.Panel("fine", z), floods.Panel("coarse", coarse)]
     difference = floods.Panel("coarse less mean pooling", moved)
-    floods.terrains(run.dir / "coarse.png", stage, panels, difference, title)
+    floods.terrains(run.dir / "coarse.png", base_map, panels, difference, title)
     run.artifact("coarse.png", role="image")

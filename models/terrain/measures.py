@@ -1,4 +1,4 @@
-"""How near a coarse flood is to the fine one."""
+"""Errors of a coarse flood against the pooled fine one."""
 
 import numpy as np
 import torch
@@ -11,31 +11,37 @@ FAR_M = 0.5
 
 
 def pooled(depth: Float[Tensor, "ny nx"], factor: int) -> Float[Tensor, "nyc nxc"]:
-    """Mean depth of the fine cells that a coarse cell covers; whole cells keep the volume."""
+    """Mean depth of the fine cells in each coarse cell; conserves volume where a cell is full."""
     ny, nx = depth.shape
     beyond = (0, -nx % factor, 0, -ny % factor)
     wide, there = (pad(x[None], beyond) for x in (depth, torch.ones_like(depth)))
     return (avg_pool2d(wide, factor) / avg_pool2d(there, factor))[0]
 
 
-def csi(said: np.ndarray, truth: np.ndarray, wet_m: float) -> float:
+def csi(
+    prediction: Float[np.ndarray, "ny nx"], truth: Float[np.ndarray, "ny nx"], wet_m: float
+) -> float:
     """Critical success index: hits / (hits + misses + false alarms); 1 where all is dry."""
-    a, b = said > wet_m, truth > wet_m
+    a, b = prediction > wet_m, truth > wet_m
     either = int((a | b).sum())
     return float((a & b).sum() / either) if either else 1.0
 
 
-def errors(said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Figures of a coarse depth against the pooled fine one, both in m on the same grid."""
-    gap = said.astype(np.float64) - truth
-    size = np.abs(gap)
-    found = {
-        "mae_m": float(size.mean()),
+def errors(
+    prediction: Float[np.ndarray, "ny nx"], truth: Float[np.ndarray, "ny nx"]
+) -> dict[str, float]:
+    """Error measures of a coarse depth against the pooled fine one, both in m on the same grid."""
+    gap = prediction.astype(np.float64) - truth
+    magnitude = np.abs(gap)
+    figures = {
+        "mae_m": float(magnitude.mean()),
         "mse_m2": float((gap**2).mean()),
-        "huber": float(np.where(size < 1, gap**2 / 2, size - 0.5).mean()),
-        "far_share": float((size > FAR_M).mean()),
+        "huber": float(np.where(magnitude < 1, gap**2 / 2, magnitude - 0.5).mean()),
+        "far_share": float((magnitude > FAR_M).mean()),
         "volume_error": float(gap.sum() / max(truth.sum(dtype=np.float64), 1e-9)),
-        "least_depth_m": float(said.min()),
+        "least_depth_m": float(prediction.min()),
     }
-    marks = {f"csi_{wet_m:g}".replace("0.", "0"): csi(said, truth, wet_m) for wet_m in THRESHOLDS_M}
-    return found | marks
+    marks = {
+        f"csi_{wet_m:g}".replace("0.", "0"): csi(prediction, truth, wet_m) for wet_m in THRESHOLDS_M
+    }
+    return figures | marks

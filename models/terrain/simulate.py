@@ -1,4 +1,4 @@
-"""Carries out ``terrain.simulate``: one flood, its depths over time, and where the water went."""
+"""Runs ``terrain.simulate``: one flood, its depths over time and its water balance."""
 
 import csv
 import json
@@ -12,12 +12,12 @@ from models.core.run import Run
 from models.terrain.dem import rasters
 from models.terrain.dem.rasters import Elevation
 from models.terrain.figures import animation, floods
-from models.terrain.solver.engines import scene_of, stages
+from models.terrain.solver.engines import advance_to_times, scenario_of
 from models.terrain.spec.floods import TerrainSimulate
 
 
 def simulate(spec: TerrainSimulate, run: Run) -> None:
-    """Flood the terrain; each output time leaves its raster at once, so a stop keeps them.
+    """Flood the terrain; each raster is written at its output time, so a stop keeps them.
 
     Raises:
         SpecError: if the water does not fit the terrain.
@@ -30,15 +30,15 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
         run.warn(
             "nodata_filled", f"{int(ground.missing.sum())} cells without height: no result there"
         )
-    flood = scene_of(spec, ground, spec.wet_depth_m, run).open(ground.z, ground.dx)
+    flood = scenario_of(spec, ground, spec.wet_depth_m, run).open(ground.z, ground.dx)
     times = [spec.duration_s * (k + 1) / spec.outputs for k in range(spec.outputs)]
     rows: list[dict[str, float]] = []
     frames: list[np.ndarray] = []
 
-    def tell(t: float) -> None:
+    def report_progress(t: float) -> None:
         run.progress(round(t), round(spec.duration_s), phase="flood", unit="s")
 
-    for index, t in enumerate(stages(flood, times, run, tell), 1):
+    for index, t in enumerate(advance_to_times(flood, times, run, report_progress), 1):
         depth = flood.depth[0].numpy()
         row = _row(flood, ground, t, spec.wet_depth_m)
         rows.append(row)
@@ -47,7 +47,7 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
         rasters.write(run.dir / name, depth, ground, time_s=t, quantity="depth in m")
         run.artifact(name, role="raster", time_s=t)
         frames.append(depth)
-    _leave(spec, run, ground, flood, rows, frames)
+    _write_results(spec, run, ground, flood, rows, frames)
 
 
 def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, float]:
@@ -71,7 +71,7 @@ def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, flo
     }
 
 
-def _leave(
+def _write_results(
     spec: TerrainSimulate,
     run: Run,
     ground: Elevation,
@@ -79,7 +79,7 @@ def _leave(
     rows: list[dict[str, float]],
     frames: list[np.ndarray],
 ) -> None:
-    """The rasters, table and pictures of the whole flood, and the report."""
+    """Write the rasters, table and pictures of the whole flood, and the report."""
     peak, arrival = flood.peak.numpy(), flood.arrival.numpy()
     rasters.write(run.dir / "max_depth.tif", peak, ground, quantity="greatest depth in m")
     run.artifact("max_depth.tif", role="raster")
@@ -90,22 +90,22 @@ def _leave(
         table.writeheader()
         table.writerows(rows)
     run.artifact("volume.csv", role="table")
-    stage = floods.Stage(ground.z, ground.dx, ground.missing)
+    base_map = floods.BaseMap(ground.z, ground.dx, ground.missing)
     panels = [floods.Panel("greatest depth", peak)]
     shown = sorted({0, (len(frames) - 1) // 2, len(frames) - 1})
     panels += [floods.Panel(f"after {rows[k]['time_s']:.0f} s", frames[k]) for k in shown]
-    floods.depths(run.dir / "flood.png", stage, panels, f"Flood on {ground.name}")
+    floods.depths(run.dir / "flood.png", base_map, panels, f"Flood on {ground.name}")
     run.artifact("flood.png", role="image")
     if spec.animation:
-        animation.write(run.dir / "flood.gif", stage, [row["time_s"] for row in rows], frames)
+        animation.write(run.dir / "flood.gif", base_map, [row["time_s"] for row in rows], frames)
         run.artifact("flood.gif", role="image")
-    found = rows[-1] | {"steps": flood.totals.steps, "cells": int(ground.z.size)}
+    result = rows[-1] | {"steps": flood.totals.steps, "cells": int(ground.z.size)}
     report: dict[str, Any] = {
-        "result": found,
+        "result": result,
         "spec": spec.model_dump(mode="json"),
         "dx": ground.dx,
     }
     report |= {"torch": torch.__version__, "nodata_cells": int(ground.missing.sum())}
     (run.dir / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     run.artifact("report.json", role="report")
-    run.result(**found)
+    run.result(**result)

@@ -1,4 +1,4 @@
-"""Carries out ``terrain.train``: the gradient of the coarse flood's error trains the net."""
+"""Runs ``terrain.train``: trains the net by the gradient of the coarse flood's error."""
 
 import copy
 import math
@@ -16,17 +16,24 @@ from models.terrain import measures
 from models.terrain.learning import losses, samples
 from models.terrain.learning.coarse_floods import CoarseFloods
 from models.terrain.learning.net import Downsampler, coarse
-from models.terrain.learning.samples import Lesson
-from models.terrain.learning.state import Plan, State, flood_fine, leave, restore, save
+from models.terrain.learning.samples import TrainingSample
+from models.terrain.learning.state import (
+    TrainingPlan,
+    TrainingState,
+    restore,
+    run_fine_floods,
+    save,
+    write_results,
+)
 from models.terrain.spec.train import TerrainTrain
 
 SKIPS_ALLOWED = 20  # in a row; then the training has diverged
 
 
 def train(spec: TerrainTrain, run: Run) -> None:
-    """Fine floods first, then epochs of coarse ones; leaves weights, history and report.
+    """Simulate the fine floods, then train on coarse ones; write weights, history and report.
 
-    Several processes share the fine floods, the samples of a batch and the tests.
+    With several processes, each takes a part of the fine floods, of every batch and of the tests.
 
     Raises:
         SpecError: if terrains and water do not fit each other.
@@ -41,13 +48,13 @@ def train(spec: TerrainTrain, run: Run) -> None:
         if state.step % plan.per_epoch == 0:
             _end_epoch(plan, state)
         run.progress(state.step, total, epoch=state.step // plan.per_epoch, phase="train")
-        _look_up(plan, state, total)
+        _checkpoint_or_stop(plan, state, total)
     if ranks.is_first():
-        leave(plan, state)
+        write_results(plan, state)
 
 
-def prepare(spec: TerrainTrain, run: Run) -> tuple[Plan, State]:
-    """Net, lessons with their fine floods, and mean pooling's errors; from a checkpoint if any.
+def prepare(spec: TerrainTrain, run: Run) -> tuple[TrainingPlan, TrainingState]:
+    """Net, samples with their fine floods, and errors of mean pooling; from a checkpoint if any.
 
     Raises:
         SpecError: if terrains and water do not fit each other.
@@ -56,22 +63,22 @@ def prepare(spec: TerrainTrain, run: Run) -> tuple[Plan, State]:
     """
     device.seed_all(spec.seed)
     ranks.start(run.device)
-    lessons = samples.load(spec, run)
+    train_and_test = samples.load(spec, run)
     net = Downsampler(spec.factor, spec.width, spec.norm, spec.inputs).to(run.device)
     optimiser = optimizers.Adam(net.parameters(), lr=spec.lr)
-    floods = CoarseFloods(lessons[0], spec, run.device)
-    plan, state = Plan(spec, run, net, optimiser, floods, *lessons), State()
+    floods = CoarseFloods(train_and_test[0], spec, run.device)
+    plan, state = TrainingPlan(spec, run, net, optimiser, floods, *train_and_test), TrainingState()
     if run.resume is not None:
         restore(plan, state)
-    flood_fine(plan, state)
+    run_fine_floods(plan, state)
     state.baseline = state.baseline or _test(plan, state, None)
     if spec.loss == "relative" and not state.units:
         state.units = _units(plan, state)
     return plan, state
 
 
-def _look_up(plan: Plan, state: State, total: int) -> None:
-    """Save and stop where this is the time; the same in all processes.
+def _checkpoint_or_stop(plan: TrainingPlan, state: TrainingState, total: int) -> None:
+    """Save a checkpoint if one is due and stop if requested; all processes agree on both.
 
     Raises:
         StoppedError: if a stop was requested.
@@ -82,16 +89,16 @@ def _look_up(plan: Plan, state: State, total: int) -> None:
     end.stop_if_requested(plan.run)
 
 
-def _step(plan: Plan, state: State, total: int) -> None:
-    """One batch; left out when loss or gradient are not finite.
+def _step(plan: TrainingPlan, state: TrainingState, total: int) -> None:
+    """One optimizer step; skipped if the loss or the gradient is not finite.
 
     Raises:
-        DivergedError: if too many in a row were left out.
+        DivergedError: if too many steps in a row were skipped.
     """
     spec = plan.spec
-    epoch, place = divmod(state.step, plan.per_epoch)
+    epoch, batch_index = divmod(state.step, plan.per_epoch)
     order = torch.randperm(len(plan.train), generator=device.generator(spec.seed, "order", epoch))
-    chosen = order[place * spec.batch_size : (place + 1) * spec.batch_size].tolist()
+    chosen = order[batch_index * spec.batch_size : (batch_index + 1) * spec.batch_size].tolist()
     plan.optimiser.param_groups[0]["lr"] = (
         spec.lr * (1 + math.cos(math.pi * state.step / total)) / 2
     )
@@ -107,90 +114,94 @@ def _step(plan: Plan, state: State, total: int) -> None:
         raise DivergedError(f"{SKIPS_ALLOWED} steps in a row without a gradient", hint="lower lr")
 
 
-def _gradient(plan: Plan, state: State, chosen: list[int]) -> tuple[float, float]:
-    """Loss and norm of the clipped gradient of a batch, of which each process does its part."""
+def _gradient(plan: TrainingPlan, state: TrainingState, chosen: list[int]) -> tuple[float, float]:
+    """Loss of a batch and norm of its gradient before clipping; each process does a part."""
     mine = chosen[ranks.rank() :: ranks.world_size()]
-    share = (
-        len(mine) * ranks.world_size() / len(chosen)
-    )  # so that the processes' mean is the batch's
+    # makes the mean over the processes the mean over the batch
+    share = len(mine) * ranks.world_size() / len(chosen)
     plan.net.train()
     loss = share * _loss(plan, state, mine or chosen[:1])
     plan.optimiser.zero_grad()
     loss.backward()
-    told = loss.detach().clone()
-    ranks.all_reduce_mean([told, *(p.grad for p in plan.net.parameters() if p.grad is not None)])
+    reported = loss.detach().clone()
+    ranks.all_reduce_mean(
+        [reported, *(p.grad for p in plan.net.parameters() if p.grad is not None)]
+    )
     norm = nn.utils.clip_grad_norm_(plan.net.parameters(), losses.CLIP_NORM)
-    return float(told), float(norm)
+    return float(reported), float(norm)
 
 
-def _loss(plan: Plan, state: State, chosen: list[int]) -> Tensor:
-    """Distance of coarse and pooled fine depths, and the pull towards mean pooling."""
+def _loss(plan: TrainingPlan, state: TrainingState, chosen: list[int]) -> Tensor:
+    """Distance between coarse and pooled fine depths, plus the terrain regularizer."""
     spec = plan.spec
-    z, flow = _seen(plan, [plan.train[k] for k in chosen])
+    z, flow = _net_inputs(plan, [plan.train[k] for k in chosen])
     bed = coarse(plan.net, z, flow)
-    bed.register_hook(lambda grad: losses.tamed(grad, plan.floods.batch))
-    said = plan.floods(bed, chosen)
-    truth = torch.stack([state.depths[k] for k in chosen], 1).to(said.device)
+    bed.register_hook(lambda grad: losses.clip_per_sample(grad, plan.floods.batch))
+    prediction = plan.floods(bed, chosen)
+    truth = torch.stack([state.depths[k] for k in chosen], 1).to(prediction.device)
     if spec.loss == "relative":
-        units = torch.tensor([state.units[k] for k in chosen], device=said.device)
-        loss = losses.relative(said, truth, units)
+        units = torch.tensor([state.units[k] for k in chosen], device=prediction.device)
+        loss = losses.relative(prediction, truth, units)
     else:
-        loss = losses.LOSSES[spec.loss](said, truth)
+        loss = losses.LOSSES[spec.loss](prediction, truth)
     if spec.terrain_weight:
-        pull = losses.regulariser(bed, z, spec.factor)
-        loss = loss + spec.terrain_weight * pull.to(loss.device)
+        regularizer = losses.regulariser(bed, z, spec.factor)
+        loss = loss + spec.terrain_weight * regularizer.to(loss.device)
     return loss.to(bed.device)
 
 
-def _seen(plan: Plan, lessons: list[Lesson]) -> tuple[Tensor, Tensor | None]:
-    """Heights [b, h, w] and flow [b, 2, h, w] of some lessons, on the device."""
-    on = plan.run.device
-    flows = [lesson.flow for lesson in lessons if lesson.flow is not None]
-    flow = torch.stack(flows).to(on) if flows else None
-    return torch.stack([lesson.z for lesson in lessons]).to(on), flow
+def _net_inputs(plan: TrainingPlan, batch: list[TrainingSample]) -> tuple[Tensor, Tensor | None]:
+    """Heights [b, h, w] and flow [b, 2, h, w] of some samples, on the device."""
+    device_name = plan.run.device
+    flows = [sample.flow for sample in batch if sample.flow is not None]
+    flow = torch.stack(flows).to(device_name) if flows else None
+    return torch.stack([sample.z for sample in batch]).to(device_name), flow
 
 
-def _coarse_bed(plan: Plan, lesson: Lesson, net: nn.Module | None) -> np.ndarray:
-    """Coarse heights of a lesson; mean pooling without a net."""
+def _coarse_bed(plan: TrainingPlan, sample: TrainingSample, net: nn.Module | None) -> np.ndarray:
+    """Coarse heights of a sample in m; by mean pooling if there is no net."""
     with torch.inference_mode():
         if net is None:
-            made = F.avg_pool2d(lesson.z[None], plan.spec.factor)[0]
+            z_coarse = F.avg_pool2d(sample.z[None], plan.spec.factor)[0]
         else:
-            made = coarse(net, *_seen(plan, [lesson]))[0].cpu()
-    return made.numpy() + np.float32(lesson.datum)
+            z_coarse = coarse(net, *_net_inputs(plan, [sample]))[0].cpu()
+    return z_coarse.numpy() + np.float32(sample.datum)
 
 
 def _errors(
-    plan: Plan, net: nn.Module | None, lessons: list[Lesson], depths: list[Tensor]
+    plan: TrainingPlan,
+    net: nn.Module | None,
+    test_samples: list[TrainingSample],
+    depths: list[Tensor],
 ) -> Tensor:
-    """MAE in m and CSI at 0.1 m of each lesson [lessons, 2]; each process does a part."""
-    found = torch.zeros(len(lessons), 2, dtype=torch.float64)
-    for k in range(ranks.rank(), len(lessons), ranks.world_size()):
-        lesson = lessons[k]
-        flood = lesson.scene.open(_coarse_bed(plan, lesson, net), lesson.dx, coarse=True)
+    """MAE in m and CSI at 0.1 m of each sample [samples, 2]; each process does a part."""
+    errors = torch.zeros(len(test_samples), 2, dtype=torch.float64)
+    for k in range(ranks.rank(), len(test_samples), ranks.world_size()):
+        sample = test_samples[k]
+        flood = sample.scenario.open(_coarse_bed(plan, sample, net), sample.dx, coarse=True)
         flood.advance(plan.spec.duration_s, 2**62)
         row = measures.errors(flood.depth[0].numpy(), depths[k][-1].numpy())
-        found[k] = torch.tensor([row["mae_m"], row["csi_01"]])
-    ranks.all_reduce_mean([found])
-    return found * ranks.world_size()
+        errors[k] = torch.tensor([row["mae_m"], row["csi_01"]])
+    ranks.all_reduce_mean([errors])
+    return errors * ranks.world_size()
 
 
-def _test(plan: Plan, state: State, net: nn.Module | None) -> dict[str, float]:
+def _test(plan: TrainingPlan, state: TrainingState, net: nn.Module | None) -> dict[str, float]:
     """Mean errors on the held-out terrains."""
     mae, csi = _errors(plan, net, plan.test, state.depths[len(plan.train) :]).mean(0).tolist()
     return {"mae_m": mae, "csi_01": csi}
 
 
-def _units(plan: Plan, state: State) -> list[float]:
-    """What the relative loss divides the error of each training lesson by, m."""
+def _units(plan: TrainingPlan, state: TrainingState) -> list[float]:
+    """Unit of the error of each training sample in the relative loss, m."""
     errors = _errors(plan, None, plan.train, state.depths[: len(plan.train)])[:, 0]
     waters = len(samples.waters_of(plan.spec))
-    by_water = errors.view(-1, waters).mT  # a terrain's lessons follow each other
+    by_water = errors.view(-1, waters).mT  # the samples of a terrain are adjacent
     return losses.units(by_water).mT.flatten().tolist()
 
 
-def _end_epoch(plan: Plan, state: State) -> None:
-    """Test, report, remember the best net."""
+def _end_epoch(plan: TrainingPlan, state: TrainingState) -> None:
+    """Test, log the metrics, keep the weights of the best epoch."""
     plan.net.eval()
     errors = _test(plan, state, plan.net)
     row = {

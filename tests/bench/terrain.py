@@ -3,9 +3,10 @@
     python -m tests.bench.terrain [--quick] [--out FILE] [--reference FOLDER] [--sections a,b]
 
 FOLDER: a checkout of the authors' code (tech-submissions/physics-aware-downsampling); without it
-the project's own transcription of their scheme stands in, which is told in the result. Competitors
+the project's own transcription of their scheme is used, which the result states. Competitors
 run interleaved in one process and one thread; CPU seconds of that thread, minimum and median of
-rounds. Two threads are timed last and by the wall: waiting OpenMP threads burn CPU beside others.
+rounds. Two threads are timed last and by wall time: waiting OpenMP threads would take CPU time from
+the others.
 """
 
 import argparse
@@ -24,11 +25,11 @@ from numba import threading_layer
 
 from models.terrain.dem.synthetic import generate
 from models.terrain.solver.cpu.engine import FusedFlood
-from models.terrain.solver.cpu.rollout import World, rollout
+from models.terrain.solver.cpu.rollout import BoundaryConditions, rollout
 from models.terrain.solver.forcing import Forcing, Inlet, constant
-from models.terrain.solver.scheme import Ground, Physics, State, authors_physics, dry, step
+from models.terrain.solver.scheme import FlowState, Ground, Physics, authors_physics, dry, step
 from models.terrain.solver.time_stepping import Clock, advance
-from models.terrain.spec.parts import Synthetic
+from models.terrain.spec.fields import Synthetic
 
 MANNING, DX = 0.05, 8.0
 
@@ -55,7 +56,7 @@ def wet_case(n):
     """Water everywhere, 0.5 to 1.5 m, on rough ground: every cell works."""
     z = generate(Synthetic(rows=n, columns=n, cell_size_m=DX), 0)[None].contiguous()
     h = 0.5 + torch.rand(z.shape, generator=torch.Generator().manual_seed(0))
-    return z, State(h, *dry(z)[1:])
+    return z, FlowState(h, *dry(z)[1:])
 
 
 class Authors:
@@ -132,19 +133,19 @@ def throughput(n, steps, rounds, folder):
     gap = float((check.depth - theirs).abs().max())
     assert gap < 1e-4, gap
     measure(works, 1)
-    found = measure(works, rounds)
-    for name, row in found.items():
+    timings = measure(works, rounds)
+    for name, row in timings.items():
         count = n * n * steps * (20 if name.startswith("ours") else 1)
         row["mcell_steps_per_cpu_s"] = count / row["cpu_s_min"] / 1e6
         row["mcell_steps_per_wall_s"] = count / row["wall_s_min"] / 1e6
     ratios = {
-        f"ours_over_{name}": found["ours"]["mcell_steps_per_cpu_s"]
-        / found[name]["mcell_steps_per_cpu_s"]
+        f"ours_over_{name}": timings["ours"]["mcell_steps_per_cpu_s"]
+        / timings[name]["mcell_steps_per_cpu_s"]
         for name in ("authors", "landlab")
-        if name in found
+        if name in timings
     }
     own = "authors' modules" if folder else "our transcription of the authors' scheme"
-    return {"n": n, "dt_s": dt, "max_depth_gap_m": gap, "peer": own, "runs": found} | ratios
+    return {"n": n, "dt_s": dt, "max_depth_gap_m": gap, "peer": own, "runs": timings} | ratios
 
 
 def two_threads(n, steps, rounds):
@@ -156,12 +157,12 @@ def two_threads(n, steps, rounds):
     }
     works = {name: lambda f=flood: f.advance(1e12, steps) for name, flood in floods.items()}
     measure(works, 1)
-    found = measure(works, rounds)
-    for row in found.values():
+    timings = measure(works, rounds)
+    for row in timings.values():
         row.pop("cpu_s_min"), row.pop("cpu_s_median")
-    speed_up = found["threads_1"]["wall_s_min"] / found["threads_2"]["wall_s_min"]
-    told = {"load_average": os.getloadavg()[0], "layer": threading_layer()}
-    return {"n": n, "runs": found, "speed_up": speed_up} | told
+    speed_up = timings["threads_1"]["wall_s_min"] / timings["threads_2"]["wall_s_min"]
+    load = {"load_average": os.getloadavg()[0], "layer": threading_layer()}
+    return {"n": n, "runs": timings, "speed_up": speed_up} | load
 
 
 def end_to_end(n, ours_s, theirs_s):
@@ -182,27 +183,27 @@ def end_to_end(n, ours_s, theirs_s):
         _, clock = advance(state, clock, ground, forcing, authors_physics(0.01), theirs_s)
     theirs = theirs_s / (time.thread_time() - began)
     wet = float((flood.depth > 0).float().mean())
-    found = {"ours_simulated_s_per_cpu_s": ours, "theirs_simulated_s_per_cpu_s": theirs}
-    found |= {
+    result = {"ours_simulated_s_per_cpu_s": ours, "theirs_simulated_s_per_cpu_s": theirs}
+    result |= {
         "ratio": ours / theirs,
         "wet_share_at_end": wet,
         "deepest_m": float(flood.depth.max()),
     }
-    return found | {"our_steps": flood.totals.steps, "our_s": ours_s, "their_s": theirs_s}
+    return result | {"our_steps": flood.totals.steps, "our_s": ours_s, "their_s": theirs_s}
 
 
 def gradient(n, seconds):
     """Forward and backward over forward alone."""
     z, _ = wet_case(n)
     forcing = Forcing((Inlet(constant(60.0), (n // 2,), (0,)),), constant(1e-5))
-    world = World(Ground(z, MANNING, DX), forcing)
+    boundary = BoundaryConditions(Ground(z, MANNING, DX), forcing)
 
     def forward():
         FusedFlood(Ground(z, MANNING, DX), forcing, Physics()).advance(seconds)
 
     def both(span):
         bed = z.clone().requires_grad_()
-        rollout(bed, [world], Physics(), [seconds], span).sum().backward()
+        rollout(bed, [boundary], Physics(), [seconds], span).sum().backward()
 
     works = {
         "forward": forward,
@@ -210,10 +211,10 @@ def gradient(n, seconds):
         "both_spans": lambda: both(64),
     }
     measure(works, 1)
-    found = measure(works, 3, time.process_time)  # backward has threads of its own
-    base = found["forward"]["cpu_s_min"]
-    return {"n": n, "seconds": seconds, "runs": found} | {
-        f"{name}_over_forward": found[name]["cpu_s_min"] / base
+    timings = measure(works, 3, time.process_time)  # backward has threads of its own
+    base = timings["forward"]["cpu_s_min"]
+    return {"n": n, "seconds": seconds, "runs": timings} | {
+        f"{name}_over_forward": timings[name]["cpu_s_min"] / base
         for name in ("both_whole_tape", "both_spans")
     }
 
@@ -248,7 +249,7 @@ def main():
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--sections", default=",".join(SECTIONS))
     options = parser.parse_args()
-    found = {"machine": machine(), "load_average_before": os.getloadavg()}
+    results = {"machine": machine(), "load_average_before": os.getloadavg()}
     torch.set_num_threads(1)
     np.seterr(all="ignore")
     sizes = [64] if options.quick else [125, 512, 1024]
@@ -261,9 +262,9 @@ def main():
         "two_threads": lambda: [two_threads(n, 2**20 // n**2 * 50, 9) for n in sizes[-2:]],
     }
     for name in options.sections.split(","):
-        found[name] = works[name]()
-        found["load_average"] = os.getloadavg()
-        text = json.dumps(found, indent=1)
+        results[name] = works[name]()
+        results["load_average"] = os.getloadavg()
+        text = json.dumps(results, indent=1)
         if options.out:
             options.out.write_text(text + "\n")
     print(text)

@@ -3,8 +3,8 @@
     python -m tests.bench.terrain_gpu --out FILE.json [--quick] [--budget-s 240] [--sections a,b]
 
 Checks the fused engine against the reference step first; then times it beside the plain torch step,
-eager and under torch.compile, and beside a device copy, all in one call. ``--quick`` walks the same
-code in small; on a CPU under Triton's interpreter.
+eager and under torch.compile, and beside a device copy, all in one call. ``--quick`` runs the
+same code at small sizes; on a CPU under Triton's interpreter.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
 from models.terrain.solver.gpu.engine import GpuFlood
 from models.terrain.solver.gpu.layout import Tuning
 from models.terrain.solver.gpu.rollout import GpuTape
-from models.terrain.solver.scheme import Ground, Physics, State, dry, step
+from models.terrain.solver.scheme import FlowState, Ground, Physics, dry, step
 from models.terrain.solver.time_stepping import Clock, advance
-from models.terrain.spec.parts import Synthetic
+from models.terrain.spec.fields import Synthetic
 
 MANNING, DX = 0.05, 8.0
 BYTES = 28  # a cell-step that reads z, h, qx, qy and writes h, qx, qy once
@@ -53,12 +53,12 @@ CUTS = [(4, 32, 4), (8, 32, 8), (4, 32, 2), (2, 32, 2), (4, 64, 4)]  # of the de
 
 
 class Bench:
-    """The device, its sizes, and what was found."""
+    """The device, its sizes, and the results."""
 
     def __init__(self, options):
         self.quick, self.began, self.budget = options.quick, time.monotonic(), options.budget_s
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.found, self.out, self.best = {}, options.out, Tuning()
+        self.results, self.out, self.best = {}, options.out, Tuning()
 
     def left(self):
         return self.budget - (time.monotonic() - self.began)
@@ -68,7 +68,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def keep(self):
-        self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
 
     def seconds(self, work, rounds=5):
         """Least and median wall seconds after one round to warm up."""
@@ -87,14 +87,14 @@ def wet_case(b, n, device):
     made = Synthetic(rows=max(n, 8), columns=max(n, 8), cell_size_m=DX)
     z = torch.stack([generate(made.model_copy(update={"variant": k % 4}), 0) for k in range(b)])
     h = 0.5 + torch.rand(z.shape, generator=torch.Generator().manual_seed(0))
-    start = State(*(field.to(device) for field in State(h, *dry(z)[1:])))
+    start = FlowState(*(field.to(device) for field in FlowState(h, *dry(z)[1:])))
     return Ground(z.to(device), MANNING, DX), start
 
 
 def on(device, ground, start):
     """The same case on another device."""
     moved = {k: v.to(device) for k, v in ground._asdict().items() if isinstance(v, torch.Tensor)}
-    return ground._replace(**moved), State(*(field.to(device) for field in start))
+    return ground._replace(**moved), FlowState(*(field.to(device) for field in start))
 
 
 def hilly(n, batch, dtype=torch.float32):
@@ -111,13 +111,13 @@ def hilly(n, batch, dtype=torch.float32):
     forcing = Forcing((inlet,), constant(30 / 3.6e6))
     ground = Ground(z.to(dtype), manning.to(dtype), 4.0, drain.to(dtype))
     start = dry(z)._replace(h=h)
-    return ground, State(*(field.to(dtype) for field in start)), forcing
+    return ground, FlowState(*(field.to(dtype) for field in start)), forcing
 
 
 def correct(bench):
     """The engine against the reference step on the CPU, limiter and boundaries at work."""
     n, until = (10, 4.0) if bench.quick else (96, 400.0)
-    rows = bench.found["correct"] = []
+    rows = bench.results["correct"] = []
     cases = {
         "limiter": Physics(dt_max=0.2),
         "no limiter": Physics(limiter=False, dt_max=0.2),
@@ -164,7 +164,7 @@ def same_alone(bench):
     ends = []
     for part in (slice(0, 3), slice(0, 3), slice(1, 2)):
         one = ground._replace(**{k: getattr(ground, k)[part] for k in ("z", "manning", "drain")})
-        there, begin = on(bench.device, one, State(*(field[part] for field in start)))
+        there, begin = on(bench.device, one, FlowState(*(field[part] for field in start)))
         flood = GpuFlood(there, [forcing] * len(one.z), Physics(), begin, tuning=bench.best)
         flood.advance(until)
         ends.append(flood.depth)
@@ -197,11 +197,11 @@ def correct_gradient(bench):
                 bed = there.z.clone().requires_grad_()
                 depth = tape(bed, [until])[0]
                 grads += torch.autograd.grad((depth * weight.to(depth)).sum(), bed)
-            found = grads[0].double().cpu()
+            gradient = grads[0].double().cpu()
             rows.append({
                 "limiter": physics.limiter, "tape_steps": tape.blocks * tape.block,
                 "steps": clock.steps.tolist(),
-                "relative_l2": float((found - expected).norm() / expected.norm()),
+                "relative_l2": float((gradient - expected).norm() / expected.norm()),
                 "repeats": bool(torch.equal(*grads)),
             })  # fmt: skip
             del tape
@@ -236,16 +236,16 @@ def engine_rate(bench, b, n, tuning, limiter=True, steps=None):
         for _ in range(repeats):
             flood.run(0, block)
 
-    found = bench.seconds(work)
+    timing = bench.seconds(work)
     flood.arrived()
-    found["tiles_with_limited_cells"] = float((flood.short > 0).float().mean())
-    found["cell_steps_per_s"] = b * n * n * block * repeats / found["min_s"]
-    found["us_per_step"] = found["min_s"] / (block * repeats) * 1e6
-    return found
+    timing["tiles_with_limited_cells"] = float((flood.short > 0).float().mean())
+    timing["cell_steps_per_s"] = b * n * n * block * repeats / timing["min_s"]
+    timing["us_per_step"] = timing["min_s"] / (block * repeats) * 1e6
+    return timing
 
 
 def tune(bench):
-    """The ways to cut the programs at 2000 x 2000, without the limiter; the best with it."""
+    """Launch parameters at 2000 x 2000, without the limiter; the best ones with it."""
     n, rows = (12 if bench.quick else 2000), []
     for tuning in TUNINGS[:2] if bench.quick else TUNINGS:
         if bench.left() < 60 and not bench.quick:
@@ -253,11 +253,11 @@ def tune(bench):
         row = {"tuning": tuning._asdict()}
         try:
             row |= engine_rate(bench, 1, n, tuning, limiter=False)
-        except Exception as error:  # a cut that does not fit the chip
+        except Exception as error:  # a tile that does not fit the device
             row["error"] = f"{type(error).__name__}: {error}"[:300]
         print(row, flush=True)
         rows.append(row)
-        bench.found["tune"] = {"n": n, "rows": rows}
+        bench.results["tune"] = {"n": n, "rows": rows}
         bench.keep()
     good = sorted((r for r in rows if "min_s" in r), key=lambda r: r["min_s"])
     bench.best = Tuning(**good[0]["tuning"])
@@ -281,9 +281,9 @@ def plain_rate(bench, function, b, n, steps):
             for _ in range(steps):
                 state, _ = function(state, ground, dt, 0.0, fixed(limiter=False))
 
-    found = bench.seconds(work, 3)
-    found["cell_steps_per_s"] = b * n * n * steps / found["min_s"]
-    return found
+    timing = bench.seconds(work, 3)
+    timing["cell_steps_per_s"] = b * n * n * steps / timing["min_s"]
+    return timing
 
 
 def same_answer(bench, n):
@@ -304,11 +304,11 @@ def speed(bench):
     """Every size: ours with and without limiter, eager, compiled; the copy bound."""
     sizes = [(1, 10)] if bench.quick else [(1, 2000), (64, 125), (1, 512), (1, 125)]
     copy = copy_rate(bench)
-    found = {"copy_bytes_per_s": copy, "bound_cell_steps_per_s": copy / BYTES, "sizes": {}}
+    result = {"copy_bytes_per_s": copy, "bound_cell_steps_per_s": copy / BYTES, "sizes": {}}
     compiled = torch.compile(step, dynamic=False) if bench.device == "cuda" else None
     for b, n in sizes:
-        row = found["sizes"][f"{b}x{n}x{n}"] = {}
-        bench.found["speed"] = found
+        row = result["sizes"][f"{b}x{n}x{n}"] = {}
+        bench.results["speed"] = result
         row["max_depth_gap_m"] = same_answer(bench, n)
         row["ours"] = engine_rate(bench, b, n, bench.best, steps=1024)
         row["ours_no_limiter"] = engine_rate(bench, b, n, bench.best, limiter=False, steps=1024)
@@ -317,7 +317,7 @@ def speed(bench):
         if compiled is not None and bench.left() > 30:
             row["torch_compiled"] = plain_rate(bench, compiled, b, n, 50)
         bench.keep()
-    return found
+    return result
 
 
 def gradient(bench):
@@ -347,12 +347,12 @@ def gradient(bench):
         row["ratio"] = row["both"]["min_s"] / row["forward"]["min_s"]
         rows.append(row)
         print(row, flush=True)
-        bench.found["gradient"] = {"batch": b, "n": n, "until_s": until, "rows": rows}
+        bench.results["gradient"] = {"batch": b, "n": n, "until_s": until, "rows": rows}
         bench.keep()
         del flood, tape
         if bench.left() < 60:
             break
-    return bench.found["gradient"]
+    return bench.results["gradient"]
 
 
 def reference_gradient(bench):
@@ -360,8 +360,8 @@ def reference_gradient(bench):
     b, n, steps = (1, 8, 1) if bench.quick else (64, 125, 10)
     ground, state = wet_case(b, n, bench.device)
     dt = torch.full((b,), fixed().dt_max, dtype=torch.float64, device=bench.device)
-    grad = State(*(torch.ones_like(field) for field in state))
-    found = {}
+    grad = FlowState(*(torch.ones_like(field) for field in state))
+    result = {}
     ways = {"eager": step_vjp}
     if bench.device == "cuda" and bench.left() > 60:
         ways["compiled"] = torch.compile(step_vjp, dynamic=False)
@@ -372,9 +372,9 @@ def reference_gradient(bench):
                 for _ in range(steps):
                     way(state, ground, dt, fixed(), grad)
 
-        found[name] = bench.seconds(work, 3)
-        found[name]["cell_steps_per_s"] = b * n * n * steps / found[name]["min_s"]
-    return found
+        result[name] = bench.seconds(work, 3)
+        result[name]["cell_steps_per_s"] = b * n * n * steps / result[name]["min_s"]
+    return result
 
 
 def valley(bench):
@@ -383,7 +383,7 @@ def valley(bench):
     ground, _ = wet_case(1, n, bench.device)
     rows = tuple(range(n // 2 - 3, n // 2 + 3))
     forcing = Forcing((Inlet(constant(60.0), rows, (0,) * 6),))
-    found = {}
+    result = {}
     for name, lazy in (("wet tiles", True), ("all tiles", False)):
         flood = GpuFlood(ground, [forcing], Physics(), tuning=bench.best._replace(lazy=lazy))
         flood.advance(1.0)
@@ -392,11 +392,11 @@ def valley(bench):
         flood.advance(until)
         bench.wait()
         took = time.perf_counter() - began
-        found[name] = {
+        result[name] = {
             "seconds": took, "simulated_s_per_s": until / took, "steps": flood.totals[0].steps,
             "wet_share": float((flood.depth > 0).float().mean()),
         }  # fmt: skip
-    return found
+    return result
 
 
 SECTIONS = {
@@ -419,20 +419,20 @@ def main():
     options = parser.parse_args()
     bench = Bench(options)
     name = torch.cuda.get_device_name() if bench.device == "cuda" else "cpu"
-    bench.found |= {"device": name, "torch": str(torch.__version__), "quick": options.quick}
+    bench.results |= {"device": name, "torch": str(torch.__version__), "quick": options.quick}
     for section in (options.sections or ",".join(SECTIONS)).split(","):
         if bench.left() < 10:
-            bench.found[section] = {"left_out": "no time left"}
+            bench.results[section] = {"left_out": "no time left"}
             continue
         began = time.monotonic()
         try:
-            bench.found[section] = SECTIONS[section](bench)
+            bench.results[section] = SECTIONS[section](bench)
         except Exception as error:  # the next section may still work
-            told = {"error": f"{type(error).__name__}: {error}"[:2000]}
-            told["where"] = traceback.format_exc()[-3000:]
-            bench.found[section] = {"partial": bench.found.get(section)} | told
-            print(told["where"], flush=True)
-        bench.found[section]["took_s"] = time.monotonic() - began
+            failure = {"error": f"{type(error).__name__}: {error}"[:2000]}
+            failure["where"] = traceback.format_exc()[-3000:]
+            bench.results[section] = {"partial": bench.results.get(section)} | failure
+            print(failure["where"], flush=True)
+        bench.results[section]["took_s"] = time.monotonic() - began
         bench.keep()
         print(section, f"{time.monotonic() - began:.1f} s", flush=True)
 

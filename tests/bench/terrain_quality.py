@@ -1,15 +1,15 @@
-"""Learned terrain against hand-made coarse terrain, trained and judged on one GPU or one CPU.
+"""Learned coarse terrain against the baselines, trained and evaluated on one GPU or one CPU.
 
     python -m tests.bench.terrain_quality --out FILE.json [--factor 8] [--inputs flow]
         [--data FILE.npz] [--budget-s 540] [--weights FILE.safetensors] [--quick]
 
-One terrain is to serve several waters: every training terrain is flooded by an inflow, rain and a
+One terrain has to serve several waters: every training terrain is flooded by an inflow, rain and a
 spring. Held out are generated terrains and windows of real rasters (an npz of
-tests.bench.terrain_windows); ``--taught`` names a raster whose windows are trained on instead.
-Judged under waters of the trained kinds and under others: five thirds of the greatest inflow, an
+tests.bench.terrain_windows); the windows of ``--train-raster`` are trained on instead. Evaluated
+under waters of the trained kinds and under others: five thirds of the greatest inflow, an
 inflow at the middle of any edge without an outlet, a second spring. "tuned": the terrain's own
-heights improved by so many Adam steps under three waters (inflow, rain, spring) or nine at once;
-judged under those three and the unseen ones.
+heights optimized by Adam under three waters (inflow, rain, spring) or nine at once; evaluated
+under those three and the unseen ones.
 """
 
 import argparse
@@ -26,18 +26,18 @@ import torch
 from models.core import checkpoint
 from models.terrain import measures
 from models.terrain.dem.pooling import BASELINES
-from models.terrain.learning.losses import CLIP_NORM, tamed
+from models.terrain.learning.losses import CLIP_NORM, clip_per_sample
 from models.terrain.learning.net import Downsampler, coarse
-from models.terrain.spec.parts import Solver
-from tests.bench.terrain_lessons import (
-    JUDGED,
-    MORE,
-    TAUGHT,
-    UNSEEN,
+from models.terrain.spec.fields import Solver
+from tests.bench.terrain_samples import (
+    TEST_WATERS,
+    TRAIN_WATERS,
+    TUNING_WATERS,
+    UNSEEN_WATERS,
     CoarseFloods,
-    lessons,
+    sample_set,
     streets,
-    turned,
+    transformed,
     units,
     valleys,
     water_of,
@@ -61,13 +61,13 @@ class Trainee:
         self.flow, self.gpu, self.steps = inputs == "flow", device.type == "cuda", 0
 
     def beds(self, set_, chosen, turn):
-        z = turned(set_.z[chosen], turn)
-        flow = turned(set_.flow[chosen], turn) if self.flow else None
+        z = transformed(set_.z[chosen], turn)
+        flow = transformed(set_.flow[chosen], turn) if self.flow else None
         with torch.autocast("cuda", torch.bfloat16, enabled=self.gpu):
             return coarse(self.net, z, flow).float()
 
     def learn(self, loss, lr):
-        """One step; left out where the gradient is not finite."""
+        """One optimizer step, skipped if the gradient is not finite."""
         self.optimiser.param_groups[0]["lr"] = lr
         self.optimiser.zero_grad()
         loss.backward()
@@ -81,19 +81,19 @@ class Trainee:
                 mine.lerp_(theirs, 1 - keep)
 
 
-def tamed_by_water(waters):
+def clip_by_water(waters):
     """A hook that keeps the derivatives of each water within twice their own median."""
-    return lambda grad: torch.cat([tamed(part) for part in grad.chunk(waters)])
+    return lambda grad: torch.cat([clip_per_sample(part) for part in grad.chunk(waters)])
 
 
-def train(sets, options, seconds, batch, width, tell):
-    """A net after so many seconds: L1 of depths over mean pooling's, averaged weights."""
+def train(sets, options, seconds, batch, width, on_history):
+    """A net trained for ``seconds``: L1 of depths over that of mean pooling, averaged weights."""
     device = sets[0].z.device
     torch.manual_seed(options.seed)
     trainee = Trainee(options.factor, width, options.inputs, device)
     floods = [CoarseFloods(set_, batch * len(set_.names)) for set_ in sets]
     goals = [units(one, options.factor, batch) for one in floods]
-    g, began, told = torch.Generator().manual_seed(options.seed), time.monotonic(), [[], []]
+    g, began, ratios_seen = torch.Generator().manual_seed(options.seed), time.monotonic(), [[], []]
     history, due = [], seconds / 10
     while (spent := time.monotonic() - began) < seconds:
         which = trainee.steps % len(sets)
@@ -102,20 +102,20 @@ def train(sets, options, seconds, batch, width, tell):
         chosen = torch.randperm(len(set_.z), generator=g)[:batch].to(device)
         bed = trainee.beds(set_, chosen, turn)
         every = bed.repeat(len(set_.names), 1, 1)
-        every.register_hook(tamed_by_water(len(set_.names)))
+        every.register_hook(clip_by_water(len(set_.names)))
         rows = set_.rows(chosen, turn)
         depth = floods[which](every, rows)
         errors = (depth - set_.truth[rows]).abs().mean((1, 2)).view(-1, len(chosen))
         ratios = errors / goals[which][:, chosen]
         rate = min(1, trainee.steps / 100) * (1 + math.cos(math.pi * spent / seconds)) / 2
         trainee.learn(ratios.mean(), 1e-3 * rate)
-        told[which].append(ratios.detach().mean(1))
+        ratios_seen[which].append(ratios.detach().mean(1))
         if spent >= due or time.monotonic() - began >= seconds:
             due += seconds / 10
-            row = [torch.stack(part).mean(0).tolist() for part in told if part]
+            row = [torch.stack(part).mean(0).tolist() for part in ratios_seen if part]
             history.append({"s": spent, "steps": trainee.steps, "ratios": row})
-            told = [[], []]
-            tell(history)
+            ratios_seen = [[], []]
+            on_history(history)
     return trainee.averaged, trainee.steps / (time.monotonic() - began), history
 
 
@@ -127,32 +127,32 @@ def net_beds(net, set_):
         return torch.cat([coarse(net, set_.z[k], set_.flow[k] if flow else None) for k in parts])
 
 
-def tuned(floods, start, known, steps):
-    """Coarse heights as free variables under the first ``known`` waters, after each of steps.
+def tuned(floods, start, water_count, steps):
+    """Coarse heights as free variables under the first waters, after each count of ``steps``.
 
     The error is that over mean pooling's, the mean over the waters; the best terrain so far counts.
     """
     set_ = floods.set
     whole = torch.arange(len(set_.z), device=start.device)
-    goals = units(floods, set_.z.shape[1] // start.shape[1], len(whole))[:known]
+    goals = units(floods, set_.z.shape[1] // start.shape[1], len(whole))[:water_count]
     bed = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([bed], lr=TUNE_LR)
-    best, kept = torch.full((len(bed),), math.inf, device=bed.device), start.clone()
-    found, rows = {}, set_.rows(whole)[: known * len(whole)]
+    best, best_bed = torch.full((len(bed),), math.inf, device=bed.device), start.clone()
+    snapshots, rows = {}, set_.rows(whole)[: water_count * len(whole)]
     for step in range(max(steps) + 1):
-        depth = floods(bed.repeat(known, 1, 1), rows)
-        errors = (depth - set_.truth[rows]).abs().mean((1, 2)).view(known, -1)
+        depth = floods(bed.repeat(water_count, 1, 1), rows)
+        errors = (depth - set_.truth[rows]).abs().mean((1, 2)).view(water_count, -1)
         score = (errors / goals).mean(0)
         better = score.detach() < best
         best = torch.where(better, score.detach(), best)
-        kept = torch.where(better[:, None, None], bed.detach(), kept)
+        best_bed = torch.where(better[:, None, None], bed.detach(), best_bed)
         if step in steps:
-            found[step] = kept.clone()
+            snapshots[step] = best_bed.clone()
         optimiser.param_groups[0]["lr"] = TUNE_LR * (1 - 0.9 * step / max(steps))
         optimiser.zero_grad()
         score.sum().backward()
         optimiser.step()
-    return found
+    return snapshots
 
 
 class Judge:
@@ -165,7 +165,7 @@ class Judge:
             name: torch.stack([maker(z, factor) for z in set_.z.cpu()]).to(set_.z.device)
             for name, maker in BASELINES.items()
         }
-        self.found, self.base = {}, None
+        self.results, self.base = {}, None
         picks = np.random.default_rng(0).integers(0, len(self.whole), (2000, len(self.whole)))
         self.picks = picks
         for name, bed in self.beds.items():
@@ -180,14 +180,14 @@ class Judge:
             )
         each = (depth - set_.truth).abs().mean((1, 2)).view(len(set_.names), -1).cpu().numpy()
         self.base = each if self.base is None else self.base
-        said, truth = depth.cpu().numpy(), set_.truth.cpu().numpy()
-        wet = [measures.csi(a, b, 0.1) for a, b in zip(said, truth, strict=True)]
+        prediction, truth = depth.cpu().numpy(), set_.truth.cpu().numpy()
+        wet = [measures.csi(a, b, 0.1) for a, b in zip(prediction, truth, strict=True)]
         for k, water in enumerate(set_.names):
-            if water not in JUDGED + UNSEEN:
+            if water not in TEST_WATERS + UNSEEN_WATERS:
                 continue
             spread = each[k][self.picks].mean(1) / self.base[k][self.picks].mean(1)
             part = slice(k * len(self.whole), (k + 1) * len(self.whole))
-            self.found.setdefault(water, {})[name] = {
+            self.results.setdefault(water, {})[name] = {
                 "mae_m": float(each[k].mean()),
                 "ratio": float(each[k].mean() / self.base[k].mean()),
                 "ratio_95": [float(q) for q in np.quantile(spread, (0.025, 0.975))],
@@ -219,36 +219,38 @@ class Sizes:
             self.width, self.batch, self.turns = 8, 2, 2
 
 
-def taught(sizes, options, real, device):
-    """Lessons of training: generated valleys; streets with the windows of the taught raster."""
+def training_sets(sizes, options, real, device):
+    """Training sets: generated valleys; streets with the windows of the training raster."""
     side = sizes.n * sizes.dx
     zs = valleys(0, sizes.valleys, sizes.n, sizes.dx)
-    yield lessons(
-        zs, TAUGHT, lambda name, k: water_of(name, k, 1.0, side), sizes.dx, options.factor,
+    yield sample_set(
+        zs, TRAIN_WATERS, lambda name, k: water_of(name, k, 1.0, side), sizes.dx, options.factor,
         sizes.duration, device, sizes.turns,
     )  # fmt: skip
     zs = streets(0, sizes.streets, sizes.real)
-    if options.taught:
-        more = torch.from_numpy(real[options.taught])[:, : sizes.real, : sizes.real]
+    if options.train_raster:
+        more = torch.from_numpy(real[options.train_raster])[:, : sizes.real, : sizes.real]
         zs = torch.cat([zs, more])
-    yield lessons(
-        zs, TAUGHT, lambda name, k: water_of(name, k, STREET_SCALE, float(sizes.real)), 1.0,
+    yield sample_set(
+        zs, TRAIN_WATERS, lambda name, k: water_of(name, k, STREET_SCALE, float(sizes.real)), 1.0,
         options.factor, sizes.duration / 2, device, sizes.turns,
     )  # fmt: skip
 
 
 def held_out(sizes, options, real, device):
-    """Names and lessons of what is judged: generated terrain, then each raster not taught."""
-    waters = JUDGED + MORE + UNSEEN
+    """Names and sample sets of the evaluation: generated terrain, then each held-out raster."""
+    waters = TEST_WATERS + TUNING_WATERS + UNSEEN_WATERS
 
     def made(zs, dx, scale, duration):
         side = zs.shape[1] * dx
         named = lambda name, k: water_of(name, -1 - k, scale, side)  # noqa: E731
-        return lessons(zs, waters, named, dx, options.factor, duration, device)
+        return sample_set(zs, waters, named, dx, options.factor, duration, device)
 
     zs = valleys(1_000_000, sizes.tests, sizes.n, sizes.dx)
     yield "generated", made(zs, sizes.dx, 1.0, sizes.duration)
-    for name in sorted(key for key in real if f"{key}_cell_m" in real and key != options.taught):
+    for name in sorted(
+        key for key in real if f"{key}_cell_m" in real and key != options.train_raster
+    ):
         zs, cell = torch.from_numpy(real[name]), float(real[f"{name}_cell_m"])
         if options.quick:
             zs = zs[:2, : sizes.real, : sizes.real].contiguous()
@@ -263,21 +265,23 @@ def arguments():
     parser.add_argument("--factor", type=int, default=8)
     parser.add_argument("--inputs", choices=("heights", "flow"), default="heights")
     parser.add_argument("--data", type=Path, nargs="*", default=[])
-    parser.add_argument("--taught", help="raster whose windows are trained on, not judged")
+    parser.add_argument("--train-raster", help="raster whose windows are trained on, not evaluated")
     parser.add_argument("--budget-s", type=float, default=540.0)
     parser.add_argument("--weights", type=Path, help="where the net goes, for terrain.compare")
-    parser.add_argument("--judge-s", type=float, default=90.0, help="kept for judging")
+    parser.add_argument(
+        "--judge-s", type=float, default=90.0, help="time reserved for the evaluation"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     return parser.parse_args()
 
 
 class Log:
-    """What was found, written after every piece of it."""
+    """Results, written to the file after every part."""
 
     def __init__(self, options, device, sizes):
         self.began, self.out, self.budget = time.monotonic(), options.out, options.budget_s
-        self.found = {
+        self.results = {
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             "torch": str(torch.__version__),
             "options": {k: str(v) for k, v in vars(options).items()},
@@ -288,24 +292,26 @@ class Log:
         return self.budget - (time.monotonic() - self.began)
 
     def keep(self, message):
-        self.out.write_text(json.dumps(self.found, indent=1) + "\n")
+        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
         print(f"{time.monotonic() - self.began:.0f} s", message, flush=True)
 
 
 def learn(sizes, options, real, device, log):
-    """The net after as long as judging leaves."""
-    sets = list(taught(sizes, options, real, device))
-    told = log.found["train"]
-    told |= {"terrains": [len(s.z) for s in sets], "waters": TAUGHT, "turns": sizes.turns}
-    told["data_s"] = log.budget - log.left()
-    log.keep(told)
+    """The net, trained for the time that the evaluation leaves."""
+    sets = list(training_sets(sizes, options, real, device))
+    report = log.results["train"]
+    report |= {"terrains": [len(s.z) for s in sets], "waters": TRAIN_WATERS, "turns": sizes.turns}
+    report["data_s"] = log.budget - log.left()
+    log.keep(report)
     seconds = 3 if options.quick else max(5, log.left() - options.judge_s)
 
-    def tell(history):
-        told["history"] = history
+    def on_history(history):
+        report["history"] = history
         log.keep(history[-1])
 
-    net, told["steps_per_s"], _ = train(sets, options, seconds, sizes.batch, sizes.width, tell)
+    net, report["steps_per_s"], _ = train(
+        sets, options, seconds, sizes.batch, sizes.width, on_history
+    )
     return net
 
 
@@ -321,7 +327,7 @@ def main():
     for name, set_ in held_out(sizes, options, real, device):
         judges[name] = Judge(set_, options.factor)
         judges[name].add("net", net_beds(net, set_))
-        log.found["held_out"][name] = judges[name].found
+        log.results["held_out"][name] = judges[name].results
         log.keep((name, brief(judges[name])))
     arms = [(waters, start) for waters in sizes.tuned for start in ("net", "mean")]
     for (name, judge), (waters, start) in product(judges.items(), arms):
@@ -341,8 +347,8 @@ def keep_net(net, options):
     """The net as ``terrain.train`` leaves it."""
     shape = {"name": "terrain_downsampler", "factor": options.factor, "norm": "group"}
     shape |= {"width": net.stem.out_channels, "inputs": options.inputs}
-    told = {"net": shape, "solver": Solver().model_dump()}
-    checkpoint.write(options.weights, net.state_dict(), told)
+    metadata = {"net": shape, "solver": Solver().model_dump()}
+    checkpoint.write(options.weights, net.state_dict(), metadata)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,12 @@ def main():
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--step", type=int, default=48)
     options = parser.parse_args()
-    found = {}
+    arrays = {}
     for path in options.rasters:
         z, cell = windows(path, options.size, options.step)
-        found |= {path.stem: z, f"{path.stem}_cell_m": np.array(cell)}
+        arrays |= {path.stem: z, f"{path.stem}_cell_m": np.array(cell)}
         print(path.stem, z.shape, cell)
-    np.savez_compressed(options.out, **found)
+    np.savez_compressed(options.out, **arrays)
 
 
 if __name__ == "__main__":

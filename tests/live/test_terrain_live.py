@@ -6,7 +6,7 @@ import rasterio
 from rasterio import Affine
 
 from models.terrain.dem.synthetic import generate
-from models.terrain.spec.parts import Synthetic
+from models.terrain.spec.fields import Synthetic
 from sextant_client import ApiError, Client
 from tests.live.conftest import ONE_DATABASE
 
@@ -55,8 +55,8 @@ def run(client, **spec):
 
 
 @pytest.mark.parametrize("action", KINDS)
-def test_rasters_come_back_in_their_place(action, client, uploaded, tmp_path):
-    """Every raster a kind leaves: CRS, upper-left corner, cell size, nodata where none was."""
+def test_rasters_keep_their_georeference(action, client, uploaded, tmp_path):
+    """Every output raster: CRS, upper-left corner, cell size, nodata as in the input."""
     job = run(client, kind=f"terrain.{action}", terrain={"dataset": uploaded}, **KINDS[action])
     assert job["status"] == "succeeded", job["error"]
     names = [a["name"] for a in client.artifacts(job["id"]) if a["name"].endswith(".tif")]
@@ -74,7 +74,7 @@ def test_rasters_come_back_in_their_place(action, client, uploaded, tmp_path):
 
 
 def test_net_of_a_training_makes_the_raster_coarse(client, uploaded, tmp_path):
-    """Train on the uploaded raster's tiles, downsample it with the net's weights."""
+    """Train on tiles of the uploaded raster, then downsample it with the net."""
     held_out = {"synthetic": {"rows": 16, "columns": 16, "cell_size_m": 2.0}, "train": 0, "test": 1}
     job = run(
         client, kind="terrain.train", factor=8, width=8, epochs=1, batch_size=4, **SHORT,
@@ -105,22 +105,22 @@ def test_unusable_raster_is_refused_with_the_reason(name, client, tmp_path):
     """Degrees, cells that are not square, nodata everywhere, NaN: at upload, before any job."""
     value, options, reason = UNUSABLE[name]
     z = np.full((12, 12), value)
-    with pytest.raises(ApiError, match=reason) as told:
+    with pytest.raises(ApiError, match=reason) as caught:
         client.upload(name, [write(tmp_path / f"{name}.tif", z, **options)])
-    assert told.value.code == "dataset_failed"
+    assert caught.value.code == "dataset_failed"
 
 
 def test_too_many_cells_are_refused_before_a_job(client, uploaded):
     """10^9 cells: 422 with the number and a way out."""
     area = {"rows": 40_000, "columns": 25_000}
     spec = {"kind": "terrain.simulate", "terrain": {"dataset": uploaded, "area": area}}
-    with pytest.raises(ApiError, match=r"1,000,000,000 cells.*terrain\.area") as told:
+    with pytest.raises(ApiError, match=r"1,000,000,000 cells.*terrain\.area") as caught:
         client.submit(spec)
-    assert told.value.status == 422
+    assert caught.value.status == 422
 
 
 def test_inflow_off_the_edge_fails_with_the_reason(client, uploaded):
-    """What only the raster can tell: the job fails, naming the segment and the edge's length."""
+    """Known only from the raster: the job fails, naming the segment and the edge's length."""
     inflow = {"type": "inflow", "edge": "left", "centre_m": 85.0, "length_m": 20.0}
     job = run(
         client, kind="terrain.simulate", terrain={"dataset": uploaded}, duration_s=60.0,
@@ -132,7 +132,7 @@ def test_inflow_off_the_edge_fails_with_the_reason(client, uploaded):
 
 
 def test_map_of_other_values_fails_with_the_reason(client, uploaded):
-    """Heights in place of roughness: refused by their range once they are read."""
+    """Heights instead of roughness: refused by their range when they are read."""
     job = run(
         client, kind="terrain.simulate", terrain={"dataset": uploaded}, **SHORT,
         manning_map={"dataset": uploaded},

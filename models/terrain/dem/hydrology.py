@@ -1,4 +1,4 @@
-"""Where water on a terrain would stand and go: its hollows, and what lies upstream of a cell."""
+"""Depressions of a terrain and flow accumulation."""
 
 from heapq import heappop, heappush
 from typing import no_type_check
@@ -12,8 +12,8 @@ from models.core.compiled import compile_cached
 
 
 @no_type_check
-def _fill(flat, ny, nx, heap, seen, order, level, next_cell):
-    """Take the lowest cell reached so far, reach its neighbours from it, until all are taken."""
+def _fill_depressions(flat, ny, nx, heap, seen, order, level, next_cell):
+    """Priority flood: pop the lowest cell of the heap and push its unvisited neighbours."""
     for k in range(flat.size):
         height, cell = heappop(heap)
         order[k], level[cell] = cell, height
@@ -26,15 +26,15 @@ def _fill(flat, ny, nx, heap, seen, order, level, next_cell):
                     heappush(heap, (max(flat[other], height), other))
 
 
-fill = compile_cached(_fill)
+fill_depressions = compile_cached(_fill_depressions)
 
 
 @no_type_check
-def _drain(z, level, area):
-    """Fill from the rim inwards, lowest first; then count upstream, last first.
+def _accumulate(z, level, area):
+    """Fill depressions from the border inwards, lowest first; accumulate flow in reverse order.
 
-    A cell flows to the neighbour from which it was reached, so that paths lead through hollows to
-    their outlet and every path ends at the rim.
+    A cell drains to the neighbour from which it was reached, so that flow paths cross depressions
+    to their outlet and every path ends at the border.
     """
     ny, nx = z.shape
     flat, order, next_cell = z.ravel(), np.empty(z.size, np.int64), np.full(z.size, -1)
@@ -44,23 +44,23 @@ def _drain(z, level, area):
         if cell < nx or cell >= z.size - nx or cell % nx == 0 or cell % nx == nx - 1:
             seen[cell] = True
             heappush(heap, (flat[cell], cell))
-    fill(flat, ny, nx, heap, seen, order, level, next_cell)
+    fill_depressions(flat, ny, nx, heap, seen, order, level, next_cell)
     for k in range(z.size - 1, -1, -1):
         if next_cell[order[k]] >= 0:
             area[next_cell[order[k]]] += area[order[k]]
 
 
-drain = compile_cached(_drain)
+accumulate = compile_cached(_accumulate)
 
 
-def drained(z: Float[Tensor, "ny nx"]) -> Float[Tensor, "2 ny nx"]:
-    """Depth of hollows filled to their outlet in m, and the cells upstream of each, itself one.
+def flow_accumulation(z: Float[Tensor, "ny nx"]) -> Float[Tensor, "2 ny nx"]:
+    """Depression depth in m, and flow accumulation in cells, each cell counting itself.
 
-    Water may leave over the whole rim. Filling by the priority of height is that of Barnes,
-    Lehman, Mulla 2014 (doi 10.1016/j.cageo.2013.04.024).
+    Depressions are filled to their outlet; water can leave over the whole border. Filling by a
+    priority queue follows Barnes, Lehman, Mulla 2014 (doi 10.1016/j.cageo.2013.04.024).
     """
     heights = z.double().numpy()
     level, area = np.zeros(z.numel()), np.ones(z.numel())
-    drain(heights, level, area)
+    accumulate(heights, level, area)
     depth = level.reshape(heights.shape) - heights
     return torch.from_numpy(np.stack([depth, area.reshape(heights.shape)])).float()

@@ -1,14 +1,14 @@
-"""Ways to make a terrain coarse without training: what a net has to beat."""
+"""Baselines: ways to coarsen a terrain without training."""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
-from models.terrain.spec.parts import Method
+from models.terrain.spec.fields import Method
 
 BILATERAL_COLOUR_M, BILATERAL_SPACE = 2.0, 50.0  # of the authors' "edge preserving" baseline
 CHANNEL_CELLS = 24  # upstream area, in coarse cells, from which a flow path counts as a channel
@@ -16,36 +16,37 @@ RIDGE_M = 0.2  # a line this much above both sides counts as a crest
 NEIGHBOURS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 
 Fine = Float[Tensor, "ny nx"]
+Coarse = Float[Tensor, "nyc nxc"]
 
 
-def fitted(z: Fine, factor: int) -> Tensor:
-    """Rows and columns made multiples of ``factor``: the last ones repeated."""
+def pad_to_multiple(z: Fine, factor: int) -> Coarse:
+    """Pad rows and columns to multiples of ``factor`` by repeating the last ones."""
     ny, nx = z.shape
     return pad(z[None], (0, -nx % factor, 0, -ny % factor), mode="replicate")[0]
 
 
-def mean(z: Fine, factor: int) -> Tensor:
-    """Mean of the fine cells; keeps volumes of ground."""
+def mean(z: Fine, factor: int) -> Coarse:
+    """Mean of the fine cells; conserves the volume of ground."""
     return avg_pool2d(z[None], factor)[0]
 
 
-def highest(z: Fine, factor: int) -> Tensor:
+def highest(z: Fine, factor: int) -> Coarse:
     """Highest fine cell: levees stay, channels vanish."""
     return max_pool2d(z[None], factor)[0]
 
 
-def lowest(z: Fine, factor: int) -> Tensor:
+def lowest(z: Fine, factor: int) -> Coarse:
     """Lowest fine cell: channels stay, levees vanish."""
     return -highest(-z, factor)
 
 
-def bilinear(z: Fine, factor: int) -> Tensor:
+def bilinear(z: Fine, factor: int) -> Coarse:
     """Interpolated at the centre of a coarse cell: the mean of its four middle cells."""
     return interpolate(z[None, None], scale_factor=1 / factor, mode="bilinear")[0, 0]
 
 
-def bilateral(z: Fine, factor: int) -> Tensor:
-    """Smoothed within 3 x 3 cells but not over steps in height, then pooled by the mean."""
+def bilateral(z: Fine, factor: int) -> Coarse:
+    """Edge-preserving 3 x 3 bilateral filter, then mean pooling."""
     wide = pad(z[None], (1, 1, 1, 1), mode="replicate")[0]
     total, weights = torch.zeros_like(z), torch.zeros_like(z)
     for i in range(3):
@@ -58,9 +59,9 @@ def bilateral(z: Fine, factor: int) -> Tensor:
     return mean(total / weights, factor)
 
 
-def channel(z: Fine, factor: int) -> Tensor:
-    """Mean pooling with flow paths burnt in at their lowest and crests kept at their highest."""
-    flow = accumulation(z.double().numpy())
+def channel(z: Fine, factor: int) -> Coarse:
+    """Mean pooling with flow paths burnt in at their minimum and crests kept at their maximum."""
+    flow = d8_accumulation(z.double().numpy())
     paths = torch.from_numpy(flow >= CHANNEL_CELLS * factor * factor)
     has_path = max_pool2d(paths[None].float(), factor)[0] > 0
     bed = -max_pool2d(torch.where(paths, -z, -torch.inf)[None], factor)[0]
@@ -70,8 +71,8 @@ def channel(z: Fine, factor: int) -> Tensor:
     return torch.where(has_path, bed, torch.where(enough, top, mean(z, factor)))
 
 
-def crests(z: Fine) -> Tensor:
-    """Cells higher than what lies two cells to both sides, along rows or columns."""
+def crests(z: Fine) -> Bool[Tensor, "ny nx"]:
+    """Crest cells [ny, nx]: higher than both cells two cells away, along rows or columns."""
     wide = pad(z[None], (2, 2, 2, 2), mode="replicate")[0]
     ny, nx = z.shape
     north, south = wide[:ny, 2 : nx + 2], wide[4:, 2 : nx + 2]
@@ -79,8 +80,8 @@ def crests(z: Fine) -> Tensor:
     return (z - torch.minimum(torch.maximum(north, south), torch.maximum(west, east))) > RIDGE_M
 
 
-def accumulation(z: np.ndarray) -> np.ndarray:
-    """Cells upstream of each cell, itself included, down the steepest descent (D8)."""
+def d8_accumulation(z: Float[np.ndarray, "ny nx"]) -> Float[np.ndarray, "ny nx"]:
+    """D8 flow accumulation: cells upstream of each cell along steepest descent, itself included."""
     ny, nx = z.shape
     high = np.full((ny + 2, nx + 2), np.inf)
     high[1:-1, 1:-1] = z

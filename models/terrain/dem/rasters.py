@@ -1,4 +1,4 @@
-"""Terrains in and rasters out: heights in metres with their place on the earth."""
+"""Reads terrains and writes rasters: heights in metres with their georeference."""
 
 import warnings
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning
 from scipy.ndimage import distance_transform_edt
@@ -16,7 +16,7 @@ from models.core.run import Run
 from models.data import elevation
 from models.data.samples import heights_of
 from models.terrain.dem.synthetic import generate
-from models.terrain.spec.parts import (
+from models.terrain.spec.fields import (
     Area,
     ArtifactTerrain,
     DatasetTerrain,
@@ -32,7 +32,7 @@ PROFILE: dict[str, Any] = {
 
 
 class Maps(NamedTuple):
-    """What differs from cell to cell beside the heights; None: it does not.
+    """Maps of parameters that vary from cell to cell; None: constant.
 
     Attributes:
         manning: roughness in s/m^(1/3), float32.
@@ -48,10 +48,10 @@ class Elevation(NamedTuple):
 
     Attributes:
         z: heights in m, float32, nodata filled from the nearest known cell.
-        missing: where there were none.
+        missing: nodata cells.
         dx: side of a cell in m.
         crs: of the raster, or None.
-        transform: from (column, row) to coordinates; a metre grid where the file tells none.
+        transform: from (column, row) to coordinates; a grid in metres if the file has none.
         name: for messages and titles.
     """
 
@@ -68,7 +68,7 @@ def load(terrain: Terrain, run: Run, seed: int) -> Elevation:
 
     Raises:
         DataError: if the raster cannot be used.
-        SpecError: if the spec leaves open what the raster does not tell, or asks beyond its edge.
+        SpecError: if neither spec nor raster gives the cell size, or the area exceeds the raster.
     """
     if isinstance(terrain, SyntheticTerrain):
         z = generate(terrain.synthetic, seed).numpy()
@@ -80,20 +80,20 @@ def load(terrain: Terrain, run: Run, seed: int) -> Elevation:
                 f"terrain: the cells of {terrain.dataset} are 3 arc-seconds, 74 x 93 m",
                 hint="give terrain.cell_size_m, for example 83",
             )
-        found = from_heights(heights_of(terrain.dataset), given, terrain.dataset)
+        elevation_model = from_heights(heights_of(terrain.dataset), given, terrain.dataset)
     else:
-        found = read(run.input(terrain), given, _name(terrain))
-    return found if terrain.area is None else cut(found, terrain.area)
+        elevation_model = read(run.input(terrain), given, _name(terrain))
+    return elevation_model if terrain.area is None else cut(elevation_model, terrain.area)
 
 
 def maps_of(spec: Any, fine: Elevation, run: Run) -> Maps:
-    """The maps that a spec names, on the cells of its terrain; none for kinds without.
+    """The maps that a spec names, on the cells of its terrain; empty for kinds without maps.
 
     Raises:
         DataError: if a raster cannot be used.
         SpecError: if its cells are not the terrain's, or a value is out of range.
     """
-    found = {}
+    maps = {}
     for name, (low, high) in MAPS.items():
         ref = getattr(spec, f"{name}_map", None)
         if ref is None:
@@ -108,18 +108,18 @@ def maps_of(spec: Any, fine: Elevation, run: Run) -> Maps:
             raise SpecError(
                 f"{name}_map: values from {least:g} to {most:g}; {low:g} to {high:g} are allowed"
             )
-        found[name] = values
-    return Maps(**found)
+        maps[name] = values
+    return Maps(**maps)
 
 
 def _name(terrain: DatasetTerrain | ArtifactTerrain) -> str:
     return terrain.dataset if isinstance(terrain, DatasetTerrain) else terrain.artifact
 
 
-def from_heights(z: np.ndarray, dx: float, name: str) -> Elevation:
-    """A terrain without a place on the earth."""
-    place = Affine(dx, 0, 0, 0, -dx, z.shape[0] * dx)
-    return _filled(z.astype(np.float32), np.zeros(z.shape, bool), dx, None, place, name)
+def from_heights(z: Shaped[np.ndarray, "ny nx"], dx: float, name: str) -> Elevation:
+    """A terrain without a georeference."""
+    transform = Affine(dx, 0, 0, 0, -dx, z.shape[0] * dx)
+    return _filled(z.astype(np.float32), np.zeros(z.shape, bool), dx, None, transform, name)
 
 
 def read(path: Path, cell_size_m: float | None, name: str) -> Elevation:
@@ -128,8 +128,8 @@ def read(path: Path, cell_size_m: float | None, name: str) -> Elevation:
     Raises:
         DataError: naming what is wrong.
     """
-    told = elevation.check(path, cell_size_m)
-    dx = float(told["cell_size_m"])
+    metadata = elevation.check(path, cell_size_m)
+    dx = float(metadata["cell_size_m"])
     with path.open("rb") as file:
         if file.read(6) == elevation.NPY_MAGIC:
             return from_heights(np.load(path, allow_pickle=False), dx, name)
@@ -138,32 +138,32 @@ def read(path: Path, cell_size_m: float | None, name: str) -> Elevation:
         rasterio.open(path) as raster,
     ):
         band = raster.read(1, masked=True)
-        crs, place = raster.crs, raster.transform
-    if place.is_identity:
-        place = Affine(dx, 0, 0, 0, -dx, band.shape[0] * dx)
+        crs, transform = raster.crs, raster.transform
+    if transform.is_identity:
+        transform = Affine(dx, 0, 0, 0, -dx, band.shape[0] * dx)
     if crs is not None and crs.is_geographic:
         crs = None if cell_size_m is not None else crs
     missing = np.ma.getmaskarray(band).copy()
-    return _filled(band.filled(0).astype(np.float32), missing, dx, crs, place, name)
+    return _filled(band.filled(0).astype(np.float32), missing, dx, crs, transform, name)
 
 
 def _filled(
-    z: np.ndarray, missing: np.ndarray, dx: float, crs: Any, place: Affine, name: str
+    z: np.ndarray, missing: np.ndarray, dx: float, crs: Any, transform: Affine, name: str
 ) -> Elevation:
     if missing.all():
         raise DataError(f"{name}: every cell is nodata")
     if missing.any():
         nearest = distance_transform_edt(missing, return_distances=False, return_indices=True)
         z = z[tuple(nearest)]
-    return Elevation(np.ascontiguousarray(z), missing, dx, crs, place, name)
+    return Elevation(np.ascontiguousarray(z), missing, dx, crs, transform, name)
 
 
 def cut(whole: Elevation, area: Area) -> Elevation:
-    """A part of a terrain.
+    """A rectangular part of a terrain.
 
     Raises:
-        SpecError: if it reaches beyond the edge.
-        DataError: if it holds nodata only.
+        SpecError: if the area exceeds the terrain.
+        DataError: if all of its cells are nodata.
     """
     ny, nx = whole.z.shape
     last_row, last_column = area.row + area.rows, area.column + area.columns
@@ -173,39 +173,46 @@ def cut(whole: Elevation, area: Area) -> Elevation:
             f"rows and {nx} columns"
         )
     part = (slice(area.row, last_row), slice(area.column, last_column))
-    place = whole.transform @ Affine.translation(area.column, area.row)
+    transform = whole.transform @ Affine.translation(area.column, area.row)
     if whole.missing[part].all():
         raise DataError(f"terrain.area: every cell of this part of {whole.name} is nodata")
-    return whole._replace(z=whole.z[part].copy(), missing=whole.missing[part], transform=place)
+    return whole._replace(z=whole.z[part].copy(), missing=whole.missing[part], transform=transform)
 
 
 def cropped(whole: Elevation, factor: int) -> Elevation:
-    """Without the rows and columns that do not fill a coarse cell.
+    """The terrain without the rows and columns that do not fill a coarse cell.
 
     Raises:
-        DataError: if what is left holds nodata only.
+        DataError: if all of the remaining cells are nodata.
     """
     rows, columns = (count // factor * factor for count in whole.z.shape)
     return cut(whole, Area(rows=rows, columns=columns))
 
 
-def coarsened(fine: Elevation, z: np.ndarray, factor: int) -> Elevation:
-    """The terrain with coarse heights: same upper-left corner, cells ``factor`` times as large."""
+def coarsened(fine: Elevation, z: Float[np.ndarray, "nyc nxc"], factor: int) -> Elevation:
+    """The terrain with coarse heights [nyc, nxc]: same corner, cells ``factor`` times as large."""
     rows, columns = z.shape
     missing = np.ones((rows * factor, columns * factor), bool)
     ny, nx = (min(a, b) for a, b in zip(fine.z.shape, missing.shape, strict=True))
     missing[:ny, :nx] = fine.missing[:ny, :nx]
     all_missing = np.asarray(missing.reshape(rows, factor, columns, factor).all((1, 3)))
-    place = fine.transform @ Affine.scale(factor, factor)
-    return Elevation(z, all_missing, fine.dx * factor, fine.crs, place, fine.name)
+    transform = fine.transform @ Affine.scale(factor, factor)
+    return Elevation(z, all_missing, fine.dx * factor, fine.crs, transform, fine.name)
 
 
 def write(path: Path, values: np.ndarray, like: Elevation, **tags: str | int | float) -> None:
-    """A float32 GeoTIFF on the grid of ``like``; its missing cells and NaN become nodata."""
+    """Write a float32 GeoTIFF on the grid of ``like``; its missing cells and NaN become nodata.
+
+    Args:
+        path: of the file; its folder is created.
+        values: [ny, nx].
+        like: terrain that gives grid, CRS and missing cells.
+        tags: metadata of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = np.where(like.missing | ~np.isfinite(values), NODATA, values).astype(np.float32)
     shape = {"height": shown.shape[0], "width": shown.shape[1]}
-    place = {"crs": like.crs, "transform": like.transform, "nodata": NODATA}
-    with rasterio.open(path, "w", **PROFILE, **shape, **place) as raster:
+    transform = {"crs": like.crs, "transform": like.transform, "nodata": NODATA}
+    with rasterio.open(path, "w", **PROFILE, **shape, **transform) as raster:
         raster.write(shown, 1)
         raster.update_tags(**{name: str(value) for name, value in tags.items()})

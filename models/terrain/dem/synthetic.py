@@ -1,4 +1,4 @@
-"""Generated terrains whose narrow walls and channels decide where the water goes."""
+"""Generated terrains with narrow walls and channels, which control the flow."""
 
 import math
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.device import generator
-from models.terrain.spec.parts import Synthetic
+from models.terrain.spec.fields import Synthetic
 
 LEVEE_CELLS, ROAD_CELLS, GAP_CELLS = 2, 2, 4
 
@@ -25,7 +25,7 @@ def generate(made: Synthetic, seed: int) -> Float[Tensor, "ny nx"]:
     z = noise(ny, nx, g) * made.relief_m / 2
     middle = _winding(nx, ny, g)
     away = (row - middle).abs()
-    z = z * (0.3 + 0.7 * (away / (0.25 * ny)).clamp(max=1))  # calmer beside the river
+    z = z * (0.3 + 0.7 * (away / (0.25 * ny)).clamp(max=1))  # flatter near the river
     z = z - made.slope * made.cell_size_m * column + 2 * (away / ny) ** 2 * made.relief_m
     z = _levees(z, row, middle, made, g)
     z = _roads(z, row, column, made, g)

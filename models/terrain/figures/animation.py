@@ -5,27 +5,27 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from models.terrain.figures.floods import BRIGHTEST, SHOWN_M, WATER, Stage, full_depth, hillshade
+from models.terrain.figures.floods import BRIGHTEST, SHOWN_M, WATER, BaseMap, full_depth, hillshade
 
 LONGEST_PX, FRAME_MS = 640, 200
 STRIP_PX, RAMP_PX = 28, 120
 FONT = 13
 
 
-def write(path: Path, stage: Stage, times: list[float], frames: list[np.ndarray]) -> None:
+def write(path: Path, base_map: BaseMap, times: list[float], frames: list[np.ndarray]) -> None:
     """Write one frame a time: depth over the hillshade; time and the scale of depths below.
 
     Args:
         path: of the GIF.
-        stage: the terrain.
+        base_map: the terrain.
         times: s.
         frames: depth in m at these times.
     """
-    depths = [stage.known(frame) for frame in frames]
+    depths = [base_map.known(frame) for frame in frames]
     deepest = full_depth(depths)
-    shade = np.nan_to_num(hillshade(stage) / BRIGHTEST, nan=1.0)[..., None] * np.ones(3)
-    scale = LONGEST_PX / max(stage.z.shape)
-    size = (round(stage.z.shape[1] * scale), round(stage.z.shape[0] * scale))
+    shade = np.nan_to_num(hillshade(base_map) / BRIGHTEST, nan=1.0)[..., None] * np.ones(3)
+    scale = LONGEST_PX / max(base_map.z.shape)
+    size = (round(base_map.z.shape[1] * scale), round(base_map.z.shape[0] * scale))
     made = [
         _frame(_coloured(shade, np.nan_to_num(depth), deepest), size, f"{t:.0f} s", deepest)
         for t, depth in zip(times, depths, strict=True)

@@ -27,14 +27,14 @@ Field = Float[np.ndarray, "ny nx"]
 
 
 class Panel(NamedTuple):
-    """A field on its own grid and what is written above it."""
+    """A field on its own grid and its title."""
 
     title: str
     values: np.ndarray
 
 
-class Stage(NamedTuple):
-    """The terrain that panels are drawn over."""
+class BaseMap(NamedTuple):
+    """The terrain under the panels: heights in m, cell size in m, nodata cells; [ny, nx]."""
 
     z: np.ndarray
     dx: float
@@ -46,19 +46,19 @@ class Stage(NamedTuple):
         return (0.0, self.z.shape[1] * self.dx, self.z.shape[0] * self.dx, 0.0)
 
     def known(self, values: np.ndarray) -> np.ndarray:
-        """A field on the terrain's cells or on coarser ones, NaN where none has a height."""
+        """A field [ny, nx] on fine or coarse cells, NaN where all fine cells are nodata."""
         ny, nx = values.shape
         f = self.missing.shape[0] // ny
         nowhere = self.missing[: ny * f, : nx * f].reshape(ny, f, nx, f).all((1, 3))
         return np.where(nowhere, np.nan, values)
 
 
-def hillshade(stage: Stage) -> Float[np.ndarray, "ny nx"]:
-    """Light from the north-west, 0 to 1; relief stretched so that flat ground shows its shape."""
-    relief = float(np.percentile(stage.z, 98) - np.percentile(stage.z, 2)) or 1.0
-    stretch = 0.12 * min(stage.z.shape) * stage.dx / relief
-    shade = LightSource(315, 45).hillshade(stage.z, stretch, stage.dx, stage.dx)
-    return np.where(stage.missing, np.nan, shade)
+def hillshade(base_map: BaseMap) -> Float[np.ndarray, "ny nx"]:
+    """Hillshade lit from the north-west, 0 to 1; the relief of flat ground is exaggerated."""
+    relief = float(np.percentile(base_map.z, 98) - np.percentile(base_map.z, 2)) or 1.0
+    stretch = 0.12 * min(base_map.z.shape) * base_map.dx / relief
+    shade = LightSource(315, 45).hillshade(base_map.z, stretch, base_map.dx, base_map.dx)
+    return np.where(base_map.missing, np.nan, shade)
 
 
 def _grid(count: int, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
@@ -76,16 +76,16 @@ def _grid(count: int, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _ground(axis: Axes, stage: Stage, shade: np.ndarray, title: str) -> None:
+def _ground(axis: Axes, base_map: BaseMap, shade: np.ndarray, title: str) -> None:
     axis.imshow(
-        shade, cmap="gray", vmin=0, vmax=BRIGHTEST, extent=stage.extent, interpolation="nearest"
+        shade, cmap="gray", vmin=0, vmax=BRIGHTEST, extent=base_map.extent, interpolation="nearest"
     )
     axis.set_title(title, fontsize=9)
 
 
-def scale_bar(axis: Axes, stage: Stage) -> None:
+def scale_bar(axis: Axes, base_map: BaseMap) -> None:
     """A bar of a round length in the lower left corner, on white."""
-    width, height = stage.extent[1], stage.extent[2]
+    width, height = base_map.extent[1], base_map.extent[2]
     power = 10 ** math.floor(math.log10(width / 4))
     length = max(k * power for k in (1, 2, 5) if k * power <= width / 4 or k == 1)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
@@ -98,24 +98,31 @@ def scale_bar(axis: Axes, stage: Stage) -> None:
 
 
 def full_depth(fields: list[np.ndarray]) -> float:
-    """Depth in m at the dark end of the colours: 199 of 200 wet cells are not deeper."""
+    """Depth in m at the dark end of the color scale: the 99.5th percentile of wet cells."""
     depths = np.concatenate([field.ravel() for field in fields])
     wet = depths[depths > SHOWN_M]
     return float(np.percentile(wet, 99.5)) if len(wet) else 2 * SHOWN_M
 
 
-def depths(path: Path, stage: Stage, panels: list[Panel], title: str) -> None:
-    """Write a PNG: depth of each panel over the hillshade, one scale."""
-    figure, axes = _grid(len(panels), stage.z.shape)
-    deepest = full_depth([stage.known(panel.values) for panel in panels])
-    norm, shade = Normalize(0, deepest), hillshade(stage)
+def depths(path: Path, base_map: BaseMap, panels: list[Panel], title: str) -> None:
+    """Write a PNG: depth of each panel over the hillshade, on one scale.
+
+    Args:
+        path: of the PNG.
+        base_map: the terrain.
+        panels: depths in m.
+        title: of the figure.
+    """
+    figure, axes = _grid(len(panels), base_map.z.shape)
+    deepest = full_depth([base_map.known(panel.values) for panel in panels])
+    norm, shade = Normalize(0, deepest), hillshade(base_map)
     for axis, panel in zip(axes, panels, strict=False):
-        _ground(axis, stage, shade, panel.title)
-        wet = np.ma.masked_less(np.nan_to_num(stage.known(panel.values)), SHOWN_M)
+        _ground(axis, base_map, shade, panel.title)
+        wet = np.ma.masked_less(np.nan_to_num(base_map.known(panel.values)), SHOWN_M)
         axis.imshow(
-            wet, cmap=WATER, norm=norm, alpha=0.85, extent=stage.extent, interpolation="nearest"
+            wet, cmap=WATER, norm=norm, alpha=0.85, extent=base_map.extent, interpolation="nearest"
         )
-    scale_bar(axes[0], stage)
+    scale_bar(axes[0], base_map)
     label = f"depth of water (m), from {SHOWN_M:g} m"
     shown = ScalarMappable(norm, WATER)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label, extend="max")
@@ -123,28 +130,35 @@ def depths(path: Path, stage: Stage, panels: list[Panel], title: str) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def differences(path: Path, stage: Stage, panels: list[Panel], title: str, label: str) -> None:
+def differences(path: Path, base_map: BaseMap, panels: list[Panel], title: str, label: str) -> None:
     """Write a PNG: signed fields on one scale about zero, cut at the 98th percentile of gaps.
 
-    Where there is no gap to speak of the ground is left bare.
+    Differences of at most ``LEAST_GAP_M`` are not drawn.
+
+    Args:
+        path: of the PNG.
+        base_map: the terrain.
+        panels: signed fields.
+        title: of the figure.
+        label: of the color bar.
     """
-    figure, axes = _grid(len(panels), stage.z.shape)
-    magnitudes = np.concatenate([np.abs(stage.known(panel.values)).ravel() for panel in panels])
+    figure, axes = _grid(len(panels), base_map.z.shape)
+    magnitudes = np.concatenate([np.abs(base_map.known(panel.values)).ravel() for panel in panels])
     gaps = magnitudes[magnitudes > LEAST_GAP_M]
     most = float(np.percentile(gaps, 98)) if len(gaps) else 1.0
-    norm, shade = TwoSlopeNorm(0, -most, most), hillshade(stage)
+    norm, shade = TwoSlopeNorm(0, -most, most), hillshade(base_map)
     for axis, panel in zip(axes, panels, strict=False):
-        _ground(axis, stage, shade, panel.title)
-        gap = stage.known(panel.values)
+        _ground(axis, base_map, shade, panel.title)
+        gap = base_map.known(panel.values)
         axis.imshow(
             np.where(np.abs(gap) > LEAST_GAP_M, gap, np.nan),
             cmap=DIFFERENCE,
             norm=norm,
             alpha=0.85,
-            extent=stage.extent,
+            extent=base_map.extent,
             interpolation="nearest",
         )
-    scale_bar(axes[0], stage)
+    scale_bar(axes[0], base_map)
     shown = ScalarMappable(norm, DIFFERENCE)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label, extend="both")
     figure.suptitle(title, fontsize=11)
@@ -152,20 +166,31 @@ def differences(path: Path, stage: Stage, panels: list[Panel], title: str, label
 
 
 def extents(
-    path: Path, stage: Stage, truth: np.ndarray, panels: list[Panel], wet_m: float, title: str
+    path: Path, base_map: BaseMap, truth: np.ndarray, panels: list[Panel], wet_m: float, title: str
 ) -> None:
-    """Write a PNG: where a coarse flood is wet rightly, is dry wrongly, is wet wrongly."""
-    figure, axes = _grid(len(panels), stage.z.shape)
-    colours, shade = ListedColormap([colour for _, colour in EXTENTS]), hillshade(stage)
+    """Write a PNG: hits, misses and false alarms of coarse floods.
+
+    Args:
+        path: of the PNG.
+        base_map: the terrain.
+        truth: pooled fine depth in m [nyc, nxc].
+        panels: coarse depths in m.
+        wet_m: depth above which a cell counts as wet, m.
+        title: of the figure.
+    """
+    figure, axes = _grid(len(panels), base_map.z.shape)
+    colours, shade = ListedColormap([colour for _, colour in EXTENTS]), hillshade(base_map)
     for axis, panel in zip(axes, panels, strict=False):
-        _ground(axis, stage, shade, panel.title)
-        said, is_wet = stage.known(panel.values) > wet_m, stage.known(truth) > wet_m
-        code = np.where(said & is_wet, 0.0, np.where(is_wet, 1.0, np.where(said, 2.0, np.nan)))
+        _ground(axis, base_map, shade, panel.title)
+        predicted, actual = base_map.known(panel.values) > wet_m, base_map.known(truth) > wet_m
+        code = np.where(
+            predicted & actual, 0.0, np.where(actual, 1.0, np.where(predicted, 2.0, np.nan))
+        )
         axis.imshow(
-            code, cmap=colours, vmin=-0.5, vmax=2.5, alpha=0.85, extent=stage.extent,
+            code, cmap=colours, vmin=-0.5, vmax=2.5, alpha=0.85, extent=base_map.extent,
             interpolation="nearest",
         )  # fmt: skip
-    scale_bar(axes[0], stage)
+    scale_bar(axes[0], base_map)
     handles = [Patch(color=colour, label=name) for name, colour in EXTENTS]
     words = f"wet: deeper than {wet_m:g} m"
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, title=words)
@@ -173,8 +198,16 @@ def extents(
     figure.savefig(path, metadata={"Software": None})
 
 
-def terrains(path: Path, fine: Stage, panels: list[Panel], moved: Panel, title: str) -> None:
-    """Write a PNG: heights of each panel on one scale, and a signed difference beside them."""
+def terrains(path: Path, fine: BaseMap, panels: list[Panel], moved: Panel, title: str) -> None:
+    """Write a PNG: heights of each panel on one scale, and a signed difference.
+
+    Args:
+        path: of the PNG.
+        fine: the fine terrain.
+        panels: heights in m.
+        moved: difference of heights in m.
+        title: of the figure.
+    """
     figure, axes = _grid(len(panels) + 1, fine.z.shape)
     values = np.concatenate([fine.known(panel.values).ravel() for panel in panels])
     low, high = np.nanpercentile(values, (1, 99))

@@ -1,4 +1,4 @@
-"""Training terrains and their floods: what a coarse flood should come to."""
+"""Training samples: terrains under one water each, and their pooled fine floods as targets."""
 
 import hashlib
 import json
@@ -14,35 +14,36 @@ from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.terrain import measures
 from models.terrain.dem import rasters
-from models.terrain.dem.hydrology import drained
+from models.terrain.dem.hydrology import flow_accumulation
 from models.terrain.dem.rasters import Elevation
-from models.terrain.solver.engines import Scene, scene_of, stages
-from models.terrain.solver.time_stepping import World
-from models.terrain.spec.parts import Area, SyntheticTerrain, Water
+from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
+from models.terrain.solver.time_stepping import BoundaryConditions
+from models.terrain.spec.fields import Area, SyntheticTerrain, Water
 from models.terrain.spec.train import TerrainTrain
 
 WET_M = 0.1
 
 
-class Lesson(NamedTuple):
-    """A terrain under one water, and what a coarse flood on it should come to.
+class TrainingSample(NamedTuple):
+    """A terrain under one water.
 
     Attributes:
         z: fine heights in m about 0, float32 [ny, nx].
-        flow: :func:`models.terrain.dem.hydrology.drained` of them; None for inputs ``heights``.
-        datum: their mean, taken off.
-        world: surroundings of the coarse bed.
-        scene: to open floods on it.
+        flow: :func:`models.terrain.dem.hydrology.flow_accumulation` of them; None for inputs
+            ``heights``.
+        datum: their mean in m, subtracted from them.
+        boundary: boundary conditions of the coarse flood.
+        scenario: opens floods on the terrain.
         dx: side of a coarse cell, m.
-        name: where it is from.
-        water: number of the water, from 0.
+        name: of its source.
+        water: index of the water.
     """
 
     z: Tensor
     flow: Tensor | None
     datum: float
-    world: World
-    scene: Scene
+    boundary: BoundaryConditions
+    scenario: Scenario
     dx: float
     name: str
     water: int
@@ -58,77 +59,78 @@ def terrains(spec: TerrainTrain, run: Run, *, test: bool) -> Iterator[Elevation]
     count = scenes.test if test else scenes.train
     first = scenes.train if test else 0
     for k in range(count if scenes.synthetic is not None else 0):
-        made = scenes.synthetic.model_copy(update={"variant": first + k})  # ty: ignore
-        yield rasters.load(SyntheticTerrain(synthetic=made), run, spec.seed)
+        synthetic = scenes.synthetic.model_copy(update={"variant": first + k})  # ty: ignore
+        yield rasters.load(SyntheticTerrain(synthetic=synthetic), run, spec.seed)
     for source in scenes.test_rasters if test else scenes.rasters:
         whole = rasters.load(source, run, spec.seed)
-        found = 0
+        tile_count = 0
         for row in range(0, whole.z.shape[0] - tile + 1, tile):
             for column in range(0, whole.z.shape[1] - tile + 1, tile):
                 part = (slice(row, row + tile), slice(column, column + tile))
                 if not whole.missing[part].any():
-                    found += 1
+                    tile_count += 1
                     area = Area(row=row, column=column, rows=tile, columns=tile)
                     yield rasters.cut(whole, area)
-        if found == 0:
+        if tile_count == 0:
             raise DataError(
                 f"{whole.name}: no tile of {tile} x {tile} cells without nodata",
                 hint="lower scenes.tile",
             )
 
 
-def lessons_of(spec: TerrainTrain, fine: Elevation, run: Run) -> Iterator[Lesson]:
-    """A terrain under each water."""
+def samples_of(spec: TerrainTrain, fine: Elevation, run: Run) -> Iterator[TrainingSample]:
+    """A terrain under each water, one sample each."""
     datum, dx = float(fine.z.mean()), fine.dx * spec.factor
     z = torch.from_numpy(fine.z - np.float32(datum))
-    flow = drained(z) if spec.inputs == "flow" else None
+    flow = flow_accumulation(z) if spec.inputs == "flow" else None
     empty = torch.zeros(1, z.shape[0] // spec.factor, z.shape[1] // spec.factor)
     for index, water in enumerate(waters_of(spec)):
-        scene = scene_of(spec, fine, WET_M, run, water)
-        yield Lesson(z, flow, datum, scene.world(empty, datum, dx), scene, dx, fine.name, index)
+        scenario = scenario_of(spec, fine, WET_M, run, water)
+        boundary = scenario.boundary_conditions(empty, datum, dx)
+        yield TrainingSample(z, flow, datum, boundary, scenario, dx, fine.name, index)
 
 
 def waters_of(spec: TerrainTrain) -> list[list[Water]]:
-    """The waters that flood every terrain, each by itself."""
+    """The waters of a training; every terrain is flooded by each of them separately."""
     return [spec.water, *spec.more_water]
 
 
-def load(spec: TerrainTrain, run: Run) -> tuple[list[Lesson], list[Lesson]]:
-    """Training and held-out lessons.
+def load(spec: TerrainTrain, run: Run) -> tuple[list[TrainingSample], list[TrainingSample]]:
+    """Training and held-out samples.
 
     Raises:
         SpecError: if their sizes differ.
     """
-    parts = [
-        [x for fine in terrains(spec, run, test=test) for x in lessons_of(spec, fine, run)]
+    splits = [
+        [x for fine in terrains(spec, run, test=test) for x in samples_of(spec, fine, run)]
         for test in (False, True)
     ]
-    sizes = {tuple(lesson.z.shape) for part in parts for lesson in part}
+    sizes = {tuple(sample.z.shape) for split in splits for sample in split}
     if len(sizes) > 1:
         raise SpecError(
             f"scenes: terrains of {sorted(sizes)} cells; make scenes.tile equal to "
             "scenes.synthetic.rows and columns"
         )
-    return parts[0], parts[1]
+    return splits[0], splits[1]
 
 
-def digest(lessons: list[Lesson]) -> str:
+def digest(data: list[TrainingSample]) -> str:
     """SHA-256 of all heights, in hex."""
-    found = hashlib.sha256()
-    for lesson in lessons:
-        found.update(lesson.z.numpy().tobytes())
-    return found.hexdigest()
+    sha = hashlib.sha256()
+    for sample in data:
+        sha.update(sample.z.numpy().tobytes())
+    return sha.hexdigest()
 
 
-def key_of(spec: TerrainTrain, lesson: Lesson) -> str:
-    """SHA-256, in hex, of all that the pooled fine flood of a lesson depends on."""
-    scene = lesson.scene
-    told: list[Any] = [item.model_dump(mode="json") for item in scene.water]
-    told.append(scene.solver.model_dump())
-    told += [list(lesson.z.shape), lesson.datum, lesson.dx, spec.factor, times_of(spec)]
-    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    found.update(lesson.z.numpy().tobytes())
-    return found.hexdigest()
+def key_of(spec: TerrainTrain, sample: TrainingSample) -> str:
+    """SHA-256, in hex, of everything that the pooled fine flood of a sample depends on."""
+    scenario = sample.scenario
+    inputs: list[Any] = [item.model_dump(mode="json") for item in scenario.water]
+    inputs.append(scenario.solver.model_dump())
+    inputs += [list(sample.z.shape), sample.datum, sample.dx, spec.factor, times_of(spec)]
+    sha = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
+    sha.update(sample.z.numpy().tobytes())
+    return sha.hexdigest()
 
 
 def times_of(spec: TerrainTrain) -> list[float]:
@@ -136,16 +138,20 @@ def times_of(spec: TerrainTrain) -> list[float]:
     return [spec.duration_s * (k + 1) / spec.targets for k in range(spec.targets)]
 
 
-def fine_depths(spec: TerrainTrain, run: Run, lesson: Lesson) -> Float[Tensor, "times nyc nxc"]:
+def fine_depths(
+    spec: TerrainTrain, run: Run, sample: TrainingSample
+) -> Float[Tensor, "times nyc nxc"]:
     """Pooled depth of the fine flood at the target times, m.
 
     Raises:
         StoppedError: if a stop was requested.
         UnstableError: if the flood blows up.
     """
-    flood = lesson.scene.open(lesson.z.numpy() + np.float32(lesson.datum), lesson.dx / spec.factor)
-    found = [
+    flood = sample.scenario.open(
+        sample.z.numpy() + np.float32(sample.datum), sample.dx / spec.factor
+    )
+    depths = [
         measures.pooled(flood.depth[0], spec.factor)
-        for _ in stages(flood, times_of(spec), run, lambda _: None)
+        for _ in advance_to_times(flood, times_of(spec), run, lambda _: None)
     ]
-    return torch.stack(found)
+    return torch.stack(depths)

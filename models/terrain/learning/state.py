@@ -19,20 +19,20 @@ from models.core.run import Run, StoppedError
 from models.terrain.learning import samples, weights
 from models.terrain.learning.coarse_floods import CoarseFloods
 from models.terrain.learning.net import Downsampler
-from models.terrain.learning.samples import Lesson
+from models.terrain.learning.samples import TrainingSample
 from models.terrain.spec.train import TerrainTrain
 
 
-class Plan(NamedTuple):
-    """What stays the same during a training."""
+class TrainingPlan(NamedTuple):
+    """The constant part of a training: spec, run, net, optimizer, samples."""
 
     spec: TerrainTrain
     run: Run
     net: Downsampler
     optimiser: torch.optim.Adam
     floods: CoarseFloods
-    train: list[Lesson]
-    test: list[Lesson]
+    train: list[TrainingSample]
+    test: list[TrainingSample]
 
     @property
     def per_epoch(self) -> int:
@@ -41,8 +41,11 @@ class Plan(NamedTuple):
 
 
 @dataclass
-class State:
-    """What changes; ``depths`` are the fine floods that are done, pooled, training ones first."""
+class TrainingState:
+    """The changing part of a training.
+
+    ``depths``: pooled fine floods done so far [times, nyc, nxc], those of training samples first.
+    """
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
@@ -52,33 +55,33 @@ class State:
     depths: list[Tensor] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
-    units: list[float] = field(default_factory=list)  # of the training lessons, m
+    units: list[float] = field(default_factory=list)  # of the training samples, m
 
 
-def flood_fine(plan: Plan, state: State) -> None:
-    """Flood the fine terrains that are not yet done, each process its own; a stop keeps these.
+def run_fine_floods(plan: TrainingPlan, state: TrainingState) -> None:
+    """Simulate the missing fine floods, split among the processes; a stop keeps those done.
 
     Raises:
         StoppedError: if a stop was requested.
     """
-    lessons, known = plan.train + plan.test, _known(plan)
-    while len(state.depths) < len(lessons):
+    data, known = plan.train + plan.test, _known(plan)
+    while len(state.depths) < len(data):
         first = len(state.depths)
-        mine = min(first + ranks.rank(), len(lessons) - 1)
-        key = samples.key_of(plan.spec, lessons[mine])
-        depth = known[key] if key in known else _fine_depth(plan, lessons[mine])
-        every = _from_all(depth, plan, lessons[mine])
-        if every is None:
+        mine = min(first + ranks.rank(), len(data) - 1)
+        key = samples.key_of(plan.spec, data[mine])
+        depth = known[key] if key in known else _fine_depth(plan, data[mine])
+        gathered = _gather_depths(depth, plan, data[mine])
+        if gathered is None:
             if plan.run.stop_wants_checkpoint:
                 save(plan, state)
             raise StoppedError("a stop was requested among the fine floods")
-        state.depths += every[: len(lessons) - first]
-        plan.run.progress(len(state.depths), len(lessons), phase="fine floods", unit="flood")
+        state.depths += gathered[: len(data) - first]
+        plan.run.progress(len(state.depths), len(data), phase="fine floods", unit="flood")
     if ranks.is_first():
-        _keep_floods(plan, state)
+        _write_floods(plan, state)
 
 
-def _known(plan: Plan) -> dict[str, Tensor]:
+def _known(plan: TrainingPlan) -> dict[str, Tensor]:
     """Pooled fine floods of another training, by their keys.
 
     Raises:
@@ -88,28 +91,30 @@ def _known(plan: Plan) -> dict[str, Tensor]:
     return {} if ref is None else checkpoint.read(plan.run.input(ref))[0]
 
 
-def _fine_depth(plan: Plan, lesson: Lesson) -> Tensor | None:
-    """One fine flood, pooled; None where a stop came first."""
+def _fine_depth(plan: TrainingPlan, sample: TrainingSample) -> Tensor | None:
+    """One fine flood, pooled; None if a stop was requested before its end."""
     try:
-        return samples.fine_depths(plan.spec, plan.run, lesson)
+        return samples.fine_depths(plan.spec, plan.run, sample)
     except StoppedError:
         return None
 
 
-def _from_all(depth: Tensor | None, plan: Plan, lesson: Lesson) -> list[Tensor] | None:
-    """The floods of all processes in order; None where one of them was stopped."""
+def _gather_depths(
+    depth: Tensor | None, plan: TrainingPlan, sample: TrainingSample
+) -> list[Tensor] | None:
+    """The floods of all processes in rank order; None if one of them was stopped."""
     if ranks.world_size() == 1:
         return None if depth is None else [depth]
-    shape = (plan.spec.targets, *lesson.world.ground.z.shape[1:])
+    shape = (plan.spec.targets, *sample.boundary.ground.z.shape[1:])
     mine = torch.full(shape, torch.nan) if depth is None else depth.contiguous()
-    every = [torch.empty(shape) for _ in range(ranks.world_size())]
-    dist.all_gather(every, mine)
-    return every if all(bool(x.isfinite().all()) for x in every) else None
+    gathered = [torch.empty(shape) for _ in range(ranks.world_size())]
+    dist.all_gather(gathered, mine)
+    return gathered if all(bool(x.isfinite().all()) for x in gathered) else None
 
 
-def _keep_floods(plan: Plan, state: State) -> None:
-    """Hand the fine floods over, for trainings that need the same."""
-    keys = (samples.key_of(plan.spec, lesson) for lesson in plan.train + plan.test)
+def _write_floods(plan: TrainingPlan, state: TrainingState) -> None:
+    """Write the fine floods as an artifact that other trainings can use."""
+    keys = (samples.key_of(plan.spec, sample) for sample in plan.train + plan.test)
     floods = dict(zip(keys, state.depths, strict=True))
     checkpoint.write(plan.run.dir / "floods.safetensors", floods, {"floods": len(floods)})
     plan.run.artifact("floods.safetensors", role="samples")
@@ -119,8 +124,8 @@ def _digest(spec: TerrainTrain) -> str:
     return hashlib.sha256(spec.model_dump_json(exclude={"resume_from"}).encode()).hexdigest()
 
 
-def save(plan: Plan, state: State) -> None:
-    """Write a checkpoint and hand it over; the first process does."""
+def save(plan: TrainingPlan, state: TrainingState) -> None:
+    """Write a checkpoint as an artifact, in the first process only."""
     if not ranks.is_first():
         return
     name = checkpoint.name_of(state.step)
@@ -130,7 +135,7 @@ def save(plan: Plan, state: State) -> None:
     for index, moments in plan.optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{key}": value for key, value in moments.items()}
     tensors |= checkpoint.random_state(plan.run.device)
-    told = weights.describe(plan.spec) | {
+    metadata = weights.describe(plan.spec) | {
         "step": state.step,
         "spec_sha256": _digest(plan.spec),
         "losses": state.losses,
@@ -139,19 +144,19 @@ def save(plan: Plan, state: State) -> None:
         "baseline": state.baseline,
         "units": state.units,
     }
-    checkpoint.write(plan.run.dir / name, tensors, told)
+    checkpoint.write(plan.run.dir / name, tensors, metadata)
     plan.run.artifact(name, role="checkpoint", step=state.step)
 
 
-def restore(plan: Plan, state: State) -> None:
-    """Bring everything to where a checkpoint was written.
+def restore(plan: TrainingPlan, state: TrainingState) -> None:
+    """Restore net, optimizer, random state and progress from a checkpoint.
 
     Raises:
-        SpecError: if it comes from another spec: its fine floods would be of other terrains.
+        SpecError: if it comes from another spec, whose fine floods are of other terrains.
     """
-    assert plan.run.resume is not None  # noqa: S101  # the caller's word
-    tensors, told = checkpoint.read(plan.run.resume)
-    if told.get("spec_sha256") != _digest(plan.spec):
+    assert plan.run.resume is not None  # noqa: S101  # guaranteed by the caller
+    tensors, metadata = checkpoint.read(plan.run.resume)
+    if metadata.get("spec_sha256") != _digest(plan.spec):
         raise SpecError("resume_from: the checkpoint comes from another spec; submit the same one")
     plan.net.load_state_dict(checkpoint.part(tensors, "net"))
     saved = plan.optimiser.state_dict()
@@ -163,18 +168,18 @@ def restore(plan: Plan, state: State) -> None:
     checkpoint.restore_random_state(tensors, plan.run.device)
     state.best = checkpoint.part(tensors, "best")
     state.depths = [value for _, value in sorted(checkpoint.part(tensors, "depths").items())]
-    state.step, state.losses, state.history = told["step"], told["losses"], told["history"]
-    (state.skipped, state.in_a_row), state.baseline = told["skips"], told["baseline"]
-    state.units = told["units"]
+    state.step, state.losses = metadata["step"], metadata["losses"]
+    state.history, state.units = metadata["history"], metadata["units"]
+    (state.skipped, state.in_a_row), state.baseline = metadata["skips"], metadata["baseline"]
 
 
-def leave(plan: Plan, state: State) -> None:
-    """The best net's weights, history as table and picture, report."""
+def write_results(plan: TrainingPlan, state: TrainingState) -> None:
+    """Write the best net's weights, the history as table and picture, and the report."""
     spec, run = plan.spec, plan.run
     best = min(state.history, key=lambda row: row["test_mae_m"])
-    data = samples.digest(plan.train + plan.test)
-    told = weights.describe(spec) | {"data_sha256": data, "best_epoch": best["epoch"]}
-    checkpoint.write(run.dir / "weights.safetensors", state.best, told)
+    data_digest = samples.digest(plan.train + plan.test)
+    metadata = weights.describe(spec) | {"data_sha256": data_digest, "best_epoch": best["epoch"]}
+    checkpoint.write(run.dir / "weights.safetensors", state.best, metadata)
     run.artifact("weights.safetensors", role="weights", step=state.step)
     with (run.dir / "history.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(state.history[0]))
@@ -182,8 +187,8 @@ def leave(plan: Plan, state: State) -> None:
         table.writerows(state.history)
     run.artifact("history.csv", role="table")
     _draw(plan, state)
-    found: dict[str, Any] = {f"best_{name}": value for name, value in best.items()}
-    found |= {
+    result: dict[str, Any] = {f"best_{name}": value for name, value in best.items()}
+    result |= {
         "mean_pool_mae_m": state.baseline["mae_m"],
         "mean_pool_csi_01": state.baseline["csi_01"],
         "steps": state.step,
@@ -191,18 +196,18 @@ def leave(plan: Plan, state: State) -> None:
         "parameters": sum(p.numel() for p in plan.net.parameters()),
     }
     report: dict[str, Any] = {
-        "result": found,
+        "result": result,
         "spec": spec.model_dump(mode="json"),
-        "data_sha256": data,
+        "data_sha256": data_digest,
     }
     report |= {"train": [x.name for x in plan.train], "test": [x.name for x in plan.test]}
     report |= {"device": device.describe(run.device)}
     (run.dir / "report.json").write_text(json.dumps(report, indent=1))
     run.artifact("report.json", role="report")
-    run.result(**found)
+    run.result(**result)
 
 
-def _draw(plan: Plan, state: State) -> None:
+def _draw(plan: TrainingPlan, state: TrainingState) -> None:
     """Loss and error ratio over the epochs."""
     figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)

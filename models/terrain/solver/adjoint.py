@@ -1,7 +1,10 @@
-"""Derivative of one step of :mod:`scheme` by hand, in plain torch: the definition.
+"""Hand-written derivative of one step of :mod:`models.terrain.solver.scheme`: the definition.
 
-Each line undoes one line of the step, last first; ``g_x`` is the derivative of the loss by ``x``.
-Ties of a maximum share the derivative half and half, as torch's do.
+Plain torch. The lines of the step are differentiated in reverse order; ``g_x`` is the derivative of
+the loss L with respect to ``x``, dL/dx. At a tie of max(a, b) each argument gets half of the
+derivative, as in torch. The equation of each block is written above it; the compiled engines
+(:mod:`models.terrain.solver.cpu.adjoint`, :mod:`models.terrain.solver.gpu.adjoint`) compute the
+same blocks.
 """
 
 from typing import NamedTuple
@@ -12,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from models.terrain.solver.scheme import (
+    FlowState,
     Ground,
     Physics,
-    State,
     across,
     centred,
     cube_root,
@@ -25,77 +28,98 @@ from models.terrain.solver.scheme import (
 
 
 def step_vjp(
-    state: State, ground: Ground, dt: Float[Tensor, "b"], physics: Physics, grad: State
-) -> tuple[State, Float[Tensor, "b ny nx"]]:
-    """Derivatives by the old state and the bed, from those by the new state.
+    state: FlowState, ground: Ground, dt: Float[Tensor, "b"], physics: Physics, grad: FlowState
+) -> tuple[FlowState, Float[Tensor, "b ny nx"]]:
+    """Derivatives with respect to the old state and the bed, from those of the new state.
 
     Args:
-        state: before the step.
-        ground: of the step.
-        dt: s; samples with 0 pass ``grad`` on.
-        physics: without Froude cap.
-        grad: by the state after the step.
+        state: before the step; h [b, ny, nx], qx [b, ny, nx-1], qy [b, ny-1, nx].
+        ground: bed, roughness, outlets and held levels of the step.
+        dt: s; a sample with 0 passes ``grad`` through unchanged.
+        physics: constants, without a Froude cap.
+        grad: derivative with respect to the state after the step; shapes of ``state``.
 
     Returns:
-        Derivatives by ``state`` and by ``ground.z``.
+        The derivatives with respect to ``state`` and to ``ground.z``.
     """
     t = dt.to(state.h.dtype)[:, None, None]
     t_dx, still = t / ground.dx, t == 0
     g_h, g_z = grad.h, torch.zeros_like(grad.h)
+    # held level: h' = max(level - z, 0), so dh'/dz = -1 where level > z, and dh'/dh = 0
     if ground.level is not None:
         held = (ground.level > -torch.inf) & ~still
         g_z = torch.where(held & (ground.level > ground.z), -g_h, g_z)
         g_h = torch.where(held, 0, g_h)
     qx, qy = face_fluxes(state, ground, t, physics)
     out = outflow(state.h, ground, physics)
+    # continuity: h' = h - dt/dx (qx'[j] - qx'[j-1] + qy'[i] - qy'[i-1] + out'), so
+    # dL/dqx'[j] = g_qx[j] + dt/dx (g_h[j+1] - g_h[j]), dL/dout' = -dt/dx g_h, dL/dh = g_h
     lx = torch.where(still, 0, grad.qx) + t_dx * (g_h[:, :, 1:] - g_h[:, :, :-1])
     ly = torch.where(still, 0, grad.qy) + t_dx * (g_h[:, 1:] - g_h[:, :-1])
     g_out = -t_dx * g_h
     g_old = g_h
     if physics.limiter:
         g_old, lx, ly, g_out = _limiter_vjp(state.h, (qx, qy, out), t_dx, (g_h, lx, ly, g_out))
+    # outlet: out = drain h^(5/3), so dout/dh = 5/3 out / h (authors' outflow: out / h)
     if ground.drain is not None:
         wet = state.h > physics.h_dry
         safe = torch.where(wet, state.h, 1)
         slope = 5 / 3 * out / safe if not physics.authors_outflow else out / safe
         g_old = g_old + torch.where(wet, g_out * slope, 0)
     x = _x_vjp(state.h, state.qx, state.qy, ground, t, physics, lx)
-    turned_n = ground.manning.mT if isinstance(ground.manning, Tensor) else ground.manning
-    turned = Ground(ground.z.mT, turned_n, ground.dx)
-    y = _x_vjp(state.h.mT, state.qy.mT, state.qx.mT, turned, t, physics, ly.mT)
+    transposed_n = ground.manning.mT if isinstance(ground.manning, Tensor) else ground.manning
+    transposed = Ground(ground.z.mT, transposed_n, ground.dx)
+    y = _x_vjp(state.h.mT, state.qy.mT, state.qx.mT, transposed, t, physics, ly.mT)
     keep = [torch.where(still, old, 0) for old in (grad.qx, grad.qy)]
-    found = State(
+    grad_state = FlowState(
         g_old + x.w + y.w.mT, keep[0] + x.along + y.across.mT, keep[1] + x.across + y.along.mT
     )
-    return found, g_z + x.w + y.w.mT + x.z + y.z.mT
+    return grad_state, g_z + x.w + y.w.mT + x.z + y.z.mT
 
 
 def _limiter_vjp(
     h: Tensor, flows: tuple[Tensor, Tensor, Tensor], t_dx: Tensor, grads: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Derivatives by depth, unlimited faces and outflow from those by the limited ones."""
+    """Derivatives with respect to depth, unlimited faces and outflow, from those of the limited.
+
+    With U the cell that the water of a face leaves, and leaving = sum of all outgoing |q| + out:
+
+        wanted = dt/dx leaving,  share = min(1, h / wanted),  q' = share[U] q,  out' = share out
+
+        dL/dshare = sum over outgoing faces of g_q' q, + g_out' out
+        dL/dh    += dL/dshare / wanted                        where share < 1
+        dL/dleaving = -dL/dshare / wanted share dt/dx         where share < 1
+        dL/dq     = share[U] g_q' + sign(q) dL/dleaving[U],  dL/dout = share g_out' + dL/dleaving
+    """
     (qx, qy, out), (g_h, lx, ly, g_out) = flows, grads
     share = supply(h, qx, qy, out, t_dx)
-    east, south, taken_x, taken_y = qx > 0, qy > 0, lx * qx, ly * qy
-    g_share = g_out * out + pad(torch.where(east, taken_x, 0), (0, 1))
-    g_share = g_share + pad(torch.where(east, 0, taken_x), (1, 0))
-    g_share = g_share + pad(torch.where(south, taken_y, 0), (0, 0, 0, 1))
-    g_share = g_share + pad(torch.where(south, 0, taken_y), (0, 0, 1, 0))
+    east, south, flow_grad_x, flow_grad_y = qx > 0, qy > 0, lx * qx, ly * qy
+    g_share = g_out * out + pad(torch.where(east, flow_grad_x, 0), (0, 1))
+    g_share = g_share + pad(torch.where(east, 0, flow_grad_x), (1, 0))
+    g_share = g_share + pad(torch.where(south, flow_grad_y, 0), (0, 0, 0, 1))
+    g_share = g_share + pad(torch.where(south, 0, flow_grad_y), (0, 0, 1, 0))
     short = share < 1
-    # share = h / wanted; a cell without water has share 0 and its wanted outflow is worked out anew
+    # h / share would give ``wanted`` but for dry cells, whose share is 0: it is recomputed
     leaving = pad(qx.clamp(min=0), (0, 1)) + pad((-qx).clamp(min=0), (1, 0)) + out
     leaving = leaving + pad(qy.clamp(min=0), (0, 0, 0, 1)) + pad((-qy).clamp(min=0), (0, 0, 1, 0))
-    by_wanted = g_share / torch.where(short, t_dx * leaving, 1)
-    g_leaving = torch.where(short, -by_wanted * share * t_dx, 0)
+    g_wanted = g_share / torch.where(short, t_dx * leaving, 1)
+    g_leaving = torch.where(short, -g_wanted * share * t_dx, 0)
     lx = lx * torch.where(east, share[:, :, :-1], share[:, :, 1:])
     ly = ly * torch.where(south, share[:, :-1], share[:, 1:])
     lx = lx + torch.where(east, g_leaving[:, :, :-1], -g_leaving[:, :, 1:])
     ly = ly + torch.where(south, g_leaving[:, :-1], -g_leaving[:, 1:])
-    return g_h + torch.where(short, by_wanted, 0), lx, ly, g_out * share + g_leaving
+    return g_h + torch.where(short, g_wanted, 0), lx, ly, g_out * share + g_leaving
 
 
 class FaceGradient(NamedTuple):
-    """By the water level [b, ny, nx], the bed beyond that, and the discharges along and across."""
+    """Derivatives that reach the cells and the old discharges from the faces of one direction.
+
+    Attributes:
+        w: with respect to the water level w = h + z [b, ny, nx].
+        z: with respect to the bed at fixed water level [b, ny, nx].
+        along: with respect to the discharges along the direction [b, ny, nx-1].
+        across: with respect to the discharges across it [b, ny-1, nx].
+    """
 
     w: Tensor
     z: Tensor
@@ -106,7 +130,17 @@ class FaceGradient(NamedTuple):
 def _x_vjp(
     h: Tensor, qx: Tensor, qy: Tensor, ground: Ground, t: Tensor, physics: Physics, g: Tensor
 ) -> FaceGradient:
-    """Derivative of the momentum equation on the faces between columns."""
+    """Derivative of the momentum equation on the faces between columns.
+
+    With l, r the cells left and right of a face, R = g dt n^2 and c the theta-weighted discharge:
+
+        hf = max(w_l, w_r) - max(z_l, z_r),  p = hf^(7/3),  Q = sqrt(qx^2 + qt^2 + eps)
+        N = c - g dt hf (w_r - w_l) / dx,  D = p + R Q,  q = N p / D
+
+        dq/dN = p / D,  dq/dp = N R Q / D^2,  dq/dQ = -N p R / D^2,  dQ/dqx = qx / Q
+        dp/dhf = 7/3 p / hf,  dN/dhf = -g dt (w_r - w_l) / dx,  dN/dw_r = -g dt hf / dx = -dN/dw_l
+        dhf/dw_r = [w_r > w_l],  dhf/dz_r = -[z_r > z_l]   (1/2 at a tie)
+    """
     z, w, gt, dx = ground.z, h + ground.z, physics.gravity * t, ground.dx
     wl, wr, zl, zr = w[:, :, :-1], w[:, :, 1:], z[:, :, :-1], z[:, :, 1:]
     depth = torch.maximum(wr, wl) - torch.maximum(zr, zl)
@@ -114,36 +148,37 @@ def _x_vjp(
     if isinstance(n, Tensor):
         n = (n[:, :, 1:] + n[:, :, :-1]) / 2
     qt, p, rough = across(qy), hf * hf * cube_root(hf), gt * n**2
-    norm = torch.sqrt(qx**2 + qt**2 + physics.eps)
-    push, under = centred(qx, physics.theta) - gt * hf * slope, p + rough * norm
+    q_norm = torch.sqrt(qx**2 + qt**2 + physics.eps)
+    numerator, denominator = centred(qx, physics.theta) - gt * hf * slope, p + rough * q_norm
     g = torch.where(depth > physics.h_dry, g, 0) if physics.h_dry > 0 else g
-    g_push = g * p / under
-    by_under = (
-        g * push / (under * under)
-    )  # of q = push p / under, by p: x rough norm, by norm: x -p
-    g_norm = -by_under * p * rough / norm
-    g_hf = by_under * rough * norm * (7 / 3) * p / hf - g_push * gt * slope
+    g_numerator = g * p / denominator
+    g_n_over_d2 = g * numerator / (denominator * denominator)
+    g_q_norm = -g_n_over_d2 * p * rough / q_norm  # over Q, for dQ/dqx = qx / Q and dQ/dqt = qt / Q
+    g_hf = g_n_over_d2 * rough * q_norm * (7 / 3) * p / hf - g_numerator * gt * slope
     g_hf = torch.where(depth >= physics.h_min, g_hf, 0)
-    g_slope = -g_push * gt * hf / dx
+    g_slope = -g_numerator * gt * hf / dx
     right, bed = _share_of_right(wl, wr), _share_of_right(zl, zr)
-    by_w = pad(g_hf * right + g_slope, (1, 0)) + pad(g_hf * (1 - right) - g_slope, (0, 1))
-    by_z = pad(-g_hf * bed, (1, 0)) + pad(-g_hf * (1 - bed), (0, 1))
-    along = _centred_vjp(g_push, physics.theta) + g_norm * qx
-    return FaceGradient(by_w, by_z, along, _across_vjp(g_norm * qt))
+    g_w = pad(g_hf * right + g_slope, (1, 0)) + pad(g_hf * (1 - right) - g_slope, (0, 1))
+    g_z = pad(-g_hf * bed, (1, 0)) + pad(-g_hf * (1 - bed), (0, 1))
+    along = _centred_vjp(g_numerator, physics.theta) + g_q_norm * qx
+    return FaceGradient(g_w, g_z, along, _across_vjp(g_q_norm * qt))
 
 
 def _share_of_right(left: Tensor, right: Tensor) -> Tensor:
-    """Derivative of max(left, right) by the right one: 1, 0, or half at a tie."""
+    """Derivative of max(left, right) with respect to ``right``: 1, 0, or 1/2 at a tie."""
     return (right > left).to(left.dtype) + 0.5 * (right == left).to(left.dtype)
 
 
 def _centred_vjp(g: Tensor, theta: float) -> Tensor:
-    """The weights of :func:`scheme.centred` are symmetric, end faces included."""
+    """Transpose of :func:`centred`, which is itself: its weights are symmetric, ends included.
+
+    c[j] = theta q[j] + (1 - theta)/2 (q[j-1] + q[j+1])
+    """
     return centred(g, theta)
 
 
 def _across_vjp(g: Tensor) -> Tensor:
-    """Each face across takes part in the four means around it."""
+    """Transpose of :func:`across`, qt = (sum of the four faces around) / 4."""
     wide = pad(g, (1, 1)) / 4
     columns = wide[:, :, 1:] + wide[:, :, :-1]
     return columns[:, 1:] + columns[:, :-1]

@@ -1,4 +1,4 @@
-"""From what a spec says of water, in metres, to cells of a grid of any size."""
+"""The water of a spec, given in metres, on the cells of a grid of any resolution."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from models.core.errors import SpecError
 from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
 from models.terrain.solver.scheme import Ground, Physics, authors_physics
-from models.terrain.spec.parts import (
+from models.terrain.spec.fields import (
     Edge,
     Inflow,
     Level,
@@ -39,19 +39,25 @@ class Extent(NamedTuple):
         return self.height if edge in ("left", "right") else self.width
 
 
-def settle(water: list[Water], z: np.ndarray, missing: np.ndarray, dx: float) -> list[Water]:
-    """Replace what depends on the terrain by plain segments, so that every grid gets the same.
+def resolve_water(water: list[Water], z: np.ndarray, missing: np.ndarray, dx: float) -> list[Water]:
+    """Replace items that depend on the terrain by plain segments, so that all grids agree.
+
+    Args:
+        water: items of a spec.
+        z: heights of the fine terrain [ny, nx], m.
+        missing: its nodata cells [ny, nx].
+        dx: side of a cell, m.
 
     Raises:
         SpecError: if a segment or a source is off the terrain.
     """
     extent = Extent(z.shape[0] * dx, z.shape[1] * dx)
-    found: list[Water] = []
+    resolved: list[Water] = []
     for item in water:
-        found += _valley(item, z, missing, dx, extent) if isinstance(item, Valley) else [item]
-    for index, item in enumerate(found):
+        resolved += _valley(item, z, missing, dx, extent) if isinstance(item, Valley) else [item]
+    for index, item in enumerate(resolved):
         _check(item, extent, f"water.{min(index, len(water) - 1)}")
-    return found
+    return resolved
 
 
 def _valley(
@@ -59,13 +65,13 @@ def _valley(
 ) -> list[Water]:
     """Outflow at the lowest border cell, inflow at the middle of the opposite edge."""
     heights = np.where(missing, np.inf, z)
-    rims: dict[Edge, np.ndarray] = {
+    border_heights: dict[Edge, np.ndarray] = {
         "left": heights[:, 0], "right": heights[:, -1], "top": heights[0], "bottom": heights[-1],
     }  # fmt: skip
-    edge = min(rims, key=lambda name: float(rims[name].min()))
-    at = (int(rims[edge].argmin()) + 0.5) * dx
+    edge = min(border_heights, key=lambda name: float(border_heights[name].min()))
+    centre_m = (int(border_heights[edge].argmin()) + 0.5) * dx
     half, end = item.length_m / 2, extent.along(edge)
-    at = min(max(at, half), max(end - half, half))
+    centre_m = min(max(centre_m, half), max(end - half, half))
     return [
         Inflow(
             type="inflow",
@@ -73,7 +79,9 @@ def _valley(
             length_m=item.length_m,
             discharge_m3_s=item.discharge_m3_s,
         ),
-        Outflow(type="outflow", edge=edge, centre_m=at, length_m=item.length_m, slope=item.slope),
+        Outflow(
+            type="outflow", edge=edge, centre_m=centre_m, length_m=item.length_m, slope=item.slope
+        ),
     ]
 
 
@@ -94,7 +102,7 @@ def _check(item: Water, extent: Extent, field: str) -> None:
 
 
 def _span(item: Segment, extent: Extent) -> tuple[float, float]:
-    """Begin and end of a segment along its edge in metres."""
+    """Start and end of a segment along its edge in metres."""
     end = extent.along(item.edge)
     length = end if item.length_m is None else item.length_m
     centre = end / 2 if item.centre_m is None else item.centre_m
@@ -102,7 +110,14 @@ def _span(item: Segment, extent: Extent) -> tuple[float, float]:
 
 
 def covered(item: Segment, extent: Extent, shape: tuple[int, int], dx: float) -> Cells:
-    """Cells whose centre the segment covers; at least the one at its own centre."""
+    """Cells of the edge whose centre lies in the segment; at least the cell at its centre.
+
+    Args:
+        item: the segment.
+        extent: of the fine terrain.
+        shape: rows and columns of the grid.
+        dx: side of a cell, m.
+    """
     low, high = _span(item, extent)
     count = shape[0] if item.edge in ("left", "right") else shape[1]
     centres = (np.arange(count) + 0.5) * dx
@@ -134,7 +149,13 @@ def _series(value: float | None, moments: list[Moment] | None, scale: float = 1.
 
 
 def forcing_of(water: list[Water], extent: Extent, shape: tuple[int, int], dx: float) -> Forcing:
-    """What enters a grid; several rains are refused.
+    """The inflow and rain of a grid.
+
+    Args:
+        water: resolved items.
+        extent: of the fine terrain.
+        shape: rows and columns of the grid.
+        dx: side of a cell, m.
 
     Raises:
         SpecError: if there is more than one rain.
@@ -163,9 +184,16 @@ def ground_of(
     solver: Solver,
     manning: Tensor | None = None,
 ) -> Ground:
-    """Bed [b, ny, nx] with its outlets and held levels; heights are above ``datum`` metres.
+    """A bed with its outlets and held levels.
 
-    ``manning``: roughness of each cell [ny, nx]; None: the solver's everywhere.
+    Args:
+        z: bed in m above ``datum`` [b, ny, nx].
+        datum: m.
+        water: resolved items.
+        extent: of the fine terrain.
+        dx: side of a cell, m.
+        solver: for the roughness.
+        manning: roughness of each cell [ny, nx], s/m^(1/3); None: the solver's everywhere.
     """
     shape = (z.shape[1], z.shape[2])
     drain = level = None
@@ -189,7 +217,7 @@ def ground_of(
 
 
 def physics_of(solver: Solver, *, coarse: bool = False) -> Physics:
-    """Constants of the scheme; the time step reckons with at least 0.01 m, coarse 0.1 m."""
+    """Constants of the scheme; the time step assumes a depth of at least 0.01 m, coarse 0.1 m."""
     floor = 0.1 if coarse else 0.01
     if solver.reference_mode:
         return authors_physics(floor)._replace(theta=solver.theta, alpha=solver.courant)

@@ -1,4 +1,4 @@
-"""A flood from a terrain and its water to depths, on the engine that can carry it out."""
+"""Floods on the engine that supports them: reference step, compiled CPU engine, GPU."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,27 +10,27 @@ from torch import Tensor
 
 from models.core.run import Run
 from models.terrain.dem import rasters
-from models.terrain.dem.pooling import fitted, mean
+from models.terrain.dem.pooling import mean, pad_to_multiple
 from models.terrain.dem.rasters import Elevation, Maps
-from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, settle
+from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, resolve_water
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
-from models.terrain.solver.scheme import Ground, Physics, State, dry
-from models.terrain.solver.time_stepping import Clock, Totals, World, advance
+from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
+from models.terrain.solver.time_stepping import BoundaryConditions, Clock, Totals, advance
+from models.terrain.spec.fields import Solver, Water
 from models.terrain.spec.floods import steps_of
-from models.terrain.spec.parts import Solver, Water
 
-CHUNK_CELL_STEPS = 20_000_000  # between two looks at a stop: a fraction of a second
-TINY_S = 0.5  # what takes the reference step no longer needs no compiled engine
+CHUNK_CELL_STEPS = 20_000_000  # between two checks for a stop: a fraction of a second
+TINY_S = 0.5  # floods that take the reference step no longer than this use it
 STEP_S, CELL_STEP_S = 1.2e-3, 1e-7  # of the reference step on a CPU
 
 
 @runtime_checkable
 class Flood(Protocol):
-    """One flood, whatever engine carries it out."""
+    """One flood, on any engine."""
 
     def advance(self, until: float, max_steps: int) -> bool:
-        """Step to ``until`` in s, or so many steps; whether it is there."""
+        """Step to time ``until`` in s, at most ``max_steps``; whether it was reached."""
         ...
 
     @property
@@ -40,7 +40,7 @@ class Flood(Protocol):
 
     @property
     def totals(self) -> Totals:
-        """Where it is and what went in and out."""
+        """Time, steps and the volumes that entered and left."""
         ...
 
     @property
@@ -50,23 +50,30 @@ class Flood(Protocol):
 
     @property
     def arrival(self) -> Tensor:
-        """Time in s at which a cell first was wet, inf where it never was [ny, nx]."""
+        """Time in s at which a cell first became wet, inf if it never did [ny, nx]."""
         ...
 
 
 def is_tiny(cells: int, dx: float, duration_s: float, solver: Solver) -> bool:
-    """Whether the reference step is done before another engine would have been compiled."""
+    """Whether the reference step finishes before another engine would have been compiled.
+
+    Args:
+        cells: of the grid.
+        dx: side of a cell, m.
+        duration_s: simulated time, s.
+        solver: for the length of a step.
+    """
     return steps_of(duration_s, dx, solver) * (STEP_S + CELL_STEP_S * cells) <= TINY_S
 
 
-class GpuOne:
-    """A batch of one of :class:`GpuFlood`, read on the host."""
+class SingleGpuFlood:
+    """One flood on a :class:`GpuFlood`; results are copied to the host."""
 
     def __init__(self, flood: GpuFlood) -> None:
         self._flood = flood
 
     def advance(self, until: float, max_steps: int) -> bool:
-        """Step to ``until`` in s, or about so many steps; whether it is there."""
+        """Step to time ``until`` in s, about ``max_steps`` at most; whether it was reached."""
         return self._flood.advance(until, max_steps)
 
     @property
@@ -76,7 +83,7 @@ class GpuOne:
 
     @property
     def totals(self) -> Totals:
-        """Where the flood is and what went in and out."""
+        """Time, steps and the volumes that entered and left."""
         return self._flood.totals[0]
 
     @property
@@ -86,27 +93,32 @@ class GpuOne:
 
     @property
     def arrival(self) -> Tensor:
-        """Time in s at which a cell first was wet, inf where it never was [ny, nx]."""
+        """Time in s at which a cell first became wet, inf if it never did [ny, nx]."""
         return self._flood.arrival[0].cpu()
 
 
 class TorchFlood:
-    """The reference step as a flood: for the authors' scheme, and for what is tiny."""
+    """A flood by the reference step: for the authors' scheme and for tiny floods.
+
+    Attributes:
+        peak: greatest depth so far in m [ny, nx].
+        arrival: time in s at which a cell first became wet, inf if it never did [ny, nx].
+    """
 
     def __init__(self, ground: Ground, forcing: Forcing, physics: Physics, wet_m: float) -> None:
-        self._world = (ground, forcing, physics)
+        self._conditions = (ground, forcing, physics)
         self._state, self._clock, self._wet_m = dry(ground.z), Clock.start(1), wet_m
         self.peak = torch.zeros_like(ground.z[0])
         self.arrival = torch.full_like(self.peak, torch.inf)
 
     def advance(self, until: float, max_steps: int) -> bool:
-        """Step to ``until`` in s, or so many steps; whether it is there."""
+        """Step to time ``until`` in s, at most ``max_steps``; whether it was reached."""
         self._state, self._clock = advance(
-            self._state, self._clock, *self._world, until, max_steps, self._note
+            self._state, self._clock, *self._conditions, until, max_steps, self._track_peaks
         )
         return bool(self._clock.t[0] >= until)
 
-    def _note(self, state: State, clock: Clock) -> None:
+    def _track_peaks(self, state: FlowState, clock: Clock) -> None:
         h, t = state.h[0], float(clock.t[0])
         self.peak = torch.maximum(self.peak, h)
         new = (h > self._wet_m) & self.arrival.isinf()
@@ -119,13 +131,13 @@ class TorchFlood:
 
     @property
     def totals(self) -> Totals:
-        """Where the flood is and what went in and out."""
+        """Time, steps and the volumes that entered and left."""
         t, steps, entered, left = (float(x[0]) for x in self._clock)
         return Totals(t, int(steps), entered, left)
 
 
-class Scene(NamedTuple):
-    """Everything a flood needs besides the heights: settled water, extent, solver, maps."""
+class Scenario(NamedTuple):
+    """Everything a flood needs besides the heights: resolved water, extent, solver, maps."""
 
     water: list[Water]
     extent: Extent
@@ -135,19 +147,19 @@ class Scene(NamedTuple):
     device: str = "cpu"
     maps: Maps = Maps()
 
-    def world(self, bed: Tensor, datum: float, dx: float) -> World:
-        """What a bed [1, ny, nx] over ``datum`` metres lies in; maps are pooled to its cells."""
+    def boundary_conditions(self, bed: Tensor, datum: float, dx: float) -> BoundaryConditions:
+        """Boundary conditions of a bed [1, ny, nx] over ``datum`` m; maps are pooled to it."""
         shape = (bed.shape[1], bed.shape[2])
         manning = _on(self.maps.manning, shape)
         ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver, manning)
         forcing = forcing_of(self.water, self.extent, shape, dx)
-        return World(ground, forcing._replace(rain_map=_on(self.maps.rain, shape)))
+        return BoundaryConditions(ground, forcing._replace(rain_map=_on(self.maps.rain, shape)))
 
     def open(self, z: np.ndarray, dx: float, *, coarse: bool = False) -> Flood:
-        """A dry flood on a grid of heights in m with cells of dx metres."""
+        """A dry flood on heights ``z`` [ny, nx] in m with cells of ``dx`` m."""
         datum = float(z.mean())
         bed = torch.from_numpy(z - np.float32(datum))[None].float().contiguous()
-        ground, forcing = self.world(bed, datum, dx)
+        ground, forcing = self.boundary_conditions(bed, datum, dx)
         physics = physics_of(self.solver, coarse=coarse)
         if self.solver.reference_mode or is_tiny(z.size, dx, self.duration_s, self.solver):
             return TorchFlood(ground, forcing, physics, self.wet_m)
@@ -155,8 +167,8 @@ class Scene(NamedTuple):
             moved = {
                 k: v.to(self.device) for k, v in ground._asdict().items() if torch.is_tensor(v)
             }
-            there = ground._replace(**moved)
-            return GpuOne(GpuFlood(there, [forcing], physics, wet_m=self.wet_m))
+            on_device = ground._replace(**moved)
+            return SingleGpuFlood(GpuFlood(on_device, [forcing], physics, wet_m=self.wet_m))
         from models.terrain.solver.cpu.engine import FusedFlood  # loading numba takes a second
 
         threads = min(torch.get_num_threads(), max(1, z.size // 65_536))
@@ -168,13 +180,19 @@ def _on(values: np.ndarray | None, shape: tuple[int, int]) -> Tensor | None:
     if values is None:
         return None
     factor = math.ceil(values.shape[0] / shape[0])
-    return mean(fitted(torch.from_numpy(values), factor), factor)
+    return mean(pad_to_multiple(torch.from_numpy(values), factor), factor)
 
 
-def stages(
-    flood: Flood, times: list[float], run: Run, tell: Callable[[float], None]
+def advance_to_times(
+    flood: Flood, times: list[float], run: Run, on_progress: Callable[[float], None]
 ) -> Iterator[float]:
-    """Step from time to time; between chunks of steps report the simulated time, hear of a stop.
+    """Step from output time to output time, and yield each one.
+
+    Args:
+        flood: to step.
+        times: output times, s, increasing.
+        run: checked for a stop between chunks of steps.
+        on_progress: called with the simulated time in s.
 
     Raises:
         StoppedError: if a stop was requested.
@@ -185,30 +203,30 @@ def stages(
     for until in times:
         run.check_stop()
         while not flood.advance(until, chunk):
-            tell(flood.totals.t)
+            on_progress(flood.totals.t)
             run.check_stop()
-        tell(until)
+        on_progress(until)
         yield until
 
 
-def scene_of(
+def scenario_of(
     spec: Any, fine: Elevation, wet_m: float, run: Run, water: list[Water] | None = None
-) -> Scene:
-    """The water and the maps of a spec, settled on a fine terrain.
+) -> Scenario:
+    """The water and the maps of a spec, resolved on a fine terrain.
 
     Args:
         spec: with water, solver, duration and, where its kind has them, maps.
         fine: the terrain.
         wet_m: depth that counts as wet.
-        run: that knows the bytes of the maps.
-        water: in place of the spec's own.
+        run: gives access to the files of the maps.
+        water: used instead of the spec's own.
 
     Raises:
         SpecError: if a segment or source is off the terrain, or a map is of other cells.
         DataError: if a map cannot be used.
     """
     ny, nx = fine.z.shape
-    settled = settle(water or spec.water, fine.z, fine.missing, fine.dx)
+    resolved = resolve_water(water or spec.water, fine.z, fine.missing, fine.dx)
     extent = Extent(ny * fine.dx, nx * fine.dx)
     maps = rasters.maps_of(spec, fine, run)
-    return Scene(settled, extent, spec.solver, wet_m, spec.duration_s, run.device, maps)
+    return Scenario(resolved, extent, spec.solver, wet_m, spec.duration_s, run.device, maps)

@@ -1,4 +1,4 @@
-"""Water that enters and leaves: what a spec says in metres, on a grid of any cell size."""
+"""Water that enters a grid: inflow and rain over time."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Series(NamedTuple):
     """A quantity over time, linear between its points, constant before and after them.
 
     Attributes:
-        times: seconds from the start, rising.
+        times: seconds from the start, increasing.
         values: at these times.
     """
 
@@ -30,7 +30,7 @@ class Series(NamedTuple):
 
 
 def constant(value: float) -> Series:
-    """The same at all times."""
+    """A series with the same value at all times."""
     return Series((0.0,), (value,))
 
 
@@ -40,7 +40,7 @@ class Inlet(NamedTuple):
     Attributes:
         series: discharge in m3/s.
         rows: of the cells.
-        columns: of the cells; each gets the same share.
+        columns: of the cells; the discharge is divided equally among them.
     """
 
     series: Series
@@ -64,15 +64,22 @@ class Forcing(NamedTuple):
     def rate(
         self, shape: tuple[int, int], dx: float, t: Float[Tensor, "b"], dtype: torch.dtype
     ) -> Tensor | float:
-        """Rise of the water in m/s at times t [b, ny, nx], 0.0 where nothing enters."""
+        """Source term in m/s [b, ny, nx], or 0.0 if there is neither inflow nor rain.
+
+        Args:
+            shape: rows and columns of the grid.
+            dx: side of a cell, m.
+            t: times of the samples, s.
+            dtype: of the result.
+        """
         if not self.inlets and self.rain is None:
             return 0.0
-        found = torch.zeros(len(t), *shape, dtype=dtype, device=t.device)
+        rise = torch.zeros(len(t), *shape, dtype=dtype, device=t.device)
         if self.rain is not None:
             amount = self.rain.at(t).to(dtype)[:, None, None]
-            found += amount if self.rain_map is None else amount * self.rain_map.to(found)
+            rise += amount if self.rain_map is None else amount * self.rain_map.to(rise)
         for inlet in self.inlets:
             each = inlet.series.at(t) / (len(inlet.rows) * dx * dx)
             for row, column in zip(inlet.rows, inlet.columns, strict=True):
-                found[:, row, column] += each.to(dtype)
-        return found
+                rise[:, row, column] += each.to(dtype)
+        return rise

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from models.terrain.spec.parts import AUTHORS_ALPHA, alpha_max
+from models.terrain.spec.fields import AUTHORS_ALPHA, alpha_max
 
 REFERENCE_OUTFLOW_SLOPE = 0.2  # of the authors' code; q = g h 0.2 is no discharge by its unit
 DT_CAP_S = 10.0
@@ -31,8 +31,8 @@ class Physics(NamedTuple):
         h_dry: no flow over a face below this flow depth, m; 0 is the authors' scheme.
         limiter: scale outflow so that no cell gives more than it holds.
         froude: largest |q| over hf sqrt(g hf); None for no cap.
-        cfl: ``bates``: alpha dx / sqrt(g h); ``reference``: alpha dx / (g + h), the authors'.
-        h_floor: least depth that the time step reckons with, m.
+        cfl: ``bates``: dt = alpha dx / sqrt(g h); ``reference``: alpha dx / (g + h), the authors'.
+        h_floor: least depth that the time step assumes, m.
         dt_max: longest step in s; None: 10 s or dx / 5, the smaller.
         authors_outflow: outlets give g h 0.2 as in the authors' code.
     """
@@ -69,14 +69,14 @@ def authors_physics(h_floor: float = 0.1) -> Physics:
 
 
 class Ground(NamedTuple):
-    """What does not change during a simulation.
+    """What stays constant during a simulation: the bed and its properties.
 
     Attributes:
         z: bed in metres [b, ny, nx]; in float32 its mean should be near 0.
         manning: roughness in s/m^(1/3), a number or [b, ny, nx].
         dx: side of a cell in metres.
         drain: sum over a cell's open edges of sqrt(slope)/n [b, ny, nx]; None without outlets.
-        level: water level held in a cell, m [b, ny, nx]; -inf where it is free; None for nowhere.
+        level: water level held in a cell, m [b, ny, nx]; -inf where free; None: free everywhere.
     """
 
     z: Tensor
@@ -86,7 +86,7 @@ class Ground(NamedTuple):
     level: Tensor | None = None
 
 
-class State(NamedTuple):
+class FlowState(NamedTuple):
     """Water depth h [b, ny, nx] in m; discharges qx [b, ny, nx-1], qy [b, ny-1, nx] in m2/s."""
 
     h: Tensor
@@ -94,9 +94,9 @@ class State(NamedTuple):
     qy: Tensor
 
 
-def dry(z: Float[Tensor, "b ny nx"]) -> State:
+def dry(z: Float[Tensor, "b ny nx"]) -> FlowState:
     """No water, at rest."""
-    return State(torch.zeros_like(z), torch.zeros_like(z[:, :, 1:]), torch.zeros_like(z[:, 1:]))
+    return FlowState(torch.zeros_like(z), torch.zeros_like(z[:, :, 1:]), torch.zeros_like(z[:, 1:]))
 
 
 def dt_cap(dx: float, physics: Physics) -> float:
@@ -117,23 +117,23 @@ def stable_step(h: Float[Tensor, "b ny nx"], dx: float, physics: Physics) -> Flo
 
 
 def step(
-    state: State,
+    state: FlowState,
     ground: Ground,
     dt: Float[Tensor, "b"],
     source: Tensor | float,
     physics: Physics,
-) -> tuple[State, Float[Tensor, "b ny nx"]]:
+) -> tuple[FlowState, Float[Tensor, "b ny nx"]]:
     """Fluxes from the old state, then continuity with the new fluxes.
 
     Args:
         state: of all samples.
         ground: bed, roughness, outlets.
-        dt: s, one a sample; 0 leaves a sample as it is.
+        dt: s, one per sample; 0 leaves a sample unchanged.
         source: rain and inflow in m/s, [b, ny, nx] or a number.
         physics: constants.
 
     Returns:
-        The new state, and what left through outlets and held levels in m/s of depth.
+        The new state, and the depth that left through outlets and held levels, m/s.
     """
     t = dt.to(state.h.dtype)[:, None, None]
     qx, qy = face_fluxes(state, ground, t, physics)
@@ -155,21 +155,28 @@ def step(
         h = held
     still = t == 0
     fluxes = torch.where(still, state.qx, qx), torch.where(still, state.qy, qy)
-    return State(h, *fluxes), gone
+    return FlowState(h, *fluxes), gone
 
 
 def face_fluxes(
-    state: State, ground: Ground, t: Tensor, physics: Physics
+    state: FlowState, ground: Ground, t: Float[Tensor, "b 1 1"], physics: Physics
 ) -> tuple[Float[Tensor, "b ny faces_x"], Float[Tensor, "b faces_y nx"]]:
-    """Momentum on x and y faces before the limiter; t is dt [b, 1, 1]."""
+    """New discharge in m2/s through x and y faces, before the limiter.
+
+    Args:
+        state: before the step.
+        ground: bed, roughness.
+        t: dt in s.
+        physics: constants.
+    """
     h, qx, qy = state
-    turned = Ground(ground.z.mT, _turned(ground.manning), ground.dx)
+    transposed = Ground(ground.z.mT, _transposed(ground.manning), ground.dx)
     x = _x_fluxes(h, qx, qy, ground, t, physics)
-    y = _x_fluxes(h.mT, qy.mT, qx.mT, turned, t, physics).mT
+    y = _x_fluxes(h.mT, qy.mT, qx.mT, transposed, t, physics).mT
     return x, y
 
 
-def _turned(manning: Tensor | float) -> Tensor | float:
+def _transposed(manning: Tensor | float) -> Tensor | float:
     return manning.mT if isinstance(manning, Tensor) else manning
 
 
@@ -185,8 +192,8 @@ def _x_fluxes(
     if isinstance(n, Tensor):
         n = (n[:, :, 1:] + n[:, :, :-1]) / 2
     p = hf * hf * cube_root(hf)
-    push = centred(qx, physics.theta) - gt * hf * slope
-    q = push * p / (p + gt * n**2 * torch.sqrt(qx**2 + across(qy) ** 2 + physics.eps))
+    numerator = centred(qx, physics.theta) - gt * hf * slope
+    q = numerator * p / (p + gt * n**2 * torch.sqrt(qx**2 + across(qy) ** 2 + physics.eps))
     if physics.froude is not None:
         most = physics.froude * hf * (physics.gravity * hf).sqrt()
         q = torch.minimum(torch.maximum(q, -most), most)
@@ -194,19 +201,21 @@ def _x_fluxes(
 
 
 def centred(q: Float[Tensor, "b n m"], theta: float) -> Float[Tensor, "b n m"]:
-    """Theta-weighted discharge along the last axis; end faces stand in for what is beyond."""
+    """Theta-weighted discharge along the last axis; an end face replaces its missing neighbour."""
     wide = torch.cat([q[:, :, :1], q, q[:, :, -1:]], 2)
     return theta * q + (1 - theta) / 2 * (wide[:, :, :-2] + wide[:, :, 2:])
 
 
 def across(qy: Float[Tensor, "b n m"]) -> Float[Tensor, "b _n _m"]:
-    """Mean discharge along y at x faces: the four faces around; missing ones count 0."""
+    """Mean discharge along y at x faces, over the four faces around; missing ones count as 0."""
     rows = pad(qy, (0, 0, 1, 1))
     rows = rows[:, 1:] + rows[:, :-1]
     return (rows[:, :, 1:] + rows[:, :, :-1]) / 4
 
 
-def outflow(h: Float[Tensor, "b ny nx"], ground: Ground, physics: Physics) -> Tensor:
+def outflow(
+    h: Float[Tensor, "b ny nx"], ground: Ground, physics: Physics
+) -> Float[Tensor, "b ny nx"]:
     """Discharge through a cell's open edges in m2/s: Manning's normal depth, h^(5/3) sqrt(s)/n."""
     if ground.drain is None:
         return torch.zeros_like(h)
@@ -217,13 +226,27 @@ def outflow(h: Float[Tensor, "b ny nx"], ground: Ground, physics: Physics) -> Te
     return torch.where(wet, ground.drain * h * root * root, 0)
 
 
-def cube_root(x: Tensor) -> Tensor:
-    """Of positive numbers; the last bit of torch's pow depends on an element's place in memory."""
+def cube_root(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Cube root of positive numbers; torch.pow's last bit depends on the memory position."""
     return torch.exp(torch.log(x) / 3)
 
 
-def supply(h: Tensor, qx: Tensor, qy: Tensor, out: Tensor, t_dx: Tensor) -> Tensor:
-    """Share of a cell's outflow that its water can feed, 1 where there is enough [b, ny, nx]."""
+def supply(
+    h: Float[Tensor, "b ny nx"],
+    qx: Float[Tensor, "b ny faces_x"],
+    qy: Float[Tensor, "b faces_y nx"],
+    out: Float[Tensor, "b ny nx"],
+    t_dx: Float[Tensor, "b 1 1"],
+) -> Float[Tensor, "b ny nx"]:
+    """Limiter ratio min(1, h dx / (dt sum of outgoing |q|)) of each cell.
+
+    Args:
+        h: depth, m.
+        qx: discharge through x faces before the limiter, m2/s.
+        qy: through y faces.
+        out: through outlets.
+        t_dx: dt / dx, s/m.
+    """
     east, south = qx.clamp(min=0), qy.clamp(min=0)
     west, north = (-qx).clamp(min=0), (-qy).clamp(min=0)
     leaving = pad(east, (0, 1)) + pad(west, (1, 0)) + pad(south, (0, 0, 0, 1))
@@ -232,6 +255,8 @@ def supply(h: Tensor, qx: Tensor, qy: Tensor, out: Tensor, t_dx: Tensor) -> Tens
     return torch.where(short, h / torch.where(short, wanted, 1), 1)
 
 
-def divergence(qx: Tensor, qy: Tensor) -> Tensor:
-    """Outflow less inflow through a cell's inner faces, m2/s; edges are closed [b, ny, nx]."""
+def divergence(
+    qx: Float[Tensor, "b ny faces_x"], qy: Float[Tensor, "b faces_y nx"]
+) -> Float[Tensor, "b ny nx"]:
+    """Outflow minus inflow through a cell's inner faces, m2/s; edges are closed."""
     return (pad(qx, (0, 1)) - pad(qx, (1, 0))) + (pad(qy, (0, 0, 0, 1)) - pad(qy, (0, 0, 1, 0)))

@@ -1,4 +1,4 @@
-"""Time stepping over the reference step: steps that land on the asked times, volumes, blow-ups."""
+"""Time integration with the reference step: output times, volumes, detection of blow-ups."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from models.core.errors import RunError
 from models.terrain.solver.forcing import Forcing
-from models.terrain.solver.scheme import Ground, Physics, State, stable_step, step
+from models.terrain.solver.scheme import FlowState, Ground, Physics, stable_step, step
 
-NEARLY_S = 1e-9  # a step that would leave less than this share of itself takes it along
+STEP_SLACK = 1e-9  # relative: a shorter remainder is added to the last step
 
 
 class UnstableError(RunError):
@@ -21,7 +21,7 @@ class UnstableError(RunError):
 
 
 class Clock(NamedTuple):
-    """Where a simulation is.
+    """Time, steps and volumes of a batch of simulations.
 
     Attributes:
         t: s since the start, float64 [b].
@@ -42,15 +42,15 @@ class Clock(NamedTuple):
         return Clock(zero, zero.long(), zero.clone(), zero.clone())
 
 
-class World(NamedTuple):
-    """What surrounds a bed: everything else of the ground (its ``z`` is not used), the water."""
+class BoundaryConditions(NamedTuple):
+    """Everything a flood needs besides its bed: ``ground`` (its ``z`` is not used) and forcing."""
 
     ground: Ground
     forcing: Forcing
 
 
 class Totals(NamedTuple):
-    """Where one flood is: s, steps, m3 that entered, m3 that left."""
+    """Of one flood: time in s, steps, m3 that entered, m3 that left."""
 
     t: float
     steps: int
@@ -58,24 +58,38 @@ class Totals(NamedTuple):
     left: float
 
 
-def next_dt(h: Tensor, t: Tensor, until: float, dx: float, physics: Physics) -> Float[Tensor, "b"]:
-    """The stable step, cut to land on ``until``; 0 for samples that are there."""
+def next_dt(
+    h: Float[Tensor, "b ny nx"],
+    t: Float[Tensor, "b"],
+    until: float,
+    dx: float,
+    physics: Physics,
+) -> Float[Tensor, "b"]:
+    """The stable step in s, cut so that it ends at ``until``; 0 for samples that are there.
+
+    Args:
+        h: depth, m.
+        t: time of each sample, s.
+        until: target time, s.
+        dx: side of a cell, m.
+        physics: constants.
+    """
     remaining = until - t
     dt = stable_step(h, dx, physics)
-    return torch.where(dt >= remaining * (1 - NEARLY_S), remaining, dt).clamp(min=0)
+    return torch.where(dt >= remaining * (1 - STEP_SLACK), remaining, dt).clamp(min=0)
 
 
 def advance(
-    state: State,
+    state: FlowState,
     clock: Clock,
     ground: Ground,
     forcing: Forcing,
     physics: Physics,
     until: float,
     max_steps: int | None = None,
-    after: Callable[[State, Clock], None] = lambda *_: None,
-) -> tuple[State, Clock]:
-    """Step all samples to time ``until`` in s, each with its own steps.
+    after: Callable[[FlowState, Clock], None] = lambda *_: None,
+) -> tuple[FlowState, Clock]:
+    """Step all samples to time ``until``, each with its own step lengths.
 
     Args:
         state: at ``clock``.
@@ -83,9 +97,9 @@ def advance(
         ground: bed, roughness, outlets.
         forcing: water entering; its rate in a step is that of the step's middle.
         physics: constants.
-        until: s; finished samples wait with steps of 0.
-        max_steps: stop earlier after so many; None for no bound.
-        after: told of each new state and clock.
+        until: target time, s; finished samples take steps of length 0.
+        max_steps: stop after this many steps; None: no bound.
+        after: called with each new state and clock.
 
     Raises:
         UnstableError: if water is NaN, infinite or beyond all bounds.
@@ -106,8 +120,8 @@ def advance(
 DEEPEST_M = 1e5
 
 
-def check(h: Tensor, clock: Clock) -> None:
-    """Refuse to go on from a state that is no longer water.
+def check(h: Float[Tensor, "b ny nx"], clock: Clock) -> None:
+    """Raise if a state is not finite or too deep.
 
     Raises:
         UnstableError: with the number of the step.

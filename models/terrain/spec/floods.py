@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
-from models.terrain.spec.parts import (
+from models.terrain.spec.fields import (
     CELL_STEPS,
     CELLS,
     METHODS,
@@ -24,12 +24,12 @@ from models.terrain.spec.parts import (
     cap_solver,
 )
 
-DEEP_M = 2.0  # water that the estimate of steps reckons with
+DEEP_M = 2.0  # depth assumed by the estimate of steps
 TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
 
 
 def steps_of(duration_s: float, dx: float, solver: Solver) -> int:
-    """Time steps to expect, for water of ``DEEP_M``."""
+    """Estimated number of time steps, for water of ``DEEP_M``."""
     courant = solver.courant * dx
     dt = courant / (9.8 + DEEP_M) if solver.reference_mode else courant / math.sqrt(9.8 * DEEP_M)
     return math.ceil(duration_s / dt)
@@ -38,7 +38,7 @@ def steps_of(duration_s: float, dx: float, solver: Solver) -> int:
 def size_of(
     terrain: Terrain, counts: Mapping[str, Mapping[str, int]]
 ) -> tuple[int, int, float] | None:
-    """Rows, columns and cell size in metres of a terrain, where known before it is read."""
+    """Rows, columns and cell size in m of a terrain; None if unknown before it is read."""
     if isinstance(terrain, SyntheticTerrain):
         made = terrain.synthetic
         return made.rows, made.columns, made.cell_size_m
@@ -53,17 +53,17 @@ def size_of(
     return (rows, columns, float(size)) if rows and columns and size else None
 
 
-def check_work(cells: int, steps: int, way_out: str) -> None:
-    """Refuse what no machine here would finish.
+def check_work(cells: int, steps: int, hint: str) -> None:
+    """Refuse floods with too many cells or cell-steps.
 
     Raises:
-        SpecError: with the numbers and a way out.
+        SpecError: with the numbers and the hint.
     """
     if cells > CELLS:
-        raise SpecError(f"{cells:,} cells; at most {CELLS:,} are allowed: {way_out}")
+        raise SpecError(f"{cells:,} cells; at most {CELLS:,} are allowed: {hint}")
     if cells * steps > CELL_STEPS:
         raise SpecError(
-            f"about {cells * steps:.2g} cell-steps; at most {CELL_STEPS:.0g} are allowed: {way_out}"
+            f"about {cells * steps:.2g} cell-steps; at most {CELL_STEPS:.0g} are allowed: {hint}"
         )
 
 
@@ -97,7 +97,7 @@ class _Flood(_OnTerrain):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Solvers of before 30 November 2026 could be unstable."""
+        """Cap solvers stored before 30 November 2026, which could be unstable."""
         return cap_solver(stored.get("solver"))
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
@@ -201,7 +201,7 @@ class TerrainDownsample(_OnTerrain):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Solvers of before 30 November 2026 could be unstable."""
+        """Cap solvers stored before 30 November 2026, which could be unstable."""
         return cap_solver((stored.get("tune") or {}).get("solver"))
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
-from models.terrain.spec.floods import TINY, check_work, steps_of
-from models.terrain.spec.parts import (
+from models.terrain.spec.fields import (
     DatasetTerrain,
     Factor,
     Rain,
@@ -18,6 +17,7 @@ from models.terrain.spec.parts import (
     Waters,
     cap_solver,
 )
+from models.terrain.spec.floods import TINY, check_work, steps_of
 
 
 class Scenes(SpecGroup):
@@ -120,7 +120,7 @@ class TerrainTrain(Spec):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Solvers of before 30 November 2026 could be unstable."""
+        """Cap solvers stored before 30 November 2026, which could be unstable."""
         return cap_solver(stored.get("solver"))
 
     def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:

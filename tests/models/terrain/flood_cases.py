@@ -1,4 +1,4 @@
-"""Small floods that several tests share, and an implementation by loops of its own."""
+"""Small floods shared by several tests, and an independent implementation by loops."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
-from models.terrain.solver.scheme import Ground, Physics, State
+from models.terrain.solver.scheme import FlowState, Ground, Physics
 
 
 def hills(ny=24, nx=30, seed=0, height=3.0, batch=1, dtype=torch.float64):
@@ -24,7 +24,7 @@ def puddles(z, seed=1, deepest=1.0):
     h = torch.where(torch.rand(z.shape, generator=g) < 0.6, h, 0).to(z.dtype)
     qx = 0.2 * torch.randn(z[:, :, 1:].shape, generator=g, dtype=torch.float64).to(z.dtype)
     qy = 0.2 * torch.randn(z[:, 1:].shape, generator=g, dtype=torch.float64).to(z.dtype)
-    return State(h, qx, qy)
+    return FlowState(h, qx, qy)
 
 
 def flood(ny=24, nx=30, dtype=torch.float64, dx=10.0, batch=1, **ground):
@@ -41,7 +41,7 @@ def flood(ny=24, nx=30, dtype=torch.float64, dx=10.0, batch=1, **ground):
 def step_by_loops(  # noqa: C901  # by faces and cells, on purpose
     h, qx, qy, z, dt, dx, n, p: Physics, source=0.0, drain=None
 ):
-    """Section 2 of the method's description, a face and a cell at a time; numpy, one sample."""
+    """The step of README, section Equations, one face and one cell at a time; numpy, one sample."""
     ny, nx = h.shape
 
     def at(q, i, j):

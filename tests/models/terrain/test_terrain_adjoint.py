@@ -1,4 +1,4 @@
-"""The derivative of a step by hand: equal to autograd's, and to differences of a whole run."""
+"""The hand-written derivative of a step: equal to autograd and to finite differences."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ from flood_cases import flood, hills, puddles
 
 from models.terrain.solver.adjoint import step_vjp
 from models.terrain.solver.forcing import Forcing
-from models.terrain.solver.scheme import Ground, Physics, State, dry, step
+from models.terrain.solver.scheme import FlowState, Ground, Physics, dry, step
 from models.terrain.solver.time_stepping import Clock, advance
 
 DOUBLE = torch.float64
 
 
 def case(physics, manning=0.05, level=False):
-    """A state, ground and derivatives to start from; water short in some cells, some drained."""
+    """A state, ground and output derivatives; some cells are limited, some have outlets."""
     z = hills(13, 17, height=5.0, batch=2)
     drain = torch.zeros_like(z)
     drain[:, 4:8, -1], drain[:, -1, 3:6] = 0.6, 0.4
@@ -22,7 +22,7 @@ def case(physics, manning=0.05, level=False):
     if manning is None:
         manning = 0.02 + 0.05 * torch.rand(z.shape, dtype=DOUBLE)
     ground = Ground(z, manning, 3.0, drain, held if level else None)
-    grad = State(*[torch.randn(x.shape, dtype=DOUBLE) for x in puddles(z)])
+    grad = FlowState(*[torch.randn(x.shape, dtype=DOUBLE) for x in puddles(z)])
     return puddles(z, deepest=0.4), ground, grad
 
 
@@ -42,10 +42,10 @@ def test_equals_autograd(physics, options):
     state, ground, grad = case(physics, **options)
     dt = torch.tensor([0.7, 0.0], dtype=DOUBLE)
     leaves = [x.clone().requires_grad_() for x in (*state, ground.z)]
-    after, _ = step(State(*leaves[:3]), ground._replace(z=leaves[3]), dt, 1e-5, physics)
+    after, _ = step(FlowState(*leaves[:3]), ground._replace(z=leaves[3]), dt, 1e-5, physics)
     expected = torch.autograd.grad(list(after), leaves, list(grad), allow_unused=True)
-    found, by_z = step_vjp(state, ground, dt, physics, grad)
-    for a, b in zip((*found, by_z), expected, strict=True):
+    grad_state, grad_z = step_vjp(state, ground, dt, physics, grad)
+    for a, b in zip((*grad_state, grad_z), expected, strict=True):
         assert b.norm() > 0
         assert (a - b).norm() <= 1e-10 * b.norm()
 
@@ -54,13 +54,13 @@ def test_ties_are_shared():
     """On a flat bed with flat water every maximum is a tie; the rule is torch's."""
     z = torch.zeros(1, 5, 6, dtype=DOUBLE)
     h = torch.full_like(z, 0.3)
-    state, grad = State(h, *dry(z)[1:]), State(*[torch.randn_like(x) for x in dry(z)])
+    state, grad = FlowState(h, *dry(z)[1:]), FlowState(*[torch.randn_like(x) for x in dry(z)])
     leaves = [x.clone().requires_grad_() for x in (*state, z)]
     dt = torch.tensor([0.5], dtype=DOUBLE)
-    after, _ = step(State(*leaves[:3]), Ground(leaves[3], 0.05, 3.0), dt, 0.0, Physics())
+    after, _ = step(FlowState(*leaves[:3]), Ground(leaves[3], 0.05, 3.0), dt, 0.0, Physics())
     expected = torch.autograd.grad(list(after), leaves, list(grad))
-    found, by_z = step_vjp(state, Ground(z, 0.05, 3.0), dt, Physics(), grad)
-    for a, b in zip((*found, by_z), expected, strict=True):
+    grad_state, grad_z = step_vjp(state, Ground(z, 0.05, 3.0), dt, Physics(), grad)
+    for a, b in zip((*grad_state, grad_z), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
@@ -82,7 +82,7 @@ def test_gradient_of_a_hundred_steps_by_differences():
     """Property 8: central differences in float64, relative 1e-7."""
     ground, forcing = flood(14, 16)
     h = 0.4 + 0.2 * torch.rand(ground.z.shape, dtype=DOUBLE)
-    start = State(h, *dry(ground.z)[1:])
+    start = FlowState(h, *dry(ground.z)[1:])
     physics = Physics(dt_max=0.4)
     weight = torch.randn(ground.z.shape, dtype=DOUBLE)
 

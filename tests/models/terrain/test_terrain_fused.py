@@ -7,7 +7,7 @@ from flood_cases import flood, hills, puddles
 
 from models.core.errors import SpecError
 from models.terrain.solver.cpu.engine import FusedFlood
-from models.terrain.solver.cpu.rollout import World, rollout
+from models.terrain.solver.cpu.rollout import BoundaryConditions, rollout
 from models.terrain.solver.forcing import Forcing, Inlet, constant
 from models.terrain.solver.scheme import Ground, Physics, authors_physics, dry
 from models.terrain.solver.time_stepping import Clock, UnstableError, advance
@@ -103,7 +103,7 @@ def test_refusals():
     with pytest.raises(UnstableError, match=r"blew up in step \d+"):
         FusedFlood(ground, forcing, Physics(alpha=50.0, limiter=False, dt_max=1e3)).advance(1e5)
     with pytest.raises(SpecError, match="froude"):
-        rollout(ground.z, [World(ground, forcing)], Physics(froude=1.0), [1.0])
+        rollout(ground.z, [BoundaryConditions(ground, forcing)], Physics(froude=1.0), [1.0])
     ground.z[0, 3, 3] = np.nan
     with pytest.raises(UnstableError):
         FusedFlood(ground, forcing, Physics()).advance(100.0)
@@ -137,8 +137,8 @@ def test_gradient_equals_autograd(physics, span, monkeypatch):
     weights = torch.randn(2, 2, 60, 24, generator=torch.Generator().manual_seed(0))
     bed = z.clone().requires_grad_()
     ground = ground._replace(manning=ground.manning[:1])
-    worlds = [World(ground, forcing)] * 2
-    depths = rollout(bed, worlds, physics, [20.0, 50.0], span)
+    boundaries = [BoundaryConditions(ground, forcing)] * 2
+    depths = rollout(bed, boundaries, physics, [20.0, 50.0], span)
     (depths * weights).sum().backward()
     times = [20.0, 50.0]
     expected = reference_gradient(z, ground, forcing, physics, times, weights.double())
@@ -146,25 +146,27 @@ def test_gradient_equals_autograd(physics, span, monkeypatch):
 
 
 def test_spans_do_not_change_the_gradient(monkeypatch):
-    """Checkpointed or on one tape: bit for bit, for the second run repeats the first."""
+    """Checkpointed or on one tape: bit-identical, since the second run repeats the first."""
     ground, forcing = flood(30, 30, dtype=SINGLE)
-    found = []
+    gradients = []
     for span, tape_bytes in ((None, 2**29), (None, 2**18), (16, 2**29)):
         monkeypatch.setattr("models.terrain.solver.cpu.rollout.WHOLE_TAPE_BYTES", tape_bytes)
         bed = ground.z.clone().requires_grad_()
-        rollout(bed, [World(ground, forcing)], Physics(), [100.0], span).sum().backward()
-        found.append(bed.grad)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+        rollout(
+            bed, [BoundaryConditions(ground, forcing)], Physics(), [100.0], span
+        ).sum().backward()
+        gradients.append(bed.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
 
 
 def test_backward_can_be_called_again():
-    """The tape's memory has gone to another flood meanwhile; the gradient is the same."""
+    """Another flood has reused the tape's memory in between; the gradient is the same."""
     ground, forcing = flood(30, 30, dtype=SINGLE)
     bed = ground.z.clone().requires_grad_()
-    depth = rollout(bed, [World(ground, forcing)], Physics(), [100.0]).sum()
+    depth = rollout(bed, [BoundaryConditions(ground, forcing)], Physics(), [100.0]).sum()
     (first,) = torch.autograd.grad(depth, bed, retain_graph=True)
     other = ground.z.clone().requires_grad_()
-    rollout(other, [World(ground, forcing)], Physics(), [50.0]).sum().backward()
+    rollout(other, [BoundaryConditions(ground, forcing)], Physics(), [50.0]).sum().backward()
     (second,) = torch.autograd.grad(depth, bed)
     assert torch.equal(first, second)

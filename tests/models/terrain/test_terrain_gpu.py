@@ -1,19 +1,19 @@
-"""The GPU engine: the reference step, its gradient, batches; what of it a CPU can check."""
+"""The GPU engine: the reference step, its gradient, batches; parts that a CPU can check."""
 
 import pytest
 import torch
 from flood_cases import flood, hills, puddles
 
 from models.terrain.learning.coarse_floods import depths
-from models.terrain.learning.losses import tamed
+from models.terrain.learning.losses import clip_per_sample
 from models.terrain.solver.cpu.rollout import rollout
 from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
-from models.terrain.solver.gpu.layout import LEFT, PAD, Tuning, layout, worlds_of
+from models.terrain.solver.gpu.layout import LEFT, PAD, Tuning, boundary_tables, build_layout
 from models.terrain.solver.gpu.rollout import GpuTape
-from models.terrain.solver.scheme import Ground, Physics, State, dry
-from models.terrain.solver.time_stepping import Clock, World, advance
-from models.terrain.spec.parts import Solver
+from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
+from models.terrain.solver.time_stepping import BoundaryConditions, Clock, advance
+from models.terrain.spec.fields import Solver
 
 SINGLE = torch.float32
 
@@ -37,7 +37,7 @@ def test_equals_the_reference(physics, tuning):
     """Property 6 in float32: 2e-5 after 500 steps; the same steps, entered and left volumes."""
     ground, forcing, start = rough_case()
     state, clock = advance(start, Clock.start(2), ground, forcing, physics, 150.0)
-    begin = State(*(field.cuda() for field in start))
+    begin = FlowState(*(field.cuda() for field in start))
     engine = GpuFlood(there(ground), [forcing] * 2, physics, begin, tuning=tuning)
     assert engine.advance(150.0)
     for a, b in zip(engine.state, state, strict=True):
@@ -69,11 +69,11 @@ def test_gradient_equals_autograd(steps):
     weight = torch.randn(2, *ground.z.shape, generator=torch.Generator().manual_seed(1))
     bed = ground.z.double().requires_grad_()
     wide = ground._replace(manning=ground.manning.double(), drain=ground.drain.double())
-    state, clock, found = dry(bed), Clock.start(2), []
+    state, clock, depths_at_times = dry(bed), Clock.start(2), []
     for until in times:
         state, clock = advance(state, clock, wide._replace(z=bed), forcing, physics, until)
-        found.append(state.h)
-    (expected,) = torch.autograd.grad((torch.stack(found) * weight).sum(), bed)
+        depths_at_times.append(state.h)
+    (expected,) = torch.autograd.grad((torch.stack(depths_at_times) * weight).sum(), bed)
     tape = GpuTape(there(ground), [forcing] * 2, physics, steps)
     bed = ground.z.cuda().requires_grad_()
     (gradient,) = torch.autograd.grad((tape(bed, times) * weight.cuda()).sum(), bed)
@@ -83,35 +83,35 @@ def test_gradient_equals_autograd(steps):
 def test_layout_has_walls_around_every_cell():
     """Padding for the widest stencil; tiles cover the grid; rows begin at 128 bytes."""
     for ny, nx in ((1, 1), (5, 40), (32, 33), (125, 125)):
-        lay = layout(2, ny, nx)
-        assert lay.down * lay.tile[0] >= ny
-        assert lay.across * lay.tile[1] >= nx
-        assert lay.rows >= PAD + lay.down * lay.tile[0] + PAD
-        assert lay.pitch >= LEFT + lay.across * lay.tile[1]
-        assert lay.pitch % 32 == 0
-        assert lay.inner(torch.zeros(lay.shape)).shape == (2, ny, nx)
+        layout = build_layout(2, ny, nx)
+        assert layout.down * layout.tile[0] >= ny
+        assert layout.across * layout.tile[1] >= nx
+        assert layout.rows >= PAD + layout.down * layout.tile[0] + PAD
+        assert layout.pitch >= LEFT + layout.across * layout.tile[1]
+        assert layout.pitch % 32 == 0
+        assert layout.inner(torch.zeros(layout.shape)).shape == (2, ny, nx)
 
 
-def test_surroundings_keep_all_water():
-    """Each inlet's shares add up to its discharge; shorter series repeat their last value."""
+def test_boundary_tables_keep_all_water():
+    """The gains of an inlet sum to its discharge; shorter series repeat their last value."""
     forcings = [
         Forcing((Inlet(constant(7.0), (0, 1, 2), (0, 0, 0)),)),
         Forcing((Inlet(Series((0.0, 5.0, 9.0), (0.0, 4.0, 2.0)), (3,), (4,)),), constant(1e-5)),
     ]
-    lay, dx = layout(2, 6, 7), 5.0
+    layout, dx = build_layout(2, 6, 7), 5.0
     drain = torch.zeros(2, 6, 7)
     drain[1, 5, 6] = 0.5
-    worlds = worlds_of(drain, forcings, lay, dx)
-    shares = torch.where(worlds.cells >= 0, worlds.gain, 0).sum(1) * dx * dx
+    tables = boundary_tables(drain, forcings, layout, dx)
+    shares = torch.where(tables.cells >= 0, tables.gain, 0).sum(1) * dx * dx
     torch.testing.assert_close(shares, torch.ones(2, dtype=torch.float64))
-    assert worlds.values[1, 0].tolist() == [1e-5] * 4
-    assert worlds.values[1, 1].tolist() == [0, 4, 2, 2]
-    assert (worlds.moments[:, :, 1:] > worlds.moments[:, :, :-1]).all()
-    assert worlds.drains.sum(1).tolist()[0] == 0
-    assert lay.inner(worlds.drain)[1, 5, 6] == 0.5
+    assert tables.values[1, 0].tolist() == [1e-5] * 4
+    assert tables.values[1, 1].tolist() == [0, 4, 2, 2]
+    assert (tables.moments[:, :, 1:] > tables.moments[:, :, :-1]).all()
+    assert tables.drains.sum(1).tolist()[0] == 0
+    assert layout.inner(tables.drain)[1, 5, 6] == 0.5
 
 
-def test_what_the_engine_does_not_know():
+def test_unsupported_features_are_refused():
     """Held levels, rain maps, Froude caps and the authors' scheme go to the CPU."""
     ground, forcing = flood(8, 8, SINGLE)
     assert can_run(ground, forcing, Physics())
@@ -122,18 +122,18 @@ def test_what_the_engine_does_not_know():
 
 
 def test_tiny_floods_are_those_of_the_compiled_engine():
-    """The reference step stands in where compiling would take longer: same depths, gradient."""
+    """The reference step, used where compiling would take longer: same depths, same gradient."""
     ground, forcing = flood(12, 14, SINGLE)
-    world = World(ground._replace(z=torch.zeros_like(ground.z)), forcing)
+    boundary = BoundaryConditions(ground._replace(z=torch.zeros_like(ground.z)), forcing)
     weight = torch.randn(12, 14, generator=torch.Generator().manual_seed(3))
-    found = []
-    for way in (lambda z: depths(z, [world], Physics(), [30.0], Solver()),
-                lambda z: rollout(z, [world], Physics(), [30.0])):  # fmt: skip
+    results = []
+    for way in (lambda z: depths(z, [boundary], Physics(), [30.0], Solver()),
+                lambda z: rollout(z, [boundary], Physics(), [30.0])):  # fmt: skip
         bed = ground.z.clone().requires_grad_()
         depth = way(bed)
-        found.append((depth.detach(), *torch.autograd.grad((depth[0, 0] * weight).sum(), bed)))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)
-    assert (found[0][1] - found[1][1]).norm() <= 1e-3 * found[1][1].norm()
+        results.append((depth.detach(), *torch.autograd.grad((depth[0, 0] * weight).sum(), bed)))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=1e-5)
+    assert (results[0][1] - results[1][1]).norm() <= 1e-3 * results[1][1].norm()
 
 
 def test_one_wild_sample_does_not_drown_the_others():
@@ -141,7 +141,7 @@ def test_one_wild_sample_does_not_drown_the_others():
     grad = hills(4, 4, batch=5)
     grad[1] *= 1e8
     grad[2, 0, 0] = torch.nan
-    made = tamed(grad)
+    made = clip_per_sample(grad)
     norms = made.flatten(1).norm(dim=1)
     assert torch.isfinite(made).all()
     most = grad.flatten(1).norm(dim=1)[[0, 3, 4]].max()  # the median, with one infinite

@@ -1,4 +1,4 @@
-"""The four kinds from GeoTIFF to GeoTIFF: place on the earth, nodata, refusals, baselines."""
+"""The four kinds from GeoTIFF to GeoTIFF: georeference, nodata, refusals, baselines."""
 
 import json
 
@@ -14,12 +14,12 @@ from models.catalog import JobSpec, load_entry
 from models.core.errors import DataError, SpecError
 from models.terrain import measures
 from models.terrain.dem import rasters
-from models.terrain.dem.pooling import BASELINES, accumulation, fitted
+from models.terrain.dem.pooling import BASELINES, d8_accumulation, pad_to_multiple
 from models.terrain.dem.synthetic import generate
 from models.terrain.figures import animation, floods
 from models.terrain.learning import net
-from models.terrain.solver.boundary import Extent, covered, settle
-from models.terrain.spec.parts import Inflow, Synthetic, Valley
+from models.terrain.solver.boundary import Extent, covered, resolve_water
+from models.terrain.spec.fields import Inflow, Synthetic, Valley
 
 SHA = "0" * 64
 ORIGIN = Affine(2.0, 0, 500_000, 0, -2.0, 6_000_000)
@@ -43,10 +43,10 @@ def heights(ny=45, nx=70):
 
 
 @pytest.fixture
-def carry_out(new_run):
+def run_spec(new_run):
     """Run a spec on an uploaded raster; gives the folder and the result."""
 
-    def carry_out(z=None, **fields):
+    def run_spec(z=None, **fields):
         run = new_run()
         if z is not None:
             tif(run.dir / "inputs" / SHA, z)
@@ -55,12 +55,12 @@ def carry_out(new_run):
         lines = map(json.loads, (run.dir / "events.jsonl").read_text().splitlines())
         return run.dir, next(line["values"] for line in lines if line["type"] == "result")
 
-    return carry_out
+    return run_spec
 
 
-def test_coarse_raster_keeps_its_place(carry_out):
-    """Same upper-left corner and CRS, cells times the factor, padding told, nodata kept."""
-    folder, result = carry_out(heights(), kind="terrain.downsample", factor=8)
+def test_coarse_raster_keeps_its_georeference(run_spec):
+    """Same upper-left corner and CRS, cells times the factor, padding in the tags, nodata kept."""
+    folder, result = run_spec(heights(), kind="terrain.downsample", factor=8)
     with rasterio.open(folder / "coarse.tif") as raster:
         assert raster.crs.to_epsg() == 28356
         assert raster.transform == ORIGIN @ Affine.scale(8, 8)
@@ -74,15 +74,15 @@ def test_coarse_raster_keeps_its_place(carry_out):
     assert band[2, 2] == pytest.approx(whole, abs=1e-3)
 
 
-def test_cropping_leaves_whole_cells(carry_out):
-    folder, _ = carry_out(heights(), kind="terrain.downsample", factor=8, edges="crop")
+def test_cropping_leaves_whole_cells(run_spec):
+    folder, _ = run_spec(heights(), kind="terrain.downsample", factor=8, edges="crop")
     with rasterio.open(folder / "coarse.tif") as raster:
         assert raster.shape == (5, 8)
 
 
-def test_simulation_leaves_rasters_without_nan(carry_out):
+def test_simulation_leaves_rasters_without_nan(run_spec):
     """Depths on the raster's own grid, masked where it had no height, water in balance."""
-    folder, result = carry_out(
+    folder, result = run_spec(
         heights(), kind="terrain.simulate", duration_s=120.0, outputs=3,
         water=[{"type": "rain", "mm_per_h": 60.0}, {"type": "outflow", "edge": "right"}],
     )  # fmt: skip
@@ -98,13 +98,13 @@ def test_simulation_leaves_rasters_without_nan(carry_out):
     assert result["entered_m3"] == pytest.approx(45 * 70 * 4 * 0.060 * 120 / 3600, rel=1e-4)
 
 
-def test_series_bring_what_lies_under_them(carry_out):
+def test_series_bring_what_lies_under_them(run_spec):
     """Rain and a hydrograph on a named edge, linear between their moments: the exact volume."""
     series = [{"time_s": 0, "value": 0}, {"time_s": 60, "value": 2}, {"time_s": 120, "value": 0}]
     rain = [{"time_s": moment["time_s"], "value": 30 * moment["value"]} for moment in series]
     water = [{"type": "inflow", "edge": "bottom", "length_m": 20.0, "series": series},
              {"type": "rain", "series": rain}]  # fmt: skip
-    folder, result = carry_out(
+    folder, result = run_spec(
         heights(), kind="terrain.simulate", duration_s=120.0, outputs=4, water=water
     )
     rained = 45 * 70 * 4 * 0.030 * 120 / 3600
@@ -118,9 +118,9 @@ def test_series_bring_what_lies_under_them(carry_out):
     assert arrival.max() > inlet.max()
 
 
-def test_comparison_counts_from_mean_pooling(carry_out):
+def test_comparison_counts_from_mean_pooling(run_spec):
     """Mean pooling has ratio 1; free heights are never worse than where they started."""
-    folder, result = carry_out(
+    folder, result = run_spec(
         terrain={"synthetic": {"rows": 64, "columns": 64, "cell_size_m": 8.0}},
         kind="terrain.compare", duration_s=600.0, factor=8, optimise_steps=5,
     )  # fmt: skip
@@ -173,7 +173,7 @@ def test_training_splits_by_source_and_fits_the_factor():
 
 
 def test_rasters_that_cannot_be_used(tmp_path):
-    """Degrees, nodata everywhere, NaN, cells that are not square: told by what is wrong."""
+    """Degrees, nodata everywhere, NaN, cells that are not square: the error names the reason."""
     z = np.ones((8, 8))
     cases = {
         "in degrees": {"crs": "EPSG:4326", "transform": Affine(0.1, 0, 5, 0, -0.1, 50)},
@@ -189,15 +189,15 @@ def test_rasters_that_cannot_be_used(tmp_path):
             rasters.read(tmp_path / "x.tif", None, "x")
 
 
-def test_segment_off_the_edge_is_refused(carry_out):
+def test_segment_off_the_edge_is_refused(run_spec):
     water = [{"type": "inflow", "edge": "left", "centre_m": 85.0, "length_m": 20.0,
               "discharge_m3_s": 1.0}]  # fmt: skip
     with pytest.raises(SpecError, match=r"water\.0: the segment from 75 to 95 m is off the left"):
-        carry_out(heights(), kind="terrain.simulate", water=water)
+        run_spec(heights(), kind="terrain.simulate", water=water)
 
 
 def test_segments_cover_the_same_stretch_on_every_grid():
-    """Pitfall 1: the number of covered cells times their size is the length, odd counts too."""
+    """Property 13: the number of covered cells times their size is the length, odd counts too."""
     extent = Extent(800.0, 400.0)
     item = Inflow(type="inflow", edge="left", centre_m=400.0, length_m=400.0, discharge_m3_s=1.0)
     for dx in (1.0, 16.0, 25.0):
@@ -209,7 +209,9 @@ def test_segments_cover_the_same_stretch_on_every_grid():
 
 def test_valley_flows_to_the_lowest_border_cell():
     z = np.add.outer(np.arange(20.0), np.abs(np.arange(30.0) - 11))
-    into, out = settle([Valley(type="valley", length_m=4.0)], z, np.zeros(z.shape, bool), 2.0)
+    into, out = resolve_water(
+        [Valley(type="valley", length_m=4.0)], z, np.zeros(z.shape, bool), 2.0
+    )
     assert (into.edge, out.edge) == ("bottom", "top")
     assert out.centre_m == 23.0
 
@@ -228,13 +230,13 @@ def test_baselines_on_a_plane_with_a_ditch():
     wall[:, 13] += 2
     top = BASELINES["max"](wall, 8)[:, 1]
     torch.testing.assert_close(BASELINES["channel"](wall, 8)[:, 1], top)
-    assert accumulation(tilted.double().numpy())[:, 0].tolist() == [32.0] * 32
+    assert d8_accumulation(tilted.double().numpy())[:, 0].tolist() == [32.0] * 32
 
 
 def test_padding_repeats_the_edge():
     z = torch.arange(12.0).view(3, 4)
-    assert fitted(z, 4)[3].tolist() == z[2].tolist()
-    assert fitted(z, 3).shape == (3, 6)
+    assert pad_to_multiple(z, 4)[3].tolist() == z[2].tolist()
+    assert pad_to_multiple(z, 3).shape == (3, 6)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
@@ -253,12 +255,12 @@ def test_net_is_the_papers():
 
 
 def test_measures_by_hand():
-    truth, said = np.array([[0.0, 0.2], [1.0, 0.0]]), np.array([[0.2, 0.2], [0.0, 0.0]])
-    found = measures.errors(said, truth)
-    assert found["mae_m"] == pytest.approx(0.3)
-    assert found["csi_01"] == pytest.approx(1 / 3)
-    assert found["far_share"] == 0.25
-    assert found["volume_error"] == pytest.approx(-0.8 / 1.2)
+    truth, prediction = np.array([[0.0, 0.2], [1.0, 0.0]]), np.array([[0.2, 0.2], [0.0, 0.0]])
+    figures = measures.errors(prediction, truth)
+    assert figures["mae_m"] == pytest.approx(0.3)
+    assert figures["csi_01"] == pytest.approx(1 / 3)
+    assert figures["far_share"] == 0.25
+    assert figures["volume_error"] == pytest.approx(-0.8 / 1.2)
     depth = torch.rand(7, 9)
     pooled = measures.pooled(depth, 4)
     assert float(pooled[:1, :2].sum()) * 16 == pytest.approx(float(depth[:4, :8].sum()), 1e-5)
@@ -269,10 +271,10 @@ def test_pictures_show_nothing_where_nothing_is_known():
     """Fine or coarse: NaN where no cell has a height, the field elsewhere."""
     missing = np.zeros((8, 12), bool)
     missing[:4, :5] = True
-    stage = floods.Stage(np.zeros((8, 12)), 1.0, missing)
-    coarse = stage.known(np.arange(6.0).reshape(2, 3))
+    base_map = floods.BaseMap(np.zeros((8, 12)), 1.0, missing)
+    coarse = base_map.known(np.arange(6.0).reshape(2, 3))
     assert np.isnan(coarse).tolist() == [[True, False, False], [False] * 3]
-    assert (np.isnan(stage.known(np.ones((8, 12)))) == missing).all()
+    assert (np.isnan(base_map.known(np.ones((8, 12)))) == missing).all()
 
 
 def test_one_deep_cell_does_not_pale_all_others(tmp_path):
@@ -281,8 +283,8 @@ def test_one_deep_cell_does_not_pale_all_others(tmp_path):
     depth[:10], depth[0, 0], depth[20, 20] = 0.0, np.nan, 80.0
     assert floods.full_depth([depth]) == pytest.approx(0.5)
     assert floods.full_depth([np.zeros((4, 4))]) > floods.SHOWN_M
-    stage = floods.Stage(np.zeros((40, 50)), 1.0, np.zeros((40, 50), bool))
-    animation.write(tmp_path / "flood.gif", stage, [1.0, 2.0], [0.1 * depth, depth])
+    base_map = floods.BaseMap(np.zeros((40, 50)), 1.0, np.zeros((40, 50), bool))
+    animation.write(tmp_path / "flood.gif", base_map, [1.0, 2.0], [0.1 * depth, depth])
     with Image.open(tmp_path / "flood.gif") as made:
         assert made.n_frames == 2
         shades = []

@@ -10,9 +10,9 @@ from flood_cases import flood, hills, puddles, step_by_loops, wave_depth
 
 from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
 from models.terrain.solver.scheme import (
+    FlowState,
     Ground,
     Physics,
-    State,
     authors_physics,
     dry,
     dt_cap,
@@ -64,9 +64,9 @@ def test_lake_at_rest_stays(dtype, bound):
 
 
 MIRRORS = {
-    "transpose": lambda s: State(s.h.mT, s.qy.mT, s.qx.mT),
-    "left-right": lambda s: State(s.h.flip(2), -s.qx.flip(2), s.qy.flip(2)),
-    "up-down": lambda s: State(s.h.flip(1), s.qx.flip(1), -s.qy.flip(1)),
+    "transpose": lambda s: FlowState(s.h.mT, s.qy.mT, s.qx.mT),
+    "left-right": lambda s: FlowState(s.h.flip(2), -s.qx.flip(2), s.qy.flip(2)),
+    "up-down": lambda s: FlowState(s.h.flip(1), s.qx.flip(1), -s.qy.flip(1)),
 }
 
 
@@ -99,7 +99,7 @@ def test_height_above_the_sea_does_not_matter():
 def test_depths_are_never_negative(dtype):
     """Property 5: steep ground, steps beyond the stable one; without the limiter they are."""
     z = hills(20, 20, height=60.0, dtype=dtype)
-    state = State(torch.full_like(z, 0.2), *dry(z)[1:])
+    state = FlowState(torch.full_like(z, 0.2), *dry(z)[1:])
     without = state
     dt = 3 * stable_step(state.h, 2.0, Physics())
     for _ in range(200):
@@ -172,7 +172,7 @@ def test_first_steps_on_dry_ground_are_capped():
     assert dt_cap(5.0, Physics()) == 1.0
 
 
-def test_blow_up_is_told_with_its_step():
+def test_blow_up_reports_its_step():
     """Property 10: an unstable run ends with the number of the step, not with NaN."""
     ground, forcing = flood()
     wild = Physics(alpha=40.0, limiter=False, dt_max=1e3, h_dry=0.0)
@@ -188,7 +188,7 @@ def test_hydrograph_is_linear_between_its_points():
 
 
 def wave_error(dx, exact, u=1.0, n=0.03, end=3600.0):
-    """RMSE over x < 0.9 ut of a wave let in at the left of a flat channel."""
+    """RMSE over x < 0.9 ut of a wave that enters a flat channel from the left."""
     nx = int(end * u * 1.1 / dx)
     times = np.linspace(0, end, 2001)[1:]
     inflow = u * exact(0.0, times, u, n)  # q = u h at x = 0
@@ -207,7 +207,7 @@ def hunter(x, t, u, n):
 
 
 def test_travelling_wave_converges_at_first_order():
-    """Analytic wave of the local-inertial equations: errors fall 1.8 to 2.1 times a halving."""
+    """Property 7: analytic local-inertial wave, the error falls by 1.8 to 2.1 per halving."""
     errors = [wave_error(dx, wave_depth) for dx in (50.0, 25.0, 12.5)]
     for coarse, fine in pairwise(errors):
         assert 1.8 <= coarse / fine <= 2.1
@@ -215,5 +215,5 @@ def test_travelling_wave_converges_at_first_order():
 
 
 def test_travelling_wave_is_near_that_of_the_full_equations():
-    """Against Hunter the dropped convection stays visible, within 0.025 m at 50 m."""
+    """Property 7: against Hunter the missing convection stays visible, within 0.025 m at 50 m."""
     assert 0.005 <= wave_error(50.0, hunter) <= 0.025

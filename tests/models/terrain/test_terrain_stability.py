@@ -14,7 +14,7 @@ from models.terrain.solver.cpu.engine import FusedFlood
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.scheme import Ground, Physics, dry
 from models.terrain.solver.time_stepping import Clock, advance
-from models.terrain.spec.parts import Solver, alpha_max
+from models.terrain.spec.fields import Solver, alpha_max
 
 NOISE_M = 1e-4
 
@@ -39,14 +39,14 @@ def unrest(depth, physics, steps=5000):
 @pytest.mark.parametrize("theta", [0.5, 0.7, 0.8, 0.95])
 @pytest.mark.parametrize("depth", [0.2, 3.0, 50.0])
 def test_a_lake_with_noise_calms_down(theta, depth):
-    """At the default Courant number noise of 0.1 mm only falls, to the rounding of float32."""
+    """Property 12: at the default Courant number noise of 0.1 mm decays to float32 rounding."""
     physics = Physics(theta=theta, dt_max=1e9)
     assert unrest(depth, physics) <= max(1e-5, 8 * float(np.spacing(np.float32(depth))))
 
 
 @pytest.mark.parametrize("theta", [0.5, 0.7, 0.8, 0.95])
 def test_beyond_the_limit_noise_grows(theta):
-    """At 1.03 sqrt(theta / 2) a lake becomes waves: the limit is where the rule says."""
+    """Property 12: at 1.03 sqrt(theta / 2) noise grows to waves."""
     physics = Physics(theta=theta, alpha=1.03 * math.sqrt(theta / 2), dt_max=1e9)
     assert unrest(3.0, physics) > 100 * NOISE_M
 
@@ -97,8 +97,8 @@ STORED = [
 
 
 @pytest.mark.parametrize("stored", STORED, ids=lambda spec: spec["kind"])
-def test_stored_solvers_are_capped_and_told(stored):
-    """Jobs of earlier releases run on, within the limit, and say so; what is stored stays."""
+def test_stored_solvers_are_capped_with_a_warning(stored):
+    """Jobs of earlier releases run within the limit, with a warning; stored specs do not change."""
     before = json.dumps(stored)
     spec, warnings = load_stored(stored)
     solver = spec.tune.solver if stored["kind"] == "terrain.downsample" else spec.solver

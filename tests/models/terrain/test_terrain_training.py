@@ -1,4 +1,4 @@
-"""Trainings and tunings: several waters, floods kept for others, two processes, maps."""
+"""Trainings and tunings: several waters, reused floods, two processes, maps."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from models.terrain import train
 from models.terrain.dem import hydrology
 from models.terrain.dem.synthetic import generate
 from models.terrain.learning import losses, samples
-from models.terrain.spec.parts import Synthetic
+from models.terrain.spec.fields import Synthetic
 
 SHA = "1" * 64
 TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
@@ -45,7 +45,7 @@ def result(run):
 
 
 def test_training_under_several_waters_leaves_its_floods(new_run, monkeypatch):
-    """A second training with the floods of the first does none anew and ends with the same net."""
+    """A second training that reuses the floods of the first gives the same net."""
     first, second = new_run(), new_run()
     spec = spec_of(**TRAIN)
     train.train(spec, first)
@@ -102,7 +102,7 @@ def trained(folder):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Fine floods and batches are shared out; the net is that of one process, to rounding."""
+    """Fine floods and batches are distributed; the net is that of one process, to rounding."""
     code = f"import {__name__} as t; t.rank({str(tmp_path)!r})"
     (tmp_path / "rank.py").write_text(code)
     root = str(Path(__file__).parents[3])
@@ -125,30 +125,30 @@ def test_floods_without_a_derivative_do_not_count_in_the_median():
     """Two dry floods beside one: its derivative stays as it is."""
     grad = torch.zeros(3, 2, 2)
     grad[1] = 5.0
-    assert torch.equal(losses.tamed(grad), grad)
+    assert torch.equal(losses.clip_per_sample(grad), grad)
 
 
 def test_relative_loss_weighs_shallow_floods_like_deep_ones():
     truth = torch.zeros(1, 2, 3, 3)
-    said = torch.stack([torch.full((3, 3), 0.01), torch.full((3, 3), 1.0)])[None]
+    prediction = torch.stack([torch.full((3, 3), 0.01), torch.full((3, 3), 1.0)])[None]
     units = losses.units(torch.tensor([[0.01, 0.02], [1.0, 0.1]]))
-    assert losses.relative(said, truth, torch.tensor([0.01, 1.0])) == pytest.approx(1.0)
+    assert losses.relative(prediction, truth, torch.tensor([0.01, 1.0])) == pytest.approx(1.0)
     torch.testing.assert_close(units, torch.tensor([[0.01, 0.02], [1.0, 0.1]]))
     low = losses.units(torch.tensor([[0.0, 1.0, 2.0]]))
     torch.testing.assert_close(low, torch.tensor([[0.5, 1.0, 2.0]]))
 
 
-def test_water_drains_through_hollows_to_the_rim():
-    """A pit in a plane: filled to its lowest way out, and all cells leave over the rim."""
+def test_water_drains_through_depressions_to_the_border():
+    """A pit in a plane: filled to its outlet, and all cells drain over the border."""
     z = torch.arange(12.0).expand(9, 12).clone()
     z[3:6, 4:7] = 1.0
-    depth, upstream = hydrology.drained(z)
+    depth, upstream = hydrology.flow_accumulation(z)
     inside = torch.zeros_like(z, dtype=torch.bool)
     inside[3:6, 4:7] = True
     torch.testing.assert_close(depth, torch.where(inside, 2.0, 0.0))  # the way out is at 3 m
-    rim = torch.ones_like(inside)
-    rim[1:-1, 1:-1] = False
-    assert upstream[rim].sum() == z.numel()
+    border = torch.ones_like(inside)
+    border[1:-1, 1:-1] = False
+    assert upstream[border].sum() == z.numel()
     assert upstream[2:7, 3].sum() >= 9, "the pit flows out at its lowest side"
 
 
@@ -164,7 +164,7 @@ def raster(run, sha, values):
     return {"dataset": "map", "sha256": sha}
 
 
-def carry_out(run, **fields):
+def run_spec(run, **fields):
     spec = spec_of(**fields)
     load_entry(spec)(spec, run)
     return result(run)
@@ -176,11 +176,11 @@ def test_rain_falls_by_its_map(new_run):
     shares = np.zeros((20, 24))
     shares[:, 12:] = 2
     z = raster(run, SHA, np.zeros((20, 24)))
-    found = carry_out(
+    result_values = run_spec(
         run, kind="terrain.simulate", terrain=z, duration_s=10.0, outputs=1, animation=False,
         water=[{"type": "rain", "mm_per_h": 360.0}], rain_map=raster(run, "2" * 64, shares),
     )  # fmt: skip
-    assert found["entered_m3"] == pytest.approx(0.36 * 10 / 3600 * 20 * 24 * 16, rel=1e-4)
+    assert result_values["entered_m3"] == pytest.approx(0.36 * 10 / 3600 * 20 * 24 * 16, rel=1e-4)
     with rasterio.open(run.dir / "max_depth.tif") as file:
         depths = file.read(1)
     assert depths[:, 14:].min() == pytest.approx(2e-3, rel=0.05)
@@ -196,22 +196,22 @@ def test_rough_ground_holds_water_back(new_run):
         fields = {"terrain": raster(run, SHA, z)}
         if given is not None:
             fields["manning_map"] = raster(run, "2" * 64, np.full(z.shape, given))
-        found = carry_out(
+        result_values = run_spec(
             run, kind="terrain.simulate", duration_s=300.0, outputs=1, animation=False,
             water=[RAIN, {"type": "outflow", "edge": "right"}], **fields,
         )  # fmt: skip
-        left[name] = found["left_m3"]
+        left[name] = result_values["left_m3"]
     assert left["same"] == pytest.approx(left["plain"], rel=1e-5)
     assert left["rough"] < 0.5 * left["plain"]
     run = new_run()
     fields = {name: raster(run, sha, v) for name, sha, v in (
         ("terrain", SHA, z), ("manning_map", "2" * 64, np.full(z.shape, 0.5)),
     )}  # fmt: skip
-    found = carry_out(
+    result_values = run_spec(
         run, kind="terrain.compare", duration_s=60.0, factor=4, methods=["mean"], **fields,
         water=[RAIN], optimise_steps=1, rain_map=raster(run, "3" * 64, np.ones(z.shape)),
     )  # fmt: skip
-    assert found["error_ratio"]["mean"] == 1.0
+    assert result_values["error_ratio"]["mean"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -222,21 +222,19 @@ def test_map_of_other_cells_or_values_is_refused(values, match, new_run):
     run = new_run()
     z = raster(run, SHA, np.zeros((32, 32)))
     with pytest.raises(SpecError, match=match):
-        carry_out(
-            run, kind="terrain.simulate", terrain=z, manning_map=raster(run, "2" * 64, values)
-        )
+        run_spec(run, kind="terrain.simulate", terrain=z, manning_map=raster(run, "2" * 64, values))
 
 
-def test_tuning_serves_all_its_waters(new_run):
-    """Heights improved under two floods at once: better than mean pooling's, written in place."""
+def test_tuning_improves_the_error_under_all_its_waters(new_run):
+    """Heights tuned under two floods at once: better than mean pooling, in the same raster grid."""
     made = {"rows": 50, "columns": 64, "cell_size_m": 8.0}
     tune = {"water": [[RAIN], [{"type": "valley", "discharge_m3_s": 60.0}]], "duration_s": 400.0}
     run = new_run()
-    found = carry_out(
+    result_values = run_spec(
         run, kind="terrain.downsample", terrain={"synthetic": made}, factor=8,
         tune={**tune, "steps": 15},
     )  # fmt: skip
-    assert found["error_ratio"] < 0.9
+    assert result_values["error_ratio"] < 0.9
     with rasterio.open(run.dir / "coarse.tif") as file:
         assert file.shape == (7, 8)
         assert file.tags()["method"] == "mean, tuned"
@@ -245,17 +243,17 @@ def test_tuning_serves_all_its_waters(new_run):
                 tune={**tune, "solver": {"froude": 1.0}})  # fmt: skip
 
 
-def test_stop_among_the_fine_floods_keeps_those_done(new_run):
-    """The checkpoint goes on where the floods were left."""
+def test_stop_during_the_fine_floods_keeps_those_done(new_run):
+    """The checkpoint holds the floods done before the stop."""
     run = new_run()
     seen = []
     real = samples.fine_depths
 
-    def third_stops(spec, run, lesson):
-        seen.append(lesson.water)
+    def third_stops(spec, run, sample):
+        seen.append(sample.water)
         if len(seen) == 3:
             run.request_stop("enough", save=True)
-        return real(spec, run, lesson)
+        return real(spec, run, sample)
 
     samples.fine_depths = third_stops
     try:

@@ -1,7 +1,8 @@
-"""The derivative of a step on the CPU, compiled: ``models/terrain/solver/adjoint.py`` tile by tile.
+"""The derivative of a step on the CPU, compiled: :mod:`models.terrain.solver.adjoint` by tiles.
 
-A tile's window holds the state before the step and the derivatives by the state after it; faces
-and shares are worked out again, then each cell gathers what depends on it.
+A tile's window holds the state before the step and the derivatives with respect to the state after
+it. Faces and shares are recomputed, then each cell gathers the derivatives of all that it enters.
+``g_x`` and ``GX`` are dL/dx; the equations above each function use the symbols of the definition.
 """
 
 from typing import no_type_check
@@ -9,7 +10,7 @@ from typing import no_type_check
 from numba import float32
 
 from models.terrain.solver.cpu.compile_cache import cached
-from models.terrain.solver.cpu.loop import constants
+from models.terrain.solver.cpu.loop import step_constants
 from models.terrain.solver.cpu.pointers import load, pointer, store
 from models.terrain.solver.cpu.step import fetch_window
 from models.terrain.solver.cpu.tile import (
@@ -36,79 +37,102 @@ from models.terrain.solver.cpu.tile import (
 )  # fmt: skip
 
 ROWS, COLUMNS = DEPTH - 10, 167  # of the largest tile
-TOP, LEFT = 5, 8  # surroundings before it; five rows and eight columns follow
-GH, GQX, GQY, LEAVING, KEPT = (k * PLANE for k in range(9, 14))
-OF_X, OF_Y = 14 * PLANE, 21 * PLANE  # of faces, seven planes each:
-PUSH, OWN, CROSS, RIGHT_W, LEFT_W, RIGHT_Z, LEFT_Z = (k * PLANE for k in range(7))
-AGAIN_X, AGAIN_Y = 28 * PLANE, 31 * PLANE  # of faces, three planes each:
-ROOT, UNDER, NORM = (k * PLANE for k in range(3))
+TOP, LEFT = 5, 8  # halo rows and columns before it; five rows and eight columns follow
+GH, GQX, GQY, G_LEAVING, GH_CELL = (k * PLANE for k in range(9, 14))
+FACE_X, FACE_Y = 14 * PLANE, 21 * PLANE  # of faces, seven planes each:
+G_NUM, G_OWN, G_CROSS, G_W_RIGHT, G_W_LEFT, G_Z_RIGHT, G_Z_LEFT = (k * PLANE for k in range(7))
+SAVED_X, SAVED_Y = 28 * PLANE, 31 * PLANE  # of faces, three planes each:
+INV_CUBE_ROOT, INV_DENOMINATOR, INV_Q_NORM = (k * PLANE for k in range(3))
 BUFFER = 34 * PLANE
 HALF, FIVE_THIRDS, SEVEN_THIRDS = float32(0.5), float32(5 / 3), float32(7 / 3)
 
 
 @inlined
 @no_type_check
-def _put(s, plane, k, found):
-    """Keep the discharge of a face and what led to it: there is no other root or division."""
-    q, y, under, norm = found
-    to = AGAIN_X if plane == FX else AGAIN_Y
+def _store_face(s, plane, k, flux):
+    """Keep the discharge of a face and its intermediate values, so that no root is taken twice."""
+    q, y, inv_denominator, q_norm = flux
+    to = SAVED_X if plane == FX else SAVED_Y
     store(s, plane + k, q)
-    store(s, to + ROOT + k, y)
-    store(s, to + UNDER + k, under)
-    store(s, to + NORM + k, ONE / norm)
+    store(s, to + INV_CUBE_ROOT + k, y)
+    store(s, to + INV_DENOMINATOR + k, inv_denominator)
+    store(s, to + INV_Q_NORM + k, ONE / q_norm)
 
 
-x_faces, y_faces = rows_of_faces(_put)
+x_faces, y_faces = rows_of_faces(_store_face)
 
 
+# Forward, with R = g dt n^2:   hf = max(wa, wb) - max(za, zb),  p = hf^(7/3),
+#   Q = sqrt(own^2 + qt^2 + eps),  N = c - g dt/dx hf (wb - wa),  D = p + R Q,  q = N p / D
+# Derivative, with g = dL/dq and N/D = q/p:
+#   dL/dN   = g p / D                                 (G_NUM)
+#   dL/down = -g q R / (D Q) own                      (G_OWN, of Q alone; c is gathered from G_NUM)
+#   dL/dqt  = -g q R / (D Q) qt, a quarter a face     (G_CROSS)
+#   dL/dhf  = g q R Q 7/3 / (D hf) - dL/dN g dt/dx (wb - wa)
+#   dL/dwb  = dL/dhf [wb > wa] - dL/dN g dt/dx hf     (G_W_RIGHT), dL/dwa likewise (G_W_LEFT)
+#   dL/dzb  = -dL/dhf [zb > za] at fixed level        (G_Z_RIGHT), dL/dza likewise (G_Z_LEFT)
+# x is hf, y is hf^(-1/3): p = x^3 y^2 and 1/hf = y^3.
 @inlined
 @no_type_check
-def face_back(s, a, b, own, crossing, q, g, to, again, c):
-    """What a face passes back, given q, its discharge before the limiter, and g by it."""
+def face_backward(s, a, b, own, crossing, q, g, to, saved, c):
+    """Derivatives through the momentum equation of the face between cells a and b.
+
+    ``q``: its discharge before the limiter; ``g``: dL/dq; ``to`` and ``saved``: planes written and
+    read.
+    """
     za, zb = load(s, Z + a), load(s, Z + b)
     wa, wb = za + load(s, H + a), zb + load(s, H + b)
     hf = max(wa, wb) - max(za, zb)
     wet = hf > c.h_dry
-    x, y = hf if wet else ONE, load(s, again + ROOT + a)
+    x, y = hf if wet else ONE, load(s, saved + INV_CUBE_ROOT + a)
     n = load(s, N + a) + load(s, N + b)
     qt = crossing * QUARTER
-    by_norm = load(s, again + NORM + a)
-    norm = (own * own + qt * qt + c.eps) * by_norm
-    g_under = (g if wet else ZERO) * load(s, again + UNDER + a)
-    push = g_under * x * x * x * y * y
-    drag = g_under * q * c.g_dt_4 * n * n
-    g_norm = -drag * by_norm
-    g_hf = drag * norm * SEVEN_THIRDS * y * y * y - push * c.g_dt_dx * (wb - wa)
-    g_slope = -push * c.g_dt_dx * x
+    inv_q_norm = load(s, saved + INV_Q_NORM + a)
+    q_norm = (own * own + qt * qt + c.eps) * inv_q_norm
+    g_over_d = (g if wet else ZERO) * load(s, saved + INV_DENOMINATOR + a)
+    g_num = g_over_d * x * x * x * y * y
+    drag = g_over_d * q * c.g_dt_4 * n * n
+    g_q_norm = -drag * inv_q_norm
+    g_hf = drag * q_norm * SEVEN_THIRDS * y * y * y - g_num * c.g_dt_dx * (wb - wa)
+    g_slope = -g_num * c.g_dt_dx * x
     right = HALF * float32(wb > wa) + HALF * float32(wb >= wa)
     bed = HALF * float32(zb > za) + HALF * float32(zb >= za)
-    store(s, to + PUSH + a, push)
-    store(s, to + OWN + a, g_norm * own)
-    store(s, to + CROSS + a, g_norm * qt * QUARTER)
-    store(s, to + RIGHT_W + a, g_hf * right + g_slope)
-    store(s, to + LEFT_W + a, g_hf * (ONE - right) - g_slope)
-    store(s, to + RIGHT_Z + a, -g_hf * bed)
-    store(s, to + LEFT_Z + a, -g_hf * (ONE - bed))
+    store(s, to + G_NUM + a, g_num)
+    store(s, to + G_OWN + a, g_q_norm * own)
+    store(s, to + G_CROSS + a, g_q_norm * qt * QUARTER)
+    store(s, to + G_W_RIGHT + a, g_hf * right + g_slope)
+    store(s, to + G_W_LEFT + a, g_hf * (ONE - right) - g_slope)
+    store(s, to + G_Z_RIGHT + a, -g_hf * bed)
+    store(s, to + G_Z_LEFT + a, -g_hf * (ONE - bed))
 
 
+# Continuity: h' = h - dt/dx (qx'[j] - qx'[j-1] + qy'[i] - qy'[i-1] + out')
+# dL/dqx'[j] = g_qx[j] + dt/dx (g_h[j+1] - g_h[j])
 @inlined
 @no_type_check
-def by_x(s, k, c):
-    """Derivative by the limited discharge right of cell k."""
+def grad_qx(s, k, c):
+    """Derivative with respect to the limited discharge right of cell k."""
     return load(s, GQX + k) + c.dt_dx * (load(s, GH + k + 1) - load(s, GH + k))
 
 
 @inlined
 @no_type_check
-def by_y(s, k, c):
-    """Derivative by the limited discharge below cell k."""
+def grad_qy(s, k, c):
+    """Derivative with respect to the limited discharge below cell k."""
     return load(s, GQY + k) + c.dt_dx * (load(s, GH + k + STRIDE) - load(s, GH + k))
 
 
+# Limiter: leaving = sum of outgoing |q| + out,  wanted = dt/dx leaving,
+#   share = min(1, h / wanted),  q' = share q for outgoing faces,  out' = share out,
+#   out = drain h^(5/3)
+# dL/dshare   = sum of g_q' q over outgoing faces, - dt/dx g_h out
+# dL/dleaving = -dL/dshare / wanted share dt/dx       where share < 1, else 0      (G_LEAVING)
+# dL/dh       = g_h + dL/dshare / wanted [share < 1] + dL/dout 5/3 out / h         (GH_CELL)
+#   with dL/dout = dL/dleaving - dt/dx g_h share
 @compiled
 @no_type_check
-def limiter_back(s, row, width, c):
-    """Shares of a row of cells, and what passes back through them."""
+def limiter_backward(s, row, width, c):
+    """Shares of a row of cells, and the derivatives through the limiter and the outlets."""
     base = row * STRIDE + 3
     for j in range(width):
         k = base + j
@@ -119,100 +143,108 @@ def limiter_back(s, row, width, c):
         short = c.limited and wanted > h
         safe = wanted if short else ONE
         share = h / safe if short else ONE
-        g_share = east * by_x(s, k, c) - west * by_x(s, k - 1, c) - c.dt_dx * g_h * out
-        g_share += south * by_y(s, k, c) - north * by_y(s, k - STRIDE, c)
-        by_wanted = g_share / safe if short else ZERO
-        leaving = -by_wanted * share * c.dt_dx
-        outlet = (leaving - c.dt_dx * g_h * share) * out * FIVE_THIRDS
+        g_share = east * grad_qx(s, k, c) - west * grad_qx(s, k - 1, c) - c.dt_dx * g_h * out
+        g_share += south * grad_qy(s, k, c) - north * grad_qy(s, k - STRIDE, c)
+        g_wanted = g_share / safe if short else ZERO
+        g_leaving = -g_wanted * share * c.dt_dx
+        outlet = (g_leaving - c.dt_dx * g_h * share) * out * FIVE_THIRDS
         store(s, SHARE + k, share)
-        store(s, LEAVING + k, leaving)
-        store(s, KEPT + k, g_h + by_wanted + outlet / (h if out > ZERO else ONE))
+        store(s, G_LEAVING + k, g_leaving)
+        store(s, GH_CELL + k, g_h + g_wanted + outlet / (h if out > ZERO else ONE))
 
 
+# Face: q' = share[U] q with U the cell that the water leaves
+# dL/dq = share[U] g_q' + sign(q) dL/dleaving[U]
 @compiled
 @no_type_check
-def x_back(s, row, width, c):
-    """A row of x faces."""
+def x_faces_backward(s, row, width, c):
+    """Derivatives through a row of x faces: limiter, then momentum."""
     base = row * STRIDE + 3
     for j in range(width):
         k = base + j
         q, ky = load(s, FX + k), QY + k
         from_left = q > ZERO
         left, right = load(s, SHARE + k), load(s, SHARE + k + 1)
-        leave_left, leave_right = load(s, LEAVING + k), load(s, LEAVING + k + 1)
-        g = by_x(s, k, c) * (left if from_left else right)
+        leave_left, leave_right = load(s, G_LEAVING + k), load(s, G_LEAVING + k + 1)
+        g = grad_qx(s, k, c) * (left if from_left else right)
         g += leave_left if from_left else -leave_right
         above, below = (
             load(s, ky - STRIDE) + load(s, ky - STRIDE + 1),
             load(s, ky) + load(s, ky + 1),
         )
-        face_back(s, k, k + 1, load(s, QX + k), above + below, q, g, OF_X, AGAIN_X, c)
+        face_backward(s, k, k + 1, load(s, QX + k), above + below, q, g, FACE_X, SAVED_X, c)
 
 
 @compiled
 @no_type_check
-def y_back(s, row, width, c):
-    """A row of y faces."""
+def y_faces_backward(s, row, width, c):
+    """Derivatives through a row of y faces: limiter, then momentum."""
     base = row * STRIDE + 3
     for j in range(width):
         k = base + j
         q, kx = load(s, FY + k), QX + k
         from_above = q > ZERO
         upper, lower = load(s, SHARE + k), load(s, SHARE + k + STRIDE)
-        leave_upper, leave_lower = load(s, LEAVING + k), load(s, LEAVING + k + STRIDE)
-        g = by_y(s, k, c) * (upper if from_above else lower)
+        leave_upper, leave_lower = load(s, G_LEAVING + k), load(s, G_LEAVING + k + STRIDE)
+        g = grad_qy(s, k, c) * (upper if from_above else lower)
         g += leave_upper if from_above else -leave_lower
         left, right = load(s, kx - 1) + load(s, kx + STRIDE - 1), load(s, kx) + load(s, kx + STRIDE)
-        face_back(s, k, k + STRIDE, load(s, QY + k), left + right, q, g, OF_Y, AGAIN_Y, c)
+        face_backward(s, k, k + STRIDE, load(s, QY + k), left + right, q, g, FACE_Y, SAVED_Y, c)
 
 
+# c[j] = theta q[j] + rest (q[j-1] + q[j+1]), where the end faces stand in for those beyond them;
+# qt of an x face = a quarter of the four y faces around it, and the reverse
+# dL/dqx[j] = theta G_NUM[j] + rest (G_NUM[j-1] + G_NUM[j+1]) + G_OWN[j] + G_CROSS of 4 y faces,
+#   and once more rest G_NUM[j] at the first and at the last face
 @compiled
 @no_type_check
 def gather_discharges(s, row, columns, first_y, last_y, first_x, last_x, c):
-    """Derivatives by the old discharges of a row, in place of those by the new ones."""
+    """Derivatives with respect to a row of old discharges, in place of those of the new ones."""
     base = row * STRIDE + LEFT
     for j in range(columns):
-        k, x = base + j, OF_X + base + j
-        y = OF_Y + k
+        k, x = base + j, FACE_X + base + j
+        y = FACE_Y + k
         along = c.theta * load(s, x) + c.rest * (load(s, x - 1) + load(s, x + 1))
-        above = load(s, y + CROSS - STRIDE) + load(s, y + CROSS - STRIDE + 1)
-        crossing = load(s, y + CROSS) + load(s, y + CROSS + 1) + above
-        store(s, GQX + k, along + load(s, x + OWN) + crossing)
+        above = load(s, y + G_CROSS - STRIDE) + load(s, y + G_CROSS - STRIDE + 1)
+        crossing = load(s, y + G_CROSS) + load(s, y + G_CROSS + 1) + above
+        store(s, GQX + k, along + load(s, x + G_OWN) + crossing)
         along = c.theta * load(s, y) + c.rest * (load(s, y - STRIDE) + load(s, y + STRIDE))
-        below = load(s, x + CROSS + STRIDE) + load(s, x + CROSS + STRIDE - 1)
-        crossing = load(s, x + CROSS) + load(s, x + CROSS - 1) + below
-        store(s, GQY + k, along + load(s, y + OWN) + crossing)
+        below = load(s, x + G_CROSS + STRIDE) + load(s, x + G_CROSS + STRIDE - 1)
+        crossing = load(s, x + G_CROSS) + load(s, x + G_CROSS - 1) + below
+        store(s, GQY + k, along + load(s, y + G_OWN) + crossing)
     for end in (first_x, last_x):
         if LEFT <= end < LEFT + columns:
             k = row * STRIDE + end
-            store(s, GQX + k, load(s, GQX + k) + c.rest * load(s, OF_X + k))
+            store(s, GQX + k, load(s, GQX + k) + c.rest * load(s, FACE_X + k))
     for end in (first_y, last_y):
         if row == end:
             for j in range(columns):
                 k = base + j
-                store(s, GQY + k, load(s, GQY + k) + c.rest * load(s, OF_Y + k))
+                store(s, GQY + k, load(s, GQY + k) + c.rest * load(s, FACE_Y + k))
 
 
+# w = h + z enters four faces, as the right cell of two and as the left cell of two:
+# dL/dh = GH_CELL + sum of G_W,  dL/dz = sum of (G_W + G_Z)
 @compiled
 @no_type_check
 def gather_cells(s, row, columns):
-    """Derivatives of a row by the old depth (into GH) and by the bed (into LEAVING)."""
+    """Derivatives with respect to a row of old depths (into GH) and bed (into G_LEAVING)."""
     base = row * STRIDE + LEFT
     for j in range(columns):
-        k, x = base + j, OF_X + base + j
-        y = OF_Y + k
-        w = load(s, x + RIGHT_W - 1) + load(s, x + LEFT_W)
-        w += load(s, y + RIGHT_W - STRIDE) + load(s, y + LEFT_W)
-        z = load(s, x + RIGHT_Z - 1) + load(s, x + LEFT_Z)
-        z += load(s, y + RIGHT_Z - STRIDE) + load(s, y + LEFT_Z)
-        store(s, GH + k, load(s, KEPT + k) + w)
-        store(s, LEAVING + k, w + z)
+        k, x = base + j, FACE_X + base + j
+        y = FACE_Y + k
+        w = load(s, x + G_W_RIGHT - 1) + load(s, x + G_W_LEFT)
+        w += load(s, y + G_W_RIGHT - STRIDE) + load(s, y + G_W_LEFT)
+        z = load(s, x + G_Z_RIGHT - 1) + load(s, x + G_Z_LEFT)
+        z += load(s, y + G_Z_RIGHT - STRIDE) + load(s, y + G_Z_LEFT)
+        store(s, GH + k, load(s, GH_CELL + k) + w)
+        store(s, G_LEAVING + k, w + z)
 
 
 @compiled
 @no_type_check
-def keep_row(source, target, to, columns, adding):
-    """Copy a row out of the buffer, or add it to what is there."""
+def write_row(source, target, to, columns, adding):
+    """Copy a row out of the buffer, or add it to the target."""
     for j in range(columns[1]):
         old = load(target, to + j) if adding else ZERO
         store(target, to + j, old + load(source, columns[0] + j))
@@ -220,20 +252,20 @@ def keep_row(source, target, to, columns, adding):
 
 @compiled
 @no_type_check
-def keep_rows(s, grads, by_z, new, to, base, sizes):
+def write_rows(s, grads, grad_z, new, to, base, sizes):
     """Copy a gathered row of a tile out."""
     columns, cells = sizes
-    keep_row(s, pointer(grads), new, (GH + base, columns), False)
-    keep_row(s, pointer(grads), new + cells, (GQX + base, columns), False)
-    keep_row(s, pointer(grads), new + 2 * cells, (GQY + base, columns), False)
-    keep_row(s, pointer(by_z), to, (LEAVING + base, columns), True)
+    write_row(s, pointer(grads), new, (GH + base, columns), False)
+    write_row(s, pointer(grads), new + cells, (GQX + base, columns), False)
+    write_row(s, pointer(grads), new + 2 * cells, (GQY + base, columns), False)
+    write_row(s, pointer(grad_z), to, (G_LEAVING + base, columns), True)
 
 
 @compiled
 @no_type_check
-def fetch_tile(g, shape, tape, at, grads, old, r, left, height, width, s, c):
+def fetch_tile(g, layout, tape, at, grads, old, r, left, height, width, s, c):
     """Rows from ``r`` on, columns from ``left`` on, into the buffer; walls outside of the grid."""
-    ny, nx = shape.ny, shape.nx
+    ny, nx = layout.ny, layout.nx
     cells = ny * nx
     fetch_window(pointer(g.z), 0, ny, nx, r, left, height, s, Z, WALL)
     for k, plane in ((0, H), (1, QX), (2, QY)):
@@ -250,64 +282,67 @@ def fetch_tile(g, shape, tape, at, grads, old, r, left, height, width, s, c):
 
 @compiled
 @no_type_check
-def tile_back(g, shape, tape, at, grads, old, by_z, r0, c0, s, c):
-    """One tile: window in; then row after row faces, limiter, derivatives, gathered row out.
+def tile_backward(g, layout, tape, at, grads, old, grad_z, r0, c0, s, c):
+    """One tile: read its window; then row by row faces, limiter, derivatives, write.
 
-    A row is gathered, and its derivatives replaced, two rows behind: nothing needs the old ones.
+    A row is gathered two rows behind the faces. Its derivatives replace the old ones, which no
+    later row needs.
     """
-    ny, nx = shape.ny, shape.nx
+    ny, nx = layout.ny, layout.nx
     rows, columns, cells = min(ROWS, ny - r0), min(COLUMNS, nx - c0), ny * nx
     height, width = rows + 10, (columns + 9 + 15) // 16 * 16
-    fetch_tile(g, shape, tape, at, grads, old, r0 - TOP, c0 - LEFT, height, width, s, c)
+    fetch_tile(g, layout, tape, at, grads, old, r0 - TOP, c0 - LEFT, height, width, s, c)
     first_y, first_x = TOP - r0, LEFT - c0
     last_y, last_x = first_y + ny - 2, first_x + nx - 2
     for row in range(1, TOP + rows + 2):
         x_faces(s, row, width, first_x, last_x, c)
         y_faces(s, row, width, first_y, last_y, c)
         if row > 1:
-            limiter_back(s, row, width, c)
-            x_back(s, row, width, c)
+            limiter_backward(s, row, width, c)
+            x_faces_backward(s, row, width, c)
         if row > 2:
-            y_back(s, row - 1, width, c)
+            y_faces_backward(s, row - 1, width, c)
         done = row - 2
         if done >= TOP:
             gather_cells(s, done, columns)
             gather_discharges(s, done, columns, first_y, last_y, first_x, last_x, c)
             to, base = (r0 + done - TOP) * nx + c0, done * STRIDE + LEFT
-            keep_rows(s, grads, by_z, 3 * (1 - old) * cells + to, to, base, (columns, cells))
+            write_rows(s, grads, grad_z, 3 * (1 - old) * cells + to, to, base, (columns, cells))
 
 
 @no_type_check
-def _unwind(g, shape, m, tape, dts, steps, grads, by_z, work):
-    """Derivatives through steps, last first.
+def _backward_steps(g, layout, m, tape, dts, steps, grads, grad_z, work):
+    """Backward pass over several steps, last first.
+
+    A held level sets h' = max(level - z, 0): dL/dz -= g_h where level > z, and dL/dh = 0.
 
     Args:
         g: arrays of the flood: bed, roughness, outlets, held levels.
-        shape: of its grid.
-        m: constants.
+        layout: sizes of the grid.
+        m: constants of the scheme.
         tape: [steps, 3, cells], the states before the steps.
         dts: [steps], s.
-        steps: how many of them.
-        grads: [2, 3, cells], by h, qx, qy; given in the first, which also gets the answer.
-        by_z: [cells], added to.
-        work: of ``BUFFER`` floats.
+        steps: number of steps.
+        grads: [2, 3, cells], with respect to h, qx, qy; input and result are in the first.
+        grad_z: [cells], with respect to the bed; added to.
+        work: buffer of ``BUFFER`` floats.
     """
-    s, cells, old = pointer(work), shape.ny * shape.nx, 0
+    s, cells, old = pointer(work), layout.ny * layout.nx, 0
     for k in range(steps - 1, -1, -1):
-        c = constants(dts[k], 0.0, m)
+        c = step_constants(dts[k], 0.0, m)
         for i in range(len(g.held)):
             cell = g.held[i]
-            place = 3 * old * cells + cell
+            index = 3 * old * cells + cell
             if g.level[i] > g.z[cell]:
-                by_z[cell] -= grads[place]
-            grads[place] = 0
-        for r0 in range(0, shape.ny, ROWS):
-            for c0 in range(0, shape.nx, COLUMNS):
-                tile_back(g, shape, tape, k, grads, old, by_z, r0, c0, s, c)
+                grad_z[cell] -= grads[index]
+            grads[index] = 0
+        for r0 in range(0, layout.ny, ROWS):
+            for c0 in range(0, layout.nx, COLUMNS):
+                tile_backward(g, layout, tape, k, grads, old, grad_z, r0, c0, s, c)
         old = 1 - old
     if old == 1:
         for i in range(3 * cells):
             grads[i] = grads[3 * cells + i]
 
 
-unwind = cached(_unwind)
+backward_steps = cached(_backward_steps)

@@ -1,11 +1,11 @@
-"""Arrays and numbers of one simulation on the fused CPU engine."""
+"""Arrays and constants of one simulation on the fused CPU engine."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 
-class Grid(NamedTuple):
+class FlowArrays(NamedTuple):
     """Arrays of one simulation; all float32 fields are flat and of ny * nx cells.
 
     Attributes:
@@ -16,24 +16,24 @@ class Grid(NamedTuple):
         qx: discharge through a cell's right face.
         qy: discharge through a cell's lower face.
         rain: share of the rain a cell gets; of no element where all get 1.
-        peak: greatest depth so far; of no element where nobody asks.
+        peak: greatest depth so far; of no element where it is not tracked.
         arrival: s at which the depth first exceeded ``wet_m``, inf before.
-        at: flat indices of cells with inflow (int64); ``gain``: m/s there per unit of its series.
-        gain: float64.
-        series: of each such cell, an index into ``starts``; the rain's series is the last one.
+        inlet_cells: flat indices of cells with inflow (int64).
+        inlet_gain: of these cells, m/s per unit of their series (float64).
+        series: of these cells, an index into ``starts``; the rain's series is the last one.
         starts: where a series begins in ``times`` and ``values``; one more at the end (int64).
         times: s, float64.
         values: float64.
         held: flat indices of cells with a held level (int64).
         level: of these cells, m.
         held_tiles: tiles with such cells (int64).
-        drains: of each tile, whether a cell in or beside it has an outlet.
-        deep: of both states, of each tile, bits of its greatest depth [2, tiles] (int32).
-        rims: whether its upper, lower, left, right rim holds water [2, tiles, 4].
-        age: of each tile, steps since it was dry all around.
+        drains: of each tile, whether a cell in it or next to it has an outlet.
+        max_depth_bits: of both states, bits of a tile's greatest depth [2, tiles] (int32).
+        edge_wet: whether its upper, lower, left, right edge cells hold water [2, tiles, 4].
+        age: of each tile, steps since it and its neighbours' edges became dry.
         lost: m3 that left through outlets, by tile (float64).
-        clock: t, steps, m3 entered, m3 left by held levels, index of the present state (float64).
-        work: buffers of the tile, one a thread [threads, BUFFER].
+        clock: t, steps, m3 entered, m3 left by held levels, index of the current state (float64).
+        work: tile buffers, one per thread [threads, BUFFER].
     """
 
     z: np.ndarray
@@ -45,8 +45,8 @@ class Grid(NamedTuple):
     rain: np.ndarray
     peak: np.ndarray
     arrival: np.ndarray
-    at: np.ndarray
-    gain: np.ndarray
+    inlet_cells: np.ndarray
+    inlet_gain: np.ndarray
     series: np.ndarray
     starts: np.ndarray
     times: np.ndarray
@@ -55,16 +55,16 @@ class Grid(NamedTuple):
     level: np.ndarray
     held_tiles: np.ndarray
     drains: np.ndarray
-    deep: np.ndarray
-    rims: np.ndarray
+    max_depth_bits: np.ndarray
+    edge_wet: np.ndarray
     age: np.ndarray
     lost: np.ndarray
     clock: np.ndarray
     work: np.ndarray
 
 
-class Shape(NamedTuple):
-    """Integers of a grid: cells, tiles, size of a tile."""
+class TileLayout(NamedTuple):
+    """Sizes of a grid: cells, cells of a tile, tiles."""
 
     ny: int
     nx: int
@@ -74,8 +74,8 @@ class Shape(NamedTuple):
     across: int
 
 
-class Numbers(NamedTuple):
-    """Constants of the scheme, and of a run, in float64."""
+class SchemeConstants(NamedTuple):
+    """Constants of the scheme and of a run, in float64."""
 
     dx: float
     gravity: float
@@ -91,8 +91,8 @@ class Numbers(NamedTuple):
     wet_m: float
 
 
-class Step(NamedTuple):
-    """What the rows of a tile need to know of a step, in float32."""
+class StepConstants(NamedTuple):
+    """Constants of one step that the row kernels use, in float32."""
 
     g_dt_dx: float
     g_dt_4: float

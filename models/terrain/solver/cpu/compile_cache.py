@@ -12,25 +12,25 @@ SOURCES = ("pointers", "tile", "arrays", "step", "loop", "adjoint")
 
 
 def _digest() -> str:
-    """Of all compiled sources: numba's cache looks only at the file of the function itself."""
-    found = hashlib.sha256()
+    """Hash of all compiled sources: numba's cache checks only the file of the function itself."""
+    sha = hashlib.sha256()
     for name in SOURCES:
-        found.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return found.hexdigest()[:12]
+        sha.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return sha.hexdigest()[:12]
 
 
 DIGEST = _digest()
 
 
 def cached(function: FunctionType, variant: str = "", **options: Any) -> Any:
-    """:func:`models.core.compiled.compile_cached`, anew where any of the sources changed.
+    """:func:`models.core.compiled.compile_cached`, compiled again when any source changed.
 
     Args:
-        function: the entry point; what it calls is compiled into it.
-        variant: tells apart two ways to compile one function.
+        function: the entry point; the functions it calls are compiled into it.
+        variant: suffix that distinguishes two compilations of one function.
         options: of ``numba.njit``.
     """
     name = f"{function.__name__}{variant}_{DIGEST}"
-    twin = FunctionType(function.__code__, function.__globals__, name)
-    twin.__qualname__, twin.__module__ = name, function.__module__
-    return compile_cached(twin, fastmath=MATH, **options)
+    copy = FunctionType(function.__code__, function.__globals__, name)
+    copy.__qualname__, copy.__module__ = name, function.__module__
+    return compile_cached(copy, fastmath=MATH, **options)

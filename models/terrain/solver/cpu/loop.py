@@ -1,4 +1,4 @@
-"""The fused CPU engine, compiled: steps until a time, without returning; inflow, clock, tapes."""
+"""The fused CPU engine, compiled: the loop over time steps; inflow, clock, tapes."""
 
 from typing import no_type_check
 
@@ -6,24 +6,24 @@ import numpy as np
 from numba import float32, int32, prange
 
 from models.terrain.solver.cpu import tile
-from models.terrain.solver.cpu.arrays import Step
+from models.terrain.solver.cpu.arrays import StepConstants
 from models.terrain.solver.cpu.compile_cache import cached
 from models.terrain.solver.cpu.pointers import pointer
-from models.terrain.solver.cpu.step import copy, do_tile
+from models.terrain.solver.cpu.step import copy, process_tile
 from models.terrain.solver.cpu.tile import compiled, from_bits
 
-DONE, ASKED, UNSTABLE = 0, 1, 2  # why stepping ended
+DONE, STEP_LIMIT, UNSTABLE = 0, 1, 2  # reasons why the loop ended
 DEEPEST_M = 1e5
-NEARLY = 1e-9
+STEP_SLACK = 1e-9  # relative: a shorter remainder is added to the last step
 
 
 @compiled
 @no_type_check
-def deepest_of(g, now):
+def max_depth(g, now):
     """Greatest depth of a state, m."""
     most = int32(0)
-    for t in range(g.deep.shape[1]):
-        most = max(most, g.deep[now, t])
+    for t in range(g.max_depth_bits.shape[1]):
+        most = max(most, g.max_depth_bits[now, t])
     return float(from_bits(most))
 
 
@@ -43,25 +43,25 @@ def interpolate(g, k, t):
 
 @compiled
 @no_type_check
-def next_dt(deep, t, until, m):
-    """The stable step, cut to land on the asked time."""
-    h = max(deep, m.h_floor)
+def next_dt(depth, t, until, m):
+    """The stable step, cut so that it ends at ``until``."""
+    h = max(depth, m.h_floor)
     dt = m.courant * m.dx
     dt = dt / (m.gravity + h) if m.reference_cfl else dt / np.sqrt(m.gravity * h)
     dt = min(dt, m.dt_cap)
-    return until - t if dt >= (until - t) * (1 - NEARLY) else dt
+    return until - t if dt >= (until - t) * (1 - STEP_SLACK) else dt
 
 
 @compiled
 @no_type_check
-def touch(g, shape, cell, now, time, m):
-    """Tell the tile of a cell, and its peak, that water was put there."""
-    t = cell // shape.nx // shape.tile_rows * shape.across
-    t += cell % shape.nx // shape.tile_columns
-    h = g.h[now * shape.ny * shape.nx + cell]
-    g.deep[now, t] = max(g.deep[now, t], tile.bits(h))
+def mark_wet(g, layout, cell, now, time, m):
+    """Update the flags and peaks of a cell's tile after water was added to the cell."""
+    t = cell // layout.nx // layout.tile_rows * layout.across
+    t += cell % layout.nx // layout.tile_columns
+    h = g.h[now * layout.ny * layout.nx + cell]
+    g.max_depth_bits[now, t] = max(g.max_depth_bits[now, t], tile.bits(h))
     if h > 0:
-        g.rims[now, t, :] = 1
+        g.edge_wet[now, t, :] = 1
     if len(g.peak) > 0 and h > g.peak[cell]:
         g.peak[cell] = h
         if h > float32(m.wet_m) and g.arrival[cell] == np.inf:
@@ -70,57 +70,57 @@ def touch(g, shape, cell, now, time, m):
 
 @compiled
 @no_type_check
-def feed(g, shape, now, time, dt, m):
+def apply_forcing(g, layout, now, time, dt, m):
     """Inflow, mapped rain and held levels, on the new state."""
-    cells = shape.ny * shape.nx
-    for k in range(len(g.at)):
-        rise = dt * g.gain[k] * interpolate(g, g.series[k], time - dt / 2)
-        g.h[now * cells + g.at[k]] += float32(rise)
+    cells = layout.ny * layout.nx
+    for k in range(len(g.inlet_cells)):
+        rise = dt * g.inlet_gain[k] * interpolate(g, g.series[k], time - dt / 2)
+        g.h[now * cells + g.inlet_cells[k]] += float32(rise)
         g.clock[2] += rise * m.dx * m.dx
-        touch(g, shape, g.at[k], now, time, m)
+        mark_wet(g, layout, g.inlet_cells[k], now, time, m)
     for k in range(len(g.held)):
         cell = g.held[k]
         depth = max(g.level[k] - g.z[cell], float32(0))
         g.clock[3] += (float(g.h[now * cells + cell]) - depth) * m.dx * m.dx
         g.h[now * cells + cell] = depth
-        touch(g, shape, cell, now, time, m)
-    for t in g.held_tiles:  # a held level may have lowered the deepest cell
-        g.deep[now, t] = rescan(g, shape, now, t)
+        mark_wet(g, layout, cell, now, time, m)
+    for t in g.held_tiles:  # a held level can lower the deepest cell
+        g.max_depth_bits[now, t] = tile_max_depth_bits(g, layout, now, t)
 
 
 @compiled
 @no_type_check
-def rescan(g, shape, now, t):
-    """Bits of a tile's greatest depth."""
-    r0 = t // shape.across * shape.tile_rows
-    c0 = t % shape.across * shape.tile_columns
+def tile_max_depth_bits(g, layout, now, t):
+    """Bits of a tile's greatest depth, from its cells."""
+    r0 = t // layout.across * layout.tile_rows
+    c0 = t % layout.across * layout.tile_columns
     most = int32(0)
-    for i in range(r0, min(r0 + shape.tile_rows, shape.ny)):
-        start = (now * shape.ny + i) * shape.nx
-        for j in range(c0, min(c0 + shape.tile_columns, shape.nx)):
+    for i in range(r0, min(r0 + layout.tile_rows, layout.ny)):
+        start = (now * layout.ny + i) * layout.nx
+        for j in range(c0, min(c0 + layout.tile_columns, layout.nx)):
             most = max(most, tile.bits(g.h[start + j]))
     return most
 
 
 @compiled
 @no_type_check
-def rain_by_map(g, shape, now, rise, time, m):
+def apply_rain_map(g, layout, now, rise, time, m):
     """Rain that differs from cell to cell."""
     total = 0.0
-    for cell in range(shape.ny * shape.nx):
+    for cell in range(layout.ny * layout.nx):
         share = g.rain[cell] * float32(rise)
-        g.h[now * shape.ny * shape.nx + cell] += share
+        g.h[now * layout.ny * layout.nx + cell] += share
         total += share
         if share > 0:
-            touch(g, shape, cell, now, time, m)
+            mark_wet(g, layout, cell, now, time, m)
     g.clock[2] += total * m.dx * m.dx
 
 
 @compiled
 @no_type_check
-def constants(dt, rain, m):
-    """The numbers of a step in float32."""
-    return Step(
+def step_constants(dt, rain, m):
+    """Constants of a step in float32."""
+    return StepConstants(
         float32(m.gravity * dt / m.dx), float32(m.gravity * dt / 4), float32(dt / m.dx),
         float32(dt * rain), float32(m.theta), float32((1 - m.theta) / 2), float32(m.eps),
         float32(m.h_dry), float32(m.froude), float32(m.gravity), m.limited,
@@ -128,56 +128,58 @@ def constants(dt, rain, m):
 
 
 @no_type_check
-def _advance(g, shape, m, until, max_steps):
-    """Step to time ``until`` or ``max_steps`` further; the clock tells how far it came."""
-    tiles, threads = shape.down * shape.across, len(g.work)
+def _advance(g, layout, m, until, max_steps):
+    """Step to time ``until``, at most ``max_steps`` steps; ``g.clock`` holds the time reached."""
+    tiles, threads = layout.down * layout.across, len(g.work)
     last = g.clock[1] + max_steps
     while g.clock[0] < until:
         if g.clock[1] >= last:
-            return ASKED
-        deep = deepest_of(g, int(g.clock[4]))
-        if not deep < DEEPEST_M:
+            return STEP_LIMIT
+        depth = max_depth(g, int(g.clock[4]))
+        if not depth < DEEPEST_M:
             return UNSTABLE
         t, now = g.clock[0], int(g.clock[4])
-        dt = next_dt(deep, t, until, m)
+        dt = next_dt(depth, t, until, m)
         rain = interpolate(g, len(g.starts) - 2, t + dt / 2)
         everywhere = rain if len(g.rain) == 0 else 0.0
         for k in prange(threads):
-            c = constants(dt, everywhere, m)
+            c = step_constants(dt, everywhere, m)
             for index in range(k, tiles, threads):
-                do_tile(g, shape, index, now, pointer(g.work[k]), c, t + dt, m, everywhere > 0)
+                process_tile(
+                    g, layout, index, now, pointer(g.work[k]), c, t + dt, m, everywhere > 0
+                )
         if len(g.rain) > 0 and rain > 0:
-            rain_by_map(g, shape, 1 - now, dt * rain, t + dt, m)
-        feed(g, shape, 1 - now, t + dt, dt, m)
-        g.clock[2] += dt * everywhere * m.dx * m.dx * shape.ny * shape.nx
+            apply_rain_map(g, layout, 1 - now, dt * rain, t + dt, m)
+        apply_forcing(g, layout, 1 - now, t + dt, dt, m)
+        g.clock[2] += dt * everywhere * m.dx * m.dx * layout.ny * layout.nx
         g.clock[0] = until if dt == until - t else t + dt
         g.clock[1] += 1
         g.clock[4] = 1 - now
-    return DONE if deepest_of(g, int(g.clock[4])) < DEEPEST_M else UNSTABLE
+    return DONE if max_depth(g, int(g.clock[4])) < DEEPEST_M else UNSTABLE
 
 
 @no_type_check
-def _record(g, shape, m, until, max_steps, tape, dts):
-    """Steps like ``_advance`` that leave the state before each of them on the tape.
+def _record(g, layout, m, until, max_steps, tape, dts):
+    """Step like ``_advance`` and record the state before each step on a tape.
 
     Args:
-        g: the arrays.
-        shape: of the grid.
-        m: constants.
-        until: s.
-        max_steps: no more than the tape holds.
-        tape: [steps, 3, cells], h, qx and qy before each step.
-        dts: [steps], s.
+        g: arrays of the flood.
+        layout: sizes of the grid.
+        m: constants of the scheme.
+        until: target time, s.
+        max_steps: at most the length of the tape.
+        tape: [steps, 3, cells], out: h, qx and qy before each step.
+        dts: [steps], out: s.
     """
-    cells, why = shape.ny * shape.nx, ASKED
+    cells, why = layout.ny * layout.nx, STEP_LIMIT
     for k in range(max_steps):
         at, before = int(g.clock[4]) * cells, g.clock[0]
         copy(pointer(g.h), at, pointer(tape), 3 * k * cells, cells)
         copy(pointer(g.qx), at, pointer(tape), (3 * k + 1) * cells, cells)
         copy(pointer(g.qy), at, pointer(tape), (3 * k + 2) * cells, cells)
-        why = advance_alone(g, shape, m, until, 1)
+        why = advance_alone(g, layout, m, until, 1)
         dts[k] = g.clock[0] - before
-        if why != ASKED:
+        if why != STEP_LIMIT:
             return why
     return why
 

@@ -1,8 +1,8 @@
-"""Raw access to float32 buffers for compiled loops, so that they become vector instructions.
+"""Raw access to float32 buffers for compiled loops, so that LLVM vectorizes them.
 
-Hurdles that keep numba's array syntax from vectorising a stencil: the wrap-around of negative
-indices, reference counts, and arrays that might overlap. So a tile lives in ONE buffer at offsets
-that are constants of the program, and is read and written by its address.
+Three properties of numba arrays prevent the vectorization of a stencil: negative indices wrap
+around, arrays are reference-counted, and two arrays may overlap. A tile is therefore stored in one
+buffer at offsets known at compile time, and accessed through its address.
 """
 
 from typing import no_type_check
@@ -51,7 +51,7 @@ def store(typing, address, index, value):
 @intrinsic
 @no_type_check
 def square_root(typing, value):
-    """The processor's root of a float32; numba calls the C library's, which no loop may contain."""
+    """Square root as an LLVM intrinsic; numba's calls the C library, which blocks vectorization."""
 
     def emit(context, builder, signature, args):
         return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [_FLOAT]), args)

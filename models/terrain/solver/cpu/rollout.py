@@ -1,7 +1,8 @@
-"""A flood as a function of its bed that torch can differentiate, on the compiled engine.
+"""A flood as a differentiable function of its bed, on the compiled CPU engine.
 
-Forward keeps the state every ``span`` steps; backward runs each span again with all its states on
-a tape and unwinds it: C S (N / K + K) bytes for C cells, N steps, S = 12 bytes of state, K = span.
+The forward pass keeps the state every ``span`` steps; the backward pass runs each span again with
+all its states on a tape and differentiates its steps in reverse. Memory is C S (N / K + K) bytes
+for C cells, N steps, K steps a span and S = 12 bytes of state.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -17,45 +18,45 @@ from models.core.errors import SpecError
 from models.terrain.solver.cpu import adjoint, loop
 from models.terrain.solver.cpu.engine import FusedFlood
 from models.terrain.solver.scheme import Physics
-from models.terrain.solver.time_stepping import UnstableError, World
+from models.terrain.solver.time_stepping import BoundaryConditions, UnstableError
 
-WHOLE_TAPE_BYTES = 512 * 2**20  # shorter floods than this need no second run
+WHOLE_TAPE_BYTES = 512 * 2**20  # floods whose states fit are not run again
 
 
-class Shelf:
-    """Memory of walked tapes, for the next ones: fresh pages cost half as much as the steps."""
+class TapePool:
+    """Memory of used tapes, reused by later ones: first-touch page faults cost half of a step."""
 
     def __init__(self) -> None:
         self._free: list[np.ndarray] = []
         self._lock = Lock()
 
-    def take(self, count: int) -> np.ndarray:
-        """At least so many floats in a row."""
+    def acquire(self, count: int) -> np.ndarray:
+        """A contiguous float32 buffer [n], n at least ``count``."""
         with self._lock:
             for k, old in enumerate(self._free):
                 if old.size >= count:
                     return self._free.pop(k)
         return np.empty(count, np.float32)
 
-    def give(self, tape: np.ndarray) -> None:
-        """Put a tape's memory back; nobody may read it any more."""
+    def release(self, tape: np.ndarray) -> None:
+        """Return a tape [steps, 3, cells] to the pool; it must not be used afterwards."""
         whole = tape if tape.base is None else tape.base
         with self._lock:
             if sum(x.nbytes for x in self._free) + whole.nbytes <= WHOLE_TAPE_BYTES:
                 self._free.append(whole)
 
 
-SHELF = Shelf()
+TAPE_POOL = TapePool()
 
 
 class Spans(NamedTuple):
-    """What backward needs of one sample: states at the begin of spans, and the spans.
+    """What the backward pass of one sample needs: the spans and the states at their beginnings.
 
     Attributes:
         flood: the engine, for its arrays.
-        tapes: of each span [steps, 3, cells], or only its first state.
-        dts: of each span, s [steps].
-        limits: of each span, its first time and the time it steps towards, s.
+        tapes: of each span, its states [steps, 3, cells], or only the first one.
+        dts: of each span, step lengths in s [steps].
+        limits: of each span, start time and target time, s.
         stops: index of the first span after each output time.
     """
 
@@ -68,19 +69,19 @@ class Spans(NamedTuple):
 
 def rollout(
     z: Float[Tensor, "b ny nx"],
-    worlds: list[World],
+    boundaries: list[BoundaryConditions],
     physics: Physics,
     times: list[float],
     span: int | None = None,
 ) -> Float[Tensor, "times b ny nx"]:
-    """Depth in m at the asked times, differentiable by the bed.
+    """Depth in m at the given times, differentiable with respect to the bed.
 
     Args:
         z: bed in m, float32 on the CPU.
-        worlds: of each sample.
+        boundaries: boundary conditions of each sample.
         physics: constants; no Froude cap.
-        times: s, rising.
-        span: steps between kept states; None: as many as the tape's memory allows at once.
+        times: s, increasing.
+        span: steps between kept states; None: chosen to fit the memory of the tape.
 
     Raises:
         SpecError: if a Froude cap is asked for.
@@ -88,30 +89,30 @@ def rollout(
     """
     if physics.froude is not None:
         raise SpecError("solver.froude cannot be differentiated; leave it out for training")
-    return _Rollout.apply(z, worlds, physics, tuple(times), span)
+    return _Rollout.apply(z, boundaries, physics, tuple(times), span)
 
 
 class _Rollout(torch.autograd.Function):
-    """Forward and backward of :func:`rollout`, one thread a sample."""
+    """Forward and backward pass of :func:`rollout`, one thread per sample."""
 
     @staticmethod
     def forward(
         ctx: Any,
         z: Tensor,
-        worlds: list[World],
+        boundaries: list[BoundaryConditions],
         physics: Physics,
         times: tuple[float, ...],
         span: int | None,
     ) -> Tensor:
         def run(k: int) -> tuple[Tensor, Spans]:
-            ground = worlds[k].ground._replace(z=z[k : k + 1].detach())
-            flood = FusedFlood(ground, worlds[k].forcing, physics)
+            ground = boundaries[k].ground._replace(z=z[k : k + 1].detach())
+            flood = FusedFlood(ground, boundaries[k].forcing, physics)
             return _forward(flood, times, span)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            found = list(pool.map(run, range(len(z))))
-        ctx.spans = [spans for _, spans in found]
-        return torch.stack([depths for depths, _ in found], 1)
+            results = list(pool.map(run, range(len(z))))
+        ctx.spans = [spans for _, spans in results]
+        return torch.stack([depths for depths, _ in results], 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -121,27 +122,27 @@ class _Rollout(torch.autograd.Function):
             return _backward(ctx.spans[k], grad[:, k].contiguous())
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            by_z = torch.stack(list(pool.map(run, range(grad.shape[1]))))
-        return by_z, None, None, None, None
+            grad_z = torch.stack(list(pool.map(run, range(grad.shape[1]))))
+        return grad_z, None, None, None, None
 
 
 def _forward(flood: FusedFlood, times: tuple[float, ...], span: int | None) -> tuple[Tensor, Spans]:
-    """Run a flood; whole tapes while they fit, else first states of spans alone."""
-    cells = flood.shape.ny * flood.shape.nx
+    """Run a flood; keep whole tapes while they fit in memory, then only first states of spans."""
+    cells = flood.layout.ny * flood.layout.nx
     fits = WHOLE_TAPE_BYTES // (12 * cells)
     steps = span or max(1, min(256, fits))
-    depths, tapes, dts, limits, stops, kept = [], [], [], [], [], 0
+    depths, tapes, dts, limits, stops, taped = [], [], [], [], [], 0
     for until in times:
         ended = False
         while not ended:
             limits.append((flood.totals.t, until))
             tape, lengths, ended = _record(flood, until, steps)
-            kept += len(tape)
-            if span is None and kept <= fits:
+            taped += len(tape)
+            if span is None and taped <= fits:
                 tapes.append(tape)
             else:
                 tapes.append(tape[:1].copy())
-                SHELF.give(tape)
+                TAPE_POOL.release(tape)
             dts.append(lengths)
         depths.append(flood.depth[0])
         stops.append(len(tapes))
@@ -149,15 +150,15 @@ def _forward(flood: FusedFlood, times: tuple[float, ...], span: int | None) -> t
 
 
 def _record(flood: FusedFlood, until: float, steps: int) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Up to ``steps`` steps with the states before them.
+    """Step towards ``until``, at most ``steps`` steps: states before them, lengths, if it arrived.
 
     Raises:
         UnstableError: if water is NaN, infinite or beyond all bounds.
     """
-    count = steps * 3 * flood.shape.ny * flood.shape.nx
-    tape = SHELF.take(count)[:count].reshape(steps, 3, -1)
+    count = steps * 3 * flood.layout.ny * flood.layout.nx
+    tape = TAPE_POOL.acquire(count)[:count].reshape(steps, 3, -1)
     dts, before = np.empty(steps), flood.totals.steps
-    arrays = (flood.grid, flood.shape, flood.numbers)
+    arrays = (flood.arrays, flood.layout, flood.constants)
     why = loop.record(*arrays, until, steps, tape.reshape(-1), dts)
     totals = flood.totals
     if why == loop.UNSTABLE:
@@ -166,10 +167,10 @@ def _record(flood: FusedFlood, until: float, steps: int) -> tuple[np.ndarray, np
     return tape[:taken], dts[:taken], bool(totals.t >= until)
 
 
-def _again(
+def _rerun_span(
     flood: FusedFlood, first: np.ndarray, limits: tuple[float, float], steps: int
 ) -> np.ndarray:
-    """The tape of a span, from its first state; the same steps, bit for bit."""
+    """The tape of a span, recomputed from its first state; bit-identical to the first run."""
     flood.put(first, limits[0])
     tape, _, _ = _record(flood, limits[1], steps)
     return tape
@@ -177,21 +178,23 @@ def _again(
 
 def _backward(spans: Spans, grad: Float[Tensor, "times ny nx"]) -> Float[Tensor, "ny nx"]:
     flood, cells = spans.flood, grad[0].numel()
-    by_state = np.zeros((2, 3, cells), np.float32)
-    by_z = np.zeros(cells, np.float32)
+    grad_state = np.zeros((2, 3, cells), np.float32)
+    grad_z = np.zeros(cells, np.float32)
     work = np.zeros(adjoint.BUFFER, np.float32)
-    if len(flood.grid.n) == 1:
-        work[adjoint.N : adjoint.N + adjoint.PLANE] = flood.grid.n[0]
+    if len(flood.arrays.n) == 1:
+        work[adjoint.N : adjoint.N + adjoint.PLANE] = flood.arrays.n[0]
     for k in range(len(spans.tapes) - 1, -1, -1):
-        for stop, by_depth in zip(spans.stops, grad.numpy(), strict=True):
+        for stop, grad_depth in zip(spans.stops, grad.numpy(), strict=True):
             if stop == k + 1:
-                by_state[0, 0] += by_depth.reshape(-1)
+                grad_state[0, 0] += grad_depth.reshape(-1)
         tape, dts = spans.tapes[k], spans.dts[k]
         if len(tape) < len(dts):
-            tape = _again(flood, tape[0], spans.limits[k], len(dts))
-        arrays = (flood.grid, flood.shape, flood.numbers)
-        adjoint.unwind(*arrays, tape.reshape(-1), dts, len(dts), by_state.reshape(-1), by_z, work)
+            tape = _rerun_span(flood, tape[0], spans.limits[k], len(dts))
+        arrays = (flood.arrays, flood.layout, flood.constants)
+        adjoint.backward_steps(
+            *arrays, tape.reshape(-1), dts, len(dts), grad_state.reshape(-1), grad_z, work
+        )
         if len(tape) > 1:
-            spans.tapes[k] = tape[:1].copy()  # a second walk would run the span again
-            SHELF.give(tape)
-    return torch.from_numpy(by_z).view(grad.shape[1:])
+            spans.tapes[k] = tape[:1].copy()  # a second backward pass runs the span again
+            TAPE_POOL.release(tape)
+    return torch.from_numpy(grad_z).view(grad.shape[1:])

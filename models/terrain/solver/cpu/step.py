@@ -1,8 +1,7 @@
 """The fused CPU engine, compiled: one step on the tiles of a grid.
 
-Two copies of depth and discharge take turns as old and new state. A tile is left alone when it and
-the rim of its neighbours have been dry for two steps: nothing can change there, and both copies
-hold zeros.
+Depth and discharge are double-buffered. A tile is skipped when it and the adjoining edges of its
+neighbours have been dry for two steps: nothing can change there, and both buffers hold zeros.
 """
 
 from typing import no_type_check
@@ -26,14 +25,14 @@ from models.terrain.solver.cpu.tile import (
     H,
     N,
     Z,
-    cap,
+    cap_froude,
     compiled,
-    deepest,
     depths,
     limit_x,
     limit_y,
     load,
     outlets,
+    row_max_depth_bits,
     shares,
     store,
     x_faces,
@@ -73,9 +72,9 @@ def fetch_window(source, start, ny, nx, r0, c0, rows, s, plane, outside):
 
 @compiled
 @no_type_check
-def fetch(g, shape, now, r0, c0, rows, s):
-    """Copy a tile and its surroundings into the buffer; walls outside of the grid."""
-    ny, nx, r, c = shape.ny, shape.nx, r0 - TOP, c0 - LEFT
+def fetch(g, layout, now, r0, c0, rows, s):
+    """Copy a tile and its halo into the buffer; walls outside the grid."""
+    ny, nx, r, c = layout.ny, layout.nx, r0 - TOP, c0 - LEFT
     old, dry = now * ny * nx, float32(0)
     fetch_window(pointer(g.z), 0, ny, nx, r, c, rows + 5, s, Z, WALL)
     fetch_window(pointer(g.h), old, ny, nx, r, c, rows + 5, s, H, dry)
@@ -87,33 +86,33 @@ def fetch(g, shape, now, r0, c0, rows, s):
 
 @compiled
 @no_type_check
-def fetch_outlets(g, shape, r0, c0, rows, s, c):
+def fetch_outlets(g, layout, r0, c0, rows, s, c):
     """Discharge through the outlets of the cells in and around a tile."""
     for row in range(2, rows + 4):
         i = r0 - TOP + row
         for b in range(3, STRIDE - 8):
             j = c0 - LEFT + b
-            inside = 0 <= i < shape.ny and 0 <= j < shape.nx
-            value = g.drain[i * shape.nx + j] if inside else float32(0)
+            inside = 0 <= i < layout.ny and 0 <= j < layout.nx
+            value = g.drain[i * layout.nx + j] if inside else float32(0)
             store(s, OUT + row * STRIDE + b, value)
     outlets(s, rows + 4, STRIDE - 16, c)
 
 
 @compiled
 @no_type_check
-def work_tile(s, rows, columns, first_y, last_y, first_x, last_x, c):
-    """The step on a fetched tile: faces, shares, limited faces, depths, a row after the other."""
+def step_tile(s, rows, columns, first_y, last_y, first_x, last_x, c):
+    """The step on a fetched tile, row by row: faces, shares, limited faces, depths."""
     faces = min((columns + 3 + 15) // 16 * 16, STRIDE - 4)
     cells = (columns + 15) // 16 * 16
     y_faces(s, 1, faces, first_y, last_y, c)
     if c.froude > 0:
-        cap(s, 1, faces, FY, STRIDE, c)
+        cap_froude(s, 1, faces, FY, STRIDE, c)
     for row in range(2, rows + 4):
         x_faces(s, row, faces, first_x, last_x, c)
         y_faces(s, row, faces, first_y, last_y, c)
         if c.froude > 0:
-            cap(s, row, faces, FX, 1, c)
-            cap(s, row, faces, FY, STRIDE, c)
+            cap_froude(s, row, faces, FX, 1, c)
+            cap_froude(s, row, faces, FY, STRIDE, c)
         if c.limited:
             shares(s, row, faces, c)
             limit_x(s, row, faces)
@@ -125,34 +124,34 @@ def work_tile(s, rows, columns, first_y, last_y, first_x, last_x, c):
 
 @compiled
 @no_type_check
-def keep(g, shape, new, r0, c0, rows, columns, s, time, numbers):
-    """Copy a tile's new state out, with its greatest depth, rims and arrivals."""
-    t, deep = (r0 // shape.tile_rows) * shape.across + c0 // shape.tile_columns, int32(0)
+def write_tile(g, layout, new, r0, c0, rows, columns, s, time, constants):
+    """Write a tile's new state to the grid, with its greatest depth, wet edges and arrivals."""
+    t, tile_max = (r0 // layout.tile_rows) * layout.across + c0 // layout.tile_columns, int32(0)
     left, right = False, False
     for row in range(TOP, TOP + rows):
-        at = (r0 + row - TOP) * shape.nx + c0
-        to, base = new * shape.ny * shape.nx + at, row * STRIDE + LEFT
+        at = (r0 + row - TOP) * layout.nx + c0
+        to, base = new * layout.ny * layout.nx + at, row * STRIDE + LEFT
         copy(s, H + base, pointer(g.h), to, columns)
         copy(s, FX + base, pointer(g.qx), to, columns)
         copy(s, FY + base, pointer(g.qy), to, columns)
-        most = deepest(s, row, columns)
-        deep = max(deep, most)
+        row_max = row_max_depth_bits(s, row, columns)
+        tile_max = max(tile_max, row_max)
         left = left or load(s, H + base) > 0
         right = right or load(s, H + base + columns - 1) > 0
         if row == TOP:
-            g.rims[new, t, 0] = most > 0
+            g.edge_wet[new, t, 0] = row_max > 0
         if row == TOP + rows - 1:
-            g.rims[new, t, 1] = most > 0
-        if len(g.peak) > 0 and most > 0:
-            note(g, at, base, columns, s, time, numbers)
-    g.rims[new, t, 2], g.rims[new, t, 3], g.deep[new, t] = left, right, deep
+            g.edge_wet[new, t, 1] = row_max > 0
+        if len(g.peak) > 0 and row_max > 0:
+            update_peaks(g, at, base, columns, s, time, constants)
+    g.edge_wet[new, t, 2], g.edge_wet[new, t, 3], g.max_depth_bits[new, t] = left, right, tile_max
 
 
 @compiled
 @no_type_check
-def note(g, at, base, columns, s, time, numbers):
-    """Greatest depths and times of arrival of a row."""
-    wet = float32(numbers.wet_m)
+def update_peaks(g, at, base, columns, s, time, constants):
+    """Update the greatest depths and arrival times of a row."""
+    wet = float32(constants.wet_m)
     for j in range(columns):
         h = load(s, H + base + j)
         if h > g.peak[at + j]:
@@ -163,48 +162,48 @@ def note(g, at, base, columns, s, time, numbers):
 
 @compiled
 @no_type_check
-def is_near_water(g, shape, now, row, column):
-    """Whether a tile or the adjoining rim of a neighbour holds water."""
-    t = row * shape.across + column
-    if g.deep[now, t] > 0:
+def is_near_water(g, layout, now, row, column):
+    """Whether a tile or the adjoining edge of a neighbour holds water."""
+    t = row * layout.across + column
+    if g.max_depth_bits[now, t] > 0:
         return True
-    rims = g.rims[now]
-    above, below = row > 0, row < shape.down - 1
+    edge_wet = g.edge_wet[now]
+    above, below = row > 0, row < layout.down - 1
     return (
-        (above and rims[t - shape.across, 1] > 0)
-        or (below and rims[t + shape.across, 0] > 0)
-        or (column > 0 and rims[t - 1, 3] > 0)
-        or (column < shape.across - 1 and rims[t + 1, 2] > 0)
+        (above and edge_wet[t - layout.across, 1] > 0)
+        or (below and edge_wet[t + layout.across, 0] > 0)
+        or (column > 0 and edge_wet[t - 1, 3] > 0)
+        or (column < layout.across - 1 and edge_wet[t + 1, 2] > 0)
     )
 
 
 @compiled
 @no_type_check
-def do_tile(g, shape, t, now, s, c, time, numbers, raining):
-    """One tile, unless it is dry all around."""
-    row, column = t // shape.across, t % shape.across
-    near = raining or is_near_water(g, shape, now, row, column)
+def process_tile(g, layout, t, now, s, c, time, constants, raining):
+    """Step one tile, unless it and its surroundings are dry."""
+    row, column = t // layout.across, t % layout.across
+    near = raining or is_near_water(g, layout, now, row, column)
     g.age[t] = 0 if near else g.age[t] + 1
     if g.age[t] > DRY_STEPS:  # both states hold zeros
         return
-    r0, c0 = row * shape.tile_rows, column * shape.tile_columns
-    rows, columns = min(shape.tile_rows, shape.ny - r0), min(shape.tile_columns, shape.nx - c0)
-    fetch(g, shape, now, r0, c0, rows, s)
+    r0, c0 = row * layout.tile_rows, column * layout.tile_columns
+    rows, columns = min(layout.tile_rows, layout.ny - r0), min(layout.tile_columns, layout.nx - c0)
+    fetch(g, layout, now, r0, c0, rows, s)
     if g.drains[t]:
-        fetch_outlets(g, shape, r0, c0, rows, s, c)
+        fetch_outlets(g, layout, r0, c0, rows, s, c)
     first_y, first_x = TOP - r0, LEFT - c0
-    last_y, last_x = first_y + shape.ny - 2, first_x + shape.nx - 2
-    work_tile(s, rows, columns, first_y, last_y, first_x, last_x, c)
-    keep(g, shape, 1 - now, r0, c0, rows, columns, s, time, numbers)
+    last_y, last_x = first_y + layout.ny - 2, first_x + layout.nx - 2
+    step_tile(s, rows, columns, first_y, last_y, first_x, last_x, c)
+    write_tile(g, layout, 1 - now, r0, c0, rows, columns, s, time, constants)
     if g.drains[t]:
-        g.lost[t] += lost_depth(s, rows, columns) * c.dt_dx * numbers.dx * numbers.dx
+        g.lost[t] += lost_depth(s, rows, columns) * c.dt_dx * constants.dx * constants.dx
         _fill(s, OUT, tile.PLANE, float32(0))
 
 
 @compiled
 @no_type_check
 def lost_depth(s, rows, columns):
-    """Sum of what leaves a tile through outlets, m2/s."""
+    """Sum of the discharges that leave a tile through outlets, m2/s."""
     lost = 0.0
     for i in range(TOP, TOP + rows):
         for j in range(LEFT, LEFT + columns):

@@ -1,9 +1,9 @@
 """One step on one tile of the grid, compiled: the inner loops of the fused CPU engine.
 
-A tile is copied with its surroundings into a buffer of planes; there the step of
-``solver/scheme.py`` is carried out row by row, each row of faces, shares and depths as soon as what
-it needs is there, so that the rows at work stay in the first-level cache. What lies outside the
-grid is a wall: bed at ``WALL``, no water, no discharge.
+A tile is copied with its halo into a buffer of planes. The step of
+:mod:`models.terrain.solver.scheme` runs there row by row: each row of faces, shares and depths as
+soon as its inputs are ready, so that the active rows stay in the first-level cache. Outside the
+grid there is a wall: bed at ``WALL``, no water, no discharge.
 """
 
 from typing import no_type_check
@@ -14,8 +14,8 @@ from numba import float32, int32, intp, njit
 from models.terrain.solver.cpu.pointers import bits, from_bits, load, square_root, store
 
 ROWS, COLUMNS = 32, 173  # of the largest tile
-TOP, LEFT = 3, 4  # surroundings before it; two rows and four columns follow
-STRIDE, DEPTH = 192, 73  # floats of a row; rows of a plane, as many as the derivative's tile needs
+TOP, LEFT = 3, 4  # halo rows and columns before it; two rows and four columns follow
+STRIDE, DEPTH = 192, 73  # floats of a row; rows of a plane, sized for the tile of the derivative
 PLANE = DEPTH * STRIDE
 Z, N, H, QX, QY, FX, FY, SHARE, OUT = (k * PLANE for k in range(9))
 BUFFER = 9 * PLANE
@@ -24,11 +24,11 @@ ONE, ZERO, HALF, QUARTER = np.float32(1), np.float32(0), np.float32(0.5), np.flo
 CUBE_START = np.float32(0x54A20000)  # of the bits of x^(-1/3), within 3.5 %
 THIRD, NINTH2 = np.float32(1 / 3), np.float32(2 / 9)
 INFINITE_BITS = 0x7F800000
-# x * y + z in one instruction, reciprocal by division; NaN and infinities keep their meaning
+# fused multiply-add, reassociation, approximate functions; NaN and infinities stay valid
 MATH = {"contract", "reassoc", "nsz", "afn"}
 
 compiled = njit(fastmath=MATH, nogil=True, error_model="numpy")
-# A call inside of a loop would keep it from becoming vector instructions.
+# A call inside a loop prevents its vectorization.
 inlined = njit(fastmath=MATH, nogil=True, error_model="numpy", inline="always")
 
 
@@ -45,11 +45,12 @@ def cube_root_inverse(x):
 
 @inlined
 @no_type_check
-def face(s, a, b, own, beside, crossing, c):
+def face(s, a, b, own, adjacent, crossing, c):
     """New discharge through the face between cells a and b (offsets in a plane) before the limiter.
 
-    ``own`` and ``beside``: theta-weighted terms; ``crossing``: four times the mean across. Gives
-    what led to it as well: hf^(-1/3), one over the denominator, the magnitude of the old discharge.
+    ``own`` and ``adjacent``: the face's old discharge and the sum of its two neighbours;
+    ``crossing``: four times the mean discharge across. Returns q, hf^(-1/3), 1 / denominator and
+    the magnitude of the old discharge.
     """
     za, zb = load(s, Z + a), load(s, Z + b)
     wa, wb = za + load(s, H + a), zb + load(s, H + b)
@@ -60,11 +61,11 @@ def face(s, a, b, own, beside, crossing, c):
     p = x * x * x * y * y
     n = load(s, N + a) + load(s, N + b)  # twice the mean
     qt = crossing * QUARTER
-    norm = square_root(own * own + qt * qt + c.eps)
-    push = c.theta * own + c.rest * beside - c.g_dt_dx * x * (wb - wa)
-    under = ONE / (p + c.g_dt_4 * n * n * norm)
-    q = push * p * under
-    return q if wet else ZERO, y, under, norm
+    q_norm = square_root(own * own + qt * qt + c.eps)
+    numerator = c.theta * own + c.rest * adjacent - c.g_dt_dx * x * (wb - wa)
+    inv_denominator = ONE / (p + c.g_dt_4 * n * n * q_norm)
+    q = numerator * p * inv_denominator
+    return q if wet else ZERO, y, inv_denominator, q_norm
 
 
 @inlined
@@ -87,15 +88,16 @@ def y_face(s, k, before, after, c):
 
 @inlined
 @no_type_check
-def _put(s, plane, k, found):
-    """Keep the discharge of a face alone."""
-    store(s, plane + k, found[0])
+def _store_flux(s, plane, k, flux):
+    """Store the discharge of a face only."""
+    store(s, plane + k, flux[0])
 
 
-def rows_of_faces(put):
-    """Rows of x and y faces, compiled; ``put(s, plane, k, found)`` keeps what :func:`face` gives.
+def rows_of_faces(store_face):
+    """Compile the kernels of a row of x faces and of a row of y faces.
 
-    The grid's first and last faces stand in for those beyond them.
+    ``store_face(s, plane, k, flux)`` stores the result of :func:`face`. At the ends of the grid a
+    face replaces its missing neighbour.
     """
 
     @compiled
@@ -104,14 +106,14 @@ def rows_of_faces(put):
         base = row * STRIDE + 2
         for j in range(width):
             k = base + j
-            put(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k + 1), c))
+            store_face(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k + 1), c))
         if 2 <= first < 2 + width:
             k = row * STRIDE + first
             after = load(s, QX + k) if first == last else load(s, QX + k + 1)
-            put(s, FX, k, x_face(s, k, load(s, QX + k), after, c))
+            store_face(s, FX, k, x_face(s, k, load(s, QX + k), after, c))
         if 2 <= last < 2 + width and last != first:
             k = row * STRIDE + last
-            put(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k), c))
+            store_face(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k), c))
 
     @compiled
     @no_type_check
@@ -123,23 +125,23 @@ def rows_of_faces(put):
         if up == 0 or down == 0:
             for j in range(width):
                 k = base + j
-                put(s, FY, k, y_face(s, k, load(s, QY + k + up), load(s, QY + k + down), c))
+                store_face(s, FY, k, y_face(s, k, load(s, QY + k + up), load(s, QY + k + down), c))
             return
         for j in range(width):
             k = base + j
             before, after = load(s, QY + k - STRIDE), load(s, QY + k + STRIDE)
-            put(s, FY, k, y_face(s, k, before, after, c))
+            store_face(s, FY, k, y_face(s, k, before, after, c))
 
     return x_faces, y_faces
 
 
-x_faces, y_faces = rows_of_faces(_put)
+x_faces, y_faces = rows_of_faces(_store_flux)
 
 
 @compiled
 @no_type_check
 def shares(s, row, width, c):
-    """Share of the wanted outflow that each cell of a row can feed."""
+    """Limiter ratio of a row of cells: the share of the wanted outflow that a cell can supply."""
     base = row * STRIDE + 3
     for j in range(width):
         k = base + j
@@ -175,22 +177,22 @@ def limit_y(s, row, width):
 
 @compiled
 @no_type_check
-def cap(s, row, width, plane, next_cell, c):
+def cap_froude(s, row, width, plane, next_cell, c):
     """Froude cap on a row of faces: |q| <= froude hf sqrt(g hf)."""
     base = row * STRIDE + 2
     for j in range(width):
         a, b = base + j, base + j + next_cell
         za, zb = load(s, Z + a), load(s, Z + b)
         hf = max(max(za + load(s, H + a), zb + load(s, H + b)) - max(za, zb), ZERO)
-        most = c.froude * hf * square_root(c.gravity * hf)
+        limit = c.froude * hf * square_root(c.gravity * hf)
         q = load(s, plane + a)
-        store(s, plane + a, min(max(q, -most), most))
+        store(s, plane + a, min(max(q, -limit), limit))
 
 
 @compiled
 @no_type_check
 def depths(s, row, width, c):
-    """New depths of a row, in place of the old ones; the row below no longer needs them."""
+    """New depths of a row, in place of the old ones, which no later row needs."""
     base = row * STRIDE + LEFT
     for j in range(width):
         k = base + j
@@ -202,20 +204,20 @@ def depths(s, row, width, c):
 
 @compiled
 @no_type_check
-def deepest(s, row, width):
+def row_max_depth_bits(s, row, width):
     """Bits of the greatest depth of a row; NaN counts as more than infinite."""
-    base, most = row * STRIDE + LEFT, int32(0)
+    base, greatest = row * STRIDE + LEFT, int32(0)
     for j in range(width):
         b = bits(load(s, H + base + j))
         key = b if b >= 0 else (int32(0x7FFFFFFF) if (b & 0x7FFFFFFF) > INFINITE_BITS else int32(0))
-        most = max(most, key)
-    return most
+        greatest = max(greatest, key)
+    return greatest
 
 
 @compiled
 @no_type_check
 def outlets(s, rows, width, c):
-    """OUT: drain coefficients become discharges, Manning's normal depth."""
+    """Replace the outlet coefficients in OUT by discharges at Manning's normal depth."""
     for row in range(2, rows):
         base = row * STRIDE + 3
         for j in range(width):

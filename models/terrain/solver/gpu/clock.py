@@ -1,4 +1,4 @@
-"""What happens between two steps on a GPU: inflow, totals, the next step's length."""
+"""Between two steps on a GPU: inflow, totals, length of the next step (Triton)."""
 
 # ruff: noqa: ANN001, ANN201, N803  # Triton's own types and names of constants
 import triton  # ty: ignore  # comes with torch's CUDA builds
@@ -8,22 +8,22 @@ import triton.language as tl  # ty: ignore
 @triton.jit
 def value_at(moments, values, k, t, POINTS: tl.constexpr):
     """Series ``k`` at time t: linear between its points, constant before and after."""
-    found = tl.load(values + k * POINTS)
+    value = tl.load(values + k * POINTS)
     for s in range(POINTS - 1):
         at = k * POINTS + s
         begin, low = tl.load(moments + at), tl.load(values + at)
         span = tl.load(moments + at + 1) - begin
         share = tl.minimum(tl.maximum((t - begin) / span, 0.0), 1.0)
-        found += share * (tl.load(values + at + 1) - low)
-    return found
+        value += share * (tl.load(values + at + 1) - low)
+    return value
 
 
 @triton.jit
 def clock(
     h,  # [b, rows, pitch] depth after the step
     deepest,  # [b, tiles] after the step
-    awake,  # [b, tiles] out: see sweep
-    age,  # [b, tiles] steps since the tile was dry all around
+    awake,  # [b, tiles] out: see step_tiles
+    age,  # [b, tiles] steps since the tile and its surroundings became dry
     queue,
     cells,  # [b, CELLS] offsets in a sample of cells with inflow; -1: none
     cell_tiles,  # [b, CELLS] their tiles
@@ -35,8 +35,8 @@ def clock(
     until,  # [b] s
     steps,  # [b] int64
     entered,  # [b] m3
-    bad,  # [b] int32, out: the water is no longer water
-    numbers,  # float64: dx, gravity, ..., from 6: courant, h_floor, dt_cap, area, cells
+    bad,  # [b] int32, out: a depth is not finite or too large
+    constants,  # float64: dx, gravity, ..., from 6: courant, h_floor, dt_cap, area, cells
     down,
     across,
     stride,
@@ -47,13 +47,13 @@ def clock(
     AUTHORS: tl.constexpr,
     LAZY: tl.constexpr,
 ):  # fmt: skip
-    """After a step, one program a sample: inflow, totals, the next step's length."""
+    """After a step, one program per sample: inflow, totals, length of the next step."""
     b, tiles = tl.program_id(0), down * across
     if b == 0:
         tl.store(queue, 0)
-    dx, gravity = tl.load(numbers), tl.load(numbers + 1)
-    courant, floor = tl.load(numbers + 6), tl.load(numbers + 7)
-    cap, area, count = tl.load(numbers + 8), tl.load(numbers + 9), tl.load(numbers + 10)
+    dx, gravity = tl.load(constants), tl.load(constants + 1)
+    courant, h_floor = tl.load(constants + 6), tl.load(constants + 7)
+    cap, area, count = tl.load(constants + 8), tl.load(constants + 9), tl.load(constants + 10)
     dt, now, end, rain = (
         tl.load(dts + b), tl.load(times + b), tl.load(until + b), tl.load(rains + b),
     )  # fmt: skip
@@ -63,24 +63,26 @@ def clock(
     which = b * SERIES + tl.load(series + k)
     rise = dt * tl.load(gain + k) * value_at(moments, values, which, now + dt / 2, POINTS)
     rise = tl.where(feeds, rise, 0.0)
-    found = tl.atomic_add(h + b * stride + at, rise.to(tl.float32), feeds) + rise.to(tl.float32)
-    found = tl.where(feeds, found, 0.0)
-    tl.atomic_max(deepest + b * tiles + tl.load(cell_tiles + k), found, feeds)
-    most = tl.max(found, 0)
+    depth = tl.atomic_add(h + b * stride + at, rise.to(tl.float32), feeds) + rise.to(tl.float32)
+    depth = tl.where(feeds, depth, 0.0)
+    tl.atomic_max(deepest + b * tiles + tl.load(cell_tiles + k), depth, feeds)
+    most = tl.max(depth, 0)
     for start in range(0, tiles, BLOCK):
         index = start + tl.arange(0, BLOCK)
         block = tl.load(deepest + b * tiles + index, index < tiles, 0.0)
         most = tl.maximum(most, tl.max(block, 0))
-    deep = tl.maximum(most.to(tl.float64), floor)
+    floored_depth = tl.maximum(most.to(tl.float64), h_floor)
     tl.store(entered + b, tl.load(entered + b) + tl.sum(rise, 0) * area + dt * rain * area * count)
     now = tl.where(dt == end - now, end, now + dt)
     tl.store(times + b, now)
     tl.store(steps + b, tl.load(steps + b) + (dt > 0).to(tl.int64))
     if AUTHORS:
-        step = courant * dx / (gravity + deep)
+        step = courant * dx / (gravity + floored_depth)
     else:
-        root = tl.sqrt((gravity * deep).to(tl.float32)).to(tl.float64)
-        root = 0.5 * (root + gravity * deep / root)  # the root of a float64, by Newton
+        root = tl.sqrt((gravity * floored_depth).to(tl.float32)).to(tl.float64)
+        root = 0.5 * (
+            root + gravity * floored_depth / root
+        )  # square root in float64: one Newton step
         step = courant * dx / root
     step = tl.minimum(step, cap)
     rest = end - now
@@ -92,7 +94,7 @@ def clock(
     rain = value_at(moments, values, b * SERIES, now + step / 2, POINTS)
     tl.store(rains + b, rain)
     if LAZY:
-        tl.debug_barrier()  # inflow may have wetted a tile
+        tl.debug_barrier()  # inflow can wet a tile
         for start in range(0, tiles, BLOCK):
             index = start + tl.arange(0, BLOCK)
             here, t = index < tiles, b * tiles + index

@@ -1,4 +1,4 @@
-"""Faces, shares and outlets of the cells of a tile: the Triton functions of the GPU engine."""
+"""Discharges, limiter shares and outlets of a tile's cells: Triton functions of the GPU engine."""
 
 # ruff: noqa: ANN001, ANN201, N803  # Triton's own types and names of constants
 import triton  # ty: ignore  # comes with torch's CUDA builds
@@ -17,7 +17,7 @@ def cube_root_inverse(x):
 
 
 @triton.jit
-def power(x, LOG: tl.constexpr):
+def pow_7_3(x, LOG: tl.constexpr):
     """x^(7/3) of a positive float32."""
     if LOG:
         p = x * x * tl.exp2(tl.log2(x) * 0.3333333333333333)
@@ -29,7 +29,7 @@ def power(x, LOG: tl.constexpr):
 
 @triton.jit
 def face(
-    za, ha, zb, hb, own, beside, crossing, rough, g_dt_dx, theta, rest, eps, h_dry,
+    za, ha, zb, hb, own, adjacent, crossing, rough, g_dt_dx, theta, rest, eps, h_dry,
     LOG: tl.constexpr,
 ):  # fmt: skip
     """New discharge between cells a and b before the limiter; ``rough``: g dt n^2."""
@@ -37,11 +37,11 @@ def face(
     hf = tl.maximum(wa, wb) - tl.maximum(za, zb)
     wet = hf > h_dry
     x = tl.where(wet, hf, 1.0)
-    p = power(x, LOG)
+    p = pow_7_3(x, LOG)
     qt = crossing * 0.25
-    norm = tl.sqrt(own * own + qt * qt + eps)
-    push = theta * own + rest * beside - g_dt_dx * x * (wb - wa)
-    return tl.where(wet, push * p / (p + rough * norm), 0.0)
+    q_norm = tl.sqrt(own * own + qt * qt + eps)
+    numerator = theta * own + rest * adjacent - g_dt_dx * x * (wb - wa)
+    return tl.where(wet, numerator * p / (p + rough * q_norm), 0.0)
 
 
 @triton.jit
@@ -49,11 +49,11 @@ def friction(n, a, b, g_dt, ROUGH: tl.constexpr):
     """G dt n^2 of the face between two cells; ``n`` is a map, or one number."""
     if ROUGH:
         twice = tl.load(n + a) + tl.load(n + b)
-        found = (0.25 * g_dt) * (twice * twice)
+        drag = (0.25 * g_dt) * (twice * twice)
     else:
         one = tl.load(n)
-        found = g_dt * (one * one)
-    return found
+        drag = g_dt * (one * one)
+    return drag
 
 
 @triton.jit
@@ -105,7 +105,7 @@ def outlet(drain, o, h, h_dry):
 
 @triton.jit
 def supply(east, west, south, north, out, h, dt_dx):
-    """Share of the wanted outflow that a cell can feed."""
+    """Limiter ratio of a cell: the share of its wanted outflow that it can supply."""
     wanted = tl.maximum(east, 0.0) + tl.maximum(-west, 0.0)
     wanted += tl.maximum(south, 0.0) + tl.maximum(-north, 0.0)
     wanted = dt_dx * (wanted + out)
@@ -120,12 +120,12 @@ def x_face(
 ):  # fmt: skip
     """Unlimited discharge right of the cells at ``o``."""
     own = tl.load(qx + o)
-    beside = tl.where(j == 0, own, tl.load(qx + o - 1))
-    beside += tl.where(j == nx - 2, own, tl.load(qx + o + 1))
+    adjacent = tl.where(j == 0, own, tl.load(qx + o - 1))
+    adjacent += tl.where(j == nx - 2, own, tl.load(qx + o + 1))
     crossing = tl.load(qy + o - pitch) + tl.load(qy + o - pitch + 1)
     crossing += tl.load(qy + o) + tl.load(qy + o + 1)
     return face(
-        tl.load(z + o), tl.load(h + o), tl.load(z + o + 1), tl.load(h + o + 1), own, beside,
+        tl.load(z + o), tl.load(h + o), tl.load(z + o + 1), tl.load(h + o + 1), own, adjacent,
         crossing, friction(n, o, o + 1, g_dt, ROUGH), g_dt_dx, theta, rest, eps, h_dry, LOG,
     )  # fmt: skip
 
@@ -137,19 +137,19 @@ def y_face(
 ):  # fmt: skip
     """Unlimited discharge below the cells at ``o``."""
     own = tl.load(qy + o)
-    beside = tl.where(i == 0, own, tl.load(qy + o - pitch))
-    beside += tl.where(i == ny - 2, own, tl.load(qy + o + pitch))
+    adjacent = tl.where(i == 0, own, tl.load(qy + o - pitch))
+    adjacent += tl.where(i == ny - 2, own, tl.load(qy + o + pitch))
     crossing = tl.load(qx + o - 1) + tl.load(qx + o + pitch - 1)
     crossing += tl.load(qx + o) + tl.load(qx + o + pitch)
     return face(
         tl.load(z + o), tl.load(h + o), tl.load(z + o + pitch), tl.load(h + o + pitch), own,
-        beside, crossing, friction(n, o, o + pitch, g_dt, ROUGH), g_dt_dx, theta, rest, eps,
+        adjacent, crossing, friction(n, o, o + pitch, g_dt, ROUGH), g_dt_dx, theta, rest, eps,
         h_dry, LOG,
     )  # fmt: skip
 
 
 @triton.jit
-def greatest(h):
+def tile_max_depth(h):
     """Greatest depth of a tile; NaN counts as infinite."""
     return tl.max(tl.max(tl.where(h == h, h, float("inf")), 1), 0)
 
@@ -161,8 +161,8 @@ def any_of(flags):
 
 
 @triton.jit
-def place(program, b, rows, pitch, left, pad, across, BY: tl.constexpr, BX: tl.constexpr):
-    """Row and column numbers of a tile's cells, and their offsets in a padded field."""
+def cell_offsets(program, b, rows, pitch, left, pad, across, BY: tl.constexpr, BX: tl.constexpr):
+    """Row and column indices of a tile's cells, and their offsets in a padded field."""
     i = (program // across) * BY + tl.arange(0, BY)[:, None]
     j = (program % across) * BX + tl.arange(0, BX)[None, :]
     return i, j, (b * rows + i + pad) * pitch + left + j

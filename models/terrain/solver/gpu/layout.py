@@ -1,4 +1,4 @@
-"""Where the cells of a batch of floods lie on a GPU, and what surrounds their beds."""
+"""Memory layout of a batch of floods on a GPU, and tables of their boundary conditions."""
 
 import math
 from typing import NamedTuple
@@ -8,20 +8,20 @@ from torch import Tensor
 
 from models.terrain.solver.forcing import Forcing, Series, constant
 
-PAD, LEFT = 4, 32  # rows above and below, columns before a field; walls
+PAD, LEFT = 4, 32  # wall rows above and below, wall columns before a field
 
 
 class Tuning(NamedTuple):
-    """How the programs are cut.
+    """Launch parameters of the kernels.
 
     Attributes:
         down: rows of a tile.
         across: columns of a tile, at most.
-        warps: of a program.
-        log: the cube root by the chip's logarithm; else by its bits and two steps.
-        aligned: a thread has neighbouring cells; else the lanes of a warp do.
-        turning: every other step walks the tiles backwards, towards what the cache still holds.
-        lazy: dry tiles are left out, where no tape is kept.
+        warps: per program.
+        log: cube root by the hardware logarithm; else by bit arithmetic and a series.
+        aligned: neighbouring cells belong to one thread; else to neighbouring lanes of a warp.
+        turning: every other step processes the tiles in reverse order, which reuses the cache.
+        lazy: dry tiles are skipped, unless a tape is recorded.
     """
 
     down: int = 4
@@ -34,7 +34,10 @@ class Tuning(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where a cell lies in a padded field [batch, rows, pitch]."""
+    """Position of the cells in a padded field [batch, rows, pitch].
+
+    ``down`` and ``across`` count tiles; ``tile`` holds the rows and columns of one.
+    """
 
     batch: int
     ny: int
@@ -47,16 +50,16 @@ class Layout(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of a padded field."""
+        """Shape of a padded field."""
         return self.batch, self.rows, self.pitch
 
     @property
     def tiles(self) -> int:
-        """Of a sample."""
+        """Tiles of a sample."""
         return self.down * self.across
 
     def inner(self, field: Tensor) -> Tensor:
-        """The cells of the grid, a view of a padded field."""
+        """View [..., ny, nx] of the cells of the grid in a padded field [..., rows, pitch]."""
         return field[..., PAD : PAD + self.ny, LEFT : LEFT + self.nx]
 
     def by_tile(self, field: Tensor) -> Tensor:
@@ -66,8 +69,15 @@ class Layout(NamedTuple):
         return torch.nn.functional.max_pool2d(tiled, self.tile).flatten(1)
 
 
-def layout(batch: int, ny: int, nx: int, tuning: Tuning = Tuning()) -> Layout:  # noqa: B008
-    """Tiles no wider than the grid needs, rows a multiple of 128 bytes."""
+def build_layout(batch: int, ny: int, nx: int, tuning: Tuning = Tuning()) -> Layout:  # noqa: B008
+    """Tiles no larger than the grid needs, rows a multiple of 128 bytes.
+
+    Args:
+        batch: samples.
+        ny: rows of the grid.
+        nx: columns of the grid.
+        tuning: largest tiles.
+    """
     width = min(tuning.across, max(16, 2 ** math.ceil(math.log2(nx))))
     height = min(tuning.down, max(4, 2 ** math.ceil(math.log2(ny))))
     down, across = math.ceil(ny / height), math.ceil(nx / width)
@@ -76,18 +86,18 @@ def layout(batch: int, ny: int, nx: int, tuning: Tuning = Tuning()) -> Layout:  
     return Layout(batch, ny, nx, rows, pitch, down, across, (height, width))
 
 
-class Worlds(NamedTuple):
-    """What surrounds the beds of some samples, on the device.
+class BoundaryTables(NamedTuple):
+    """Boundary conditions of a batch of samples, as tensors on the device.
 
     Attributes:
         cells: offsets in a padded field of cells with inflow [b, c]; -1: none.
         tiles: of these cells [b, c].
-        gain: m/s there per unit of their series [b, c].
-        series: which one [b, c]; the first is the rain.
+        gain: of these cells, m/s per unit of their series [b, c].
+        series: index of their series [b, c]; series 0 is the rain.
         moments: s [b, series, points].
         values: at these moments, m3/s; of the rain m/s.
         drain: coefficients of outlets [b, rows, pitch].
-        drains: whether an outlet is in a tile or beside it [b, tiles].
+        drains: whether an outlet is in a tile or next to it [b, tiles].
     """
 
     cells: Tensor
@@ -100,17 +110,19 @@ class Worlds(NamedTuple):
     drains: Tensor
 
 
-def worlds_of(drain: Tensor | None, forcings: list[Forcing], lay: Layout, dx: float) -> Worlds:
-    """Surroundings of all samples in tables of one width.
+def boundary_tables(
+    drain: Tensor | None, forcings: list[Forcing], layout: Layout, dx: float
+) -> BoundaryTables:
+    """Tables of one width with the boundary conditions of all samples.
 
     Args:
-        drain: coefficients of outlets [b, ny, nx], on the device; None without.
+        drain: coefficients of outlets [b, ny, nx], on the device; None: no outlets.
         forcings: of each sample; no rain maps.
-        lay: of the fields.
+        layout: of the padded fields.
         dx: side of a cell in m.
     """
     device = None if drain is None else drain.device
-    rows, all_series = zip(*(_inlets(forcing, lay, dx) for forcing in forcings), strict=True)
+    rows, all_series = zip(*(_inlets(forcing, layout, dx) for forcing in forcings), strict=True)
     width = 2 ** math.ceil(math.log2(max([16, *map(len, rows)])))
     filled = [row + [(-1, 0, 0.0, 0)] * (width - len(row)) for row in rows]
     dtypes = (torch.int32, torch.int32, torch.float64, torch.int32)
@@ -121,42 +133,42 @@ def worlds_of(drain: Tensor | None, forcings: list[Forcing], lay: Layout, dx: fl
     points = 2 ** math.ceil(math.log2(max(len(s.times) for one in all_series for s in one)))
     count = max(map(len, all_series))
     full = [[*one, *[constant(0.0)] * (count - len(one))] for one in all_series]
-    tables = [[_stretched(one, points) for one in sample] for sample in full]
+    tables = [[_padded_series(one, points) for one in sample] for sample in full]
     moments, values = (
         torch.tensor(
             [[one[k] for one in sample] for sample in tables], dtype=torch.float64, device=device
         )
         for k in (0, 1)
     )
-    return Worlds(*columns, moments, values, *_outlets(drain, len(forcings), lay))
+    return BoundaryTables(*columns, moments, values, *_outlets(drain, len(forcings), layout))
 
 
 def _inlets(
-    forcing: Forcing, lay: Layout, dx: float
+    forcing: Forcing, layout: Layout, dx: float
 ) -> tuple[list[tuple[int, int, float, int]], list[Series]]:
     """Cells with inflow of a sample, and its series; the first is the rain."""
     series, rows = [forcing.rain or constant(0.0)], []
     for inlet in forcing.inlets:
         share = 1 / (len(inlet.rows) * dx * dx)
         for i, j in zip(inlet.rows, inlet.columns, strict=True):
-            tile = i // lay.tile[0] * lay.across + j // lay.tile[1]
-            rows.append(((i + PAD) * lay.pitch + LEFT + j, tile, share, len(series)))
+            tile = i // layout.tile[0] * layout.across + j // layout.tile[1]
+            rows.append(((i + PAD) * layout.pitch + LEFT + j, tile, share, len(series)))
         series.append(inlet.series)
     return rows, series
 
 
-def _outlets(drain: Tensor | None, count: int, lay: Layout) -> tuple[Tensor, Tensor]:
-    """Padded coefficients, and the tiles near them; one cell of nothing without outlets."""
+def _outlets(drain: Tensor | None, count: int, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Padded coefficients and flags of the tiles near them; one zero cell without outlets."""
     if drain is None:
-        return torch.zeros(count, 1, 1), torch.zeros(count, lay.tiles, dtype=torch.int32)
-    wide = torch.zeros(count, *lay.shape[1:], device=drain.device)
-    lay.inner(wide).copy_(drain)
+        return torch.zeros(count, 1, 1), torch.zeros(count, layout.tiles, dtype=torch.int32)
+    wide = torch.zeros(count, *layout.shape[1:], device=drain.device)
+    layout.inner(wide).copy_(drain)
     near = torch.nn.functional.max_pool2d((wide > 0).float(), 3, 1, 1)
-    return wide, (lay.by_tile(near) > 0).int()
+    return wide, (layout.by_tile(near) > 0).int()
 
 
-def _stretched(series: Series, points: int) -> tuple[list[float], list[float]]:
-    """A series with more points; those behind its end repeat the last value."""
+def _padded_series(series: Series, points: int) -> tuple[list[float], list[float]]:
+    """A series extended to ``points`` points by repeating its last value."""
     more = points - len(series.times)
     times = [*series.times, *(series.times[-1] + k for k in range(1, more + 1))]
     return times, [*series.values, *[series.values[-1]] * more]

@@ -1,9 +1,9 @@
-"""One step of the flood on a GPU: the Triton programs of :mod:`models.terrain.solver.gpu.engine`.
+"""One step of the flood on a GPU: the Triton kernels of :mod:`models.terrain.solver.gpu.engine`.
 
-Imported only where a GPU is. Fields are padded by walls (bed at 1e6 m, no water), so that no load
-needs a mask. A tile works out each face twice, once for either cell, and takes for granted that no
-cell gives more than it has; where one does, tiles are marked and done again with the limiter. That
-keeps the usual step at one pass over memory: four loads and three stores a cell.
+Imported only if a GPU is present. Fields are padded by walls (bed at 1e6 m, no water), so that no
+load needs a mask. Each face is computed twice, once for either cell, without the limiter; tiles
+with a cell that would lose more water than it has are queued and computed again with the limiter.
+A step without such cells is one pass over memory: four loads and three stores per cell.
 """
 
 # ruff: noqa: ANN001, ANN201, N803  # Triton's own types and names of constants
@@ -13,10 +13,10 @@ import triton.language as tl  # ty: ignore
 from models.terrain.solver.gpu.fluxes import (
     any_of,
     around,
-    greatest,
+    cell_offsets,
     outlet,
-    place,
     supply,
+    tile_max_depth,
     x_face,
     y_face,
 )
@@ -24,40 +24,40 @@ from models.terrain.solver.gpu.fluxes import (
 
 @triton.jit
 def enqueue(marks, queue, t, flag):
-    """Put a tile on the list of those to be done again, once; its first number is the length."""
+    """Append a tile once to the queue of tiles to recompute; ``queue[0]`` is its length."""
     if flag:
         if tl.atomic_xchg(marks + t, 1) == 0:
             tl.store(queue + 1 + tl.atomic_add(queue, 1), t)
 
 
 @triton.jit(do_not_specialize=["rows", "pitch", "left", "ny", "nx"])
-def sweep(  # noqa: C901  # one program
+def step_tiles(  # noqa: C901  # one program
     old,  # [3, b, rows, pitch] depth and discharges before the step
     new,  # the same after it
     z,  # [b, rows, pitch] bed
     n,  # roughness: a map, or one number
     drain,  # [b, rows, pitch] coefficients of outlets
-    drains,  # [b, tiles] whether a tile or one beside it has any
+    drains,  # [b, tiles] whether a tile or its neighbour has any
     deepest,  # [b, tiles] out: greatest depth
-    awake,  # [b, tiles] 0: the tile is dry all around, both states are zero there
+    awake,  # [b, tiles] 0: tile and surroundings are dry, both states are zero there
     shares,  # [b, rows, pitch] out, in the tiles marked in ``short``: share of the limiter
     short,  # [b, tiles] out
     marks,  # [b, tiles] out: tile is in the queue
-    queue,  # out: number of tiles to be done again, then the tiles
+    queue,  # out: number of tiles to recompute, then the tiles
     lost,  # [b, tiles] m3 through outlets, float64
     peak,  # [b, rows, pitch] greatest depth so far
     arrival,  # [b, rows, pitch] s
     dts,  # [b] s, float64
     rains,  # [b] m/s, float64
     times,  # [b] s, before the step
-    numbers,  # float64: dx, gravity, theta, eps, h_dry, wet_m, ...
+    constants,  # float64: dx, gravity, theta, eps, h_dry, wet_m, ...
     plane, rows, pitch, left, pad, ny, nx, down, across, backwards,
     BY: tl.constexpr, BX: tl.constexpr, ROUGH: tl.constexpr, LOG: tl.constexpr,
-    DRAIN: tl.constexpr, LIMITED: tl.constexpr, LAZY: tl.constexpr, NOTE: tl.constexpr,
+    DRAIN: tl.constexpr, LIMITED: tl.constexpr, LAZY: tl.constexpr, PEAKS: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """One tile: faces, depths; marks the tiles where the limiter is needed."""
-    if ALIGNED:  # lets a thread have four neighbouring cells
+    """Faces and depths of one tile; queues the tiles that need the limiter."""
+    if ALIGNED:  # a thread can then process four neighbouring cells
         pitch, left = tl.multiple_of(pitch, 32), tl.multiple_of(left, 32)
     program, b = tl.program_id(0), tl.program_id(1)
     program = tl.where(backwards != 0, down * across - 1 - program, program)
@@ -67,19 +67,19 @@ def sweep(  # noqa: C901  # one program
     if LAZY:
         busy = tl.load(awake + t) != 0
     if busy:
-        dx, gravity = tl.load(numbers), tl.load(numbers + 1)
-        theta = tl.load(numbers + 2).to(tl.float32)
-        eps, h_dry = tl.load(numbers + 3).to(tl.float32), tl.load(numbers + 4).to(tl.float32)
+        dx, gravity = tl.load(constants), tl.load(constants + 1)
+        theta = tl.load(constants + 2).to(tl.float32)
+        eps, h_dry = tl.load(constants + 3).to(tl.float32), tl.load(constants + 4).to(tl.float32)
         rest = (1.0 - theta) * 0.5
         g_dt, g_dt_dx = (gravity * dt).to(tl.float32), (gravity * dt / dx).to(tl.float32)
         dt_dx, dt_rain = (dt / dx).to(tl.float32), (dt * rain).to(tl.float32)
-        i, j, o = place(program, b, rows, pitch, left, pad, across, BY, BX)
+        i, j, o = cell_offsets(program, b, rows, pitch, left, pad, across, BY, BX)
         east, west, south, north, h = around(
             z, old, old + plane, old + 2 * plane, n, o, i, j, ny, nx, pitch,
             g_dt, g_dt_dx, theta, rest, eps, h_dry, ROUGH, LOG,
         )  # fmt: skip
-        if NOTE:
-            wet_m, now = tl.load(numbers + 5).to(tl.float32), tl.load(times + b).to(tl.float32)
+        if PEAKS:
+            wet_m, now = tl.load(constants + 5).to(tl.float32), tl.load(times + b).to(tl.float32)
             tl.store(peak + o, tl.maximum(tl.load(peak + o), h))
             first = tl.load(arrival + o)
             tl.store(arrival + o, tl.where((h > wet_m) & (first == float("inf")), now, first))
@@ -96,16 +96,16 @@ def sweep(  # noqa: C901  # one program
                 leaves = tl.sum(tl.sum(gone.to(tl.float64), 1), 0) * dt * dx
                 tl.store(lost + t, tl.load(lost + t) + leaves)
         inside = (i < ny) & (j < nx)
-        found = h + tl.where(inside, dt_rain, 0.0)
-        found -= dt_dx * (((east - west) + (south - north)) + gone)
+        depth = h + tl.where(inside, dt_rain, 0.0)
+        depth -= dt_dx * (((east - west) + (south - north)) + gone)
         if LIMITED:
-            found = tl.where(found < 0.0, 0.0, found)
-        if dt == 0.0:  # at its target time: nothing moves
+            depth = tl.where(depth < 0.0, 0.0, depth)
+        if dt == 0.0:  # the sample is at its target time
             east, south = tl.load(old + plane + o), tl.load(old + 2 * plane + o)
-        tl.store(new + o, found)
+        tl.store(new + o, depth)
         tl.store(new + plane + o, east)
         tl.store(new + 2 * plane + o, south)
-        tl.store(deepest + t, greatest(found))
+        tl.store(deepest + t, tile_max_depth(depth))
         if LIMITED:
             lacks = (share < 1.0).to(tl.int32)
             some = any_of(lacks)
@@ -129,7 +129,7 @@ def sweep(  # noqa: C901  # one program
 def share_of(
     shares, short, o, first, i, j, down, across, BY: tl.constexpr, BX: tl.constexpr
 ):  # fmt: skip
-    """Shares at ``o``; 1 in tiles where no cell lacks water, and beyond the grid."""
+    """Shares at ``o``; 1 in tiles where no cell lacks water, and outside the grid."""
     row, column = i // BY, j // BX
     there = (i >= 0) & (j >= 0) & (row < down) & (column < across)
     lacking = tl.load(short + first + row * across + column, there, 0)
@@ -137,29 +137,30 @@ def share_of(
 
 
 @triton.jit(do_not_specialize=["rows", "pitch", "left", "ny", "nx"])
-def limit(
-    old, new, z, n, drain, drains, deepest, shares, short, marks, queue, dts, rains, numbers,
+def limit_tiles(
+    old, new, z, n, drain, drains, deepest, shares, short, marks, queue, dts, rains, constants,
     plane, rows, pitch, left, pad, ny, nx, down, across,
     BY: tl.constexpr, BX: tl.constexpr, ROUGH: tl.constexpr, LOG: tl.constexpr,
     DRAIN: tl.constexpr,
 ):  # fmt: skip
-    """The queued tiles again, with the shares of their cells and of those around them.
+    """Recompute the queued tiles with the shares of their cells and of the cells around them.
 
-    A tile reads the unlimited discharge of its own faces from the new state, where nobody else
-    does; the faces of its left and upper neighbours, who may have limited them, it works out.
+    A tile reads the unlimited discharges of its own right and lower faces from the new state, which
+    no other program reads. The faces of its left and upper neighbours may already be limited there,
+    so they are computed again.
     """
-    tiles, dx, gravity = down * across, tl.load(numbers), tl.load(numbers + 1)
-    theta = tl.load(numbers + 2).to(tl.float32)
-    eps, h_dry = tl.load(numbers + 3).to(tl.float32), tl.load(numbers + 4).to(tl.float32)
+    tiles, dx, gravity = down * across, tl.load(constants), tl.load(constants + 1)
+    theta = tl.load(constants + 2).to(tl.float32)
+    eps, h_dry = tl.load(constants + 3).to(tl.float32), tl.load(constants + 4).to(tl.float32)
     rest = (1.0 - theta) * 0.5
-    for place_in_queue in range(tl.program_id(0), tl.load(queue), tl.num_programs(0)):
-        t = tl.load(queue + 1 + place_in_queue)
+    for queue_index in range(tl.program_id(0), tl.load(queue), tl.num_programs(0)):
+        t = tl.load(queue + 1 + queue_index)
         tl.store(marks + t, 0)
         b, first = t // tiles, t // tiles * tiles
         dt = tl.load(dts + b)
         g_dt, g_dt_dx = (gravity * dt).to(tl.float32), (gravity * dt / dx).to(tl.float32)
         dt_dx, dt_rain = (dt / dx).to(tl.float32), (dt * tl.load(rains + b)).to(tl.float32)
-        i, j, o = place(t % tiles, b, rows, pitch, left, pad, across, BY, BX)
+        i, j, o = cell_offsets(t % tiles, b, rows, pitch, left, pad, across, BY, BX)
         h, qx, qy = tl.load(old + o), old + plane, old + 2 * plane
         out = tl.zeros_like(h)
         if DRAIN:
@@ -184,10 +185,10 @@ def limit(
         south = south * tl.where(south > 0, share, below)
         north = north * tl.where(north > 0, above, share)
         inside = (i < ny) & (j < nx)
-        found = h + tl.where(inside, dt_rain, 0.0)
-        found -= dt_dx * (((east - west) + (south - north)) + out * share)
-        found = tl.where(found < 0.0, 0.0, found)
-        tl.store(new + o, found)
+        depth = h + tl.where(inside, dt_rain, 0.0)
+        depth -= dt_dx * (((east - west) + (south - north)) + out * share)
+        depth = tl.where(depth < 0.0, 0.0, depth)
+        tl.store(new + o, depth)
         tl.store(new + plane + o, east)
         tl.store(new + 2 * plane + o, south)
-        tl.store(deepest + t, greatest(found))
+        tl.store(deepest + t, tile_max_depth(depth))

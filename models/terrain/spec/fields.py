@@ -1,4 +1,4 @@
-"""Parts of the terrain specs: where a terrain comes from, its water, the solver. Torch-free."""
+"""Fields of the terrain specs: where a terrain comes from, its water, the solver. Torch-free."""
 
 import math
 from itertools import pairwise
@@ -110,7 +110,7 @@ class Varying(SpecGroup):
     )
 
     def check(self, constant: float | None, name: str) -> None:
-        """Refuse both or neither, and times that do not rise.
+        """Refuse both or neither, and times that do not increase.
 
         Raises:
             ValueError: naming what to give.
@@ -210,7 +210,7 @@ def alpha_max(theta: float, *, authors_step: bool = False) -> float:
 
     Args:
         theta: weight of a face's own discharge, 0..1.
-        authors_step: of steps dx / (g + h), at most half of dx / sqrt(g h), not of the latter.
+        authors_step: for steps dx / (g + h), at most half of dx / sqrt(g h).
     """
     return min(1.0, (1.8 if authors_step else 0.9) * math.sqrt(theta / 2))
 
@@ -246,7 +246,7 @@ class Solver(SpecGroup):
 
     @property
     def courant(self) -> float:
-        """``alpha``, or what stands for its absence."""
+        """``alpha``, or its default."""
         if self.alpha is not None:
             return self.alpha
         return AUTHORS_ALPHA if self.reference_mode else alpha_max(self.theta)
@@ -263,7 +263,7 @@ class Solver(SpecGroup):
 
 
 def cap_solver(solver: Any) -> list[str]:
-    """Bring a stored solver, JSON, within the limits of stability, in place; warnings of it."""
+    """Bring a stored solver (JSON) within the stability limits, in place; return the warnings."""
     if not isinstance(solver, dict):
         return []
     theta, warnings = solver.get("theta", Solver().theta), []

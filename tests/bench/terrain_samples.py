@@ -1,7 +1,7 @@
 """Terrains under several waters with their fine floods, for the quality benchmark.
 
 Generated valleys, streets (generated too, of random shape, at 1 m) and windows of real rasters.
-Every terrain is flooded by each of its waters; one coarse terrain is to serve all of them.
+Every terrain is flooded by each of its waters; one coarse terrain has to serve all of them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,36 +12,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.terrain.dem.hydrology import drained
+from models.terrain.dem.hydrology import flow_accumulation
 from models.terrain.dem.pooling import mean
 from models.terrain.dem.synthetic import generate
-from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, settle
+from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, resolve_water
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood
-from models.terrain.solver.gpu.layout import Tuning, Worlds, layout, worlds_of
+from models.terrain.solver.gpu.layout import BoundaryTables, Tuning, boundary_tables, build_layout
 from models.terrain.solver.gpu.rollout import GpuTape
 from models.terrain.solver.scheme import Ground
-from models.terrain.spec.parts import Inflow, Rain, Solver, Source, Synthetic, Valley
+from models.terrain.spec.fields import Inflow, Rain, Solver, Source, Synthetic, Valley
 
 COARSE = Tuning(4, 32, 4)
 FINE_CELLS = 2**23  # of the fine floods at once
 EDGES = ("left", "top", "right", "bottom")
-TAUGHT = ("valley", "rain", "spring")  # waters of training
-JUDGED = ("inflow", "rain", "spring")  # of the same kinds, on held-out terrains
-MORE = ("trickle", "cloudburst", "side 1", "side 2", "spring 2", "spring 3")  # to tune on
-UNSEEN = ("flood", "side", "spring elsewhere")  # never trained or tuned on
+TRAIN_WATERS = ("valley", "rain", "spring")  # waters of training
+TEST_WATERS = ("inflow", "rain", "spring")  # of the same kinds, on held-out terrains
+TUNING_WATERS = ("trickle", "cloudburst", "side 1", "side 2", "spring 2", "spring 3")  # to tune on
+UNSEEN_WATERS = ("flood", "side", "spring elsewhere")  # never trained or tuned on
 SPRINGS = {"spring": 3, "spring elsewhere": 5, "spring 2": 7, "spring 3": 9}
 FLOWS = {"inflow": 60.0, "trickle": 30.0, "flood": 150.0}
 
 
-class Lessons(NamedTuple):
-    """Terrains of one size, each under the same number of waters, in all ways to turn them.
+class SampleSet(NamedTuple):
+    """Terrains of one size, each under the same number of waters, in up to eight orientations.
 
     Attributes:
         z: fine heights about 0, m [t, n, n].
-        flow: of :func:`models.terrain.dem.hydrology.drained` [t, 2, n, n].
+        flow: of :func:`models.terrain.dem.hydrology.flow_accumulation` [t, 2, n, n].
         truth: pooled depth at the end, m [turns * waters * t, nc, nc].
-        worlds: table of the coarse surroundings, rows like those of ``truth``.
+        tables: coarse boundary conditions, rows like those of ``truth``.
         drain: coarse outlets, like ``truth``.
         forcings: of the coarse grids.
         names: of the waters.
@@ -52,7 +52,7 @@ class Lessons(NamedTuple):
     z: Tensor
     flow: Tensor
     truth: Tensor
-    worlds: Worlds
+    tables: BoundaryTables
     drain: Tensor
     forcings: list[Forcing]
     names: tuple[str, ...]
@@ -65,7 +65,7 @@ class Lessons(NamedTuple):
         return ((turn * len(self.names) + waters) * len(self.z) + chosen).flatten()
 
 
-def turned(z, k):
+def transformed(z, k):
     """One of the eight symmetries of the last two axes, a square."""
     z = torch.rot90(z, k % 4, (-2, -1))
     return (z.mT if k % 8 >= 4 else z).contiguous()
@@ -76,11 +76,11 @@ def _share(k, salt=0):
 
 
 def valleys(first, count, n, dx):
-    """The benchmark's generated terrains, each turned its own way."""
+    """The benchmark's generated terrains, each in an orientation of its own."""
 
     def one(k):
         made = Synthetic(rows=n, columns=n, cell_size_m=dx, variant=k)
-        return turned(generate(made, 0), k * 5 + k // 8)
+        return transformed(generate(made, 0), k * 5 + k // 8)
 
     with ThreadPoolExecutor(8) as pool:
         return torch.stack(list(pool.map(one, range(first, first + count))))
@@ -104,8 +104,8 @@ def streets(first, count, n):
         )  # fmt: skip
         z = generate(made, 1)
         for _ in range(2 if k % 3 == 2 else 0):
-            z = z - (0.05 + 0.2 * share[2]) * (drained(z)[1].log2() - 3).clamp(min=0)
-        return turned(z - z.mean(), k * 5 + k // 8)
+            z = z - (0.05 + 0.2 * share[2]) * (flow_accumulation(z)[1].log2() - 3).clamp(min=0)
+        return transformed(z - z.mean(), k * 5 + k // 8)
 
     with ThreadPoolExecutor(8) as pool:
         return torch.stack(list(pool.map(one, range(first, first + count))))
@@ -132,26 +132,26 @@ def water_of(name, k, scale, side):
     return [Valley(type="valley", discharge_m3_s=flow * scale, length_m=length)]
 
 
-def _surroundings(zs, waters, dx, shape):
+def _boundaries(zs, waters, dx, shape):
     """Outlets [b, ny, nx] and forcings of a grid over the same terrains."""
     n, fine_dx = zs.shape[1], dx * shape[0] / zs.shape[1]
     extent, drains, forcings = Extent(n * fine_dx, n * fine_dx), [], []
     for z, water in zip(zs, waters, strict=True):
-        settled = settle(water, z.numpy(), np.zeros(z.shape, bool), fine_dx)
+        settled = resolve_water(water, z.numpy(), np.zeros(z.shape, bool), fine_dx)
         ground = ground_of(torch.zeros(1, *shape), 0.0, settled, extent, dx, Solver())
         drains.append(torch.zeros(1, *shape) if ground.drain is None else ground.drain)
         forcings.append(forcing_of(settled, extent, shape, dx))
     return torch.cat(drains), forcings
 
 
-def _turned_waters(forcings, n, k):
-    """The same waters on a turned grid of n x n cells."""
-    there = torch.empty(n * n, dtype=torch.long)
-    there[turned(torch.arange(n * n).view(n, n), k).flatten()] = torch.arange(n * n)
-    place = [divmod(cell, n) for cell in there.tolist()]
+def _transformed_forcings(forcings, n, k):
+    """The same waters on a transformed grid of n x n cells."""
+    cells_before = torch.empty(n * n, dtype=torch.long)
+    cells_before[transformed(torch.arange(n * n).view(n, n), k).flatten()] = torch.arange(n * n)
+    new_cell = [divmod(cell, n) for cell in cells_before.tolist()]
 
     def moved(inlet):
-        cells = [place[i * n + j] for i, j in zip(inlet.rows, inlet.columns, strict=True)]
+        cells = [new_cell[i * n + j] for i, j in zip(inlet.rows, inlet.columns, strict=True)]
         rows, columns = zip(*cells, strict=True)
         return inlet._replace(rows=rows, columns=columns)
 
@@ -169,19 +169,19 @@ def engine(ground, forcings, physics, **options):
 
 def _fine_depths(zs, waters, dx, factor, duration, device):
     """Pooled depths at the end of fine floods [b, nc, nc]."""
-    n, found = zs.shape[1], []
+    n, depths = zs.shape[1], []
     count = FINE_CELLS // n**2 if device.type == "cuda" else 1
     for k in range(0, len(zs), count):
         part = slice(k, k + count)
-        drain, forcings = _surroundings(zs[part], waters[part], dx, (n, n))
+        drain, forcings = _boundaries(zs[part], waters[part], dx, (n, n))
         ground = Ground(zs[part].to(device), Solver().manning, dx, drain.to(device))
         flood = engine(ground, forcings, physics_of(Solver()))
         flood.advance(duration)
-        found.append(F.avg_pool2d(flood.depth, factor))
-    return torch.cat(found)
+        depths.append(F.avg_pool2d(flood.depth, factor))
+    return torch.cat(depths)
 
 
-def lessons(zs, kinds, named, dx, factor, duration, device, turns=1):
+def sample_set(zs, kinds, named, dx, factor, duration, device, turns=1):
     """Flood fine terrains zs [t, n, n] under every water of ``kinds``.
 
     ``named(name, k)``: the water of that name for terrain k.
@@ -190,45 +190,47 @@ def lessons(zs, kinds, named, dx, factor, duration, device, turns=1):
     waters = [named(name, k) for name in kinds for k in range(len(zs))]
     every = zs.repeat(len(kinds), 1, 1)
     truth = _fine_depths(every, waters, dx, factor, duration, device)
-    drain, forcings = _surroundings(every, waters, dx * factor, (nc, nc))
-    truth, drain = (torch.cat([turned(field, k) for k in range(turns)]) for field in (truth, drain))
-    forcings = [one for k in range(turns) for one in _turned_waters(forcings, nc, k)]
-    worlds = worlds_of(drain, forcings, layout(len(drain), nc, nc, COARSE), dx * factor)
-    worlds = Worlds(*(table.to(device) for table in worlds))
+    drain, forcings = _boundaries(every, waters, dx * factor, (nc, nc))
+    truth, drain = (
+        torch.cat([transformed(field, k) for k in range(turns)]) for field in (truth, drain)
+    )
+    forcings = [one for k in range(turns) for one in _transformed_forcings(forcings, nc, k)]
+    tables = boundary_tables(drain, forcings, build_layout(len(drain), nc, nc, COARSE), dx * factor)
+    tables = BoundaryTables(*(table.to(device) for table in tables))
     with ThreadPoolExecutor(8) as pool:
-        flow = torch.stack(list(pool.map(drained, zs)))
+        flow = torch.stack(list(pool.map(flow_accumulation, zs)))
     moved = (field.to(device) for field in (zs, flow, truth))
-    return Lessons(*moved, worlds, drain.to(device), forcings, kinds, dx * factor, duration)
+    return SampleSet(*moved, tables, drain.to(device), forcings, kinds, dx * factor, duration)
 
 
 class CoarseFloods:
-    """Coarse floods of some lessons, ``batch`` at a time, differentiable by the beds."""
+    """Coarse floods of a sample set, ``batch`` at a time, as functions of the beds."""
 
     def __init__(self, set_, batch, steps=2048):
         self.set, self.tape, self.batch = set_, None, batch
         if set_.z.device.type == "cuda":
             index = torch.arange(batch, device=set_.z.device) % len(set_.truth)
             ground = Ground(set_.truth[index] * 0, Solver().manning, set_.dx, set_.drain[index])
-            part = Worlds(*(table[index] for table in set_.worlds))
+            part = BoundaryTables(*(table[index] for table in set_.tables))
             physics = physics_of(Solver(), coarse=True)
             self.tape = GpuTape(ground, part, physics, steps, COARSE)
 
     def __call__(self, bed, rows):
-        """Depths at the end [b, nc, nc] of so many rows, at most ``batch`` of them."""
+        """Depths at the end [b, nc, nc] of the given rows, at most ``batch`` of them."""
         set_, physics = self.set, physics_of(Solver(), coarse=True)
         if self.tape is not None:
-            place = torch.arange(self.batch, device=bed.device) % len(rows)
-            self.tape.flood.take(set_.worlds, rows[place])
-            return self.tape(bed[place], [set_.duration])[0][: len(rows)]
-        from models.terrain.solver.cpu.rollout import World, rollout
+            padded = torch.arange(self.batch, device=bed.device) % len(rows)
+            self.tape.flood.use_boundaries(set_.tables, rows[padded])
+            return self.tape(bed[padded], [set_.duration])[0][: len(rows)]
+        from models.terrain.solver.cpu.rollout import BoundaryConditions, rollout
 
-        worlds = [
-            World(
+        boundaries = [
+            BoundaryConditions(
                 Ground(bed[:1], Solver().manning, set_.dx, set_.drain[k : k + 1]), set_.forcings[k]
             )
             for k in rows.tolist()
         ]
-        return rollout(bed, worlds, physics, [set_.duration])[0]
+        return rollout(bed, boundaries, physics, [set_.duration])[0]
 
     def errors(self, beds, chosen, turn=0):
         """MAE of the beds [t, nc, nc] of the chosen terrains under every water [waters, t]."""
@@ -240,12 +242,12 @@ class CoarseFloods:
 def units(floods, factor, batch):
     """MAE of mean pooling [waters, t], at least half the median of its water.
 
-    Shallow rain and deep rivers then weigh alike, as they do in the ratio to mean pooling.
+    Shallow rain and deep rivers then have equal weight, as in the ratio to mean pooling.
     """
-    set_, found = floods.set, []
+    set_, errors_by_part = floods.set, []
     with torch.no_grad():
         for part in torch.arange(len(set_.z), device=set_.z.device).split(batch):
             bed = torch.stack([mean(z, factor) for z in set_.z[part]])
-            found.append(floods.errors(bed, part))
-    errors = torch.cat(found, 1)
+            errors_by_part.append(floods.errors(bed, part))
+    errors = torch.cat(errors_by_part, 1)
     return torch.maximum(errors, errors.median(1, keepdim=True).values / 2).clamp(min=1e-4)
