@@ -14,7 +14,7 @@ from models.core import checkpoint, optimizers
 from models.core.errors import DataError, DivergedError, SpecError
 from models.core.run import Run, StoppedError
 from models.core.spec import ArtifactRef
-from models.lcw import distance, export, nets, objectives, pictures, setup
+from models.lcw import distance, export, nets, objectives, pictures, setup, stages
 from models.lcw import sample as sampling
 from models.lcw import train as method
 from models.lcw.distance import normality, two_sample
@@ -385,3 +385,11 @@ def test_patience_ends_a_stage(make_spec, new_run):
     training.train(0, flat)
     assert training.state.history["autoencoder"][-1]["step"] == 6
     assert training.done() == 40
+
+
+def test_progress_is_stored_under_the_keys_of_the_format():
+    """Checkpoints of earlier releases call the count ``stale``."""
+    progress = stages.StageProgress(stage=1, step=7, best=0.5, validations_without_improvement=2)
+    stored = progress.stored()
+    assert stored == {"stage": 1, "step": 7, "best": 0.5, "stale": 2, "history": {}}
+    assert stages.StageProgress.restored(stored) == progress
