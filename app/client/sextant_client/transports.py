@@ -27,8 +27,8 @@ CONNECT_S = 10.0
 
 def _options(url: str, key: str | None) -> dict[str, Any]:
     headers = {"User-Agent": "sextant-client"}
-    if key:
-        headers["Authorization"] = f"Bearer {key.strip()}"  # a key read from a file ends in a newline
+    if key:  # read from a file it may end in a newline
+        headers["Authorization"] = f"Bearer {key.strip()}"
     return {"base_url": url, "headers": headers, "timeout": CONNECT_S}
 
 
