@@ -62,6 +62,19 @@ def paddings(padding: Any, weight: Tensor, dilation: tuple[int, int]) -> tuple[i
     return top, left, top, left
 
 
+def zero_padding(node: fx.Node) -> tuple[int, int, int, int] | None:
+    """Zeros above, left, below, right that a padding node adds; None for other nodes."""
+    if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
+        return None
+    _, widths, *rest = arguments(node)
+    mode = "constant" if node.target == aten.constant_pad_nd.default else (rest or ["constant"])[0]
+    value = rest[-1] if rest and not isinstance(rest[-1], str) else 0
+    if len(widths) != 4 or min(widths) < 0 or mode != "constant" or value not in (0, None):
+        return None
+    left, right, top, bottom = widths
+    return top, left, bottom, right
+
+
 def map_size(node: fx.Node) -> tuple[int, int, int] | None:
     """Channels, height and width of a batch of maps; None for other values."""
     value = node.meta.get("val")

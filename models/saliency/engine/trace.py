@@ -24,6 +24,7 @@ from models.saliency.engine.nodes import (
     packet_of,
     paddings,
     two,
+    zero_padding,
 )
 from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.engine.step import PlanStep
@@ -115,24 +116,12 @@ class _Builder:
         dilation, stride = two(dilation), two(stride)
         pads = paddings(padding, weight, dilation)
         conv = Conv(weight, bias, stride, pads, dilation, int(groups))
-        pad = self._pad_before(x)
-        if pad is not None:
+        pad = zero_padding(x)
+        if pad is not None and len(x.users) == 1:
+            self.steps.pop(x)
             conv = replace(conv, pads=tuple(a + b for a, b in zip(pads, pad, strict=True)))
             source = self._of(arguments(x)[0])
         self._add_conv(node, conv, [source])
-
-    def _pad_before(self, x: fx.Node) -> tuple[int, int, int, int] | None:
-        """Zero padding (above, left, below, right) by a separate node before a convolution."""
-        if x.target not in (aten.pad.default, aten.constant_pad_nd.default) or len(x.users) != 1:
-            return None
-        _, widths, *rest = arguments(x)
-        mode = "constant" if x.target == aten.constant_pad_nd.default else (rest or ["constant"])[0]
-        value = rest[-1] if rest and not isinstance(rest[-1], str) else 0
-        if len(widths) != 4 or min(widths) < 0 or mode != "constant" or value not in (0, None):
-            return None
-        left, right, top, bottom = widths
-        self.steps.pop(x)
-        return top, left, bottom, right
 
     def _norm(self, node: fx.Node) -> bool:
         """Fold batch norm into the preceding convolution, or scale and shift each channel."""
