@@ -339,7 +339,7 @@ def main():
 def brief(judge):
     """Ratios alone, to be printed."""
     return {
-        w: {m: round(r["ratio"], 2) for m, r in rows.items()} for w, rows in judge.found.items()
+        w: {m: round(r["ratio"], 2) for m, r in rows.items()} for w, rows in judge.results.items()
     }
 
 

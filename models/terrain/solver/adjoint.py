@@ -102,13 +102,13 @@ def _limiter_vjp(
     # h / share would give ``wanted`` but for dry cells, whose share is 0: it is recomputed
     leaving = pad(qx.clamp(min=0), (0, 1)) + pad((-qx).clamp(min=0), (1, 0)) + out
     leaving = leaving + pad(qy.clamp(min=0), (0, 0, 0, 1)) + pad((-qy).clamp(min=0), (0, 0, 1, 0))
-    g_wanted = g_share / torch.where(short, t_dx * leaving, 1)
-    g_leaving = torch.where(short, -g_wanted * share * t_dx, 0)
+    g_h_share = g_share / torch.where(short, t_dx * leaving, 1)
+    g_leaving = torch.where(short, -g_h_share * share * t_dx, 0)
     lx = lx * torch.where(east, share[:, :, :-1], share[:, :, 1:])
     ly = ly * torch.where(south, share[:, :-1], share[:, 1:])
     lx = lx + torch.where(east, g_leaving[:, :, :-1], -g_leaving[:, :, 1:])
     ly = ly + torch.where(south, g_leaving[:, :-1], -g_leaving[:, 1:])
-    return g_h + torch.where(short, g_wanted, 0), lx, ly, g_out * share + g_leaving
+    return g_h + torch.where(short, g_h_share, 0), lx, ly, g_out * share + g_leaving
 
 
 class FaceGradient(NamedTuple):

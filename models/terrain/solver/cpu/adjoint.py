@@ -145,12 +145,12 @@ def limiter_backward(s, row, width, c):
         share = h / safe if short else ONE
         g_share = east * grad_qx(s, k, c) - west * grad_qx(s, k - 1, c) - c.dt_dx * g_h * out
         g_share += south * grad_qy(s, k, c) - north * grad_qy(s, k - STRIDE, c)
-        g_wanted = g_share / safe if short else ZERO
-        g_leaving = -g_wanted * share * c.dt_dx
+        g_h_share = g_share / safe if short else ZERO
+        g_leaving = -g_h_share * share * c.dt_dx
         outlet = (g_leaving - c.dt_dx * g_h * share) * out * FIVE_THIRDS
         store(s, SHARE + k, share)
         store(s, G_LEAVING + k, g_leaving)
-        store(s, GH_CELL + k, g_h + g_wanted + outlet / (h if out > ZERO else ONE))
+        store(s, GH_CELL + k, g_h + g_h_share + outlet / (h if out > ZERO else ONE))
 
 
 # Face: q' = share[U] q with U the cell that the water leaves

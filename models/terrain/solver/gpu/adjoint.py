@@ -63,7 +63,7 @@ def shares_backward(
     if DRAIN:
         out = outlet(drain, o, h, h_dry)
     g_h = tl.load(grads + o)
-    share, g_leaving, g_wanted = tl.zeros_like(h) + 1.0, tl.zeros_like(h), tl.zeros_like(h)
+    share, g_leaving, g_h_share = tl.zeros_like(h) + 1.0, tl.zeros_like(h), tl.zeros_like(h)
     if LIMITED:
         qx, qy = grads + plane, grads + 2 * plane
         from_east, from_west = tl.maximum(east, 0.0), tl.maximum(-west, 0.0)
@@ -75,14 +75,14 @@ def shares_backward(
         g_share -= from_north * grad_face(qy, grads, o - pitch, pitch, dt_dx)
         wanted = dt_dx * ((from_east + from_west) + (from_south + from_north) + out)
         short = wanted > h
-        g_wanted = tl.where(short, g_share / tl.where(short, wanted, 1.0), 0.0)
-        g_leaving = -g_wanted * share * dt_dx
+        g_h_share = tl.where(short, g_share / tl.where(short, wanted, 1.0), 0.0)
+        g_leaving = -g_h_share * share * dt_dx
     g_outlet = (g_leaving - dt_dx * g_h * share) * out * 1.6666666666666667
     tl.store(saved + o, east)
     tl.store(saved + plane + o, south)
     tl.store(saved + 2 * plane + o, share)
     tl.store(saved + 3 * plane + o, g_leaving)
-    tl.store(saved + 4 * plane + o, g_h + g_wanted + g_outlet / tl.where(out > 0.0, h, 1.0))
+    tl.store(saved + 4 * plane + o, g_h + g_h_share + g_outlet / tl.where(out > 0.0, h, 1.0))
 
 
 # Forward, with R = g dt n^2 and U the cell that the water leaves:
