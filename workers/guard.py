@@ -81,7 +81,7 @@ class Guard(threading.Thread):
                 renewal = lifecycle.renew(session, self.run_row)
         except SQLAlchemyError as error:
             log.warning("renewal_failed", job_id=self.run_row.job_id, error=str(error)[:200])
-            self._without_database(now - self._renewed_at)
+            self._without_database(time.monotonic() - self._renewed_at)  # the attempt took time
             return
         if renewal.lost:
             self._lose("lease_lost")

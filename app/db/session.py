@@ -4,27 +4,19 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.orm import Session
 
+from app.db.sqlite import make_sqlite_engine
 from app.settings import get_settings
-
-SQLITE_PRAGMAS = {
-    "journal_mode": "WAL",
-    "busy_timeout": 5000,
-    "synchronous": "NORMAL",
-    "foreign_keys": "ON",
-}
 
 
 def make_engine(url: str) -> Engine:
     """An engine for ``url``; creates the folder of a SQLite file."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(url)
+        return make_sqlite_engine(url)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     return create_engine(
@@ -41,33 +33,6 @@ def make_engine(url: str) -> Engine:
             " -c timezone=utc -c synchronous_commit=on",
         },
     )
-
-
-def _sqlite_engine(url: str) -> Engine:
-    if (database := make_url(url).database) and database != ":memory:":
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 5}, pool_size=10, max_overflow=50)
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver opens no transactions; _begin does
-        for name, value in SQLITE_PRAGMAS.items():
-            connection.execute(f"PRAGMA {name}={value}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("durable"):
-            # before BEGIN: SQLite refuses to change it inside a transaction
-            connection.exec_driver_sql("PRAGMA synchronous=FULL")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("write") else "BEGIN")
-
-    @event.listens_for(engine, "checkin")
-    def _checkin(connection: Any, _record: Any) -> None:
-        if connection is not None:
-            connection.execute("PRAGMA synchronous=NORMAL")
-
-    return engine
 
 
 @cache

@@ -10,24 +10,24 @@ from models.core.spec import DatasetRef, Int, SpecGroup
 class PruneRate(SpecGroup):
     """Share of a layer's active weights that an update drops and grows elsewhere."""
 
-    p: float = Field(default=0.5, ge=0, le=1, description="Share at the beginning of a phase")
+    initial: float = Field(default=0.5, ge=0, le=1, description="Share at the beginning of a phase")
     schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="cosine falls from p to p_min over each phase"
+        default="constant", description="cosine falls from initial to final over each phase"
     )
-    p_min: float = Field(default=0.005, ge=0, le=1, description="Share at the end of the cosine")
+    final: float = Field(default=0.005, ge=0, le=1, description="Share at the end of the cosine")
 
 
 class Escape(SpecGroup):
     """The large update between two tickets of one run, which leaves the basin of the last one."""
 
-    q: float = Field(default=0.8, ge=0, le=1, description="Share of active weights replaced")
+    fraction: float = Field(default=0.8, ge=0, le=1, description="Share of active weights replaced")
     growth: Literal["gradient", "random", "same"] = Field(
         default="same", description="How positions are chosen; same as in ordinary updates"
     )
     regrow_dropped: bool = Field(
         default=True,
         description="Whether a weight just dropped may be grown again; growth by gradient takes"
-        " many back, so the escape is weaker than q (the report tells the share)",
+        " many back, so the escape is weaker than fraction (the report states the share)",
     )
     reset_momentum: bool = Field(default=False, description="Forget all momentum at an escape")
 

@@ -30,7 +30,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 256,
         "update_interval": 98,  # half an epoch of 50,000 images
         "freeze_last": 0.25,
-        "prune_rate": {"p": 0.3, "schedule": "cosine"},
+        "prune_rate": {"initial": 0.3, "schedule": "cosine"},
         "rates": {"shape": "cosine", "high": 1.0, "low": 0.001},
         "optimizer": {"lr": 0.2, "nesterov": False},
     },

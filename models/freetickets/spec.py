@@ -17,6 +17,7 @@ from models.nets.spec import ResidualFamily
 from models.supervised.spec import METRICS, SupervisedSpec
 
 ONNX_LIMIT_BYTES = 2**31
+RENAMED = {"escape": {"q": "fraction"}, "prune_rate": {"p": "initial", "p_min": "final"}}
 CORRUPTED_SETS = 70  # 14 corruptions, 5 severities: models/freetickets/corruptions.py
 
 
@@ -132,12 +133,20 @@ class FreeTicketsTrain(SupervisedSpec):
     evaluate: EnsembleEvaluation = EnsembleEvaluation()
     export: Export = Export()
 
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Give fields of earlier releases the names of today; see :meth:`Spec.upgrade`."""
+        for group in RENAMED.keys() & stored.keys():
+            names = RENAMED[group]
+            stored[group] = {names.get(name, name): value for name, value in stored[group].items()}
+        return []
+
     @model_validator(mode="after")
     def _works(self) -> "FreeTicketsTrain":
         if self.variant == "dense" and "members" in self.model_fields_set and self.members != 1:
             raise ValueError("variant dense has one member: use dense_ensemble, or members 1")
-        if self.prune_rate.p_min > self.prune_rate.p:
-            raise ValueError("prune_rate: p_min is above p; lower p_min or raise p")
+        if self.prune_rate.final > self.prune_rate.initial:
+            raise ValueError("prune_rate: final is above initial; lower final or raise initial")
         self._check_names()
         if self.structure != "none" and not self.is_sparse:
             raise ValueError(

@@ -145,8 +145,8 @@ def updates(
 
 def _rate(prune: PruneRate, x: float) -> float:
     if prune.schedule == "constant":
-        return prune.p
-    return _cosine(prune.p, prune.p_min, x)
+        return prune.initial
+    return _cosine(prune.initial, prune.final, x)
 
 
 def refined(rates: Rates, phase: Phase, step: int) -> float:

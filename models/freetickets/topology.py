@@ -126,7 +126,9 @@ class Topology:
         """Choose the masks after an escape while the gradients are there; nothing changes yet."""
         escape = self.spec.escape
         growth = self.spec.growth if escape.growth == "same" else escape.growth
-        return self._changed(escape.q, number, growth, "escape", regrow=escape.regrow_dropped)
+        return self._changed(
+            escape.fraction, number, growth, "escape", regrow=escape.regrow_dropped
+        )
 
     @torch.no_grad()
     def escape(self) -> None:

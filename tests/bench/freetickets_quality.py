@@ -48,7 +48,10 @@ ARMS = {
 ONE_RUN = ("edst", "snapshot")
 COSINE = {"shape": "cosine", "high": 1.0, "low": 0.001}
 P = {"prune_rate": {"schedule": "cosine"}}
-GENTLE = {"prune_rate": {"p": 0.3, "schedule": "cosine"}, "freeze_last": 0.25}  # as RigL has it
+GENTLE = {  # as RigL has it
+    "prune_rate": {"initial": 0.3, "schedule": "cosine"},
+    "freeze_last": 0.25,
+}
 # interval: epochs between updates. The authors' 1,000 steps of 88,000 are .45 epochs of 40
 SETTINGS = {
     "": {},
@@ -56,7 +59,11 @@ SETTINGS = {
     "gentle": {**GENTLE, "interval": 0.5},
     "gentle, 2 epochs": {**GENTLE, "interval": 2.0},
     "gentle, random": {**GENTLE, "interval": 0.5, "growth": "random"},
-    "p .1": {"prune_rate": {"p": 0.1, "schedule": "cosine"}, "freeze_last": 0.25, "interval": 0.5},
+    "p .1": {
+        "prune_rate": {"initial": 0.1, "schedule": "cosine"},
+        "freeze_last": 0.25,
+        "interval": 0.5,
+    },
     "authors": {"interval": 0.5},
     "steps .5 .05": {**P, "interval": 0.5, "rates": {"high": 0.5, "low": 0.05}},
     "cosine": {**P, "interval": 0.5, "rates": COSINE},
@@ -179,7 +186,7 @@ def spec_of(options, letter, setting, cost, seed, per_epoch):
         "batch_size": options.batch,
         "optimizer": {"lr": 0.1 * options.batch / 128, "nesterov": False},
         "update_interval": interval,
-        "escape": {"q": 0.0} if letter == "E" else {},
+        "escape": {"fraction": 0.0} if letter == "E" else {},
         "seed": seed,
     }
     return FreeTicketsTrain.model_validate(base | fields)

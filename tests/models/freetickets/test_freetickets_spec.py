@@ -1,10 +1,12 @@
 """What a spec allows: property 14, phases and updates, refusals with a way out."""
 
 import math
+from copy import deepcopy
 
 import pytest
 from pydantic import ValidationError
 
+from models.catalog import load_stored, upgrade
 from models.core.errors import SpecError
 from models.freetickets import train as method
 from models.freetickets.timetable import phase_at
@@ -92,7 +94,7 @@ def test_masks_rest_at_the_end_of_phases(make_spec):
         ({"variant": "dense"}, "dense_ensemble, or members 1"),
         ({"variant": "dst", "explore": 3}, "leave them out"),
         ({"max_steps": 4, "members": 3}, "do not hold"),
-        ({"prune_rate": {"p": 0.1, "p_min": 0.2}}, "p_min is above p"),
+        ({"prune_rate": {"initial": 0.1, "final": 0.2}}, "final is above initial"),
         ({"evaluate": {"fgsm_eps": [8.0]}}, "0.0314"),
     ],
 )
@@ -107,3 +109,16 @@ def test_an_interval_too_long_for_the_data_is_refused(data, make_spec, new_run):
         method.prepare(spec, data, new_run())
     with pytest.raises(SpecError, match="give at most"):
         spec.estimate({"none": {"train": 64, "classes": 4, "height": 8, "width": 8}})
+
+
+def test_specs_of_earlier_releases_get_the_names_of_today(make_spec):
+    spec = make_spec(escape={"fraction": 0.6}, prune_rate={"initial": 0.4, "final": 0.01})
+    today = spec.model_dump(mode="json")
+    stored = deepcopy(today)
+    stored["escape"]["q"] = stored["escape"].pop("fraction")
+    stored["prune_rate"]["p"] = stored["prune_rate"].pop("initial")
+    stored["prune_rate"]["p_min"] = stored["prune_rate"].pop("final")
+    assert load_stored(stored) == (spec, [])
+    assert upgrade(today) == (today, [])
+    sent = {"kind": "freetickets.train", "escape": {"q": 0.6}}
+    assert upgrade(sent) == (sent | {"escape": {"fraction": 0.6}}, [])

@@ -170,8 +170,8 @@ def test_members_are_trainings_of_their_own(data, make_spec, new_run, variant, t
 
 
 def test_tickets_are_the_net_at_their_ends(data, make_spec, new_run, watched):
-    """The second ticket is the final net; the escape after the first moved the masks by q."""
-    spec = make_spec(escape={"q": 0.8, "regrow_dropped": False}, growth="random")
+    """The second ticket is the final net; the escape after the first moved its share of masks."""
+    spec = make_spec(escape={"fraction": 0.8, "regrow_dropped": False}, growth="random")
     seen = {}
 
     def look(training, optimizer, step):
@@ -191,8 +191,8 @@ def test_tickets_are_the_net_at_their_ends(data, make_spec, new_run, watched):
 def test_tickets_differ_as_their_escape_allows(data, make_spec, new_run, trained):
     """Property 7: masks of tickets have less in common the stronger the escape.
 
-    Growth by gradient takes back part of what was dropped, so the true escape is weaker than q; a
-    position that may not come back at once is not taken back.
+    Growth by gradient takes back part of what was dropped, so the true escape is weaker than
+    asked; a position that may not come back at once is not taken back.
     """
 
     def overlap(**fields):
@@ -203,10 +203,10 @@ def test_tickets_differ_as_their_escape_allows(data, make_spec, new_run, trained
         flat = (torch.cat([m.flatten() for m in masks.values()]) for masks in (a, b))
         return float(ensemble.jaccard(list(flat))[0, 1]), share
 
-    quiet = {"prune_rate": {"p": 0.05}}  # the escape rules, not the updates
-    none, _ = overlap(escape={"q": 0.0}, **quiet)
+    quiet = {"prune_rate": {"initial": 0.05}}  # the escape rules, not the updates
+    none, _ = overlap(escape={"fraction": 0.0}, **quiet)
     gradient, taken_back = overlap(**quiet)
-    barred, nothing = overlap(escape={"q": 0.8, "regrow_dropped": False}, **quiet)
+    barred, nothing = overlap(escape={"fraction": 0.8, "regrow_dropped": False}, **quiet)
     apart, _ = overlap(variant="dst", **quiet)
     assert 0 < taken_back < 1
     assert nothing == 0
