@@ -75,6 +75,7 @@ def test_augmentation_is_a_window_of_the_padded_image_or_its_mirror(data):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_batch_on_a_gpu_is_that_of_a_cpu_and_nobody_waits(data):
     """A host that waited for a copy could not prepare a step while the GPU is in the one before."""
     augment, chosen = Augment(crop_padding=2, flip=True), torch.arange(20)
