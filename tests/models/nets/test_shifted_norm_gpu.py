@@ -1,5 +1,6 @@
 """The Triton programs against float64: output, statistics, all gradients; repeats and graphs."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -19,7 +20,10 @@ def test_programs_are_the_definition(channels, size, training, way, monkeypatch)
     assert max(gaps.values()) < LIMITS[way]
 
 
-def test_repeats_graphs_and_compilation_agree(tmp_path):
+def test_repeats_graphs_and_compilation_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # its checks cannot be compiled
     assert alike(Bench(tmp_path / "found.json", 60, quick=True))["repeats bit-equal"]
 
 
