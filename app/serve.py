@@ -5,6 +5,7 @@
 
 import uvicorn
 
+from app.http.protocol import HEADERS_LIMIT_BYTES, BoundedH11Protocol
 from app.settings import get_settings
 
 GRACEFUL_SHUTDOWN_S = 5
@@ -18,6 +19,9 @@ def main() -> None:
         factory=True,
         host=settings.host,
         port=settings.port,
+        http=BoundedH11Protocol,
+        h11_max_incomplete_event_size=HEADERS_LIMIT_BYTES,
+        ws="none",
         access_log=False,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
     )

@@ -100,6 +100,7 @@ class Service:
         }
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
+            headers={"Content-Type": "application/json"},  # without keys every POST needs it
             timeout=60,
             limits=httpx.Limits(max_connections=256),
         )

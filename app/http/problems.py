@@ -16,7 +16,7 @@ from structlog.contextvars import get_contextvars
 
 from app.errors import ServiceError
 from app.services.idempotency import Answer
-from app.services.validation_errors import describe_errors
+from app.services.validation_errors import MAX_ERRORS, describe_errors
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -56,6 +56,9 @@ PROBLEMS = {
     "range_not_satisfiable": ProblemKind(
         416, "Range not satisfiable", "The range lies outside of the content."
     ),
+    "misdirected": ProblemKind(
+        421, "Another host", "Without keys the service answers only to names of this machine."
+    ),
     "validation_failed": ProblemKind(
         422, "Invalid values", "`errors` names each wrong field by its JSON pointer."
     ),
@@ -63,6 +66,9 @@ PROBLEMS = {
         422, "Key used for another request", "Use a new Idempotency-Key for a new request."
     ),
     "too_many": ProblemKind(429, "Too many", "Wait for the seconds that `Retry-After` names."),
+    "headers_too_large": ProblemKind(
+        431, "Headers too large", "Shorten the address or the headers; the detail names the limit."
+    ),
     "internal": ProblemKind(
         500, "Internal error", "A defect of the service; report it with the request_id."
     ),
@@ -189,23 +195,30 @@ def _methods(request: Request) -> set[str]:
     }
 
 
-async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-    """Wrong values: 404 where the address itself is wrong, else 422 with every field."""
+def on_invalid(request: Request, error: RequestValidationError) -> Response:
+    """Wrong values: 404 where the address itself is wrong, else 422 with the fields.
+
+    No coroutine, so it runs in a thread: similar names take a while to look up.
+    """
     errors = error.errors()
     if any(item["loc"][0] == "path" for item in errors):
         return respond_problem(request, "not_found", f"nothing at {request.url.path}")
     route = request.scope["route"]
-    field_errors = [item for each in errors for item in _field_errors(each, error.body, route)]
+    field_errors = [
+        item for each in errors[:MAX_ERRORS] for item in _field_errors(each, error.body, route)
+    ]
     detail = "; ".join(
         f"{item['pointer'] or 'body'}: {item['detail']}" for item in field_errors[:3]
     )
+    if len(errors) > MAX_ERRORS:
+        detail += f"; only the first {MAX_ERRORS} errors are listed"
     return respond_problem(request, "validation_failed", detail, errors=field_errors)
 
 
 def _field_errors(error: dict[str, Any], body: Any, route: APIRoute) -> list[dict[str, Any]]:
     location, *loc = error["loc"]
     if location == "body" and route.body_field is not None:
-        adapter = _adapter(route.body_field.field_info.annotation)
+        adapter = adapter_of(route)
         return describe_errors([{**error, "loc": loc}], body, adapter)
     sent = {str(loc[0]): error.get("input")} if loc else {}
     described = describe_errors([{**error, "loc": loc}], sent, TypeAdapter(Any))
@@ -215,8 +228,12 @@ def _field_errors(error: dict[str, Any], body: Any, route: APIRoute) -> list[dic
 ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 
 
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return ADAPTERS.setdefault(annotation, TypeAdapter(annotation))
+def adapter_of(route: APIRoute) -> TypeAdapter[Any]:
+    """What the body of a route, which must have one, is validated with."""
+    annotation: Any = route.body_field and route.body_field.field_info.annotation
+    if annotation not in ADAPTERS:
+        ADAPTERS[annotation] = TypeAdapter(annotation)
+    return ADAPTERS[annotation]
 
 
 async def on_database_away(request: Request, _: Exception) -> Response:

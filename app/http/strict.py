@@ -2,19 +2,28 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.exceptions import HTTPException
+from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from app.errors import InvalidError, NotFoundError, TooLargeError, invalid
+from app.http.loopback import JSON, media_type_of
+from app.http.problems import adapter_of
 from app.services.paging import refused_query
-from app.services.validation_errors import pointer
+from app.services.validation_errors import MAX_ERRORS, pointer
 from app.settings import get_settings
 
 MAX_DEPTH = 32
+MAX_PARAMETERS = 200  # of a query
+MAX_NAMES = 1000  # of one object; none of ours has as many fields
+INLINE_BYTES = 4096  # a longer body is parsed and validated off the event loop
+MAX_DESCRIBED = 5000  # errors; pydantic makes a list of all or none, and holds the interpreter lock
 MAX_STRING_BYTES = 65_536
 MAX_NUMBER: dict[type, float] = {bool: 1, int: 2**63 - 1, float: sys.float_info.max}
 
@@ -29,6 +38,7 @@ class StrictRequest(Request):
             TooLargeError: over the limit of the settings.
             HTTPException: 415 for another content type, 400 for what is not JSON.
             InvalidError: for values that no field accepts.
+            RequestValidationError: for wrong values in a long body.
         """
         limit = get_settings().body_limit_bytes
         raw = bytearray()
@@ -37,21 +47,55 @@ class StrictRequest(Request):
             if len(raw) > limit:
                 raise TooLargeError(f"the body is longer than {limit} bytes")
         self._body = bytes(raw)
-        if raw:
+        if not raw:
+            return
+        media_type = media_type_of(self.headers)
+        if media_type != JSON:
+            raise HTTPException(415, f"the body is {media_type!r}; send {JSON}")
+        if len(raw) <= INLINE_BYTES:
             self._json = self._parse()
+        else:
+            self._json = await run_in_threadpool(self._parse)
+            await run_in_threadpool(self._validate)
+
+    def _validate(self) -> None:
+        """What FastAPI would do on the event loop; there it meets only bodies without errors."""
+        try:
+            adapter_of(self.scope["route"]).validate_python(self._json)
+        except ValidationError as error:
+            if error.error_count() > MAX_DESCRIBED:
+                detail = f"{error.error_count()} wrong values; GET /v1/kinds/<kind>/schema"
+                raise invalid("", detail, "too_many_errors") from error
+            errors = error.errors(include_url=False)[: MAX_ERRORS + 1]
+            located = [{**each, "loc": ("body", *each["loc"])} for each in errors]
+            raise RequestValidationError(located, body=self._json) from error
 
     def _parse(self) -> Any:
-        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise HTTPException(415, f"the body is {media_type!r}; send application/json")
         try:
-            parsed = json.loads(self._body.decode(), parse_constant=_refuse_constant)
+            parsed = json.loads(
+                self._body.decode(), parse_constant=_refuse_constant, object_pairs_hook=_members
+            )
         except RecursionError as error:
             raise invalid("", f"nested deeper than {MAX_DEPTH} levels", "too_deep") from error
         except ValueError as error:
             raise HTTPException(400, f"the body is not JSON: {error}") from error
         check(parsed)
         return parsed
+
+
+class _Repetitive(dict[str, Any]):
+    """An object in which a name comes twice: readers differ in which value they take."""
+
+    name = ""
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) == len(pairs):
+        return members
+    repetitive = _Repetitive(members)
+    repetitive.name = next(name for name, n in Counter(n for n, _ in pairs).items() if n > 1)
+    return repetitive
 
 
 def _refuse_constant(name: str) -> None:
@@ -62,8 +106,9 @@ def check(value: Any, path: tuple[int | str, ...] = ()) -> None:
     """Refuse what is legal JSON and yet no value of ours.
 
     Raises:
-        InvalidError: for a nesting over 32 levels, a string over 64 KiB or one that UTF-8 or
-            PostgreSQL cannot hold, a number beyond 64 bits.
+        InvalidError: for a nesting over 32 levels, an object with a name twice or over 1,000
+            names, a string over 64 KiB or one that UTF-8 or PostgreSQL cannot hold, a number
+            beyond 64 bits.
     """
     if len(path) > MAX_DEPTH:
         raise _refused(path, f"nested deeper than {MAX_DEPTH} levels", "too_deep")
@@ -72,12 +117,22 @@ def check(value: Any, path: tuple[int | str, ...] = ()) -> None:
     elif isinstance(value, float | int) and not abs(value) <= MAX_NUMBER[type(value)]:
         raise _refused(path, "a number beyond 64 bits", "number")
     elif isinstance(value, dict):
+        _check_names(value, path)
         for name, item in value.items():
-            _check_text(name, path)
             check(item, (*path, name))
     elif isinstance(value, list):
         for index, item in enumerate(value):
             check(item, (*path, index))
+
+
+def _check_names(value: dict[str, Any], path: tuple[int | str, ...]) -> None:
+    if len(value) > MAX_NAMES:
+        detail = f"an object with {len(value)} names; at most {MAX_NAMES} are read"
+        raise _refused(path, detail, "too_many_names")
+    for name in value:
+        _check_text(name, path)
+    if isinstance(value, _Repetitive):
+        raise _refused((*path, value.name), "this name comes twice; give it once", "repeated_name")
 
 
 def _check_text(value: str, path: tuple[int | str, ...]) -> None:
@@ -96,11 +151,14 @@ def _refused(path: tuple[int | str, ...], detail: str, code: str) -> InvalidErro
 
 
 def _check_address(request: Request) -> None:
-    """PostgreSQL has no strings with NUL: nothing can have such a name."""
+    """Refuse NUL, which PostgreSQL has in no string, and more parameters than any route takes."""
     if "\0" in request.scope["path"]:
         raise NotFoundError("no address holds the character NUL")
     if b"%00" in request.scope["query_string"]:
         raise refused_query("", "the character NUL is not allowed in a query", "string")
+    if (count := request.scope["query_string"].count(b"&") + 1) > MAX_PARAMETERS:
+        detail = f"a query of {count} parameters; at most {MAX_PARAMETERS} are read"
+        raise refused_query("", detail, "too_many_parameters")
 
 
 class StrictRoute(APIRoute):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -25,8 +27,12 @@ StatusReason = Literal[
 ]
 Device = Literal["auto", "cpu", "cuda"]
 Queue = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")]
-Label = Annotated[str, StringConstraints(max_length=512)]
-LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+LABEL_CHARS = 512
+LABEL_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+Label = Annotated[str, StringConstraints(max_length=LABEL_CHARS)]
+LabelName = Annotated[str, StringConstraints(pattern=LABEL_NAME)]
+MAX_LABELS = 16
+EXCERPT_CHARS = 80
 LABEL_FILTER = "metadata."
 
 
@@ -72,7 +78,7 @@ class JobCreate(Body):
     spec: JobSpec = Field(description="What to do; `kind` decides the other fields")
     name: str | None = Field(default=None, max_length=120, description="For people; any text")
     metadata: dict[LabelName, Label] = Field(
-        default={}, max_length=16, description="Labels to filter lists by"
+        default={}, max_length=MAX_LABELS, description="Labels to filter lists by"
     )
     queue: Queue | None = Field(
         default=None, description="Queue; null: gpu where a GPU is asked for, else the kind's own"
@@ -106,11 +112,25 @@ class JobFilters(Params):
 
     @model_validator(mode="after")
     def _labels_only(self) -> Self:
-        allowed = [*type(self).model_fields, f"{LABEL_FILTER}<key>"]
         for name, value in (self.model_extra or {}).items():
-            if not name.startswith(LABEL_FILTER) or not isinstance(value, str):
-                raise ValueError(f"unknown filter {name!r}; there are {', '.join(allowed)}")
+            _check_label_filter(name, value, type(self).model_fields)
+        if len(self.labels) > MAX_LABELS:
+            raise ValueError(f"{len(self.labels)} labels; a job has at most {MAX_LABELS}")
         return self
+
+
+def _check_label_filter(name: str, value: Any, fields: Iterable[str]) -> None:
+    if not name.startswith(LABEL_FILTER):
+        allowed = ", ".join([*fields, f"{LABEL_FILTER}<key>"])
+        raise ValueError(f"unknown filter {name[:EXCERPT_CHARS]!r}; there are {allowed}")
+    if not re.fullmatch(LABEL_NAME, name.removeprefix(LABEL_FILTER)):
+        raise ValueError(
+            f"{name[:EXCERPT_CHARS]!r} names no label: 1 to 64 letters, digits, '_', '.' and '-'"
+        )
+    if not isinstance(value, str):
+        raise ValueError(f"{name} comes {len(value)} times; give it once")  # noqa: TRY004  # of pydantic
+    if len(value) > LABEL_CHARS:
+        raise ValueError(f"{name} has {len(value)} characters; a label has at most {LABEL_CHARS}")
 
 
 class Links(BaseModel):

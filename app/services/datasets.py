@@ -1,7 +1,8 @@
 """Datasets: created, referred to by specs, checked by a worker, deleted; uploads apart."""
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Select, String, cast, or_, select, update
@@ -22,6 +23,7 @@ from app.errors import (
 from app.schemas.errors import ReportedError
 from app.services import paging
 from app.settings import get_settings
+from models.core.needs import DatasetInfo
 from models.core.spec import DatasetRef
 from models.data.builtin import BUILTIN
 
@@ -156,21 +158,27 @@ def drop(key: str) -> None:
 # -- references of specs ---------------------------------------------------------------------
 
 
-def resolve(session: Session, tenant_id: str, ref: str) -> tuple[str | None, dict[str, int]]:
-    """SHA-256 (None for a built-in set) and counts of a ready dataset, by id or name.
+class ReadyDataset(NamedTuple):
+    """A dataset that a spec may name: SHA-256 (None of a built-in one), contents, options."""
 
-    The row stays locked against deletion until the session ends.
+    sha256: str | None
+    info: DatasetInfo
+    options: Mapping[str, Any]
+
+
+def resolve(session: Session, tenant_id: str, ref: str) -> ReadyDataset:
+    """A ready dataset, by id or name; its row stays locked against deletion until the session ends.
 
     Raises:
         NotFoundError: if there is none.
         InvalidError: if it is not ready.
     """
     if ref in BUILTIN:
-        return None, BUILTIN[ref].counts
+        return ReadyDataset(None, DatasetInfo(ref, BUILTIN[ref].counts), {})
     row = locked(session, tenant_id, ref, shared=True)
     if row.status != "ready":
         raise InvalidError(f"the dataset {ref!r} is {row.status}; it must be ready")
-    return row.sha256, row.counts
+    return ReadyDataset(row.sha256, DatasetInfo(row.name, row.counts), row.options)
 
 
 def open_input(session: Session, tenant_id: str, ref: DatasetRef) -> str:

@@ -1,13 +1,17 @@
 """From a spec as it was sent to one that repeats the same job: defaults and digests filled in."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.db.tables import Job
 from app.errors import InvalidError, NotFoundError, ServiceError, invalid
 from app.schemas.jobs import JobCreate, Resources
-from app.services import artifacts, datasets
+from app.services import artifacts, datasets, needs
 from app.services.validation_errors import did_you_mean
+from models.core.errors import SpecError
+from models.core.needs import DatasetInfo, StoredArtifact
 from models.core.spec import ArtifactRef, DatasetRef, Spec
 from models.data.builtin import BUILTIN
 
@@ -36,46 +40,58 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
 
     Raises:
         InvalidError: with the pointer of the field, if a reference names nothing that is ready
-            and the tenant's own, the kind cannot go on from a checkpoint, or the data do not fit.
+            and the tenant's own, or nothing that the kind can use.
     """
     filled = spec.model_dump(mode="json")
-    counts: dict[str, dict[str, int]] = {}
+    inputs: dict[str, DatasetInfo | StoredArtifact] = {}
+    counts: dict[str, Mapping[str, Any]] = {}
     for pointer, ref in spec.references():
         at = root + pointer
         if isinstance(ref, ArtifactRef):
-            sha256 = _artifact(session, tenant_id, spec, ref, at)
+            sha256, inputs[pointer] = _artifact(session, tenant_id, spec, ref, at)
         else:
-            sha256, counts[ref.dataset] = _dataset(session, tenant_id, ref, at)
+            sha256, info, options = _dataset(session, tenant_id, ref, at)
+            inputs[pointer], counts[ref.dataset] = info, info.counts
+            _part(filled, pointer).update(_upload_options(ref, options))
         if ref.sha256 not in (None, sha256):
             raise invalid(
                 f"{at}/sha256", f"the digest there is {sha256}; leave sha256 out", "sha256"
             )
         _part(filled, pointer)["sha256"] = sha256
+    needs.check(session, tenant_id, spec.needs(), inputs, root)
+    return Resolved(filled, _estimate(spec, counts, root))
+
+
+def _estimate(spec: Spec, counts: Mapping[str, Mapping[str, Any]], root: str) -> dict[str, Any]:
     try:
-        return Resolved(filled, spec.estimate(counts).model_dump(mode="json"))
-    except ValueError as error:  # the spec is valid by itself but not with these data
+        return spec.estimate(counts).model_dump(mode="json")
+    except SpecError as error:  # the spec is valid by itself but not with these data
+        detail = f"{error}: {error.hint}" if error.hint else str(error)
+        raise invalid(root + error.pointer, detail, "spec_invalid") from error
+    except ValueError as error:
         raise invalid(root, str(error), "spec_invalid") from error
+
+
+def _upload_options(ref: DatasetRef, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the upload that the reference has fields for and leaves open."""
+    names = options.keys() & type(ref).model_fields.keys()
+    return {name: options[name] for name in names if getattr(ref, name) is None}
 
 
 def _artifact(
     session: Session, tenant_id: str, spec: Spec, ref: ArtifactRef, at: str
-) -> str | None:
-    resuming = ref is spec.resume_from
-    if resuming and not spec.resumable:
+) -> tuple[str | None, StoredArtifact]:
+    if ref is spec.resume_from and not spec.resumable:
         raise invalid(at, "this kind cannot go on from a checkpoint; leave resume_from out")
     try:
         artifact = artifacts.find(session, tenant_id, ref.job, ref.artifact)
     except ServiceError as error:
         raise invalid(at, error.detail, "reference") from error
-    if resuming and artifact.role != "checkpoint":
-        detail = f"{ref.artifact} has the role {artifact.role}; name one of role checkpoint"
-        raise invalid(f"{at}/artifact", detail, "reference")
-    return artifact.sha256
+    kind = session.get_one(Job, ref.job).kind
+    return artifact.sha256, StoredArtifact(artifact.name, artifact.role, kind)
 
 
-def _dataset(
-    session: Session, tenant_id: str, ref: DatasetRef, at: str
-) -> tuple[str | None, dict[str, int]]:
+def _dataset(session: Session, tenant_id: str, ref: DatasetRef, at: str) -> datasets.ReadyDataset:
     try:
         return datasets.resolve(session, tenant_id, ref.dataset)
     except NotFoundError as error:

@@ -5,11 +5,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from pydantic import TypeAdapter
 
 EXCERPT_CHARS = 80
+MAX_ERRORS = 50  # described and answered of one request
+ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
 QUOTED = re.compile(r"'([^']*)'")
 BOUNDS = {
     "exclusiveMinimum": "above",
@@ -23,7 +26,7 @@ Schema = Mapping[str, Any]
 def describe_errors(
     errors: Iterable[Mapping[str, Any]], body: Any, adapter: TypeAdapter[Any], root: str = ""
 ) -> list[dict[str, Any]]:
-    """The ``errors`` of a problem from those of pydantic.
+    """The ``errors`` of a problem from those of pydantic, at most ``MAX_ERRORS``.
 
     Args:
         errors: of pydantic, with ``loc`` relative to ``body``.
@@ -31,7 +34,7 @@ def describe_errors(
         adapter: what ``body`` was validated with; its JSON Schema knows ranges and names.
         root: JSON pointer of ``body`` in the request.
     """
-    return [_describe(error, body, adapter, root) for error in errors]
+    return [_describe(error, body, adapter, root) for error in islice(errors, MAX_ERRORS)]
 
 
 def _describe(
@@ -142,5 +145,9 @@ def _schema(adapter: TypeAdapter[Any]) -> Schema:
 
 
 def _excerpt(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= EXCERPT_CHARS else text[: EXCERPT_CHARS - 1] + "…"
+    text = ""
+    for chunk in ENCODER.iterencode(value):  # the value may be the whole body
+        text += chunk
+        if len(text) > EXCERPT_CHARS:
+            return text[: EXCERPT_CHARS - 1] + "…"
+    return text

@@ -18,10 +18,17 @@ class RunError(Exception):
 
 
 class SpecError(RunError, ValueError):
-    """The spec is valid by itself but cannot work with this data or net."""
+    """The spec is valid by itself but cannot work with this data or net.
+
+    ``pointer`` is the JSON pointer, within the spec, of the field that has to change.
+    """
 
     code = "spec_invalid"
     exit_code = 64
+
+    def __init__(self, message: str, hint: str | None = None, pointer: str = "") -> None:
+        super().__init__(message, hint)
+        self.pointer = pointer
 
 
 class DataError(RunError, ValueError):

@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from models.core.needs import ArtifactNeed, Need
+
 
 def _integral(value: Any) -> Any:
     """JSON writes 3 and 3.0 alike; strict mode accepts only the first."""
@@ -87,7 +89,7 @@ class Spec(SpecGroup):
 
     A kind declares beside its fields, all torch-free: ``entry`` (module:function that carries it
     out), ``queue``, ``metrics``, ``artifacts``, ``presets``, ``minimal_example`` (for conformance
-    tests) and ``estimate``.
+    tests), ``needs`` and ``estimate``.
     """
 
     entry: ClassVar[str]
@@ -106,7 +108,7 @@ class Spec(SpecGroup):
         default=None, description="Checkpoint to go on from; refused where not resumable"
     )
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cost of the run.
 
         Args:
@@ -114,6 +116,12 @@ class Spec(SpecGroup):
                 ``classes``, ``height``, ``width``, ``channels``) as far as known.
         """
         return Estimate()
+
+    def needs(self) -> Iterator[Need]:
+        """What each dataset and artifact that the spec names must be; a need for every one."""
+        if self.resume_from is not None:
+            kinds = (str(getattr(self, "kind", "")),)  # of the classes for each kind
+            yield ArtifactNeed("/resume_from", ("checkpoint",), kinds)
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:  # noqa: ARG003  # for kinds that changed

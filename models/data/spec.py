@@ -2,7 +2,28 @@
 
 from pydantic import Field
 
+from models.core.needs import Bound
 from models.core.spec import Int, SpecGroup
+
+MIN_SIDE = 4  # pixels; nets halve images twice
+
+
+def image_bounds(image_size: int | None, subset: int | None) -> tuple[Bound, ...]:
+    """What a labelled set must have to train and test a classifier on it.
+
+    Args:
+        image_size: side in pixels to which its images are resized, if they are.
+        subset: how many of its training images are used; all if None.
+    """
+    resize = f"give images.image_size of {MIN_SIDE} or more"
+    sides = [
+        Bound(side, MIN_SIDE, field="/images/image_size", remedy=resize)
+        for side in ("height", "width")
+        if image_size is None
+    ]
+    lower = Bound("train", subset or 2, field="/images/subset", remedy="lower images.subset")
+    train = lower if subset else Bound("train", 2)
+    return (Bound("classes", 2), Bound("test", 1), train, *sides)
 
 
 class Augment(SpecGroup):
@@ -22,7 +43,7 @@ class ImageOptions(SpecGroup):
     )
     image_size: Int | None = Field(
         default=None,
-        ge=4,
+        ge=MIN_SIDE,
         le=1024,
         description="Resize all images once to this height and width in pixels",
     )

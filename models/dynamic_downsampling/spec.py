@@ -83,14 +83,16 @@ class Downsampled(SupervisedSpec):
         if scale < 1 and cheap == (height, width):
             raise SpecError(
                 f"input_scale {scale} with size_multiple {down.size_multiple} leaves"
-                f" images of {height} x {width} as they are: lower size_multiple"
+                f" images of {height} x {width} as they are: lower size_multiple",
+                pointer="/downsample/size_multiple",
             )
         smallest = min(min(shape.out) for shape in conv_shapes(self.model, 3, *cheap))
         if smallest < 2:
             raise SpecError(
                 f"input_scale {scale} gives images of {cheap[0]} x {cheap[1]} and"
                 f" feature maps below 2 x 2 in {self.model.name}: raise input_scale or"
-                " images.image_size"
+                " images.image_size",
+                pointer="/downsample",
             )
 
     def check_epoch(self, images: int) -> None:
@@ -103,10 +105,11 @@ class Downsampled(SupervisedSpec):
         if down.schedule.type != "off" and down.cheap_batch_multiplier > per_epoch:
             raise SpecError(
                 f"downsample.cheap_batch_multiplier {down.cheap_batch_multiplier} is more than the"
-                f" {per_epoch} batches of an epoch: lower it or batch_size"
+                f" {per_epoch} batches of an epoch: lower it or batch_size",
+                pointer="/downsample/cheap_batch_multiplier",
             )
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Steps, operations of a cheap step over a full one (r) and the predicted saving p(1-r).
 
         Raises:
@@ -131,13 +134,13 @@ class Downsampled(SupervisedSpec):
         return Estimate(total_steps=total, details=details)
 
     def _shares(
-        self, known: Mapping[str, int]
+        self, known: Mapping[str, Any]
     ) -> tuple[list[float], int | None, dict[str, float | int | str | None]]:
         """Shares of cheap batches by scale, and steps, where the number of images is known."""
         down = self.downsample
         if "train" not in known:
             return [0.0 for _ in down.scales], None, {}
-        images = min(self.images.subset or known["train"], known["train"])
+        images = self.used(known["train"])
         self.check_epoch(images)
         per_epoch, steps = self.steps(images)
         shares = schedule.expected_shares(down, steps, per_epoch)
@@ -232,7 +235,7 @@ class DynamicDownsamplingPlan(Downsampled):
         down = self.downsample
         return 2 * PROBED * down.cheap_batch_multiplier * len(down.scales)
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """As for the training, but for the steps, which are those of the probe."""
         planned = super().estimate(counts)
         return planned.model_copy(update={"total_steps": self.probe_steps})

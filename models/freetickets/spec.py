@@ -1,12 +1,13 @@
 """Spec of FreeTickets training. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
+from models.core.needs import Bound, DatasetNeed, Need
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
 from models.freetickets import cost, timetable
 from models.freetickets.densities import MaskableLayer, can_cap, counts, densities, layers_of
@@ -278,10 +279,17 @@ class FreeTicketsTrain(SupervisedSpec):
         if self.is_dynamic and self.update_interval > longest:
             raise SpecError(
                 f"update_interval {self.update_interval} is longer than the changing part of a"
-                f" phase, {longest} of {shortest} steps: give at most {longest}, or train longer"
+                f" phase, {longest} of {shortest} steps: give at most {longest}, or train longer",
+                pointer="/update_interval",
             )
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def needs(self) -> Iterator[Need]:
+        """Beside the data of every training, labelled images of other classes to test on."""
+        yield from super().needs()
+        for index, _ in enumerate(self.evaluate.ood):
+            yield DatasetNeed(f"/evaluate/ood/{index}", {"labelled images": (Bound("test", 1),)})
+
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Steps, active weights, and operations against one dense member, both conventions.
 
         Raises:
@@ -304,7 +312,7 @@ class FreeTicketsTrain(SupervisedSpec):
         }
         total = None
         if "train" in known:
-            per_epoch, total = self.steps(min(self.images.subset or known["train"], known["train"]))
+            per_epoch, total = self.steps(self.used(known["train"]))
             plan = self.phases(per_epoch)
             self.check_interval(plan)
             details["updates"] = len(self.updates(plan))

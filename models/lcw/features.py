@@ -18,11 +18,10 @@ from models.lcw import inception
 from models.lcw.fields import FEATURE_DIMS, GeneratorEvaluation
 from models.lcw.nets import in_parts
 from models.lcw.setup import Data, pixels
-from models.lcw.spec import LcwTrain
+from models.lcw.spec import CLASSIFIER, LcwTrain
 from models.nets import efficientnet_lite
 
 BATCH = 128
-CLASSIFIER = "classifier.safetensors"
 
 
 class Features(NamedTuple):

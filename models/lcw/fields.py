@@ -63,13 +63,16 @@ class Architecture(SpecGroup):
             SpecError: if they are not square, or convolutions do not divide their side.
         """
         if not square:
-            raise SpecError("the images are not square: give images.image_size")
+            raise SpecError(
+                "the images are not square: give images.image_size", pointer="/images/image_size"
+            )
         shape = self.resolve(side, channels)
         if shape.preset == "conv" and side % 2**shape.depth:
             raise SpecError(
                 f"arch.preset conv halves the side {shape.depth} times and images are of {side}"
                 f" pixels: give images.image_size as a multiple of {2**shape.depth}, a lower"
-                " arch.depth, or preset mlp"
+                " arch.depth, or preset mlp",
+                pointer="/arch",
             )
 
 
@@ -95,7 +98,11 @@ class PhaseSpec(Gamma):
     """Length and step of a phase."""
 
     batch_size: Int = Field(
-        default=256, ge=MIN_BATCH, le=65_536, description="Images or latents a step"
+        default=256,
+        ge=MIN_BATCH,
+        le=65_536,
+        description="Images or latents a step; where it is left out and there are fewer, all of"
+        " them",
     )
     lr: float = Field(default=2e-3, ge=1e-5, le=1e-1, description="Rate of Adam")
     schedule: Literal["constant", "cosine"] = Field(
@@ -196,6 +203,7 @@ class GeneratorEvaluation(SpecGroup):
                 f"{train} training and {test} test images: a Frechet distance in the {dim}"
                 f" dimensions of {self.features} needs more than {dim} of each",
                 hint="use more images, or evaluation.features fd_clf (64 dimensions)",
+                pointer="/evaluation/features",
             )
 
     def trained_baselines(self) -> list[str]:

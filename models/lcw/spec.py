@@ -1,12 +1,13 @@
 """Specs of training and sampling a latent Cramer-Wold generator. Torch-free."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
+from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
 from models.core.spec import (
     ArtifactInfo,
     ArtifactRef,
@@ -17,9 +18,16 @@ from models.core.spec import (
     Spec,
     SpecGroup,
 )
+from models.data.spec import image_bounds
 from models.lcw.fields import MIN_BATCH, Architecture, GeneratorEvaluation, Phase1, Phase2
 
+CLASSIFIER = "classifier.safetensors"
 EXACT_ONLY_DIM = 3  # up to here the asymptotic kernel is refused
+
+
+def net_need(pointer: str) -> ArtifactNeed:
+    """Weights or a checkpoint of ``lcw.train`` at a pointer."""
+    return ArtifactNeed(pointer, WEIGHTS, ("lcw.train",), ("weights.*", "checkpoints/*"))
 
 
 class LcwImages(SpecGroup):
@@ -120,6 +128,21 @@ class LcwTrain(Spec):
                 )
         return self
 
+    def needs(self) -> Iterator[Need]:
+        """Labelled images; nets of another ``lcw.train``; a program where features are one's."""
+        yield from super().needs()
+        bounds = image_bounds(self.images.image_size, self.images.subset)
+        yield DatasetNeed("/data", {"labelled images": bounds})
+        if self.phase1_from is not None:
+            yield net_need("/phase1_from")
+        if self.evaluation.classifier_from is not None:
+            at = "/evaluation/classifier_from"
+            yield ArtifactNeed(at, ("weights",), ("lcw.train",), (CLASSIFIER,))
+        if self.evaluation.inception is not None:
+            remedy = "upload it as torch.export.save writes it"
+            program = Bound("operations", 1, remedy=remedy, required=True)
+            yield DatasetNeed("/evaluation/inception", {"a net": (program,)})
+
     def steps(self) -> dict[str, int]:
         """Optimizer steps of each stage, in order, at most."""
         first = 0 if self.phase1_from else self.phase1.max_steps
@@ -137,18 +160,36 @@ class LcwTrain(Spec):
         """
         used, share = self.images.subset or train, self.images.val_fraction
         if used > train:
-            raise SpecError(f"images.subset {used} is more than the {train} training images")
+            raise SpecError(
+                f"images.subset {used} is more than the {train} training images",
+                pointer="/images/subset",
+            )
         held = math.ceil(used * share)
         if min(held, used - held) < MIN_BATCH:
             raise SpecError(
                 f"images.val_fraction {share} of {used} training images leaves {used - held} to"
                 f" train and {held} to validate; {MIN_BATCH} of each are needed: use more images"
-                " or another fraction"
+                " or another fraction",
+                pointer="/images/val_fraction",
             )
         self.evaluation.check(used - held, test)
         return used - held
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def check_batches(self, kept: int) -> None:
+        """Refuse steps of more images than are kept to train with.
+
+        Raises:
+            SpecError: naming the phase.
+        """
+        for name, phase in (("phase1", self.phase1), ("phase2", self.phase2)):
+            if phase.batch_size > kept and "batch_size" in phase.model_fields_set:
+                raise SpecError(
+                    f"{name}.batch_size {phase.batch_size} is more than the {kept} images to train"
+                    " with: lower it or leave it out",
+                    pointer=f"/{name}/batch_size",
+                )
+
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Steps of all stages; epochs of phase 1 where the size of the data is known.
 
         Raises:
@@ -160,8 +201,9 @@ class LcwTrain(Spec):
             square = self.images.image_size is not None or side == known.get("width", side)
             self.arch.check(side, known["channels"], square=square)
         details: dict[str, float | int | str | None] = dict(self.steps())
-        if "train" in known:
+        if {"train", "test"} <= known.keys():
             kept = self.kept(known["train"], known["test"])
+            self.check_batches(kept)
             details["autoencoder_epochs"] = (
                 self.phase1.max_steps * min(self.phase1.batch_size, kept) / kept
             )
@@ -206,6 +248,12 @@ class LcwSample(Spec):
     )
     onnx: bool = Field(default=True, description="Leave the generator as ONNX, checked")
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def needs(self) -> Iterator[Need]:
+        """A generator of ``lcw.train``, where none that comes with the service is named."""
+        yield from super().needs()
+        if isinstance(self.model, ArtifactRef):
+            yield net_need("/model")
+
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """One step an image."""
         return Estimate(total_steps=self.count)

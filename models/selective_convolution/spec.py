@@ -71,7 +71,11 @@ class SelectiveConvolutionTrain(SupervisedSpec):
     model: PreactivationNet
     optimizer: Optimizer = Optimizer(weight_decay=1e-4, warmup=0.0)
     batch_size: Int = Field(
-        default=64, ge=2, le=65_536, description="Images a step, over all devices together"
+        default=64,
+        ge=2,
+        le=65_536,
+        description="Images a step, over all devices together; where it is left out and there are"
+        " fewer images, all of them",
     )
     channels_last: bool | None = Field(  # ty: ignore[incompatible-attribute-override]  # a bool in fit
         default=None, description="Keep images as NHWC in memory; null does on a GPU alone"
@@ -136,9 +140,10 @@ class SelectiveConvolutionTrain(SupervisedSpec):
                 f" selective.interval_epochs {self.selective.interval_epochs} have no round of"
                 " allocation",
                 hint="give more epochs, a shorter interval, or selective.enabled false",
+                pointer="/selective",
             )
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Steps, rounds, parameters of the convolutions and operations of the plain net.
 
         Raises:
@@ -155,7 +160,7 @@ class SelectiveConvolutionTrain(SupervisedSpec):
         }
         total = None
         if "train" in known:
-            images = min(self.images.subset or known["train"], known["train"])
+            images = self.used(known["train"])
             self.check_rounds(images)
             _, steps = self.steps(images)
             total = steps * (2 if self.compare_with_plain else 1)

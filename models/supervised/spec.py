@@ -1,11 +1,14 @@
 """Fields that every training of an image classifier shares. Torch-free."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from models.core.errors import SpecError
+from models.core.needs import DatasetNeed, Need
 from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecGroup
-from models.data.spec import ImageOptions
+from models.data.spec import ImageOptions, image_bounds
 from models.nets.spec import Net
 
 # what models/supervised/loop.py reports of every training
@@ -56,7 +59,11 @@ class SupervisedSpec(Spec):
         default=None, ge=1, le=10_000_000, description="Optimizer steps, in place of epochs"
     )
     batch_size: Int = Field(
-        default=128, ge=2, le=65_536, description="Images a step, over all devices together"
+        default=128,
+        ge=2,
+        le=65_536,
+        description="Images a step, over all devices together; where it is left out and there are"
+        " fewer images, all of them",
     )
     optimizer: Optimizer = Optimizer()
     precision: Literal["fp32", "bf16", "auto"] = Field(
@@ -74,6 +81,27 @@ class SupervisedSpec(Spec):
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("give epochs or max_steps, not both")
         return self
+
+    def needs(self) -> Iterator[Need]:
+        """Labelled images of two classes or more, and as many as are asked for."""
+        yield from super().needs()
+        bounds = image_bounds(self.images.image_size, self.images.subset)
+        yield DatasetNeed("/data", {"labelled images": bounds})
+
+    def used(self, train: int) -> int:
+        """Training images of the run, of so many in the set.
+
+        Raises:
+            SpecError: if a step asks for more.
+        """
+        images = min(self.images.subset or train, train)
+        if self.batch_size > images and "batch_size" in self.model_fields_set:
+            raise SpecError(
+                f"batch_size {self.batch_size} is more than the {images} training images: lower it"
+                " or leave it out",
+                pointer="/batch_size",
+            )
+        return images
 
     def net(self) -> dict[str, Any]:
         """What a file must tell so that ``nets.build`` makes the trained net again."""

@@ -305,7 +305,8 @@ def test_resolve_and_open(client, tenant):
     found = ready(client)
     with make_session() as session:
         for ref in ("mine", found["id"]):
-            assert datasets.resolve(session, tenant, ref) == (SHA256, {"train": 3})
+            ready_set = datasets.resolve(session, tenant, ref)
+            assert (ready_set.sha256, ready_set.info) == (SHA256, ("mine", {"train": 3}))
             pinned = DatasetRef(dataset=ref, sha256=SHA256)
             assert storage.head(datasets.open_input(session, tenant, pinned))
         assert datasets.resolve(session, tenant, "digits")[0] is None

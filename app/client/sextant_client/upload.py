@@ -53,7 +53,7 @@ def upload(
     }
     send_all = _counting(lambda: chunks(members), size, on_progress)
     yield from send(Request("PUT", f"{path}/content", headers=headers, body=send_all, read_s=120.0))
-    yield from send(Request("POST", f"{path}/finalize"))
+    yield from send(Request("POST", f"{path}/finalize", json={}))
     return (yield from _until_checked(path))
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from models.core.needs import ArtifactNeed, Need
 from models.core.spec import ArtifactInfo, Int, MetricInfo
 from models.saliency.spec.fields import ImageRef, OtherImage, Plain, draws
 from models.saliency.spec.graders import Curve, Metric, maps_made
@@ -80,6 +81,14 @@ class _EvaluationSpec(Explanation):
             part = getattr(metric, "baseline", None)
             if isinstance(part, OtherImage):
                 yield f"graders.{index}.baseline.image", part.image
+
+    def needs(self) -> Iterator[Need]:
+        """Also maps of other jobs."""
+        yield from super().needs()
+        for index, part in enumerate(self.given):
+            for image, _ in enumerate(part.maps):
+                pointer = f"/given/{index}/maps/{image}"
+                yield ArtifactNeed(pointer, ("saliency_map",), names=("*.npy",))
 
     def cells(self) -> Iterator[Cell]:
         """The cells of the methods, then the given maps."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from models.core.needs import Bound, DatasetNeed
 from models.core.spec import DatasetRef, Int, SpecGroup
 
 
@@ -105,6 +106,23 @@ class ImageRef(DatasetRef):
     def key(self) -> tuple[str, str, int]:
         """Identifies the image within a job."""
         return self.dataset, self.split, self.index
+
+    def need(self, pointer: str, channels: int | None) -> DatasetNeed:
+        """A set with such an image.
+
+        Args:
+            pointer: of this reference within the spec.
+            channels: of the net's input, None if unknown; a grey image suits every net.
+        """
+        field, lower = f"{pointer}/index", "lower index"
+        images = [
+            Bound(part, self.index + 1, field=field, remedy=lower)
+            for part in (self.split, "images")
+        ]
+        among = (Bound("channels", among=(1, channels)),) if channels else ()
+        return DatasetNeed(
+            pointer, {"labelled images": (images[0], *among), "photographs": (images[1],)}
+        )
 
 
 class OtherImage(SpecGroup):

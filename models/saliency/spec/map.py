@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from models.core.errors import SpecError
+from models.core.needs import Need
 from models.core.spec import (
     ArtifactInfo,
     ArtifactRef,
@@ -35,7 +37,14 @@ from models.saliency.spec.methods import (
     rows_of,
     uses_baseline,
 )
-from models.saliency.spec.net import Model, Pretrained, known_size
+from models.saliency.spec.net import (
+    PRETRAINED_CLASSES,
+    Model,
+    Pretrained,
+    known_channels,
+    known_size,
+    need_of,
+)
 
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
 PROBE_ROWS = 4  # one row alone, then a batch of three
@@ -172,6 +181,32 @@ class Explanation(Spec):
             if isinstance(part, OtherImage):
                 yield f"baselines.{index}.image", part.image
 
+    def needs(self) -> Iterator[Need]:
+        """The net, and sets that hold the images and those that serve as baselines."""
+        yield from super().needs()
+        if (need := need_of(self.model, "/model")) is not None:
+            yield need
+        channels = known_channels(self.model)
+        for index, image in enumerate(self.images):
+            yield image.need(f"/images/{index}", channels)
+        for field, image in self.other_images():
+            yield image.need("/" + field.replace(".", "/"), channels)
+
+    def check_target(self) -> None:
+        """Refuse classes that the pretrained net does not have.
+
+        Raises:
+            SpecError: with the range.
+        """
+        if isinstance(self.target, str) or not isinstance(self.model, Pretrained):
+            return
+        highest = self.target if isinstance(self.target, int) else max(self.target)
+        if highest >= PRETRAINED_CLASSES:
+            raise SpecError(
+                f"target: class {highest}; this net's classes are 0 to {PRETRAINED_CLASSES - 1}",
+                pointer="/target",
+            )
+
     def rows(self, height: int, width: int) -> int:
         """Rows through the net for images of this size, with probes and baseline impact."""
         of_maps = sum(
@@ -181,7 +216,7 @@ class Explanation(Spec):
         of_impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
         return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
 
-    def input_size(self, counts: Mapping[str, Mapping[str, int]]) -> tuple[int, int] | None:
+    def input_size(self, counts: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:
         """Height and width of the net's input; for a net of a job those of the images."""
         if not isinstance(self.model, ArtifactRef):
             return known_size(self.model)
@@ -192,12 +227,16 @@ class Explanation(Spec):
         """Number of maps per class."""
         return len(self.images) * len(list(self.cells()))
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Rows through the net and, for the pretrained one, seconds by measured rates.
 
         The input of a trained net is assumed to have the size of the images. The rate of any other
         net is unknown before it runs; the time left then follows from the rows done.
+
+        Raises:
+            SpecError: if the pretrained net does not have a target.
         """
+        self.check_target()
         size = self.input_size(counts)
         if size is None:
             return Estimate()

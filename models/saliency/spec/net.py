@@ -1,13 +1,15 @@
 """The net that a job explains: from a job, from a package, or the user's own. Torch-free."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
 from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 from models.nets.spec import ResidualFamily
 
-PRETRAINED_SIZE = 224
+PRETRAINED_SIZE, PRETRAINED_CLASSES = 224, 1000
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 IMAGENET_MARGIN = 256 / 224  # resize to 256, keep the central 224
 
@@ -140,3 +142,33 @@ def known_size(model: Any) -> tuple[int, int] | None:
         named = isinstance(model, NamedNet) or isinstance(model.architecture, LibraryNet)
         return (PRETRAINED_SIZE, PRETRAINED_SIZE) if named else None
     return None
+
+
+def known_channels(model: Any) -> int | None:
+    """Channels of the net's input; None if the spec does not determine them."""
+    if isinstance(model, ArtifactRef):
+        return None
+    return 3 if isinstance(model, Pretrained) else len(model.input.mean)
+
+
+def need_of(model: Any, pointer: str) -> Need | None:
+    """What the dataset or artifact must be that holds the net; None if a package does.
+
+    Args:
+        model: the field of the spec.
+        pointer: of it within the spec.
+    """
+    if isinstance(model, ArtifactRef):
+        return ArtifactNeed(pointer, WEIGHTS)
+    if not isinstance(model, UploadedNet):
+        return None
+    named = model.architecture is not None
+    remedy = (
+        "leave architecture out: a torch.export archive holds its own"
+        if named
+        else 'name the architecture of these weights, as {"library": "timm", "name": "resnet18"}'
+    )
+    field = f"{pointer}/architecture"
+    most = 0 if named else math.inf
+    bound = Bound("operations", 0, most, field=field, remedy=remedy, required=not named)
+    return DatasetNeed(pointer, {"a net": (bound,)})

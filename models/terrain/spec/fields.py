@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from models.core.needs import TOLERANCE, WEIGHTS, ArtifactNeed, Bound, DatasetNeed
 from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 
 Edge = Literal["left", "right", "top", "bottom"]
 Metres = Annotated[float, Field(gt=0, le=1e7)]
 CELLS = 50_000_000
+# of built-in elevations in degrees, whose cells are not square
+CELLS_OF = {"jacksboro_dem": "; its cells are 74 m wide and 93 m high, 83 keeps their area"}
 CELL_STEPS = 1e13  # what one job may ask of the solver; hours on a GPU, a day on a few cores
 
 
@@ -30,15 +33,44 @@ class DatasetTerrain(DatasetRef):
         default=None,
         ge=1e-3,
         le=1e6,
-        description="Side of a cell in metres, where the file does not tell (npy, degrees)",
+        description="Side of a cell in metres, where neither the file (npy, degrees) nor the"
+        " upload tells it",
     )
     area: Area | None = Field(default=None, description="Part of it; all where left out")
+
+    def need(self, pointer: str, *more: Bound) -> DatasetNeed:
+        """An elevation that holds the area and whose cell size is known.
+
+        Args:
+            pointer: of this reference within the spec.
+            more: bounds beside these.
+        """
+        bounds = [self._cell_size(f"{pointer}/cell_size_m"), *more]
+        for count in ("rows", "columns"):
+            bounds.append(Bound(count, 2))
+            if self.area is not None:
+                last = getattr(self.area, count.removesuffix("s")) + getattr(self.area, count)
+                remedy = f"{pointer.removeprefix('/')}: cut a part inside"
+                bounds.append(Bound(count, last, field=f"{pointer}/area", remedy=remedy))
+        return DatasetNeed(pointer, {"an elevation": tuple(bounds)})
+
+    def _cell_size(self, field: str) -> Bound:
+        given = self.cell_size_m
+        if given is not None:
+            low, high = given * (1 - TOLERANCE), given * (1 + TOLERANCE)
+            return Bound("cell_size_m", low, high, field=field, remedy="leave cell_size_m out")
+        cells = CELLS_OF.get(self.dataset, "")
+        return Bound("cell_size_m", field=field, remedy=f"give cell_size_m{cells}", required=True)
 
 
 class ArtifactTerrain(ArtifactRef):
     """A GeoTIFF that another job left, for example of ``terrain.downsample``."""
 
     area: Area | None = None
+
+    def need(self, pointer: str) -> ArtifactNeed:
+        """A raster in metres; ``pointer`` is that of this reference within the spec."""
+        return ArtifactNeed(pointer, ("raster",), names=("*.tif",))
 
 
 class Synthetic(SpecGroup):
@@ -284,3 +316,8 @@ METHODS: tuple[Method, ...] = ("mean", "max", "min", "bilinear", "bilateral", "c
 Factor = Annotated[
     Literal[2, 4, 8, 16, 32], Field(description="Fine cells a coarse cell, per side")
 ]
+
+
+def net_need(pointer: str) -> ArtifactNeed:
+    """A net of ``terrain.train`` at a pointer of the spec."""
+    return ArtifactNeed(pointer, WEIGHTS, ("terrain.train",))

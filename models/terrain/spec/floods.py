@@ -1,12 +1,13 @@
 """Specs of the terrain kinds. Torch-free."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
+from models.core.needs import Need
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
 from models.terrain.spec.fields import (
     CELL_STEPS,
@@ -22,9 +23,11 @@ from models.terrain.spec.fields import (
     Valley,
     Waters,
     cap_solver,
+    net_need,
 )
 
 DEEP_M = 2.0  # depth assumed by the estimate of steps
+MAPS = ("manning_map", "rain_map")
 TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
 
 
@@ -35,22 +38,28 @@ def steps_of(duration_s: float, dx: float, solver: Solver) -> int:
     return math.ceil(duration_s / dt)
 
 
+def shape_of(terrain: Terrain, counts: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Rows and columns of a terrain or map; None if unknown before it is read."""
+    if isinstance(terrain, SyntheticTerrain):
+        return terrain.synthetic.rows, terrain.synthetic.columns
+    if terrain.area is not None:
+        return terrain.area.rows, terrain.area.columns
+    known = counts.get(terrain.dataset, {}) if isinstance(terrain, DatasetTerrain) else {}
+    return (known["rows"], known["columns"]) if {"rows", "columns"} <= known.keys() else None
+
+
 def size_of(
-    terrain: Terrain, counts: Mapping[str, Mapping[str, int]]
+    terrain: Terrain, counts: Mapping[str, Mapping[str, Any]]
 ) -> tuple[int, int, float] | None:
     """Rows, columns and cell size in m of a terrain; None if unknown before it is read."""
+    shape = shape_of(terrain, counts)
     if isinstance(terrain, SyntheticTerrain):
-        made = terrain.synthetic
-        return made.rows, made.columns, made.cell_size_m
-    if not isinstance(terrain, DatasetTerrain):
-        return None
-    known = counts.get(terrain.dataset, {})
-    size = terrain.cell_size_m or known.get("cell_size_m")
-    area = terrain.area
-    rows, columns = known.get("rows"), known.get("columns")
-    if area is not None:
-        rows, columns = area.rows, area.columns
-    return (rows, columns, float(size)) if rows and columns and size else None
+        size: float | None = terrain.synthetic.cell_size_m
+    elif isinstance(terrain, DatasetTerrain):
+        size = terrain.cell_size_m or counts.get(terrain.dataset, {}).get("cell_size_m")
+    else:
+        size = None
+    return (shape[0], shape[1], float(size)) if shape and size else None
 
 
 def check_work(cells: int, steps: int, hint: str) -> None:
@@ -71,6 +80,12 @@ class _OnTerrain(Spec):
     """Fields of every kind that looks at one terrain."""
 
     terrain: Terrain = Field(description="The fine terrain")
+
+    def needs(self) -> Iterator[Need]:
+        """An elevation whose cell size is known, or a raster of a job."""
+        yield from super().needs()
+        if not isinstance(self.terrain, SyntheticTerrain):
+            yield self.terrain.need("/terrain")
 
     @model_validator(mode="after")
     def _not_too_large(self) -> "_OnTerrain":
@@ -100,12 +115,32 @@ class _Flood(_OnTerrain):
         """Cap solvers stored before 30 November 2026, which could be unstable."""
         return cap_solver(stored.get("solver"))
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def needs(self) -> Iterator[Need]:
+        """Maps are rasters too."""
+        yield from super().needs()
+        for name in MAPS:
+            if (given := getattr(self, name)) is not None:
+                yield given.need(f"/{name}")
+
+    def _check_maps(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
+        shape = shape_of(self.terrain, counts)
+        for name in MAPS:
+            given = getattr(self, name)
+            cells = None if given is None else shape_of(given, counts)
+            if shape and cells and cells != shape:
+                raise SpecError(
+                    f"{name} has {cells[0]} x {cells[1]} cells, the terrain {shape[0]} x"
+                    f" {shape[1]}: cut both by area",
+                    pointer=f"/{name}",
+                )
+
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cells and steps of the fine flood.
 
         Raises:
-            SpecError: if there are more than a job may ask for.
+            SpecError: if there are more than a job may ask for, or a map has other cells.
         """
+        self._check_maps(counts)
         size = size_of(self.terrain, counts)
         if size is None:
             return Estimate()
@@ -204,7 +239,13 @@ class TerrainDownsample(_OnTerrain):
         """Cap solvers stored before 30 November 2026, which could be unstable."""
         return cap_solver((stored.get("tune") or {}).get("solver"))
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
+    def needs(self) -> Iterator[Need]:
+        """Beside the terrain a net of ``terrain.train``, where one is named."""
+        yield from super().needs()
+        if self.net is not None:
+            yield net_need("/net")
+
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cells and steps of the fine floods of a tuning.
 
         Raises:
@@ -256,3 +297,24 @@ class TerrainCompare(_Flood):
         le=10_000,
         description="Adam steps on the coarse terrain itself, from the first net or mean pooling",
     )
+
+    def needs(self) -> Iterator[Need]:
+        """Beside the terrain nets of ``terrain.train``."""
+        yield from super().needs()
+        for index, _ in enumerate(self.nets):
+            yield net_need(f"/nets/{index}")
+
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
+        """As every flood's.
+
+        Raises:
+            SpecError: if the terrain has fewer rows or columns than a coarse cell.
+        """
+        shape = shape_of(self.terrain, counts)
+        if shape and min(shape) < self.factor:
+            raise SpecError(
+                f"a terrain of {shape[0]} x {shape[1]} cells is smaller than a coarse cell of"
+                f" {self.factor} x {self.factor}: lower factor",
+                pointer="/factor",
+            )
+        return super().estimate(counts)

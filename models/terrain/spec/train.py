@@ -1,11 +1,13 @@
 """Spec of ``terrain.train``. Torch-free."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from models.core.errors import SpecError
+from models.core.needs import ArtifactNeed, Bound, Need
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
 from models.terrain.spec.fields import (
     DatasetTerrain,
@@ -123,11 +125,63 @@ class TerrainTrain(Spec):
         """Cap solvers stored before 30 November 2026, which could be unstable."""
         return cap_solver(stored.get("solver"))
 
-    def estimate(self, counts: Mapping[str, Mapping[str, int]]) -> Estimate:
-        """Optimizer steps, and cell-steps of the fine floods of generated terrains."""
+    def needs(self) -> Iterator[Need]:
+        """Elevations of a tile or more; floods of another training."""
+        yield from super().needs()
+        tile, remedy = self.scenes.tile, "lower scenes.tile"
+        for name in ("rasters", "test_rasters"):
+            for index, raster in enumerate(getattr(self.scenes, name)):
+                bounds = [
+                    Bound(count, tile, field="/scenes/tile", remedy=remedy)
+                    for count in ("rows", "columns")
+                ]
+                yield raster.need(f"/scenes/{name}/{index}", *bounds)
+        if self.floods is not None:
+            kinds, names = ("terrain.train",), ("floods.safetensors",)
+            yield ArtifactNeed("/floods", ("samples",), kinds, names)
+
+    def _check_tiles(self) -> None:
+        """Refuse areas below a tile, and tiles that differ from generated terrains in size."""
+        scenes, tile = self.scenes, self.scenes.tile
+        rasters = [*scenes.rasters, *scenes.test_rasters]
+        areas = [raster.area for raster in rasters if raster.area is not None]
+        small = [area for area in areas if min(area.rows, area.columns) < tile]
+        if small:
+            raise SpecError(
+                f"scenes.tile {tile}: an area of {small[0].rows} x {small[0].columns} cells holds"
+                " no tile: lower scenes.tile or enlarge the area",
+                pointer="/scenes/tile",
+            )
+        made = scenes.synthetic if scenes.train or scenes.test else None
+        if rasters and made is not None and {made.rows, made.columns} != {tile}:
+            raise SpecError(
+                f"scenes.tile {tile}: the generated terrains have {made.rows} x {made.columns}"
+                " cells: make scenes.tile equal to scenes.synthetic.rows and columns, or"
+                " scenes.synthetic null",
+                pointer="/scenes/tile",
+            )
+
+    def _check_batch(self) -> None:
+        scenes, waters = self.scenes, 1 + len(self.more_water)
+        samples = waters * scenes.train
+        if self.batch_size > samples and "batch_size" in self.model_fields_set:
+            raise SpecError(
+                f"batch_size {self.batch_size} is more than the {samples} samples of"
+                " scenes.train and its waters: lower it or leave it out",
+                pointer="/batch_size",
+            )
+
+    def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
+        """Optimizer steps, and cell-steps of the fine floods of generated terrains.
+
+        Raises:
+            SpecError: if terrains differ in size, or hold fewer samples than a step takes.
+        """
         made, scenes = self.scenes.synthetic, self.scenes
+        self._check_tiles()
         if made is None or scenes.rasters:
             return Estimate()
+        self._check_batch()
         steps = steps_of(self.duration_s, made.cell_size_m, self.solver)
         waters = 1 + len(self.more_water)
         fine = waters * (scenes.train + scenes.test) * made.rows * made.columns
