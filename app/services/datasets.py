@@ -1,7 +1,7 @@
 """Datasets: created, referred to by specs, checked by a worker, deleted; uploads apart."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Select, String, cast, or_, select, update
@@ -22,7 +22,7 @@ from app.errors import (
 from app.schemas.errors import ReportedError
 from app.services import paging
 from app.settings import get_settings
-from models.core.spec import DatasetRef
+from models.core.spec import DatasetRef, ReadOptions
 from models.data.builtin import BUILTIN
 
 CHECK_TRIES = 3  # workers lost over one dataset before it is given up
@@ -59,8 +59,7 @@ def create(
         raise invalid("/name", f"{name!r} is the name of a built-in dataset; choose another")
     if name.startswith("ds_"):
         raise invalid("/name", f"{name!r} begins like an id; choose a name without ds_")
-    if session.scalar(_query(tenant_id, name)) is not None:
-        raise ConflictError(f"there is a dataset {name!r} already; delete it or choose another")
+    _make_free(session, tenant_id, name)
     row = Dataset(
         id=new_id("ds"),
         tenant_id=tenant_id,
@@ -75,6 +74,24 @@ def create(
     except IntegrityError as error:  # two at once
         raise UnavailableError(f"another request made {name!r} just now; try again") from error
     return row
+
+
+def _make_free(session: Session, tenant_id: str, name: str) -> None:
+    """Remove a failed dataset of this name: nothing can refer to it.
+
+    Raises:
+        ConflictError: if there is one that has not failed.
+    """
+    query = _query(tenant_id, name).with_for_update()
+    row = session.scalar(query.execution_options(populate_existing=True))
+    if row is None:
+        return
+    if row.status != "failed":
+        raise ConflictError(
+            f"there is a dataset {name!r} already, {row.status}; delete it or choose another"
+        )
+    _remove(session, row)
+    session.flush()
 
 
 def get(session: Session, tenant_id: str, ref: str) -> Dataset:
@@ -123,6 +140,10 @@ def delete(session: Session, tenant_id: str, ref: str) -> None:
     row = locked(session, tenant_id, ref)  # no job may pin it meanwhile
     if user := _user(session, row):
         raise ConflictError(f"the job {user} refers to it; wait for its end or cancel it")
+    _remove(session, row)
+
+
+def _remove(session: Session, row: Dataset) -> None:
     key = row.storage_key
     session.delete(row)
     if key is not None:
@@ -156,8 +177,16 @@ def drop(key: str) -> None:
 # -- references of specs ---------------------------------------------------------------------
 
 
-def resolve(session: Session, tenant_id: str, ref: str) -> tuple[str | None, dict[str, int]]:
-    """SHA-256 (None for a built-in set) and counts of a ready dataset, by id or name.
+class Pinned(NamedTuple):
+    """What the resolved spec keeps of a dataset, and its counts for the estimate."""
+
+    sha256: str | None
+    read: dict[str, Any] | None
+    counts: dict[str, int]
+
+
+def resolve(session: Session, tenant_id: str, ref: str) -> Pinned:
+    """Digest (None for a built-in set), options and counts of a ready dataset, by id or name.
 
     The row stays locked against deletion until the session ends.
 
@@ -166,11 +195,13 @@ def resolve(session: Session, tenant_id: str, ref: str) -> tuple[str | None, dic
         InvalidError: if it is not ready.
     """
     if ref in BUILTIN:
-        return None, BUILTIN[ref].counts
+        return Pinned(None, None, BUILTIN[ref].counts)
     row = locked(session, tenant_id, ref, shared=True)
     if row.status != "ready":
         raise InvalidError(f"the dataset {ref!r} is {row.status}; it must be ready")
-    return row.sha256, row.counts
+    options = {name: row.options[name] for name in ReadOptions.model_fields if name in row.options}
+    read = ReadOptions(**options).model_dump() if options else None
+    return Pinned(row.sha256, read, row.counts)
 
 
 def open_input(session: Session, tenant_id: str, ref: DatasetRef) -> str:
@@ -241,16 +272,23 @@ def finish_check(
     session: Session,
     dataset: Dataset,
     worker_id: str,
-    counts: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
     error: ReportedError | None = None,
 ) -> bool:
-    """Make the dataset ``ready`` with its counts, or ``failed``; False when the lease was lost."""
+    """Make the dataset ``ready`` with the result of its check, or ``failed``.
+
+    Returns:
+        False when the lease was lost.
+    """
+    counts = dict(result or {})
+    contents = counts.pop("contents", None)
     return _update_held(
         session,
         dataset,
         worker_id,
-        status="failed" if counts is None else "ready",
-        counts=counts or {},
+        status="failed" if result is None else "ready",
+        counts=counts,
+        contents=contents,
         error=error and error.model_dump(),
         lease_owner=None,
         lease_expires_at=None,

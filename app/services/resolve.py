@@ -45,7 +45,11 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
         if isinstance(ref, ArtifactRef):
             sha256 = _artifact(session, tenant_id, spec, ref, at)
         else:
-            sha256, counts[ref.dataset] = _dataset(session, tenant_id, ref, at)
+            sha256, read, counts[ref.dataset] = _dataset(session, tenant_id, ref, at)
+            if ref.read is not None and ref.read.model_dump() != read:
+                detail = f"the dataset was imported with {read}; leave read out"
+                raise invalid(f"{at}/read", detail, "read")
+            _part(filled, pointer)["read"] = read
         if ref.sha256 not in (None, sha256):
             raise invalid(
                 f"{at}/sha256", f"the digest there is {sha256}; leave sha256 out", "sha256"
@@ -73,9 +77,7 @@ def _artifact(
     return artifact.sha256
 
 
-def _dataset(
-    session: Session, tenant_id: str, ref: DatasetRef, at: str
-) -> tuple[str | None, dict[str, int]]:
+def _dataset(session: Session, tenant_id: str, ref: DatasetRef, at: str) -> datasets.Pinned:
     try:
         return datasets.resolve(session, tenant_id, ref.dataset)
     except NotFoundError as error:

@@ -17,6 +17,7 @@ from models.core.spec import (
     Spec,
     SpecGroup,
 )
+from models.data.spec import check_one_size
 from models.lcw.fields import MIN_BATCH, Architecture, GeneratorEvaluation, Phase1, Phase2
 
 EXACT_ONLY_DIM = 3  # up to here the asymptotic kernel is refused
@@ -155,6 +156,7 @@ class LcwTrain(Spec):
             SpecError: if the images are too few, or do not suit this architecture.
         """
         known = counts.get(self.data.dataset, {})
+        check_one_size(self.images.image_size, known)
         side = self.images.image_size or known.get("height")
         if side and known.get("channels"):
             square = self.images.image_size is not None or side == known.get("width", side)
