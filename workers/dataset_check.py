@@ -35,10 +35,10 @@ def check(dataset: Dataset, worker_id: str) -> None:
         child.kill()
         child.wait()
         shutil.rmtree(path, ignore_errors=True)
-    counts = last["result"]["values"] if code == 0 and "result" in last else None
-    error = None if counts is not None else _check_error(last.get("error"), code)
+    result = last["result"]["values"] if code == 0 and "result" in last else None
+    error = None if result is not None else _check_error(last.get("error"), code)
     with make_session() as session:
-        datasets.finish_check(session, dataset, worker_id, counts, error)
+        datasets.finish_check(session, dataset, worker_id, result, error)
 
 
 def _renew_check(dataset: Dataset, worker_id: str, child: runner.Child) -> bool:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from app.cli import output
 from app.cli.connect import connect
 from app.cli.extras import require
 from app.cli.jobs import bytes_bar
-from app.cli.output import AsJson, coloured, say, size, summary, table
+from app.cli.output import AsJson, coloured, fields, say, size, summary, table, when
 
 app = typer.Typer(help="Datasets: built in, uploaded, or fetched from their official addresses.")
 
@@ -39,15 +39,29 @@ def import_dataset(
     name: Annotated[str | None, typer.Option(help="Name; from the file where left out")] = None,
     content_format: Annotated[
         str | None,
-        typer.Option("--format", help="npz, image_folder, parquet, elevation, net; else by ending"),
+        typer.Option(
+            "--format", help="npz, image_folder, parquet, idx, elevation, net; else by ending"
+        ),
     ] = None,
     cell_size_m: Annotated[
         float | None, typer.Option(help="Metres a cell, for elevation that does not say so")
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Column of the labels, for parquet of another name than label"),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="named: parts by the names train, validation, test (default); hold_out: these "
+            "names mean nothing, a fifth is held out"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload a dataset and wait until the service has checked it."""
-    options = {} if cell_size_m is None else {"cell_size_m": cell_size_m}
+    given = {"cell_size_m": cell_size_m, "label": label, "split": split}
+    options = {option: value for option, value in given.items() if value is not None}
     with connect() as client, bytes_bar() as bar:
         task = bar.add_task("uploading", total=None)
         dataset = client.upload(
@@ -61,6 +75,64 @@ def import_dataset(
         output.print_json(dataset)
         return
     say(f"{dataset['name']} is ready: {summary(dataset['counts'])}, {size(dataset['size_bytes'])}")
+    fields(_contents(dataset))
+
+
+@app.command("show")
+def show_dataset(
+    ref: Annotated[str, typer.Argument(metavar="DATASET", help="Name or id")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one dataset: what it holds, what was left out, how parts and labels were chosen."""
+    with connect() as client:
+        dataset = client.dataset(ref)
+    if as_json:
+        output.print_json(dataset)
+        return
+    error = dataset["error"] or {}
+    rows = {
+        "dataset": dataset["name"],
+        "id": dataset["id"],
+        "format": dataset["format"],
+        "status": coloured(dataset["status"]),
+        "holds": dataset["description"] or summary(dataset["counts"]),
+        "options": summary(dataset["options"]),
+        "size": dataset["size_bytes"] and size(dataset["size_bytes"]),
+        "sha256": dataset["sha256"],
+        "created": when(dataset["created_at"]),
+        "error": error.get("message"),
+        "hint": error.get("hint"),
+    }
+    fields(rows | _contents(dataset))
+
+
+def _contents(dataset: dict[str, Any]) -> dict[str, str]:
+    """Lines about what an import took and left out."""
+    contents = dataset.get("contents")
+    if contents is None:
+        return {}
+    left_out = (
+        f"{each['count']} {each['what']} ({each['reason']})" for each in contents["left_out"]
+    )
+    return {
+        "taken": summary(contents["taken"]),
+        "left out": "; ".join(left_out) or "nothing",
+        "parts": contents["split"],
+        "labels": contents["label"],
+        "image sizes": contents["sizes"],
+        "notes": "; ".join(contents["notes"]),
+    }
+
+
+@app.command("delete")
+def delete_dataset(
+    refs: Annotated[list[str], typer.Argument(metavar="DATASET...", help="Names or ids")],
+) -> None:
+    """Delete uploaded datasets that no unfinished job refers to."""
+    with connect() as client:
+        for ref in refs:
+            client.delete_dataset(ref)
+            say(f"{ref} is deleted")
 
 
 @app.command()

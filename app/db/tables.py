@@ -316,6 +316,7 @@ class Dataset(Base):
     sha256: Mapped[str | None]
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    contents: Mapped[dict[str, Any] | None] = mapped_column(Json)
     error: Mapped[dict[str, Any] | None] = mapped_column(Json)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]

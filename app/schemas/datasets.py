@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.db.tables import Dataset
 from app.schemas.errors import DatasetError
@@ -20,23 +20,42 @@ class DatasetOptions(Body):
     cell_size_m: float | None = Field(
         default=None, gt=0, le=1e6, description="Edge of a cell in metres; elevation only"
     )
+    label: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Column of the labels; parquet only. Without it one called label, labels or "
+        "fine_label, or the only one that the file declares to hold classes",
+    )
+    split: Literal["named", "hold_out"] | None = Field(
+        default=None,
+        description="Images only. named (default): parts by the names train, validation and test "
+        "of folders, files or arrays; hold_out: such names mean nothing, a fifth of each class is "
+        "held out for testing",
+    )
 
 
 class DatasetCreate(Body):
     """A dataset to upload."""
 
     name: Name = Field(description="What specs will call it; unique, not one of a built-in set")
-    format: Literal["npz", "image_folder", "parquet", "elevation", "net"] = Field(
-        description="npz without objects; zip of an image folder; parquet with images and labels; "
-        "GeoTIFF, ASCII grid or npy of heights; net: a torch.export archive or safetensors weights"
+    format: Literal["npz", "image_folder", "parquet", "idx", "elevation", "net"] = Field(
+        description="npz without objects; zip of an image folder, or one picture; parquet with "
+        "images and labels; zip of IDX files as MNIST has them; GeoTIFF, ASCII grid or npy of "
+        "heights; net: a torch.export archive or safetensors weights"
     )
     options: DatasetOptions = DatasetOptions()
     sha256: Sha256 | None = Field(default=None, description="What the content must have")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.options.cell_size_m is not None and self.format != "elevation":
+        options = self.options
+        if options.cell_size_m is not None and self.format != "elevation":
             raise ValueError(f"cell_size_m with format {self.format}; only elevation has cells")
+        if options.label is not None and self.format != "parquet":
+            raise ValueError(f"label with format {self.format}; only parquet has columns")
+        if options.split is not None and self.format in ("elevation", "net"):
+            raise ValueError(f"split with format {self.format}; only images have parts")
         return self
 
 
@@ -45,6 +64,27 @@ class DatasetQuery(Params):
 
     limit: Limit = 50
     cursor: Cursor | None = None
+
+
+class LeftOut(BaseModel):
+    """Files, columns or arrays that were not read."""
+
+    what: str
+    count: int
+    reason: str
+
+
+class DatasetContents(BaseModel):
+    """What an import of images took and left out, and how parts and labels were chosen."""
+
+    model_config = ConfigDict(extra="allow")
+
+    taken: dict[str, int] = Field(description="Files by ending, or arrays by name")
+    left_out: list[LeftOut]
+    split: str | None = Field(description="How training, validation and test parts were chosen")
+    label: str | None = Field(description="How the labels were chosen")
+    sizes: str | None = Field(description="Height x width in pixels, or their range")
+    notes: list[str] = Field(description="What was changed in images, and what to be aware of")
 
 
 class DatasetRead(BaseModel):
@@ -60,7 +100,10 @@ class DatasetRead(BaseModel):
     status: Literal["uploading", "checking", "ready", "failed"]
     sha256: str | None
     size_bytes: int | None
-    counts: dict[str, float] = Field(description="What was found in it, once it is ready")
+    counts: dict[str, int | float] = Field(description="What it holds, once it is ready")
+    contents: DatasetContents | None = Field(
+        default=None, description="Of images: what was taken and left out; once it is ready"
+    )
     error: DatasetError | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None

@@ -24,7 +24,7 @@ from app.schemas.errors import ReportedError
 from app.services import paging
 from app.settings import get_settings
 from models.core.needs import DatasetInfo
-from models.core.spec import DatasetRef
+from models.core.spec import DatasetRef, ReadOptions
 from models.data.builtin import BUILTIN
 
 CHECK_TRIES = 3  # workers lost over one dataset before it is given up
@@ -61,8 +61,7 @@ def create(
         raise invalid("/name", f"{name!r} is the name of a built-in dataset; choose another")
     if name.startswith("ds_"):
         raise invalid("/name", f"{name!r} begins like an id; choose a name without ds_")
-    if session.scalar(_query(tenant_id, name)) is not None:
-        raise ConflictError(f"there is a dataset {name!r} already; delete it or choose another")
+    _make_free(session, tenant_id, name)
     row = Dataset(
         id=new_id("ds"),
         tenant_id=tenant_id,
@@ -77,6 +76,24 @@ def create(
     except IntegrityError as error:  # two at once
         raise UnavailableError(f"another request made {name!r} just now; try again") from error
     return row
+
+
+def _make_free(session: Session, tenant_id: str, name: str) -> None:
+    """Remove a failed dataset of this name: nothing can refer to it.
+
+    Raises:
+        ConflictError: if there is one that has not failed.
+    """
+    query = _query(tenant_id, name).with_for_update()
+    row = session.scalar(query.execution_options(populate_existing=True))
+    if row is None:
+        return
+    if row.status != "failed":
+        raise ConflictError(
+            f"there is a dataset {name!r} already, {row.status}; delete it or choose another"
+        )
+    _remove(session, row)
+    session.flush()
 
 
 def get(session: Session, tenant_id: str, ref: str) -> Dataset:
@@ -125,6 +142,10 @@ def delete(session: Session, tenant_id: str, ref: str) -> None:
     row = locked(session, tenant_id, ref)  # no job may pin it meanwhile
     if user := _user(session, row):
         raise ConflictError(f"the job {user} refers to it; wait for its end or cancel it")
+    _remove(session, row)
+
+
+def _remove(session: Session, row: Dataset) -> None:
     key = row.storage_key
     session.delete(row)
     if key is not None:
@@ -164,6 +185,12 @@ class ReadyDataset(NamedTuple):
     sha256: str | None
     info: DatasetInfo
     options: Mapping[str, Any]
+
+    @property
+    def read(self) -> dict[str, Any] | None:
+        """How its bytes are read, which a resolved spec keeps; None for the defaults."""
+        options = {n: self.options[n] for n in ReadOptions.model_fields if n in self.options}
+        return ReadOptions(**options).model_dump() if options else None
 
 
 def resolve(session: Session, tenant_id: str, ref: str) -> ReadyDataset:
@@ -249,16 +276,23 @@ def finish_check(
     session: Session,
     dataset: Dataset,
     worker_id: str,
-    counts: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
     error: ReportedError | None = None,
 ) -> bool:
-    """Make the dataset ``ready`` with its counts, or ``failed``; False when the lease was lost."""
+    """Make the dataset ``ready`` with the result of its check, or ``failed``.
+
+    Returns:
+        False when the lease was lost.
+    """
+    counts = dict(result or {})
+    contents = counts.pop("contents", None)
     return _update_held(
         session,
         dataset,
         worker_id,
-        status="failed" if counts is None else "ready",
-        counts=counts or {},
+        status="failed" if result is None else "ready",
+        counts=counts,
+        contents=contents,
         error=error and error.model_dump(),
         lease_owner=None,
         lease_expires_at=None,

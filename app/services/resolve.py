@@ -50,9 +50,10 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
         if isinstance(ref, ArtifactRef):
             sha256, inputs[pointer] = _artifact(session, tenant_id, spec, ref, at)
         else:
-            sha256, info, options = _dataset(session, tenant_id, ref, at)
-            inputs[pointer], counts[ref.dataset] = info, info.counts
-            _part(filled, pointer).update(_upload_options(ref, options))
+            ready = _dataset(session, tenant_id, ref, at)
+            sha256, inputs[pointer] = ready.sha256, ready.info
+            counts[ref.dataset] = ready.info.counts
+            _part(filled, pointer).update(_options(ref, ready, at))
         if ref.sha256 not in (None, sha256):
             raise invalid(
                 f"{at}/sha256", f"the digest there is {sha256}; leave sha256 out", "sha256"
@@ -72,10 +73,14 @@ def _estimate(spec: Spec, counts: Mapping[str, Mapping[str, Any]], root: str) ->
         raise invalid(root, str(error), "spec_invalid") from error
 
 
-def _upload_options(ref: DatasetRef, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the upload that the reference has fields for and leaves open."""
-    names = options.keys() & type(ref).model_fields.keys()
-    return {name: options[name] for name in names if getattr(ref, name) is None}
+def _options(ref: DatasetRef, ready: datasets.ReadyDataset, at: str) -> dict[str, Any]:
+    """How the bytes are read, and options of the upload that the reference leaves open."""
+    if ref.read is not None and ref.read.model_dump() != ready.read:
+        detail = f"the dataset was imported with {ready.read}; leave read out"
+        raise invalid(f"{at}/read", detail, "read")
+    names = ready.options.keys() & type(ref).model_fields.keys()
+    given = {name: ready.options[name] for name in names if getattr(ref, name) is None}
+    return given | {"read": ready.read}
 
 
 def _artifact(

@@ -33,13 +33,30 @@ class ArtifactRef(SpecGroup):
     sha256: Sha256 | None = None
 
 
+class ReadOptions(SpecGroup):
+    """How an uploaded set of images is read, as chosen at its import."""
+
+    label: str | None = Field(
+        default=None, min_length=1, max_length=200, description="Column of the labels; parquet only"
+    )
+    split: Literal["named", "hold_out"] = Field(
+        default="named",
+        description="named: parts by the names train, validation, test of folders, files or "
+        "arrays, a fifth held out where there are none; hold_out: such names mean nothing, a "
+        "fifth is always held out",
+    )
+
+
 class DatasetRef(SpecGroup):
-    """A dataset by id or name; the service pins ``sha256`` when the job is submitted."""
+    """A dataset by id or name; the service pins ``sha256`` and ``read`` at submission."""
 
     dataset: str = Field(
         pattern=r"^[A-Za-z0-9._-]{1,120}$", description="Name or id of a built-in or uploaded set"
     )
     sha256: Sha256 | None = None
+    read: ReadOptions | None = Field(
+        default=None, description="Options of its import, where there were any"
+    )
 
 
 class Optimizer(SpecGroup):

@@ -4,11 +4,9 @@ The checksums are MD5: those that the authors of the sets publish, or torchvisio
 damage and change, as much as the sources allow; nothing downloaded is unpickled or executed.
 """
 
-import gzip
 import hashlib
 import tarfile
 import urllib.request
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -20,6 +18,7 @@ import scipy.io
 from models.core.errors import DataError, DataMissingError
 from models.core.run import Run
 from models.data.arrays import ImageArrays, Labelled
+from models.data.idx import read_idx
 from models.data.labels import checked_labels
 
 TIMEOUT_S = 60.0
@@ -141,25 +140,14 @@ def write_npz(path: Path, arrays: ImageArrays) -> None:
     part.replace(path)
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of a gzipped IDX file, as MNIST has them."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name}: damaged: {error}") from error
-    if content[:3] != b"\0\0\x08":
-        raise DataError(f"{path.name}: no IDX file of unsigned bytes")
-    start = 4 + 4 * content[3]
-    shape = np.frombuffer(content[4:start], ">u4").astype(int)
-    values = np.frombuffer(content, np.uint8, offset=start)
-    if values.size != shape.prod():
-        raise DataError(f"{path.name}: {values.size} bytes for the shape {shape.tolist()}")
-    return values.reshape(shape)
+def _idx(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return read_idx(file, path.name)
 
 
 def _idx_set(classes: list[str]) -> Callable[[list[Path]], ImageArrays]:
     def read(paths: list[Path]) -> ImageArrays:
-        images, labels, test_images, test_labels = (read_idx(path) for path in paths)
+        images, labels, test_images, test_labels = map(_idx, paths)
         return ImageArrays(
             _labelled(images[..., None], labels, paths[1]),
             _labelled(test_images[..., None], test_labels, paths[3]),

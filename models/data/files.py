@@ -1,80 +1,134 @@
 """Uploaded datasets: recognised by their first bytes, checked, read. Torch-free; no pickle."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from pydantic import ValidationError
 
 from models.core.errors import DataError
-from models.data import folders, programs
-from models.data.archives import open_archive
+from models.core.spec import ReadOptions
+from models.data import folders, programs, sets
+from models.data.archives import Archive, open_archive
 from models.data.arrays import ImageArrays, Labelled
-from models.data.folders import read_folder
-from models.data.npz import read_npz
-from models.data.parquet import read_parquet, read_parquet_archive
+from models.data.contents import Contents, ending, hidden
+from models.data.decode import decode
+from models.data.folders import picture_kind
+from models.data.idx import is_idx, open_idx
+from models.data.npz import open_npz
+from models.data.parquet import open_parquet, open_parquet_archive
+from models.data.parts import TEST, TRAIN
+from models.data.sets import ImagePart, ImageSet
+from models.data.stacks import Stack
 
-__all__ = [
-    "ImageArrays",
-    "Labelled",
-    "check",
-    "count_photos",
-    "holds_photos",
-    "read_images",
-    "read_photos",
-]
+__all__ = ["ImageArrays", "Labelled", "check", "open_images", "read_images"]
 
 ZIP_MAGIC, PARQUET_MAGIC = b"PK\x03\x04", b"PAR1"
-READERS: Mapping[str, Callable[[Path], ImageArrays]] = {
-    "npz": read_npz,
-    "image_folder": read_folder,
-    "parquet": read_parquet,
-    "parquet_archive": read_parquet_archive,
-}
+FORMATS = ("npz", "image_folder", "parquet", "idx")
+Fit = Callable[[UInt8[np.ndarray, "h w c"]], UInt8[np.ndarray, "_h _w c"]]
 
 
-def read_images(path: Path) -> ImageArrays:
+def read_images(
+    path: Path, options: ReadOptions | None = None, fit: Fit | None = None
+) -> ImageArrays:
     """Labelled images of an uploaded file; its name does not matter, its first bytes do.
 
-    npz, zip of an image folder, parquet, or zip of ``train*.parquet`` and ``test*.parquet``.
     Where there is no test part, a fifth of each class is held out, always the same images.
+
+    Args:
+        path: of the file.
+        options: of its import.
+        fit: brings every image to one size; without it they must have one size.
 
     Raises:
         DataError: naming what is wrong and where.
     """
-    return READERS[recognise(path)](path)
+    with open_images(path, options) as opened:
+        if not opened.labelled:
+            raise DataError("the pictures have no class folders, so no labels")
+        train, test = (_stacked(opened.parts[part], fit) for part in (TRAIN, TEST))
+        train, test = _same_channels(train, test)
+        if train.images.shape[1:] != test.images.shape[1:]:
+            sizes = [" x ".join(map(str, part.images.shape[1:])) for part in (train, test)]
+            raise DataError(
+                f"the images of train and test differ in size: {sizes[0]} and {sizes[1]}",
+                hint="give the size to which all are resized: images.image_size",
+            )
+        return ImageArrays(train, test, opened.classes)
 
 
-def holds_photos(path: Path) -> bool:
-    """Whether the file is a zip of pictures without class folders."""
-    return recognise(path) == "image_folder" and count_photos(path) > 0
+def _stacked(part: ImagePart, fit: Fit | None) -> Labelled:
+    if part.count == 0:
+        raise DataError(
+            "there are too few images to hold out a fifth of each class for testing",
+            hint="use more images, or name a test part",
+        )
+    stack = Stack(part.count)
+    for name, image in part.pictures():
+        stack.add(image if fit is None else fit(image), name)
+    return Labelled(stack.images(), part.labels)
 
 
-def count_photos(path: Path) -> int:
-    """Pictures in a zip without class folders; 0 if it has such folders.
+def _same_channels(*parts: Labelled) -> list[Labelled]:
+    """Grey images become grey colour where those of another part have colours."""
+    most = max(part.images.shape[3] for part in parts)
+    return [
+        Labelled(np.repeat(part.images, most, axis=3), part.labels)
+        if part.images.shape[3] == 1 < most
+        else part
+        for part in parts
+    ]
+
+
+@contextmanager
+def open_images(path: Path, options: ReadOptions | None = None) -> Generator[ImageSet, None, None]:
+    """The images of an uploaded file, before they are decoded.
 
     Raises:
-        DataError: if the archive breaks a rule or holds no picture.
+        DataError: naming what is wrong and where.
     """
-    with open_archive(path) as archive:
-        return len(folders.photo_names(archive))
+    options = options or ReadOptions()
+    kind = recognise(path)
+    if options.label is not None and kind not in ("parquet", "parquet_archive"):
+        raise DataError(
+            f"options.label is {options.label!r}; only parquet has columns, this is "
+            f"{_format_of(kind)}"
+        )
+    if kind == "picture":
+        yield _single(path)
+    elif kind == "parquet":
+        with open_parquet(path, options) as opened:
+            yield opened
+    else:
+        with open_archive(path) as archive:
+            if kind == "parquet_archive":
+                with open_parquet_archive(archive, options) as opened:
+                    yield opened
+            else:
+                yield ARCHIVES[kind](archive, options)
 
 
-def read_photos(
-    path: Path, indices: Sequence[int] | None = None
-) -> list[UInt8[np.ndarray, "_h _w _c"]]:
-    """Pictures of a zip without class folders, each of its own size, in the order of their names.
+ARCHIVES: Mapping[str, Callable[[Archive, ReadOptions], ImageSet]] = {
+    "npz": open_npz,
+    "idx": open_idx,
+    "image_folder": folders.open_folder,
+}
 
-    Args:
-        path: of the zip.
-        indices: which ones; all where left out.
 
-    Raises:
-        DataError: if a picture is damaged or there is no such index.
-    """
-    wanted = range(count_photos(path)) if indices is None else indices
-    return folders.read_photos(path, wanted)
+def _single(path: Path) -> ImageSet:
+    """A picture file alone: a set of one photograph."""
+    contents = Contents()
+    content = path.read_bytes()
+    contents.taken[str(picture_kind(content[:16]))] = 1
+
+    def read(positions: Any) -> Any:
+        for _ in positions:
+            yield "the picture", decode(content, "the picture", contents.noted)
+
+    return sets.photographs(ImagePart(1, sets.NO_LABELS, read), contents)
 
 
 def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,17 +136,22 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         path: of the file.
-        format: ``npz``, ``image_folder``, ``parquet``, ``elevation`` or ``net``, as the user says.
-        options: ``cell_size_m`` for elevation; nothing else.
+        format: ``npz``, ``image_folder``, ``parquet``, ``idx``, ``elevation`` or ``net``, as the
+            user says.
+        options: ``cell_size_m`` for elevation; ``label`` and ``split`` for images.
 
     Returns:
-        ``train, test, classes, height, width, channels`` of labelled images, ``images`` of
+        ``train, test, classes, channels`` and ``validation`` of labelled images, ``images`` of
         pictures without labels, ``rows, columns, cell_size_m`` of an elevation, or what
-        :func:`models.data.programs.check` finds in a net.
+        :func:`models.data.programs.check` finds in a net. Images of one size have ``height`` and
+        ``width``, others ``sizes``, the number of sizes. ``contents`` lists what was taken and
+        left out of images.
 
     Raises:
         DataError: naming what is wrong, where, and the limit.
     """
+    if format in FORMATS:
+        return _check_images(path, format, _read_options(options, format))
     allowed = {"cell_size_m"} if format == "elevation" else set()
     if unknown := set(options) - allowed:
         raise DataError(f"options {sorted(unknown)} are not known for format {format!r}")
@@ -102,30 +161,45 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
         from models.data import elevation  # GDAL is for these files alone
 
         return elevation.check(path, options.get("cell_size_m"))
-    if format not in READERS:
-        raise DataError(f"format {format!r}; use npz, image_folder, parquet, elevation or net")
-    recognised = recognise(path)
-    if recognised.removesuffix("_archive") != format:
-        raise DataError(
-            f"the file is of format {recognised.removesuffix('_archive')}, not {format}"
-        )
-    if recognised == "image_folder" and (count := count_photos(path)):
-        for index in range(count):  # one at a time: photographs may be large
-            folders.read_photos(path, [index])
-        return {"images": count}
-    return _counts(READERS[recognised](path))
+    raise DataError(f"format {format!r}; use {', '.join(FORMATS)}, elevation or net")
 
 
-def _counts(arrays: ImageArrays) -> dict[str, int]:
-    _, height, width, channels = arrays.train.images.shape
-    return {
-        "train": len(arrays.train.labels),
-        "test": len(arrays.test.labels),
-        "classes": len(arrays.classes),
-        "height": height,
-        "width": width,
-        "channels": channels,
-    }
+def _read_options(options: Mapping[str, Any], format: str) -> ReadOptions:
+    try:
+        return ReadOptions(**options)
+    except ValidationError as error:
+        names = [".".join(map(str, line["loc"])) for line in error.errors()]
+        raise DataError(f"options {names} are not known for format {format!r}") from error
+
+
+def _check_images(path: Path, format: str, options: ReadOptions) -> dict[str, Any]:
+    if (actual := _format_of(recognise(path))) != format:
+        raise DataError(f"the file is of format {actual}, not {format}")
+    with open_images(path, options) as opened:
+        contents, channels = opened.contents, set()
+        for part in opened.parts.values():
+            for _, image in part.pictures():  # one at a time: photographs may be large
+                contents.sizes[image.shape[:2]] += 1
+                channels.add(image.shape[2])
+        return _counts(opened, channels) | {"contents": contents.answer()}
+
+
+def _counts(opened: ImageSet, channels: set[int]) -> dict[str, Any]:
+    if not opened.labelled:
+        return {"images": opened.part(TRAIN).count}
+    if len(channels - {1}) > 1:
+        raise DataError(f"the images differ in channels: {', '.join(map(str, sorted(channels)))}")
+    counts = {name: part.count for name, part in opened.parts.items()}
+    counts |= {"classes": len(opened.classes), "channels": max(channels)}
+    if len(opened.contents.sizes) > 1:
+        return counts | {"sizes": len(opened.contents.sizes)}
+    ((height, width),) = opened.contents.sizes
+    return counts | {"height": height, "width": width}
+
+
+def _format_of(kind: str) -> str:
+    """The format that users name, of what :func:`recognise` tells apart."""
+    return {"parquet_archive": "parquet", "picture": "image_folder"}.get(kind, kind)
 
 
 def recognise(path: Path) -> str:
@@ -135,15 +209,21 @@ def recognise(path: Path) -> str:
         DataError: if it is none of ours; a pickle is not.
     """
     with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == PARQUET_MAGIC:
+        head = file.read(16)
+    if head[:4] == PARQUET_MAGIC:
         return "parquet"
-    if magic != ZIP_MAGIC:
+    if picture_kind(head) is not None:
+        return "picture"
+    if head[:4] != ZIP_MAGIC:
         raise DataError(
-            f"the file begins with {magic!r}: neither npz, zip nor parquet (pickle is refused)"
+            f"the file begins with {head[:4]!r}: neither npz, zip, parquet nor a picture (pickle "
+            "is refused)"
         )
     with open_archive(path) as archive:
-        suffixes = {PurePosixPath(name).suffix.lower() for name in archive.names}
-    if suffixes == {".npy"}:
+        names = [name for name in archive.names if not hidden(name)]
+    endings = {ending(name) for name in names}
+    if endings == {".npy"}:
         return "npz"
-    return "parquet_archive" if ".parquet" in suffixes else "image_folder"
+    if ".parquet" in endings:
+        return "parquet_archive"
+    return "idx" if any(map(is_idx, names)) else "image_folder"

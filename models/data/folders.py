@@ -1,112 +1,182 @@
 """Zip of an image folder: which picture belongs to which part and class, by its name."""
 
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from models.core.errors import DataError
-from models.data.archives import Archive, open_archive
-from models.data.arrays import ImageArrays, Labelled, split
-from models.data.decode import decode
-from models.data.stacks import Stack
+from models.core.spec import ReadOptions
+from models.data import sets
+from models.data.archives import Archive
+from models.data.contents import Contents, ending
+from models.data.decode import NAMES_OF_FORMATS, decode
+from models.data.parts import KEYWORDS, grouped, part_of
+from models.data.sets import ImagePart, ImageSet, Picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-TRAIN, TEST = "train", "test"
+_READ = ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm"
+# Pictures that are not read: left out in silence, their class would be smaller, or vanish.
+_OTHER = (
+    ".heic .heif .avif .jp2 .j2k .jxl .svg .psd .ico .tga .dng .cr2 .nef .arw .raw .exr .hdr .dcm"
+)
+SUFFIXES, OTHER_PICTURES = frozenset(_READ.split()), frozenset(_OTHER.split())
+MAGICS: Mapping[bytes, str] = {
+    b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"II*\0": "tiff",
+    b"MM\0*": "tiff", b"BM": "bmp",
+}  # fmt: skip
+LAYOUT = "<class>/<picture>, or train|validation|test/<class>/<picture>"
 
 
-class PictureEntry(NamedTuple):
-    """A picture in the archive; ``part`` is "" where the folder names none."""
+class _Entry(NamedTuple):
+    """A picture in the archive: its part, and its folders below that part."""
 
     name: str
-    part: str
-    label: str
+    part: str | None
+    folders: tuple[str, ...]
 
 
-def read_folder(path: Path) -> ImageArrays:
-    """Images of ``train/<class>/*`` and ``test/<class>/*``, or of ``<class>/*`` alone.
+def open_folder(archive: Archive, options: ReadOptions) -> ImageSet:
+    """Pictures of class folders, in parts or not; or photographs without class folders.
+
+    The class is the first folder (below that of the part); further folders mean nothing.
 
     Raises:
         DataError: naming the entry at fault.
     """
-    with open_archive(path) as archive:
-        entries = _labelled(archive)
-        classes = sorted({entry.label for entry in entries})
-        parts = {part: [e for e in entries if e.part == part] for part in ("", TRAIN, TEST)}
-        if parts[""] and len(parts[""]) < len(entries):
-            raise DataError(
-                f"{parts[''][0].name}: lies beside {TRAIN}/ and {TEST}/; put it into one of them"
-            )
-        whole = {
-            part: _stack(archive, part_entries, classes)
-            for part, part_entries in parts.items()
-            if part_entries
-        }
-    if TEST in whole and TRAIN in whole:
-        if whole[TEST].images.shape[1:] != whole[TRAIN].images.shape[1:]:
-            raise DataError(f"images in {TRAIN}/ and {TEST}/ differ in size")
-        return ImageArrays(whole[TRAIN], whole[TEST], classes)
-    return split(next(iter(whole.values())), classes)
+    contents = Contents()
+    pictures = _pictures(archive, contents)
+    entries = _located(pictures, options)
+    if not any(entry.folders for entry in entries) and not any(entry.part for entry in entries):
+        names = [entry.name for entry in entries]
+        return sets.photographs(
+            ImagePart(len(names), sets.NO_LABELS, _ZipPictures(archive, names, contents)), contents
+        )
+    _check_classes(entries)
+    return _labelled(archive, entries, contents)
 
 
-def read_photos(path: Path, indices: Sequence[int]) -> list[UInt8[np.ndarray, "_h _w _c"]]:
-    """Pictures of an archive without classes, by their index in the order of their names.
+class _ZipPictures:
+    """Decodes pictures of an archive by their position."""
+
+    def __init__(self, archive: Archive, names: Sequence[str], contents: Contents) -> None:
+        self._archive, self._names, self._noted = archive, names, contents.noted
+
+    def __call__(self, positions: Sequence[int]) -> Iterator[Picture]:
+        for name in (self._names[position] for position in positions):
+            yield name, decode(self._archive.read(name), name, self._noted)
+
+
+def picture_kind(head: bytes) -> str | None:
+    """The format of a picture by its first 16 bytes; None if they are of no such file."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for magic, kind in MAGICS.items() if head.startswith(magic)), None)
+
+
+def _pictures(archive: Archive, contents: Contents) -> list[str]:
+    """Names of the pictures, sorted; everything else is listed as left out.
 
     Raises:
-        DataError: if a picture is damaged or there is no such index.
+        DataError: if there are pictures that cannot be read, counted by ending, or none at all.
     """
-    with open_archive(path) as archive:
-        names = photo_names(archive)
-        if indices and max(indices) >= len(names):
-            raise DataError(f"image {max(indices)} of an archive of {len(names)}")
-        return [decode(archive.read(names[index]), names[index]) for index in indices]
+    taken, unread = [], Counter[str]()
+    for name in sorted(contents.visible(archive.names)):
+        kind = ending(name)
+        if kind in SUFFIXES or (kind not in OTHER_PICTURES and _is_picture(archive, name)):
+            taken.append(name)
+            contents.taken[kind] += 1
+        elif kind in OTHER_PICTURES:
+            unread[kind] += 1
+        else:
+            contents.left_out[f"*{kind}", "no picture"] += 1
+    if unread:
+        listed = ", ".join(f"{count} {kind}" for kind, count in unread.most_common())
+        raise DataError(
+            f"{sum(unread.values())} pictures cannot be read: {listed}",
+            hint=f"convert them to {NAMES_OF_FORMATS}, or remove them",
+        )
+    if not taken:
+        raise DataError(f"the archive holds no picture ({_READ})")
+    return taken
 
 
-def photo_names(archive: Archive) -> list[str]:
-    """Names of the pictures of an archive without classes, sorted; empty if it has classes."""
-    pictures = _pictures(archive)
-    return sorted(pictures) if all(len(parts) == 1 for parts in pictures.values()) else []
+def _is_picture(archive: Archive, name: str) -> bool:
+    """Whether a file of an unknown ending is a picture nevertheless."""
+    with archive.open(name) as stream:
+        return picture_kind(stream.read(16)) is not None
 
 
-def _pictures(archive: Archive) -> dict[str, tuple[str, ...]]:
-    """Path of each picture below the folder that holds them all; other files are left alone."""
-    paths = {
-        name: PurePosixPath(name).parts
-        for name in archive.names
-        if name.lower().endswith(SUFFIXES) and not _hidden(name)
-    }
-    if not paths:
-        raise DataError(f"the archive holds no picture ({', '.join(SUFFIXES)})")
-    while len(tops := {parts[0] for parts in paths.values()}) == 1 and not tops & {TRAIN, TEST}:
-        if any(len(parts) == 1 for parts in paths.values()):
+def _located(names: Sequence[str], options: ReadOptions) -> list[_Entry]:
+    """Part and folders of each picture."""
+    folders = _unwrapped([PurePosixPath(name).parts[:-1] for name in names], options)
+    parts = _parts_of(folders)
+    if options.split == "hold_out":
+        joined = all(parts) and all(len(each) > 1 for each in folders)
+        return [
+            _Entry(name, None, each[1:] if joined else each)
+            for name, each in zip(names, folders, strict=True)
+        ]
+    grouped(names, parts)  # refuses pictures beside the parts
+    return [
+        _Entry(name, part, each if part is None else _below(each))
+        for name, part, each in zip(names, parts, folders, strict=True)
+    ]
+
+
+def _unwrapped(folders: list[tuple[str, ...]], options: ReadOptions) -> list[tuple[str, ...]]:
+    """Without the folders that hold everything, up to one that names a part."""
+    while all(folders) and len(tops := {each[0] for each in folders}) == 1:
+        if options.split == "named" and tops.pop().lower() in KEYWORDS:
             break
-        paths = {name: parts[1:] for name, parts in paths.items()}
-    return paths
+        folders = [each[1:] for each in folders]
+    return folders
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+def _parts_of(folders: Sequence[tuple[str, ...]]) -> list[str | None]:
+    """Parts by the first folder: ``train`` and its like, or words in it, as in ``seg_train``.
+
+    A word within a longer name counts only beside another part: ``train_station`` is a class.
+    """
+    tops = {each[0] if each else "" for each in folders}
+    by_word = {top: part_of(top) for top in tops}
+    by_name = {top: KEYWORDS.get(top.lower()) for top in tops}
+    several = len({part for part in by_word.values() if part}) > 1
+    chosen = by_word if several else by_name
+    return [chosen[each[0] if each else ""] for each in folders]
 
 
-def _labelled(archive: Archive) -> list[PictureEntry]:
-    """Every picture with its part and class, in the order of their names."""
-    entries = []
-    for name, parts in sorted(_pictures(archive).items()):
-        part, rest = (parts[0], parts[1:]) if parts[0] in (TRAIN, TEST) else ("", parts)
-        if len(rest) != 2:
-            raise DataError(
-                f"{name}: expected <class>/<picture>, or {TRAIN}|{TEST}/<class>/<picture>"
-            )
-        entries.append(PictureEntry(name, part, rest[0]))
-    return entries
+def _below(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders below that of a part, which some sets have twice (``train/train/<class>``)."""
+    return folders[2:] if folders[1:2] == folders[:1] else folders[1:]
 
 
-def _stack(archive: Archive, entries: list[PictureEntry], classes: list[str]) -> Labelled:
-    stack = Stack(len(entries))
+def _check_classes(entries: Sequence[_Entry]) -> None:
     for entry in entries:
-        stack.add(decode(archive.read(entry.name), entry.name), entry.name)
-    position = {label: index for index, label in enumerate(classes)}
-    labels = np.array([position[entry.label] for entry in entries], dtype=np.int64)
-    return Labelled(stack.images(), labels)
+        if not entry.folders:
+            raise DataError(
+                f"{entry.name}: lies in no class folder, but others do; expected {LAYOUT}",
+                hint="put it into the folder of its class, or remove it",
+            )
+
+
+def _labelled(archive: Archive, entries: Sequence[_Entry], contents: Contents) -> ImageSet:
+    classes = sorted({entry.folders[0] for entry in entries})
+    label = {name: index for index, name in enumerate(classes)}
+    deeper = sum(len(entry.folders) > 1 for entry in entries)
+    contents.label = f"the class is the first folder: {len(classes)} classes"
+    if deeper:
+        contents.label += f"; {deeper} pictures lie in folders below it, which mean nothing"
+    brought: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        brought.setdefault(entry.part or "", []).append(entry)
+    read = {
+        part: ImagePart(
+            len(members),
+            np.array([label[entry.folders[0]] for entry in members], dtype=np.int64),
+            _ZipPictures(archive, [entry.name for entry in members], contents),
+        )
+        for part, members in brought.items()
+    }
+    return sets.labelled(read, classes, contents)

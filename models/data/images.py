@@ -8,8 +8,8 @@ cheap steps changes none of them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -78,12 +78,14 @@ def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageDa
     else:
         from models.data import files
 
-        arrays = files.read_images(Path(run.input(ref)))
+        size = options.image_size
+        fit = None if size is None else lambda image: _resized(image, size)
+        arrays = files.read_images(run.input(ref), ref.read, fit)
     train = [torch.from_numpy(array) for array in arrays.train]
     test = [torch.from_numpy(array) for array in arrays.test]
     if options.subset is not None:
         train = _subset(train, options.subset, seed)
-    if options.image_size is not None:
+    if options.image_size is not None and train[0].shape[1:3] != (options.image_size,) * 2:
         train[0], test[0] = (resize(x[0], options.image_size) for x in (train, test))
     return from_tensors(train, test, arrays.classes, run.device)
 
@@ -124,6 +126,10 @@ def resize(images: UInt8[Tensor, "n h w c"], size: int) -> UInt8[Tensor, "n new_
             x = functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
         parts.append(x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
     return torch.cat(parts).contiguous()
+
+
+def _resized(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "size size c"]:
+    return resize(torch.tensor(image)[None], size)[0].numpy()
 
 
 def statistics(images: UInt8[Tensor, "n h w c"]) -> tuple[list[float], list[float]]:

@@ -1,68 +1,100 @@
 """Images and labels in an npz file, read without numpy's loader: no pickle, no trusted header."""
 
 import math
-from pathlib import Path
+import re
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
 from numpy.lib import format as npy
 
 from models.core.errors import DataError
-from models.data.archives import Archive, open_archive
-from models.data.arrays import ImageArrays, Labelled, split
-from models.data.decode import check_size
-from models.data.labels import checked_labels, class_names
+from models.core.spec import ReadOptions
+from models.data import sets
+from models.data.archives import Archive
+from models.data.contents import Contents
+from models.data.labels import numbered
+from models.data.parts import KEYWORDS, grouped
+from models.data.pixels import as_pictures
+from models.data.sets import ImageSet
 from models.data.stacks import check_bytes
 
+CLASSES = "classes"
 KEYS = (
-    "train_images, train_labels, test_images, test_labels, or images, labels; beside them classes"
+    "train_images, train_labels, test_images, test_labels; or images, labels; beside them classes"
+)
+IMAGES, LABELS = ("images", "image", "imgs", "x", "data"), ("labels", "label", "y", "targets")
+NAME = re.compile(
+    rf"(?:(?P<before>{'|'.join(KEYWORDS)})_)?(?P<what>{'|'.join(IMAGES + LABELS)})"
+    rf"(?:_(?P<after>{'|'.join(KEYWORDS)}))?",
+    re.IGNORECASE,
 )
 
 
-def read_npz(path: Path) -> ImageArrays:
-    """Arrays ``train_images`` and so on, or ``images`` and ``labels`` (then split here).
+def open_npz(archive: Archive, options: ReadOptions) -> ImageSet:
+    """Arrays ``train_images`` and so on (or ``x_train``, ``val_images``), or images and labels.
 
-    Images are uint8 [n, h, w] or [n, h, w, c]; an array ``classes`` of strings may name the
-    classes.
+    Images are [n, h, w], [n, h, w, c] or [n, c, h, w] of integers or floats; labels are integers,
+    strings or truth values; an array ``classes`` of strings may name the classes.
 
     Raises:
         DataError: naming the array at fault.
     """
-    with open_archive(path) as archive:
-        keys = {name.removesuffix(".npy") for name in archive.names}
-        given = _array(archive, "classes") if "classes" in keys else None
-        names = None if given is None else [str(name) for name in given.ravel()]
-        if {"train_images", "train_labels", "test_images", "test_labels"} <= keys:
-            train, test = _part(archive, "train_"), _part(archive, "test_")
-        elif {"images", "labels"} <= keys:
-            train, test = _part(archive, ""), None
-        else:
+    contents = Contents()
+    keys = _keys(archive, contents)
+    pairs = _pairs(keys, options)
+    contents.taken.update(key for pair in pairs.values() for key in pair)
+    names = None
+    if CLASSES in keys:
+        names = [str(name) for name in _array(archive, CLASSES).ravel()]
+    images = as_pictures({pair[0]: _array(archive, pair[0]) for pair in pairs.values()}, contents)
+    given = {part: _array(archive, pair[1]) for part, pair in pairs.items()}
+    counts = {part: len(images[pair[0]]) for part, pair in pairs.items()}
+    title = ", ".join(pair[1] for pair in pairs.values())
+    labels, classes = numbered(given, counts, names, title)
+    contents.label = f"the arrays {title}: {len(classes)} classes"
+    brought = {
+        part: sets.of_array(images[pair[0]], labels[part], pair[0]) for part, pair in pairs.items()
+    }
+    return sets.labelled(brought, classes, contents)
+
+
+def _keys(archive: Archive, contents: Contents) -> list[str]:
+    """Names of the arrays; those that mean nothing here are listed as left out."""
+    keys = [name.removesuffix(".npy") for name in contents.visible(archive.names)]
+    for key in keys:
+        if key != CLASSES and not NAME.fullmatch(key):
+            contents.left_out[key, "no array of images, labels or classes"] += 1
+    return keys
+
+
+def _pairs(keys: Sequence[str], options: ReadOptions) -> dict[str, tuple[str, str]]:
+    """Names of images and labels, by part; "" where none is named.
+
+    Raises:
+        DataError: if images have no labels, or arrays without a part lie beside those of parts.
+    """
+    matches = {key: match for key in keys if (match := NAME.fullmatch(key))}
+    parts = {key: _part(match) for key, match in matches.items()}
+    pairs = {}
+    for part, members in grouped(parts, parts.values()).items():
+        images = [key for key in members if matches[key]["what"].lower() in IMAGES]
+        labels = [key for key in members if key not in images]
+        if len(images) != 1 or len(labels) != 1:
             raise DataError(f"the npz holds {', '.join(sorted(keys))}; expected {KEYS}")
-    if test is None:
-        return split(train, class_names(names, int(train.labels.max()), "labels"))
-    if train.images.shape[1:] != test.images.shape[1:]:
+        pairs[part] = images[0], labels[0]
+    if not pairs:
+        raise DataError(f"the npz holds {', '.join(sorted(keys))}; expected {KEYS}")
+    if options.split == "hold_out" and list(pairs) != [""]:
         raise DataError(
-            f"test_images: {test.images.shape[1:]} an image, train_images: {train.images.shape[1:]}"
+            f"split hold_out: the arrays of an npz are of the parts {', '.join(pairs)}",
+            hint="join them to images and labels, or leave split out",
         )
-    highest = int(max(train.labels.max(), test.labels.max()))
-    return ImageArrays(train, test, class_names(names, highest, "train_labels, test_labels"))
+    return pairs
 
 
-def _part(archive: Archive, prefix: str) -> Labelled:
-    images = _images(_array(archive, f"{prefix}images"), f"{prefix}images")
-    name = f"{prefix}labels"
-    return Labelled(images, checked_labels(_array(archive, name), len(images), name))
-
-
-def _images(values: np.ndarray, name: str) -> UInt8[np.ndarray, "n h w c"]:
-    if values.dtype != np.uint8:
-        raise DataError(f"{name}: values of {values.dtype}; give uint8 from 0 to 255")
-    if values.ndim == 3:
-        values = values[..., None]
-    if values.ndim != 4:
-        raise DataError(f"{name}: shape {values.shape}; give [n, h, w] or [n, h, w, c]")
-    check_size(*values.shape[1:], name)
-    return np.ascontiguousarray(values)
+def _part(match: re.Match[str]) -> str | None:
+    word = match["before"] or match["after"]
+    return KEYWORDS[word.lower()] if word else None
 
 
 def _array(archive: Archive, key: str) -> np.ndarray:

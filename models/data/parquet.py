@@ -1,24 +1,27 @@
-"""Parquet in the form of Hugging Face: an image struct (bytes, path) and an integer label."""
+"""Parquet in the form of Hugging Face: an image struct (bytes, path) and a label column."""
 
 import json
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.core.errors import DataError
-from models.data import archives
-from models.data.archives import Archive, open_archive
-from models.data.arrays import ImageArrays, Labelled, split
+from models.core.spec import ReadOptions
+from models.data import archives, sets
+from models.data.archives import Archive
+from models.data.contents import Contents
 from models.data.decode import decode
-from models.data.labels import checked_labels, class_names
-from models.data.stacks import Stack
+from models.data.labels import numbered
+from models.data.parts import grouped, part_of
+from models.data.sets import ImagePart, ImageSet, Picture
 
 BATCH_ROWS = 256
 ROWS = 10_000_000
@@ -35,45 +38,68 @@ class Table(NamedTuple):
     size_bytes: int
     classes: list[str] | None
 
+    @property
+    def rows(self) -> int:
+        """Number of its rows."""
+        return self.file.metadata.num_rows
 
-def read_parquet(path: Path) -> ImageArrays:
-    """One parquet file, split here.
+
+@contextmanager
+def open_parquet(path: Path, options: ReadOptions) -> Generator[ImageSet, None, None]:
+    """One parquet file.
 
     Raises:
         DataError: naming the row or column at fault.
     """
+    contents = Contents(taken=Counter({".parquet": 1}))
     with path.open("rb") as file:
-        table = _table(file, "the file")
-        whole = _labelled([table])
-    return split(whole, class_names(table.classes, int(whole.labels.max()), table.label))
+        yield _set({"": [_table(file, "the file", options, contents)]}, contents)
 
 
-def read_parquet_archive(path: Path) -> ImageArrays:
-    """Zip of ``train*.parquet`` and ``test*.parquet``; files of one part follow one another.
+@contextmanager
+def open_parquet_archive(archive: Archive, options: ReadOptions) -> Generator[ImageSet, None, None]:
+    """Parquet files of parts, by the names of files or folders; those of a part are joined.
 
     Raises:
         DataError: naming the entry, and the row or column, at fault.
     """
-    with open_archive(path) as archive, ExitStack() as stack:
+    contents = Contents()
+    names = _tables_in(archive, contents)
+    named = options.split == "named"
+    groups = grouped(names, [part_of(name) if named else None for name in names])
+    with ExitStack() as stack:
         tables = {
             part: [
-                _table(stack.enter_context(_unpacked(archive, name)), name)
-                for name in sorted(archive.names)
-                if PurePosixPath(name).match(f"{part}*.parquet")
+                _table(stack.enter_context(_unpacked(archive, name)), name, options, contents)
+                for name in members
             ]
-            for part in ("train", "test")
+            for part, members in groups.items()
         }
-        if not tables["train"]:
-            raise DataError("the archive holds no train*.parquet (nor, perhaps, test*.parquet)")
-        train = _labelled(tables["train"])
-        test = _labelled(tables["test"]) if tables["test"] else None
-    table = tables["train"][0]
-    if test is None:
-        return split(train, class_names(table.classes, int(train.labels.max()), table.label))
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise DataError(f"{tables['test'][0].name}: images differ in size from those of train")
-    highest = int(max(train.labels.max(), test.labels.max()))
-    return ImageArrays(train, test, class_names(table.classes, highest, table.label))
+        yield _set(tables, contents)
+
+
+def _tables_in(archive: Archive, contents: Contents) -> list[str]:
+    """Names of the parquet files, sorted.
+
+    Raises:
+        DataError: if they are of several configurations of a set.
+    """
+    names = sorted(contents.visible(archive.names))
+    tables = [name for name in names if name.lower().endswith(".parquet")]
+    for name in set(names) - set(tables):
+        contents.left_out[PurePosixPath(name).name, "no parquet file"] += 1
+    contents.taken[".parquet"] = len(tables)
+    folders = {
+        tuple(word for word in PurePosixPath(name).parts[:-1] if part_of(word) is None)
+        for name in tables
+    }
+    if len(folders) > 1:
+        listed = ", ".join(sorted("/".join(folder) or "." for folder in folders))
+        raise DataError(
+            f"the archive holds several configurations of a set: {listed}",
+            hint="import the folder of one of them",
+        )
+    return tables
 
 
 @contextmanager
@@ -85,7 +111,7 @@ def _unpacked(archive: Archive, name: str) -> Generator[IO[bytes], None, None]:
         yield file
 
 
-def _table(file: IO[bytes], name: str) -> Table:
+def _table(file: IO[bytes], name: str, options: ReadOptions, contents: Contents) -> Table:
     size_bytes = file.seek(0, 2)
     file.seek(0)
     try:
@@ -93,10 +119,13 @@ def _table(file: IO[bytes], name: str) -> Table:
         schema = opened.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: damaged, cut short, or no parquet file") from error
-    label = _label_column(schema, name)
-    return Table(
-        name, opened, _image_column(schema, name), label, size_bytes, _classes(schema, label)
-    )
+    features = _features(schema)
+    label = options.label or _label_column(schema, features, name)
+    _check_label(schema, label, name)
+    image = _image_column(schema, name)
+    for column in set(schema.names) - {label, image}:
+        contents.left_out[f"column {column}", "neither image nor label"] = 1
+    return Table(name, opened, image, label, size_bytes, _classes(features, label))
 
 
 def _image_column(schema: pa.Schema, name: str) -> str:
@@ -110,60 +139,143 @@ def _image_column(schema: pa.Schema, name: str) -> str:
     )
 
 
-def _label_column(schema: pa.Schema, name: str) -> str:
-    whole = [field.name for field in schema if pa.types.is_integer(field.type)]
-    named = [label for label in LABEL_NAMES if label in whole]
-    if named or len(whole) == 1:
-        return (named or whole)[0]
+def _label_column(schema: pa.Schema, features: Mapping[str, Any], name: str) -> str:
+    """The column with the name of a label, or the only one that is declared to hold classes.
+
+    A column is never taken for its type alone: it may be a width or an identifier.
+    """
+    if named := [label for label in LABEL_NAMES if label in schema.names]:
+        return named[0]
+    declared = [column for column in schema.names if _classes(features, column) is not None]
+    if len(declared) == 1:
+        return declared[0]
     raise DataError(
-        f"{name}: no label column among {', '.join(schema.names)}; expected an integer column "
-        f"called {' or '.join(LABEL_NAMES)}"
+        f"{name}: no label column among {', '.join(schema.names)}; expected one called "
+        f"{', '.join(LABEL_NAMES)}",
+        hint="name it: options.label, --label NAME",
     )
 
 
-def _classes(schema: pa.Schema, label: str) -> list[str] | None:
-    """Class names from Hugging Face's note in the schema, if there is one."""
+def _check_label(schema: pa.Schema, label: str, name: str) -> None:
+    if label not in schema.names:
+        raise DataError(
+            f"{name}: options.label is {label!r}; the columns are {', '.join(schema.names)}"
+        )
+    kind = schema.field(label).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kinds = (
+        pa.types.is_integer,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_boolean,
+    )
+    if not any(fits(kind) for fits in kinds):
+        raise DataError(
+            f"{name}: the label column {label!r} is of type {kind}; class labels are integers "
+            "from 0, strings or truth values",
+            hint="name another column: options.label, --label NAME",
+        )
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """Hugging Face's description of the columns in the schema, if there is one."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[label]["names"]]
+        return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
     except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _classes(features: Mapping[str, Any], label: str) -> list[str] | None:
+    """Class names of a column, if its description has them."""
+    try:
+        return [str(name) for name in features[label]["names"]]
+    except (KeyError, TypeError):
         return None
 
 
-def _labelled(tables: Sequence[Table]) -> Labelled:
-    """All rows of these files, decoded."""
-    count = sum(table.file.metadata.num_rows for table in tables)
+def _set(tables: Mapping[str, Sequence[Table]], contents: Contents) -> ImageSet:
+    every = [table for members in tables.values() for table in members]
+    first = every[0]
+    if len({table.label for table in every}) > 1 or len({str(t.classes) for t in every}) > 1:
+        raise DataError(f"{first.name}: the files differ in their label column or class names")
+    counts = {part: _count(members) for part, members in tables.items()}
+    values = {part: _labels(members) for part, members in tables.items()}
+    labels, classes = numbered(values, counts, first.classes, f"column {first.label!r}")
+    contents.label = f"the column {first.label!r}: {len(classes)} classes"
+    brought = {
+        part: ImagePart(counts[part], labels[part], _TablePictures(members, contents))
+        for part, members in tables.items()
+    }
+    return sets.labelled(brought, classes, contents)
+
+
+def _count(tables: Sequence[Table]) -> int:
+    count = sum(table.rows for table in tables)
     if not 1 <= count <= ROWS:
         raise DataError(f"{tables[0].name}: {count} rows; from 1 to {ROWS} are allowed")
-    stack, labels = Stack(count), []
-    for table in tables:
-        for batch, first in _batches(table):
-            labels.append(_labels_of(batch, table, first))
-            contents = batch.column(table.image).field("bytes")
-            for row, content in enumerate(contents.to_pylist(), start=first):
-                if content is None:
-                    raise DataError(f"{table.name}: row {row} has no image bytes")
-                stack.add(decode(content, f"{table.name}: row {row}"), f"{table.name}: row {row}")
-    joined = np.concatenate(labels)
-    return Labelled(stack.images(), checked_labels(joined, count, tables[0].label))
+    return count
+
+
+def _labels(tables: Sequence[Table]) -> np.ndarray:
+    parts = [
+        _labels_of(batch, table, first)
+        for table in tables
+        for batch, first in _batches(table, table.label)
+    ]
+    return np.concatenate(parts)
 
 
 def _labels_of(batch: pa.RecordBatch, table: Table, first: int) -> np.ndarray:
     column = batch.column(table.label)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     if column.null_count:
         raise DataError(f"{table.name}: a label is missing in rows {first} and following")
-    return column.to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    return np.array(column.to_pylist())
 
 
-def _batches(table: Table) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Batches with the number of their first row; what they inflate to is counted."""
+class _TablePictures:
+    """Decodes images of files that follow one another, by position."""
+
+    def __init__(self, tables: Sequence[Table], contents: Contents) -> None:
+        self._tables, self._noted = tables, contents.noted
+
+    def __call__(self, positions: Sequence[int]) -> Iterator[Picture]:
+        wanted, start = set(positions), 0
+        for table in self._tables:
+            here = {position - start for position in wanted if 0 <= position - start < table.rows}
+            yield from _pictures(table, here, self._noted)
+            start += table.rows
+
+
+def _pictures(table: Table, wanted: set[int], noted: Counter[str]) -> Iterator[Picture]:
+    """Images of some rows of a file; nothing is read after the last of them."""
+    if not wanted:
+        return
+    last = max(wanted)
+    for batch, first in _batches(table, table.image):
+        contents = batch.column(table.image).field("bytes")
+        for row in sorted(wanted & set(range(first, first + batch.num_rows))):
+            content = contents[row - first].as_py()
+            name = f"{table.name}: row {row}"
+            if content is None:
+                raise DataError(f"{name} has no image bytes")
+            yield name, decode(content, name, noted)
+        if first + batch.num_rows > last:
+            return
+
+
+def _batches(table: Table, column: str) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Batches of a column with the number of their first row; what they inflate to is counted."""
     limit = min(
         archives.TOTAL_BYTES, max(archives.RATIO * table.size_bytes, archives.RATIO_FLOOR_BYTES)
     )
     inflated = first = 0
-    columns = [table.image, table.label]
     try:
-        for batch in table.file.iter_batches(BATCH_ROWS, columns=columns):
+        for batch in table.file.iter_batches(BATCH_ROWS, columns=[column]):
             inflated += batch.nbytes
             if inflated > limit:
                 raise DataError(f"{table.name}: inflates to more than {limit} bytes")

@@ -1,7 +1,10 @@
 """How a job uses the images of a dataset. Torch-free."""
 
+from collections.abc import Mapping
+
 from pydantic import Field
 
+from models.core.errors import SpecError
 from models.core.needs import Bound
 from models.core.spec import Int, SpecGroup
 
@@ -48,3 +51,20 @@ class ImageOptions(SpecGroup):
         description="Resize all images once to this height and width in pixels",
     )
     augment: Augment = Augment()
+
+
+def check_one_size(image_size: int | None, counts: Mapping[str, int]) -> None:
+    """Refuse images of several sizes that nothing brings to one.
+
+    Args:
+        image_size: height and width to which all are resized; None leaves them as they are.
+        counts: of the dataset; ``sizes`` where its images have several.
+
+    Raises:
+        SpecError: naming the field.
+    """
+    if image_size is None and counts.get("sizes", 1) > 1:
+        raise SpecError(
+            f"images.image_size: the images of this dataset have {counts['sizes']} sizes; give the "
+            "height and width to which all are resized, from 4 to 1024 pixels"
+        )

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, MetricInfo
+from models.data.spec import check_one_size
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.fields import Downsample
 from models.nets.spec import ResidualNet, conv_shapes
@@ -116,6 +117,7 @@ class Downsampled(SupervisedSpec):
             SpecError: if data of these ``counts`` cannot be downsampled as asked.
         """
         known = counts.get(self.data.dataset, {})
+        check_one_size(self.images.image_size, known)
         shares, total, details = self._shares(known)
         height = self.images.image_size or known.get("height")
         width = self.images.image_size or known.get("width")

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.needs import Bound, DatasetNeed, Need
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
+from models.data.spec import check_one_size
 from models.freetickets import cost, timetable
 from models.freetickets.densities import MaskableLayer, can_cap, counts, densities, layers_of
 from models.freetickets.fields import EnsembleEvaluation, Escape, Export, PruneRate, Rates
@@ -296,6 +297,7 @@ class FreeTicketsTrain(SupervisedSpec):
             SpecError: if the phases are too short for the data.
         """
         known = counts.get(self.data.dataset, {})
+        check_one_size(self.images.image_size, known)
         size = self.images.image_size
         shape = (size or known.get("height", 32), size or known.get("width", 32))
         layers = self.layers(known.get("channels", 3), known.get("classes", 10), *shape)

@@ -18,7 +18,7 @@ from models.core.spec import (
     Spec,
     SpecGroup,
 )
-from models.data.spec import image_bounds
+from models.data.spec import check_one_size, image_bounds
 from models.lcw.fields import MIN_BATCH, Architecture, GeneratorEvaluation, Phase1, Phase2
 
 CLASSIFIER = "classifier.safetensors"
@@ -196,6 +196,7 @@ class LcwTrain(Spec):
             SpecError: if the images are too few, or do not suit this architecture.
         """
         known = counts.get(self.data.dataset, {})
+        check_one_size(self.images.image_size, known)
         side = self.images.image_size or known.get("height")
         if side and known.get("channels"):
             square = self.images.image_size is not None or side == known.get("width", side)

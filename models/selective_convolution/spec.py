@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
+from models.data.spec import check_one_size
 from models.nets.preactivation_spec import PreactivationNet, Role, Units, unit_shapes
 from models.selective_convolution.fields import Selective
 from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec
@@ -150,6 +151,7 @@ class SelectiveConvolutionTrain(SupervisedSpec):
             SpecError: if the run would have no round of allocation.
         """
         known = counts.get(self.data.dataset, {})
+        check_one_size(self.images.image_size, known)
         height = self.images.image_size or known.get("height", 32)
         width = self.images.image_size or known.get("width", 32)
         shapes = unit_shapes(self.model, known.get("channels", 3), height, width)

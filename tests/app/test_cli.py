@@ -24,7 +24,7 @@ from app.db.tables import Run
 from app.local import doctor
 from app.local.address import admin_key
 from app.main import create_app
-from app.services import artifacts, events, keys
+from app.services import artifacts, datasets, events, keys
 from app.settings import get_settings
 from models.catalog import kinds
 from sextant_client import ApiError, AsyncClient, Client
@@ -260,9 +260,32 @@ def test_kinds_and_keys_and_datasets(call):
     assert "digits" in call("datasets", "list").stdout
 
 
+def test_a_dataset_is_shown_and_deleted(call, client):
+    """What was left out and how parts and labels were chosen, as text and as JSON."""
+    with make_session() as session:
+        row = datasets.create(session, keys.DEFAULT_TENANT, "pets", "image_folder", {})
+        row.status, row.counts = "ready", {"train": 10, "test": 2}
+        row.contents = {
+            "taken": {".png": 12}, "sizes": "16 x 16 pixels", "notes": ["1 [/] turned upright"],
+            "left_out": [{"what": ".DS_Store", "count": 1, "reason": "hidden"}],
+            "split": "a fifth is held out", "label": "the first folder",
+        }  # fmt: skip
+    shown = call("datasets", "show", "pets").stdout
+    for words in ("train 10, test 2", "1 .DS_Store (hidden)", "a fifth is held out", "[/] turned",
+                  "the first folder", "16 x 16 pixels", ".png 12"):  # fmt: skip
+        assert words in shown
+    as_json = json.loads(call("datasets", "show", "pets", "--json").stdout)
+    assert as_json["contents"]["left_out"][0]["what"] == ".DS_Store"
+    assert "1,797 handwritten digits" in call("datasets", "show", "digits").stdout
+    assert "pets is deleted" in call("datasets", "delete", "pets").stdout
+    assert "pets" not in call("datasets", "list").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (["datasets", "show", "nothing"], 1, "error: Not found"),
+        (["datasets", "delete", "nothing"], 1, "error: Not found"),
         (["show", "job_" + "0" * 32], 1, "error: Not found"),
         (["submit", __file__], 1, "error: line 1: no JSON"),
         (["kinds", "saliency.mop"], 1, "saliency.map"),

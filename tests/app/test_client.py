@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from models.catalog import kinds
-from sextant_client import ApiError, AsyncClient, Client, download, flow, stream, upload
+from sextant_client import ApiError, AsyncClient, Client, download, flow, packing, stream, upload
 from sextant_client.download import RANGE_MIN_BYTES, cut, digest
 
 JOB = {"id": "job_1", "status": "queued", "kind": "k", "name": None}
@@ -343,15 +345,87 @@ def make_parquet(folder: Path) -> list[Path]:
 
 def test_several_files_become_one_zip_that_is_the_same_every_time(tmp_path):
     paths = make_parquet(tmp_path)
-    members = upload._members(paths)
+    members = packing.members_of(paths)
     packed = b"".join(upload.zip_chunks(members))
     assert packed == b"".join(upload.zip_chunks(members))
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         assert archive.testzip() is None
         inside = {each.filename: each for each in archive.infolist()}
         assert archive.read("train-1.parquet") == paths[2].read_bytes()
-    assert sorted(inside) == ["test-cifar10-test.parquet", "train-0.parquet", "train-1.parquet"]
+    assert sorted(inside) == ["cifar10-test.parquet", "train-0.parquet", "train-1.parquet"]
     assert {each.compress_type for each in inside.values()} == {zipfile.ZIP_STORED}
+
+
+def names_of(*paths: Path) -> dict[str, bool]:
+    """Names in the zip, and whether their content is sent."""
+    return {member.name: member.path is not None for member in packing.members_of(paths)}
+
+
+def write(folder: Path, *names: str, content: bytes = b"x") -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_of_hidden_files_only_the_names_are_sent(tmp_path):
+    hidden = (".DS_Store", "cat/Thumbs.db", ".git/a/b", "cat/._0.png", "__MACOSX/c", ".env")
+    write(tmp_path, "cat/0.png", "dog/1.png", *hidden)
+    assert names_of(tmp_path) == {
+        "cat/0.png": True, "dog/1.png": True, ".DS_Store": False, "cat/Thumbs.db": False,
+        ".git": False, "cat/._0.png": False, "__MACOSX": False, ".env": False,
+    }  # fmt: skip
+    members = packing.members_of([tmp_path])
+    assert packing.format_of(members) == "image_folder"
+    with zipfile.ZipFile(io.BytesIO(b"".join(upload.zip_chunks(members)))) as archive:
+        assert archive.read("cat/0.png") == b"x"
+        assert archive.read(".env") == b""
+
+
+def test_names_tell_files_of_different_folders_apart(tmp_path):
+    write(tmp_path, "default/train/0.parquet", "default/test/0.parquet")
+    expected = {"default/test/0.parquet": True, "default/train/0.parquet": True}
+    assert names_of(tmp_path) == expected
+    parts = [tmp_path / "default" / part for part in ("test", "train")]
+    assert names_of(*parts) == {"test/0.parquet": True, "train/0.parquet": True}
+    assert names_of(*(part / "0.parquet" for part in parts)) == names_of(*parts)
+    with pytest.raises(ValueError, match="no file in"):
+        names_of(write(tmp_path / "empty", ".DS_Store"))
+
+
+def tiff(*shape: int, dtype=np.uint8, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros(shape, dtype)).save(stream, "TIFF", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (tiff(4, 4, 3), "image_folder"),
+        (tiff(4, 4), "image_folder"),
+        (tiff(4, 4, dtype=np.float32), "elevation"),
+        (tiff(4, 4, dtype=np.uint16), "elevation"),
+        (tiff(4, 4, tiffinfo={33550: (1.0, 1.0, 0.0)}), "elevation"),
+        (b"MM\0*\0\0\0\x08\0", "elevation"),
+        (b"", "elevation"),
+    ],
+)
+def test_a_tiff_alone_is_a_photograph_or_an_elevation(content, expected, tmp_path):
+    write(tmp_path, "x.tif", content=content)
+    assert packing.format_of(packing.members_of([tmp_path / "x.tif"])) == expected
+
+
+def test_a_zip_is_looked_into(tmp_path):
+    for names, expected in [
+        (["a/1.png", "__MACOSX/a/._1.png"], "image_folder"),
+        (["train/0.parquet", ".DS_Store"], "parquet"),
+        (["train-images-idx3-ubyte", "train-labels-idx1-ubyte"], "idx"),
+    ]:
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+        assert packing.format_of(packing.members_of([tmp_path / "x.zip"])) == expected
 
 
 def test_upload_sends_size_and_digest_and_waits_for_the_check(tmp_path):
@@ -369,7 +443,7 @@ def test_upload_sends_size_and_digest_and_waits_for_the_check(tmp_path):
     assert ready["status"] == "ready"
     assert json.loads(seen[0].content) == {"name": "d", "format": "parquet", "options": {}}
     put = seen[1]
-    body = b"".join(upload.zip_chunks(upload._members(paths)))
+    body = b"".join(upload.zip_chunks(packing.members_of(paths)))
     assert put.headers["content-length"] == str(len(body))
     assert "transfer-encoding" not in put.headers
     expected = hashlib.sha256(body).digest()
@@ -384,10 +458,15 @@ def test_a_refused_upload_says_why(tmp_path):
         httpx.Response(200),
         httpx.Response(202),
         httpx.Response(
-            200, json={"name": "d", "status": "failed", "error": {"message": "no zip file"}}
+            200,
+            json={
+                "name": "d",
+                "status": "failed",
+                "error": {"message": "no zip file", "hint": "pack it"},
+            },
         ),
     )
-    with pytest.raises(ApiError, match="d was refused: no zip file"):
+    with pytest.raises(ApiError, match=r"d was refused: no zip file \(pack it\)"):
         both.upload("d", [tmp_path / "x.npz"])
 
 
@@ -398,16 +477,32 @@ def test_a_refused_upload_says_why(tmp_path):
         (["a.PNG", "b.jpg"], "image_folder"),
         (["a.parquet", "b.parquet"], "parquet"),
         (["dem.tif"], "elevation"),
+        (["a/1.tif", "b/2.TIFF"], "image_folder"),
+        (["a.webp", "b.jpg", "metadata.csv", "c.tif"], "image_folder"),
+        (["cat.jpg"], "image_folder"),
+        (["train/0000.parquet", "README.md", "dataset_info.json"], "parquet"),
+        (["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"], "idx"),
+        (["raw/train-images.idx3-ubyte", "raw/train-labels.idx1-ubyte"], "idx"),
     ],
 )
 def test_formats_by_ending(names, expected):
-    assert upload.guess_format([Path(name) for name in names]) == expected
+    assert packing.guess_format([Path(name) for name in names]) == expected
 
 
-@pytest.mark.parametrize("names", [["a.pkl"], ["a.npz", "b.tif"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.pkl"],
+        ["a.npz", "b.tif"],
+        ["a.parquet", "b.png"],
+        ["a.npz", "b.npz"],
+        ["a.zip", "b.pt2"],
+        ["README.md"],
+    ],
+)
 def test_no_format_by_ending(names):
     with pytest.raises(ValueError, match="cannot tell the format"):
-        upload.guess_format([Path(name) for name in names])
+        packing.guess_format([Path(name) for name in names])
 
 
 def test_digest(tmp_path):

@@ -17,6 +17,7 @@ from app.schemas.errors import ReportedError
 from app.services import datasets, uploads
 from app.services.keys import DEFAULT_TENANT
 from app.settings import get_settings
+from models.catalog import kinds
 from models.core.spec import DatasetRef
 from models.data.builtin import BUILTIN
 from tests.app.factories import add_job, claim, finish
@@ -51,14 +52,14 @@ def stored():
     return {info.key for info in storage.list("t")}
 
 
-def ready(client, name="mine", data=CONTENT):
+def ready(client, name="mine", data=CONTENT, result=None, **more):
     """A dataset that a worker has found good."""
-    dataset = create(client, name)
+    dataset = create(client, name, **more)
     assert upload(client, dataset, data).status_code == 200
     assert client.post(f"{URL}/{name}/finalize").status_code == 202
     with make_session() as session:
         row = datasets.claim_check(session, "w1")
-        assert datasets.finish_check(session, row, "w1", {"train": 3})
+        assert datasets.finish_check(session, row, "w1", result or {"train": 3})
     return client.get(f"{URL}/{name}").json()
 
 
@@ -98,6 +99,53 @@ def test_a_failed_check_tells_why(client):
         assert datasets.finish_check(session, row, "w1", error=ReportedError(**error))
     found = client.get(f"{URL}/mine").json()
     assert (found["status"], found["error"]) == ("failed", error)
+
+
+def fail(client, name="mine"):
+    dataset = create(client, name)
+    upload(client, dataset)
+    client.post(f"{URL}/{name}/finalize")
+    with make_session() as session:
+        row = datasets.claim_check(session, "w1")
+        error = ReportedError(code="data_invalid", message="no array x_train")
+        assert datasets.finish_check(session, row, "w1", error=error)
+    return dataset
+
+
+def test_the_name_of_a_failed_dataset_can_be_used_again(client):
+    failed = fail(client)
+    dataset = create(client)
+    assert dataset["id"] != failed["id"]
+    assert not stored()
+    assert client.get(f"{URL}/{failed['id']}").status_code == 404
+    again = client.post(URL, json={"name": "mine", "format": "npz"})
+    assert again.status_code == 409
+    assert "already, uploading; delete it" in again.json()["detail"]
+
+
+def test_counts_are_whole_and_contents_are_answered(client):
+    contents = {
+        "taken": {".png": 12},
+        "left_out": [{"what": ".DS_Store", "count": 1, "reason": "hidden"}],
+        "split": "as named", "label": "the first folder", "sizes": "16 x 16 pixels", "notes": [],
+    }  # fmt: skip
+    counts = {"train": 10, "test": 2, "share": 0.5}
+    row = ready(client, result=counts | {"contents": contents})
+    assert (row["counts"], row["contents"]) == (counts, contents)
+    assert all(isinstance(row["counts"][part], int) for part in ("train", "test"))
+    assert '"train":1437,' in client.get(f"{URL}/digits").text
+
+
+def test_options_belong_to_formats(client):
+    for content_format, options, status in [
+        ("parquet", {"label": "breed", "split": "hold_out"}, 201),
+        ("npz", {"label": "breed"}, 422),
+        ("net", {"split": "named"}, 422),
+        ("image_folder", {"split": "random"}, 422),
+        ("idx", {"split": "named"}, 201),
+    ]:
+        body = {"name": f"d-{content_format}", "format": content_format, "options": options}
+        assert client.post(URL, json=body).status_code == status, body
 
 
 def test_content_may_be_repeated_but_not_changed(client):
@@ -307,6 +355,7 @@ def test_resolve_and_open(client, tenant):
         for ref in ("mine", found["id"]):
             ready_set = datasets.resolve(session, tenant, ref)
             assert (ready_set.sha256, ready_set.info) == (SHA256, ("mine", {"train": 3}))
+            assert ready_set.read is None
             pinned = DatasetRef(dataset=ref, sha256=SHA256)
             assert storage.head(datasets.open_input(session, tenant, pinned))
         assert datasets.resolve(session, tenant, "digits")[0] is None
@@ -317,6 +366,41 @@ def test_resolve_and_open(client, tenant):
     create(client, "empty")
     with make_session() as session, pytest.raises(InvalidError, match="uploading"):
         datasets.resolve(session, tenant, "empty")
+
+
+TRAININGS = [kind for kind, spec in kinds().items() if "data" in spec.minimal_example]
+
+
+def training(kind="dynamic_downsampling.train", image_size=32, **data):
+    spec = dict(kinds()[kind].minimal_example) | {"data": {"dataset": "mine", **data}}
+    images = {name: value for name, value in spec.get("images", {}).items() if name == "augment"}
+    return {"spec": spec | {"images": images | {"image_size": image_size}}}
+
+
+def test_options_of_the_import_are_pinned(client):
+    """The run reads the set as the import did, whatever becomes of the dataset's row."""
+    options = {"label": "breed", "split": "hold_out"}
+    counts = {"train": 300, "test": 60, "classes": 3, "channels": 3, "height": 32, "width": 32}
+    ready(client, result=counts, format="parquet", options=options)
+    answer = client.post("/v1/jobs", json=training())
+    assert answer.status_code == 201, answer.text
+    with make_session(write=False) as session:
+        data = session.get_one(Job, answer.json()["id"]).resolved_spec["data"]
+    assert (data["read"], data["sha256"]) == (options, SHA256)
+    other = client.post("/v1/jobs", json=training(read={"label": "age"}))
+    assert other.status_code == 422
+    assert other.json()["errors"][0]["pointer"] == "/spec/data/read"
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_images_of_several_sizes_need_one_size_at_submission(kind, client):
+    counts = {"train": 300, "test": 60, "classes": 3, "channels": 3, "sizes": 9}
+    ready(client, result=counts)
+    answer = client.post("/v1/jobs", json=training(kind, None))
+    assert answer.status_code == 422
+    assert "images.image_size: the images of this dataset have 9 sizes" in answer.text
+    resized = client.post("/v1/jobs", json=training(kind))
+    assert "images.image_size" not in resized.text or resized.status_code == 201
 
 
 def test_no_deletion_while_a_job_needs_it(client, tenant):

@@ -158,10 +158,10 @@ class Calls(ABC):
 
         Args:
             name: what specs will call it.
-            paths: one file; or a folder of images, or several parquet files (``train*``,
-                ``test*``), which are packed into one zip on the way.
+            paths: one file; or a folder, folders or several files, which are packed into one zip
+                on the way, without the content of hidden files.
             format: of the content; derived from the file's name when None.
-            options: of the format, for example ``cell_size_m``.
+            options: of the format: ``cell_size_m``, ``label``, ``split``.
             on_progress: is given bytes sent and bytes in all.
 
         Returns:
@@ -169,7 +169,7 @@ class Calls(ABC):
 
         Raises:
             ApiError: with code ``dataset_failed`` and the reason if the check refuses it.
-            ValueError: if the format cannot be derived from the file's name.
+            ValueError: if the format cannot be derived from the files' names.
         """
         return self._run(upload.upload(name, paths, format, dict(options or {}), on_progress))
 

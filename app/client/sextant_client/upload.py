@@ -10,20 +10,10 @@ from typing import Any
 
 from sextant_client.errors import ApiError
 from sextant_client.flow import Flow, Pause, Progress, Request, send
+from sextant_client.packing import Member, format_of, members_of
 
 CHUNK_BYTES = 1 << 20
 POLL_S = 0.5
-FORMATS = {
-    ".npz": "npz",
-    ".zip": "image_folder",
-    ".parquet": "parquet",
-    ".tif": "elevation",
-    ".tiff": "elevation",
-    ".asc": "elevation",
-    ".npy": "elevation",
-    ".pt2": "net",
-    ".safetensors": "net",
-}
 
 
 def upload(
@@ -34,9 +24,10 @@ def upload(
     on_progress: Progress | None,
 ) -> Flow[dict[str, Any]]:
     """Create, send, finalise, wait for the check."""
-    members = _members(paths)
-    kind = content_format or guess_format([path for _, path in members])
-    chunks = _file_chunks if len(members) == 1 and paths[0].is_file() else zip_chunks
+    members = members_of(paths)
+    kind = content_format or format_of(members)
+    alone = sum(member.path is not None for member in members) == 1
+    chunks = _file_chunks if alone else zip_chunks
     sha256, size = hashlib.sha256(), 0
     for chunk in chunks(members):  # packing is cheap and repeatable, so the digest can go first
         sha256.update(chunk)
@@ -63,8 +54,11 @@ def _until_checked(path: str) -> Flow[dict[str, Any]]:
         if dataset["status"] == "ready":
             return dataset
         if dataset["status"] == "failed":
-            reason = (dataset.get("error") or {}).get("message", "no reason given")
-            raise ApiError.own("dataset_failed", f"dataset {dataset['name']} was refused: {reason}")
+            error = dataset.get("error") or {}
+            reason = error.get("message", "no reason given")
+            hint = f" ({error['hint']})" if error.get("hint") else ""
+            title = f"dataset {dataset['name']} was refused: {reason}{hint}"
+            raise ApiError.own("dataset_failed", title)
         yield Pause(POLL_S)
 
 
@@ -82,31 +76,9 @@ def _counting(
     return counted
 
 
-def _members(paths: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names in the archive and their files, in a fixed order."""
-    members = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.is_file())
-            members += [(_entry_name(file, path), file) for file in inside]
-        else:
-            members.append((_entry_name(path, path.parent), path))
-    if not members:
-        raise ValueError(f"no file in {', '.join(map(str, paths))}")
-    return members
-
-
-def _entry_name(file: Path, root: Path) -> str:
-    """Name in the archive; the service tells parquet files apart by how their names begin."""
-    name = file.relative_to(root).as_posix()
-    if file.suffix == ".parquet" and not file.name.startswith(("train", "test")):
-        part = "train" if "train" in file.stem else "test"
-        name = f"{part}-{file.name}"
-    return name
-
-
-def _file_chunks(members: Sequence[tuple[str, Path]]) -> Iterator[bytes]:
-    with members[0][1].open("rb") as file:
+def _file_chunks(members: Sequence[Member]) -> Iterator[bytes]:
+    """The bytes of the one file."""
+    with next(member.path for member in members if member.path is not None).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
@@ -129,31 +101,18 @@ class _Sink:
         return b"".join(parts)
 
 
-def zip_chunks(members: Sequence[tuple[str, Path]]) -> Iterator[bytes]:
+def zip_chunks(members: Sequence[Member]) -> Iterator[bytes]:
     """The members as an uncompressed zip; the same bytes every time, dates included."""
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # ty: ignore[no-matching-overload]  # it writes, and asks for nothing else
         for name, path in members:
             entry = zipfile.ZipInfo(name)
+            if path is None:
+                archive.writestr(entry, b"")
+                continue
             entry.file_size = path.stat().st_size  # tells zipfile where it needs ZIP64
             with archive.open(entry, "w") as member, path.open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
                     member.write(chunk)
                     yield sink.take()
     yield sink.take()
-
-
-def guess_format(files: Sequence[Path]) -> str:
-    """Format by the ending of the files.
-
-    Raises:
-        ValueError: if the ending says nothing.
-    """
-    endings = {file.suffix.lower() for file in files}
-    if endings <= {".png", ".jpg", ".jpeg"}:
-        return "image_folder"
-    known = {FORMATS.get(ending) for ending in endings}
-    content_format = known.pop() if len(known) == 1 else None
-    if content_format is None:
-        raise ValueError(f"cannot tell the format from {sorted(endings)}; known: {sorted(FORMATS)}")
-    return content_format

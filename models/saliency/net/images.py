@@ -66,15 +66,22 @@ def _read(refs: dict[str, ImageRef], run: Run) -> dict[str, np.ndarray]:
         return {field: samples.photo(ref.index) for field, ref in refs.items()}
     if first.dataset in BUILTIN:
         part = getattr(samples.images(first.dataset), first.split).images
-    else:
-        path = run.input(first)
-        if files.holds_photos(path):
-            _within(refs, files.count_photos(path))
-            photos = files.read_photos(path, [ref.index for ref in refs.values()])
-            return dict(zip(refs, photos, strict=True))
-        part = getattr(files.read_images(path), first.split).images
-    _within(refs, len(part))
-    return {field: part[ref.index] for field, ref in refs.items()}
+        _within(refs, len(part))
+        return {field: part[ref.index] for field, ref in refs.items()}
+    return _read_uploaded(refs, first, run)
+
+
+def _read_uploaded(refs: dict[str, ImageRef], first: ImageRef, run: Run) -> dict[str, np.ndarray]:
+    """The same of an uploaded set; only these images are decoded."""
+    with files.open_images(run.input(first), first.read) as opened:
+        if opened.labelled and first.split not in opened.parts:
+            raise SpecError(
+                f"{next(iter(refs))}.split is {first.split!r}; {first.dataset} has the parts "
+                f"{', '.join(opened.parts)}"
+            )
+        pictures = opened.part(first.split)
+        _within(refs, pictures.count)
+        return dict(zip(refs, pictures.picked([ref.index for ref in refs.values()]), strict=True))
 
 
 def _within(refs: dict[str, ImageRef], count: int) -> None:

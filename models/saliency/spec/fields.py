@@ -97,7 +97,7 @@ class GaussianNoise(SpecGroup):
 class ImageRef(DatasetRef):
     """One image of a dataset."""
 
-    split: Literal["test", "train"] = Field(
+    split: Literal["test", "train", "validation"] = Field(
         default="test", description="Part of a labelled set; sets of photographs have only one"
     )
     index: Int = Field(default=0, ge=0, le=10**8, description="Position in that part, from 0")

@@ -15,6 +15,7 @@ import scipy.io
 from models.core.errors import DataError, DataMissingError
 from models.core.run import Run, StoppedError
 from models.data import fetch, files
+from models.data.idx import read_idx
 
 RNG = np.random.default_rng(0)
 LABELS = np.array([0, 1, 1, 0, 2, 9], dtype=np.uint8)
@@ -182,8 +183,8 @@ def test_damaged_idx_is_refused(tmp_path):
     ]:
         path = tmp_path / "x.gz"
         path.write_bytes(content)
-        with pytest.raises(DataError, match=match):
-            fetch.read_idx(path)
+        with pytest.raises(DataError, match=match), path.open("rb") as file:
+            read_idx(file, path.name)
 
 
 def test_every_source_is_pinned():

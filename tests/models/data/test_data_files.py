@@ -96,7 +96,9 @@ def test_every_format_gives_the_same_images(kind, tmp_path):
     for got, expected in zip(by_label(both), by_label(files.Labelled(IMAGES, LABELS)), strict=True):
         np.testing.assert_array_equal(got, expected)
     counts = {"train": 24, "test": 6, "classes": 3, "height": 5, "width": 4, "channels": 3}
-    assert files.check(path, kind, {}) == counts
+    actual = files.check(path, kind, {})
+    assert actual.pop("contents")["sizes"] == "5 x 4 pixels"
+    assert actual == counts
     other = {"npz": "parquet", "image_folder": "npz", "parquet": "image_folder"}[kind]
     with pytest.raises(DataError, match=f"format {kind}, not {other}"):
         files.check(path, other, {})
@@ -166,11 +168,17 @@ def test_photographs_keep_their_own_sizes(tmp_path):
             "__MACOSX/trip/._b.png": b"x",
         },
     )
-    assert files.check(path, "image_folder", {}) == {"images": 2}
-    assert [photo.shape for photo in files.read_photos(path)] == [(5, 4, 3), (9, 7, 1)]
-    np.testing.assert_array_equal(files.read_photos(path, [1])[0][..., 0], large)
-    with pytest.raises(DataError, match="image 2 of an archive of 2"):
-        files.read_photos(path, [2])
+    actual = files.check(path, "image_folder", {})
+    assert actual["images"] == 2
+    left_out = {line["what"]: line["count"] for line in actual["contents"]["left_out"]}
+    assert left_out == {"*.txt": 1, "__MACOSX": 1}
+    with files.open_images(path) as opened:
+        photos = opened.part("test")
+        assert [photo.shape for _, photo in photos.pictures()] == [(5, 4, 3), (9, 7, 1)]
+        b, a = photos.picked([1, 0])
+        np.testing.assert_array_equal(b[..., 0], large)
+        assert a.shape == (5, 4, 3)
+    refused(path, "no class folders, so no labels")
 
 
 def refused(path, match, kind=None):
@@ -253,11 +261,11 @@ def test_flipped_bytes_are_refused(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"\x80\x04\x95pickled", b"", b"GIF89a", b"PK\x05\x06" + bytes(18)]
+    "content", [b"\x80\x04\x95pickled", b"", b"%PDF", b"PK\x05\x06" + bytes(18)]
 )
 def test_other_files_are_refused(content, tmp_path):
     (tmp_path / "content").write_bytes(content)
-    refused(tmp_path / "content", "neither npz, zip nor parquet")
+    refused(tmp_path / "content", "neither npz, zip, parquet nor a picture")
 
 
 # -- arrays --------------------------------------------------------------------------------------
@@ -267,19 +275,22 @@ def test_other_files_are_refused(content, tmp_path):
     ("arrays", "match"),
     [
         ({"images": IMAGES}, "expected train_images"),
-        ({"images": IMAGES / 255.0, "labels": LABELS}, "images: values of float64; give uint8"),
+        ({"images": IMAGES / 64 - 2, "labels": LABELS}, "images: values from -2 to 1.98.*; give"),
+        ({"images": IMAGES * 1.5, "labels": LABELS}, "images: floats to 38"),
+        ({"images": IMAGES * np.nan, "labels": LABELS}, "images: values from nan to nan"),
+        ({"images": IMAGES * 1j, "labels": LABELS}, "images: values of complex128"),
         ({"images": IMAGES[:, 0, 0], "labels": LABELS}, r"images: shape \(30, 3\)"),
         ({"images": IMAGES, "labels": LABELS[:9]}, r"labels: shape \(9,\) for 30 images"),
         ({"images": IMAGES, "labels": LABELS - 1}, "labels from -1 to 1"),
         ({"images": IMAGES, "labels": LABELS * 100_000}, "labels from 0 to 200000"),
         ({"images": IMAGES, "labels": LABELS * np.nan}, "labels: values of float64"),
         ({"images": IMAGES, "labels": LABELS, "classes": np.array(NAMES[:2])}, "label 2, but"),
-        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no labels"),
-        ({"images": np.zeros((2, 3, 4, 17), np.uint8), "labels": LABELS[:2]}, "17 bands"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "so no images"),
+        ({"images": np.zeros((2, 18, 4, 17), np.uint8), "labels": LABELS[:2]}, "17 bands"),
         (
             {"train_images": IMAGES, "train_labels": LABELS, "test_labels": LABELS,
              "test_images": IMAGES[:, :2]},
-            "test_images",
+            "train and test differ in size: 5 x 4 x 3 and 2 x 4 x 3",
         ),
     ],
 )  # fmt: skip
@@ -331,13 +342,13 @@ def test_grey_and_fortran_arrays_are_read_right(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "match"),
     [
-        ({"a/1.png": picture(IMAGES[0]), "b/2.png": picture(IMAGES[0][:4])}, "b/2.png: 4 x 4 x 3"),
         ({"a/1.png": picture(IMAGES[0])[:-30], "b/2.png": b""}, "a/1.png: damaged, cut short"),
-        ({"a/1.png": b"GIF89a", "b/2.png": b""}, "a/1.png: damaged, cut short, or no PNG"),
-        ({"a/1.png": b"", "2.png": b""}, "2.png: expected <class>/<picture>"),
-        ({"train/a/1.png": picture(IMAGES[0]), "b/2.png": b"x"}, "b/2.png: lies beside train/"),
-        ({"a/1.png": picture(RNG.integers(0, 9, (4, 4), dtype=np.uint16)), "b/2.png": b""},
-         "mode I;16; use 8 bits"),
+        ({"a/1.png": b"%PDF", "b/2.png": b""}, "a/1.png: damaged, cut short, or no PNG"),
+        ({"a/1.png": b"", "2.png": b""}, "2.png: lies in no class folder"),
+        ({"train/a/1.png": picture(IMAGES[0]), "b/2.png": b"x"},
+         "b/2.png: lies beside the parts train"),
+        ({"a/1.tif": picture(np.ones((4, 4), np.float32), "TIFF"), "b/2.png": b""},
+         "mode F; use 8 or 16 bits"),
     ],
 )  # fmt: skip
 def test_wrong_pictures_are_refused_by_name(entries, match, tmp_path):
@@ -367,7 +378,7 @@ def test_animations_are_refused():
 
 def test_images_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(stacks, "DECODED_BYTES", 1000)
-    refused(zipped(tmp_path / "content", folder_entries()), "1800 bytes; the limit is 1000")
+    refused(zipped(tmp_path / "content", folder_entries()), "1440 bytes; the limit is 1000")
 
 
 # -- parquet -------------------------------------------------------------------------------------
@@ -379,8 +390,8 @@ def test_images_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
         ({"labels": LABELS - 2}, "labels from -2"),
         ({"names": NAMES[:2]}, "label 2, but there are names for 2 classes"),
         ({"labels": [None, *LABELS[1:]]}, "a label is missing"),
-        ({"labels": LABELS.astype(float)}, "no label column among image, label"),
-        ({"images": [IMAGES[0], IMAGES[0][:3]], "labels": LABELS[:2]}, "row 1: 3 x 4 x 3"),
+        ({"labels": LABELS.astype(float)}, "label column 'label' is of type double"),
+        ({"images": [*IMAGES[:9], IMAGES[0][:3]], "labels": LABELS[:10] * 0}, "3 x 4 x 3"),
     ],
 )
 def test_wrong_tables_are_refused_by_row_or_column(fields, match, tmp_path):

@@ -1,11 +1,15 @@
 """Image sets: statistics, order, augmentation keyed by the step."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from models.core.errors import SpecError
-from models.core.spec import DatasetRef
+from models.core.errors import DataError, SpecError
+from models.core.spec import DatasetRef, ReadOptions
 from models.data import images, synthetic
 from models.data.spec import Augment, ImageOptions
 
@@ -99,6 +103,30 @@ def test_resize_by_area_and_bilinear():
     grown = images.resize(pixels.repeat_interleave(4, 1).repeat_interleave(4, 2), 2)
     assert torch.equal(grown, pixels)
     assert images.resize(pixels, 6).shape == (1, 6, 6, 1)
+
+
+def test_pictures_of_several_sizes_are_resized_as_they_are_read(new_run, tmp_path):
+    """Each becomes what :func:`images.resize` makes of it alone; a uniform set is unchanged."""
+    numbers = np.random.default_rng(0)
+    pictures = [numbers.integers(0, 256, (8 + i, 12, 3), dtype=np.uint8) for i in range(10)]
+    run = new_run()
+    (run.dir / "inputs").mkdir(exist_ok=True)
+    ref = DatasetRef(dataset="mine", sha256="0" * 64, read=ReadOptions(split="hold_out"))
+    with zipfile.ZipFile(run.dir / "inputs" / str(ref.sha256), "w") as archive:
+        for index, pixels in enumerate(pictures):
+            stream = io.BytesIO()
+            Image.fromarray(pixels).save(stream, "PNG")
+            archive.writestr(f"train/{index}.png", stream.getvalue())
+            archive.writestr(f"test/{index}.png", stream.getvalue())
+    data = images.load(ref, ImageOptions(image_size=8), run, 0)
+    assert data.classes == ["test", "train"]
+    assert data.train.shape == (16, 8, 8, 3)
+    wanted = {
+        images.resize(torch.from_numpy(each)[None], 8)[0].numpy().tobytes() for each in pictures
+    }
+    assert {image.numpy().tobytes() for image in torch.cat([data.train, data.test])} == wanted
+    with pytest.raises(DataError, match="several sizes"):
+        images.load(ref, ImageOptions(), run, 0)
 
 
 def test_digits_load(new_run):
