@@ -52,7 +52,7 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
         else:
             sha256, info, options = _dataset(session, tenant_id, ref, at)
             inputs[pointer], counts[ref.dataset] = info, info.counts
-            _part(filled, pointer).update(_upload_options(ref, options))
+            _part(filled, pointer).update(ref.from_upload(options))
         if ref.sha256 not in (None, sha256):
             raise invalid(
                 f"{at}/sha256", f"the digest there is {sha256}; leave sha256 out", "sha256"
@@ -70,12 +70,6 @@ def _estimate(spec: Spec, counts: Mapping[str, Mapping[str, Any]], root: str) ->
         raise invalid(root + error.pointer, detail, "spec_invalid") from error
     except ValueError as error:
         raise invalid(root, str(error), "spec_invalid") from error
-
-
-def _upload_options(ref: DatasetRef, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the upload that the reference has fields for and leaves open."""
-    names = options.keys() & type(ref).model_fields.keys()
-    return {name: options[name] for name in names if getattr(ref, name) is None}
 
 
 def _artifact(

@@ -41,6 +41,15 @@ class DatasetRef(SpecGroup):
     )
     sha256: Sha256 | None = None
 
+    def from_upload(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of the fields left out here that the options of the upload tell.
+
+        Args:
+            options: of the dataset.
+        """
+        names = type(self).model_fields.keys() & options.keys()
+        return {name: options[name] for name in names if getattr(self, name) is None}
+
 
 class Optimizer(SpecGroup):
     """Stochastic gradient descent and its learning-rate schedule over the steps of the run."""
