@@ -200,8 +200,9 @@ def resolve(session: Session, tenant_id: str, ref: str) -> ReadyDataset:
         NotFoundError: if there is none.
         InvalidError: if it is not ready.
     """
-    if ref in BUILTIN:
-        return ReadyDataset(None, DatasetInfo(ref, BUILTIN[ref].counts), {})
+    if ref in BUILTIN:  # nobody uploaded it with options: what it counts is what it tells
+        counts = BUILTIN[ref].counts
+        return ReadyDataset(None, DatasetInfo(ref, counts), counts)
     row = locked(session, tenant_id, ref, shared=True)
     if row.status != "ready":
         raise InvalidError(f"the dataset {ref!r} is {row.status}; it must be ready")

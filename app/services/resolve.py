@@ -78,9 +78,7 @@ def _options(ref: DatasetRef, ready: datasets.ReadyDataset, at: str) -> dict[str
     if ref.read is not None and ref.read.model_dump() != ready.read:
         detail = f"the dataset was imported with {ready.read}; leave read out"
         raise invalid(f"{at}/read", detail, "read")
-    names = ready.options.keys() & type(ref).model_fields.keys()
-    given = {name: ready.options[name] for name in names if getattr(ref, name) is None}
-    return given | {"read": ready.read}
+    return ref.from_upload(ready.options) | {"read": ready.read}
 
 
 def _artifact(

@@ -58,6 +58,15 @@ class DatasetRef(SpecGroup):
         default=None, description="Options of its import, where there were any"
     )
 
+    def from_upload(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of the fields left out here that the options of the upload tell.
+
+        Args:
+            options: of the dataset.
+        """
+        names = type(self).model_fields.keys() & options.keys()
+        return {name: options[name] for name in names if getattr(self, name) is None}
+
 
 class Optimizer(SpecGroup):
     """Stochastic gradient descent and its learning-rate schedule over the steps of the run."""

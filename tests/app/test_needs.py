@@ -31,6 +31,7 @@ UPLOADS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"rows": 64, "columns": 64, "cell_size_m": 10.0},
         {"cell_size_m": 10.0},
     ),
+    "in_degrees": ("elevation", {"rows": 64, "columns": 64}, {}),
     "weights": ("net", {"tensors": 60, "parameters": 1000}, {}),
     "program": ("net", {"tensors": 60, "parameters": 1000, "operations": 40}, {}),
 }
@@ -303,21 +304,25 @@ class TestSizes:
 @ONE_DATABASE
 class TestCellSize:
     @pytest.mark.parametrize("kind", TERRAINS)
-    def test_jacksboro_in_degrees(self, client, kind):
-        details = refused(client, example(kind, terrain={"dataset": "jacksboro_dem"}))
-        assert set(details) == {"/spec/terrain/cell_size_m"}
-        assert "74 m wide and 93 m high" in details["/spec/terrain/cell_size_m"]
-        terrain = {"dataset": "jacksboro_dem", "cell_size_m": 83.0}
-        assert accepted(client, example(kind, terrain=terrain))["terrain"]["cell_size_m"] == 83.0
+    @pytest.mark.parametrize(("given", "used"), [({}, 83.0), ({"cell_size_m": 90.0}, 90.0)])
+    def test_jacksboro_in_degrees(self, client, kind, given, used):
+        """Its cells are not square: the square of their area is taken, and the spec shows it."""
+        spec = example(kind, terrain={"dataset": "jacksboro_dem", **given}, duration_s=60.0)
+        if kind == "terrain.downsample":
+            del spec["duration_s"]
+        assert accepted(client, spec)["terrain"]["cell_size_m"] == used
+
+    def test_that_nothing_tells(self, client, datasets):
+        spec = example("terrain.simulate", terrain={"dataset": "in_degrees"})
+        details = refused(client, spec)
+        assert "give cell_size_m" in details["/spec/terrain/cell_size_m"]
+        spec["terrain"]["cell_size_m"] = 30.0
+        accepted(client, spec)
 
     def test_of_the_upload_is_used(self, client, datasets):
         """An npy file does not tell it: it was given with them, and jobs asked for it again."""
         spec = example("terrain.simulate", terrain={"dataset": "plain_npy"})
         assert accepted(client, spec)["terrain"]["cell_size_m"] == 10.0
-
-    def test_of_the_file_is_left_to_the_file(self, client, datasets):
-        spec = example("terrain.simulate", terrain={"dataset": "hills"})
-        assert accepted(client, spec)["terrain"]["cell_size_m"] is None
 
     @pytest.mark.parametrize("name", ["plain_npy", "hills"])
     def test_another_than_is_known_is_refused(self, client, datasets, name):

@@ -8,12 +8,11 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.core.needs import TOLERANCE, WEIGHTS, ArtifactNeed, Bound, DatasetNeed
 from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
+from models.data.builtin import BUILTIN
 
 Edge = Literal["left", "right", "top", "bottom"]
 Metres = Annotated[float, Field(gt=0, le=1e7)]
 CELLS = 50_000_000
-# of built-in elevations in degrees, whose cells are not square
-CELLS_OF = {"jacksboro_dem": "; its cells are 74 m wide and 93 m high, 83 keeps their area"}
 CELL_STEPS = 1e13  # what one job may ask of the solver; hours on a GPU, a day on a few cores
 
 
@@ -56,11 +55,12 @@ class DatasetTerrain(DatasetRef):
 
     def _cell_size(self, field: str) -> Bound:
         given = self.cell_size_m
-        if given is not None:
-            low, high = given * (1 - TOLERANCE), given * (1 + TOLERANCE)
-            return Bound("cell_size_m", low, high, field=field, remedy="leave cell_size_m out")
-        cells = CELLS_OF.get(self.dataset, "")
-        return Bound("cell_size_m", field=field, remedy=f"give cell_size_m{cells}", required=True)
+        if given is None:
+            return Bound("cell_size_m", field=field, remedy="give cell_size_m", required=True)
+        if self.dataset in BUILTIN:  # in degrees: any square is an assumption
+            return Bound("cell_size_m")
+        low, high = given * (1 - TOLERANCE), given * (1 + TOLERANCE)
+        return Bound("cell_size_m", low, high, field=field, remedy="leave cell_size_m out")
 
 
 class ArtifactTerrain(ArtifactRef):
