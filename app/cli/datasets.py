@@ -44,10 +44,15 @@ def import_dataset(
     cell_size_m: Annotated[
         float | None, typer.Option(help="Metres a cell, for elevation that does not say so")
     ] = None,
+    nodata: Annotated[
+        float | None,
+        typer.Option(help="Stored value of cells without a height, elevation only"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload a dataset and wait until the service has checked it."""
-    options = {} if cell_size_m is None else {"cell_size_m": cell_size_m}
+    given = {"cell_size_m": cell_size_m, "nodata": nodata}
+    options = {name: value for name, value in given.items() if value is not None}
     with connect() as client, bytes_bar() as bar:
         task = bar.add_task("uploading", total=None)
         dataset = client.upload(

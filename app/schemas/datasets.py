@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from app.db.tables import Dataset
 from app.schemas.errors import DatasetError
@@ -19,6 +19,12 @@ class DatasetOptions(Body):
 
     cell_size_m: float | None = Field(
         default=None, gt=0, le=1e6, description="Edge of a cell in metres; elevation only"
+    )
+    nodata: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Stored value of cells without a height, where the file declares none;"
+        " elevation only",
     )
 
 
@@ -37,6 +43,8 @@ class DatasetCreate(Body):
     def _fits(self) -> Self:
         if self.options.cell_size_m is not None and self.format != "elevation":
             raise ValueError(f"cell_size_m with format {self.format}; only elevation has cells")
+        if self.options.nodata is not None and self.format != "elevation":
+            raise ValueError(f"nodata with format {self.format}; only elevation has heights")
         return self
 
 
@@ -61,6 +69,9 @@ class DatasetRead(BaseModel):
     sha256: str | None
     size_bytes: int | None
     counts: dict[str, float] = Field(description="What was found in it, once it is ready")
+    contents: dict[str, Any] | None = Field(
+        default=None, description="What was converted or assumed when it was read"
+    )
     error: DatasetError | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
@@ -68,7 +79,13 @@ class DatasetRead(BaseModel):
     @classmethod
     def of(cls, row: Dataset) -> Self:
         """An uploaded dataset as it is answered."""
-        return cls.model_validate(row, from_attributes=True)
+        read = cls.model_validate(row, from_attributes=True)
+        return read.model_copy(update={"contents": row.counts.get("contents")})
+
+    @field_validator("counts", mode="before")
+    @classmethod
+    def _numbers(cls, counts: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in counts.items() if name != "contents"}
 
     @classmethod
     def of_builtin(cls, entry: Builtin) -> Self:

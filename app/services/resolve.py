@@ -46,6 +46,7 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
             sha256 = _artifact(session, tenant_id, spec, ref, at)
         else:
             sha256, counts[ref.dataset] = _dataset(session, tenant_id, ref, at)
+            _part(filled, pointer).update(ref.from_counts(counts[ref.dataset]))
         if ref.sha256 not in (None, sha256):
             raise invalid(
                 f"{at}/sha256", f"the digest there is {sha256}; leave sha256 out", "sha256"

@@ -34,8 +34,9 @@ BUILTIN = {
         Builtin(
             "jacksboro_dem",
             "matplotlib",
-            "elevation of Jacksboro, Tennessee, in metres, 344 x 403 cells",
-            {"rows": 344, "columns": 403},
+            "elevation of Jacksboro, Tennessee, in metres, 344 x 403 cells, taken as "
+            "squares of 83 m",
+            {"rows": 344, "columns": 403, "cell_size_m": 83},
         ),
     )
 }

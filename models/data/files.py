@@ -83,7 +83,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
     Args:
         path: of the file.
         format: ``npz``, ``image_folder``, ``parquet``, ``elevation`` or ``net``, as the user says.
-        options: ``cell_size_m`` for elevation; nothing else.
+        options: ``cell_size_m`` and ``nodata`` for elevation; nothing else.
 
     Returns:
         ``train, test, classes, height, width, channels`` of labelled images, ``images`` of
@@ -93,7 +93,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         DataError: naming what is wrong, where, and the limit.
     """
-    allowed = {"cell_size_m"} if format == "elevation" else set()
+    allowed = {"cell_size_m", "nodata"} if format == "elevation" else set()
     if unknown := set(options) - allowed:
         raise DataError(f"options {sorted(unknown)} are not known for format {format!r}")
     if format == "net":
@@ -101,7 +101,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
     if format == "elevation":
         from models.data import elevation  # GDAL is for these files alone
 
-        return elevation.check(path, options.get("cell_size_m"))
+        return elevation.check(path, options.get("cell_size_m"), options.get("nodata"))
     if format not in READERS:
         raise DataError(f"format {format!r}; use npz, image_folder, parquet, elevation or net")
     recognised = recognise(path)
