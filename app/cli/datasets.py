@@ -57,10 +57,14 @@ def import_dataset(
             "names mean nothing, a fifth is held out"
         ),
     ] = None,
+    nodata: Annotated[
+        float | None,
+        typer.Option(help="Stored value of cells without a height, elevation only"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload a dataset and wait until the service has checked it."""
-    given = {"cell_size_m": cell_size_m, "label": label, "split": split}
+    given = {"cell_size_m": cell_size_m, "nodata": nodata, "label": label, "split": split}
     options = {option: value for option, value in given.items() if value is not None}
     with connect() as client, bytes_bar() as bar:
         task = bar.add_task("uploading", total=None)

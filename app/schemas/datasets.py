@@ -33,6 +33,12 @@ class DatasetOptions(Body):
         "of folders, files or arrays; hold_out: such names mean nothing, a fifth of each class is "
         "held out for testing",
     )
+    nodata: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Stored value of cells without a height, where the file declares none;"
+        " elevation only",
+    )
 
 
 class DatasetCreate(Body):
@@ -56,6 +62,8 @@ class DatasetCreate(Body):
             raise ValueError(f"label with format {self.format}; only parquet has columns")
         if options.split is not None and self.format in ("elevation", "net"):
             raise ValueError(f"split with format {self.format}; only images have parts")
+        if options.nodata is not None and self.format != "elevation":
+            raise ValueError(f"nodata with format {self.format}; only elevation has heights")
         return self
 
 
@@ -75,7 +83,7 @@ class LeftOut(BaseModel):
 
 
 class DatasetContents(BaseModel):
-    """What an import of images took and left out, and how parts and labels were chosen."""
+    """What an import took, assumed and left out, and how parts and labels were chosen."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -102,7 +110,8 @@ class DatasetRead(BaseModel):
     size_bytes: int | None
     counts: dict[str, int | float] = Field(description="What it holds, once it is ready")
     contents: DatasetContents | None = Field(
-        default=None, description="Of images: what was taken and left out; once it is ready"
+        default=None,
+        description="What was taken, assumed and left out; once it is ready",
     )
     error: DatasetError | None = None
     created_at: datetime | None = None

@@ -1,125 +1,342 @@
 """Grids of heights: GeoTIFF, ASCII grid, npy; recognised by their first bytes."""
 
+import math
 import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
+from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from models.core.errors import DataError
+from models.data import ascii_grid, heights
 from models.data.decode import PIXELS
 
 NPY_MAGIC = b"\x93NUMPY"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CELL_SIZE_M = (1e-3, 1e6)
+CELL_SIZE_TAG = "CELL_SIZE_M"  # of rasters in degrees that this program writes
 SQUARE_TOLERANCE = 1e-3  # a pixel may be this much longer than wide
 ROWS_AT_A_TIME = 256
+DEGREE_M = 111_320.0  # of longitude at the equator
 
 
-def check(path: Path, cell_size_m: float | None) -> dict[str, Any]:
+class Block(NamedTuple):
+    """Some rows of a grid.
+
+    Attributes:
+        top: index of the first, as in the file.
+        values: float32, 0 where missing [k, columns].
+        missing: cells without a value.
+    """
+
+    top: int
+    values: np.ndarray
+    missing: np.ndarray
+
+
+class Grid(NamedTuple):
+    """An open file.
+
+    Attributes:
+        rows: of the file.
+        columns: of the file.
+        cell_size_m: side of a cell in m.
+        crs: coordinate reference system; None: not known.
+        transform: from (column, row) to coordinates; None: the file has none.
+        notes: sentences about what was converted or assumed; complete after reading.
+        blocks: reads all rows.
+    """
+
+    rows: int
+    columns: int
+    cell_size_m: float
+    crs: Any
+    transform: Affine | None
+    notes: list[str]
+    blocks: Callable[[], Iterator[Block]]
+
+
+def check(path: Path, cell_size_m: float | None, nodata: float | None = None) -> dict[str, Any]:
     """Validate a terrain by reading all of it, a band of rows at a time.
 
     Args:
         path: of the file.
         cell_size_m: side of a cell in metres; needed for npy, which does not tell it, and for a
             raster whose unit is the degree; elsewhere it must agree with the file.
+        nodata: stored value of cells without a height, beside the one that the file declares.
 
     Returns:
-        ``rows``, ``columns`` and ``cell_size_m``.
+        ``rows``, ``columns``, ``cell_size_m``, ``nodata`` where given, and ``contents`` with
+        ``notes`` where anything was converted or assumed.
 
     Raises:
         DataError: naming what is wrong.
+    """
+    with open_grid(path, cell_size_m, nodata) as grid:
+        known = sum(int((~block.missing).sum()) for block in grid.blocks())
+        if known == 0:
+            raise DataError("the raster has no data: every cell is nodata")
+        sizes = {"rows": grid.rows, "columns": grid.columns, "cell_size_m": grid.cell_size_m}
+        if nodata is not None:
+            sizes["nodata"] = nodata
+        return sizes | ({"contents": _contents(grid.notes)} if grid.notes else {})
+
+
+def _contents(notes: list[str]) -> dict[str, Any]:
+    """What the dataset says about how it was read, in the form of all formats."""
+    nothing: dict[str, Any] = {"split": None, "label": None, "sizes": None}
+    return {"taken": {}, "left_out": [], **nothing, "notes": notes}
+
+
+@contextmanager
+def open_grid(
+    path: Path,
+    cell_size_m: float | None = None,
+    nodata: float | None = None,
+    *,
+    are_heights: bool = True,
+) -> Generator[Grid]:
+    """Open a file of any of the formats.
+
+    Args:
+        path: of the file.
+        cell_size_m: as of :func:`check`.
+        nodata: as of :func:`check`.
+        are_heights: whether values are heights, converted to metres and checked for their range;
+            a map of anything else keeps its unit.
+
+    Raises:
+        DataError: naming what is wrong, also while blocks are read.
     """
     low, high = CELL_SIZE_M
     if cell_size_m is not None and not low <= cell_size_m <= high:
         raise DataError(f"options.cell_size_m is {cell_size_m}; use {low:g} to {high:g} metres")
     with path.open("rb") as file:
-        magic = file.read(6)
-    if magic == NPY_MAGIC:
-        return _check_npy(path, cell_size_m)
-    if magic[:4] in TIFF_MAGICS:
-        return _check_raster(path, "GTiff", cell_size_m)
-    if magic[:5].lower() == b"ncols":
-        return _check_raster(path, "AAIGrid", cell_size_m)
-    raise DataError(f"the file begins with {magic!r}: neither GeoTIFF, ASCII grid nor npy")
+        magic = file.read(64)
+    values = () if nodata is None else (nodata,)
+    if magic.startswith(NPY_MAGIC):
+        yield _open_npy(path, cell_size_m, heights.Encoding(1, 0, values, are_heights))
+    elif magic[:4] in TIFF_MAGICS:
+        with _opened_tiff(path) as raster:
+            yield _open_raster(raster, cell_size_m, values, are_heights)
+    elif ascii_grid.begins(magic):
+        with ascii_grid.open_text(path) as text:
+            yield _open_ascii(text, cell_size_m, values, are_heights)
+    else:
+        raise DataError(f"the file begins with {magic[:6]!r}: neither GeoTIFF, ASCII grid nor npy")
 
 
-def _check_npy(path: Path, cell_size_m: float | None) -> dict[str, Any]:
+# -- npy --------------------------------------------------------------------------------------
+
+
+def _open_npy(path: Path, cell_size_m: float | None, how: heights.Encoding) -> Grid:
     if cell_size_m is None:
         raise DataError("options.cell_size_m is needed: an npy file does not tell its cell size")
     try:
-        heights = np.load(path, mmap_mode="r", allow_pickle=False)
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"the npy is damaged, cut short or of Python objects: {error}") from error
-    if heights.ndim != 2 or heights.dtype.kind not in "fiu":
+    if stored.ndim != 2 or stored.dtype.kind not in "fiu":
         raise DataError(
-            f"the npy holds {heights.dtype} of shape {heights.shape}; give heights in metres as a "
+            f"the npy holds {stored.dtype} of shape {stored.shape}; give heights in metres as a "
             "2-D array of numbers"
         )
-    rows, columns = heights.shape
+    rows, columns = stored.shape
     _check_size(rows, columns)
-    for top in range(0, rows, ROWS_AT_A_TIME):
-        _check_finite(heights[top : top + ROWS_AT_A_TIME], top)
-    return {"rows": rows, "columns": columns, "cell_size_m": cell_size_m}
+
+    def blocks() -> Iterator[Block]:
+        for top in range(0, rows, ROWS_AT_A_TIME):
+            part = np.asarray(stored[top : top + ROWS_AT_A_TIME])
+            yield Block(top, *heights.decode(part, np.zeros(part.shape, bool), how, top))
+
+    return Grid(rows, columns, cell_size_m, None, None, _nodata_note(how.nodata), blocks)
 
 
-def _check_raster(path: Path, driver: str, cell_size_m: float | None) -> dict[str, Any]:
+# -- ASCII grid -------------------------------------------------------------------------------
+
+
+def _open_ascii(
+    file: Any, cell_size_m: float | None, nodata: tuple[float, ...], are_heights: bool
+) -> Grid:
+    header = ascii_grid.read_header(file)
+    _check_size(header.rows, header.columns)
+    width, height = header.cell
+    top = header.bottom + header.rows * height
+    transform = Affine(width, 0, header.left, 0, -height, top)
+    notes = _nodata_note(nodata)
+    size = _cell_size_m(transform, None, None, _shape(header), cell_size_m, notes)
+    declared = () if header.nodata_value is None else (header.nodata_value,)
+    how = heights.Encoding(1, 0, declared + nodata, are_heights)
+    rows = ascii_grid.Rows(file, header)
+
+    def blocks() -> Iterator[Block]:
+        top = 0
+        for values in rows:
+            yield Block(top, *heights.decode(values, np.isnan(values), how, top))
+            top += len(values)
+        notes.extend(rows.notes)
+
+    return Grid(*_shape(header), size, None, transform, notes, blocks)
+
+
+def _shape(header: ascii_grid.Header) -> tuple[int, int]:
+    return header.rows, header.columns
+
+
+# -- GeoTIFF ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened_tiff(path: Path) -> Generator[rasterio.DatasetReader]:
     # No look at neighbouring files: a raster is the bytes that were uploaded, nothing else.
     with (
         rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
         warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
     ):
         try:
-            with rasterio.open(path, driver=driver) as raster:
-                return _check_open(raster, cell_size_m)
+            with rasterio.open(path, driver="GTiff") as raster:
+                yield raster
         except RasterioError as error:
-            raise DataError(f"the {driver} file is damaged or cut short: {error}") from error
+            raise DataError(f"the GTiff file is damaged or cut short: {error}") from error
 
 
-def _check_open(raster: rasterio.DatasetReader, cell_size_m: float | None) -> dict[str, Any]:
+def _open_raster(
+    raster: rasterio.DatasetReader,
+    cell_size_m: float | None,
+    nodata: tuple[float, ...],
+    are_heights: bool,
+) -> Grid:
     if raster.count != 1:
         raise DataError(f"the raster has {raster.count} bands; an elevation has one")
-    _check_size(raster.height, raster.width)
-    known = 0
+    if np.dtype(raster.dtypes[0]).kind not in "fiu":
+        raise DataError(f"the raster holds {raster.dtypes[0]}; give heights as real numbers")
+    shape = (raster.height, raster.width)
+    _check_size(*shape)
+    how, notes = _encoding(raster, nodata, are_heights)
+    notes = _nodata_note(nodata) + notes
+    transform = None if raster.transform.is_identity else raster.transform
+    tag = raster.tags().get(CELL_SIZE_TAG)
+    size = _cell_size_m(transform, raster.crs, tag, shape, cell_size_m, notes)
+    return Grid(*shape, size, raster.crs, transform, notes, lambda: _raster_blocks(raster, how))
+
+
+def _encoding(
+    raster: rasterio.DatasetReader, nodata: tuple[float, ...], are_heights: bool
+) -> tuple[heights.Encoding, list[str]]:
+    declared = () if raster.nodata is None else (float(raster.nodata),)
+    unit = 1.0
+    if are_heights:
+        wkt = "" if raster.crs is None else raster.crs.to_wkt()
+        unit = heights.unit_m(raster.units[0] or "", wkt)
+    how, notes = heights.encoding(raster.scales[0], raster.offsets[0], unit, declared + nodata)
+    return how._replace(are_heights=are_heights), notes
+
+
+def _raster_blocks(raster: rasterio.DatasetReader, how: heights.Encoding) -> Iterator[Block]:
     for top in range(0, raster.height, ROWS_AT_A_TIME):
         last = min(top + ROWS_AT_A_TIME, raster.height)
         band = raster.read(1, window=((top, last), (0, raster.width)), masked=True)
-        _check_finite(band.compressed(), top)
-        known += int(band.count())
-    if known == 0:
-        raise DataError("the raster has no data: every cell is nodata")
-    size = _cell_size_m(raster, cell_size_m)
-    return {"rows": raster.height, "columns": raster.width, "cell_size_m": size}
+        yield Block(top, *heights.decode(band.data, np.ma.getmaskarray(band), how, top))
 
 
-def _cell_size_m(raster: rasterio.DatasetReader, given: float | None) -> float:
+# -- sizes ------------------------------------------------------------------------------------
+
+
+def _nodata_note(nodata: tuple[float, ...]) -> list[str]:
+    return [f"cells of the value {value:.9g} have no height" for value in nodata]
+
+
+def _cell_size_m(
+    transform: Affine | None,
+    crs: Any,
+    tag: str | None,
+    shape: tuple[int, int],
+    given: float | None,
+    notes: list[str],
+) -> float:
     """Side of a cell in metres, from the file where it tells."""
-    in_degrees = raster.crs is not None and raster.crs.is_geographic
-    if in_degrees or raster.transform.is_identity:
+    if transform is None:
         if given is None:
-            what = (
-                "is in degrees; reproject it to metres,"
-                if in_degrees
-                else "does not tell its cell size;"
+            raise DataError(
+                "the raster does not tell its cell size; give options.cell_size_m in metres"
             )
-            raise DataError(f"the raster {what} or give options.cell_size_m")
         return given
-    width, height = raster.res
+    if _in_degrees(transform, crs, shape) and not (crs is None and tag):
+        return _size_in_degrees(transform, crs, tag, shape, given, notes)
+    width, height = _sides(transform)
+    metres = crs.linear_units_factor[1] if crs is not None else 1.0
     if abs(width - height) > SQUARE_TOLERANCE * width:
-        raise DataError(f"cells of {width} x {height}; they must be square")
-    size = width * (raster.crs.linear_units_factor[1] if raster.crs is not None else 1.0)
+        size = float(tag) if given is None and tag is not None else given
+        return _not_square(width * metres, height * metres, size, notes)
+    size = width * metres
     if given is not None and abs(given - size) > SQUARE_TOLERANCE * size:
         raise DataError(f"options.cell_size_m is {given}, the file says {size} m; leave it out")
+    if not CELL_SIZE_M[0] <= size <= CELL_SIZE_M[1]:
+        raise DataError(f"cells of {size:g} m; from {CELL_SIZE_M[0]:g} to {CELL_SIZE_M[1]:g} m")
+    if metres != 1.0:
+        notes.append(f"coordinates are converted to metres, {metres:.10g} m a unit")
+    return size
+
+
+def _sides(transform: Affine) -> tuple[float, float]:
+    """Width and height of a cell in the unit of the coordinates; a grid may be rotated."""
+    return math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
+
+
+def _not_square(width: float, height: float, given: float | None, notes: list[str]) -> float:
+    if given is None or not 0.5 * min(width, height) <= given <= 2 * max(width, height):
+        raise DataError(
+            f"cells of {width:g} x {height:g} m; they must be square: resample the raster, or give "
+            "options.cell_size_m between the two to take them as squares of this size"
+        )
+    notes.append(f"cells of {width:g} x {height:g} m are taken as squares of {given:g} m")
+    return given
+
+
+def _in_degrees(transform: Affine, crs: Any, shape: tuple[int, int]) -> bool:
+    """Whether coordinates are degrees; without a reference system, whether they look like it."""
+    if crs is not None:
+        return bool(crs.is_geographic)
+    right, bottom = transform @ (shape[1], shape[0])
+    on_earth = all(abs(x) <= 360 for x in (transform.c, right))
+    on_earth &= all(abs(y) <= 90 for y in (transform.f, bottom))
+    fine = max(_sides(transform)) < 0.1
+    return on_earth and fine and (transform.c, transform.f) != (0, 0) and bottom != 0
+
+
+def _size_in_degrees(
+    transform: Affine,
+    crs: Any,
+    tag: str | None,
+    shape: tuple[int, int],
+    given: float | None,
+    notes: list[str],
+) -> float:
+    """The given size, or the one in the tag of a raster that this program wrote."""
+    size = float(tag) if given is None and tag is not None else given
+    width, height = (side * DEGREE_M for side in _sides(transform))
+    middle = (transform @ (shape[1] / 2, shape[0] / 2))[1]
+    width *= max(math.cos(math.radians(middle)), 0.0)
+    if size is None:
+        is_or_seems = "is" if crs is not None else "has no reference system and seems to be"
+        raise DataError(
+            f"the raster {is_or_seems} in degrees; reproject it to metres, or give "
+            f"options.cell_size_m; its cells are about {width:.4g} m wide and {height:.4g} m high"
+        )
+    notes.append(
+        f"cells in degrees, about {width:.4g} m wide and {height:.4g} m high, are taken as squares"
+        f" of {size:g} m"
+    )
     return size
 
 
 def _check_size(rows: int, columns: int) -> None:
     if not 1 <= rows * columns <= PIXELS:
         raise DataError(f"{rows} x {columns} cells; from 1 to {PIXELS} are allowed")
-
-
-def _check_finite(heights: np.ndarray, top: int) -> None:
-    if not np.isfinite(heights).all():
-        raise DataError(f"a height at or after row {top} is NaN or infinite; declare it nodata")
+    if min(rows, columns) < 2:
+        raise DataError(f"{rows} x {columns} cells; a terrain has 2 rows and 2 columns or more")

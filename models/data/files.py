@@ -138,7 +138,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
         path: of the file.
         format: ``npz``, ``image_folder``, ``parquet``, ``idx``, ``elevation`` or ``net``, as the
             user says.
-        options: ``cell_size_m`` for elevation; ``label`` and ``split`` for images.
+        options: ``cell_size_m`` and ``nodata`` for elevation; ``label`` and ``split`` for images.
 
     Returns:
         ``train, test, classes, channels`` and ``validation`` of labelled images, ``images`` of
@@ -152,7 +152,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
     """
     if format in FORMATS:
         return _check_images(path, format, _read_options(options, format))
-    allowed = {"cell_size_m"} if format == "elevation" else set()
+    allowed = {"cell_size_m", "nodata"} if format == "elevation" else set()
     if unknown := set(options) - allowed:
         raise DataError(f"options {sorted(unknown)} are not known for format {format!r}")
     if format == "net":
@@ -160,7 +160,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
     if format == "elevation":
         from models.data import elevation  # GDAL is for these files alone
 
-        return elevation.check(path, options.get("cell_size_m"))
+        return elevation.check(path, options.get("cell_size_m"), options.get("nodata"))
     raise DataError(f"format {format!r}; use {', '.join(FORMATS)}, elevation or net")
 
 

@@ -15,12 +15,16 @@ from models.core.run import Run
 from models.terrain import measures
 from models.terrain.dem import rasters
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
-from models.terrain.figures import floods
+from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
 from models.terrain.spec.floods import TerrainCompare
 
 WET_M = 0.1
+HEIGHT, DEPTH = (
+    rasters.BandInfo("height of the ground", "m"),
+    rasters.BandInfo("depth of water", "m"),
+)
 
 
 class MethodResult(NamedTuple):
@@ -53,6 +57,7 @@ def compare(spec: TerrainCompare, run: Run) -> None:
     fine = rasters.load(spec.terrain, run, spec.seed)
     if min(fine.z.shape) < 2 * spec.factor:
         raise SpecError(f"factor {spec.factor}: the terrain has only {fine.z.shape} cells")
+    rasters.warn_of(fine, run)
     scenario = scenario_of(spec, fine, WET_M, run)
     z = pad_to_multiple(torch.from_numpy(fine.z), spec.factor)
     coarse_count = len(spec.methods) + len(spec.nets) + (spec.optimise_steps > 0)
@@ -134,8 +139,8 @@ def _write_entry(
     """Write rasters and log metrics of one method as soon as it is done."""
     grid = rasters.coarsened(fine, entry.z, spec.factor)
     stem = entry.name.replace(" ", "-")
-    for folder, values in (("coarse", entry.z), ("depth", entry.depth)):
-        rasters.write(run.dir / folder / f"{stem}.tif", values, grid, method=entry.name)
+    for folder, values, band in (("coarse", entry.z, HEIGHT), ("depth", entry.depth, DEPTH)):
+        rasters.write(run.dir / folder / f"{stem}.tif", values, grid, band, method=entry.name)
         run.artifact(f"{folder}/{stem}.tif", role="raster", method=entry.name)
     names = {"mae_m": "mae_m", "error_ratio": "error_ratio", "csi_01": "csi_01"}
     run.log(index, **{name: float(entry.row[key]) for name, key in names.items()})
@@ -156,7 +161,9 @@ def _write_results(
     run.artifact("metrics.csv", role="table")
     shown = pad_to_multiple(torch.from_numpy(fine.z), spec.factor).numpy()
     unknown = pad_to_multiple(torch.from_numpy(fine.missing).float(), spec.factor).numpy() > 0
-    base_map = floods.BaseMap(shown, fine.dx, unknown)
+    wet = np.max([truth.depth, *(e.depth for e in entries)], axis=0) > floods.SHOWN_M
+    part = maps.wet_part(wet, spec.factor)
+    base_map = maps.BaseMap(shown, fine.dx, unknown, maps.coordinates(fine), fine.crs, part)
     panels = [
         floods.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
     ]
@@ -173,6 +180,7 @@ def _write_results(
     timed = ("speed_up",)
     rows = [{k: v for k, v in e.row.items() if k not in timed} for e in entries]
     report = {"methods": rows, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
+    report["assumed"] = fine.notes
     (run.dir / "report.json").write_text(json.dumps(report, indent=1))
     run.artifact("report.json", role="report")
     best = min(entries, key=lambda e: float(e.row["mae_m"]))

@@ -10,9 +10,11 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.terrain.dem import rasters
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
-from models.terrain.figures import floods
+from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
 from models.terrain.spec.floods import TerrainDownsample
+
+HEIGHT = rasters.BandInfo("height of the ground", "m")
 
 
 def downsample(spec: TerrainDownsample, run: Run) -> None:
@@ -25,8 +27,10 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     """
     fine = rasters.load(spec.terrain, run, spec.seed)
     ny, nx = fine.z.shape
-    if min(ny, nx) < spec.factor:
+    least = spec.factor * (1 if spec.tune is None else 2)
+    if min(ny, nx) < least:
         raise SpecError(f"factor is {spec.factor}; the terrain has only {ny} x {nx} cells")
+    rasters.warn_of(fine, run)
     run.check_stop()
     if spec.edges == "crop":
         fine = rasters.cropped(fine, spec.factor)
@@ -43,7 +47,9 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     padding = {"rows": z.shape[0] - ny, "columns": z.shape[1] - nx}
     target = rasters.coarsened(fine, coarse, spec.factor)
     tags = {f"padded_{name}": count for name, count in padding.items()}
-    rasters.write(run.dir / "coarse.tif", coarse, target, method=title, factor=spec.factor, **tags)
+    rasters.write(
+        run.dir / "coarse.tif", coarse, target, HEIGHT, method=title, factor=spec.factor, **tags
+    )
     run.artifact("coarse.tif", role="raster")
     moved, known = coarse - pooled, ~target.missing
     figures |= {"moved_rms_m": float(np.sqrt(np.mean(moved[known].astype(np.float64) ** 2)))}
@@ -56,6 +62,7 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     }
     _draw(run, fine, z.numpy(), coarse, moved, f"{fine.name}, {title}, factor {spec.factor}")
     report = {"result": figures, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
+    report["assumed"] = fine.notes
     (run.dir / "report.json").write_text(json.dumps(report, indent=1))
     run.artifact("report.json", role="report")
     run.result(**figures)
@@ -80,7 +87,7 @@ def _draw(
 ) -> None:
     factor = z.shape[0] // coarse.shape[0]
     unknown = pad_to_multiple(torch.from_numpy(fine.missing).float(), factor).numpy() > 0
-    base_map = floods.BaseMap(z, fine.dx, unknown)
+    base_map = maps.BaseMap(z, fine.dx, unknown, maps.coordinates(fine), fine.crs)
     panels = [floods.Panel("fine", z), floods.Panel("coarse", coarse)]
     difference = floods.Panel("coarse less mean pooling", moved)
     floods.terrains(run.dir / "coarse.png", base_map, panels, difference, title)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,14 @@ import torch
 from models.core.errors import DataError
 from models.core.run import Run
 from models.terrain.dem import rasters
+from models.terrain.dem.netcdf import depth_stack
 from models.terrain.dem.rasters import Elevation
-from models.terrain.figures import animation, floods
+from models.terrain.figures import animation, floods, maps
 from models.terrain.solver.engines import advance_to_times, scenario_of
 from models.terrain.spec.floods import TerrainSimulate
+
+SOLVED, ALL = 900, 1000  # progress at the last step, and when all files are written
+DEPTH = rasters.BandInfo("depth of water", "m")
 
 
 def simulate(spec: TerrainSimulate, run: Run) -> None:
@@ -26,28 +31,28 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ground = rasters.load(spec.terrain, run, spec.seed)
-    if ground.missing.any():
-        run.warn(
-            "nodata_filled", f"{int(ground.missing.sum())} cells without height: no result there"
-        )
+    rasters.warn_of(ground, run)
     flood = scenario_of(spec, ground, spec.wet_depth_m, run).open(ground.z, ground.dx)
     times = [spec.duration_s * (k + 1) / spec.outputs for k in range(spec.outputs)]
     rows: list[dict[str, float]] = []
-    frames: list[np.ndarray] = []
 
     def report_progress(t: float) -> None:
-        run.progress(round(t), round(spec.duration_s), phase="flood", unit="s")
+        run.progress(round(SOLVED * t / spec.duration_s), ALL, phase="flood", unit="per mille")
 
-    for index, t in enumerate(advance_to_times(flood, times, run, report_progress), 1):
-        depth = flood.depth[0].numpy()
-        row = _row(flood, ground, t, spec.wet_depth_m)
-        rows.append(row)
-        run.log(index, **row)
-        name = f"depth/t{round(t):08d}.tif"
-        rasters.write(run.dir / name, depth, ground, time_s=t, quantity="depth in m")
-        run.artifact(name, role="raster", time_s=t)
-        frames.append(depth)
-    _write_results(spec, run, ground, flood, rows, frames)
+    with depth_stack(run.dir / "depth.nc", ground) as stack:
+        for index, t in enumerate(advance_to_times(flood, times, run, report_progress), 1):
+            depth = flood.depth[0].numpy()
+            rows.append(_row(flood, ground, t, spec.wet_depth_m))
+            run.log(index, **rows[-1])
+            name = _depth_name(t)
+            rasters.write(run.dir / name, depth, ground, DEPTH, time_s=t)
+            run.artifact(name, role="raster", time_s=t)
+            stack.append(t, depth)
+    _write_results(spec, run, ground, flood, rows)
+
+
+def _depth_name(t: float) -> str:
+    return f"depth/t{round(t):08d}.tif"
 
 
 def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, float]:
@@ -57,7 +62,7 @@ def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, flo
         DataError: if a depth is not finite.
     """
     depth, totals = flood.depth[0], flood.totals
-    if not bool(torch.isfinite(depth).all()):
+    if not math.isfinite(float(depth.max() + depth.min())):
         raise DataError(f"a depth is not finite at {t:g} s")
     volume = float(depth.sum(dtype=torch.float64)) * ground.dx**2
     return {
@@ -66,44 +71,64 @@ def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, flo
         "entered_m3": totals.entered,
         "left_m3": totals.left,
         "balance_error": abs(volume - totals.entered + totals.left) / max(totals.entered, 1e-9),
-        "wet_share": float((depth > wet_m).double().mean()),
+        "wet_share": int(torch.count_nonzero(depth > wet_m)) / int((~ground.missing).sum()),
         "deepest_m": float(depth.max()),
     }
 
 
 def _write_results(
-    spec: TerrainSimulate,
-    run: Run,
-    ground: Elevation,
-    flood: Any,
-    rows: list[dict[str, float]],
-    frames: list[np.ndarray],
+    spec: TerrainSimulate, run: Run, ground: Elevation, flood: Any, rows: list[dict[str, float]]
 ) -> None:
     """Write the rasters, table and pictures of the whole flood, and the report."""
-    peak, arrival = flood.peak.numpy(), flood.arrival.numpy()
-    rasters.write(run.dir / "max_depth.tif", peak, ground, quantity="greatest depth in m")
-    run.artifact("max_depth.tif", role="raster")
-    rasters.write(run.dir / "arrival.tif", arrival, ground, quantity="s until wet")
-    run.artifact("arrival.tif", role="raster")
+    run.artifact("depth.nc", role="raster")
+    for name, values, band in (
+        ("max_depth.tif", flood.peak, rasters.BandInfo("greatest depth of water", "m")),
+        ("arrival.tif", flood.arrival, rasters.BandInfo("time until wet", "s")),
+    ):
+        rasters.write(run.dir / name, values.numpy(), ground, band)
+        run.artifact(name, role="raster")
     with (run.dir / "volume.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
     run.artifact("volume.csv", role="table")
-    base_map = floods.BaseMap(ground.z, ground.dx, ground.missing)
-    panels = [floods.Panel("greatest depth", peak)]
-    shown = sorted({0, (len(frames) - 1) // 2, len(frames) - 1})
-    panels += [floods.Panel(f"after {rows[k]['time_s']:.0f} s", frames[k]) for k in shown]
+    run.progress((SOLVED + ALL) // 2, ALL, phase="report", unit="per mille")
+    _draw(spec, run, ground, flood.peak.numpy(), [row["time_s"] for row in rows])
+    _report(spec, run, ground, flood, rows[-1])
+    run.progress(ALL, ALL, phase="report", unit="per mille")
+
+
+def _draw(
+    spec: TerrainSimulate, run: Run, ground: Elevation, peak: np.ndarray, times: list[float]
+) -> None:
+    """Pictures of the wet part, from the rasters that are written already."""
+    part = maps.wet_part((peak > floods.SHOWN_M) & ~ground.missing)
+    base_map = maps.base_map(ground, part)
+    greatest = maps.read_part(run.dir / "max_depth.tif", part)
+    panels = [floods.Panel("greatest depth", greatest)]
+    for t in (times[k] for k in sorted({0, (len(times) - 1) // 2, len(times) - 1})):
+        depth = maps.read_part(run.dir / _depth_name(t), part)
+        panels.append(floods.Panel(f"after {t:.0f} s", depth))
     floods.depths(run.dir / "flood.png", base_map, panels, f"Flood on {ground.name}")
     run.artifact("flood.png", role="image")
     if spec.animation:
-        animation.write(run.dir / "flood.gif", base_map, [row["time_s"] for row in rows], frames)
+        small = animation.LONGEST_PX
+        frames = maps.Frames([run.dir / _depth_name(t) for t in times], part, small)
+        base_map = maps.base_map(ground, part, small)
+        animation.write(run.dir / "flood.gif", base_map, times, frames)
         run.artifact("flood.gif", role="image")
-    result = rows[-1] | {"steps": flood.totals.steps, "cells": int(ground.z.size)}
+
+
+def _report(
+    spec: TerrainSimulate, run: Run, ground: Elevation, flood: Any, last: dict[str, float]
+) -> None:
+    hidden = float(flood.depth[0].numpy()[ground.missing].sum(dtype=np.float64)) * ground.dx**2
+    result = last | {"hidden_m3": hidden, "steps": flood.totals.steps, "cells": int(ground.z.size)}
     report: dict[str, Any] = {
         "result": result,
         "spec": spec.model_dump(mode="json"),
         "dx": ground.dx,
+        "assumed": ground.notes,
     }
     report |= {"torch": torch.__version__, "nodata_cells": int(ground.missing.sum())}
     (run.dir / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))

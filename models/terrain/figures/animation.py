@@ -1,36 +1,42 @@
 """A flood over time as a GIF."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from models.terrain.figures.floods import BRIGHTEST, SHOWN_M, WATER, BaseMap, full_depth, hillshade
+from models.terrain.figures.floods import BRIGHTEST, SHOWN_M, WATER, full_depth, hillshade
+from models.terrain.figures.maps import BaseMap
 
 LONGEST_PX, FRAME_MS = 640, 200
 STRIP_PX, RAMP_PX = 28, 120
 FONT = 13
 
 
-def write(path: Path, base_map: BaseMap, times: list[float], frames: list[np.ndarray]) -> None:
+def write(path: Path, base_map: BaseMap, times: list[float], frames: Iterable[np.ndarray]) -> None:
     """Write one frame a time: depth over the hillshade; time and the scale of depths below.
 
     Args:
         path: of the GIF.
         base_map: the terrain.
         times: s.
-        frames: depth in m at these times.
+        frames: depth in m at these times; gone through twice, one in memory.
     """
-    depths = [base_map.known(frame) for frame in frames]
-    deepest = full_depth(depths)
+    deepest = max(full_depth([base_map.known(frame)]) for frame in frames)
     shade = np.nan_to_num(hillshade(base_map) / BRIGHTEST, nan=1.0)[..., None] * np.ones(3)
     scale = LONGEST_PX / max(base_map.z.shape)
     size = (round(base_map.z.shape[1] * scale), round(base_map.z.shape[0] * scale))
-    made = [
-        _frame(_coloured(shade, np.nan_to_num(depth), deepest), size, f"{t:.0f} s", deepest)
-        for t, depth in zip(times, depths, strict=True)
-    ]
-    made[0].save(path, save_all=True, append_images=made[1:], duration=FRAME_MS, loop=0)
+    made = (
+        _frame(
+            _coloured(shade, np.nan_to_num(base_map.known(depth)), deepest),
+            size,
+            f"{t:.0f} s",
+            deepest,
+        )
+        for t, depth in zip(times, frames, strict=True)
+    )
+    next(made).save(path, save_all=True, append_images=made, duration=FRAME_MS, loop=0)
 
 
 def _coloured(shade: np.ndarray, depth: np.ndarray, deepest: float) -> np.ndarray:

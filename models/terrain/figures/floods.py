@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,9 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LightSource, ListedColormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+
+from models.terrain.figures.maps import BaseMap
 
 PANEL_INCHES, COLUMNS = 3.0, 4
 # from a blue that stands out from the hillshade; shallower water is not drawn
@@ -22,7 +26,8 @@ DIFFERENCE, LEAST_GAP_M = "RdBu", 1e-3
 # without blue, which is water's here, and white, which is no height
 HEIGHT = ListedColormap(colormaps["terrain"](np.linspace(0.28, 0.95, 256)))
 BRIGHTEST = 1.2  # above the hillshade's 1, so that no ground is as white as a gap in the data
-EXTENTS = (("hit", "#3182bd"), ("miss", "#de2d26"), ("false alarm", "#fdae6b"))
+# of Okabe and Ito, told apart with any colour vision and by their lightness
+EXTENTS = (("hit", "#0072b2"), ("miss", "#d55e00"), ("false alarm", "#f0e442"))
 Field = Float[np.ndarray, "ny nx"]
 
 
@@ -33,26 +38,6 @@ class Panel(NamedTuple):
     values: np.ndarray
 
 
-class BaseMap(NamedTuple):
-    """The terrain under the panels: heights in m, cell size in m, nodata cells; [ny, nx]."""
-
-    z: np.ndarray
-    dx: float
-    missing: np.ndarray
-
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom, top in metres."""
-        return (0.0, self.z.shape[1] * self.dx, self.z.shape[0] * self.dx, 0.0)
-
-    def known(self, values: np.ndarray) -> np.ndarray:
-        """A field [ny, nx] on fine or coarse cells, NaN where all fine cells are nodata."""
-        ny, nx = values.shape
-        f = self.missing.shape[0] // ny
-        nowhere = self.missing[: ny * f, : nx * f].reshape(ny, f, nx, f).all((1, 3))
-        return np.where(nowhere, np.nan, values)
-
-
 def hillshade(base_map: BaseMap) -> Float[np.ndarray, "ny nx"]:
     """Hillshade lit from the north-west, 0 to 1; the relief of flat ground is exaggerated."""
     relief = float(np.percentile(base_map.z, 98) - np.percentile(base_map.z, 2)) or 1.0
@@ -61,11 +46,13 @@ def hillshade(base_map: BaseMap) -> Float[np.ndarray, "ny nx"]:
     return np.where(base_map.missing, np.nan, shade)
 
 
-def _grid(count: int, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
+def _grid(count: int, base_map: BaseMap) -> tuple[Figure, list[Axes]]:
+    left, right, bottom, top = base_map.shown
+    shape = abs(top - bottom) / base_map.aspect, abs(right - left)
     rows = math.ceil(count / COLUMNS)
     columns = math.ceil(count / rows)
     tall = PANEL_INCHES * min(2.0, max(0.4, shape[0] / shape[1]))
-    size = (PANEL_INCHES * columns + 1.2, (tall + 0.35) * rows + 0.5)
+    size = (PANEL_INCHES * columns + 1.6, (tall + 0.45) * rows + 0.8)
     figure = Figure(figsize=size, dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.1))
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axis in axes[:count]:
@@ -76,25 +63,48 @@ def _grid(count: int, shape: tuple[int, int]) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _ground(axis: Axes, base_map: BaseMap, shade: np.ndarray, title: str) -> None:
-    axis.imshow(
-        shade, cmap="gray", vmin=0, vmax=BRIGHTEST, extent=base_map.extent, interpolation="nearest"
+def _draw(axis: Axes, base_map: BaseMap, values: np.ndarray, **style: Any) -> AxesImage:
+    """A field over the whole extent, of which the map's part is shown."""
+    drawn = axis.imshow(
+        values, extent=base_map.extent, interpolation="nearest", aspect=base_map.aspect, **style
     )
+    left, right, bottom, top = base_map.shown
+    axis.set(xlim=(left, right), ylim=(bottom, top))
+    return drawn
+
+
+def _ground(axis: Axes, base_map: BaseMap, shade: np.ndarray, title: str) -> None:
+    _draw(axis, base_map, shade, cmap="gray", vmin=0, vmax=BRIGHTEST)
     axis.set_title(title, fontsize=9)
 
 
+def _coordinates(axis: Axes, base_map: BaseMap) -> None:
+    """Coordinates along the axes of the first panel; the others show the same part."""
+    names = base_map.axis_names
+    for along, name in zip((axis.xaxis, axis.yaxis), names, strict=True):
+        along.set_major_locator(MaxNLocator(3))
+        along.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+        along.set_label_text(name, fontsize=7)
+    axis.tick_params(labelsize=6, length=2)
+    for label in axis.get_yticklabels():
+        label.set(rotation=90, va="center")
+
+
 def scale_bar(axis: Axes, base_map: BaseMap) -> None:
-    """A bar of a round length in the lower left corner, on white."""
-    width, height = base_map.extent[1], base_map.extent[2]
+    """A bar of a round length in the lower left corner, on white; north is up."""
+    left, right, bottom, top = base_map.shown
+    width = abs(right - left) / base_map.per_metre
     power = 10 ** math.floor(math.log10(width / 4))
     length = max(k * power for k in (1, 2, 5) if k * power <= width / 4 or k == 1)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
     bar = AnchoredSizeBar(
-        axis.transData, length, text, "lower left", label_top=True, sep=2, borderpad=0.3,
-        size_vertical=0.01 * min(width, height), fontproperties={"size": 7}, fill_bar=True,
+        axis.transData, length * base_map.per_metre, text, "lower left", label_top=True, sep=2,
+        borderpad=0.3, size_vertical=0.01 * min(abs(right - left), abs(top - bottom)),
+        fontproperties={"size": 7}, fill_bar=True,
     )  # fmt: skip
     bar.patch.set(alpha=0.8, linewidth=0)
     axis.add_artist(bar)
+    _coordinates(axis, base_map)
 
 
 def full_depth(fields: list[np.ndarray]) -> float:
@@ -113,15 +123,13 @@ def depths(path: Path, base_map: BaseMap, panels: list[Panel], title: str) -> No
         panels: depths in m.
         title: of the figure.
     """
-    figure, axes = _grid(len(panels), base_map.z.shape)
+    figure, axes = _grid(len(panels), base_map)
     deepest = full_depth([base_map.known(panel.values) for panel in panels])
     norm, shade = Normalize(0, deepest), hillshade(base_map)
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, base_map, shade, panel.title)
         wet = np.ma.masked_less(np.nan_to_num(base_map.known(panel.values)), SHOWN_M)
-        axis.imshow(
-            wet, cmap=WATER, norm=norm, alpha=0.85, extent=base_map.extent, interpolation="nearest"
-        )
+        _draw(axis, base_map, wet, cmap=WATER, norm=norm, alpha=0.85)
     scale_bar(axes[0], base_map)
     label = f"depth of water (m), from {SHOWN_M:g} m"
     shown = ScalarMappable(norm, WATER)
@@ -142,7 +150,7 @@ def differences(path: Path, base_map: BaseMap, panels: list[Panel], title: str, 
         title: of the figure.
         label: of the color bar.
     """
-    figure, axes = _grid(len(panels), base_map.z.shape)
+    figure, axes = _grid(len(panels), base_map)
     magnitudes = np.concatenate([np.abs(base_map.known(panel.values)).ravel() for panel in panels])
     gaps = magnitudes[magnitudes > LEAST_GAP_M]
     most = float(np.percentile(gaps, 98)) if len(gaps) else 1.0
@@ -150,14 +158,8 @@ def differences(path: Path, base_map: BaseMap, panels: list[Panel], title: str, 
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, base_map, shade, panel.title)
         gap = base_map.known(panel.values)
-        axis.imshow(
-            np.where(np.abs(gap) > LEAST_GAP_M, gap, np.nan),
-            cmap=DIFFERENCE,
-            norm=norm,
-            alpha=0.85,
-            extent=base_map.extent,
-            interpolation="nearest",
-        )
+        drawn = np.where(np.abs(gap) > LEAST_GAP_M, gap, np.nan)
+        _draw(axis, base_map, drawn, cmap=DIFFERENCE, norm=norm, alpha=0.85)
     scale_bar(axes[0], base_map)
     shown = ScalarMappable(norm, DIFFERENCE)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label, extend="both")
@@ -178,7 +180,7 @@ def extents(
         wet_m: depth above which a cell counts as wet, m.
         title: of the figure.
     """
-    figure, axes = _grid(len(panels), base_map.z.shape)
+    figure, axes = _grid(len(panels), base_map)
     colours, shade = ListedColormap([colour for _, colour in EXTENTS]), hillshade(base_map)
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, base_map, shade, panel.title)
@@ -186,10 +188,7 @@ def extents(
         code = np.where(
             predicted & actual, 0.0, np.where(actual, 1.0, np.where(predicted, 2.0, np.nan))
         )
-        axis.imshow(
-            code, cmap=colours, vmin=-0.5, vmax=2.5, alpha=0.85, extent=base_map.extent,
-            interpolation="nearest",
-        )  # fmt: skip
+        _draw(axis, base_map, code, cmap=colours, vmin=-0.5, vmax=2.5, alpha=0.85)
     scale_bar(axes[0], base_map)
     handles = [Patch(color=colour, label=name) for name, colour in EXTENTS]
     words = f"wet: deeper than {wet_m:g} m"
@@ -208,18 +207,12 @@ def terrains(path: Path, fine: BaseMap, panels: list[Panel], moved: Panel, title
         moved: difference of heights in m.
         title: of the figure.
     """
-    figure, axes = _grid(len(panels) + 1, fine.z.shape)
+    figure, axes = _grid(len(panels) + 1, fine)
     values = np.concatenate([fine.known(panel.values).ravel() for panel in panels])
     low, high = np.nanpercentile(values, (1, 99))
     norm = Normalize(float(low), float(high))
     for axis, panel in zip(axes, panels, strict=False):
-        axis.imshow(
-            fine.known(panel.values),
-            cmap=HEIGHT,
-            norm=norm,
-            extent=fine.extent,
-            interpolation="nearest",
-        )
+        _draw(axis, fine, fine.known(panel.values), cmap=HEIGHT, norm=norm)
         axis.set_title(panel.title, fontsize=9)
     scale_bar(axes[0], fine)
     shown = ScalarMappable(norm, HEIGHT)
@@ -227,10 +220,7 @@ def terrains(path: Path, fine: BaseMap, panels: list[Panel], moved: Panel, title
     shown_moved = fine.known(moved.values)
     most = float(np.nanmax(np.abs(shown_moved))) or 1.0
     last = axes[len(panels)]
-    drawn = last.imshow(
-        shown_moved, cmap="RdBu_r", vmin=-most, vmax=most, extent=fine.extent,
-        interpolation="nearest",
-    )  # fmt: skip
+    drawn = _draw(last, fine, shown_moved, cmap="RdBu_r", vmin=-most, vmax=most)
     last.set_title(moved.title, fontsize=9)
     figure.colorbar(drawn, ax=last, shrink=0.8, label="difference (m)")
     figure.suptitle(title, fontsize=11)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.core import optimizers
 from models.core.run import Run
@@ -64,9 +65,11 @@ def improve(
     )
     best, best_z = float("inf"), start
     optimiser = optimizers.Adam([z], lr=LR_M)
+    nowhere = _without_height(scenario, z)
     for step in range(steps + 1):
         run.check_stop()
-        repeated = z.expand(len(tasks), -1, -1)
+        closed = torch.where(nowhere, boundaries[0].ground.z, z)
+        repeated = closed.expand(len(tasks), -1, -1)
         error = relative(
             depths(repeated, boundaries, physics, [scenario.duration_s], scenario.solver),
             target,
@@ -80,6 +83,13 @@ def improve(
         optimiser.step()
         run.progress(min(step + 1, steps), steps, phase="tune")
     return TuningResult(best_z, best)
+
+
+def _without_height(scenario: Scenario, z: Tensor) -> Tensor:
+    """Coarse cells that keep the wall which stands for missing heights."""
+    if scenario.voids is None:
+        return torch.zeros(z.shape[1:], dtype=torch.bool)
+    return scenario.voids.on((z.shape[1], z.shape[2]))
 
 
 def tasks_of(

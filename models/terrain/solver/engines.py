@@ -17,6 +17,7 @@ from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, Totals, advance
+from models.terrain.solver.voids import Voids, check_water, rain_share
 from models.terrain.spec.fields import Solver, Water
 from models.terrain.spec.floods import steps_of
 
@@ -137,7 +138,7 @@ class TorchFlood:
 
 
 class Scenario(NamedTuple):
-    """Everything a flood needs besides the heights: resolved water, extent, solver, maps."""
+    """Everything a flood needs besides the heights: resolved water, extent, solver, maps, voids."""
 
     water: list[Water]
     extent: Extent
@@ -146,6 +147,7 @@ class Scenario(NamedTuple):
     duration_s: float
     device: str = "cpu"
     maps: Maps = Maps()
+    voids: Voids | None = None
 
     def boundary_conditions(self, bed: Tensor, datum: float, dx: float) -> BoundaryConditions:
         """Boundary conditions of a bed [1, ny, nx] over ``datum`` m; maps are pooled to it."""
@@ -153,7 +155,10 @@ class Scenario(NamedTuple):
         manning = _on(self.maps.manning, shape)
         ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver, manning)
         forcing = forcing_of(self.water, self.extent, shape, dx)
-        return BoundaryConditions(ground, forcing._replace(rain_map=_on(self.maps.rain, shape)))
+        forcing = forcing._replace(rain_map=_on(self.maps.rain, shape))
+        if self.voids is not None:
+            ground, forcing = self.voids.applied(ground, forcing)
+        return BoundaryConditions(ground, forcing)
 
     def open(self, z: np.ndarray, dx: float, *, coarse: bool = False) -> Flood:
         """A dry flood on heights ``z`` [ny, nx] in m with cells of ``dx`` m."""
@@ -222,11 +227,16 @@ def scenario_of(
         water: used instead of the spec's own.
 
     Raises:
-        SpecError: if a segment or source is off the terrain, or a map is of other cells.
+        SpecError: if a segment or source is off the terrain or where it has no height, or a map
+            is of other cells.
         DataError: if a map cannot be used.
     """
     ny, nx = fine.z.shape
     resolved = resolve_water(water or spec.water, fine.z, fine.missing, fine.dx)
     extent = Extent(ny * fine.dx, nx * fine.dx)
-    maps = rasters.maps_of(spec, fine, run)
-    return Scenario(resolved, extent, spec.solver, wet_m, spec.duration_s, run.device, maps)
+    maps, voids = rasters.maps_of(spec, fine, run), None
+    if fine.missing.any():
+        voids = Voids(fine.missing, getattr(spec, "nodata_cells", "wall"))
+        check_water(resolved, fine.missing, extent, fine.dx, run)
+        maps = maps._replace(rain=rain_share(resolved, maps.rain, fine.missing))
+    return Scenario(resolved, extent, spec.solver, wet_m, spec.duration_s, run.device, maps, voids)

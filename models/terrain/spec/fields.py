@@ -4,13 +4,30 @@ import math
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from models.core.needs import TOLERANCE, WEIGHTS, ArtifactNeed, Bound, DatasetNeed
 from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 from models.data.builtin import BUILTIN
 
-Edge = Literal["left", "right", "top", "bottom"]
+Side = Literal["left", "right", "top", "bottom"]
+Compass = Literal["west", "east", "north", "south"]
+COMPASS = {"west": "left", "east": "right", "north": "top", "south": "bottom"}
+Edge = Annotated[
+    Side,
+    BeforeValidator(
+        lambda name: COMPASS.get(name, name) if isinstance(name, str) else name,
+        json_schema_input_type=Side | Compass,
+    ),
+    Field(description="top is north and left is west, also where the file's rows run northwards"),
+]
+NodataCells = Annotated[
+    Literal["wall", "open"],
+    Field(
+        description="What cells without a height are to water: a wall, or an opening that it leaves"
+        " by; no rain falls there"
+    ),
+]
 Metres = Annotated[float, Field(gt=0, le=1e7)]
 CELLS = 50_000_000
 CELL_STEPS = 1e13  # what one job may ask of the solver; hours on a GPU, a day on a few cores
@@ -34,6 +51,9 @@ class DatasetTerrain(DatasetRef):
         le=1e6,
         description="Side of a cell in metres, where neither the file (npy, degrees) nor the"
         " upload tells it",
+    )
+    nodata: float | None = Field(
+        default=None, description="Stored value of cells without a height, where none is declared"
     )
     area: Area | None = Field(default=None, description="Part of it; all where left out")
 

@@ -17,6 +17,7 @@ from models.terrain.spec.fields import (
     Factor,
     Map,
     Method,
+    NodataCells,
     Solver,
     SyntheticTerrain,
     Terrain,
@@ -110,6 +111,8 @@ class _Flood(_OnTerrain):
         default=None, description="What the rain is multiplied with, cell by cell"
     )
 
+    nodata_cells: NodataCells = "wall"
+
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
         """Cap solvers stored before 30 November 2026, which could be unstable."""
@@ -167,6 +170,7 @@ class TerrainSimulate(_Flood):
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("depth/t*.tif", "raster", "depth in metres at a time, GeoTIFF"),
+        ArtifactInfo("depth.nc", "raster", "depth over time, NetCDF by the CF conventions"),
         ArtifactInfo("max_depth.tif", "raster", "greatest depth of each cell, GeoTIFF"),
         ArtifactInfo("arrival.tif", "raster", "s until a cell was wet; nodata where never"),
         ArtifactInfo("volume.csv", "table", "water entered, left, present, a row an output time"),
