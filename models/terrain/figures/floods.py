@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from models.terrain.figures.maps import BaseMap
+from models.terrain.figures.maps import LONGEST, BaseMap
 
 PANEL_INCHES, COLUMNS = 3.0, 4
 # from a blue that stands out from the hillshade; shallower water is not drawn
@@ -40,10 +40,18 @@ class Panel(NamedTuple):
 
 def hillshade(base_map: BaseMap) -> Float[np.ndarray, "ny nx"]:
     """Hillshade lit from the north-west, 0 to 1; the relief of flat ground is exaggerated."""
-    relief = float(np.percentile(base_map.z, 98) - np.percentile(base_map.z, 2)) or 1.0
-    stretch = 0.12 * min(base_map.z.shape) * base_map.dx / relief
-    shade = LightSource(315, 45).hillshade(base_map.z, stretch, base_map.dx, base_map.dx)
-    return np.where(base_map.missing, np.nan, shade)
+    z = sampled(base_map.z)
+    dx = base_map.dx * base_map.z.shape[1] / z.shape[1]
+    relief = float(np.percentile(z, 98) - np.percentile(z, 2)) or 1.0
+    stretch = 0.12 * min(z.shape) * dx / relief
+    shade = LightSource(315, 45).hillshade(z, stretch, dx, dx)
+    return np.where(sampled(base_map.missing), np.nan, shade)
+
+
+def sampled(values: np.ndarray) -> np.ndarray:
+    """Every k-th row and column of a field larger than a picture shows."""
+    step = -(-max(values.shape) // LONGEST)
+    return values[::step, ::step]
 
 
 def _grid(count: int, base_map: BaseMap) -> tuple[Figure, list[Axes]]:
@@ -66,7 +74,11 @@ def _grid(count: int, base_map: BaseMap) -> tuple[Figure, list[Axes]]:
 def _draw(axis: Axes, base_map: BaseMap, values: np.ndarray, **style: Any) -> AxesImage:
     """A field over the whole extent, of which the map's part is shown."""
     drawn = axis.imshow(
-        values, extent=base_map.extent, interpolation="nearest", aspect=base_map.aspect, **style
+        sampled(values),
+        extent=base_map.extent,
+        interpolation="nearest",
+        aspect=base_map.aspect,
+        **style,
     )
     left, right, bottom, top = base_map.shown
     axis.set(xlim=(left, right), ylim=(bottom, top))
