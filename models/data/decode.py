@@ -35,9 +35,11 @@ def decode(content: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_header(image, name)
                 return _pixels(image, name)
+    except DataError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: more than {PIXELS} pixels") from error
-    except (OSError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise DataError(f"{name}: damaged, cut short, or no PNG or JPEG file") from error
 
 

@@ -1,6 +1,5 @@
 """Parquet in the form of Hugging Face: an image struct (bytes, path) and an integer label."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
@@ -17,10 +16,11 @@ from models.data import archives
 from models.data.archives import Archive, open_archive
 from models.data.arrays import ImageArrays, Labelled, split
 from models.data.decode import decode
+from models.data.headers import parse_json
 from models.data.labels import checked_labels, class_names
 from models.data.stacks import Stack
+from models.data.tables import open_parquet_file, read_batches
 
-BATCH_ROWS = 256
 ROWS = 10_000_000
 LABEL_NAMES = ("label", "labels", "fine_label")
 
@@ -93,10 +93,9 @@ def _table(file: IO[bytes], name: str) -> Table:
         schema = opened.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: damaged, cut short, or no parquet file") from error
-    label = _label_column(schema, name)
-    return Table(
-        name, opened, _image_column(schema, name), label, size_bytes, _classes(schema, label)
-    )
+    label, image = _label_column(schema, name), _image_column(schema, name)
+    opened = open_parquet_file(file, (image, label), name)
+    return Table(name, opened, image, label, size_bytes, _classes(schema, label, name))
 
 
 def _image_column(schema: pa.Schema, name: str) -> str:
@@ -121,12 +120,15 @@ def _label_column(schema: pa.Schema, name: str) -> str:
     )
 
 
-def _classes(schema: pa.Schema, label: str) -> list[str] | None:
+def _classes(schema: pa.Schema, label: str, name: str) -> list[str] | None:
     """Class names from Hugging Face's note in the schema, if there is one."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return None
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        note = parse_json(schema.metadata[b"huggingface"], f"{name}: the note of Hugging Face")
+        features = note["info"]["features"]
         return [str(name) for name in features[label]["names"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError):
         return None
 
 
@@ -160,14 +162,7 @@ def _batches(table: Table) -> Iterator[tuple[pa.RecordBatch, int]]:
     limit = min(
         archives.TOTAL_BYTES, max(archives.RATIO * table.size_bytes, archives.RATIO_FLOOR_BYTES)
     )
-    inflated = first = 0
-    columns = [table.image, table.label]
-    try:
-        for batch in table.file.iter_batches(BATCH_ROWS, columns=columns):
-            inflated += batch.nbytes
-            if inflated > limit:
-                raise DataError(f"{table.name}: inflates to more than {limit} bytes")
-            yield batch, first
-            first += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{table.name}: damaged after row {first}: {error}") from error
+    first = 0
+    for batch in read_batches(table.file, (table.image, table.label), limit, table.name):
+        yield batch, first
+        first += batch.num_rows
