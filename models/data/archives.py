@@ -49,6 +49,12 @@ class Archive:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise DataError(f"{name}: damaged, or packed in an unknown way: {error}") from error
 
+    def room_bytes(self, name: str) -> int:
+        """How many bytes an entry can inflate to, as promised and within the limits."""
+        entry = self._entries[name]
+        packed = min(entry.compress_size, self._size_bytes)
+        return min(entry.file_size, max(RATIO * packed, RATIO_FLOOR_BYTES), TOTAL_BYTES)
+
     def read(self, name: str) -> bytes:
         """All bytes of an entry, as :meth:`open`."""
         with self.open(name) as stream:

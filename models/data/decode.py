@@ -55,9 +55,11 @@ def decode(
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_header(image, name)
                 return _pixels(_upright(image, noted), name, noted)
+    except DataError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: more than {PIXELS} pixels") from error
-    except (OSError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise DataError(f"{name}: damaged, cut short, or no {NAMES_OF_FORMATS} file") from error
 
 

@@ -1,11 +1,9 @@
 """Images and labels in an npz file, read without numpy's loader: no pickle, no trusted header."""
 
-import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.lib import format as npy
 
 from models.core.errors import DataError
 from models.core.spec import ReadOptions
@@ -16,7 +14,6 @@ from models.data.labels import numbered
 from models.data.parts import KEYWORDS, grouped
 from models.data.pixels import as_pictures
 from models.data.sets import ImageSet
-from models.data.stacks import check_bytes
 
 CLASSES = "classes"
 KEYS = (
@@ -99,20 +96,11 @@ def _part(match: re.Match[str]) -> str | None:
 
 def _array(archive: Archive, key: str) -> np.ndarray:
     """One array, its header checked against the limits before memory is taken."""
+    room = archive.room_bytes(f"{key}.npy")
     with archive.open(f"{key}.npy") as stream:
-        try:
-            version = npy.read_magic(stream)
-            header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-            shape, fortran, dtype = header[version](stream)
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{key}: no array of numpy's format 1 or 2") from error
-        if dtype.hasobject:
-            raise DataError(f"{key}: an array of Python objects (pickle) is refused")
-        if min(shape, default=0) < 0:
-            raise DataError(f"{key}: shape {shape}")
-        size = math.prod(shape) * dtype.itemsize
-        check_bytes(size, key)
-        content = bytearray(size)
-        if stream.readinto(content) < size:
-            raise DataError(f"{key}: cut short; shape {shape} of {dtype} takes {size} bytes")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+        header = read_array_header(stream, room, key)
+        content = bytearray(header.size_bytes)
+        if stream.readinto(content) < header.size_bytes:
+            raise DataError(f"{key}: cut short; its {header.size_bytes} bytes are not there")
+    order = "F" if header.is_fortran else "C"
+    return np.frombuffer(content, header.dtype).reshape(header.shape, order=order)

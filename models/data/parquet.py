@@ -1,6 +1,5 @@
 """Parquet in the form of Hugging Face: an image struct (bytes, path) and a label column."""
 
-import json
 import shutil
 import tempfile
 from collections import Counter
@@ -19,11 +18,12 @@ from models.data import archives, sets
 from models.data.archives import Archive
 from models.data.contents import Contents
 from models.data.decode import decode
+from models.data.headers import parse_json
 from models.data.labels import numbered
 from models.data.parts import grouped, part_of
 from models.data.sets import ImagePart, ImageSet, Picture
+from models.data.tables import open_parquet_file, read_batches
 
-BATCH_ROWS = 256
 ROWS = 10_000_000
 LABEL_NAMES = ("label", "labels", "fine_label")
 
@@ -119,12 +119,13 @@ def _table(file: IO[bytes], name: str, options: ReadOptions, contents: Contents)
         schema = opened.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: damaged, cut short, or no parquet file") from error
-    features = _features(schema)
+    features = _features(schema, name)
     label = options.label or _label_column(schema, features, name)
     _check_label(schema, label, name)
     image = _image_column(schema, name)
     for column in set(schema.names) - {label, image}:
         contents.left_out[f"column {column}", "neither image nor label"] = 1
+    opened = open_parquet_file(file, (image, label), name)
     return Table(name, opened, image, label, size_bytes, _classes(features, label))
 
 
@@ -178,10 +179,13 @@ def _check_label(schema: pa.Schema, label: str, name: str) -> None:
         )
 
 
-def _features(schema: pa.Schema) -> dict[str, Any]:
+def _features(schema: pa.Schema, name: str) -> dict[str, Any]:
     """Hugging Face's description of the columns in the schema, if there is one."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    note = parse_json(schema.metadata[b"huggingface"], f"{name}: the note of Hugging Face")
     try:
-        return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
+        return dict(note["info"]["features"])
     except (KeyError, TypeError, ValueError):
         return {}
 
@@ -273,13 +277,7 @@ def _batches(table: Table, column: str) -> Iterator[tuple[pa.RecordBatch, int]]:
     limit = min(
         archives.TOTAL_BYTES, max(archives.RATIO * table.size_bytes, archives.RATIO_FLOOR_BYTES)
     )
-    inflated = first = 0
-    try:
-        for batch in table.file.iter_batches(BATCH_ROWS, columns=[column]):
-            inflated += batch.nbytes
-            if inflated > limit:
-                raise DataError(f"{table.name}: inflates to more than {limit} bytes")
-            yield batch, first
-            first += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{table.name}: damaged after row {first}: {error}") from error
+    first = 0
+    for batch in read_batches(table.file, (column,), limit, table.name):
+        yield batch, first
+        first += batch.num_rows

@@ -5,13 +5,13 @@ evaluate expressions as Python. Here the graph is read as the JSON that it is, i
 list of names, and weights as raw bytes; ``models/nets/exported.py`` makes a net of it.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.core.errors import DataError
 from models.data.archives import Archive, open_archive
+from models.data.headers import parse_json, safetensors_shapes
 
 LIMIT_BYTES = 64 * 2**20  # of the graph as JSON
 ZIP_MAGIC = b"PK\x03\x04"
@@ -101,27 +101,6 @@ def _count(sizes: list[int]) -> int:
     return product
 
 
-def safetensors_shapes(path: Path) -> dict[str, list[int]]:
-    """Names and shapes from the header of a safetensors file.
-
-    Raises:
-        DataError: if it is no such file.
-    """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > LIMIT_BYTES:
-                raise ValueError("its header is too long")  # noqa: TRY301  # one message for all
-            header = json.loads(file.read(length))
-        return {k: [int(n) for n in v["shape"]] for k, v in header.items() if k != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"the file is neither a torch.export archive nor safetensors: {error}",
-            hint="save the net by torch.export.save(program, 'net.pt2'), or its weights by "
-            "safetensors.torch.save_file; torch.save writes a pickle, which is refused",
-        ) from error
-
-
 def read_program(path: Path) -> Program:
     """The graph and the weights of a ``torch.export`` archive (torch 2.9 or later).
 
@@ -168,10 +147,7 @@ def _json(archive: Archive, name: str) -> dict[str, Any]:
         content = stream.read(LIMIT_BYTES + 1)
     if len(content) > LIMIT_BYTES:
         raise DataError(f"{name}: over {LIMIT_BYTES} bytes")
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{name}: no JSON: {error}") from error
+    return parse_json(content, name)
 
 
 def _targets(specs: list[dict[str, Any]]) -> dict[str, str]:

@@ -11,7 +11,8 @@ from torch import nn
 
 from models.core.errors import DataError, DataMissingError, SpecError
 from models.core.run import Run
-from models.data.programs import holds_program, safetensors_shapes
+from models.data.headers import safetensors_shapes
+from models.data.programs import holds_program
 from models.nets import efficientnet_lite
 from models.nets.build import build_net
 from models.nets.exported import load_program
