@@ -10,6 +10,7 @@ from models.core.spec import ReadOptions
 from models.data import sets
 from models.data.archives import Archive
 from models.data.contents import Contents
+from models.data.headers import read_array_header
 from models.data.labels import numbered
 from models.data.parts import KEYWORDS, grouped
 from models.data.pixels import as_pictures

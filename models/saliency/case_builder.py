@@ -42,6 +42,11 @@ class CaseBuilder:
         """Runs the net; its plan is made at the first use, within ``arithmetic(spec)``."""
         return open_net(self.spec, self.subject, self.rows)
 
+    @property
+    def outputs(self) -> str:
+        """What outputs are of: ``labels``, each by itself, or ``classes``, of which one holds."""
+        return "labels" if self.scorer.labels_alone(len(self.subject.classes)) else "classes"
+
     @cached_property
     def chunk(self) -> int:
         """Images per forward pass."""
@@ -61,6 +66,12 @@ class CaseBuilder:
         x = self.subject.space.normalise(pixels).to(dtype_of(self.subject.net))
         if position == 0 and self.rows.done == 0:
             probe(self.scorer, x)
+            if self.spec.score == "prob" and self.outputs == "labels":
+                self._run.warn(
+                    "outputs_are_labels",
+                    "the outputs of the net are probabilities of labels, each by itself (it ends "
+                    "in a sigmoid); score 'prob' reads them as they are",
+                )
         outputs = self.scorer.outputs(x[None])
         targets = choose_targets(self.spec.target, outputs[0])
         index = torch.tensor(targets, device=x.device)

@@ -52,6 +52,7 @@ def described(study: Study, results: EvaluationResults) -> dict[str, Any]:
     return {
         "model": study.spec.model.model_dump(exclude_none=True),
         "score": study.spec.score,
+        "outputs": study.cases.outputs,
         "seed": study.spec.seed,
         "rows": results.rows,
         "engine": "plain" if study.cases.scorer.plan is None else "plan",

@@ -113,7 +113,7 @@ class Explainer:
         images = [image_of(replacement) for replacement in drawn]
         numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk)
         for target, p in zip(case.targets.tolist(), numbers["probability"], strict=True):
-            if above_neutral_limit(p, len(classes)):
+            if above_neutral_limit(p, numbers["outcomes"]):
                 self._warn(
                     "baseline_not_neutral",
                     f"{image}: baseline {label} alone has probability {p:.3g} for class "
@@ -160,6 +160,8 @@ class Explainer:
         stem = f"{described['method']}-{described['baseline']}-class{described['class']}"
         name = f"saliency/{entry['image']}/{stem}.npy"
         check_finite(values, name)
+        if not values.any():
+            self._warn("map_is_zero", f"{name} is zero throughout: no score of the class moved")
         np.save(self.run.dir / name, values)
         low, high = float(values.min()), float(values.max())
         described = {"image": entry["image"], **described, "shape": list(values.shape)}
@@ -200,6 +202,7 @@ class Explainer:
             "kind": self.spec.kind,
             "model": self.spec.model.model_dump(exclude_none=True),
             "score": self.spec.score,
+            "outputs": self.cases.outputs,
             "seed": self.spec.seed,
             "rows": rows,
             "batch": self.cases.chunk,

@@ -112,7 +112,7 @@ class Study:
             images = [image_of(b) for b in replacements_of(part, case.x, space, self.spec.seed)]
             numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk)
             entry["baselines"][label] = numbers
-            if above_neutral_limit(max(numbers["probability"]), len(classes)):
+            if above_neutral_limit(max(numbers["probability"]), numbers["outcomes"]):
                 message = (
                     f"{name}: baseline {label} is not neutral: over {NEUTRAL_FACTOR} times chance"
                 )
@@ -155,6 +155,10 @@ class Study:
     ) -> None:
         """Add one map with its grades and log their numbers."""
         results.maps[key], results.grades[key] = values, {}
+        if not values.any():
+            message = f"{key.name} is zero throughout: no score of the class moved"
+            results.warnings.append(message)
+            self._run.warn("map_is_zero", message)
         for name, graded in zip(grader_labels(self.spec.graders), grades, strict=True):
             results.grades[key][name] = graded.value
             for title, points in graded.curves.items():

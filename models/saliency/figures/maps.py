@@ -21,7 +21,12 @@ COLUMNS = 4
 PANEL_INCHES = 2.6
 BAR_INCHES = 0.6
 BAR_LETTERS = 26  # characters per line of a colour bar's label
-SCORES = {"prob": "probability", "logit": "logit", "logprob": "log-probability"}
+SCORES = {
+    "prob": "probability",
+    "sigmoid": "probability",
+    "logit": "logit",
+    "logprob": "log-probability",
+}
 UNSIGNED_COLORMAP = "viridis"
 
 

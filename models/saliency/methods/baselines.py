@@ -162,6 +162,7 @@ def baseline_impact(
 
     Returns:
         ``score`` and ``path`` of each target, ``max_probability``, ``neutrality`` (1 minus that),
+        ``outcomes`` among which chance chooses (the classes; 2 for a label by itself),
         ``entropy`` in nats and its distance from uniform ``kl_uniform``, ``top_class`` of the
         first draw, ``top_class_changes`` and the area ``path_area`` of each target's path.
     """
@@ -173,7 +174,8 @@ def baseline_impact(
     out = torch.stack(outputs)  # [draws, points, classes]
     score = scorer.scores(out.flatten(0, 1)).unflatten(0, out.shape[:2])[:, :, targets]
     p = scorer.probabilities(out[:, 0])
-    entropy = torch.special.entr(p).sum(1).mean().item()
+    alone = scorer.labels_alone(p.shape[1])
+    entropy = _entropy(p, alone).mean().item()
     largest = p.max(1).values.mean().item()
     return {
         "score": score[:, 0].mean(0).tolist(),
@@ -181,13 +183,20 @@ def baseline_impact(
         "probability": p[:, targets].mean(0).tolist(),
         "max_probability": largest,
         "neutrality": 1 - largest,
+        "outcomes": 2 if alone else p.shape[1],
         "entropy": entropy,
-        "kl_uniform": math.log(p.shape[1]) - entropy,
+        "kl_uniform": (p.shape[1] * math.log(2) if alone else math.log(p.shape[1])) - entropy,
         "top_class": int(p[0].argmax()),
         "top_class_changes": bool(p[0].argmax() != out[0, -1].argmax()),
         "path": score.mean(0).T.tolist(),
         "path_area": torch.trapezoid(score.mean(0), dx=1 / (PATH_POINTS - 1), dim=0).tolist(),
     }
+
+
+def _entropy(p: Float[Tensor, "n classes"], alone: bool) -> Float[Tensor, "n"]:
+    """In nats, of one choice among classes or of labels each of which may hold."""
+    of_each = torch.special.entr(p) + (torch.special.entr(1 - p) if alone else 0)
+    return of_each.sum(1)
 
 
 def above_neutral_limit(probability: float, classes: int) -> bool:

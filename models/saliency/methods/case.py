@@ -1,6 +1,7 @@
 """An image to explain, as every saliency method and grader receives it."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,36 @@ from models.saliency.net.scores import Fill, Scorer
 REGIONS_AT_ONCE = {"cpu": 16, "cuda": 96}  # regions propagated through the net as one batch
 
 
+class ScoreRange:
+    """Smallest and largest score of each class over the images of a method; several threads add."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bounds: tuple[Tensor, Tensor] | None = None
+
+    def add(self, scores: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """Take note of scores, and return them."""
+        low, high = scores.amin(0), scores.amax(0)
+        with self._lock:
+            if self._bounds is not None:
+                low, high = low.minimum(self._bounds[0]), high.maximum(self._bounds[1])
+            self._bounds = low, high
+        return scores
+
+    def constant(self, full: Float[Tensor, "k"], dtype: torch.dtype) -> Bool[Tensor, "k"]:
+        """Whether no score differed from that of the unperturbed image, but for rounding.
+
+        Args:
+            full: scores of the unperturbed image.
+            dtype: of the net.
+        """
+        if self._bounds is None:
+            return torch.zeros_like(full, dtype=torch.bool)
+        low, high = self._bounds[0].minimum(full), self._bounds[1].maximum(full)
+        rounding = min(8 * torch.finfo(dtype).eps, 1e-6)
+        return high - low <= rounding * low.abs().maximum(high.abs())
+
+
 @dataclasses.dataclass
 class Case:
     """An image with the classes to explain.
@@ -30,6 +61,7 @@ class Case:
         chunk: images per forward pass.
         pixels: the image in [0, 1], for segments and edges; None stands for ``x``.
         reported: numbers that a method reports with its map.
+        score_range: of the images that a method has scored.
     """
 
     x: Float[Tensor, "c h w"]
@@ -40,20 +72,22 @@ class Case:
     chunk: int
     pixels: Float[Tensor, "c h w"] | None = None
     reported: dict[str, int] = dataclasses.field(default_factory=dict)
+    score_range: ScoreRange = dataclasses.field(default_factory=ScoreRange)
 
     def with_seed(self, seed: int) -> "Case":
         """The same case with another seed."""
-        return dataclasses.replace(self, seed=seed, reported={})
+        return dataclasses.replace(self, seed=seed, reported={}, score_range=ScoreRange())
 
     def rescored(self, **changes: Any) -> "Case":
         """A copy with other fields; ``full`` is computed for them, which costs one row."""
-        other = dataclasses.replace(self, reported={}, **changes)
+        other = dataclasses.replace(self, reported={}, score_range=ScoreRange(), **changes)
         other.full = other.score(other.x[None])[0]
         return other
 
     def score(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Scores of the k classes for a batch, float64."""
-        return self.scorer.scores(self.scorer.outputs(images))[:, self.targets]
+        scores = self.scorer.scores(self.scorer.outputs(images))[:, self.targets]
+        return self.score_range.add(scores)
 
     def scores(
         self, images: Callable[[Int64[Tensor, "m"]], Float[Tensor, "m c h w"]], count: int
@@ -84,7 +118,7 @@ class Case:
         out = self.scorer.outputs_with_replaced(
             self.x, b, key, regions, lambda: self._base_activations, size
         )
-        return self.scorer.scores(out)[:, self.targets]
+        return self.score_range.add(self.scorer.scores(out)[:, self.targets])
 
     @cached_property
     def _base_activations(self) -> BaseActivations:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from models.saliency.methods import controls, gradients, optimised
 from models.saliency.methods.baselines import Replacement
-from models.saliency.methods.case import Case
+from models.saliency.methods.case import Case, ScoreRange
 from models.saliency.methods.occlusion import occlusion, score_drops
 from models.saliency.methods.rise import rise
 from models.saliency.methods.surrogates import ablation, kernel_shap, lime, shapley
@@ -46,9 +47,13 @@ def compute_map(
     """Compute the maps of one method with baseline ``b``, float64.
 
     Returns:
-        For each of the k classes a value per pixel, or per window for ``occlusion_raw``.
+        For each of the k classes a value per pixel, or per window for ``occlusion_raw``; 0 where
+        no score of the class moved: masks alone would leave a pattern of their own.
 
     Raises:
         SpecError: if the method cannot be used with this net or image.
     """
-    return METHODS[type(part)](part, case, b)
+    case.score_range = ScoreRange()
+    maps = METHODS[type(part)](part, case, b)
+    constant = case.score_range.constant(case.full, case.scorer.dtype)
+    return torch.where(constant[:, None, None], 0.0, maps)

@@ -17,6 +17,7 @@ from models.nets import efficientnet_lite
 from models.nets.build import build_net
 from models.nets.exported import load_program
 from models.nets.files import load_net
+from models.saliency.net.outputs import check_score
 from models.saliency.net.space import Space
 from models.saliency.spec.map import Explanation
 from models.saliency.spec.methods import check_window
@@ -247,7 +248,7 @@ def _count(net: nn.Module, shape: tuple[int, int, int], device: str) -> int:
 
 
 def check(spec: Explanation, subject: Subject) -> None:
-    """Refuse windows and targets that do not fit the net.
+    """Refuse windows, targets and scores that do not fit the net.
 
     Raises:
         SpecError: naming the field and what is allowed.
@@ -258,6 +259,7 @@ def check(spec: Explanation, subject: Subject) -> None:
     except ValueError as error:
         raise SpecError(str(error)) from error
     count = len(subject.classes)
+    check_score(subject.net, spec.score, count)
     given = [spec.target] if isinstance(spec.target, int) else spec.target
     if isinstance(given, str):
         wanted = int(given.partition(":")[2] or 1)

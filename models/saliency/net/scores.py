@@ -13,6 +13,7 @@ from models.saliency.engine.boxes import Regions
 from models.saliency.engine.graphed import GraphedChanges
 from models.saliency.engine.incremental import KEPT, BaseActivations, Changes, Filled, in_order
 from models.saliency.engine.plan import ExecutionPlan
+from models.saliency.net.outputs import ends_in_sigmoid
 
 # from masks [n, h, w] and the image [c, h, w] to images [n, c, h, w] with the masks filled
 Fill = Callable[[Tensor, Tensor], Tensor]
@@ -25,7 +26,7 @@ class Scorer:
 
     Args:
         net: gives one row of outputs for each image.
-        kind: ``prob``, ``logit`` (the outputs as they are) or ``logprob``.
+        kind: ``prob``, ``sigmoid``, ``logit`` (the outputs as they are) or ``logprob``.
         tick: called with the number of rows after each forward pass.
         plan: of the net, if it could be traced; replaces it in forward passes.
         lower: the net in a lower precision; replaces it, and is what ``plan`` was made from,
@@ -35,7 +36,7 @@ class Scorer:
     def __init__(
         self,
         net: nn.Module,
-        kind: Literal["prob", "logit", "logprob"],
+        kind: Literal["prob", "sigmoid", "logit", "logprob"],
         tick: Callable[[int], None] | None = None,
         plan: ExecutionPlan | None = None,
         lower: nn.Module | None = None,
@@ -45,6 +46,7 @@ class Scorer:
         net.requires_grad_(requires_grad=False)
         self.net = net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.kind, self.plan = kind, plan
+        self._ends_in_sigmoid = ends_in_sigmoid(net)
         forward = self.net if lower is None else lower
         self._run: Callable[[Tensor], Tensor] = forward if plan is None else plan
         self.dtype = dtype_of(forward)
@@ -142,12 +144,23 @@ class Scorer:
 
     def scores(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
         """Scores of all classes, from outputs of the net."""
-        if self.kind == "logit":
+        if self.kind == "logit" or (self.kind == "prob" and self._ends_in_sigmoid):
             return outputs
+        if self.kind == "sigmoid":
+            return outputs.sigmoid()
         return outputs.softmax(1) if self.kind == "prob" else outputs.log_softmax(1)
 
+    def labels_alone(self, count: int) -> bool:
+        """Whether each of ``count`` outputs is of a label by itself, not of one class among all."""
+        return self._ends_in_sigmoid or self.kind == "sigmoid" or count == 1
+
     def probabilities(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
-        """Class probabilities, whatever the score: a softmax, unless the net ends in one."""
+        """Probabilities, whatever the score, of classes or of labels each for itself.
+
+        A softmax or sigmoid is applied unless the net ends in one.
+        """
+        if self.labels_alone(outputs.shape[1]):
+            return outputs if self._ends_in_sigmoid else outputs.sigmoid()
         return outputs if _are_probabilities(outputs) else outputs.softmax(1)
 
 
@@ -194,9 +207,11 @@ def probe(scorer: Scorer, x: Float[Tensor, "c h w"]) -> None:
             "rest of its batch or from pass to pass: dropout or batch statistics are at work",
             hint="explain a net whose output depends on the image alone",
         )
-    if scorer.kind != "logit" and _are_probabilities(alone[None]):
+    classes = len(alone) > 1 and not ends_in_sigmoid(scorer.net)
+    if scorer.kind != "logit" and classes and _are_probabilities(alone[None]):
+        function = "sigmoid" if scorer.kind == "sigmoid" else "softmax"
         raise SpecError(
-            f"score: {scorer.kind!r} would apply a softmax, but the net's outputs are "
+            f"score: {scorer.kind!r} would apply a {function}, but the net's outputs are "
             "probabilities already (non-negative, sum 1)",
             hint="use score 'logit', which reads the outputs as they are",
         )

@@ -111,9 +111,11 @@ class Explanation(Spec):
         description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image; '
         "further classes cost no further forward passes",
     )
-    score: Literal["prob", "logit", "logprob"] = Field(
+    score: Literal["prob", "sigmoid", "logit", "logprob"] = Field(
         default="prob",
-        description="Score of a class: softmax probability, net output as it is, log-probability",
+        description="Score of a class: prob: its probability by a softmax, or the output as it is "
+        "of a net that ends in a sigmoid; sigmoid: probability of a label by itself; logit: the "
+        "output as it is; logprob: log of the softmax",
     )
     methods: list[Method] = Field(
         default=[Occlusion(id="occlusion")],

@@ -104,7 +104,7 @@ class UploadedNet(DatasetRef):
     input: Input = Input()
     classes: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
         default=None,
-        min_length=2,
+        min_length=1,
         max_length=100_000,
         description="Class names in the order of the net's outputs",
     )

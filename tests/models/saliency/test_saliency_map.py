@@ -13,6 +13,7 @@ from saliency_nets import conv_net
 
 from models.core.errors import DataMissingError, SpecError
 from models.core.run import Run, StoppedError
+from models.data import samples
 from models.nets import efficientnet_lite
 from models.saliency import map
 from models.saliency.figures import maps as pictures
@@ -115,6 +116,41 @@ def test_report_and_events_agree(small, explain):
     assert image["baselines"]["black"]["standard_error"] is None
     with_error = {entry["baseline"] for entry in report["maps"] if "standard_error" in entry}
     assert with_error == {"uniform_noise"}
+
+
+def test_a_constant_class_gives_zero_maps_and_a_warning(small, explain):
+    with torch.no_grad():
+        small.net[-1].weight.zero_()
+    folder, events = explain(score="logit", outputs=[])
+    report = json.loads((folder / "report.json").read_text())
+    assert {(entry["min"], entry["max"]) for entry in report["maps"]} == {(0, 0)}
+    warned = [event for event in events if event.get("code") == "map_is_zero"]
+    assert len(warned) == len(report["maps"]) == len(report["warnings"])
+    assert report["outputs"] == "classes"
+
+
+@pytest.mark.parametrize(
+    ("last", "score", "outputs", "warned"),
+    [
+        (torch.nn.Sigmoid(), "prob", "labels", {"outputs_are_labels"}),
+        (torch.nn.Identity(), "sigmoid", "labels", set()),
+    ],
+)
+def test_labels_have_scores_of_their_own(last, score, outputs, warned, small, explain, monkeypatch):
+    """The same maps, whether the net or the score has the sigmoid."""
+    subject = small._replace(net=torch.nn.Sequential(conv_net(), last).eval())
+    monkeypatch.setattr(load, "load_subject", lambda *_: subject)
+    folder, events = explain(score=score, outputs=[], target=2)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["outputs"] == outputs
+    assert {event["code"] for event in events if event.get("event") == "warning"} == warned
+    (target,) = report["images"][0]["targets"]
+    assert target["score"] == target["probability"]
+    x = samples.photo(0)
+    pixels = subject.space.normalise(inputs.prepare(x, subject, "x")).float()
+    assert target["score"] == pytest.approx(
+        conv_net()(pixels[None])[0, 2].sigmoid().item(), abs=1e-6
+    )
 
 
 def test_same_spec_leaves_the_same_bytes(small, explain):

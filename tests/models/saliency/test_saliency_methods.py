@@ -202,3 +202,27 @@ def test_gradcam_layer_that_is_not_there_is_refused():
         compute_map(gradients.GradCam(id="gradcam", layer="top"), one, one.x)
     with pytest.raises(SpecError, match="gives no maps"):
         compute_map(gradients.GradCam(id="gradcam", layer="7"), one, one.x)
+
+
+CONSTANT = [
+    *(masks.Rise(id="rise", masks=64, grid=4, estimator=name)
+      for name in ("raw", "coverage", "centred", "slope")),
+    masks.Occlusion(id="occlusion", window=4, stride=2),
+    masks.FeatureAblation(id="feature_ablation", segments=GRID),
+    masks.Lime(id="lime", segments=GRID, samples=50),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", CONSTANT, ids=lambda part: getattr(part, "estimator", part.id))
+def test_a_score_that_never_moves_gives_zero_not_the_pattern_of_the_masks(part):
+    """Of two classes the first is constant; the map of the second stays what it was."""
+    w, x, b = noise(1, 3, H, W), noise(3, H, W, seed=1), noise(3, H, W, seed=2)
+    still = torch.zeros(1, 3, H, W, dtype=torch.float64)
+    one = case(Linear(torch.cat([still, w]), 0.3), x, "logit", (0, 1), chunk=64)
+    first, second = compute_map(part, one, b)
+    assert not first.any()
+    alone = case(Linear(w, 0.3), x, "logit", (0,), chunk=64)
+    torch.testing.assert_close(second, compute_map(part, alone, b)[0])
+    assert second.any()
+    small = case(Linear(torch.cat([still, w * 1e-9]), 0.3), x, "logit", (1,), chunk=64)
+    assert compute_map(part, small, b).any()  # a small movement is one nevertheless

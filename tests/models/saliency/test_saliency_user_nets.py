@@ -89,6 +89,84 @@ def test_mprt_of_a_program_is_refused(branches, tmp_path):
         )
 
 
+class Head(nn.Module):
+    """Linear scores of an image under a last operation; the seed fixes the weights."""
+
+    def __init__(self, outputs: int, last=lambda y: y) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.weight = nn.Parameter(torch.randn(outputs, 360, generator=generator) / 100)
+        self.last = last
+
+    def forward(self, x):
+        return self.last(nn.functional.linear(x.flatten(1), self.weight))
+
+
+LABELS = {
+    "sigmoid": torch.sigmoid,
+    "sigmoid of a view": lambda y: torch.sigmoid(y).unsqueeze(2).flatten(1),
+    "two heads": lambda y: torch.cat([torch.sigmoid(y[:, :2]), torch.sigmoid(y[:, 2:])], 1),
+    "hardsigmoid": nn.functional.hardsigmoid,
+}
+
+
+def described(net, path, score, **fields):
+    """The net as a job loads it, with the checks of its spec."""
+    exported(net, path)
+    model = UploadedNet(dataset="mine", **fields)
+    spec = SaliencyMap(
+        kind="saliency.map", model=model, score=score, methods=[{"id": "rise", "masks": 8}]
+    )
+    subject = load.uploaded(model, path, "cpu")
+    load.check(spec, subject)
+    return subject
+
+
+@pytest.mark.parametrize("last", LABELS)
+def test_a_net_that_ends_in_a_sigmoid_has_labels_not_classes(last, tmp_path):
+    """``prob`` is each output as it is: no softmax couples the labels."""
+    net = described(Head(5, LABELS[last]), tmp_path / "net.pt2", "prob").net
+    x = noise(3, 3, 12, 10, dtype=torch.float32)
+    scorer = Scorer(net, "prob")
+    outputs = scorer.outputs(x)
+    assert torch.equal(scorer.scores(outputs), outputs)
+    assert torch.equal(scorer.probabilities(outputs), outputs)
+    assert scorer.labels_alone(5)
+    probe(scorer, x[0])
+    for score in ("sigmoid", "logprob"):
+        with pytest.raises(SpecError, match="probabilities of labels already") as error:
+            described(Head(5, LABELS[last]), tmp_path / "net.pt2", score)
+        assert "'prob' or 'logit'" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("last", [lambda y: y, lambda y: torch.sigmoid(y) * 2 - 1, torch.relu])
+def test_other_nets_have_classes(last, tmp_path):
+    scorer = Scorer(described(Head(5, last), tmp_path / "net.pt2", "prob").net, "prob")
+    outputs = scorer.outputs(noise(3, 3, 12, 10, dtype=torch.float32))
+    assert not scorer.labels_alone(5)
+    torch.testing.assert_close(scorer.scores(outputs), outputs.softmax(1))
+
+
+@pytest.mark.parametrize("score", ["prob", "logprob"])
+def test_a_softmax_over_one_output_is_refused(score, tmp_path):
+    with pytest.raises(SpecError, match="whatever the image") as error:
+        described(Head(1), tmp_path / "net.pt2", score)
+    assert "'sigmoid'" in str(error.value.hint)
+    assert "'logit'" in str(error.value.hint)
+    net = described(Head(1), tmp_path / "net.pt2", "sigmoid", classes=["ill"]).net
+    scorer = Scorer(net, "sigmoid")
+    outputs = scorer.outputs(noise(2, 3, 12, 10, dtype=torch.float32))
+    torch.testing.assert_close(scorer.scores(outputs), outputs.sigmoid())
+    torch.testing.assert_close(Scorer(net, "logit").probabilities(outputs), outputs.sigmoid())
+
+
+@pytest.mark.parametrize("score", ["prob", "logprob", "sigmoid"])
+def test_a_second_function_over_probabilities_is_refused(score, tmp_path):
+    net = described(Head(5, lambda y: y.softmax(1)), tmp_path / "net.pt2", score).net
+    with pytest.raises(SpecError, match="probabilities already"):
+        probe(Scorer(net, score), noise(3, 12, 10, dtype=torch.float32))
+
+
 def test_reading_an_archive_runs_none_of_its_pickles(branches, tmp_path, monkeypatch):
     path = exported(branches, tmp_path / "net.pt2")
 
