@@ -28,7 +28,9 @@ CONNECT_S = 10.0
 def _options(url: str, key: str | None) -> dict[str, Any]:
     headers = {"User-Agent": "sextant-client"}
     if key:
-        headers["Authorization"] = f"Bearer {key.strip()}"  # a key read from a file ends in a newline
+        headers["Authorization"] = (
+            f"Bearer {key.strip()}"  # a key read from a file ends in a newline
+        )
     return {"base_url": url, "headers": headers, "timeout": CONNECT_S}
 
 

@@ -220,9 +220,9 @@ def physics_of(solver: Solver, *, coarse: bool = False) -> Physics:
     """Constants of the scheme; the time step assumes a depth of at least 0.01 m, coarse 0.1 m."""
     floor = 0.1 if coarse else 0.01
     if solver.reference_mode:
-        return authors_physics(floor)._replace(theta=solver.theta, alpha=solver.courant)
+        return authors_physics(floor)._replace(theta=solver.own_weight, alpha=solver.courant)
     return Physics(
-        theta=solver.theta,
+        theta=solver.own_weight,
         alpha=solver.courant,
         h_dry=solver.h_dry_m,
         limiter=solver.limiter,

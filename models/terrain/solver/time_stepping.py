@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.core.errors import RunError
 from models.terrain.solver.forcing import Forcing
-from models.terrain.solver.scheme import FlowState, Ground, Physics, stable_step, step
+from models.terrain.solver.scheme import FlowState, Ground, Physics, stable_step, step, step_for
 
 STEP_SLACK = 1e-9  # relative: a shorter remainder is added to the last step
 
@@ -64,8 +64,12 @@ def next_dt(
     until: float,
     dx: float,
     physics: Physics,
+    forcing: Forcing,
 ) -> Float[Tensor, "b"]:
     """The stable step in s, cut so that it ends at ``until``; 0 for samples that are there.
+
+    What enters within the step counts as depth: with dt_0 the step for the present depth, the step
+    is that for the greatest depth after an inflow and rain of dt_0.
 
     Args:
         h: depth, m.
@@ -73,10 +77,28 @@ def next_dt(
         until: target time, s.
         dx: side of a cell, m.
         physics: constants.
+        forcing: water entering.
     """
     remaining = until - t
     dt = stable_step(h, dx, physics)
+    if forcing.inlets or forcing.rain is not None:
+        dt = step_for(_depth_after(h, t, dt, dx, forcing), dx, physics)
     return torch.where(dt >= remaining * (1 - STEP_SLACK), remaining, dt).clamp(min=0)
+
+
+def _depth_after(h: Tensor, t: Tensor, dt: Tensor, dx: float, forcing: Forcing) -> Tensor:
+    """Greatest depth of each sample [b] if nothing flows during a step, m.
+
+    Rates are the larger of those at the beginning and in the middle of the step.
+    """
+    shape, inflow = (h.shape[1], h.shape[2]), forcing._replace(rain=None)
+    rates = [inflow.rate(shape, dx, x, torch.float64) for x in (t, t + dt / 2)]
+    rise = torch.maximum(*(torch.as_tensor(rate, dtype=torch.float64) for rate in rates))
+    deepest = (h.detach().double() + dt[:, None, None] * rise).amax((1, 2))
+    if forcing.rain is None:
+        return deepest
+    most = 1.0 if forcing.rain_map is None else float(forcing.rain_map.max())
+    return deepest + dt * most * torch.maximum(forcing.rain.at(t), forcing.rain.at(t + dt / 2))
 
 
 def advance(
@@ -107,7 +129,7 @@ def advance(
     shape, taken = (ground.z.shape[1], ground.z.shape[2]), 0
     while bool((clock.t < until).any()) and taken != max_steps:
         check(state.h, clock)
-        dt = next_dt(state.h, clock.t, until, ground.dx, physics)
+        dt = next_dt(state.h, clock.t, until, ground.dx, physics, forcing)
         source = forcing.rate(shape, ground.dx, clock.t + dt / 2, state.h.dtype)
         state, gone = step(state, ground, dt, source, physics)
         clock = _tick(clock, dt, source, gone, until, ground.dx)
