@@ -96,6 +96,18 @@ class FlowState(NamedTuple):
     qy: Tensor
 
 
+class Exchange(NamedTuple):
+    """Depth that crosses the borders of each cell's grid in a step, m/s [b, ny, nx].
+
+    Attributes:
+        outlets: leaves through outlets.
+        held: leaves through held levels; negative where they give water.
+    """
+
+    outlets: Tensor
+    held: Tensor
+
+
 def dry(z: Float[Tensor, "b ny nx"]) -> FlowState:
     """No water, at rest."""
     return FlowState(torch.zeros_like(z), torch.zeros_like(z[:, :, 1:]), torch.zeros_like(z[:, 1:]))
@@ -129,7 +141,7 @@ def step(
     dt: Float[Tensor, "b"],
     source: Tensor | float,
     physics: Physics,
-) -> tuple[FlowState, Float[Tensor, "b ny nx"]]:
+) -> tuple[FlowState, Exchange]:
     """Fluxes from the old state, then continuity with the new fluxes.
 
     Args:
@@ -140,7 +152,7 @@ def step(
         physics: constants.
 
     Returns:
-        The new state, and the depth that left through outlets and held levels, m/s.
+        The new state, and what crossed the edges of the grid.
     """
     t = dt.to(state.h.dtype)[:, None, None]
     qx, qy = face_fluxes(state, ground, t, physics)
@@ -154,15 +166,16 @@ def step(
     h = state.h + t * (source - gone) - t / ground.dx * divergence(qx, qy)
     if physics.limiter:
         h = h + (-h.detach()).clamp(min=0)  # rounding below zero; carries no gradient
+    exchanged = torch.zeros_like(gone)
     if ground.level is not None:
         held = torch.where(
             (ground.level > -torch.inf) & (t > 0), (ground.level - ground.z).clamp(min=0), h
         )
-        gone = gone + torch.where(t > 0, (h - held) / t.clamp(min=1e-30), 0)
+        exchanged = torch.where(t > 0, (h - held) / t.clamp(min=1e-30), 0)
         h = held
     still = t == 0
     fluxes = torch.where(still, state.qx, qx), torch.where(still, state.qy, qy)
-    return FlowState(h, *fluxes), gone
+    return FlowState(h, *fluxes), Exchange(gone, exchanged)
 
 
 def face_fluxes(

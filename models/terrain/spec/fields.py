@@ -108,15 +108,30 @@ class Varying(SpecGroup):
     series: list[Moment] | None = Field(
         default=None, min_length=1, max_length=1000, description="Over time, times rising"
     )
+    before: Literal["nothing", "hold"] = Field(
+        default="nothing",
+        description="Until the first moment of a series: nothing, or its first value (hold). The"
+        " last value holds to the end",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_what_is_before(cls, data: Any) -> Any:
+        """Write the default of ``before`` out: specs of earlier releases are told by its lack."""
+        if isinstance(data, dict) and data.get("series") is not None:
+            return {"before": "nothing"} | data
+        return data
 
     def check(self, constant: float | None, name: str) -> None:
-        """Refuse both or neither, and times that do not increase.
+        """Refuse both or neither, ``hold`` without a series, and times that do not increase.
 
         Raises:
             ValueError: naming what to give.
         """
         if (constant is None) == (self.series is None):
             raise ValueError(f"give {name} or series, one of the two")
+        if self.series is None and self.before == "hold":
+            raise ValueError("before: hold needs a series; leave it out")
         times = [moment.time_s for moment in self.series or ()]
         if any(b <= a for a, b in pairwise(times)):
             raise ValueError("series: the times must rise")
@@ -199,6 +214,33 @@ class Valley(SpecGroup):
 
 Water = Annotated[Inflow | Outflow | Level | Source | Rain | Valley, Field(discriminator="type")]
 Waters = Annotated[list[Water], Field(min_length=1, max_length=64)]
+
+
+def hold_series(water: Any, field: str) -> list[str]:
+    """Let stored series (JSON) hold their first value before it, as they did; return warnings.
+
+    Args:
+        water: items of a spec; changed in place where ``before`` is missing.
+        field: where they are, for the warnings.
+    """
+    warnings = []
+    for index, item in enumerate(water if isinstance(water, list) else ()):
+        series = item.get("series") if isinstance(item, dict) else None
+        if not series or "before" in item:
+            continue
+        item["before"] = "hold"
+        if series[0]["time_s"] > 0:
+            warnings.append(
+                f"{field}.{index}.series begins at {series[0]['time_s']:g} s; its first value is"
+                " used before, as when it was stored: set before to nothing for none"
+            )
+    return warnings
+
+
+def hold_floods(floods: Any, field: str) -> list[str]:
+    """:func:`hold_series` of each of several stored floods."""
+    several = enumerate(floods if isinstance(floods, list) else ())
+    return [line for index, water in several for line in hold_series(water, f"{field}.{index}")]
 
 
 THETA, THETA_MAX = 0.8, 0.95

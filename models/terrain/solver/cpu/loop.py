@@ -104,7 +104,7 @@ def mark_wet(g, layout, cell, now, time, m):
 @compiled
 @no_type_check
 def apply_forcing(g, layout, now, time, dt, m):
-    """Inflow, mapped rain and held levels, on the new state."""
+    """Inflow and held levels, on the new state; a held cell gives water or takes it."""
     cells = layout.ny * layout.nx
     for k in range(len(g.inlet_cells)):
         rise = dt * g.inlet_gain[k] * interpolate(g, g.series[k], time - dt / 2)
@@ -114,7 +114,8 @@ def apply_forcing(g, layout, now, time, dt, m):
     for k in range(len(g.held)):
         cell = g.held[k]
         depth = max(g.level[k] - g.z[cell], float32(0))
-        g.clock[3] += (float(g.h[now * cells + cell]) - depth) * m.dx * m.dx
+        taken = (float(g.h[now * cells + cell]) - depth) * m.dx * m.dx
+        g.clock[3 if taken > 0 else 2] += abs(taken)
         g.h[now * cells + cell] = depth
         mark_wet(g, layout, cell, now, time, m)
     for t in g.held_tiles:  # a held level can lower the deepest cell

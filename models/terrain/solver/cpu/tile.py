@@ -74,7 +74,7 @@ def face(s, a, b, own, adjacent, crossing, c):
 @inlined
 @no_type_check
 def resistance(n, y, c):
-    """r = g dt n^2 / hf^(7/3) of a face, with twice its roughness and y = hf^(-1/3)."""
+    """The r = g dt n^2 / hf^(7/3) of a face, with twice its roughness and y = hf^(-1/3)."""
     y2 = y * y
     return c.g_dt_4 * n * n * (y2 * y2) * (y2 * y)
 

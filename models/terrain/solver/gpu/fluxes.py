@@ -19,10 +19,7 @@ def cube_root_inverse(x):
 @triton.jit
 def pow_minus_7_3(x, LOG: tl.constexpr):
     """x^(-7/3) of a positive float32."""
-    if LOG:
-        y = tl.exp2(tl.log2(x) * -0.3333333333333333)
-    else:
-        y = cube_root_inverse(x)
+    y = tl.exp2(tl.log2(x) * -0.3333333333333333) if LOG else cube_root_inverse(x)
     y2 = y * y
     return (y2 * y2) * (y2 * y)
 
