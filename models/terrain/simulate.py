@@ -13,6 +13,7 @@ from models.terrain.dem import rasters
 from models.terrain.dem.rasters import Elevation
 from models.terrain.figures import animation, floods
 from models.terrain.solver.engines import advance_to_times, scenario_of
+from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
 from models.terrain.spec.floods import TerrainSimulate
 
 
@@ -68,6 +69,7 @@ def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, flo
         "balance_error": abs(volume - totals.entered + totals.left) / max(totals.entered, 1e-9),
         "wet_share": float((depth > wet_m).double().mean()),
         "deepest_m": float(depth.max()),
+        "supercritical_share": supercritical_share(flood.state, wet_m),
     }
 
 
@@ -99,7 +101,10 @@ def _write_results(
     if spec.animation:
         animation.write(run.dir / "flood.gif", base_map, [row["time_s"] for row in rows], frames)
         run.artifact("flood.gif", role="image")
+    fastest = max(row["supercritical_share"] for row in rows)
+    warn_if_supercritical(run, fastest)
     result = rows[-1] | {"steps": flood.totals.steps, "cells": int(ground.z.size)}
+    result["supercritical_share"] = fastest
     report: dict[str, Any] = {
         "result": result,
         "spec": spec.model_dump(mode="json"),

@@ -131,6 +131,7 @@ class TerrainSimulate(_Flood):
         MetricInfo("balance_error", "1", "min", "|volume - entered + left| / entered"),
         MetricInfo("wet_share", "1", None, "cells deeper than wet_depth_m"),
         MetricInfo("deepest_m", "m", None, "greatest depth"),
+        MetricInfo("supercritical_share", "1", None, "wet cells with a Froude number above 1"),
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("depth/t*.tif", "raster", "depth in metres at a time, GeoTIFF"),
