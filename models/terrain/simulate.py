@@ -15,6 +15,7 @@ from models.terrain.dem.netcdf import depth_stack
 from models.terrain.dem.rasters import Elevation
 from models.terrain.figures import animation, floods, maps
 from models.terrain.solver.engines import advance_to_times, scenario_of
+from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
 from models.terrain.spec.floods import TerrainSimulate
 
 SOLVED, ALL = 900, 1000  # progress at the last step, and when all files are written
@@ -73,6 +74,7 @@ def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, flo
         "balance_error": abs(volume - totals.entered + totals.left) / max(totals.entered, 1e-9),
         "wet_share": int(torch.count_nonzero(depth > wet_m)) / int((~ground.missing).sum()),
         "deepest_m": float(depth.max()),
+        "supercritical_share": supercritical_share(flood.state, wet_m),
     }
 
 
@@ -94,7 +96,7 @@ def _write_results(
     run.artifact("volume.csv", role="table")
     run.progress((SOLVED + ALL) // 2, ALL, phase="report", unit="per mille")
     _draw(spec, run, ground, flood.peak.numpy(), [row["time_s"] for row in rows])
-    _report(spec, run, ground, flood, rows[-1])
+    _report(spec, run, ground, flood, rows)
     run.progress(ALL, ALL, phase="report", unit="per mille")
 
 
@@ -120,10 +122,13 @@ def _draw(
 
 
 def _report(
-    spec: TerrainSimulate, run: Run, ground: Elevation, flood: Any, last: dict[str, float]
+    spec: TerrainSimulate, run: Run, ground: Elevation, flood: Any, rows: list[dict[str, float]]
 ) -> None:
+    fastest = max(row["supercritical_share"] for row in rows)
+    warn_if_supercritical(run, fastest)
     hidden = float(flood.depth[0].numpy()[ground.missing].sum(dtype=np.float64)) * ground.dx**2
-    result = last | {"hidden_m3": hidden, "steps": flood.totals.steps, "cells": int(ground.z.size)}
+    result = rows[-1] | {"supercritical_share": fastest, "hidden_m3": hidden}
+    result |= {"steps": flood.totals.steps, "cells": int(ground.z.size)}
     report: dict[str, Any] = {
         "result": result,
         "spec": spec.model_dump(mode="json"),

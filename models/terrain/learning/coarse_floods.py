@@ -15,10 +15,10 @@ from models.terrain.solver.gpu.layout import BoundaryTables, boundary_tables, bu
 from models.terrain.solver.gpu.rollout import GpuTape
 from models.terrain.solver.scheme import Ground, Physics, dry
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, advance
-from models.terrain.spec.fields import Solver
 from models.terrain.spec.floods import steps_of
 from models.terrain.spec.train import TerrainTrain
 
+GRADIENT_FLOODS = 4  # cost of a flood and its derivative by autograd, in floods
 STEPS_MARGIN = 4  # length of the tape over the estimated steps, for deep water
 
 
@@ -27,23 +27,23 @@ def depths(
     boundaries: list[BoundaryConditions],
     physics: Physics,
     times: list[float],
-    solver: Solver,
+    *,
+    by_reference: bool = False,
 ) -> Float[Tensor, "times b ny nx"]:
-    """Depth in m at the given times, on the CPU; tiny floods by autograd of the reference step.
+    """Depth in m at the given times, on the CPU.
 
     Args:
         z: beds in m.
         boundaries: boundary conditions of each sample.
         physics: constants.
         times: s, increasing.
-        solver: to estimate the number of steps.
+        by_reference: by autograd of the reference step, for tiny floods.
 
     Raises:
         SpecError: if a Froude cap is asked for.
         UnstableError: if a flood blows up.
     """
-    ground = boundaries[0].ground
-    if physics.froude is None and is_tiny(3 * z[0].numel(), ground.dx, 3 * times[-1], solver):
+    if by_reference and physics.froude is None:
         return torch.cat(
             [_by_reference(z[k : k + 1], b, physics, times) for k, b in enumerate(boundaries)], 1
         )
@@ -76,6 +76,9 @@ class CoarseFloods:
         self.data, self.times, self.solver = data, times_of(spec), spec.solver
         self.physics = physics_of(spec.solver, coarse=True)
         boundaries = [sample.boundary for sample in data]
+        ground, last = boundaries[0].ground, self.times[-1]
+        floods = GRADIENT_FLOODS * spec.epochs * len(data)
+        self.by_reference = is_tiny(ground.z[0].numel(), ground.dx, last, self.solver, floods)
         alike = len({sample.dx for sample in data}) == 1
         fits = alike and all(can_run(*boundary, self.physics) for boundary in boundaries)
         self.batch = math.ceil(min(spec.batch_size, len(data)) / ranks.world_size())
@@ -111,7 +114,9 @@ class CoarseFloods:
         """
         if self._tape is None:
             boundaries = [self.data[k].boundary for k in chosen]
-            return depths(bed.cpu(), boundaries, self.physics, self.times, self.solver)
+            return depths(
+                bed.cpu(), boundaries, self.physics, self.times, by_reference=self.by_reference
+            )
         # a short last batch is filled up by repetition
         padded = torch.arange(self.batch, device=bed.device) % len(chosen)
         index = torch.tensor(chosen, device=bed.device)[padded]

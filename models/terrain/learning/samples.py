@@ -17,6 +17,7 @@ from models.terrain.dem import rasters
 from models.terrain.dem.hydrology import flow_accumulation
 from models.terrain.dem.rasters import Elevation
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
+from models.terrain.solver.scheme import SCHEME
 from models.terrain.solver.time_stepping import BoundaryConditions
 from models.terrain.spec.fields import Area, SyntheticTerrain, Water
 from models.terrain.spec.train import TerrainTrain
@@ -126,7 +127,7 @@ def key_of(spec: TerrainTrain, sample: TrainingSample) -> str:
     """SHA-256, in hex, of everything that the pooled fine flood of a sample depends on."""
     scenario = sample.scenario
     inputs: list[Any] = [item.model_dump(mode="json") for item in scenario.water]
-    inputs.append(scenario.solver.model_dump())
+    inputs += [scenario.solver.model_dump(), SCHEME]
     inputs += [list(sample.z.shape), sample.datum, sample.dx, spec.factor, times_of(spec)]
     sha = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     sha.update(sample.z.numpy().tobytes())

@@ -11,10 +11,10 @@ from models.core import optimizers
 from models.core.run import Run
 from models.terrain import measures
 from models.terrain.dem.rasters import Elevation
-from models.terrain.learning.coarse_floods import depths
+from models.terrain.learning.coarse_floods import GRADIENT_FLOODS, depths
 from models.terrain.learning.losses import relative
 from models.terrain.solver.boundary import physics_of
-from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
+from models.terrain.solver.engines import Scenario, advance_to_times, is_tiny, scenario_of
 from models.terrain.solver.time_stepping import BoundaryConditions
 from models.terrain.spec.floods import Tune
 
@@ -63,6 +63,8 @@ def improve(
         torch.tensor([task.unit for task in tasks]),
         physics_of(scenario.solver, coarse=True),
     )
+    duration_s, floods = scenario.duration_s, GRADIENT_FLOODS * len(tasks) * (steps + 1)
+    tiny = is_tiny(start.size, dx, duration_s, scenario.solver, floods)
     best, best_z = float("inf"), start
     optimiser = optimizers.Adam([z], lr=LR_M)
     nowhere = _without_height(scenario, z)
@@ -71,7 +73,7 @@ def improve(
         closed = torch.where(nowhere, boundaries[0].ground.z, z)
         repeated = closed.expand(len(tasks), -1, -1)
         error = relative(
-            depths(repeated, boundaries, physics, [scenario.duration_s], scenario.solver),
+            depths(repeated, boundaries, physics, [duration_s], by_reference=tiny),
             target,
             units,
         )

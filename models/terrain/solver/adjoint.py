@@ -36,7 +36,7 @@ def step_vjp(
         state: before the step; h [b, ny, nx], qx [b, ny, nx-1], qy [b, ny-1, nx].
         ground: bed, roughness, outlets and held levels of the step.
         dt: s; a sample with 0 passes ``grad`` through unchanged.
-        physics: constants, without a Froude cap.
+        physics: constants, without a Froude cap and the authors' terms.
         grad: derivative with respect to the state after the step; shapes of ``state``.
 
     Returns:
@@ -60,12 +60,11 @@ def step_vjp(
     g_old = g_h
     if physics.limiter:
         g_old, lx, ly, g_out = _limiter_vjp(state.h, (qx, qy, out), t_dx, (g_h, lx, ly, g_out))
-    # outlet: out = drain h^(5/3), so dout/dh = 5/3 out / h (authors' outflow: out / h)
+    # outlet: out = drain h^(5/3), so dout/dh = 5/3 out / h
     if ground.drain is not None:
         wet = state.h > physics.h_dry
         safe = torch.where(wet, state.h, 1)
-        slope = 5 / 3 * out / safe if not physics.authors_outflow else out / safe
-        g_old = g_old + torch.where(wet, g_out * slope, 0)
+        g_old = g_old + torch.where(wet, g_out * 5 / 3 * out / safe, 0)
     x = _x_vjp(state.h, state.qx, state.qy, ground, t, physics, lx)
     transposed_n = ground.manning.mT if isinstance(ground.manning, Tensor) else ground.manning
     transposed = Ground(ground.z.mT, transposed_n, ground.dx)
@@ -132,13 +131,17 @@ def _x_vjp(
 ) -> FaceGradient:
     """Derivative of the momentum equation on the faces between columns.
 
-    With l, r the cells left and right of a face, R = g dt n^2 and c the theta-weighted discharge:
+    With l, r the cells left and right of a face and c the theta-weighted discharge:
 
-        hf = max(w_l, w_r) - max(z_l, z_r),  p = hf^(7/3),  Q = sqrt(qx^2 + qt^2 + eps)
-        N = c - g dt hf (w_r - w_l) / dx,  D = p + R Q,  q = N p / D
+        hf = max(w_l, w_r) - max(z_l, z_r),  r = g dt n^2 / hf^(7/3)
+        N = c - g dt hf (w_r - w_l) / dx,  Q^2 = qx^2 + qt^2 + eps,  F = 1 + r Q
+        M^2 = N^2 + (qt F)^2 + eps,  s = sqrt(1 + 4 r M),  q = 2 N / (1 + s)
 
-        dq/dN = p / D,  dq/dp = N R Q / D^2,  dq/dQ = -N p R / D^2,  dQ/dqx = qx / Q
-        dp/dhf = 7/3 p / hf,  dN/dhf = -g dt (w_r - w_l) / dx,  dN/dw_r = -g dt hf / dx = -dN/dw_l
+        dq/d(rM) = -2 q / ((1 + s) s) = B,  dq/dM = B r
+        dq/dN = 2 / (1 + s) + B r N / M,  dq/dF = B r qt^2 F / M,  dq/dQ = dq/dF r
+        dq/dr = B M + dq/dF Q,  dr/dhf = -7/3 r / hf,  dN/dhf = -g dt (w_r - w_l) / dx
+        dq/dqt = B r F^2 qt / M + dq/dQ qt / Q,  dq/dqx = dq/dQ qx / Q   (c is gathered from dq/dN)
+        dN/dw_r = -g dt hf / dx = -dN/dw_l
         dhf/dw_r = [w_r > w_l],  dhf/dz_r = -[z_r > z_l]   (1/2 at a tie)
     """
     z, w, gt, dx = ground.z, h + ground.z, physics.gravity * t, ground.dx
@@ -147,21 +150,26 @@ def _x_vjp(
     hf, slope, n = depth.clamp(min=physics.h_min), (wr - wl) / dx, ground.manning
     if isinstance(n, Tensor):
         n = (n[:, :, 1:] + n[:, :, :-1]) / 2
-    qt, p, rough = across(qy), hf * hf * cube_root(hf), gt * n**2
-    q_norm = torch.sqrt(qx**2 + qt**2 + physics.eps)
-    numerator, denominator = centred(qx, physics.theta) - gt * hf * slope, p + rough * q_norm
+    qt, r = across(qy), gt * n**2 / (hf * hf * cube_root(hf))
+    push = centred(qx, physics.theta) - gt * hf * slope
+    old = torch.sqrt(qx**2 + qt**2 + physics.eps)
+    factor = 1 + r * old
+    norm = torch.sqrt(push**2 + (qt * factor) ** 2 + physics.eps)
+    s = torch.sqrt(1 + 4 * r * norm)
     g = torch.where(depth > physics.h_dry, g, 0) if physics.h_dry > 0 else g
-    g_numerator = g * p / denominator
-    g_n_over_d2 = g * numerator / (denominator * denominator)
-    g_q_norm = -g_n_over_d2 * p * rough / q_norm  # over Q, for dQ/dqx = qx / Q and dQ/dqt = qt / Q
-    g_hf = g_n_over_d2 * rough * q_norm * (7 / 3) * p / hf - g_numerator * gt * slope
+    g_rm = -4 * g * push / ((1 + s) ** 2 * s)
+    g_m = g_rm * r / norm  # over M, for dM/dN = N / M
+    g_push = 2 * g / (1 + s) + g_m * push
+    g_factor = g_m * qt**2 * factor
+    g_old = g_factor * r / old  # over Q, for dQ/dqx = qx / Q and dQ/dqt = qt / Q
+    g_hf = -(7 / 3) * r / hf * (g_rm * norm + g_factor * old) - g_push * gt * slope
     g_hf = torch.where(depth >= physics.h_min, g_hf, 0)
-    g_slope = -g_numerator * gt * hf / dx
+    g_slope = -g_push * gt * hf / dx
     right, bed = _share_of_right(wl, wr), _share_of_right(zl, zr)
     g_w = pad(g_hf * right + g_slope, (1, 0)) + pad(g_hf * (1 - right) - g_slope, (0, 1))
     g_z = pad(-g_hf * bed, (1, 0)) + pad(-g_hf * (1 - bed), (0, 1))
-    along = _centred_vjp(g_numerator, physics.theta) + g_q_norm * qx
-    return FaceGradient(g_w, g_z, along, _across_vjp(g_q_norm * qt))
+    along = _centred_vjp(g_push, physics.theta) + g_old * qx
+    return FaceGradient(g_w, g_z, along, _across_vjp((g_m * factor**2 + g_old) * qt))
 
 
 def _share_of_right(left: Tensor, right: Tensor) -> Tensor:

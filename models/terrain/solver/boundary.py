@@ -1,5 +1,6 @@
 """The water of a spec, given in metres, on the cells of a grid of any resolution."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ from models.terrain.spec.fields import (
     Edge,
     Inflow,
     Level,
-    Moment,
     Outflow,
     Rain,
     Segment,
@@ -139,13 +139,15 @@ def _disc(item: Source, shape: tuple[int, int], dx: float) -> Cells:
     return tuple(i[keep].tolist()), tuple(j[keep].tolist())
 
 
-def _series(value: float | None, moments: list[Moment] | None, scale: float = 1.0) -> Series:
-    if moments is None:
+def _series(item: Inflow | Source | Rain, value: float | None, scale: float = 1.0) -> Series:
+    """The series of an item, or its constant value; nothing or its first value before it."""
+    if item.series is None:
         return constant((value or 0.0) * scale)
-    return Series(
-        tuple(moment.time_s for moment in moments),
-        tuple(moment.value * scale for moment in moments),
-    )
+    times = [moment.time_s for moment in item.series]
+    values = [moment.value * scale for moment in item.series]
+    if item.before == "nothing" and times[0] > 0:
+        times, values = [math.nextafter(times[0], 0.0), *times], [0.0, *values]
+    return Series(tuple(times), tuple(values))
 
 
 def forcing_of(water: list[Water], extent: Extent, shape: tuple[int, int], dx: float) -> Forcing:
@@ -167,11 +169,11 @@ def forcing_of(water: list[Water], extent: Extent, shape: tuple[int, int], dx: f
     for item in water:
         if isinstance(item, Inflow):
             cells = covered(item, extent, shape, dx)
-            inlets.append(Inlet(_series(item.discharge_m3_s, item.series), *cells))
+            inlets.append(Inlet(_series(item, item.discharge_m3_s), *cells))
         elif isinstance(item, Source):
             cells = _disc(item, shape, dx)
-            inlets.append(Inlet(_series(item.discharge_m3_s, item.series), *cells))
-    rain = _series(rains[0].mm_per_h, rains[0].series, M_PER_S) if rains else None
+            inlets.append(Inlet(_series(item, item.discharge_m3_s), *cells))
+    rain = _series(rains[0], rains[0].mm_per_h, M_PER_S) if rains else None
     return Forcing(tuple(inlets), rain)
 
 
@@ -220,9 +222,9 @@ def physics_of(solver: Solver, *, coarse: bool = False) -> Physics:
     """Constants of the scheme; the time step assumes a depth of at least 0.01 m, coarse 0.1 m."""
     floor = 0.1 if coarse else 0.01
     if solver.reference_mode:
-        return authors_physics(floor)._replace(theta=solver.theta, alpha=solver.courant)
+        return authors_physics(floor)._replace(theta=solver.own_weight, alpha=solver.courant)
     return Physics(
-        theta=solver.theta,
+        theta=solver.own_weight,
         alpha=solver.courant,
         h_dry=solver.h_dry_m,
         limiter=solver.limiter,

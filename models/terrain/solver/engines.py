@@ -22,8 +22,8 @@ from models.terrain.spec.fields import Solver, Water
 from models.terrain.spec.floods import steps_of
 
 CHUNK_CELL_STEPS = 20_000_000  # between two checks for a stop: a fraction of a second
-TINY_S = 0.5  # floods that take the reference step no longer than this use it
-STEP_S, CELL_STEP_S = 1.2e-3, 1e-7  # of the reference step on a CPU
+LOAD_S = 0.6  # to load numba and the compiled engine, from the cache of machine code
+STEP_S, CELL_STEP_S = 1.1e-3, 1e-7  # of the reference step on a CPU; compiled: 7e-6, 3e-9
 
 
 @runtime_checkable
@@ -37,6 +37,11 @@ class Flood(Protocol):
     @property
     def depth(self) -> Tensor:
         """Depth in m [1, ny, nx]."""
+        ...
+
+    @property
+    def state(self) -> FlowState:
+        """Depth and discharges."""
         ...
 
     @property
@@ -55,16 +60,18 @@ class Flood(Protocol):
         ...
 
 
-def is_tiny(cells: int, dx: float, duration_s: float, solver: Solver) -> bool:
-    """Whether the reference step finishes before another engine would have been compiled.
+def is_tiny(cells: int, dx: float, duration_s: float, solver: Solver, floods: int = 1) -> bool:
+    """Whether the reference step finishes before another engine would have been loaded.
 
     Args:
         cells: of the grid.
         dx: side of a cell, m.
         duration_s: simulated time, s.
         solver: for the length of a step.
+        floods: number of such floods in the job.
     """
-    return steps_of(duration_s, dx, solver) * (STEP_S + CELL_STEP_S * cells) <= TINY_S
+    step_s = STEP_S + CELL_STEP_S * cells
+    return floods * steps_of(duration_s, dx, solver) * step_s <= LOAD_S
 
 
 class SingleGpuFlood:
@@ -83,6 +90,11 @@ class SingleGpuFlood:
         return self._flood.depth.cpu()
 
     @property
+    def state(self) -> FlowState:
+        """Depth and discharges."""
+        return FlowState(*(field.cpu() for field in self._flood.state))
+
+    @property
     def totals(self) -> Totals:
         """Time, steps and the volumes that entered and left."""
         return self._flood.totals[0]
@@ -99,7 +111,7 @@ class SingleGpuFlood:
 
 
 class TorchFlood:
-    """A flood by the reference step: for the authors' scheme and for tiny floods.
+    """A flood by the reference step in float64: for the authors' scheme and for tiny floods.
 
     Attributes:
         peak: greatest depth so far in m [ny, nx].
@@ -107,8 +119,9 @@ class TorchFlood:
     """
 
     def __init__(self, ground: Ground, forcing: Forcing, physics: Physics, wet_m: float) -> None:
-        self._conditions = (ground, forcing, physics)
-        self._state, self._clock, self._wet_m = dry(ground.z), Clock.start(1), wet_m
+        doubles = {k: v.double() for k, v in ground._asdict().items() if torch.is_tensor(v)}
+        self._conditions = (ground._replace(**doubles), forcing, physics)
+        self._state, self._clock, self._wet_m = dry(doubles["z"]), Clock.start(1), wet_m
         self.peak = torch.zeros_like(ground.z[0])
         self.arrival = torch.full_like(self.peak, torch.inf)
 
@@ -120,7 +133,7 @@ class TorchFlood:
         return bool(self._clock.t[0] >= until)
 
     def _track_peaks(self, state: FlowState, clock: Clock) -> None:
-        h, t = state.h[0], float(clock.t[0])
+        h, t = state.h[0].float(), float(clock.t[0])
         self.peak = torch.maximum(self.peak, h)
         new = (h > self._wet_m) & self.arrival.isinf()
         self.arrival = torch.where(new, t, self.arrival)
@@ -128,7 +141,12 @@ class TorchFlood:
     @property
     def depth(self) -> Tensor:
         """Depth in m [1, ny, nx]."""
-        return self._state.h
+        return self._state.h.float()
+
+    @property
+    def state(self) -> FlowState:
+        """Depth and discharges, float64."""
+        return self._state
 
     @property
     def totals(self) -> Totals:
@@ -138,7 +156,10 @@ class TorchFlood:
 
 
 class Scenario(NamedTuple):
-    """Everything a flood needs besides the heights: resolved water, extent, solver, maps, voids."""
+    """Everything a flood needs besides the heights: resolved water, extent, solver, maps, voids.
+
+    ``by_reference``: all its floods, fine and coarse, take the reference step; else none does.
+    """
 
     water: list[Water]
     extent: Extent
@@ -148,6 +169,7 @@ class Scenario(NamedTuple):
     device: str = "cpu"
     maps: Maps = Maps()
     voids: Voids | None = None
+    by_reference: bool = False
 
     def boundary_conditions(self, bed: Tensor, datum: float, dx: float) -> BoundaryConditions:
         """Boundary conditions of a bed [1, ny, nx] over ``datum`` m; maps are pooled to it."""
@@ -166,7 +188,7 @@ class Scenario(NamedTuple):
         bed = torch.from_numpy(z - np.float32(datum))[None].float().contiguous()
         ground, forcing = self.boundary_conditions(bed, datum, dx)
         physics = physics_of(self.solver, coarse=coarse)
-        if self.solver.reference_mode or is_tiny(z.size, dx, self.duration_s, self.solver):
+        if self.by_reference:
             return TorchFlood(ground, forcing, physics, self.wet_m)
         if self.device.startswith("cuda") and can_run(ground, forcing, physics):
             moved = {
@@ -215,7 +237,12 @@ def advance_to_times(
 
 
 def scenario_of(
-    spec: Any, fine: Elevation, wet_m: float, run: Run, water: list[Water] | None = None
+    spec: Any,
+    fine: Elevation,
+    wet_m: float,
+    run: Run,
+    water: list[Water] | None = None,
+    floods: int = 1,
 ) -> Scenario:
     """The water and the maps of a spec, resolved on a fine terrain.
 
@@ -225,6 +252,7 @@ def scenario_of(
         wet_m: depth that counts as wet.
         run: gives access to the files of the maps.
         water: used instead of the spec's own.
+        floods: number of floods in the job, which together decide if it is tiny.
 
     Raises:
         SpecError: if a segment or source is off the terrain or where it has no height, or a map
@@ -239,4 +267,9 @@ def scenario_of(
         voids = Voids(fine.missing, getattr(spec, "nodata_cells", "wall"))
         check_water(resolved, fine.missing, extent, fine.dx, run)
         maps = maps._replace(rain=rain_share(resolved, maps.rain, fine.missing))
-    return Scenario(resolved, extent, spec.solver, wet_m, spec.duration_s, run.device, maps, voids)
+    solver, duration_s = spec.solver, spec.duration_s
+    tiny = is_tiny(fine.z.size, fine.dx, duration_s, solver, floods)
+    by_reference = solver.reference_mode or tiny
+    return Scenario(
+        resolved, extent, solver, wet_m, duration_s, run.device, maps, voids, by_reference
+    )

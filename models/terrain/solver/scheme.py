@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from models.terrain.spec.fields import AUTHORS_ALPHA, alpha_max
+from models.terrain.spec.fields import AUTHORS_ALPHA, AUTHORS_THETA, THETA, alpha_max
 
+SCHEME = 2  # of the equations below; stored fine floods are keyed by it
 REFERENCE_OUTFLOW_SLOPE = 0.2  # of the authors' code; q = g h 0.2 is no discharge by its unit
 DT_CAP_S = 10.0
 DT_CAP_PER_M = 0.2  # dt <= dx / 5 s: inflow on dry ground must not jump
@@ -34,11 +35,11 @@ class Physics(NamedTuple):
         cfl: ``bates``: dt = alpha dx / sqrt(g h); ``reference``: alpha dx / (g + h), the authors'.
         h_floor: least depth that the time step assumes, m.
         dt_max: longest step in s; None: 10 s or dx / 5, the smaller.
-        authors_outflow: outlets give g h 0.2 as in the authors' code.
+        authors_terms: friction of the old discharge and outlets that give g h 0.2, the authors'.
     """
 
     gravity: float = 9.8
-    theta: float = 0.7
+    theta: float = THETA
     alpha: float | None = None
     h_min: float = 1e-7
     eps: float = 1e-8
@@ -48,7 +49,7 @@ class Physics(NamedTuple):
     cfl: Literal["bates", "reference"] = "bates"
     h_floor: float = 0.01
     dt_max: float | None = None
-    authors_outflow: bool = False
+    authors_terms: bool = False
 
     @property
     def courant(self) -> float:
@@ -57,14 +58,15 @@ class Physics(NamedTuple):
 
 
 def authors_physics(h_floor: float = 0.1) -> Physics:
-    """The authors' scheme: no dry rule, no limiter, their time step and outflow."""
+    """The authors' scheme: no dry rule, no limiter, their time step, friction and outflow."""
     return Physics(
+        theta=AUTHORS_THETA,
         alpha=AUTHORS_ALPHA,
         h_dry=0.0,
         limiter=False,
         cfl="reference",
         h_floor=h_floor,
-        authors_outflow=True,
+        authors_terms=True,
     )
 
 
@@ -94,6 +96,18 @@ class FlowState(NamedTuple):
     qy: Tensor
 
 
+class Exchange(NamedTuple):
+    """Depth that crosses the borders of each cell's grid in a step, m/s [b, ny, nx].
+
+    Attributes:
+        outlets: leaves through outlets.
+        held: leaves through held levels; negative where they give water.
+    """
+
+    outlets: Tensor
+    held: Tensor
+
+
 def dry(z: Float[Tensor, "b ny nx"]) -> FlowState:
     """No water, at rest."""
     return FlowState(torch.zeros_like(z), torch.zeros_like(z[:, :, 1:]), torch.zeros_like(z[:, 1:]))
@@ -108,7 +122,12 @@ def dt_cap(dx: float, physics: Physics) -> float:
 
 def stable_step(h: Float[Tensor, "b ny nx"], dx: float, physics: Physics) -> Float[Tensor, "b"]:
     """Step in s from the deepest water of each sample; float64; carries no gradient."""
-    deepest = h.detach().amax((1, 2)).double().clamp(min=physics.h_floor)
+    return step_for(h.detach().amax((1, 2)).double(), dx, physics)
+
+
+def step_for(deepest: Float[Tensor, "b"], dx: float, physics: Physics) -> Float[Tensor, "b"]:
+    """Step in s for water of this greatest depth in m."""
+    deepest = deepest.clamp(min=physics.h_floor)
     if physics.cfl == "reference":
         step = physics.courant * dx / (physics.gravity + deepest)
     else:
@@ -122,7 +141,7 @@ def step(
     dt: Float[Tensor, "b"],
     source: Tensor | float,
     physics: Physics,
-) -> tuple[FlowState, Float[Tensor, "b ny nx"]]:
+) -> tuple[FlowState, Exchange]:
     """Fluxes from the old state, then continuity with the new fluxes.
 
     Args:
@@ -133,7 +152,7 @@ def step(
         physics: constants.
 
     Returns:
-        The new state, and the depth that left through outlets and held levels, m/s.
+        The new state, and what crossed the edges of the grid.
     """
     t = dt.to(state.h.dtype)[:, None, None]
     qx, qy = face_fluxes(state, ground, t, physics)
@@ -147,15 +166,16 @@ def step(
     h = state.h + t * (source - gone) - t / ground.dx * divergence(qx, qy)
     if physics.limiter:
         h = h + (-h.detach()).clamp(min=0)  # rounding below zero; carries no gradient
+    exchanged = torch.zeros_like(gone)
     if ground.level is not None:
         held = torch.where(
             (ground.level > -torch.inf) & (t > 0), (ground.level - ground.z).clamp(min=0), h
         )
-        gone = gone + torch.where(t > 0, (h - held) / t.clamp(min=1e-30), 0)
+        exchanged = torch.where(t > 0, (h - held) / t.clamp(min=1e-30), 0)
         h = held
     still = t == 0
     fluxes = torch.where(still, state.qx, qx), torch.where(still, state.qy, qy)
-    return FlowState(h, *fluxes), gone
+    return FlowState(h, *fluxes), Exchange(gone, exchanged)
 
 
 def face_fluxes(
@@ -191,13 +211,41 @@ def _x_fluxes(
     n = ground.manning
     if isinstance(n, Tensor):
         n = (n[:, :, 1:] + n[:, :, :-1]) / 2
-    p = hf * hf * cube_root(hf)
-    numerator = centred(qx, physics.theta) - gt * hf * slope
-    q = numerator * p / (p + gt * n**2 * torch.sqrt(qx**2 + across(qy) ** 2 + physics.eps))
+    r = gt * n**2 / (hf * hf * cube_root(hf))
+    push = centred(qx, physics.theta) - gt * hf * slope
+    q = push / drag(push, qx, across(qy), r, physics)
     if physics.froude is not None:
         most = physics.froude * hf * (physics.gravity * hf).sqrt()
         q = torch.minimum(torch.maximum(q, -most), most)
     return torch.where(depth > physics.h_dry, q, 0) if physics.h_dry > 0 else q
+
+
+def drag(push: Tensor, own: Tensor, crossing: Tensor, r: Tensor, physics: Physics) -> Tensor:
+    """The factor 1 + r |q| by which friction divides the discharge of a face.
+
+    Friction acts on the new discharge vector q = (along, across): q (1 + r |q|) = (N, T), where N
+    is the push along the face and T the push that would keep the discharge across it, qt, under
+    the friction of the old one. The norm of both sides is a quadratic for |q|:
+
+        T = qt (1 + r |q_old|),  |q_old|^2 = own^2 + qt^2 + eps
+        r |q|^2 + |q| = M,  M^2 = N^2 + T^2 + eps
+        1 + r |q| = (1 + sqrt(1 + 4 r M)) / 2
+
+    A steady flow in any direction is a solution, and the result is positive however large r is.
+    The authors' scheme uses the old norm, 1 + r |q_old|.
+
+    Args:
+        push: theta-weighted discharge less g dt hf slope, m2/s; N.
+        own: old discharge of the face, m2/s.
+        crossing: mean old discharge across it, m2/s; qt.
+        r: g dt n^2 / hf^(7/3), s/m2.
+        physics: constants.
+    """
+    old = 1 + r * torch.sqrt(own**2 + crossing**2 + physics.eps)
+    if physics.authors_terms:
+        return old
+    norm = torch.sqrt(push**2 + (crossing * old) ** 2 + physics.eps)
+    return (1 + torch.sqrt(1 + 4 * r * norm)) / 2
 
 
 def centred(q: Float[Tensor, "b n m"], theta: float) -> Float[Tensor, "b n m"]:
@@ -219,7 +267,7 @@ def outflow(
     """Discharge through a cell's open edges in m2/s: Manning's normal depth, h^(5/3) sqrt(s)/n."""
     if ground.drain is None:
         return torch.zeros_like(h)
-    if physics.authors_outflow:
+    if physics.authors_terms:
         return torch.where(ground.drain > 0, physics.gravity * REFERENCE_OUTFLOW_SLOPE * h, 0)
     wet = h > physics.h_dry
     root = cube_root(torch.where(wet, h, 1))

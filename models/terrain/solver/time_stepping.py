@@ -9,7 +9,15 @@ from torch import Tensor
 
 from models.core.errors import RunError
 from models.terrain.solver.forcing import Forcing
-from models.terrain.solver.scheme import FlowState, Ground, Physics, stable_step, step
+from models.terrain.solver.scheme import (
+    Exchange,
+    FlowState,
+    Ground,
+    Physics,
+    stable_step,
+    step,
+    step_for,
+)
 
 STEP_SLACK = 1e-9  # relative: a shorter remainder is added to the last step
 
@@ -26,8 +34,8 @@ class Clock(NamedTuple):
     Attributes:
         t: s since the start, float64 [b].
         steps: taken by each sample, int64 [b].
-        entered: m3 of rain and inflow, float64 [b].
-        left: m3 through outlets and held levels, float64 [b].
+        entered: m3 of rain, inflow and from cells of a held level, float64 [b].
+        left: m3 through outlets and into cells of a held level, float64 [b].
     """
 
     t: Tensor
@@ -64,8 +72,12 @@ def next_dt(
     until: float,
     dx: float,
     physics: Physics,
+    forcing: Forcing,
 ) -> Float[Tensor, "b"]:
     """The stable step in s, cut so that it ends at ``until``; 0 for samples that are there.
+
+    What enters within the step counts as depth: with dt_0 the step for the present depth, the step
+    is that for the greatest depth after an inflow and rain of dt_0.
 
     Args:
         h: depth, m.
@@ -73,10 +85,28 @@ def next_dt(
         until: target time, s.
         dx: side of a cell, m.
         physics: constants.
+        forcing: water entering.
     """
     remaining = until - t
     dt = stable_step(h, dx, physics)
+    if forcing.inlets or forcing.rain is not None:
+        dt = step_for(_depth_after(h, t, dt, dx, forcing), dx, physics)
     return torch.where(dt >= remaining * (1 - STEP_SLACK), remaining, dt).clamp(min=0)
+
+
+def _depth_after(h: Tensor, t: Tensor, dt: Tensor, dx: float, forcing: Forcing) -> Tensor:
+    """Greatest depth of each sample [b] if nothing flows during a step, m.
+
+    Rates are the larger of those at the beginning and in the middle of the step.
+    """
+    shape, inflow = (h.shape[1], h.shape[2]), forcing._replace(rain=None)
+    rates = [inflow.rate(shape, dx, x, torch.float64) for x in (t, t + dt / 2)]
+    rise = torch.maximum(*(torch.as_tensor(rate, dtype=torch.float64) for rate in rates))
+    deepest = (h.detach().double() + dt[:, None, None] * rise).amax((1, 2))
+    if forcing.rain is None:
+        return deepest
+    most = 1.0 if forcing.rain_map is None else float(forcing.rain_map.max())
+    return deepest + dt * most * torch.maximum(forcing.rain.at(t), forcing.rain.at(t + dt / 2))
 
 
 def advance(
@@ -107,10 +137,10 @@ def advance(
     shape, taken = (ground.z.shape[1], ground.z.shape[2]), 0
     while bool((clock.t < until).any()) and taken != max_steps:
         check(state.h, clock)
-        dt = next_dt(state.h, clock.t, until, ground.dx, physics)
+        dt = next_dt(state.h, clock.t, until, ground.dx, physics, forcing)
         source = forcing.rate(shape, ground.dx, clock.t + dt / 2, state.h.dtype)
-        state, gone = step(state, ground, dt, source, physics)
-        clock = _tick(clock, dt, source, gone, until, ground.dx)
+        state, exchange = step(state, ground, dt, source, physics)
+        clock = _tick(clock, dt, source, exchange, until, ground.dx)
         after(state, clock)
         taken += 1
     check(state.h, clock)
@@ -138,17 +168,23 @@ def check(h: Float[Tensor, "b ny nx"], clock: Clock) -> None:
 
 
 def _tick(
-    clock: Clock, dt: Tensor, source: Tensor | float, gone: Tensor, until: float, dx: float
+    clock: Clock, dt: Tensor, source: Tensor | float, exchange: Exchange, until: float, dx: float
 ) -> Clock:
+    """The clock after a step; a cell of a held level gives water or takes it, by the sign."""
     area = dx * dx
+
+    def total(rate: Tensor) -> Tensor:
+        return rate.detach().sum((1, 2), dtype=torch.float64)
+
     if isinstance(source, Tensor):
-        rate = source.detach().sum((1, 2), dtype=torch.float64)
+        rate = total(source)
     else:
-        rate = torch.zeros_like(dt) + source * gone[0].numel()
+        rate = torch.zeros_like(dt) + source * exchange.held[0].numel()
+    into, out = total((-exchange.held).clamp(min=0)), total(exchange.held.clamp(min=0))
     t = clock.t + dt
     return Clock(
         torch.where(t >= until * (1 - 1e-14), torch.full_like(t, until), t),
         clock.steps + (dt > 0),
-        clock.entered + dt * rate * area,
-        clock.left + dt * gone.detach().sum((1, 2), dtype=torch.float64) * area,
+        clock.entered + dt * (rate + into) * area,
+        clock.left + dt * (total(exchange.outlets) + out) * area,
     )

@@ -160,15 +160,30 @@ class Varying(SpecGroup):
     series: list[Moment] | None = Field(
         default=None, min_length=1, max_length=1000, description="Over time, times rising"
     )
+    before: Literal["nothing", "hold"] = Field(
+        default="nothing",
+        description="Until the first moment of a series: nothing, or its first value (hold). The"
+        " last value holds to the end",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_what_is_before(cls, data: Any) -> Any:
+        """Write the default of ``before`` out: specs of earlier releases are told by its lack."""
+        if isinstance(data, dict) and data.get("series") is not None:
+            return {"before": "nothing"} | data
+        return data
 
     def check(self, constant: float | None, name: str) -> None:
-        """Refuse both or neither, and times that do not increase.
+        """Refuse both or neither, ``hold`` without a series, and times that do not increase.
 
         Raises:
             ValueError: naming what to give.
         """
         if (constant is None) == (self.series is None):
             raise ValueError(f"give {name} or series, one of the two")
+        if self.series is None and self.before == "hold":
+            raise ValueError("before: hold needs a series; leave it out")
         times = [moment.time_s for moment in self.series or ()]
         if any(b <= a for a, b in pairwise(times)):
             raise ValueError("series: the times must rise")
@@ -253,8 +268,35 @@ Water = Annotated[Inflow | Outflow | Level | Source | Rain | Valley, Field(discr
 Waters = Annotated[list[Water], Field(min_length=1, max_length=64)]
 
 
-THETA_MAX = 0.95
-AUTHORS_ALPHA = 0.7  # of the authors' code, with their step
+def hold_series(water: Any, field: str) -> list[str]:
+    """Let stored series (JSON) hold their first value before it, as they did; return warnings.
+
+    Args:
+        water: items of a spec; changed in place where ``before`` is missing.
+        field: where they are, for the warnings.
+    """
+    warnings = []
+    for index, item in enumerate(water if isinstance(water, list) else ()):
+        series = item.get("series") if isinstance(item, dict) else None
+        if not series or "before" in item:
+            continue
+        item["before"] = "hold"
+        if series[0]["time_s"] > 0:
+            warnings.append(
+                f"{field}.{index}.series begins at {series[0]['time_s']:g} s; its first value is"
+                " used before, as when it was stored: set before to nothing for none"
+            )
+    return warnings
+
+
+def hold_floods(floods: Any, field: str) -> list[str]:
+    """:func:`hold_series` of each of several stored floods."""
+    several = enumerate(floods if isinstance(floods, list) else ())
+    return [line for index, water in several for line in hold_series(water, f"{field}.{index}")]
+
+
+THETA, THETA_MAX = 0.8, 0.95
+AUTHORS_THETA, AUTHORS_ALPHA = 0.7, 0.7  # of the authors' code, with their step
 
 
 def alpha_max(theta: float, *, authors_step: bool = False) -> float:
@@ -276,8 +318,12 @@ class Solver(SpecGroup):
     """
 
     manning: float = Field(default=0.05, gt=0, le=1, description="Roughness, s/m^(1/3)")
-    theta: float = Field(
-        default=0.7, gt=0, le=THETA_MAX, description="Weight of a face's own discharge"
+    theta: float | None = Field(
+        default=None,
+        gt=0,
+        le=THETA_MAX,
+        description="Weight of a face's own discharge; 0.8 where left out, 0.7 in reference_mode;"
+        " 0.9 suits floods of streets without bores",
     )
     alpha: float | None = Field(
         default=None,
@@ -293,23 +339,32 @@ class Solver(SpecGroup):
     )
     reference_mode: bool = Field(
         default=False,
-        description="The authors' scheme: their time step and outflow, no dry rule, no limiter",
+        description="The authors' scheme: their time step, friction and outflow, no dry rule,"
+        " no limiter",
     )
+
+    @property
+    def own_weight(self) -> float:
+        """``theta``, or its default."""
+        if self.theta is not None:
+            return self.theta
+        return AUTHORS_THETA if self.reference_mode else THETA
 
     @property
     def courant(self) -> float:
         """``alpha``, or its default."""
         if self.alpha is not None:
             return self.alpha
-        return AUTHORS_ALPHA if self.reference_mode else alpha_max(self.theta)
+        most = alpha_max(self.own_weight, authors_step=self.reference_mode)
+        return min(AUTHORS_ALPHA, most) if self.reference_mode else most
 
     @model_validator(mode="after")
     def _stable(self) -> "Solver":
-        most = alpha_max(self.theta, authors_step=self.reference_mode)
+        most = alpha_max(self.own_weight, authors_step=self.reference_mode)
         if self.alpha is not None and self.alpha > most:
             raise ValueError(
                 f"alpha: {self.alpha} makes deep water unstable; at most {most:.4g} at theta"
-                f" {self.theta}: lower it, or leave it out for {most:.4g}"
+                f" {self.own_weight}: lower it, or leave it out"
             )
         return self
 
@@ -318,11 +373,12 @@ def cap_solver(solver: Any) -> list[str]:
     """Bring a stored solver (JSON) within the stability limits, in place; return the warnings."""
     if not isinstance(solver, dict):
         return []
-    theta, warnings = solver.get("theta", Solver().theta), []
-    if theta > THETA_MAX:
+    theta, authors, warnings = solver.get("theta"), bool(solver.get("reference_mode")), []
+    if theta is not None and theta > THETA_MAX:
         warnings.append(f"solver.theta {theta} is unstable; {THETA_MAX} is used")
         theta = solver["theta"] = THETA_MAX
-    most = alpha_max(theta, authors_step=bool(solver.get("reference_mode")))
+    weight = Solver(theta=theta, reference_mode=authors).own_weight
+    most = alpha_max(weight, authors_step=authors)
     if (solver.get("alpha") or 0.0) > most:
         warnings.append(
             f"solver.alpha {solver['alpha']} makes deep water unstable; {most:.4g} is used"

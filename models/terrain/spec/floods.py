@@ -24,6 +24,8 @@ from models.terrain.spec.fields import (
     Valley,
     Waters,
     cap_solver,
+    hold_floods,
+    hold_series,
     net_need,
 )
 
@@ -115,8 +117,8 @@ class _Flood(_OnTerrain):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Cap solvers stored before 30 November 2026, which could be unstable."""
-        return cap_solver(stored.get("solver"))
+        """Cap solvers that could be unstable; series of earlier releases hold their first value."""
+        return cap_solver(stored.get("solver")) + hold_series(stored.get("water"), "water")
 
     def needs(self) -> Iterator[Need]:
         """Maps are rasters too."""
@@ -162,11 +164,12 @@ class TerrainSimulate(_Flood):
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo("time_s", "s", None, "simulated seconds"),
         MetricInfo("volume_m3", "m3", None, "water on the terrain"),
-        MetricInfo("entered_m3", "m3", None, "rain and inflow so far"),
-        MetricInfo("left_m3", "m3", None, "through outlets and held levels so far"),
+        MetricInfo("entered_m3", "m3", None, "rain, inflow and from held levels so far"),
+        MetricInfo("left_m3", "m3", None, "through outlets and into held levels so far"),
         MetricInfo("balance_error", "1", "min", "|volume - entered + left| / entered"),
         MetricInfo("wet_share", "1", None, "cells deeper than wet_depth_m"),
         MetricInfo("deepest_m", "m", None, "greatest depth"),
+        MetricInfo("supercritical_share", "1", None, "wet cells with a Froude number above 1"),
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("depth/t*.tif", "raster", "depth in metres at a time, GeoTIFF"),
@@ -240,8 +243,9 @@ class TerrainDownsample(_OnTerrain):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Cap solvers stored before 30 November 2026, which could be unstable."""
-        return cap_solver((stored.get("tune") or {}).get("solver"))
+        """Cap solvers that could be unstable; series of earlier releases hold their first value."""
+        tune = stored.get("tune") or {}
+        return cap_solver(tune.get("solver")) + hold_floods(tune.get("water"), "tune.water")
 
     def needs(self) -> Iterator[Need]:
         """Beside the terrain a net of ``terrain.train``, where one is named."""

@@ -18,6 +18,8 @@ from models.terrain.spec.fields import (
     Valley,
     Waters,
     cap_solver,
+    hold_floods,
+    hold_series,
 )
 from models.terrain.spec.floods import TINY, check_work, steps_of
 
@@ -122,8 +124,10 @@ class TerrainTrain(Spec):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Cap solvers stored before 30 November 2026, which could be unstable."""
-        return cap_solver(stored.get("solver"))
+        """Cap solvers that could be unstable; series of earlier releases hold their first value."""
+        held = hold_series(stored.get("water"), "water")
+        held += hold_floods(stored.get("more_water"), "more_water")
+        return cap_solver(stored.get("solver")) + held
 
     def needs(self) -> Iterator[Need]:
         """Elevations of a tile or more; floods of another training."""

@@ -54,9 +54,13 @@ def step_by_loops(  # noqa: C901  # by faces and cells, on purpose
             return 0.0
         hf = max(depth, p.h_min)
         qc = p.theta * own + (1 - p.theta) / 2 * (before + after)
-        norm = math.sqrt(own**2 + (sum(others) / 4) ** 2 + p.eps)
+        r, qt = p.gravity * dt * n**2 / hf ** (7 / 3), sum(others) / 4
         num = qc - p.gravity * dt * hf * ((hb + zb) - (ha + za)) / dx
-        q = num / (1 + p.gravity * dt * n**2 * norm / hf ** (7 / 3))
+        norm = math.sqrt(own**2 + qt**2 + p.eps)
+        if not p.authors_terms:  # the root of r |q|^2 + |q| = |(num, across)|
+            size = math.sqrt(num**2 + (qt * (1 + r * norm)) ** 2 + p.eps)
+            norm = 2 * size / (1 + math.sqrt(1 + 4 * r * size))
+        q = num / (1 + r * norm)
         if p.froude is not None:
             most = p.froude * hf * math.sqrt(p.gravity * hf)
             q = min(max(q, -most), most)
@@ -80,6 +84,8 @@ def step_by_loops(  # noqa: C901  # by faces and cells, on purpose
     out = np.zeros_like(h)
     if drain is not None:
         out = np.where(h > p.h_dry, drain * np.where(h > p.h_dry, h, 0) ** (5 / 3), 0)
+        if p.authors_terms:
+            out = np.where(drain > 0, p.gravity * 0.2 * h, 0)
     share = np.ones_like(h)
     new = h.copy()
     for i in range(ny):

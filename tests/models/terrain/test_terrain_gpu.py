@@ -13,7 +13,6 @@ from models.terrain.solver.gpu.layout import LEFT, PAD, Tuning, boundary_tables,
 from models.terrain.solver.gpu.rollout import GpuTape
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, advance
-from models.terrain.spec.fields import Solver
 
 SINGLE = torch.float32
 
@@ -127,7 +126,7 @@ def test_tiny_floods_are_those_of_the_compiled_engine():
     boundary = BoundaryConditions(ground._replace(z=torch.zeros_like(ground.z)), forcing)
     weight = torch.randn(12, 14, generator=torch.Generator().manual_seed(3))
     results = []
-    for way in (lambda z: depths(z, [boundary], Physics(), [30.0], Solver()),
+    for way in (lambda z: depths(z, [boundary], Physics(), [30.0], by_reference=True),
                 lambda z: rollout(z, [boundary], Physics(), [30.0])):  # fmt: skip
         bed = ground.z.clone().requires_grad_()
         depth = way(bed)

@@ -111,7 +111,14 @@ def test_depths_are_never_negative(dtype):
 
 
 @pytest.mark.parametrize(
-    "physics", [Physics(), Physics(froude=0.8), Physics(limiter=False), Physics(h_dry=0.0)]
+    "physics",
+    [
+        Physics(),
+        Physics(froude=0.8),
+        Physics(limiter=False),
+        Physics(h_dry=0.0),
+        Physics(authors_terms=True),
+    ],
 )
 def test_equals_an_implementation_by_loops(physics):
     """Property 6: another implementation, same steps, limiter at work, 1e-11."""

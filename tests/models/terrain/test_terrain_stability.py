@@ -63,16 +63,20 @@ def test_the_reference_step_is_as_calm():
 
 
 def test_the_spec_and_the_solver_share_their_default():
-    assert physics_of(Solver()).courant == Physics().courant == alpha_max(Solver().theta)
-    assert physics_of(Solver()).theta == Physics().theta
-    assert physics_of(Solver(reference_mode=True)).courant == 0.7
+    assert physics_of(Solver()).courant == Physics().courant == alpha_max(0.8)
+    assert physics_of(Solver()).theta == Physics().theta == 0.8
+    authors = physics_of(Solver(reference_mode=True))
+    assert (authors.theta, authors.courant) == (0.7, 0.7)
+    given = physics_of(Solver(reference_mode=True, theta=0.9, alpha=0.5))
+    assert (given.theta, given.courant) == (0.9, 0.5)
 
 
 @pytest.mark.parametrize(
     ("solver", "field"),
     [
         ({"alpha": 0.7}, "alpha"),
-        ({"alpha": 0.55}, "0.5324"),
+        ({"alpha": 0.58}, "0.5692"),
+        ({"theta": 0.7, "alpha": 0.55}, "0.5324"),
         ({"theta": 1.0}, "theta"),
         ({"theta": 0.2, "alpha": 0.6, "reference_mode": True}, "alpha"),
     ],
@@ -102,7 +106,7 @@ def test_stored_solvers_are_capped_with_a_warning(stored):
     before = json.dumps(stored)
     spec, warnings = load_stored(stored)
     solver = spec.tune.solver if stored["kind"] == "terrain.downsample" else spec.solver
-    assert solver.alpha == alpha_max(solver.theta)
+    assert solver.alpha == alpha_max(solver.own_weight)
     assert any("alpha" in warning and "is used" in warning for warning in warnings)
     assert json.dumps(stored) == before
     assert upgrade(spec.model_dump(mode="json"))[1] == []

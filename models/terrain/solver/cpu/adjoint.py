@@ -25,6 +25,7 @@ from models.terrain.solver.cpu.tile import (
     QY,
     SHARE,
     STRIDE,
+    TWO,
     WALL,
     ZERO,
     H,
@@ -33,6 +34,7 @@ from models.terrain.solver.cpu.tile import (
     compiled,
     inlined,
     outlets,
+    resistance,
     rows_of_faces,
 )  # fmt: skip
 
@@ -41,9 +43,9 @@ TOP, LEFT = 5, 8  # halo rows and columns before it; five rows and eight columns
 GH, GQX, GQY, G_LEAVING, GH_CELL = (k * PLANE for k in range(9, 14))
 FACE_X, FACE_Y = 14 * PLANE, 21 * PLANE  # of faces, seven planes each:
 G_NUM, G_OWN, G_CROSS, G_W_RIGHT, G_W_LEFT, G_Z_RIGHT, G_Z_LEFT = (k * PLANE for k in range(7))
-SAVED_X, SAVED_Y = 28 * PLANE, 31 * PLANE  # of faces, three planes each:
-INV_CUBE_ROOT, INV_DENOMINATOR, INV_Q_NORM = (k * PLANE for k in range(3))
-BUFFER = 34 * PLANE
+SAVED_X, SAVED_Y = 28 * PLANE, 32 * PLANE  # of faces, four planes each:
+INV_CUBE_ROOT, OLD, NORM, ROOT = (k * PLANE for k in range(4))
+BUFFER = 36 * PLANE
 HALF, FIVE_THIRDS, SEVEN_THIRDS = float32(0.5), float32(5 / 3), float32(7 / 3)
 
 
@@ -51,27 +53,31 @@ HALF, FIVE_THIRDS, SEVEN_THIRDS = float32(0.5), float32(5 / 3), float32(7 / 3)
 @no_type_check
 def _store_face(s, plane, k, flux):
     """Keep the discharge of a face and its intermediate values, so that no root is taken twice."""
-    q, y, inv_denominator, q_norm = flux
+    q, y, old, norm, root = flux
     to = SAVED_X if plane == FX else SAVED_Y
     store(s, plane + k, q)
     store(s, to + INV_CUBE_ROOT + k, y)
-    store(s, to + INV_DENOMINATOR + k, inv_denominator)
-    store(s, to + INV_Q_NORM + k, ONE / q_norm)
+    store(s, to + OLD + k, old)
+    store(s, to + NORM + k, norm)
+    store(s, to + ROOT + k, root)
 
 
 x_faces, y_faces = rows_of_faces(_store_face)
 
 
-# Forward, with R = g dt n^2:   hf = max(wa, wb) - max(za, zb),  p = hf^(7/3),
-#   Q = sqrt(own^2 + qt^2 + eps),  N = c - g dt/dx hf (wb - wa),  D = p + R Q,  q = N p / D
-# Derivative, with g = dL/dq and N/D = q/p:
-#   dL/dN   = g p / D                                 (G_NUM)
-#   dL/down = -g q R / (D Q) own                      (G_OWN, of Q alone; c is gathered from G_NUM)
-#   dL/dqt  = -g q R / (D Q) qt, a quarter a face     (G_CROSS)
-#   dL/dhf  = g q R Q 7/3 / (D hf) - dL/dN g dt/dx (wb - wa)
+# Forward:   hf = max(wa, wb) - max(za, zb),  r = g dt n^2 / hf^(7/3),
+#   N = c - g dt/dx hf (wb - wa),  Q = sqrt(own^2 + qt^2 + eps),  F = 1 + r Q,
+#   M = sqrt(N^2 + (qt F)^2 + eps),  s = sqrt(1 + 4 r M),  q = 2 N / (1 + s)
+# Derivative, with g = dL/dq:
+#   dL/d(rM) = -2 g q / ((1 + s) s),  G = dL/dM / M = dL/d(rM) r / M
+#   dL/dN   = 2 g / (1 + s) + G N                     (G_NUM)
+#   dL/dF   = G qt^2 F,  dL/dQ / Q = dL/dF r / Q
+#   dL/down = dL/dQ / Q own                           (G_OWN, of Q alone; c is gathered from G_NUM)
+#   dL/dqt  = (G F^2 + dL/dQ / Q) qt, a quarter a face      (G_CROSS)
+#   dL/dhf  = -7/3 r / hf (dL/d(rM) M + dL/dF Q) - dL/dN g dt/dx (wb - wa)
 #   dL/dwb  = dL/dhf [wb > wa] - dL/dN g dt/dx hf     (G_W_RIGHT), dL/dwa likewise (G_W_LEFT)
 #   dL/dzb  = -dL/dhf [zb > za] at fixed level        (G_Z_RIGHT), dL/dza likewise (G_Z_LEFT)
-# x is hf, y is hf^(-1/3): p = x^3 y^2 and 1/hf = y^3.
+# x is hf, y is hf^(-1/3): 1/hf = y^3.
 @inlined
 @no_type_check
 def face_backward(s, a, b, own, crossing, q, g, to, saved, c):
@@ -85,21 +91,24 @@ def face_backward(s, a, b, own, crossing, q, g, to, saved, c):
     hf = max(wa, wb) - max(za, zb)
     wet = hf > c.h_dry
     x, y = hf if wet else ONE, load(s, saved + INV_CUBE_ROOT + a)
-    n = load(s, N + a) + load(s, N + b)
-    qt = crossing * QUARTER
-    inv_q_norm = load(s, saved + INV_Q_NORM + a)
-    q_norm = (own * own + qt * qt + c.eps) * inv_q_norm
-    g_over_d = (g if wet else ZERO) * load(s, saved + INV_DENOMINATOR + a)
-    g_num = g_over_d * x * x * x * y * y
-    drag = g_over_d * q * c.g_dt_4 * n * n
-    g_q_norm = -drag * inv_q_norm
-    g_hf = drag * q_norm * SEVEN_THIRDS * y * y * y - g_num * c.g_dt_dx * (wb - wa)
+    r, qt = resistance(load(s, N + a) + load(s, N + b), y, c), crossing * QUARTER
+    old, norm = load(s, saved + OLD + a), load(s, saved + NORM + a)
+    root = load(s, saved + ROOT + a)
+    factor = ONE + r * old
+    twice = TWO * (g if wet else ZERO) / ((ONE + root) * root)
+    g_rm = -twice * q
+    g_m = g_rm * r / norm
+    g_num = twice * root + g_m * HALF * q * (ONE + root)
+    g_factor = g_m * qt * qt * factor
+    g_old = g_factor * r / old
+    g_hf = -SEVEN_THIRDS * r * y * y * y * (g_rm * norm + g_factor * old)
+    g_hf -= g_num * c.g_dt_dx * (wb - wa)
     g_slope = -g_num * c.g_dt_dx * x
     right = HALF * float32(wb > wa) + HALF * float32(wb >= wa)
     bed = HALF * float32(zb > za) + HALF * float32(zb >= za)
     store(s, to + G_NUM + a, g_num)
-    store(s, to + G_OWN + a, g_q_norm * own)
-    store(s, to + G_CROSS + a, g_q_norm * qt * QUARTER)
+    store(s, to + G_OWN + a, g_old * own)
+    store(s, to + G_CROSS + a, (g_m * factor * factor + g_old) * qt * QUARTER)
     store(s, to + G_W_RIGHT + a, g_hf * right + g_slope)
     store(s, to + G_W_LEFT + a, g_hf * (ONE - right) - g_slope)
     store(s, to + G_Z_RIGHT + a, -g_hf * bed)

@@ -18,7 +18,7 @@ class FlowArrays(NamedTuple):
         rain: share of the rain a cell gets; of no element where all get 1.
         peak: greatest depth so far; of no element where it is not tracked.
         arrival: s at which the depth first exceeded ``wet_m``, inf before.
-        inlet_cells: flat indices of cells with inflow (int64).
+        inlet_cells: flat indices of cells with inflow, rising (int64).
         inlet_gain: of these cells, m/s per unit of their series (float64).
         series: of these cells, an index into ``starts``; the rain's series is the last one.
         starts: where a series begins in ``times`` and ``values``; one more at the end (int64).
@@ -75,7 +75,7 @@ class TileLayout(NamedTuple):
 
 
 class SchemeConstants(NamedTuple):
-    """Constants of the scheme and of a run, in float64."""
+    """Constants of the scheme and of a run, in float64; ``rain_most``: greatest share of rain."""
 
     dx: float
     gravity: float
@@ -89,6 +89,7 @@ class SchemeConstants(NamedTuple):
     h_floor: float
     dt_cap: float
     wet_m: float
+    rain_most: float
 
 
 class StepConstants(NamedTuple):

@@ -22,14 +22,14 @@ class FusedFlood:
     Args:
         ground: of one sample, float32; bed near 0 on the average.
         forcing: water entering.
-        physics: with a dry rule (``h_dry`` > 0); not the authors' outflow.
+        physics: with a dry rule (``h_dry`` > 0); without the authors' terms.
         start: initial state; None: dry.
         threads: number of threads; tiles are distributed among them.
         wet_m: depth in m above which a cell counts as reached; None: peaks and arrivals are not
             tracked.
 
     Raises:
-        ValueError: if ``physics`` has no dry rule or the authors' outflow.
+        ValueError: if ``physics`` has no dry rule or the authors' terms.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class FusedFlood:
         threads: int = 1,
         wet_m: float | None = None,
     ) -> None:
-        if physics.h_dry <= 0 or physics.authors_outflow:
-            raise ValueError("the fused engine needs h_dry > 0 and Manning's outflow")
+        if physics.h_dry <= 0 or physics.authors_terms:
+            raise ValueError("the fused engine needs h_dry > 0 and not the authors' terms")
         ny, nx = ground.z.shape[1:]
         self.layout = _tile_layout(ny, nx)
-        self.constants = _scheme_constants(ground.dx, physics, wet_m)
+        self.constants = _scheme_constants(ground.dx, forcing, physics, wet_m)
         self.threads = threads
         self.arrays = _flow_arrays(ground, forcing, self.layout, threads, wet_m is not None)
         if start is not None:
@@ -128,7 +128,9 @@ def _tile_layout(ny: int, nx: int) -> arrays.TileLayout:
     return arrays.TileLayout(ny, nx, rows, columns, math.ceil(ny / rows), math.ceil(nx / columns))
 
 
-def _scheme_constants(dx: float, physics: Physics, wet_m: float | None) -> arrays.SchemeConstants:
+def _scheme_constants(
+    dx: float, forcing: Forcing, physics: Physics, wet_m: float | None
+) -> arrays.SchemeConstants:
     return arrays.SchemeConstants(
         dx=float(dx),
         gravity=physics.gravity,
@@ -142,6 +144,7 @@ def _scheme_constants(dx: float, physics: Physics, wet_m: float | None) -> array
         h_floor=physics.h_floor,
         dt_cap=dt_cap(dx, physics),
         wet_m=wet_m or 0.0,
+        rain_most=1.0 if forcing.rain_map is None else float(forcing.rain_map.max()),
     )
 
 
@@ -201,12 +204,13 @@ def _inlets(forcing: Forcing, nx: int, dx: float) -> dict[str, np.ndarray]:
         cells += [row * nx + column for row, column in zip(inlet.rows, inlet.columns, strict=True)]
         gain += [1 / (len(inlet.rows) * dx * dx)] * len(inlet.rows)
         index += [k] * len(inlet.rows)
+    order = np.argsort(np.array(cells, np.int64), kind="stable")
     rain = ((0.0,), (0.0,)) if forcing.rain is None else forcing.rain
     series = [*(inlet.series for inlet in forcing.inlets), rain]
     return {
-        "inlet_cells": np.array(cells, np.int64),
-        "inlet_gain": np.array(gain, np.float64),
-        "series": np.array(index, np.int64),
+        "inlet_cells": np.array(cells, np.int64)[order],
+        "inlet_gain": np.array(gain, np.float64)[order],
+        "series": np.array(index, np.int64)[order],
         "starts": np.cumsum([0, *(len(times) for times, _ in series)]),
         "times": np.concatenate([np.array(times, np.float64) for times, _ in series]),
         "values": np.concatenate([np.array(values, np.float64) for _, values in series]),

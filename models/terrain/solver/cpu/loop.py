@@ -43,12 +43,45 @@ def interpolate(g, k, t):
 
 @compiled
 @no_type_check
-def next_dt(depth, t, until, m):
-    """The stable step, cut so that it ends at ``until``."""
+def step_for(depth, m):
+    """The stable step for water of this greatest depth, s."""
     h = max(depth, m.h_floor)
     dt = m.courant * m.dx
     dt = dt / (m.gravity + h) if m.reference_cfl else dt / np.sqrt(m.gravity * h)
-    dt = min(dt, m.dt_cap)
+    return min(dt, m.dt_cap)
+
+
+@compiled
+@no_type_check
+def highest_rate(g, k, t, dt):
+    """The larger value of series k at the beginning and in the middle of a step."""
+    return max(interpolate(g, k, t), interpolate(g, k, t + dt / 2))
+
+
+@compiled
+@no_type_check
+def depth_after(g, start, depth, t, dt, m):
+    """Greatest depth after the inflow and rain of a step of ``dt`` s if nothing flows, m.
+
+    ``start``: of the present state in ``g.h``; ``depth``: its greatest. The entries of a cell with
+    several inlets follow each other.
+    """
+    most, h, before, last, rate = depth, 0.0, -1, -1, 0.0
+    for k in range(len(g.inlet_cells)):
+        if g.series[k] != last:
+            last = g.series[k]
+            rate = highest_rate(g, last, t, dt)
+        cell = g.inlet_cells[k]
+        h = (h if cell == before else float(g.h[start + cell])) + dt * g.inlet_gain[k] * rate
+        most, before = max(most, h), cell
+    return most + dt * m.rain_most * highest_rate(g, len(g.starts) - 2, t, dt)
+
+
+@compiled
+@no_type_check
+def next_dt(g, start, depth, t, until, m):
+    """The stable step, the inflow within it counted as depth, cut so that it ends at ``until``."""
+    dt = step_for(depth_after(g, start, depth, t, step_for(depth, m), m), m)
     return until - t if dt >= (until - t) * (1 - STEP_SLACK) else dt
 
 
@@ -71,7 +104,7 @@ def mark_wet(g, layout, cell, now, time, m):
 @compiled
 @no_type_check
 def apply_forcing(g, layout, now, time, dt, m):
-    """Inflow, mapped rain and held levels, on the new state."""
+    """Inflow and held levels, on the new state; a held cell gives water or takes it."""
     cells = layout.ny * layout.nx
     for k in range(len(g.inlet_cells)):
         rise = dt * g.inlet_gain[k] * interpolate(g, g.series[k], time - dt / 2)
@@ -81,7 +114,8 @@ def apply_forcing(g, layout, now, time, dt, m):
     for k in range(len(g.held)):
         cell = g.held[k]
         depth = max(g.level[k] - g.z[cell], float32(0))
-        g.clock[3] += (float(g.h[now * cells + cell]) - depth) * m.dx * m.dx
+        taken = (float(g.h[now * cells + cell]) - depth) * m.dx * m.dx
+        g.clock[3 if taken > 0 else 2] += abs(taken)
         g.h[now * cells + cell] = depth
         mark_wet(g, layout, cell, now, time, m)
     for t in g.held_tiles:  # a held level can lower the deepest cell
@@ -139,7 +173,7 @@ def _advance(g, layout, m, until, max_steps):
         if not depth < DEEPEST_M:
             return UNSTABLE
         t, now = g.clock[0], int(g.clock[4])
-        dt = next_dt(depth, t, until, m)
+        dt = next_dt(g, now * layout.ny * layout.nx, depth, t, until, m)
         rain = interpolate(g, len(g.starts) - 2, t + dt / 2)
         everywhere = rain if len(g.rain) == 0 else 0.0
         for k in prange(threads):

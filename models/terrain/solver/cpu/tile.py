@@ -21,6 +21,7 @@ Z, N, H, QX, QY, FX, FY, SHARE, OUT = (k * PLANE for k in range(9))
 BUFFER = 9 * PLANE
 WALL = np.float32(1e6)
 ONE, ZERO, HALF, QUARTER = np.float32(1), np.float32(0), np.float32(0.5), np.float32(0.25)
+TWO, FOUR = np.float32(2), np.float32(4)
 CUBE_START = np.float32(0x54A20000)  # of the bits of x^(-1/3), within 3.5 %
 THIRD, NINTH2 = np.float32(1 / 3), np.float32(2 / 9)
 INFINITE_BITS = 0x7F800000
@@ -48,9 +49,9 @@ def cube_root_inverse(x):
 def face(s, a, b, own, adjacent, crossing, c):
     """New discharge through the face between cells a and b (offsets in a plane) before the limiter.
 
-    ``own`` and ``adjacent``: the face's old discharge and the sum of its two neighbours;
-    ``crossing``: four times the mean discharge across. Returns q, hf^(-1/3), 1 / denominator and
-    the magnitude of the old discharge.
+    The friction of :func:`models.terrain.solver.scheme.drag`. ``own`` and ``adjacent``: the face's
+    old discharge and the sum of its two neighbours; ``crossing``: four times the mean discharge
+    across. Returns q, hf^(-1/3), |q_old|, M and sqrt(1 + 4 r M).
     """
     za, zb = load(s, Z + a), load(s, Z + b)
     wa, wb = za + load(s, H + a), zb + load(s, H + b)
@@ -58,14 +59,24 @@ def face(s, a, b, own, adjacent, crossing, c):
     wet = hf > c.h_dry
     x = hf if wet else ONE
     y = cube_root_inverse(x)
-    p = x * x * x * y * y
     n = load(s, N + a) + load(s, N + b)  # twice the mean
+    r = resistance(n, y, c)
     qt = crossing * QUARTER
-    q_norm = square_root(own * own + qt * qt + c.eps)
-    numerator = c.theta * own + c.rest * adjacent - c.g_dt_dx * x * (wb - wa)
-    inv_denominator = ONE / (p + c.g_dt_4 * n * n * q_norm)
-    q = numerator * p * inv_denominator
-    return q if wet else ZERO, y, inv_denominator, q_norm
+    push = c.theta * own + c.rest * adjacent - c.g_dt_dx * x * (wb - wa)
+    old = square_root(own * own + qt * qt + c.eps)
+    across = qt + qt * r * old
+    norm = square_root(push * push + across * across + c.eps)
+    root = square_root(ONE + FOUR * r * norm)
+    q = TWO * push / (ONE + root)
+    return q if wet else ZERO, y, old, norm, root
+
+
+@inlined
+@no_type_check
+def resistance(n, y, c):
+    """The r = g dt n^2 / hf^(7/3) of a face, with twice its roughness and y = hf^(-1/3)."""
+    y2 = y * y
+    return c.g_dt_4 * n * n * (y2 * y2) * (y2 * y)
 
 
 @inlined

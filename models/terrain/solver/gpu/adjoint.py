@@ -13,9 +13,10 @@ import triton.language as tl  # ty: ignore
 from models.terrain.solver.gpu.fluxes import (
     around,
     cell_offsets,
-    cube_root_inverse,
     friction,
+    neighbours,
     outlet,
+    pow_minus_7_3,
     supply,
 )
 
@@ -85,21 +86,24 @@ def shares_backward(
     tl.store(saved + 4 * plane + o, g_h + g_h_share + g_outlet / tl.where(out > 0.0, h, 1.0))
 
 
-# Forward, with R = g dt n^2 and U the cell that the water leaves:
-#   hf = max(wa, wb) - max(za, zb),  p = hf^(7/3),  Q = sqrt(own^2 + qt^2 + eps),
-#   N = c - g dt/dx hf (wb - wa),  D = p + R Q,  q = N p / D,  q' = share[U] q
-# Derivative, with N/D = q/p:
-#   g       = dL/dq = share[U] g_q' + sign(q) dL/dleaving[U]
-#   dL/dN   = g p / D
-#   dL/down = -g q R / (D Q) own        of Q alone; c is gathered from dL/dN
-#   dL/dqt  = -g q R / (D Q) qt         a quarter for each face across
-#   dL/dhf  = g q R Q 7/3 / (D hf) - dL/dN g dt/dx (wb - wa)
+# Forward, with U the cell that the water leaves:
+#   hf = max(wa, wb) - max(za, zb),  r = g dt n^2 / hf^(7/3),
+#   N = c - g dt/dx hf (wb - wa),  Q = sqrt(own^2 + qt^2 + eps),  F = 1 + r Q,
+#   M = sqrt(N^2 + (qt F)^2 + eps),  s = sqrt(1 + 4 r M),  q = 2 N / (1 + s),  q' = share[U] q
+# Derivative:
+#   g        = dL/dq = share[U] g_q' + sign(q) dL/dleaving[U]
+#   dL/d(rM) = -2 g q / ((1 + s) s),  G = dL/dM / M = dL/d(rM) r / M
+#   dL/dN   = 2 g / (1 + s) + G N
+#   dL/dF   = G qt^2 F,  dL/dQ / Q = dL/dF r / Q
+#   dL/down = dL/dQ / Q own             of Q alone; c is gathered from dL/dN
+#   dL/dqt  = (G F^2 + dL/dQ / Q) qt    a quarter for each face across
+#   dL/dhf  = -7/3 r / hf (dL/d(rM) M + dL/dF Q) - dL/dN g dt/dx (wb - wa)
 #   dL/dwb  = dL/dhf [wb > wa] - dL/dN g dt/dx hf,  dL/dzb = -dL/dhf [zb > za] at fixed level
 # [b > a] is 1/2 at a tie; dL/dwa and dL/dza get the other share and the opposite slope term.
 @triton.jit
 def face_backward(
-    z, h, n, g_h, g_q, raw, share, g_leaving, o, stride, own, crossing,
-    g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH: tl.constexpr,
+    z, h, n, g_h, g_q, raw, share, g_leaving, o, stride, own, adjacent, crossing,
+    g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH: tl.constexpr,
 ):  # fmt: skip
     """Derivatives through the faces between the cells ``o`` and ``o + stride``.
 
@@ -117,52 +121,62 @@ def face_backward(
     hf = tl.maximum(wa, wb) - tl.maximum(za, zb)
     wet = hf > h_dry
     x = tl.where(wet, hf, 1.0)
-    y = cube_root_inverse(x)
-    p = x * x * x * y * y
+    r = friction(n, o, o + stride, g_dt, ROUGH) * pow_minus_7_3(x, False)
     qt = crossing * 0.25
-    q_norm = tl.sqrt(own * own + qt * qt + eps)
-    rough = friction(n, o, o + stride, g_dt, ROUGH)
-    g_over_d = tl.where(wet, g, 0.0) / (p + rough * q_norm)
-    g_num = g_over_d * p
-    g_q_norm = -g_over_d * q * rough / q_norm
-    g_hf = g_over_d * q * rough * q_norm * 2.3333333333333335 / x - g_num * g_dt_dx * (wb - wa)
+    old = tl.sqrt(own * own + qt * qt + eps)
+    factor = 1.0 + r * old
+    push = theta * own + rest * adjacent - g_dt_dx * x * (wb - wa)
+    norm = tl.sqrt(push * push + (qt * factor) * (qt * factor) + eps)
+    root = tl.sqrt(1.0 + 4.0 * r * norm)
+    twice = 2.0 * tl.where(wet, g, 0.0) / ((1.0 + root) * root)
+    g_rm = -twice * q
+    g_m = g_rm * r / norm
+    g_num = twice * root + g_m * push
+    g_factor = g_m * qt * qt * factor
+    g_old = g_factor * r / old
+    g_hf = -2.3333333333333335 * r / x * (g_rm * norm + g_factor * old)
+    g_hf -= g_num * g_dt_dx * (wb - wa)
     g_slope = -g_num * g_dt_dx * x
     right = tl.where(wb > wa, 1.0, tl.where(wb == wa, 0.5, 0.0))
     bed = tl.where(zb > za, 1.0, tl.where(zb == za, 0.5, 0.0))
     g_w_right, g_w_left = g_hf * right + g_slope, g_hf * (1.0 - right) - g_slope
     return (
-        g_num, g_q_norm * own, g_q_norm * qt * 0.25, g_w_right, g_w_left, -g_hf * bed,
-        -g_hf * (1.0 - bed),
+        g_num, g_old * own, (g_m * factor * factor + g_old) * qt * 0.25, g_w_right, g_w_left,
+        -g_hf * bed, -g_hf * (1.0 - bed),
     )  # fmt: skip
 
 
 @triton.jit
 def x_face_backward(
-    z, h, qx, qy, n, grads, saved, plane, o, pitch, g_dt, g_dt_dx, dt_dx, eps, h_dry,
-    ROUGH: tl.constexpr,
+    z, h, qx, qy, n, grads, saved, plane, o, j, nx, pitch, g_dt, g_dt_dx, dt_dx, theta, rest, eps,
+    h_dry, ROUGH: tl.constexpr,
 ):  # fmt: skip
-    """:func:`face_backward` of the faces right of the cells at ``o``."""
+    """:func:`face_backward` of the faces right of the cells at ``o``, of column ``j``."""
+    own = tl.load(qx + o)
     crossing = (tl.load(qy + o - pitch) + tl.load(qy + o - pitch + 1)) + (
         tl.load(qy + o) + tl.load(qy + o + 1)
     )
     return face_backward(
         z, h, n, grads, grads + plane, saved, saved + 2 * plane, saved + 3 * plane, o, 1,
-        tl.load(qx + o), crossing, g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+        own, neighbours(qx, o, 1, own, j, nx), crossing, g_dt, g_dt_dx, dt_dx, theta, rest, eps,
+        h_dry, ROUGH,
     )  # fmt: skip
 
 
 @triton.jit
 def y_face_backward(
-    z, h, qx, qy, n, grads, saved, plane, o, pitch, g_dt, g_dt_dx, dt_dx, eps, h_dry,
-    ROUGH: tl.constexpr,
+    z, h, qx, qy, n, grads, saved, plane, o, i, ny, pitch, g_dt, g_dt_dx, dt_dx, theta, rest, eps,
+    h_dry, ROUGH: tl.constexpr,
 ):  # fmt: skip
-    """:func:`face_backward` of the faces below the cells at ``o``."""
+    """:func:`face_backward` of the faces below the cells at ``o``, of row ``i``."""
+    own = tl.load(qy + o)
     crossing = (tl.load(qx + o - 1) + tl.load(qx + o + pitch - 1)) + (
         tl.load(qx + o) + tl.load(qx + o + pitch)
     )
     return face_backward(
         z, h, n, grads, grads + 2 * plane, saved + plane, saved + 2 * plane, saved + 3 * plane, o,
-        pitch, tl.load(qy + o), crossing, g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+        pitch, own, neighbours(qy, o, pitch, own, i, ny), crossing, g_dt, g_dt_dx, dt_dx, theta,
+        rest, eps, h_dry, ROUGH,
     )  # fmt: skip
 
 
@@ -195,58 +209,58 @@ def faces_backward(
         qx, qy = old + plane, old + 2 * plane
         # faces right of the cells at (i, j), (i, j-1), (i, j+1), (i+1, j), (i+1, j-1)
         g_num, g_own, g_cross_0, _, g_w_left, _, g_z_left = x_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o, j, nx, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         g_h, g_z = g_w_left, g_z_left
         ends = tl.where(j == 0, rest, 0.0) + tl.where(j == nx - 2, rest, 0.0)
         g_x = (theta + ends) * g_num + g_own
         g_num, _, g_cross_1, g_w_right, _, g_z_right, _ = x_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o - 1, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o - 1, j - 1, nx, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         g_h, g_z = g_h + g_w_right, g_z + g_z_right
         g_x += rest * g_num
         g_num, _, _, _, _, _, _ = x_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o + 1, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o + 1, j + 1, nx, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         g_x += rest * g_num
         _, _, g_cross_2, _, _, _, _ = x_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o + pitch, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o + pitch, j, nx, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         _, _, g_cross_3, _, _, _, _ = x_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o + pitch - 1, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o + pitch - 1, j - 1, nx, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         g_y = (g_cross_0 + g_cross_1) + (g_cross_2 + g_cross_3)
         # faces below the cells at (i, j), (i-1, j), (i+1, j), (i, j+1), (i-1, j+1)
         g_num, g_own, g_cross_0, _, g_w_left, _, g_z_left = y_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o, i, ny, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         g_h, g_z = g_h + g_w_left, g_z + g_z_left
         ends = tl.where(i == 0, rest, 0.0) + tl.where(i == ny - 2, rest, 0.0)
         g_y += (theta + ends) * g_num + g_own
         g_num, _, g_cross_1, g_w_right, _, g_z_right, _ = y_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o - pitch, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o - pitch, i - 1, ny, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         g_h, g_z = g_h + g_w_right, g_z + g_z_right
         g_y += rest * g_num
         g_num, _, _, _, _, _, _ = y_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o + pitch, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o + pitch, i + 1, ny, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         g_y += rest * g_num
         _, _, g_cross_2, _, _, _, _ = y_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o + 1, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o + 1, i, ny, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         _, _, g_cross_3, _, _, _, _ = y_face_backward(
-            z, old, qx, qy, n, grads, saved, plane, o - pitch + 1, pitch,
-            g_dt, g_dt_dx, dt_dx, eps, h_dry, ROUGH,
+            z, old, qx, qy, n, grads, saved, plane, o - pitch + 1, i - 1, ny, pitch,
+            g_dt, g_dt_dx, dt_dx, theta, rest, eps, h_dry, ROUGH,
         )  # fmt: skip
         g_x += (g_cross_0 + g_cross_1) + (g_cross_2 + g_cross_3)
         tl.store(grads_before + o, tl.where(inside, tl.load(saved + 4 * plane + o) + g_h, 0.0))

@@ -19,6 +19,26 @@ def value_at(moments, values, k, t, POINTS: tl.constexpr):
 
 
 @triton.jit
+def highest_rate(moments, values, k, t, dt, POINTS: tl.constexpr):
+    """The larger value of series ``k`` at the beginning and in the middle of a step."""
+    middle = value_at(moments, values, k, t + dt / 2, POINTS)
+    return tl.maximum(value_at(moments, values, k, t, POINTS), middle)
+
+
+@triton.jit
+def step_for(depth, dx, gravity, courant, h_floor, cap, AUTHORS: tl.constexpr):
+    """The stable step for water of this greatest depth, s."""
+    h = tl.maximum(depth, h_floor)
+    if AUTHORS:
+        step = courant * dx / (gravity + h)
+    else:
+        root = tl.sqrt((gravity * h).to(tl.float32)).to(tl.float64)
+        root = 0.5 * (root + gravity * h / root)  # square root in float64: one Newton step
+        step = courant * dx / root
+    return tl.minimum(step, cap)
+
+
+@triton.jit
 def clock(
     h,  # [b, rows, pitch] depth after the step
     deepest,  # [b, tiles] after the step
@@ -28,6 +48,7 @@ def clock(
     cells,  # [b, CELLS] offsets in a sample of cells with inflow; -1: none
     cell_tiles,  # [b, CELLS] their tiles
     gain,  # [b, CELLS] m/s per unit of the series, float64
+    shared,  # [b, CELLS] entries of the same cell
     series,  # [b, CELLS] which series of the sample
     moments,  # [b, SERIES, POINTS] s, float64; the first series is the rain
     values,
@@ -64,27 +85,25 @@ def clock(
     rise = dt * tl.load(gain + k) * value_at(moments, values, which, now + dt / 2, POINTS)
     rise = tl.where(feeds, rise, 0.0)
     depth = tl.atomic_add(h + b * stride + at, rise.to(tl.float32), feeds) + rise.to(tl.float32)
-    depth = tl.where(feeds, depth, 0.0)
+    still = tl.load(h + b * stride + at, tl.where(dt > 0, -1, at) >= 0, 0.0)
+    depth = tl.where(feeds, depth, still)
     tl.atomic_max(deepest + b * tiles + tl.load(cell_tiles + k), depth, feeds)
     most = tl.max(depth, 0)
     for start in range(0, tiles, BLOCK):
         index = start + tl.arange(0, BLOCK)
         block = tl.load(deepest + b * tiles + index, index < tiles, 0.0)
         most = tl.maximum(most, tl.max(block, 0))
-    floored_depth = tl.maximum(most.to(tl.float64), h_floor)
     tl.store(entered + b, tl.load(entered + b) + tl.sum(rise, 0) * area + dt * rain * area * count)
     now = tl.where(dt == end - now, end, now + dt)
     tl.store(times + b, now)
     tl.store(steps + b, tl.load(steps + b) + (dt > 0).to(tl.int64))
-    if AUTHORS:
-        step = courant * dx / (gravity + floored_depth)
-    else:
-        root = tl.sqrt((gravity * floored_depth).to(tl.float32)).to(tl.float64)
-        root = 0.5 * (
-            root + gravity * floored_depth / root
-        )  # square root in float64: one Newton step
-        step = courant * dx / root
-    step = tl.minimum(step, cap)
+    step = step_for(most.to(tl.float64), dx, gravity, courant, h_floor, cap, AUTHORS)
+    # what enters within a step counts as depth; at most all entries of a cell are as its largest
+    entering = step * tl.load(gain + k) * highest_rate(moments, values, which, now, step, POINTS)
+    after = depth.to(tl.float64) + tl.where(at >= 0, entering * tl.load(shared + k), 0.0)
+    after = tl.maximum(tl.max(after, 0), most.to(tl.float64))
+    after += step * highest_rate(moments, values, b * SERIES, now, step, POINTS)
+    step = step_for(after, dx, gravity, courant, h_floor, cap, AUTHORS)
     rest = end - now
     step = tl.where(step >= rest * (1 - 1e-9), rest, step)
     fine = most < 1e5

@@ -17,14 +17,11 @@ def cube_root_inverse(x):
 
 
 @triton.jit
-def pow_7_3(x, LOG: tl.constexpr):
-    """x^(7/3) of a positive float32."""
-    if LOG:
-        p = x * x * tl.exp2(tl.log2(x) * 0.3333333333333333)
-    else:
-        y = cube_root_inverse(x)
-        p = x * x * x * y * y
-    return p
+def pow_minus_7_3(x, LOG: tl.constexpr):
+    """x^(-7/3) of a positive float32."""
+    y = tl.exp2(tl.log2(x) * -0.3333333333333333) if LOG else cube_root_inverse(x)
+    y2 = y * y
+    return (y2 * y2) * (y2 * y)
 
 
 @triton.jit
@@ -32,16 +29,20 @@ def face(
     za, ha, zb, hb, own, adjacent, crossing, rough, g_dt_dx, theta, rest, eps, h_dry,
     LOG: tl.constexpr,
 ):  # fmt: skip
-    """New discharge between cells a and b before the limiter; ``rough``: g dt n^2."""
+    """New discharge between cells a and b before the limiter; ``rough``: g dt n^2.
+
+    The friction of :func:`models.terrain.solver.scheme.drag`.
+    """
     wa, wb = za + ha, zb + hb
     hf = tl.maximum(wa, wb) - tl.maximum(za, zb)
     wet = hf > h_dry
     x = tl.where(wet, hf, 1.0)
-    p = pow_7_3(x, LOG)
+    r = rough * pow_minus_7_3(x, LOG)
     qt = crossing * 0.25
-    q_norm = tl.sqrt(own * own + qt * qt + eps)
-    numerator = theta * own + rest * adjacent - g_dt_dx * x * (wb - wa)
-    return tl.where(wet, numerator * p / (p + rough * q_norm), 0.0)
+    push = theta * own + rest * adjacent - g_dt_dx * x * (wb - wa)
+    across = qt + qt * r * tl.sqrt(own * own + qt * qt + eps)
+    norm = tl.sqrt(push * push + across * across + eps)
+    return tl.where(wet, 2.0 * push / (1.0 + tl.sqrt(1.0 + 4.0 * r * norm)), 0.0)
 
 
 @triton.jit
@@ -114,14 +115,23 @@ def supply(east, west, south, north, out, h, dt_dx):
 
 
 @triton.jit
+def neighbours(q, o, stride, own, k, count):
+    """Sum of the discharges before and after the face ``k`` of a row of ``count`` cells.
+
+    At an end the face replaces its missing neighbour.
+    """
+    before = tl.where(k == 0, own, tl.load(q + o - stride))
+    return before + tl.where(k == count - 2, own, tl.load(q + o + stride))
+
+
+@triton.jit
 def x_face(
     z, h, qx, qy, n, o, j, nx, pitch, g_dt, g_dt_dx, theta, rest, eps, h_dry,
     ROUGH: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
     """Unlimited discharge right of the cells at ``o``."""
     own = tl.load(qx + o)
-    adjacent = tl.where(j == 0, own, tl.load(qx + o - 1))
-    adjacent += tl.where(j == nx - 2, own, tl.load(qx + o + 1))
+    adjacent = neighbours(qx, o, 1, own, j, nx)
     crossing = tl.load(qy + o - pitch) + tl.load(qy + o - pitch + 1)
     crossing += tl.load(qy + o) + tl.load(qy + o + 1)
     return face(
@@ -137,8 +147,7 @@ def y_face(
 ):  # fmt: skip
     """Unlimited discharge below the cells at ``o``."""
     own = tl.load(qy + o)
-    adjacent = tl.where(i == 0, own, tl.load(qy + o - pitch))
-    adjacent += tl.where(i == ny - 2, own, tl.load(qy + o + pitch))
+    adjacent = neighbours(qy, o, pitch, own, i, ny)
     crossing = tl.load(qx + o - 1) + tl.load(qx + o + pitch - 1)
     crossing += tl.load(qx + o) + tl.load(qx + o + pitch)
     return face(

@@ -1,6 +1,7 @@
 """Memory layout of a batch of floods on a GPU, and tables of their boundary conditions."""
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -93,6 +94,7 @@ class BoundaryTables(NamedTuple):
         cells: offsets in a padded field of cells with inflow [b, c]; -1: none.
         tiles: of these cells [b, c].
         gain: of these cells, m/s per unit of their series [b, c].
+        shared: number of entries with the same cell [b, c].
         series: index of their series [b, c]; series 0 is the rain.
         moments: s [b, series, points].
         values: at these moments, m3/s; of the rain m/s.
@@ -103,6 +105,7 @@ class BoundaryTables(NamedTuple):
     cells: Tensor
     tiles: Tensor
     gain: Tensor
+    shared: Tensor
     series: Tensor
     moments: Tensor
     values: Tensor
@@ -124,8 +127,8 @@ def boundary_tables(
     device = None if drain is None else drain.device
     rows, all_series = zip(*(_inlets(forcing, layout, dx) for forcing in forcings), strict=True)
     width = 2 ** math.ceil(math.log2(max([16, *map(len, rows)])))
-    filled = [row + [(-1, 0, 0.0, 0)] * (width - len(row)) for row in rows]
-    dtypes = (torch.int32, torch.int32, torch.float64, torch.int32)
+    filled = [row + [(-1, 0, 0.0, 0, 0)] * (width - len(row)) for row in rows]
+    dtypes = (torch.int32, torch.int32, torch.float64, torch.int32, torch.int32)
     columns = [
         torch.tensor([[cell[k] for cell in row] for row in filled], dtype=dtype, device=device)
         for k, dtype in enumerate(dtypes)
@@ -145,14 +148,18 @@ def boundary_tables(
 
 def _inlets(
     forcing: Forcing, layout: Layout, dx: float
-) -> tuple[list[tuple[int, int, float, int]], list[Series]]:
+) -> tuple[list[tuple[int, int, float, int, int]], list[Series]]:
     """Cells with inflow of a sample, and its series; the first is the rain."""
     series, rows = [forcing.rain or constant(0.0)], []
+    count = Counter(
+        cell for inlet in forcing.inlets for cell in zip(inlet.rows, inlet.columns, strict=True)
+    )
     for inlet in forcing.inlets:
         share = 1 / (len(inlet.rows) * dx * dx)
         for i, j in zip(inlet.rows, inlet.columns, strict=True):
             tile = i // layout.tile[0] * layout.across + j // layout.tile[1]
-            rows.append(((i + PAD) * layout.pitch + LEFT + j, tile, share, len(series)))
+            offset = (i + PAD) * layout.pitch + LEFT + j
+            rows.append((offset, tile, share, count[i, j], len(series)))
         series.append(inlet.series)
     return rows, series
 

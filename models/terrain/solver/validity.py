@@ -1,0 +1,40 @@
+"""Where the local-inertial equations do not hold: supercritical flow."""
+
+import torch
+
+from models.core.run import Run
+from models.terrain.solver.scheme import FlowState
+
+GRAVITY = 9.8
+MOST_SUPERCRITICAL = 0.05
+
+
+def supercritical_share(state: FlowState, wet_m: float) -> float:
+    """Share of the wet cells whose Froude number |q| / (h sqrt(g h)) is above 1.
+
+    The discharge of a cell is the mean of its two faces in each direction; edges are closed.
+
+    Args:
+        state: of one sample; h [1, ny, nx] in m.
+        wet_m: depth above which a cell counts, m.
+    """
+    pad = torch.nn.functional.pad
+    qx, qy = pad(state.qx, (1, 1)), pad(state.qy, (0, 0, 1, 1))
+    along, across = (qx[:, :, 1:] + qx[:, :, :-1]) / 2, (qy[:, 1:] + qy[:, :-1]) / 2
+    wet = state.h > wet_m
+    if not bool(wet.any()):
+        return 0.0
+    fast = along**2 + across**2 > GRAVITY * state.h**3
+    return float((fast & wet).sum() / wet.sum())
+
+
+def warn_if_supercritical(run: Run, share: float) -> None:
+    """Warn if more than 5 % of the wet cells were supercritical: the equations do not hold."""
+    if share > MOST_SUPERCRITICAL:
+        run.warn(
+            "supercritical",
+            f"{share:.0%} of the wet cells have a Froude number above 1; local inertia has no"
+            " convection, so bores, hydraulic jumps, weirs and dam-break fronts are wrong (a front"
+            " on dry ground goes a third of its way): use full shallow-water equations for such"
+            " water, or solver.froude 1 to bound its speed on steep ground",
+        )
