@@ -1,11 +1,10 @@
 """Folders as people have them: imported, listed, read by a job as the import read them."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 
 from models.catalog import kinds
 from sextant_client import ApiError, Client
@@ -41,28 +40,3 @@ def test_a_folder_is_listed_and_read_as_it_was_imported(client: Client, tmp_path
         client.submit(spec)
     job = client.submit(spec | {"images": {"image_size": 16}}, resources={"cpus": 1})
     assert client.wait(job["id"])["status"] == "succeeded"
-
-
-def test_a_picture_upright_and_turned_has_one_answer(client: Client, tmp_path):
-    """Without loss, so that both files hold the same pixels."""
-    blocks = np.random.default_rng(0).integers(0, 256, (4, 8, 3), dtype=np.uint8)
-    upright = Image.fromarray(np.kron(blocks, np.ones((30, 30, 1), np.uint8)))
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    upright.save(tmp_path / "0.png")
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "1.png", exif=exif)
-    dataset = client.upload("turned", [tmp_path / "0.png", tmp_path / "1.png"])
-    assert dataset["counts"] == {"images": 2}
-    spec = {
-        "kind": "saliency.map",
-        "model": {"pretrained": "efficientnet_lite0"},
-        "images": [{"dataset": "turned", "index": index} for index in range(2)],
-        "methods": [{"id": "occlusion", "window": 112, "stride": 112}],
-        "outputs": ["npz"],
-    }
-    job = client.wait(client.submit(spec, resources={"cpus": 1})["id"])
-    assert job["status"] == "succeeded", job["error"]
-    content = client.download(job["id"], "maps.npz", tmp_path).read_bytes()
-    with np.load(io.BytesIO(content)) as maps:
-        first, second = (maps[name] for name in maps.files if name != "index")
-    np.testing.assert_array_equal(first, second)
