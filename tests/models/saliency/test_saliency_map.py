@@ -273,7 +273,8 @@ def test_images_of_the_validation_part_and_of_several_sizes_are_read(tmp_path):
             content = stream.getvalue() if index else b"damaged"
             archive.writestr(f"{part}/{'ab'[index % 2]}/{index}.png", content)
     spec = SaliencyMap.model_validate({**FIELDS, "images": [ref]})
-    (image,) = inputs.load_images(spec, Run(tmp_path, io.StringIO()))
+    with (tmp_path / "events.jsonl").open("w") as stream:
+        (image,) = inputs.load_images(spec, Run(tmp_path, stream))
     assert image.shape == (12, 13, 3)
     assert (image[..., 0] == 3).all()
 
