@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 MOST_LINES = 50  # of each list in the answer
+MOST_LETTERS = 200  # of a line: names come from strangers
 SYSTEM_FILES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
 )
@@ -55,19 +56,19 @@ class Contents:
         """All of it as JSON, its lists bounded: ``taken``, ``left_out``, ``split``, and so on."""
         listed = self.left_out.most_common(MOST_LINES)
         left_out = [
-            {"what": what[:200], "count": count, "reason": reason}
+            {"what": what[:MOST_LETTERS], "count": count, "reason": reason}
             for (what, reason), count in listed
         ]
         if rest := sum(self.left_out.values()) - sum(count for _, count in listed):
             left_out.append({"what": "others", "count": rest, "reason": "of further names"})
         notes = [*self.notes, *(f"{count} {what}" for what, count in self.noted.items())]
         return {
-            "taken": dict(self.taken.most_common(MOST_LINES)),
+            "taken": {what[:MOST_LETTERS]: n for what, n in self.taken.most_common(MOST_LINES)},
             "left_out": left_out,
             "split": self.split,
-            "label": self.label,
+            "label": self.label and self.label[:MOST_LETTERS],
             "sizes": self._sizes(),
-            "notes": notes[:MOST_LINES],
+            "notes": [note[:MOST_LETTERS] for note in notes[:MOST_LINES]],
         }
 
     def _sizes(self) -> str | None:

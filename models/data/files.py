@@ -1,7 +1,7 @@
 """Uploaded datasets: recognised by their first bytes, checked, read. Torch-free; no pickle."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,23 +92,21 @@ def open_images(path: Path, options: ReadOptions | None = None) -> Generator[Ima
     """
     options = options or ReadOptions()
     kind = recognise(path)
-    if options.label is not None and kind not in ("parquet", "parquet_archive"):
+    if options.label is not None and _format_of(kind) != "parquet":
         raise DataError(
             f"options.label is {options.label!r}; only parquet has columns, this is "
             f"{_format_of(kind)}"
         )
-    if kind == "picture":
-        yield _single(path)
-    elif kind == "parquet":
-        with open_parquet(path, options) as opened:
-            yield opened
-    else:
-        with open_archive(path) as archive:
-            if kind == "parquet_archive":
-                with open_parquet_archive(archive, options) as opened:
-                    yield opened
-            else:
-                yield ARCHIVES[kind](archive, options)
+    with ExitStack() as stack:
+        if kind == "picture":
+            yield _single(path)
+        elif kind == "parquet":
+            yield stack.enter_context(open_parquet(path, options))
+        elif kind == "parquet_archive":
+            archive = stack.enter_context(open_archive(path))
+            yield stack.enter_context(open_parquet_archive(archive, options))
+        else:
+            yield ARCHIVES[kind](stack.enter_context(open_archive(path)), options)
 
 
 ARCHIVES: Mapping[str, Callable[[Archive, ReadOptions], ImageSet]] = {

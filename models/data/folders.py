@@ -24,7 +24,7 @@ _OTHER = (
 SUFFIXES, OTHER_PICTURES = frozenset(_READ.split()), frozenset(_OTHER.split())
 MAGICS: Mapping[bytes, str] = {
     b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"II*\0": "tiff",
-    b"MM\0*": "tiff", b"BM": "bmp",
+    b"MM\0*": "tiff",
 }  # fmt: skip
 LAYOUT = "<class>/<picture>, or train|validation|test/<class>/<picture>"
 
@@ -72,6 +72,8 @@ def picture_kind(head: bytes) -> str | None:
     """The format of a picture by its first 16 bytes; None if they are of no such file."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
+    if head[:2] == b"BM" and head[6:10] == bytes(4):  # two letters alone may begin any text
+        return "bmp"
     return next((kind for magic, kind in MAGICS.items() if head.startswith(magic)), None)
 
 

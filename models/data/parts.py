@@ -57,7 +57,8 @@ def chosen(
     Returns:
         The part to read and the positions in it, by ``train``, ``validation`` and ``test``.
     """
-    whole = {part: (part, np.arange(len(values))) for part, values in labels.items()}
+    ordered = sorted(labels, key=lambda part: PARTS.index(part) if part else 0)
+    whole = {part: (part, np.arange(len(labels[part]))) for part in ordered}
     counts = " / ".join(f"{part} {len(labels[part])}" for part in PARTS if part in labels)
     if TRAIN in whole and TEST in whole:
         unused = "; validation is kept apart, training does not use it"

@@ -1,5 +1,6 @@
 """The images of a spec, at the size and scale of the net's input."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def _read(refs: dict[str, ImageRef], run: Run) -> dict[str, np.ndarray]:
         _within(refs, len(samples.PHOTOS))
         return {field: samples.photo(ref.index) for field, ref in refs.items()}
     if first.dataset in BUILTIN:
-        part = getattr(samples.images(first.dataset), first.split).images
+        arrays = samples.images(first.dataset)
+        _check_part(refs, first, ("train", "test"))
+        part = getattr(arrays, first.split).images
         _within(refs, len(part))
         return {field: part[ref.index] for field, ref in refs.items()}
     return _read_uploaded(refs, first, run)
@@ -74,14 +77,19 @@ def _read(refs: dict[str, ImageRef], run: Run) -> dict[str, np.ndarray]:
 def _read_uploaded(refs: dict[str, ImageRef], first: ImageRef, run: Run) -> dict[str, np.ndarray]:
     """The same of an uploaded set; only these images are decoded."""
     with files.open_images(run.input(first), first.read) as opened:
-        if opened.labelled and first.split not in opened.parts:
-            raise SpecError(
-                f"{next(iter(refs))}.split is {first.split!r}; {first.dataset} has the parts "
-                f"{', '.join(opened.parts)}"
-            )
+        if opened.labelled:
+            _check_part(refs, first, opened.parts)
         pictures = opened.part(first.split)
         _within(refs, pictures.count)
         return dict(zip(refs, pictures.picked([ref.index for ref in refs.values()]), strict=True))
+
+
+def _check_part(refs: dict[str, ImageRef], first: ImageRef, parts: Collection[str]) -> None:
+    if first.split not in parts:
+        raise SpecError(
+            f"{next(iter(refs))}.split is {first.split!r}; {first.dataset} has the parts "
+            f"{', '.join(parts)}"
+        )
 
 
 def _within(refs: dict[str, ImageRef], count: int) -> None:

@@ -357,6 +357,18 @@ def test_words_of_all_parts_are_one_list_of_classes(tmp_path):
     assert "no training image is of class a" in notes
 
 
+def test_the_answer_is_bounded_whatever_names_a_file_has(tmp_path):
+    """It is one line of the child's event pipe, which takes 65,536 bytes."""
+    captions = pa.array([f"{index}" + "x" * 10_000 for index in range(20)])
+    columns = {f"{index}" + "y" * 300: labels() for index in range(90)}
+    (tmp_path / "content").write_bytes(table(label=captions, **columns))
+    checked = files.check(tmp_path / "content", "parquet", {})
+    assert len(json.dumps(checked)) < 2**15
+    left_out = checked["contents"]["left_out"]
+    assert sum(line["count"] for line in left_out) == 90
+    assert left_out[-1]["what"] == "others"
+
+
 # -- arrays --------------------------------------------------------------------------------------
 
 

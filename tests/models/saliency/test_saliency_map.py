@@ -1,7 +1,9 @@
 """The job saliency.map from spec to files, on a small net and on EfficientNet-Lite0."""
 
+import io
 import json
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,6 +255,28 @@ def test_spec_that_does_not_fit_the_net_is_refused(small, fields, expected):
 def test_index_beyond_the_end_is_refused(small, explain):
     with pytest.raises(SpecError, match=r"images.0.index is 9; photos has images 0 to 6"):
         explain(images=[{"dataset": "photos", "index": 9}])
+
+
+def test_a_part_that_a_set_lacks_is_refused(small, explain):
+    with pytest.raises(SpecError, match=r"images\.0\.split is 'validation'; digits has the parts"):
+        explain(images=[{"dataset": "digits", "split": "validation"}])
+
+
+def test_images_of_the_validation_part_and_of_several_sizes_are_read(tmp_path):
+    """One of them is decoded; the others may have any size, or be damaged."""
+    ref = {"dataset": "mine", "sha256": "0" * 64, "split": "validation", "index": 1}
+    (tmp_path / "inputs").mkdir()
+    with zipfile.ZipFile(tmp_path / "inputs" / ref["sha256"], "w") as archive:
+        for index, part in enumerate(("train", "train", "val", "val", "test")):
+            stream = io.BytesIO()
+            Image.new("RGB", (10 + index, 12), (index, 0, 0)).save(stream, "PNG")
+            content = stream.getvalue() if index else b"damaged"
+            archive.writestr(f"{part}/{'ab'[index % 2]}/{index}.png", content)
+    spec = SaliencyMap.model_validate({**FIELDS, "images": [ref]})
+    with (tmp_path / "events.jsonl").open("w") as stream:
+        (image,) = inputs.load_images(spec, Run(tmp_path, stream))
+    assert image.shape == (12, 13, 3)
+    assert (image[..., 0] == 3).all()
 
 
 def test_image_of_the_nets_size_is_not_resampled(small):
