@@ -5,7 +5,7 @@
 
 import uvicorn
 
-from app.http.protocol import HEADERS_LIMIT_BYTES, BoundedH11Protocol
+from app.http.protocol import BoundedProtocol
 from app.settings import get_settings
 
 GRACEFUL_SHUTDOWN_S = 5
@@ -19,8 +19,7 @@ def main() -> None:
         factory=True,
         host=settings.host,
         port=settings.port,
-        http=BoundedH11Protocol,
-        h11_max_incomplete_event_size=HEADERS_LIMIT_BYTES,
+        http=BoundedProtocol,
         ws="none",
         access_log=False,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,

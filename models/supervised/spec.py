@@ -11,6 +11,9 @@ from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecG
 from models.data.spec import ImageOptions, image_bounds
 from models.nets.spec import Net
 
+# kinds that leave a net as models/nets/files.py loads it, and the names of its files
+CLASSIFIERS = ("dynamic_downsampling.train", "freetickets.train", "selective_convolution.train")
+CLASSIFIER_FILES = ("weights.*", "export.*", "tickets/*", "checkpoints/*")
 # what models/supervised/loop.py reports of every training
 METRICS = (
     MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps"),

@@ -41,10 +41,12 @@ def port(settings, monkeypatch) -> Iterator[int]:
     yield from served(monkeypatch)
 
 
-def exchange(port: int, request: bytes) -> tuple[int, dict]:
-    """Status and problem of a request as raw bytes."""
+def exchange(port: int, *pieces: bytes) -> tuple[int, dict]:
+    """Status and problem of a request as raw bytes, sent piece by piece."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(request)
+        for index, piece in enumerate(pieces):
+            time.sleep(0.1 * bool(index))
+            connection.sendall(piece)
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
@@ -88,6 +90,32 @@ def test_a_header_without_end_keeps_nobody_from_the_service(port):
     stop.set()
     other.join()
     assert longest < 1.0
+
+
+CHUNKED = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHUNKED += b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_trailers_and_chunk_extensions_are_bounded_too(port):
+    for endless in (b"0\r\na: " + LONG, b"1;a=" + LONG):
+        assert exchange(port, CHUNKED + b"1\r\n \r\n", endless)[0] == 431
+
+
+def test_a_body_of_single_bytes_keeps_nobody_from_the_service(port):
+    """A parser in Python takes seconds for the chunks of one read; this is why it is not used."""
+    began = time.perf_counter()
+    body = b"1\r\n \r\n" * 60_000
+    assert exchange(port, CHUNKED + body + b"0\r\n\r\n")[0] in (400, 401)
+    assert time.perf_counter() - began < 1.5
+
+
+def test_requests_that_follow_one_another_are_counted_each(port):
+    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\na: " + b"x" * 20_000 + b"\r\n\r\n"
+    last = b"GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(one * 10 + last)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert (answer.count(b"HTTP/1.1 200"), answer.count(b"HTTP/1.1 404")) == (10, 1)
 
 
 def test_headers_below_the_limit_are_read(port):

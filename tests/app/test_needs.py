@@ -1,6 +1,7 @@
 """What cannot run is refused with the job: by what the service knows of the data it names."""
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from app.db.session import make_session
 from app.db.tables import Artifact, Dataset, Tenant, new_id
 from app.services import keys
 from models.catalog import kinds, load_stored
-from models.core.needs import DatasetNeed
+from models.core.needs import WEIGHTS, DatasetNeed
 from models.core.spec import DatasetRef
+from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS, SupervisedSpec
 from tests.app.factories import add_job
 from tests.app.test_problems import problem
 
@@ -407,6 +409,15 @@ class TestArtifacts:
             assert error["pointer"] == f"/spec{pointer}/artifact"
             assert wrong[0] in error["detail"]
         accepted(client, spec | {name: add_artifact(*good)})
+
+
+def test_every_training_of_a_classifier_is_one_whose_nets_are_explained():
+    trainings = {kind for kind, spec in kinds().items() if issubclass(spec, SupervisedSpec)}
+    assert trainings - {"dynamic_downsampling.plan"} == set(CLASSIFIERS)  # a plan leaves no net
+    for kind in CLASSIFIERS:
+        weights = [each.name for each in kinds()[kind].artifacts if each.role in WEIGHTS]
+        known = [name for name in weights if any(fnmatchcase(name, p) for p in CLASSIFIER_FILES)]
+        assert set(weights) - set(known) <= {"ensemble.safetensors"}  # many nets in one
 
 
 def _datasets_of(kind: str) -> dict[str, Any]:

@@ -110,11 +110,13 @@ def test_unusable_raster_is_refused_with_the_reason(name, client, tmp_path):
     assert caught.value.code == "dataset_failed"
 
 
-def test_too_many_cells_are_refused_before_a_job(client, uploaded):
-    """10^9 cells: 422 with the number and a way out."""
+def test_an_area_beyond_the_raster_is_refused_before_a_job(client, uploaded):
+    """422 with the field, what it needs, what there is."""
     area = {"rows": 40_000, "columns": 25_000}
     spec = {"kind": "terrain.simulate", "terrain": {"dataset": uploaded, "area": area}}
-    with pytest.raises(ApiError, match=r"1,000,000,000 cells.*terrain\.area") as caught:
+    with pytest.raises(
+        ApiError, match=r"terrain/area: needs at least 40000 rows; .* 45 x 70 cells"
+    ) as caught:
         client.submit(spec)
     assert caught.value.status == 422
 

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
 from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 from models.nets.spec import ResidualFamily
+from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS
 
 PRETRAINED_SIZE, PRETRAINED_CLASSES = 224, 1000
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -159,7 +160,7 @@ def need_of(model: Any, pointer: str) -> Need | None:
         pointer: of it within the spec.
     """
     if isinstance(model, ArtifactRef):
-        return ArtifactNeed(pointer, WEIGHTS)
+        return ArtifactNeed(pointer, WEIGHTS, CLASSIFIERS, CLASSIFIER_FILES)
     if not isinstance(model, UploadedNet):
         return None
     named = model.architecture is not None

@@ -69,7 +69,7 @@ class DatasetTerrain(DatasetRef):
             bounds.append(Bound(count, 2))
             if self.area is not None:
                 last = getattr(self.area, count.removesuffix("s")) + getattr(self.area, count)
-                remedy = f"{pointer.removeprefix('/')}: cut a part inside"
+                remedy = "move or shrink the area"
                 bounds.append(Bound(count, last, field=f"{pointer}/area", remedy=remedy))
         return DatasetNeed(pointer, {"an elevation": tuple(bounds)})
 
