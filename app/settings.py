@@ -120,6 +120,20 @@ class Settings(BaseSettings):
         default="", description="Command instead of `python -m models` (tests use a stub)"
     )
 
+    quota_events: int = Field(
+        default=10_000,
+        ge=1,
+        description="Events of one run at full speed (a long one counts by KiB); then 50 a second",
+    )
+    quota_metrics: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Metric values of one run at full speed; then 1,000 a second",
+    )
+    quota_artifacts: int = Field(
+        default=10_000, ge=1, description="Files of one run at full speed; then 10 a second"
+    )
+
     retention_idempotency_h: float = Field(
         default=24, gt=0, description="Hours for which a POST's first answer is repeated"
     )
