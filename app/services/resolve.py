@@ -7,11 +7,10 @@ from sqlalchemy.orm import Session
 from app.errors import InvalidError, NotFoundError, ServiceError, invalid
 from app.schemas.jobs import JobCreate, Resources
 from app.services import artifacts, datasets
+from app.services.queues import GPU_QUEUE
 from app.services.validation_errors import did_you_mean
 from models.core.spec import ArtifactRef, DatasetRef, Spec
 from models.data.builtin import BUILTIN
-
-GPU_QUEUE = "gpu"
 
 
 class Resolved(NamedTuple):
