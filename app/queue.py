@@ -24,6 +24,7 @@ CHANNEL = "sextant:jobs"
 PREFIX = "sextant.queue."  # the broker's other keys (unacked, _kombu...) are out of reach
 WAITING_LIMIT = 1000  # wake-ups of one queue on the broker; more would say the same
 CONNECT_TIMEOUT_S = 1.0
+ANSWER_TIMEOUT_S = 2.0
 LISTEN_RETRY_S = 1.0
 DRAIN_S = 2.0
 
@@ -38,7 +39,10 @@ def make_celery() -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        broker_transport_options={"socket_connect_timeout": CONNECT_TIMEOUT_S},
+        broker_transport_options={
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": ANSWER_TIMEOUT_S,
+        },
     )
     return app
 
@@ -50,6 +54,7 @@ def make_redis() -> redis.Redis:
     return redis.Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=ANSWER_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
     )
