@@ -21,7 +21,10 @@ from app.settings import get_settings
 
 TASK = "claim"
 CHANNEL = "sextant:jobs"
+PREFIX = "sextant.queue."  # the broker's other keys (unacked, _kombu...) are out of reach
+WAITING_LIMIT = 1000  # wake-ups of one queue on the broker; more would say the same
 CONNECT_TIMEOUT_S = 1.0
+ANSWER_TIMEOUT_S = 2.0
 LISTEN_RETRY_S = 1.0
 DRAIN_S = 2.0
 
@@ -36,7 +39,10 @@ def make_celery() -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        broker_transport_options={"socket_connect_timeout": CONNECT_TIMEOUT_S},
+        broker_transport_options={
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": ANSWER_TIMEOUT_S,
+        },
     )
     return app
 
@@ -48,6 +54,7 @@ def make_redis() -> redis.Redis:
     return redis.Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=ANSWER_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
     )
@@ -95,9 +102,17 @@ def enqueue(queue: str) -> None:
         _sender().box.put(lambda: _send_claim(queue))
 
 
+def broker_name(queue: str) -> str:
+    """What a queue is called on the broker."""
+    return f"{PREFIX}{queue}"
+
+
 def _send_claim(queue: str) -> None:
+    name = broker_name(queue)
+    if make_redis().llen(name) >= WAITING_LIMIT:
+        return
     make_celery().send_task(
-        TASK, args=[queue], queue=queue, ignore_result=True, retry=False, expires=3600
+        TASK, args=[queue], queue=name, ignore_result=True, retry=False, expires=3600
     )
 
 

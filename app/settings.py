@@ -5,14 +5,16 @@ in the folder ``SEXTANT_SECRETS_DIR``. An unknown ``SEXTANT_`` variable is an er
 """
 
 import os
+import re
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+QUEUE = re.compile(r"[a-z0-9_.-]{1,64}")
 # read before the settings exist, or by the client
 FOREIGN = {"SEXTANT_SECRETS_DIR", "SEXTANT_URL", "SEXTANT_KEY"}
 
@@ -46,6 +48,12 @@ class Settings(BaseSettings):
     bind: str = Field(default="127.0.0.1:8722", description="host:port of the API")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity of the JSON log lines"
+    )
+
+    queues: str = Field(
+        default="",
+        description="Comma-separated queues that jobs may name besides default, gpu and those "
+        "that a live worker serves",
     )
 
     auth_disabled: bool = Field(
@@ -120,6 +128,20 @@ class Settings(BaseSettings):
         default="", description="Command instead of `python -m models` (tests use a stub)"
     )
 
+    quota_events: int = Field(
+        default=10_000,
+        ge=1,
+        description="Events of one run at full speed (a long one counts by KiB); then 50 a second",
+    )
+    quota_metrics: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Metric values of one run at full speed; then 1,000 a second",
+    )
+    quota_artifacts: int = Field(
+        default=10_000, ge=1, description="Files of one run at full speed; then 10 a second"
+    )
+
     retention_idempotency_h: float = Field(
         default=24, gt=0, description="Hours for which a POST's first answer is repeated"
     )
@@ -140,6 +162,23 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("queues", "worker_queues")
+    @classmethod
+    def _check_queues(cls, value: str) -> str:
+        if wrong := [name for name in _split(value) if not QUEUE.fullmatch(name)]:
+            raise ValueError(f"queues {wrong}: use 1 to 64 of a-z, 0-9, '_', '.' and '-'")
+        return value
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """The queues that the operator named."""
+        return _split(self.queues)
+
+    @property
+    def worker_queue_names(self) -> tuple[str, ...]:
+        """The queues that this worker serves; none where that depends on its GPUs."""
+        return _split(self.worker_queues)
+
     @property
     def database(self) -> str:
         """SQLAlchemy URL with the default filled in."""
@@ -159,6 +198,10 @@ class Settings(BaseSettings):
     def port(self) -> int:
         """Port part of ``bind``."""
         return int(self.bind.rpartition(":")[2])
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _loopback(bind: str) -> bool:

@@ -23,6 +23,7 @@ from obstore.store import LocalStore, S3Store
 
 from app.errors import UnavailableError
 from app.settings import get_settings
+from app.texts import without_paths
 
 if TYPE_CHECKING:  # stubs only, not there at run time
     from obstore import OffsetRange
@@ -203,7 +204,7 @@ def _translated() -> Generator[None]:
     try:
         yield
     except BaseError as error:
-        summary = str(error).partition("\n")[0]
+        summary = without_paths(str(error).partition("\n")[0])
         if number := re.search(r"\(os error (\d+)\)", summary):
             code = int(number[1])
             raise OSError(code, os.strerror(code)) from error

@@ -5,6 +5,7 @@ import sys
 
 import structlog
 
+from app import queue
 from app.db import migrate
 from app.db.session import get_engine
 from app.settings import get_settings
@@ -35,7 +36,7 @@ def _serve_broker() -> None:
             "--quiet",
             "worker",
             f"--hostname={host.id}",
-            f"--queues={','.join(host.queues)}",
+            f"--queues={','.join(map(queue.broker_name, host.queues))}",
             "--without-gossip",
             "--without-mingle",
             f"--loglevel={get_settings().log_level}",

@@ -2,9 +2,11 @@
 
 import shutil
 
+import structlog
+
 from app.db.session import make_session
 from app.db.tables import Job, Run
-from app.errors import ServiceError
+from app.errors import ServiceError, UnavailableError
 from app.schemas.errors import ReportedError
 from app.services import lifecycle
 from app.services.outcome import Outcome
@@ -12,40 +14,55 @@ from app.settings import get_settings
 from workers import host, run_folder, runner
 from workers.guard import Guard, RunLimits
 from workers.host import Grant
+from workers.persist import LeaseLostError, close, internal_error, within_lease
 from workers.recorder import Recorder, storage_code
 
 CODES = {64: "spec_invalid", 65: "data_invalid"}
 EXIT_TIMEOUT = 124
 
+log = structlog.get_logger(__name__)
+
 
 def execute(run: Run, grant: Grant) -> None:
-    """Execute a claimed run; whatever happens, its job gets a status."""
+    """Execute a claimed run; whatever happens, its job gets a status or the lease is lost."""
+    guard = Guard(run, grant)
+    guard.start()
     try:
-        path, job, lineage = run_folder.prepare(run)
-    except (run_folder.MissingInputError, FileNotFoundError, ServiceError) as error:
-        _refuse(run, "data_missing", str(error))
+        _carry_out(run, grant, guard)
+    except LeaseLostError:
+        log.warning("run_given_up", job_id=run.job_id, run_number=run.number)
+    except Exception as error:
+        log.exception("run_failed", job_id=run.job_id, run_number=run.number)
+        _close_stopped(run, guard, internal_error("the worker could not carry the run out", error))
+    finally:
+        guard.dismiss()
+        shutil.rmtree(run_folder.path_of(run), ignore_errors=True)
+
+
+def _carry_out(run: Run, grant: Grant, guard: Guard) -> None:
+    try:
+        path, job, lineage = within_lease(lambda: run_folder.prepare(run), lambda: guard.lost)
+    except (ServiceError, OSError, run_folder.RefusedError) as error:
+        _close_stopped(run, guard, _refusal(error))
         return
-    except OSError as error:
-        _refuse(run, storage_code(error), str(error))
+    if guard.stop_reason is not None:
+        _close_stopped(run, guard, ReportedError(code="internal", message="stopped at its start"))
         return
     oom_before = runner.oom_kills()
     child = runner.start(path, grant, deterministic=bool(job.resolved_spec.get("deterministic")))
-    guard = Guard(run, child, _limits(job), grant)
-    guard.start()
-    recorder = Recorder(run, child)
+    guard.watch(child, _limits(job))
+    recorder = Recorder(run, child, guard)
     try:
-        _record_process(run, child, grant)
-        for event in child.events(get_settings().worker_tick_s):
-            recorder.record(event)
+        within_lease(lambda: _record_process(run, child, grant), lambda: guard.lost)
+        for line in child.events(get_settings().worker_tick_s):
+            recorder.record(line)
         code = child.wait()
         outcome = _outcome(code, guard, recorder, oom_grew=runner.oom_kills() > oom_before)
         outcome.lineage = lineage | host.versions()
-        recorder.finish(guard, outcome)
+        recorder.finish(outcome)
     finally:
-        guard.dismiss()
         child.kill()
         child.wait()
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _limits(job: Job) -> RunLimits:
@@ -61,11 +78,29 @@ def _record_process(run: Run, child: runner.Child, grant: Grant) -> None:
         lifecycle.record_process(session, run, **process)
 
 
-def _refuse(run: Run, code: str, message: str) -> None:
-    """Close a run that could not be started."""
-    with make_session() as session:
-        error = ReportedError(code=code, message=message)
-        lifecycle.finish(session, run, Outcome(error=error))
+def _refusal(error: Exception) -> ReportedError:
+    """Why a run could not be started."""
+    match error:
+        case run_folder.SpecRefusedError():
+            code = "spec_invalid"
+        case UnavailableError():  # before its other bases: the store is away for the moment
+            code = "storage_unavailable"
+        case run_folder.MissingInputError() | FileNotFoundError() | ServiceError():
+            code = "data_missing"
+        case OSError():
+            code = storage_code(error)
+        case _:
+            code = "internal"
+    return ReportedError(code=code, message=str(error))
+
+
+def _close_stopped(run: Run, guard: Guard, error: ReportedError) -> None:
+    """Close a run that has no child any more, or never had one."""
+    outcome = Outcome(error=guard.error or error, stop_reason=guard.stop_reason)
+    try:
+        close(run, outcome, lambda: guard.lost)
+    except LeaseLostError:
+        log.warning("run_given_up", job_id=run.job_id, run_number=run.number)
 
 
 def _outcome(code: int, guard: Guard, recorder: Recorder, *, oom_grew: bool) -> Outcome:

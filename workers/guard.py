@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
+from app.db.failures import is_temporary
 from app.db.session import make_session
 from app.db.tables import Run
 from app.schemas.errors import ReportedError
@@ -31,17 +31,19 @@ class RunLimits:
 
 
 class Guard(threading.Thread):
-    """Watches one child until :meth:`dismiss`.
+    """Holds a run from its claim to :meth:`dismiss`, and watches its child once there is one.
 
     Attributes:
         lost: the lease is gone: nothing of this run counts any more.
-        stop_reason: why the child was stopped, if this thread stopped it.
+        stop_reason: why the run was stopped, if this thread stopped it.
         error: the error that the stop stands for, such as a timeout.
     """
 
-    def __init__(self, run: Run, child: runner.Child, limits: RunLimits, grant: Grant) -> None:
+    def __init__(self, run: Run, grant: Grant) -> None:
         super().__init__(name=f"guard-{run.job_id}", daemon=True)
-        self.run_row, self.child, self.limits, self.grant = run, child, limits, grant
+        self.run_row, self.grant = run, grant
+        self.child: runner.Child | None = None
+        self.limits = RunLimits(timeout_s=float("inf"))
         self.lost = False
         self.stop_reason: str | None = None
         self.error: ReportedError | None = None
@@ -53,21 +55,45 @@ class Guard(threading.Thread):
         self._next_renewal_at = self._renewed_at
         self._deadlines: list[tuple[float, str]] = []  # (monotonic time, terminate or kill)
         self._grace_s = float("inf")
+        self._stopped_at = self._kill_at = float("inf")
+
+    def watch(self, child: runner.Child, limits: RunLimits) -> None:
+        """Take care of the run's child, too; one that starts after a stop is killed at once."""
+        self.limits, self.child = limits, child
+        child.alive(self._settings.lease_kill_s)
+        if self.stop_reason is not None:
+            child.kill()
 
     def run(self) -> None:
         """One check every tick; sooner than a lease can run out."""
         tick = min(self._settings.worker_tick_s, self._settings.lease_renew_s)
-        self.child.alive(self._settings.lease_kill_s)
         while not self._done.wait(tick):
-            self._keep_lease()
-            self._check_limits()
-            if this_host().draining.is_set():
-                self.stop("shutdown", self._settings.worker_shutdown_s)
-            self._escalate()
+            try:
+                self._check()
+            except Exception:  # without this thread the lease and the limits are gone
+                log.exception("guard_failed", job_id=self.run_row.job_id)
+
+    def _check(self) -> None:
+        self._keep_lease()
+        self._check_limits()
+        if this_host().draining.is_set():
+            self.stop("shutdown", self._settings.worker_shutdown_s)
+        self._escalate()
 
     def dismiss(self) -> None:
         """End the thread: the run is closed."""
         self._done.set()
+
+    def may_store(self, role: str) -> bool:
+        """Whether a file of the run may still be stored.
+
+        After a stop checkpoints have the time that the child has to save one, other files the
+        time that it has without saving; none is left after a kill.
+        """
+        now = time.monotonic()
+        if self.lost or now >= self._kill_at:
+            return False
+        return role == "checkpoint" or now < self._stopped_at + self._settings.worker_stop_s
 
     # -- the lease ---------------------------------------------------------------------------
 
@@ -79,7 +105,9 @@ class Guard(threading.Thread):
         try:
             with make_session() as session:
                 renewal = lifecycle.renew(session, self.run_row)
-        except SQLAlchemyError as error:
+        except Exception as error:
+            if not is_temporary(error):
+                log.exception("renewal_refused", job_id=self.run_row.job_id)
             log.warning("renewal_failed", job_id=self.run_row.job_id, error=str(error)[:200])
             self._without_database(time.monotonic() - self._renewed_at)  # the attempt took time
             return
@@ -87,7 +115,8 @@ class Guard(threading.Thread):
             self._lose("lease_lost")
             return
         self._renewed_at = now
-        self.child.alive(self._settings.lease_kill_s)
+        if self.child is not None:
+            self.child.alive(self._settings.lease_kill_s)
         if renewal.cancel_mode == "kill":
             self.stop("cancel", 0, save=False)
         elif renewal.cancel_mode is not None:
@@ -106,11 +135,14 @@ class Guard(threading.Thread):
         log.warning("lease_lost", job_id=self.run_row.job_id, run_number=self.run_row.number)
         self.lost = True
         self.stop_reason = reason
-        self.child.kill()
+        if self.child is not None:
+            self.child.kill()
 
     # -- the limits --------------------------------------------------------------------------
 
     def _check_limits(self) -> None:
+        if self.child is None:
+            return
         rss_mb, pids = self.child.usage()
         self.peak_rss_mb = max(self.peak_rss_mb, rss_mb)
         gpu_mb = gpu_memory_mb(pids, self.grant.gpus)
@@ -139,17 +171,22 @@ class Guard(threading.Thread):
         now = time.monotonic()
         if self.stop_reason is None:
             self.stop_reason = reason
-            self.child.stop(reason, save=save)
+            self._stopped_at = now
+            if self.child is not None:
+                self.child.stop(reason, save=save)
         elif grace_s >= self._grace_s:
             return
         self._grace_s = grace_s
         term_at = now + grace_s
         kill_at = term_at + (self._settings.worker_term_s if grace_s else 0)
+        self._kill_at = kill_at
         self._deadlines = [(term_at, "terminate"), (kill_at, "kill")]
 
     def _escalate(self) -> None:
         while self._deadlines and time.monotonic() >= self._deadlines[0][0]:
-            getattr(self.child, self._deadlines.pop(0)[1])()
+            name = self._deadlines.pop(0)[1]
+            if self.child is not None:
+                getattr(self.child, name)()
 
 
 def _disk_free_bytes(folder: Path) -> int:

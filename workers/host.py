@@ -43,7 +43,7 @@ class Host:
         self.name = socket.gethostname()
         self.boot_id = boot_id()
         self.gpus = find_gpus(settings.worker_gpus)
-        self.queues = _queues(settings.worker_queues, bool(self.gpus))
+        self.queues = settings.worker_queue_names or _own_queues(self.gpus)
         self.slots = settings.worker_slots
         self.draining = threading.Event()
         self.changed = threading.Event()
@@ -103,9 +103,8 @@ def this_host() -> Host:
     return Host()
 
 
-def _queues(setting: str, has_gpus: bool) -> tuple[str, ...]:
-    named = tuple(name.strip() for name in setting.split(",") if name.strip())
-    return named or (("gpu", "default") if has_gpus else ("default",))
+def _own_queues(gpus: tuple[str, ...]) -> tuple[str, ...]:
+    return ("gpu", "default") if gpus else ("default",)
 
 
 def boot_id() -> str:

@@ -13,14 +13,32 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.db.session import make_session
 from app.db.tables import Artifact, Dataset, Job, Run
-from app.services import artifacts, datasets, events
+from app.services import artifacts, datasets, lifecycle
 from app.settings import get_settings
 from models.catalog import load_stored
 from models.core.spec import ArtifactRef, Spec
 
 
-class MissingInputError(Exception):
+class RefusedError(Exception):
+    """The run cannot be started, now or later."""
+
+
+class MissingInputError(RefusedError):
     """An input of the spec is gone or no longer the bytes that were pinned."""
+
+
+class SpecRefusedError(RefusedError):
+    """This release does not accept the stored spec."""
+
+
+def path_of(run: Run) -> Path:
+    """The folder of a run."""
+    return runs_folder() / f"{run.job_id}-r{run.number}"
+
+
+def runs_folder() -> Path:
+    """Where the folders of runs and checks lie."""
+    return get_settings().state_dir.resolve() / "runs"
 
 
 def prepare(run: Run) -> tuple[Path, Job, dict[str, Any]]:
@@ -31,14 +49,15 @@ def prepare(run: Run) -> tuple[Path, Job, dict[str, Any]]:
 
     Raises:
         MissingInputError: if an input's bytes are gone or changed.
+        SpecRefusedError: if this release does not accept the stored spec.
     """
-    folder = get_settings().state_dir.resolve() / "runs" / f"{run.job_id}-r{run.number}"
+    folder = path_of(run)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "inputs").mkdir(parents=True, mode=0o700)
     (folder / "resume").mkdir()
     with make_session(write=False) as session:
         job = session.get_one(Job, run.job_id)
-        spec, _ = load_stored(job.resolved_spec)
+        spec = _read_spec(job)
         wanted = _inputs(session, job, spec)
         checkpoints = _checkpoints(session, job)
     (folder / "spec.json").write_text(json.dumps(job.resolved_spec))
@@ -49,15 +68,33 @@ def prepare(run: Run) -> tuple[Path, Job, dict[str, Any]]:
     return folder, job, {"input_digests": sorted(wanted), "resumed_from": resumed}
 
 
+def _read_spec(job: Job) -> Spec:
+    try:
+        return load_stored(job.resolved_spec)[0]
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        hint = "submit the job again, with a spec of this release"
+        raise SpecRefusedError(f"the stored spec is refused: {error}; {hint}") from error
+
+
 def prepare_check(dataset: Dataset) -> Path:
-    """Make the folder in which a child checks an uploaded dataset."""
-    folder = get_settings().state_dir.resolve() / "runs" / f"{dataset.id}-{dataset.failures}"
+    """Make the folder in which a child checks an uploaded dataset.
+
+    Raises:
+        MissingInputError: if its bytes are damaged.
+    """
+    folder = check_path_of(dataset)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     request = {"format": dataset.format, "options": dataset.options}
     (folder / "dataset.json").write_text(json.dumps(request))
-    fetch(str(dataset.storage_key), folder / "content", str(dataset.sha256))
+    if not fetch(str(dataset.storage_key), folder / "content", str(dataset.sha256)):
+        raise MissingInputError("the bytes in the store are not those that were uploaded")
     return folder
+
+
+def check_path_of(dataset: Dataset) -> Path:
+    """The folder of a dataset's check."""
+    return runs_folder() / f"{dataset.id}-{dataset.failures}"
 
 
 def fetch(key: str, path: Path, sha256: str) -> bool:
@@ -104,9 +141,9 @@ def _fetch_checkpoint(run: Run, folder: Path, checkpoints: list[Artifact]) -> st
         if fetch(row.storage_key, folder / "resume" / Path(row.name).name, str(row.sha256)):
             return row.name
         message = f"{row.name} is damaged; falling back to the checkpoint before it"
-        warning = {"type": "event", "event": "warning", "code": "checkpoint_corrupt"}
+        warning = {"code": "checkpoint_corrupt", "message": message}
         with make_session() as session:
-            events.record(session, run, warning | {"message": message})
+            lifecycle.add_event(session, run.job_id, "warning", warning, run)
     return None
 
 

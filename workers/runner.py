@@ -20,20 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import structlog
 
+from app.services.child_lines import Line, read_line
 from app.settings import get_settings
 from workers.host import Grant
+from workers.line_queue import LineQueue
 from workers.logfile import CappedLog
 
 LINE_LIMIT_BYTES = 65_536
-BACKLOG_LINES = 100_000  # unread events beyond this hold the child up
+UNREAD_BYTES = 2**20  # unread lines beyond this hold the child up
 REAP_S = 5.0
 # what a child may see of the worker's environment: no address or secret of the service
 PASSED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 PASSED_PREFIXES = ("LC_", "OPENBLAS_", "COVERAGE_")
-
-log = structlog.get_logger(__name__)
 
 
 class Child:
@@ -48,29 +47,26 @@ class Child:
         self._control: int | None = control
         self._control_lock = threading.Lock()
         self._reaped = False
-        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG_LINES)
+        self._lines = LineQueue(UNREAD_BYTES)
         self.log_path = folder / "log.txt"
         self._log_thread = _thread(self._drain_log)
         self._event_thread = _thread(self._drain_events, events)
 
     # -- its reports -------------------------------------------------------------------------
 
-    def events(self, tick: float) -> Iterator[dict[str, Any] | None]:
-        """Each event, and None at least once every ``tick`` seconds; ends with the child.
+    def events(self, tick: float) -> Iterator[Line | None]:
+        """Each line, and None at least once every ``tick`` seconds; ends with the child.
 
         Leftovers of the group are killed before the end: they could hold the pipe open.
         """
         next_tick = time.monotonic() + tick
         while True:
             wait_s = max(0.0, next_tick - time.monotonic())
-            try:
-                item = self._lines.get(timeout=wait_s)
-            except queue.Empty:
-                item = {}
-            if item is None:
-                return
-            if item:
-                yield item
+            with contextlib.suppress(queue.Empty):
+                line = self._lines.get(timeout=wait_s)
+                if line is None:
+                    return
+                yield line
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + tick
                 if self.process.poll() is not None:
@@ -80,8 +76,9 @@ class Child:
     def _drain_events(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb") as pipe:
             while line := pipe.readline(LINE_LIMIT_BYTES):
-                if (event := _parse(line)) is not None:
-                    self._lines.put(event)
+                self._lines.put(read_line(line))
+                while line and not line.endswith(b"\n"):  # the rest of one that is too long
+                    line = pipe.readline(LINE_LIMIT_BYTES)
         self._lines.put(None)
 
     def _drain_log(self) -> None:
@@ -136,6 +133,7 @@ class Child:
         if self._reaped:
             return code
         self.kill()
+        self._lines.close()
         for thread in (self._event_thread, self._log_thread):
             thread.join(REAP_S)
         self._reaped = True  # from here on the group's number may be someone else's
@@ -227,17 +225,6 @@ def _limit(pid: int, memory_mb: int) -> None:
             limit_bytes = memory_mb * 2**20
             resource.prlimit(pid, resource.RLIMIT_AS, (limit_bytes, limit_bytes))
         Path(f"/proc/{pid}/oom_score_adj").write_text("500")
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-        if not isinstance(event, dict) or not isinstance(event.get("type"), str):
-            raise ValueError("no object with a type")  # noqa: TRY301, TRY004  # one way out
-    except ValueError as error:
-        log.warning("broken_line", error=str(error), start=line[:80].decode(errors="replace"))
-        return None
-    return event
 
 
 def _belongs(pid: int, folder: Path) -> bool:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 
-from sqlalchemy import Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import Engine, event, func, make_url, select, text
 from sqlalchemy.orm import Session
 
 from app.db.sqlite import make_sqlite_engine
@@ -19,20 +19,9 @@ def make_engine(url: str) -> Engine:
         return make_sqlite_engine(url)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(
-        parsed,
-        pool_pre_ping=True,
-        pool_size=10,
-        max_overflow=30,
-        pool_timeout=10,
-        connect_args={
-            "connect_timeout": 5,
-            # a process frozen in a transaction keeps its row locks for 5 s, and a statement that
-            # waits for them has 10 s
-            "options": "-c statement_timeout=10000 -c idle_in_transaction_session_timeout=5000"
-            " -c timezone=utc -c synchronous_commit=on",
-        },
-    )
+    from app.db.postgresql import make_postgresql_engine  # its driver, where it is needed
+
+    return make_postgresql_engine(parsed)
 
 
 @cache

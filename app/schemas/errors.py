@@ -1,14 +1,20 @@
 """Errors of jobs and datasets: as a run reports them, as they are stored and answered."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.texts import error_text
+
+ErrorText = Annotated[str, AfterValidator(error_text)]
 
 
 class ReportedError(BaseModel):
-    """What went wrong, as a child or its worker reports it."""
+    """What went wrong, as a child or its worker reports it; storable, without server paths."""
 
-    code: str
-    message: str
-    hint: str | None = None
+    code: ErrorText
+    message: ErrorText
+    hint: ErrorText | None = None
 
 
 class JobError(ReportedError):
@@ -16,7 +22,7 @@ class JobError(ReportedError):
 
     model_config = ConfigDict(extra="allow", serialize_by_alias=True, validate_by_name=True)
 
-    hint: str | None
+    hint: ErrorText | None
     class_: str = Field(alias="class", description="job or infrastructure")
     retryable: bool
     run_number: int

@@ -17,7 +17,6 @@ from app.db.session import after_commit, database_now, make_session
 from app.db.tables import Artifact, Dataset, Job, JobStatus, Metric, Run, new_id, utc_now
 from app.errors import InvalidError, NotFoundError
 from app.services import lifecycle
-from app.services.child_lines import storable
 from app.services.storage_keys import (
     LOG_KEY,
     checked_name,
@@ -27,6 +26,7 @@ from app.services.storage_keys import (
     run_key,
 )
 from app.settings import get_settings
+from app.texts import storable
 from models.core.spec import ArtifactRef
 
 COLLECTED_A_PASS = 100

@@ -273,6 +273,12 @@ def renew_check(session: Session, dataset: Dataset, worker_id: str) -> bool:
     return _update_held(session, dataset, worker_id, lease_expires_at=expires)
 
 
+def release_check(session: Session, dataset: Dataset, worker_id: str) -> bool:
+    """Leave the check to another worker at once, as if this one had not begun."""
+    values = {"lease_owner": None, "lease_expires_at": None, "failures": Dataset.failures - 1}
+    return _update_held(session, dataset, worker_id, **values)
+
+
 def finish_check(
     session: Session,
     dataset: Dataset,

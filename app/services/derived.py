@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.db.session import database_now
 from app.db.tables import Job, JobStatus, Run
 from app.schemas.jobs import Derived, WorkerRead
-from app.services import workers
+from app.services import queues
 
 POSITION_LIMIT = 1000
 
@@ -35,7 +35,7 @@ def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
     """The derived part of each job, by id; a fixed number of statements for any number of jobs."""
     queued = [job for job in jobs if job.status == JobStatus.QUEUED]
     positions = _positions(session, queued)
-    served = _served_queues(session) if any(_needs_gpu(job) for job in queued) else set()
+    served = queues.served(session) if any(_needs_gpu(job) for job in queued) else set()
     now = database_now(session) if any(_depends_on_time(job) for job in jobs) else None
     by_job = _workers(session, jobs)
     return {
@@ -70,10 +70,6 @@ def _reason(job: Job, now: datetime | None, served: set[str]) -> str | None:
     ):
         return "stalled"
     return job.status_reason
-
-
-def _served_queues(session: Session) -> set[str]:
-    return {queue for worker in workers.live(session) for queue in worker.queues}
 
 
 def _positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:

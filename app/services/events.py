@@ -1,5 +1,6 @@
 """Events and progress of a job: written from the lines of its runs, fenced; read in order."""
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -14,12 +15,18 @@ from app import queue
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, Run
 from app.services import lifecycle, metrics
-from app.services.child_lines import EventLine, MetricLine, ProgressLine, parse, storable
+from app.services.child_lines import EventLine, Line, MetricLine, ProgressLine
+from app.texts import storable
 
 RATE_WINDOW_S = 30.0
 ETA_SAMPLES = 3  # no estimate from fewer
 EVENT_INTERVAL_S = 1.0  # least time between progress events, and between metric events, of a job
 UPDATE_ROWS = 500
+LINEAGE_BYTES = 65_536  # it is part of every answer about the job
+LINEAGE_FULL = {
+    "code": "lineage_full",
+    "message": f"the lineage holds at most {LINEAGE_BYTES} bytes; later fields are left out",
+}
 
 
 # -- rate and remaining time -----------------------------------------------------------------
@@ -76,13 +83,13 @@ _paces: WeakKeyDictionary[Run, Pace] = WeakKeyDictionary()
 # -- writing ---------------------------------------------------------------------------------
 
 
-def record(session: Session, run: Run, event: dict[str, Any]) -> bool:
+def record(session: Session, run: Run, line: Line) -> bool:
     """Write one line of the child; see :func:`record_many`."""
-    return record_many(session, run, [event])
+    return record_many(session, run, [line])
 
 
-def record_many(session: Session, run: Run, events: Sequence[dict[str, Any]]) -> bool:
-    """Write lines of type ``progress``, ``metric`` and ``event``; broken ones are skipped.
+def record_many(session: Session, run: Run, lines: Sequence[Line]) -> bool:
+    """Write lines of type ``progress``, ``metric`` and ``event``; others are left out.
 
     Metrics are upserted, so a batch repeated after a lost connection does no harm. Rate and
     pacing are remembered with the object ``run``: give the same one for the whole run.
@@ -90,7 +97,6 @@ def record_many(session: Session, run: Run, events: Sequence[dict[str, Any]]) ->
     Returns:
         False when the run no longer owns its job; then nothing was written.
     """
-    lines = parse(run, events)
     owner = select(Job.id).where(Job.id == run.job_id, *lifecycle.fence(run)).with_for_update()
     if session.scalar(owner) is None:
         return False
@@ -101,9 +107,7 @@ def record_many(session: Session, run: Run, events: Sequence[dict[str, Any]]) ->
             _write_metric_event(session, run, reported[-1])
     if progress := [line for line in lines if isinstance(line, ProgressLine)]:
         _write_progress(session, run, progress[-1], pace, now)
-    for line in lines:
-        if isinstance(line, EventLine):
-            _write_event(session, run, line)
+    _write_events(session, run, [line for line in lines if isinstance(line, EventLine)])
     after_commit(session, lambda: queue.announce(run.job_id))
     return True
 
@@ -136,15 +140,31 @@ def _write_metric_event(session: Session, run: Run, line: MetricLine) -> None:
     lifecycle.add_event(session, run.job_id, "metric", data, run)
 
 
-def _write_event(session: Session, run: Run, line: EventLine) -> None:
-    fields = line.model_extra or {}
-    if line.event == "lineage":
-        job = session.get_one(Job, run.job_id, populate_existing=True)
-        job.lineage = job.lineage | fields
-    elif line.event == "warning":
-        lifecycle.add_event(session, run.job_id, "warning", fields, run)
-    else:
-        lifecycle.add_event(session, run.job_id, "log", {"event": line.event, **fields}, run)
+def _write_events(session: Session, run: Run, lines: Sequence[EventLine]) -> None:
+    lineage: dict[str, Any] = {}
+    facts: list[tuple[str, dict[str, Any]]] = []
+    for line in lines:
+        fields = line.model_extra or {}
+        if line.event == "lineage":
+            lineage |= fields
+        elif line.event == "warning":
+            facts.append(("warning", fields))
+        else:
+            facts.append(("log", {"event": line.event, **fields}))
+    if lineage and not _add_lineage(session, run, lineage):
+        facts.append(("warning", LINEAGE_FULL))
+    if facts:
+        lifecycle.add_events(session, run.job_id, facts, run)
+
+
+def _add_lineage(session: Session, run: Run, fields: dict[str, Any]) -> bool:
+    """Merge fields into the job's lineage; False where it would be too long to be read often."""
+    job = session.get_one(Job, run.job_id, populate_existing=True)
+    merged = job.lineage | fields
+    if len(json.dumps(merged)) > LINEAGE_BYTES:
+        return False
+    job.lineage = merged
+    return True
 
 
 # -- reading ---------------------------------------------------------------------------------

@@ -1,21 +1,27 @@
 """Whether the parts the service needs are there."""
 
+import secrets
+import shutil
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app import queue, storage
 from app.db import migrate
 from app.db.session import database_now, get_engine, make_session
-from app.db.tables import Worker
+from app.db.tables import IdempotencyKey, Worker, new_id, utc_now
 from app.errors import ServiceError
 from app.services import workers
 from app.settings import get_settings
 
 OK = "ok"
+ROOM_BYTES = 2 * 2**20  # what SQLite may need for one transaction and its log
+DISK_FULL = "53100"  # SQLSTATE
+PROBE_BYTES = 6000
 PROBE = "readyz/probe"  # never written: the store must answer that it is not there
 
 
@@ -38,15 +44,43 @@ def _database() -> dict[str, Any]:
         with make_session(write=False) as session:
             live = len(workers.live(session))
             age_s = dispatcher_age_s(session)
+        room = _room()
     except SQLAlchemyError as error:
         return {"database": f"away: {type(error).__name__}", "migration": "unknown"}
     migration = OK if revision == head else f"at {revision}, this code needs {head}"
     return {
-        "database": OK,
+        "database": room,
         "migration": migration,
         "live_workers": live,
         "dispatcher_age_s": age_s,
     }
+
+
+def _room() -> str:
+    """Whether the database could take a job: SQLite by its disk, PostgreSQL by a row undone."""
+    engine = get_engine()
+    if engine.dialect.name == "sqlite":
+        free_bytes = shutil.disk_usage(Path(str(engine.url.database)).parent).free
+        return OK if free_bytes >= ROOM_BYTES else f"full: {free_bytes} bytes are free on its disk"
+    try:
+        with make_session() as session:
+            session.add(_probe_row())
+            session.flush()
+            session.rollback()
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != DISK_FULL:
+            raise
+        return "full: its server has no space left on the disk"
+    return OK
+
+
+def _probe_row() -> IdempotencyKey:
+    """About as long as a job, and not to be compressed."""
+    name = new_id("readyz")
+    body = {"probe": secrets.token_hex(PROBE_BYTES // 2)}
+    return IdempotencyKey(
+        tenant_id=name, key=name, request_hash="", status_code=0, body=body, expires_at=utc_now()
+    )
 
 
 def dispatcher_age_s(session: Session) -> float | None:

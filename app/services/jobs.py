@@ -10,7 +10,7 @@ from app.db.session import after_commit
 from app.db.tables import FINAL, Event, Job, JobStatus, Run, new_id, utc_now
 from app.errors import ConflictError, NotFoundError, UnavailableError
 from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
-from app.services import lifecycle, paging, workers
+from app.services import lifecycle, paging, queues
 from app.services.derived import derive
 from app.services.resolve import placement, resolve
 
@@ -55,10 +55,11 @@ def submit(
     request, for messages.
 
     Raises:
-        InvalidError: with the pointer of a reference that cannot be used.
+        InvalidError: with the pointer of a reference or a queue that cannot be used.
     """
     resolved = resolve(session, tenant_id, request.spec, root)
     device, gpus, queue_name = placement(request)
+    queues.check(session, queue_name)
     limits = request.limits
     now = utc_now()
     job = Job(
@@ -100,8 +101,10 @@ def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     """What :func:`submit` would store, and what is in its way."""
     resolved = resolve(session, tenant_id, request.spec)
     queue_name = placement(request).queue
-    served = {name for worker in workers.live(session) for name in worker.queues}
-    warnings = [] if queue_name in served else [f"no live worker serves the queue {queue_name!r}"]
+    queues.check(session, queue_name)
+    warnings = []
+    if queue_name not in queues.served(session):
+        warnings.append(f"no live worker serves the queue {queue_name!r}")
     return DryRun(
         estimate=resolved.estimate,
         resolved_spec=resolved.spec,

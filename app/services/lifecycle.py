@@ -119,24 +119,31 @@ def add_event(
     session: Session, job_id: str, kind: str, data: dict[str, Any], run: Run | None = None
 ) -> bool:
     """Append an event under the next ``seq``; False when ``run`` no longer owns the job."""
+    return add_events(session, job_id, [(kind, data)], run)
+
+
+def add_events(
+    session: Session, job_id: str, facts: Sequence[tuple[str, dict[str, Any]]], run: Run | None
+) -> bool:
+    """Append events, each a type and its data, in order; one statement takes all numbers."""
     job = session.execute(
         update(Job)
         .where(Job.id == job_id, *fence(run))
-        .values(event_seq=Job.event_seq + 1)
+        .values(event_seq=Job.event_seq + len(facts))
         .returning(Job.event_seq, Job.tenant_id)
     ).one_or_none()
     if job is None:
         return False
-    number = run.number if run else None
-    session.add(
+    session.add_all(
         Event(
             job_id=job_id,
-            seq=job.event_seq,
+            seq=seq,
             tenant_id=job.tenant_id,
-            run_number=number,
+            run_number=run.number if run else None,
             type=kind,
             data=data,
         )
+        for seq, (kind, data) in enumerate(facts, start=job.event_seq - len(facts) + 1)
     )
     after_commit(session, lambda: queue.announce(job_id))
     return True

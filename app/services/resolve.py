@@ -9,13 +9,12 @@ from app.db.tables import Job
 from app.errors import InvalidError, NotFoundError, ServiceError, invalid
 from app.schemas.jobs import JobCreate, Resources
 from app.services import artifacts, datasets, needs
+from app.services.queues import GPU_QUEUE
 from app.services.validation_errors import did_you_mean
 from models.core.errors import SpecError
 from models.core.needs import DatasetInfo, StoredArtifact
 from models.core.spec import ArtifactRef, DatasetRef, Spec
 from models.data.builtin import BUILTIN
-
-GPU_QUEUE = "gpu"
 
 
 class Resolved(NamedTuple):

@@ -1,5 +1,6 @@
 """Rows for tests, made without the services that are under test elsewhere."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from sqlalchemy import select
 from app.db.session import make_session
 from app.db.tables import Event, Job, Run, Tenant, new_id
 from app.services import keys, lifecycle
+from app.services.child_lines import Line, read_line
 from app.services.lifecycle import WorkerInfo
 from models.catalog import kinds
 
@@ -65,6 +67,11 @@ def finish(run: Run, exit_code: int = 0) -> None:
     """End a run and with it, if it succeeded, its job."""
     with make_session() as session:
         lifecycle.finish(session, run, lifecycle.Outcome(exit_code=exit_code))
+
+
+def line(**fields: Any) -> Line:
+    """A line of a child, as the worker reads it from the pipe."""
+    return read_line(json.dumps(fields).encode())
 
 
 def events_of(job_id: str, kind: str | None = None) -> list[Event]:

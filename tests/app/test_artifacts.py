@@ -18,7 +18,7 @@ from app.errors import InvalidError, NotFoundError
 from app.http.downloads import parse_ranges
 from app.services import artifacts, events, logs
 from models.core.spec import ArtifactRef
-from tests.app.factories import add_job, events_of, finish, requeue, start_run, write
+from tests.app.factories import add_job, events_of, finish, line, requeue, start_run, write
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_deleted_job_leaves_nothing(settings, put):
         put(each, "a")
         artifacts.put_log(each, write(settings.state_dir / "log", b"text\n"))
         with make_session() as session:
-            events.record(session, each, {"type": "metric", "step": 1, "values": {"a": 1, "b": 2}})
+            events.record(session, each, line(type="metric", step=1, values={"a": 1, "b": 2}))
     finish(run)
     with make_session() as session:
         session.get_one(Job, run.job_id).deleted_at = utc_now()

@@ -28,7 +28,7 @@ from app.services import artifacts, datasets, events, keys
 from app.settings import get_settings
 from models.catalog import kinds
 from sextant_client import ApiError, AsyncClient, Client
-from tests.app.factories import claim, finish, write
+from tests.app.factories import claim, finish, line, write
 from tests.conftest import make_database
 from tests.service import wait_until
 
@@ -83,13 +83,9 @@ def call(service) -> Callable[..., Result]:
 
 def play(run: Run, folder: Path, *, exit_code: int = 0) -> None:
     """What a worker writes down of a run: progress, numbers, a file, the end."""
-    lines: list[dict[str, Any]] = [
-        {"type": "progress", "step": step, "total_steps": 4} for step in (1, 2, 4)
-    ]
-    lines += [
-        {"type": "metric", "step": step, "values": {"loss": 1 / step}} for step in (1, 2, 3, 4)
-    ]
-    lines.append({"type": "event", "event": "warning", "code": "w", "message": "careful"})
+    lines = [line(type="progress", step=step, total_steps=4) for step in (1, 2, 4)]
+    lines += [line(type="metric", step=n, values={"loss": 1 / n}) for n in (1, 2, 3, 4)]
+    lines.append(line(type="event", event="warning", code="w", message="careful"))
     with make_session() as session:
         events.record_many(session, run, lines)
     artifacts.store(

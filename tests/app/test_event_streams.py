@@ -17,7 +17,7 @@ from app.http import event_streams as streams
 from app.main import create_app
 from app.services import artifacts, events, keys, lifecycle
 from app.settings import get_settings
-from tests.app.factories import add_job, claim, events_of, finish, start_run, write
+from tests.app.factories import add_job, claim, events_of, finish, line, start_run, write
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def test_a_stream_tells_all_in_order_and_ends(client):
 
     def work():
         for step in range(20):
-            warning = {"type": "event", "event": "warning", "code": "c", "message": str(step)}
+            warning = line(type="event", event="warning", code="c", message=str(step))
             with make_session() as session:
                 events.record(session, run, warning)
             time.sleep(0.01)
@@ -307,8 +307,8 @@ def test_an_event_is_seen_within_300_ms(broker, client):
     def work():
         for number in range(30):
             with make_session() as session:
-                line = {"type": "event", "event": "warning", "sent_at": time.time(), "n": number}
-                events.record(session, run, line)
+                warning = line(type="event", event="warning", sent_at=time.time(), n=number)
+                events.record(session, run, warning)
             time.sleep(0.05)
         finish(run)
 

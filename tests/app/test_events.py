@@ -15,12 +15,13 @@ from app.db.tables import Job, Metric
 from app.services import events, lifecycle
 from app.services.child_lines import ProgressLine
 from app.services.events import Pace
+from tests.app import factories
 from tests.app.factories import events_of, finish, requeue, start_run
 
 
 def record(run, *lines):
     with make_session() as session:
-        return events.record_many(session, run, lines)
+        return events.record_many(session, run, [factories.line(**fields) for fields in lines])
 
 
 def metric(step, **values):
@@ -108,6 +109,9 @@ def test_lineage_is_merged_and_warnings_become_events(settings):
         {"type": "event"},
         {"type": "what"},
         {},
+        {"type": "metric", "step": 2**63, "values": {"x": 1}},
+        {"type": "progress", "step": 2**63, "total_steps": 2**63},
+        {"type": "artifact", "name": "a", "role": None},
     ],
 )
 def test_a_broken_line_is_skipped(settings, line):

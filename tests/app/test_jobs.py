@@ -14,7 +14,9 @@ from app.schemas.errors import ReportedError
 from app.services import lifecycle, workers
 from app.services.keys import DEFAULT_TENANT
 from app.services.lifecycle import Outcome, WorkerInfo
+from app.settings import get_settings
 from models.catalog import JobSpec, kinds
+from tests.app.factories import add_job
 
 WORKER = WorkerInfo("w1", "host", "boot", ("default", "gpu"))
 
@@ -29,6 +31,14 @@ def submit(client, spec):
         return answer.json()
 
     return send
+
+
+@pytest.fixture
+def named_queue(client, monkeypatch) -> str:
+    """A queue that the operator named and nobody serves."""
+    monkeypatch.setenv("SEXTANT_QUEUES", "mine, ")
+    get_settings.cache_clear()
+    return "mine"
 
 
 def claim() -> Run:
@@ -141,8 +151,33 @@ class TestSubmit:
             row = session.get_one(Job, job["id"])
             assert (row.device, row.gpus, row.queue) == placed
 
-    def test_a_given_queue_wins(self, submit):
-        assert submit(queue="mine", resources={"device": "cuda"})["queue"] == "mine"
+    def test_a_given_queue_wins(self, submit, named_queue):
+        assert submit(queue=named_queue, resources={"device": "cuda"})["queue"] == named_queue
+
+    @pytest.mark.parametrize("name", ["unacked", "unacked_index", "unacked_mutex", "defualt"])
+    @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs?dry_run=true"])
+    def test_a_queue_that_nobody_serves_is_refused(self, client, spec, named_queue, name, path):
+        answer = client.post(path, json={"spec": spec, "queue": name})
+        assert answer.status_code == 422
+        (error,) = answer.json()["errors"]
+        assert error["pointer"] == "/queue"
+        assert f"there are default, gpu, {named_queue};" in error["detail"]
+
+    def test_a_queue_that_a_live_worker_serves_is_accepted(self, client, spec):
+        with make_session() as session:
+            workers.beat(
+                session, "w", host="h", boot_id="b", pid=1, queues=["own"], slots=1, slots_free=1
+            )
+        assert client.post("/v1/jobs", json={"spec": spec, "queue": "own"}).status_code == 201
+
+    def test_a_retry_into_a_queue_that_is_gone_is_refused(self, client, submit):
+        job_id = add_job(queue="gone")
+        with make_session() as session:
+            job = session.get_one(Job, job_id)
+            lifecycle.request_cancel(session, job, "kill", save=False)
+        answer = client.post(f"/v1/jobs/{job_id}/retry", json={"from": "scratch"})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["pointer"] == "/queue"
 
     def test_wakes_a_worker_after_the_commit(self, submit, monkeypatch):
         seen = []

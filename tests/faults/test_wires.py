@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from app import queue
 from tests.conftest import make_database
-from tests.service import Service, Wire
+from tests.service import Service, Wire, wait_until
 
 
 @pytest.fixture
@@ -40,6 +41,31 @@ def test_broker_flushed(service, broker):
     for job_id in jobs:
         assert service.wait(job_id)["status"] == "succeeded"
     service.check(*jobs)
+
+
+def test_queues_named_like_keys_of_the_broker_library_are_queues(make_service, sqlite, broker):
+    names = ("unacked", "unacked_index", "unacked_mutex")
+    service = make_service(
+        sqlite, broker.url, behaviour="steps", steps=2, QUEUES=",".join(names), WORKER_DISPATCH_S=30
+    )
+    service.start_api()
+    service.start_worker(SEXTANT_WORKER_QUEUES=",".join((*names, "default")))
+    for name in (*names, "default"):
+        job_id = service.submit(queue=name)
+        assert service.wait(job_id, timeout_s=10)["status"] == "succeeded"  # the broker woke it
+
+
+def test_a_queue_that_nobody_serves_keeps_the_broker_small(make_service, sqlite, broker):
+    service = make_service(sqlite, broker.url, behaviour="steps", QUEUES="idle")
+    service.start_api()
+    client = broker.client()
+    name = queue.broker_name("idle")
+    client.rpush(name, *["wake-up"] * (queue.WAITING_LIMIT - 1))
+    for _ in range(5):
+        service.submit(queue="idle")
+    wait_until(lambda: client.llen(name) >= queue.WAITING_LIMIT)
+    time.sleep(0.3)
+    assert client.llen(name) == queue.WAITING_LIMIT
 
 
 def test_broker_full(service, broker):

@@ -14,6 +14,7 @@ import types
 from pathlib import Path
 
 import models.__main__ as entry
+from models.core.errors import DataError
 from models.core.run import Run, StoppedError
 
 STEPS = int(os.environ.get("LC_STUB_STEPS", "20"))  # LC_ passes the runner's allow-list
@@ -102,7 +103,40 @@ def big(spec, run: Run) -> None:
     run.result(done=True)
 
 
-BEHAVIOURS = {f.__name__: f for f in (steps, crash, deaf, flood, full, greedy, parent, big)}
+def nul(spec, run: Run) -> None:
+    """End with a text that no database holds."""
+    raise DataError("the tensor x\0y \ud800 is not finite")
+
+
+def storm(spec, run: Run) -> None:
+    """Send warnings as fast as the pipe takes them, until stopped."""
+    number = 0
+    while not run.stopping:
+        number += 1
+        run.warn("storm", f"warning {number} {'x' * 200}")
+    raise StoppedError
+
+
+def many(spec, run: Run) -> None:
+    """Leave 3,000 small files at once."""
+    for number in range(3000):
+        (run.dir / f"{number}.txt").write_text(str(number))
+        run.artifact(f"{number}.txt", "report")
+    run.result(done=True)
+
+
+def slip(spec, run: Run) -> None:
+    """Send a line that is too long, whose end would be an event by itself, and one more."""
+    forged = '{"type": "result", "values": {"forged": true}}'
+    run._events.write("z" * 65_536 + forged + "\n")
+    run._events.flush()
+    run.warn("after", "the next line counts again")
+
+
+BEHAVIOURS = {
+    f.__name__: f
+    for f in (steps, crash, deaf, flood, full, greedy, parent, big, nul, storm, many, slip)
+}
 
 
 def watch_for_overlap() -> object | None:

@@ -1,11 +1,14 @@
 """Sessions: commit, rollback, what happens after a commit, the database's clock."""
 
+import socket
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
 
-from app.db.session import after_commit, database_now, get_engine, make_session
+from app.db.failures import is_temporary
+from app.db.session import after_commit, database_now, get_engine, make_engine, make_session
 from app.db.tables import Tenant, Worker
 
 
@@ -52,6 +55,32 @@ def test_times_come_back_aware_and_in_utc(settings):
         found = session.get_one(Worker, "w").started_at
     assert found == local
     assert found.utcoffset() == timedelta(0)
+
+
+def test_a_server_that_never_answers_is_away(tmp_path):
+    """It takes connections and says nothing, as one that is frozen does."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / ".s.PGSQL.5432"))
+        server.listen()
+        engine = make_engine(f"postgresql://u@/d?host={tmp_path}")
+        began = time.monotonic()
+        with pytest.raises(sa.exc.OperationalError) as caught, engine.connect():
+            pass
+        assert time.monotonic() - began < 4
+        assert is_temporary(caught.value)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_statement_without_an_answer_ends_and_takes_its_connection_along(settings, monkeypatch):
+    monkeypatch.setattr("app.db.postgresql.READ_S", 0.2)
+    began = time.monotonic()
+    late = pytest.raises(sa.exc.OperationalError, match=r"not answered for 0\.2 s")
+    with late as caught, make_session(write=False) as session:
+        session.execute(sa.text("SELECT pg_sleep(5)"))
+    assert time.monotonic() - began < 3
+    assert is_temporary(caught.value)
+    with make_session() as session:  # a write may take longer
+        session.execute(sa.text("SELECT pg_sleep(0.4)"))
 
 
 def test_naive_times_are_refused(settings):
