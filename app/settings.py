@@ -6,17 +6,19 @@ in the folder ``SEXTANT_SECRETS_DIR``. An unknown ``SEXTANT_`` variable is an er
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 QUEUE = re.compile(r"[a-z0-9_.-]{1,64}")
 # read before the settings exist, or by the client
 FOREIGN = {"SEXTANT_SECRETS_DIR", "SEXTANT_URL", "SEXTANT_KEY"}
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 
 
 class Settings(BaseSettings):
@@ -29,6 +31,7 @@ class Settings(BaseSettings):
         secrets_dir=os.environ.get("SEXTANT_SECRETS_DIR"),
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,  # secrets are among the input
     )
 
     state_dir: Path = Field(
@@ -152,10 +155,25 @@ class Settings(BaseSettings):
         default=2, ge=1, description="Newest checkpoints of a job kept beside the best one"
     )
 
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, bind: str) -> str:
+        host, _, port = bind.rpartition(":")
+        if not _is_host(host) or not (port.isascii() and port.isdecimal() and int(port) < 65536):
+            raise ValueError(
+                f"{bind!r} is no host:port with a port of 0 to 65535, "
+                "such as 127.0.0.1:8722, 0.0.0.0:8722 or [::1]:8722"
+            )
+        return bind
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.lease_renew_s < self.lease_stop_s < self.lease_kill_s < self.lease_s:
-            raise ValueError("need lease_renew_s < lease_stop_s < lease_kill_s < lease_s")
+            raise ValueError(
+                f"SEXTANT_LEASE_RENEW_S {self.lease_renew_s:g} < SEXTANT_LEASE_STOP_S "
+                f"{self.lease_stop_s:g} < SEXTANT_LEASE_KILL_S {self.lease_kill_s:g} < "
+                f"SEXTANT_LEASE_S {self.lease_s:g} must hold"
+            )
         if self.auth_disabled and not _loopback(self.bind):
             raise ValueError(
                 f"SEXTANT_AUTH_DISABLED needs a loopback SEXTANT_BIND, not {self.bind}"
@@ -204,6 +222,14 @@ def _split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
+def _is_host(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return HOST_NAME.fullmatch(host) is not None
+    return True
+
+
 def _loopback(bind: str) -> bool:
     host = bind.rpartition(":")[0].strip("[]")
     try:
@@ -223,8 +249,19 @@ def get_settings() -> Settings:
     """The settings of this process, read once.
 
     Raises:
-        ValueError: for a wrong value or an unknown ``SEXTANT_`` variable.
+        ValueError: with a line for each wrong value, or for unknown ``SEXTANT_`` variables.
     """
     if unknown := unknown_variables():
         raise ValueError(f"unknown settings {', '.join(unknown)}; `sextant config check` lists all")
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        listed = error.errors(include_url=False, include_context=False, include_input=False)
+        # the original would show its input, secrets included, in a traceback
+        raise ValueError("\n".join(map(_explain, listed))) from None
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    """``SEXTANT_NAME: reason``; what is wrong between settings names them itself."""
+    reason = error["msg"].removeprefix("Value error, ")
+    return ": ".join([*(f"SEXTANT_{str(name).upper()}" for name in error["loc"]), reason])

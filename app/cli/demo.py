@@ -1,6 +1,8 @@
 """``sextant demo``: real jobs over HTTP, from an empty folder to downloaded results."""
 
 import shutil
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,20 @@ from rich.text import Text
 
 from app.cli.follow import follow
 from app.cli.jobs import bytes_bar, fetch
-from app.cli.output import duration, say, size, table
+from app.cli.output import duration, say, size, summary, table
 from app.local import up
 from sextant_client import Client
+from sextant_client.packing import format_of, members_of
 
 MARKER = ".sextant-demo"
 DATASET = "demo-images"
 DIGITS = {"dataset": "digits", "split": "test"}
 EPOCHS = 12  # fewer than the preset's, so that the demo is short
 EPOCHS_OF_IMAGES = 3
+SUBSET = 5000  # of more training images, so that the demo is short
+SIDE = 32  # in pixels; images of other sizes are resized
+MAPPED = 4  # test images that get a saliency map
+IMAGE_FORMATS = ("image_folder", "parquet", "npz", "idx")
 
 
 class DemoError(Exception):
@@ -29,38 +36,101 @@ def run(folder: Path, data: Path | None) -> bool:
     Args:
         folder: is made anew; a folder that is not from an earlier demo is refused.
         data: images to train on, or None for the built-in digits.
+
+    Raises:
+        ValueError: if ``folder`` or ``data`` is refused.
+        StartError: if the service cannot start.
+        ApiError: if the service refuses the images or the training on them. After each of these
+            an earlier demo's folder is as it was.
     """
-    _make_fresh(folder)
-    up.isolate(folder.resolve() / "state")
+    folder = folder.resolve()
+    paths = None if data is None else _images_of(data, folder)
     try:
-        with up.running(say) as address, Client(address.url, address.key) as client:
-            say(f"The service runs at {address.url}; everything goes into {folder.resolve()}\n")
-            _run_jobs(client, folder, data)
+        with ExitStack() as undo:
+            _make_fresh(folder, undo)
+            up.isolate(folder / "state")
+            with up.running(say) as address, Client(address.url, address.key) as client:
+                say(f"The service runs at {address.url}; everything goes into {folder}\n")
+                dataset = None if paths is None else _import(client, paths)
+                training = _training(client, dataset)
+                client.dry_run(training)
+                undo.pop_all()  # nothing can be refused any more: the earlier demo may go
+                _remove_earlier(folder)
+                _run_jobs(client, folder, training, dataset)
     except DemoError as error:
         say(f"\nThe demo failed: {error}")
-        say(f"Logs are in {folder.resolve() / 'state' / 'logs'}")
+        say(f"Logs are in {folder / 'state' / 'logs'}")
         return False
     say("\nEverything was stopped. To look at the jobs again:")
     say(f"  SEXTANT_STATE_DIR={folder / 'state'} sextant up")
     return True
 
 
-def _make_fresh(folder: Path) -> None:
-    if folder.exists():
-        if any(folder.iterdir()) and not (folder / MARKER).is_file():
-            raise ValueError(f"{folder} is not from an earlier demo; give another with --output")
-        shutil.rmtree(folder)
+def _images_of(data: Path, folder: Path) -> list[Path]:
+    """The files to upload: of a folder with parquet of train and test those alone.
+
+    Raises:
+        ValueError: if there are no images, or if the demo would remove them.
+    """
+    if data.resolve().is_relative_to(folder):
+        raise ValueError(f"{data} is in {folder}, which the demo makes anew; give another --output")
+    parts = sorted(path for path in data.glob("*.parquet") if _words(path)) or [data]
+    content = format_of(members_of(parts))
+    if content not in IMAGE_FORMATS:
+        raise ValueError(
+            f"{data} holds {content}, no images; give a folder of images by class, parquet, npz "
+            "or MNIST's idx-ubyte"
+        )
+    return parts
+
+
+def _make_fresh(folder: Path, undo: ExitStack) -> None:
+    """An empty folder; an earlier demo is set aside, and ``undo`` brings it back."""
+    undo.callback(_bring_back, folder, _set_aside(folder))
     folder.mkdir(parents=True)
     (folder / MARKER).touch()
 
 
-def _run_jobs(client: Client, folder: Path, data: Path | None) -> None:
-    images = DIGITS if data is None else _import(client, data)
-    trained = _do(
-        client, "1/3 train, with a plain net beside it", _training(client, images), cpus=1
-    )
+def _set_aside(folder: Path) -> Path | None:
+    """Where an earlier demo is now.
+
+    Raises:
+        ValueError: if the folder is something else.
+        StartError: if a service runs in it.
+    """
+    if not folder.exists():
+        return None
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARKER).is_file()):
+        raise ValueError(f"{folder} is not from an earlier demo; give another with --output")
+    if (folder / "state").is_dir():
+        with up.only_one(folder / "state"):
+            pass
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
+    return folder.rename(aside)
+
+
+def _prefix(folder: Path) -> str:
+    return f".{folder.name}.earlier-"
+
+
+def _bring_back(folder: Path, aside: Path | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if aside is not None:
+        aside.rename(folder)
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove what was set aside, by a demo that was killed too."""
+    for aside in folder.parent.glob(f"{_prefix(folder)}*"):
+        shutil.rmtree(aside)
+
+
+def _run_jobs(
+    client: Client, folder: Path, training: dict[str, Any], dataset: dict[str, Any] | None
+) -> None:
+    trained = _do(client, "1/3 train, with a plain net beside it", training, cpus=1)
     cat = _do(client, "2/3 saliency of a photo of a cat", _cat_maps())
-    own = _do(client, "3/3 saliency of the net just trained", _own_maps(trained["id"], images))
+    own = _do(client, "3/3 saliency of the net just trained", _own_maps(trained["id"], dataset))
     say("\nDownloading, each file checked by its SHA-256")
     files = []
     for name, job in (("1-train", trained), ("2-cat", cat), ("3-own", own)):
@@ -68,33 +138,40 @@ def _run_jobs(client: Client, folder: Path, data: Path | None) -> None:
     _print_results(trained["result"], files)
 
 
-def _import(client: Client, data: Path) -> dict[str, Any]:
-    parts = sorted(path for path in data.glob("*.parquet") if {"train", "test"} & _words(path))
+def _import(client: Client, paths: list[Path]) -> dict[str, Any]:
     with bytes_bar() as bar:
         task = bar.add_task("uploading images", total=None)
         dataset = client.upload(
             DATASET,
-            parts or [data],
+            paths,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    say(f"Imported {dataset['counts']['train']} training images from {data}")
-    return {"dataset": DATASET, "split": "test"}
+    say(f"Imported {', '.join(map(str, paths))}: {summary(dataset['counts'])}")
+    return dataset
 
 
 def _words(path: Path) -> set[str]:
     return {word for word in ("train", "test") if word in path.stem}
 
 
-def _training(client: Client, images: dict[str, Any]) -> dict[str, Any]:
+def _training(client: Client, dataset: dict[str, Any] | None) -> dict[str, Any]:
     """The preset for digits, in short; for other images a short run on some of them."""
     preset = client.kind("dynamic_downsampling.train")["presets"]["digits"]
     spec = preset | {"compare_baseline": True, "epochs": EPOCHS}
-    if images is DIGITS:
+    if dataset is None:
         return spec
+    counts = dataset["counts"]
+    images: dict[str, Any] = {"augment": {"crop_padding": 4, "flip": True}}
+    if counts["train"] > SUBSET:
+        images["subset"] = SUBSET
+    if (counts.get("height"), counts.get("width")) != (SIDE, SIDE):
+        images["image_size"] = SIDE
+        say(f"The images are resized to {SIDE} x {SIDE} pixels")
     return spec | {
-        "data": {"dataset": images["dataset"]},
-        "images": {"subset": 5000, "augment": {"crop_padding": 4, "flip": True}},
+        "data": {"dataset": dataset["name"]},
+        "images": images,
         "epochs": EPOCHS_OF_IMAGES,
+        "batch_size": int(min(preset["batch_size"], counts["train"])),
     }
 
 
@@ -110,11 +187,15 @@ def _cat_maps() -> dict[str, Any]:
     }
 
 
-def _own_maps(job_id: str, images: dict[str, Any]) -> dict[str, Any]:
+def _own_maps(job_id: str, dataset: dict[str, Any] | None) -> dict[str, Any]:
+    images, count = DIGITS, MAPPED
+    if dataset is not None:
+        images = {"dataset": dataset["name"], "split": "test"}
+        count = int(min(MAPPED, dataset["counts"]["test"]))
     return {
         "kind": "saliency.map",
         "model": {"job": job_id, "artifact": "weights.safetensors"},
-        "images": [{**images, "index": index} for index in range(4)],
+        "images": [{**images, "index": index} for index in range(count)],
         "methods": [
             {"id": "occlusion", "window": 8, "stride": 4},
             {"id": "rise", "masks": 1000, "grid": 4, "estimator": "slope"},

@@ -181,5 +181,10 @@ def series(answer: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
 
 
 def summary(values: dict[str, Any]) -> str:
-    """Figures in one line."""
-    return ", ".join(f"{name} {number(value)}" for name, value in values.items())
+    """Figures in one line; whole ones with all their digits."""
+    return ", ".join(f"{name} {_whole(value)}" for name, value in values.items())
+
+
+def _whole(value: Any) -> str:
+    whole = isinstance(value, float) and value.is_integer()
+    return f"{value:.0f}" if whole else number(value)

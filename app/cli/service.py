@@ -54,7 +54,11 @@ def up(
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(exists=True, help="Train on these images: a folder of train and test parquet"),
+        typer.Option(
+            exists=True,
+            help="Train on these images: a folder of images by class, of train and test parquet, "
+            "or one file that `datasets import` takes",
+        ),
     ] = None,
     folder: Annotated[Path, typer.Option("--output", help="Folder for everything it makes")] = Path(
         "demo-output"

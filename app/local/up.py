@@ -53,7 +53,7 @@ def running(say: Callable[[str], None]) -> Generator[Address]:
     settings = get_settings()
     with ExitStack() as stack:
         state = settings.state_dir.resolve()
-        stack.enter_context(_only_one(state))
+        stack.enter_context(only_one(state))
         if not port_is_free(settings.host, settings.port):
             raise StartError(f"{settings.bind} is taken; stop what listens there or use --bind")
         _prepare()
@@ -89,7 +89,12 @@ def free_port(host: str) -> int:
 
 
 @contextmanager
-def _only_one(state: Path) -> Generator[None]:
+def only_one(state: Path) -> Generator[None]:
+    """Hold the state directory, which is made where it is missing.
+
+    Raises:
+        StartError: if another process holds it.
+    """
     state.mkdir(parents=True, exist_ok=True)
     with (state / "up.lock").open("w") as lock:
         try:

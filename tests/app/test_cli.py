@@ -377,6 +377,42 @@ def test_config_check_masks_secrets_and_knows_typos(settings, monkeypatch):
     assert "SEXTANT_BINDD" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "lines"),
+    [
+        ({"SEXTANT_BIND": "foo"}, [r"SEXTANT_BIND: 'foo' is no host:port .*127\.0\.0\.1:8722"]),
+        ({"SEXTANT_BIND": "127.0.0.1:65536"}, ["SEXTANT_BIND: .*0 to 65535"]),
+        ({"SEXTANT_BIND": ":8722"}, ["SEXTANT_BIND: .*0 to 65535"]),
+        ({"SEXTANT_BIND": "a b:1"}, ["SEXTANT_BIND: .*0 to 65535"]),
+        (
+            {"SEXTANT_LEASE_S": "-1", "SEXTANT_WORKER_SLOTS": "65", "SEXTANT_LOG_LEVEL": "loud"},
+            ["SEXTANT_LOG_LEVEL: .*'debug'", "SEXTANT_LEASE_S: .*greater than 0",
+             "SEXTANT_WORKER_SLOTS: .*less than or equal to 64"],
+        ),
+        ({"SEXTANT_LEASE_S": "10"}, ["SEXTANT_LEASE_RENEW_S 5 < .*SEXTANT_LEASE_S 10 must hold"]),
+        (
+            {"SEXTANT_AUTH_DISABLED": "true", "SEXTANT_BIND": "0.0.0.0:1"},
+            ["SEXTANT_AUTH_DISABLED needs a loopback SEXTANT_BIND"],
+        ),
+    ],
+)  # fmt: skip
+def test_each_wrong_setting_is_a_line_without_secrets(settings, monkeypatch, capsys, wrong, lines):
+    secrets = {"SEXTANT_AUTH_PEPPER": "hush", "SEXTANT_BROKER_URL": "redis://:hush@host"}
+    for name, value in (secrets | wrong).items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    monkeypatch.setattr("sys.argv", ["sextant", "config", "check"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    printed = capsys.readouterr().err
+    written = printed.removeprefix("error: ").splitlines()
+    assert len(written) == len(lines)
+    for written_line, expected in zip(written, lines, strict=True):
+        assert re.match(expected, written_line)
+    assert not re.search("hush|pydantic|input_value", printed)
+
+
 def test_doctor_finds_what_is_there_and_what_is_not(call, service, monkeypatch):
     state = get_settings().state_dir
     (state / "address").write_text(service)

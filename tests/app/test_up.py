@@ -163,9 +163,9 @@ def test_without_the_wheel_workers_poll(tmp_path, messages, monkeypatch):
 
 def test_a_second_one_on_the_same_folder_is_refused(tmp_path):
     with (
-        embedded._only_one(tmp_path),
+        embedded.only_one(tmp_path),
         pytest.raises(embedded.StartError, match="another"),
-        embedded._only_one(tmp_path),
+        embedded.only_one(tmp_path),
     ):
         pass
 
