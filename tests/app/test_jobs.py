@@ -201,7 +201,7 @@ class TestReferences:
         assert "did you mean 'photos'?" in error["detail"]
 
     def test_artifact_is_pinned(self, client, spec, submit):
-        job = submit()
+        job = submit(spec=dict(kinds()["dynamic_downsampling.train"].minimal_example))
         name = add_checkpoint(job["id"], 3)
         spec["model"] = {"job": job["id"], "artifact": name}
         made = submit(spec=spec)
