@@ -10,6 +10,7 @@ import typer
 from app.cli import datasets, jobs, keys, service
 from app.cli.extras import MissingExtraError
 from app.cli.output import complain
+from app.cli.wording import HINTS, worded
 from app.local.address import StartError
 from sextant_client import ApiError
 
@@ -31,9 +32,9 @@ def main() -> None:
     try:
         app()
     except ApiError as error:
-        complain(str(error))
-        if error.code == "unreachable":
-            complain("start it with `sextant up`, or set SEXTANT_URL", label="hint")
+        complain(worded(error))
+        if hint := HINTS.get(error.code):
+            complain(hint, label="hint")
         sys.exit(3 if error.code == "unreachable" else 1)
     except (MissingExtraError, StartError, ValueError, OSError) as error:
         complain(str(error))

@@ -239,7 +239,8 @@ def _print_results(result: dict[str, Any], files: list[tuple[str, Path]]) -> Non
     table(("net", "test accuracy", "training"), arms)
     say(f"time saved: {result['saving']:.1%}; change of accuracy: {result['accuracy_change']:+.1%}")
     ratio = result["measured_ratio"]
-    say(f"a cheap step took {ratio:.2f} of the time of a full one (medians)")
+    part = "too few to be measured" if ratio is None else f"{ratio:.2f} of a full one (medians)"
+    say(f"time of a cheap step: {part}")
     say(Text("\nFiles", "bold"))
     rows = ((role, str(path), size(path.stat().st_size)) for role, path in files)
     table(("role", "file", "size"), rows)

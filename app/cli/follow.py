@@ -11,6 +11,7 @@ from app.cli.output import (
     console,
     duration,
     fields,
+    one_line,
     plain,
     printable,
     say,
@@ -20,6 +21,7 @@ from app.cli.output import (
 from sextant_client import Client
 
 SHOWN_FIGURES = 12
+FINAL = {"succeeded", "failed", "cancelled"}
 LINE_EVERY_S = 10.0  # where no bar can move, in a file or a pipe
 
 
@@ -31,9 +33,9 @@ class Watcher:
 
     def __init__(self, bar: Progress, title: str) -> None:
         self._bar = bar
-        self._title = title
+        self._title = one_line(title)
         self._printed_at = monotonic()
-        self._task = bar.add_task(printable(title), total=None, state="", rate="", left="", loss="")
+        self._task = bar.add_task(self._title, total=None, state="", rate="", left="", loss="")
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Take one event of the job."""
@@ -46,11 +48,12 @@ class Watcher:
             reason = data.get("status_reason")
             state = f"{data['status']} ({reason})" if reason else data["status"]
             self._bar.update(self._task, state=state)
-            if (
-                data["status"] == "succeeded"
-            ):  # the last progress may have come before the last step
+            if data["status"] in FINAL:
+                self._bar.update(self._task, left="")
+            # the last progress may have come before the last step
+            if data["status"] == "succeeded":
                 total = self._bar.tasks[self._task].total or 1
-                self._bar.update(self._task, completed=total, total=total, left="")
+                self._bar.update(self._task, completed=total, total=total)
         elif event["type"] == "warning":
             self._bar.console.print(Text("warning:", "yellow"), plain(data.get("message")))
         self._print_line()

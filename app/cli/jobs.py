@@ -1,5 +1,6 @@
 """Commands about jobs: submit, list, show, follow, download, cancel, retry, delete."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,21 +8,23 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from app.cli import output
+from app.cli import output, spec_file
 from app.cli.connect import connect
-from app.cli.follow import follow, report
+from app.cli.follow import FINAL, follow, report
 from app.cli.output import (
     AsJson,
     coloured,
     console,
     duration,
     fields,
+    one_line,
     printable,
     say,
     table,
     when,
 )
 from sextant_client import Client
+from sextant_client.download import is_there
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its end")]
@@ -34,15 +37,18 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    spec: Annotated[typer.FileText, typer.Argument(help="JSON of a spec or a job; - reads stdin")],
+    spec: Annotated[
+        typer.FileBinaryRead, typer.Argument(help="JSON of a spec or a job; - reads stdin")
+    ],
     follow: Follow = False,
     name: Annotated[str | None, typer.Option(help="Name for people")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only check it and say what it costs")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job from a JSON file."""
-    request = _request(spec.read(), name)
+    request = _request(spec_file.parse(spec.read(), str(getattr(spec, "name", "stdin"))), name)
     with connect() as client:
+        _check_kind(client, request["spec"])
         if dry_run:
             output.print_json(client.dry_run(**request))
             return
@@ -56,9 +62,15 @@ def submit(
             _end(client, job, as_json=as_json)
 
 
-def _request(text: str, name: str | None) -> dict[str, Any]:
+def _check_kind(client: Client, spec: Any) -> None:
+    """Without a kind the service could only say that there is none."""
+    if isinstance(spec, dict) and "kind" not in spec:
+        listed = ", ".join(each["kind"] for each in client.kinds())
+        raise ValueError(f"the spec has no kind; give kind: one of {listed}")
+
+
+def _request(parsed: dict[str, Any], name: str | None) -> dict[str, Any]:
     """A whole job request, from one or from a bare spec."""
-    parsed = output.parse_json(text)
     request = parsed if "spec" in parsed else {"spec": parsed}
     return request | ({"name": name} if name else {})
 
@@ -125,7 +137,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
                 "finished": when(job["finished_at"]),
                 "done": _percent(job),
                 "phase": progress.get("phase"),
-                "time left": duration(progress.get("eta_s")),
+                "time left": "" if job["status"] in FINAL else duration(progress.get("eta_s")),
             }
         )
         report(client, job)
@@ -178,28 +190,51 @@ def download(
     job_id: JobId,
     names: Annotated[list[str] | None, typer.Argument(help="Files; all where left out")] = None,
     to: Annotated[Path, typer.Option(help="Folder to put them in")] = Path(),
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files of other content")
+    ] = False,
 ) -> None:
     """Download files of a job; goes on where an earlier download was cut off."""
     with connect() as client:
         artifacts = {each["name"]: each for each in client.artifacts(job_id)}
-        for name in names or artifacts:
-            if name not in artifacts:
-                raise ValueError(f"{job_id} has no file {name!r}; it has {', '.join(artifacts)}")
-            target = to / name
-            if not target.resolve().is_relative_to(to.resolve()):
-                raise ValueError(f"the name {name!r} leads out of {to}; not downloaded")
-            fetch(client, job_id, artifacts[name], target)
+        wanted = {name: _target(job_id, name, to, artifacts) for name in names or artifacts}
+        # all are looked at first: nothing is fetched where one of them is refused
+        there = {
+            name for name in wanted if is_there(artifacts[name], wanted[name], overwrite=force)
+        }
+        for name, target in wanted.items():
+            if name in there:
+                say(f"{target} is there already, SHA-256 checked")
+                continue
+            fetch(client, job_id, artifacts[name], target, overwrite=force)
             say(f"{target} ({output.size(artifacts[name]['size_bytes'])}, SHA-256 checked)")
 
 
-def fetch(client: Client, job_id: str, artifact: dict[str, Any], target: Path) -> None:
+def _target(job_id: str, name: str, to: Path, artifacts: Mapping[str, Any]) -> Path:
+    """Where a file of a job goes.
+
+    Raises:
+        ValueError: if the job has none of this name, or it would leave the folder.
+    """
+    if name not in artifacts:
+        names = ", ".join(artifacts) or "none yet"
+        raise ValueError(f"{job_id} has no file {name!r}; it has {names}")
+    if not (to / name).resolve().is_relative_to(to.resolve()):
+        raise ValueError(f"the name {name!r} leads out of {to}; not downloaded")
+    return to / name
+
+
+def fetch(
+    client: Client, job_id: str, artifact: dict[str, Any], target: Path, *, overwrite: bool = False
+) -> None:
     """Download one file with a bar."""
     with bytes_bar() as bar:
-        task = bar.add_task(printable(artifact["name"]), total=artifact["size_bytes"])
+        task = bar.add_task(one_line(artifact["name"]), total=artifact["size_bytes"])
         client.download(
             job_id,
             artifact["name"],
             target,
+            overwrite=overwrite,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 # C0 and C1 without tab and newline, and the marks that reverse the direction of writing
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+BREAKS = re.compile("[\t-\r\x1c-\x1e\x85\u2028\u2029]+")  # what ends a line or jumps in it
 PIPE_WIDTH = 200  # a file or a pipe has no width of its own
 
 
@@ -47,6 +48,16 @@ def printable(text: str) -> str:
     return CONTROLS.sub("", text)
 
 
+def one_line(text: str) -> str:
+    """Printable, with a space for each break of the line and each tab."""
+    return printable(BREAKS.sub(" ", text))
+
+
+def cell(value: Any) -> Text:
+    """A value as text that cannot split the row it is in."""
+    return value if isinstance(value, Text) else Text(one_line(str(value)))
+
+
 def say(*texts: str | Text) -> None:
     """A line for people."""
     console.print(*map(plain, texts), soft_wrap=True)
@@ -77,7 +88,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     made = Table(*columns, box=None, pad_edge=False, header_style="bold")
     made.columns[0].no_wrap = True
     for row in rows:
-        made.add_row(*("" if cell is None else plain(cell) for cell in row))
+        made.add_row(*("" if each is None else cell(each) for each in row))
     console.print(made)
 
 
@@ -152,23 +163,8 @@ def fields(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if value not in (None, "", {}, []):
             shown = number(value) if isinstance(value, float) else value
-            made.add_row(Text(printable(name), "bold"), plain(shown))
+            made.add_row(Text(one_line(name), "bold"), cell(shown))
     console.print(made)
-
-
-def parse_json(text: str) -> dict[str, Any]:
-    """An object from a file.
-
-    Raises:
-        ValueError: saying where the text is no JSON object.
-    """
-    try:
-        parsed = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {error.lineno}: no JSON: {error.msg}") from error
-    if not isinstance(parsed, dict):
-        raise ValueError("the file must hold one JSON object: a spec with its kind")  # noqa: TRY004  # wrong input, not a wrong call
-    return parsed
 
 
 def series(answer: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:

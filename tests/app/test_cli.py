@@ -1,5 +1,6 @@
 """Command line and client against the real API on a real port; runs are played by the test."""
 
+import ast
 import asyncio
 import json
 import os
@@ -18,7 +19,7 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from app import cli
-from app.cli import extras, follow, output
+from app.cli import extras, follow, output, spec_file, wording
 from app.db.session import make_session
 from app.db.tables import Run
 from app.local import doctor
@@ -231,6 +232,25 @@ def test_names_of_users_are_shown_as_typed(call, client, name):
     worker.join()
 
 
+@pytest.mark.parametrize("split", ["\n", "\t", "\r\n", "\v", "\x85", "\u2028", "\n\n\t"])
+def test_a_name_cannot_split_its_row(call, client, split):
+    job_id = client.submit(SMALLEST, name=f"one{split}two")["id"]
+    listed = call("jobs").stdout.splitlines()
+    assert len(listed) == 2
+    assert re.search(f"{job_id} .* one two +queued", listed[1])
+    assert re.search("^name +one two *$", call("show", job_id).stdout, re.MULTILINE)
+    assert follow.Watcher(follow.Progress(), f"one{split}two")._title == "one two"
+
+
+@pytest.mark.parametrize("status", ["running", "succeeded", "failed"])
+def test_only_an_unfinished_job_has_time_left(call, client, monkeypatch, status):
+    job = client.submit(SMALLEST)
+    progress = {"fraction": 0.5, "eta_s": 75, "phase": "train"}
+    shown = job | {"status": status, "progress": progress}
+    monkeypatch.setattr(Client, "get", lambda *_: shown)
+    assert ("1 min 15 s" in call("show", job["id"]).stdout) == (status == "running")
+
+
 def test_tables_take_no_markup(capsys, monkeypatch):
     """Every cell and field may hold brackets; only what the command line colours is coloured."""
     output.table(("a", "b"), [("[bold]x[/]", output.coloured("[/]")), (None, 1)])
@@ -283,7 +303,7 @@ def test_a_dataset_is_shown_and_deleted(call, client):
         (["datasets", "show", "nothing"], 1, "error: Not found"),
         (["datasets", "delete", "nothing"], 1, "error: Not found"),
         (["show", "job_" + "0" * 32], 1, "error: Not found"),
-        (["submit", __file__], 1, "error: line 1: no JSON"),
+        (["submit", __file__], 1, "test_cli.py, line 1, column 3: no JSON"),
         (["kinds", "saliency.mop"], 1, "saliency.map"),
         (["download"], 2, "Missing argument"),
         (["doctor", "--only", "luck"], 1, "no check luck"),
@@ -297,6 +317,128 @@ def test_errors_are_one_line_and_a_code(service, monkeypatch, capsys, arguments,
     printed = capsys.readouterr().err
     assert words in printed
     assert "Traceback" not in printed
+
+
+def fails(monkeypatch, capsys, *arguments: str) -> str:
+    """What a command that is refused prints as errors."""
+    monkeypatch.setattr("sys.argv", ["sextant", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    return capsys.readouterr().err
+
+
+def finished(client: Client, folder: Path) -> str:
+    """Id of a job that left one file."""
+    job_id = client.submit(SMALLEST)["id"]
+    play(claim(), folder)
+    return job_id
+
+
+@pytest.mark.parametrize("blocked", ["a folder", "a file above", "a file as --to", "read-only"])
+def test_a_download_that_cannot_be_written_is_refused(
+    client, tmp_path, monkeypatch, capsys, blocked
+):
+    job_id = finished(client, tmp_path)
+    to = tmp_path / "out"
+    if blocked == "a folder":
+        (to / "saliency/a/map.npy").mkdir(parents=True)
+    elif blocked == "a file above":
+        write(to / "saliency", b"mine")
+    elif blocked == "a file as --to":
+        write(to, b"mine")
+    else:
+        to.mkdir()
+        # root may write everywhere, so that the answer is played
+        monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+    printed = fails(monkeypatch, capsys, "download", job_id, "--to", str(to))
+    assert re.match("error: .*map.npy cannot be written: (a folder|/.* is a file|no perm)", printed)
+    assert [path for path in to.rglob("*map*") if path.is_file()] == []
+
+
+def test_a_download_overwrites_nothing_in_silence(call, client, tmp_path, monkeypatch, capsys):
+    job_id = finished(client, tmp_path)
+    to = tmp_path / "out"
+    target = write(to / "saliency/a/map.npy", b"my own map")
+    printed = fails(monkeypatch, capsys, "download", job_id, "--to", str(to))
+    assert "has other content" in printed
+    assert "--force" in printed
+    assert target.read_bytes() == b"my own map"
+    with pytest.raises(ApiError) as caught:
+        client.download(job_id, "saliency/a/map.npy", target)
+    assert caught.value.code == "exists"
+    assert "SHA-256 checked" in call("download", job_id, "--to", str(to), "--force").stdout
+    assert target.read_bytes() == bytes(100)
+    written = target.stat().st_mtime_ns
+    assert "is there already" in call("download", job_id, "--to", str(to)).stdout
+    assert target.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("key", ["", "sx_wrong"])
+def test_without_a_valid_key_the_hint_names_the_variable(
+    service, monkeypatch, capsys, key, tmp_path
+):
+    monkeypatch.setenv("SEXTANT_STATE_DIR", str(tmp_path / "elsewhere"))
+    get_settings.cache_clear()
+    if key:
+        monkeypatch.setenv("SEXTANT_KEY", key)
+    printed = fails(monkeypatch, capsys, "jobs")
+    assert "set SEXTANT_KEY" in printed
+    assert not re.search("Bearer|POST|GET", printed)
+
+
+def texts(folder: str) -> Iterator[str]:
+    """Constant parts of texts in the code of a folder, docstrings and descriptions aside."""
+    for path in Path(extras.__file__).parents[1].joinpath(folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise):
+                inner = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
+                yield from (each.value for each in inner if isinstance(each.value, str))
+
+
+def test_refusals_name_commands_and_no_requests():
+    """All of the service's, but that of an upload without content: `import` always sends it."""
+    raw = [text for folder in ("services", "routers", "http") for text in texts(folder)]
+    of_http = [text for text in raw if re.search(r"(GET|POST|DELETE) /v1|Authorization:", text)]
+    assert len(of_http) >= 3
+    for text in of_http:
+        worded = wording.worded(ApiError(400, {"title": text}))
+        assert not re.search(r"(GET|POST|DELETE) /v1|Authorization:", worded)
+
+
+def test_without_a_kind_the_kinds_are_listed(service, monkeypatch, capsys, tmp_path):
+    for text in (b"{}", b'{"spec": {}}', b'{"epochs": 3}'):
+        file = write(tmp_path / "spec.json", text)
+        printed = fails(monkeypatch, capsys, "submit", str(file))
+        assert printed.startswith("error: the spec has no kind; give kind: one of ")
+        assert all(kind in printed for kind in kinds())
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b'{"a": "NaN",\n  "b": NaN}', "s.json, line 2, column 8: NaN is no number"),
+        (b'{"a": "\\"", "b": -Infinity}', "s.json, line 1, column 18: -Infinity is no number"),
+        (b'{"a": 1e999}', "s.json, line 1, column 7: 1e999 is no number"),
+        (b'{"a":\n "\xe9"}', "s.json, line 2, column 3: byte 0xe9 is not UTF-8"),
+        ("{}".encode("utf-16"), "s.json, line 1, column 1: byte 0xff is not UTF-8"),
+        (b'{"a": 1,}', "s.json, line 1, column "),
+        (b"", "s.json, line 1, column 1: no JSON"),
+        (b"[1]", "s.json: must hold one JSON object"),
+        (b'{"a": 1, "a": 2}', "s.json: the name 'a' comes twice"),
+        (b'{"a": "\\ud800"}', "s.json: a text holds half"),
+        (b"[" * 100_000, "s.json: nested too deeply"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "s.json: Exceeds the limit"),
+    ],
+)
+def test_a_spec_file_that_is_wrong_is_a_line_with_its_place(raw, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        spec_file.parse(raw, "s.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_spec_file_may_begin_with_a_mark():
+    assert spec_file.parse(b"\xef\xbb\xbf" + '{"a": "ä"}'.encode(), "s.json") == {"a": "ä"}
 
 
 def test_out_of_reach_is_code_3(settings, monkeypatch, capsys):

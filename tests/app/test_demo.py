@@ -102,6 +102,17 @@ def test_what_the_service_refuses_leaves_the_earlier_demo(earlier, tmp_path, mon
     assert_untouched(earlier)
 
 
+@pytest.mark.parametrize("ratio", [0.5, None])
+def test_a_run_of_few_steps_has_no_ratio(capsys, ratio):
+    """Of a few steps none is timed: the figures are printed all the same."""
+    names = ("test_accuracy", "train_seconds")
+    result = {f"{arm}{name}": 0.5 for arm in ("", "baseline_", "shorter_") for name in names}
+    result |= {"saving": 0.1, "accuracy_change": 0.0, "measured_ratio": ratio}
+    demo._print_results(result, [])
+    printed = capsys.readouterr().out
+    assert ("too few to be measured" in printed) == (ratio is None)
+
+
 @pytest.mark.parametrize(
     ("counts", "subset", "batch_size", "image_size", "maps"),
     [

@@ -109,6 +109,7 @@ class Calls(ABC):
         name: str,
         to: Path,
         *,
+        overwrite: bool = False,
         on_progress: Progress | None = None,
     ) -> Answer:
         """Fetch an artifact into the file or folder ``to``; goes on with a partial file.
@@ -116,10 +117,20 @@ class Calls(ABC):
         Big files come in several ranges at once; the SHA-256 is checked; the file appears
         under its name only when it is whole.
 
+        Args:
+            job_id: which job.
+            name: of the artifact.
+            to: file, or folder for a file of the name's last part.
+            overwrite: whether a file of other content may go; one of the same is kept as it is.
+            on_progress: is given bytes there and bytes in all.
+
         Returns:
             The path of the file.
+
+        Raises:
+            ApiError: with code ``exists`` or ``not_writable``, before anything is fetched.
         """
-        return self._run(_download(job_id, name, to, on_progress))
+        return self._run(_download(job_id, name, to, on_progress, overwrite=overwrite))
 
     def cancel(
         self, job_id: str, *, mode: str = "graceful", save_checkpoint: bool = True
@@ -256,10 +267,12 @@ def _list(path: str) -> Flow[list[dict[str, Any]]]:
     return rows
 
 
-def _download(job_id: str, name: str, to: Path, on_progress: Progress | None) -> Flow[Path]:
+def _download(
+    job_id: str, name: str, to: Path, on_progress: Progress | None, *, overwrite: bool
+) -> Flow[Path]:
     artifacts = yield from _list(f"/v1/jobs/{job_id}/artifacts")
     for artifact in artifacts:
         if artifact["name"] == name:
-            return (yield from download.download(artifact, to, on_progress))
+            return (yield from download.download(artifact, to, on_progress, overwrite=overwrite))
     names = ", ".join(artifact["name"] for artifact in artifacts) or "none yet"
     raise ApiError.own("not_found", f"{job_id} has no artifact {name!r}; it has {names}")

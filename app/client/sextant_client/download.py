@@ -43,15 +43,18 @@ class Piece:
         return self.path.stat().st_size if self.path.exists() else 0
 
 
-def download(artifact: dict[str, Any], to: Path, on_progress: Progress | None) -> Flow[Path]:
+def download(
+    artifact: dict[str, Any], to: Path, on_progress: Progress | None, *, overwrite: bool
+) -> Flow[Path]:
     """Fetch an artifact; what an earlier call left is not fetched again.
 
     Raises:
-        ApiError: with code ``checksum`` if the bytes are not what the service promised.
+        ApiError: with code ``checksum`` if the bytes are not what the service promised; with
+            those of :func:`is_there` where the file cannot be written.
     """
     target = to / Path(artifact["name"]).name if to.is_dir() else to
     size, sha256 = artifact["size_bytes"], artifact["sha256"]
-    if target.is_file() and target.stat().st_size == size and digest(target) == sha256:
+    if is_there(artifact, target, overwrite=overwrite):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     pieces = cut(target, size, sha256)
@@ -64,6 +67,41 @@ def download(artifact: dict[str, Any], to: Path, on_progress: Progress | None) -
     yield Together(tuple(_fetch(path, piece, report) for piece in pieces))
     _join(pieces, target, sha256)
     return target
+
+
+def is_there(artifact: dict[str, Any], target: Path, *, overwrite: bool) -> bool:
+    """Whether a file has the artifact's bytes already; if not, it can be written.
+
+    Raises:
+        ApiError: with code ``not_writable`` if no file can be written there, ``exists`` if there
+            is a file of other content and it may not be overwritten.
+    """
+    if target.is_dir():
+        raise _not_writable(target, "a folder has this name; remove it or choose another folder")
+    if not target.exists():
+        _check_folder(target)
+        return False
+    same_size = target.stat().st_size == artifact["size_bytes"]
+    if same_size and digest(target) == artifact["sha256"]:
+        return True
+    if not overwrite:
+        title = f"{target} has other content; overwrite it by --force (Python: overwrite=True)"
+        raise ApiError.own("exists", title)
+    _check_folder(target)
+    return False
+
+
+def _check_folder(target: Path) -> None:
+    """The nearest folder above that is there already must take a new file."""
+    above = next(each for each in target.absolute().parents if os.path.lexists(each))
+    if not above.is_dir():
+        raise _not_writable(target, f"{above} is a file, not a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _not_writable(target, f"no permission to write into {above}")
+
+
+def _not_writable(target: Path, reason: str) -> ApiError:
+    return ApiError.own("not_writable", f"{target} cannot be written: {reason}")
 
 
 def cut(target: Path, size: int, sha256: str) -> list[Piece]:
