@@ -157,6 +157,7 @@ def test_every_way_to_run_gives_the_answer_of_the_members(size):
             torch.testing.assert_close(choice.run(shown), expected, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.filterwarnings("ignore:torch._cslt_sparse_mm_search is deprecated")
 def test_sparse_tensor_cores_multiply_capped_weights():
     """The layer is the dense one within bf16, and what is kept is what was faster."""
     draw = torch.Generator().manual_seed(0)

@@ -20,6 +20,7 @@ def test_programs_are_the_definition(channels, size, training, way, monkeypatch)
     assert max(gaps.values()) < LIMITS[way]
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method.* is deprecated:DeprecationWarning")
 def test_repeats_graphs_and_compilation_agree(tmp_path, monkeypatch):
     monkeypatch.setattr(
         jaxtyping.config, "jaxtyping_disable", True
