@@ -23,7 +23,7 @@ from app import cli
 from app.cli import extras, follow, output, schema, spec_file, wording
 from app.db.session import make_session
 from app.db.tables import Run
-from app.local import doctor
+from app.local import doctor, install
 from app.local.address import admin_key
 from app.main import create_app
 from app.services import artifacts, datasets, events, keys
@@ -570,8 +570,20 @@ def test_a_missing_extra_is_one_line(settings, monkeypatch, capsys, arguments, m
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    line = f"error: this command needs {missing}: pip install 'sextant-jobs[{extra}]'\n"
+    line = f"error: this command needs {missing}: {install.install_command(extra)}\n"
     assert capsys.readouterr().err == line
+
+
+def test_what_is_missing_is_installed_as_the_rest_was(monkeypatch, tmp_path):
+    """From a checkout with its tested versions, from wherever; else by the distribution's name."""
+    monkeypatch.chdir(install.ROOT)
+    command = "pip install -c constraints.txt -e '.[embedded,samples]'"
+    assert install.install_command("embedded,samples") == command
+    monkeypatch.chdir(tmp_path)
+    assert install.install_command("server").startswith(f"cd {install.ROOT} && pip install -c ")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    assert install.install_command("server") == "pip install 'sextant-jobs[server]'"
+    assert install.install_command() == "pip install 'sextant-jobs'"
 
 
 def test_config_check_masks_secrets_and_knows_typos(settings, monkeypatch):
@@ -652,7 +664,7 @@ def test_doctor_without_the_server(monkeypatch):
     monkeypatch.setitem(sys.modules, "sqlalchemy.exc", None)
     finding = doctor.examine(["database"])[0]
     assert finding.ok is None
-    assert finding.hint == "pip install 'sextant-jobs[server]'"
+    assert finding.hint == install.install_command("server")
 
 
 # -- pieces --------------------------------------------------------------------------------------
