@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 QUEUE = re.compile(r"[a-z0-9_.-]{1,64}")
 # read before the settings exist, or by the client
@@ -255,6 +255,8 @@ def get_settings() -> Settings:
         raise ValueError(f"unknown settings {', '.join(unknown)}; `sextant config check` lists all")
     try:
         return Settings()
+    except SettingsError as error:
+        raise ValueError(f"SEXTANT_SECRETS_DIR: {error}") from None
     except ValidationError as error:
         listed = error.errors(include_url=False, include_context=False, include_input=False)
         # the original would show its input, secrets included, in a traceback

@@ -146,7 +146,13 @@ def _import(client: Client, paths: list[Path]) -> dict[str, Any]:
             paths,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    say(f"Imported {', '.join(map(str, paths))}: {summary(dataset['counts'])}")
+    counts = dataset["counts"]
+    say(f"Imported {', '.join(map(str, paths))}: {summary(counts)}")
+    if not counts.keys() >= {"train", "test", "classes"}:  # a set without labels has images alone
+        raise ValueError(
+            "the demo trains a classifier and needs images of two classes or more: give a folder "
+            "with a folder for each class"
+        )
     return dataset
 
 

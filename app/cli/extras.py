@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+from app.local.install import install_command
+
 
 class MissingExtraError(Exception):
     """A command needs packages that are not installed; the message has the pip command."""
@@ -20,5 +22,5 @@ def require(extra: str, *modules: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise MissingExtraError(
-            f"this command needs {', '.join(missing)}: pip install 'sextant-jobs[{extra}]'"
+            f"this command needs {', '.join(missing)}: {install_command(extra)}"
         )

@@ -1,5 +1,6 @@
 """Commands about jobs: submit, list, show, follow, download, cancel, retry, delete."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from app.cli.output import (
     table,
     when,
 )
+from app.cli.schema import groups
 from sextant_client import Client
 from sextant_client.download import is_there
 
@@ -301,11 +303,21 @@ def kinds(
     if as_json:
         output.print_json(one | {"schema": schema})
         return
+    _print_kind(one, schema)
+
+
+def _print_kind(one: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Fields by group, files, presets and an example, the last two ready to be pasted."""
     say(one["description"])
-    properties = schema.get("properties", {}).items()
-    say("\nfields")
-    table(("", ""), ((f"  {name}", each.get("description", "")) for name, each in properties))
-    say("\nfiles")
-    table(("", "", ""), ((f"  {a['name']}", a["role"], a["description"]) for a in one["artifacts"]))
-    say("\nexample")
+    for group, rows in groups(schema).items():
+        say(Text(f"\nfields of {group}" if group else "\nfields", "bold"))
+        table(("name", "type and bounds", "default", "meaning"), rows)
+    say(Text("\nfiles", "bold"))
+    table(("", "", ""), ((a["name"], a["role"], a["description"]) for a in one["artifacts"]))
+    say(Text("\nexample: save it as spec.json, then `sextant submit spec.json --follow`", "bold"))
     output.print_json(one["example"])
+    if one["presets"]:
+        say(Text("\npresets: specs to start from, used like the example", "bold"))
+    for name, preset in one["presets"].items():
+        say(f"{name}:")
+        typer.echo(json.dumps(preset))

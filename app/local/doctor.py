@@ -17,9 +17,9 @@ from packaging.requirements import Requirement
 
 from app.local.address import local_url
 from app.local.gpus import find_gpus
+from app.local.install import DISTRIBUTION, install_command
 from app.settings import get_settings
 
-DISTRIBUTION = "sextant-jobs"
 DISK_MIN_GB = 2.0
 EXTRAS = {
     "server": "this machine can serve",
@@ -53,8 +53,8 @@ def _examine(name: str) -> list[Finding]:
     try:
         return CHECKS[name]()
     except ModuleNotFoundError as error:
-        hint = f"pip install '{DISTRIBUTION}[server]'"
-        return [Finding(name, ok=None, found=f"{error.name} is not installed", hint=hint)]
+        found = f"{error.name} is not installed"
+        return [Finding(name, ok=None, found=found, hint=install_command("server"))]
 
 
 def _python() -> list[Finding]:
@@ -66,7 +66,7 @@ def _packages() -> list[Finding]:
     findings = [_installed("packages", required())]
     for extra, purpose in EXTRAS.items():
         finding = _installed(f"extra {extra}", required(extra))
-        hint = f"needed so that {purpose}: pip install '{DISTRIBUTION}[{extra}]'"
+        hint = f"needed so that {purpose}: {install_command(extra)}"
         findings.append(finding if finding.ok else finding._replace(ok=None, hint=hint))
     return findings
 
@@ -99,8 +99,7 @@ def _installed(check: str, wanted: Sequence[Requirement]) -> Finding:
             if not each.specifier.contains(installed, prereleases=True):
                 wrong.append(f"{each.name} is {installed}, not {each.specifier}")
     if wrong:
-        hint = f"pip install '{DISTRIBUTION}'"
-        return Finding(check, ok=False, found="; ".join(wrong), hint=hint)
+        return Finding(check, ok=False, found="; ".join(wrong), hint=install_command())
     return Finding(check, ok=True, found=f"{len(wanted)} as required")
 
 

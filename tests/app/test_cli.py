@@ -12,17 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import uvicorn
+from pydantic import BaseModel, Field
 from typer.testing import CliRunner, Result
 
 from app import cli
-from app.cli import extras, follow, output, spec_file, wording
+from app.cli import extras, follow, output, schema, spec_file, wording
 from app.db.session import make_session
 from app.db.tables import Run
-from app.local import doctor
+from app.local import doctor, install
 from app.local.address import admin_key
 from app.main import create_app
 from app.services import artifacts, datasets, events, keys
@@ -268,12 +269,76 @@ def test_kinds_and_keys_and_datasets(call):
     one = json.loads(call("kinds", KIND, "--json").stdout)
     assert one["schema"]["properties"]["kind"]
     assert "methods" in call("kinds", KIND).stdout
+    shown = call("kinds", "terrain.simulate").stdout
+    assert re.search(r"^solver\.alpha +number > 0, <= 1.* +null ", shown, re.MULTILINE)
+    assert re.search(r"^duration_s +number > 0, <= 10000000.0 +3600.0 +Simul", shown, re.MULTILINE)
+    assert "`sextant submit spec.json --follow`" in shown
+    lines = call("kinds", "dynamic_downsampling.train").stdout.splitlines()
+    preset = json.loads(lines[lines.index("digits:") + 1])
+    assert preset == kinds()["dynamic_downsampling.train"].presets["digits"]
     secret = call("keys", "create", "reader", "--scope", "jobs:read").stdout.splitlines()[1]
     assert secret.startswith("sx_")
     listed = json.loads(call("keys", "list", "--json").stdout)
     key_id = next(key["id"] for key in listed if key["name"] == "reader")
     assert "is revoked" in call("keys", "revoke", key_id).stdout
     assert "digits" in call("datasets", "list").stdout
+
+
+def leaves(spec: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields of a spec's values, groups included."""
+    for name in type(spec).model_fields:
+        yield f"{prefix}{name}"
+        value = getattr(spec, name)
+        if isinstance(value, BaseModel):
+            yield from leaves(value, f"{prefix}{name}.")
+
+
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_every_field_of_a_kind_is_listed_once(kind):
+    """All names of the smallest spec, once each; types and defaults are filled in."""
+    spec = kinds()[kind]
+    rows = [row for each in schema.groups(spec.model_json_schema()).values() for row in each]
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names)
+    plain = {re.sub(r"\([^)]*\)", "", name) for name in names}
+    as_listed = {row.name for row in rows if row.type.startswith("object as")}
+    for name in leaves(spec.model_validate(spec.minimal_example)):
+        assert name in plain or any(name.startswith(f"{each}.") for each in as_listed), name
+    assert all(row.type and row.default for row in rows)
+    assert [row for row in rows if "any" in row.type.split()] == []
+
+
+def test_the_rows_of_a_schema():
+    """Bounds, options, lists, forms told apart, and a form that is listed once."""
+
+    class One(BaseModel):
+        type: Literal["one"]
+        size: int = Field(default=2, ge=1, lt=9, description="How big")
+
+    class Two(BaseModel):
+        type: Literal["two"]
+        inner: One | None = None
+
+    class Spec(BaseModel):
+        """All of it."""
+
+        ratio: float | None = Field(default=None, gt=0, le=1)
+        mode: Literal["a", "b"] = "a"
+        items: list[One | Two] = Field(max_length=3)
+        again: One | None = None
+
+    split = schema.groups(Spec.model_json_schema())
+    assert list(split) == ["", "items"]
+    assert [tuple(row)[:3] for row in split["items"]] == [
+        ("items", "list of 0 to 3 object", "required"),
+        ("items[](type=one).size", "integer >= 1, < 9", "2"),
+        ("items[](type=two).inner", "object as items[](type=one) or null", "null"),
+    ]
+    assert [tuple(row)[:3] for row in split[""]] == [
+        ("ratio", "number > 0, <= 1 or null", "null"),
+        ("mode", "a | b", '"a"'),
+        ("again", "object as items[](type=one) or null", "null"),
+    ]
 
 
 def test_a_dataset_is_shown_and_deleted(call, client):
@@ -501,8 +566,20 @@ def test_a_missing_extra_is_one_line(settings, monkeypatch, capsys, arguments, m
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    line = f"error: this command needs {missing}: pip install 'sextant-jobs[{extra}]'\n"
+    line = f"error: this command needs {missing}: {install.install_command(extra)}\n"
     assert capsys.readouterr().err == line
+
+
+def test_what_is_missing_is_installed_as_the_rest_was(monkeypatch, tmp_path):
+    """From a checkout with its tested versions, from wherever; else by the distribution's name."""
+    monkeypatch.chdir(install.ROOT)
+    command = "pip install -c constraints.txt -e '.[embedded,samples]'"
+    assert install.install_command("embedded,samples") == command
+    monkeypatch.chdir(tmp_path)
+    assert install.install_command("server").startswith(f"cd {install.ROOT} && pip install -c ")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    assert install.install_command("server") == "pip install 'sextant-jobs[server]'"
+    assert install.install_command() == "pip install 'sextant-jobs'"
 
 
 def test_config_check_masks_secrets_and_knows_typos(settings, monkeypatch):
@@ -583,7 +660,7 @@ def test_doctor_without_the_server(monkeypatch):
     monkeypatch.setitem(sys.modules, "sqlalchemy.exc", None)
     finding = doctor.examine(["database"])[0]
     assert finding.ok is None
-    assert finding.hint == "pip install 'sextant-jobs[server]'"
+    assert finding.hint == install.install_command("server")
 
 
 # -- pieces --------------------------------------------------------------------------------------

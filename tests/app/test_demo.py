@@ -52,6 +52,8 @@ class Service:
     def upload(self, name: str, *_: object, **__: object) -> dict:
         if self.refused == "upload":
             raise ApiError.own("dataset_failed", "too few images")
+        if self.refused == "labels":
+            return {"name": name, "counts": {"images": 2}}
         return {"name": name, "counts": {"train": 2, "test": 1, "classes": 2}}
 
     def dry_run(self, _: dict) -> None:
@@ -86,7 +88,7 @@ def test_a_folder_in_which_a_service_runs_is_refused(earlier):
     assert_untouched(earlier)
 
 
-@pytest.mark.parametrize("refused", ["start", "upload", "dry_run"])
+@pytest.mark.parametrize("refused", ["start", "upload", "labels", "dry_run"])
 def test_what_the_service_refuses_leaves_the_earlier_demo(earlier, tmp_path, monkeypatch, refused):
     @contextmanager
     def running(_: object):
@@ -97,7 +99,8 @@ def test_what_the_service_refuses_leaves_the_earlier_demo(earlier, tmp_path, mon
     monkeypatch.setattr(demo.up, "isolate", lambda _: None)
     monkeypatch.setattr(demo.up, "running", running)
     monkeypatch.setattr(demo, "Client", lambda *_: Service(refused))
-    with pytest.raises((ApiError, StartError)):
+    words = "no port|too few|needs images of two classes"
+    with pytest.raises((ApiError, StartError, ValueError), match=words):
         demo.run(earlier, pictures(tmp_path / "data"))
     assert_untouched(earlier)
 

@@ -1,5 +1,8 @@
 """The documents name every setting, kind and role; the README is short and its example a script."""
 
+import ast
+import builtins
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +16,7 @@ from models.catalog import kinds
 from models.data.builtin import BUILTIN
 
 ROOT = Path(__file__).parents[2]
+IMPORTS = (ast.Import, ast.ImportFrom)
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 KINDS = (ROOT / "docs/kinds.md").read_text()
@@ -71,6 +75,21 @@ def test_the_example_is_a_script_that_names_every_step():
     assert bash is not None
     done = subprocess.run([bash, "-n"], input=script, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_snippets_are_complete(monkeypatch):
+    """The spec is one that is accepted; the script in Python uses no name that it does not make."""
+    (written,) = re.findall(r"echo '(\{.*?\})' > spec\.json", README, re.DOTALL)
+    spec = json.loads(written)
+    kinds()[spec["kind"]].model_validate(spec)
+    (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    tree = ast.parse(script)
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    made |= {
+        each.name for node in ast.walk(tree) if isinstance(node, IMPORTS) for each in node.names
+    }
+    assert {node.id for node in names} - made - set(dir(builtins)) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
