@@ -46,7 +46,7 @@ def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
         assert found or not needed, declared.name  # short runs may need no checkpoint
         assert {a["role"] for a in found} <= {declared.role}
     for artifact in left:
-        path = client.download(job["id"], artifact["name"], tmp_path)
+        path = client.download(job["id"], artifact["name"], tmp_path / artifact["id"])
         assert hashlib.sha256(path.read_bytes()).hexdigest() == artifact["sha256"]
 
 
