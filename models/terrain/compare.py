@@ -4,7 +4,7 @@ import csv
 import json
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -183,8 +183,8 @@ def _write_results(
         run.artifact(name, role="image")
     timed = ("speed_up",)
     rows = [{k: v for k, v in e.row.items() if k not in timed} for e in entries]
-    report = {"methods": rows, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
-    report |= {"supercritical_share": truth.supercritical}
+    report: dict[str, Any] = {"methods": rows, "spec": spec.model_dump(mode="json")}
+    report |= {"torch": torch.__version__, "supercritical_share": truth.supercritical}
     (run.dir / "report.json").write_text(json.dumps(report, indent=1))
     run.artifact("report.json", role="report")
     best = min(entries, key=lambda e: float(e.row["mae_m"]))

@@ -41,7 +41,7 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
 
     for index, t in enumerate(advance_to_times(flood, times, run, report_progress), 1):
         depth = flood.depth[0].numpy()
-        row = _row(flood, ground, t, spec.wet_depth_m)
+        row = _row(flood, t, spec.wet_depth_m)
         rows.append(row)
         run.log(index, **row)
         name = f"depth/t{round(t):08d}.tif"
@@ -51,7 +51,7 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
     _write_results(spec, run, ground, flood, rows, frames)
 
 
-def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, float]:
+def _row(flood: Any, t: float, wet_m: float) -> dict[str, float]:
     """Figures of an output time.
 
     Raises:
@@ -60,7 +60,7 @@ def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, flo
     depth, totals = flood.depth[0], flood.totals
     if not bool(torch.isfinite(depth).all()):
         raise DataError(f"a depth is not finite at {t:g} s")
-    volume = float(depth.sum(dtype=torch.float64)) * ground.dx**2
+    volume = flood.volume
     return {
         "time_s": t,
         "volume_m3": volume,
