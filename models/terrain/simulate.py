@@ -65,7 +65,7 @@ def _row(flood: Any, ground: Elevation, t: float, wet_m: float) -> dict[str, flo
     depth, totals = flood.depth[0], flood.totals
     if not math.isfinite(float(depth.max() + depth.min())):
         raise DataError(f"a depth is not finite at {t:g} s")
-    volume = float(depth.sum(dtype=torch.float64)) * ground.dx**2
+    volume = flood.volume
     return {
         "time_s": t,
         "volume_m3": volume,

@@ -63,7 +63,8 @@ def test_rasters_keep_their_georeference(action, client, uploaded, tmp_path):
     assert names
     scale = KINDS[action].get("factor", 1)
     for name in names:
-        with rasterio.open(client.download(job["id"], name, tmp_path)) as raster:
+        folder = tmp_path / name.replace("/", "-")
+        with rasterio.open(client.download(job["id"], name, folder)) as raster:
             assert raster.crs.to_epsg() == 28356, name
             assert raster.transform == ORIGIN @ Affine.scale(scale, scale), name
             assert raster.shape == (-(-ROWS // scale), -(-COLUMNS // scale)), name

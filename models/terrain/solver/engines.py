@@ -45,6 +45,11 @@ class Flood(Protocol):
         ...
 
     @property
+    def volume(self) -> float:
+        """Water on the grid in m3, what rounding left over included."""
+        ...
+
+    @property
     def totals(self) -> Totals:
         """Time, steps and the volumes that entered and left."""
         ...
@@ -95,6 +100,11 @@ class SingleGpuFlood:
         return FlowState(*(field.cpu() for field in self._flood.state))
 
     @property
+    def volume(self) -> float:
+        """Water on the grid in m3, what rounding left over included."""
+        return self._flood.volume[0]
+
+    @property
     def totals(self) -> Totals:
         """Time, steps and the volumes that entered and left."""
         return self._flood.totals[0]
@@ -118,10 +128,19 @@ class TorchFlood:
         arrival: time in s at which a cell first became wet, inf if it never did [ny, nx].
     """
 
-    def __init__(self, ground: Ground, forcing: Forcing, physics: Physics, wet_m: float) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        forcing: Forcing,
+        physics: Physics,
+        wet_m: float,
+        start: FlowState | None = None,
+    ) -> None:
         doubles = {k: v.double() for k, v in ground._asdict().items() if torch.is_tensor(v)}
         self._conditions = (ground._replace(**doubles), forcing, physics)
-        self._state, self._clock, self._wet_m = dry(doubles["z"]), Clock.start(1), wet_m
+        begin = dry(doubles["z"]) if start is None else start
+        self._state = FlowState(*(field.double() for field in begin))
+        self._clock, self._wet_m = Clock.start(1), wet_m
         self.peak = torch.zeros_like(ground.z[0])
         self.arrival = torch.full_like(self.peak, torch.inf)
 
@@ -147,6 +166,11 @@ class TorchFlood:
     def state(self) -> FlowState:
         """Depth and discharges, float64."""
         return self._state
+
+    @property
+    def volume(self) -> float:
+        """Water on the grid in m3."""
+        return float(self._state.h.sum()) * self._conditions[0].dx ** 2
 
     @property
     def totals(self) -> Totals:

@@ -5,7 +5,10 @@ import math
 import numpy as np
 import torch
 
+from models.terrain.solver.cpu.engine import FusedFlood
+from models.terrain.solver.engines import SingleGpuFlood, TorchFlood
 from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
+from models.terrain.solver.gpu.engine import GpuFlood
 from models.terrain.solver.scheme import FlowState, Ground, Physics
 
 
@@ -36,6 +39,18 @@ def flood(ny=24, nx=30, dtype=torch.float64, dx=10.0, batch=1, **ground):
     inlet = Inlet(Series((0.0, 60.0, 600.0), (0.0, 40.0, 10.0)), rows, (0,) * len(rows))
     forcing = Forcing((inlet,), constant(30 / 3.6e6))
     return Ground(z, ground.get("manning", 0.05), dx, drain, ground.get("level")), forcing
+
+
+def open_flood(engine, ground, forcing, physics, start=None):
+    """A flood on an engine: ``reference`` (float64), ``compiled`` or ``gpu``; wet above 0.05 m."""
+    if engine == "reference":
+        return TorchFlood(ground, forcing, physics, 0.05, start)
+    if engine == "compiled":
+        return FusedFlood(ground, forcing, physics, start, 1, 0.05)
+    moved = {k: v.cuda() for k, v in ground._asdict().items() if torch.is_tensor(v)}
+    begin = None if start is None else FlowState(*(field.cuda() for field in start))
+    flood = GpuFlood(ground._replace(**moved), [forcing], physics, begin, 0.05)
+    return SingleGpuFlood(flood)
 
 
 def step_by_loops(  # noqa: C901  # by faces and cells, on purpose

@@ -15,6 +15,8 @@ class FlowArrays(NamedTuple):
         h: two states, [2 * cells]; ``qx`` (last column 0) and ``qy`` (last row 0) too.
         qx: discharge through a cell's right face.
         qy: discharge through a cell's lower face.
+        remainder: depth that rounding left over, by tile, rows padded [tiles, tile_rows, pitch];
+            of no element where it is not carried.
         rain: share of the rain a cell gets; of no element where all get 1.
         peak: greatest depth so far; of no element where it is not tracked.
         arrival: s at which the depth first exceeded ``wet_m``, inf before.
@@ -42,6 +44,7 @@ class FlowArrays(NamedTuple):
     h: np.ndarray
     qx: np.ndarray
     qy: np.ndarray
+    remainder: np.ndarray
     rain: np.ndarray
     peak: np.ndarray
     arrival: np.ndarray
@@ -64,7 +67,7 @@ class FlowArrays(NamedTuple):
 
 
 class TileLayout(NamedTuple):
-    """Sizes of a grid: cells, cells of a tile, tiles."""
+    """Sizes of a grid: cells, cells of a tile, tiles; ``pitch``: padded columns of a tile."""
 
     ny: int
     nx: int
@@ -72,6 +75,7 @@ class TileLayout(NamedTuple):
     tile_columns: int
     down: int
     across: int
+    pitch: int
 
 
 class SchemeConstants(NamedTuple):

@@ -27,6 +27,7 @@ class FusedFlood:
         threads: number of threads; tiles are distributed among them.
         wet_m: depth in m above which a cell counts as reached; None: peaks and arrivals are not
             tracked.
+        carry: whether what rounding leaves over is carried from step to step.
 
     Raises:
         ValueError: if ``physics`` has no dry rule or the authors' terms.
@@ -40,6 +41,8 @@ class FusedFlood:
         start: FlowState | None = None,
         threads: int = 1,
         wet_m: float | None = None,
+        *,
+        carry: bool = True,
     ) -> None:
         if physics.h_dry <= 0 or physics.authors_terms:
             raise ValueError("the fused engine needs h_dry > 0 and not the authors' terms")
@@ -48,6 +51,8 @@ class FusedFlood:
         self.constants = _scheme_constants(ground.dx, forcing, physics, wet_m)
         self.threads = threads
         self.arrays = _flow_arrays(ground, forcing, self.layout, threads, wet_m is not None)
+        if not carry:
+            self.arrays = self.arrays._replace(remainder=np.empty(0, np.float32))
         if start is not None:
             wide = (start.h, _widened(start.qx, 2), _widened(start.qy, 1))
             self.put(np.stack([_flat(field) for field in wide]), 0.0)
@@ -77,6 +82,20 @@ class FusedFlood:
         """Time, steps and the volumes that entered and left."""
         t, steps, entered, held = self.arrays.clock[:4]
         return Totals(float(t), int(steps), float(entered), float(held + self.arrays.lost.sum()))
+
+    @property
+    def volume(self) -> float:
+        """Water on the grid in m3, what rounding left over included."""
+        layout, area = self.layout, self.constants.dx**2
+        depth = float(self._field(self.arrays.h).sum(dtype=torch.float64))
+        if not self.arrays.remainder.size:
+            return depth * area
+        tiles = (layout.down, layout.across, layout.tile_rows, layout.pitch)
+        remainder = self.arrays.remainder.reshape(tiles)[..., : layout.tile_columns].transpose(
+            0, 2, 1, 3
+        )
+        remainder = remainder.reshape(layout.down * layout.tile_rows, -1)[: layout.ny, : layout.nx]
+        return (depth + float(remainder.sum(dtype=np.float64))) * area
 
     @property
     def depth(self) -> Tensor:
@@ -112,7 +131,7 @@ class FusedFlood:
         ):
             both[:cells], both[cells:] = field, field
         self.arrays.max_depth_bits[:] = fields[0].max().view(np.int32)
-        self.arrays.edge_wet[:], self.arrays.age[:] = 1, 0
+        self.arrays.edge_wet[:], self.arrays.age[:], self.arrays.remainder[:] = 1, 0, 0
         self.arrays.clock[0] = t
 
 
@@ -125,7 +144,8 @@ def _widened(q: Tensor, axis: int) -> Tensor:
 def _tile_layout(ny: int, nx: int) -> arrays.TileLayout:
     down, across = math.ceil(ny / ROWS), math.ceil(nx / COLUMNS)
     rows, columns = math.ceil(ny / down), math.ceil(nx / across)
-    return arrays.TileLayout(ny, nx, rows, columns, math.ceil(ny / rows), math.ceil(nx / columns))
+    counts, pitch = (math.ceil(ny / rows), math.ceil(nx / columns)), math.ceil(columns / 16) * 16
+    return arrays.TileLayout(ny, nx, rows, columns, *counts, pitch)
 
 
 def _scheme_constants(
@@ -169,6 +189,7 @@ def _flow_arrays(
         h=np.zeros(2 * cells, np.float32),
         qx=np.zeros(2 * cells, np.float32),
         qy=np.zeros(2 * cells, np.float32),
+        remainder=np.zeros(tiles * layout.tile_rows * layout.pitch, np.float32),
         rain=_flat(forcing.rain_map),
         peak=np.zeros(cells if track_peaks else 0, np.float32),
         arrival=np.full(cells if track_peaks else 0, np.inf, np.float32),

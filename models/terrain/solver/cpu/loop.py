@@ -103,21 +103,56 @@ def mark_wet(g, layout, cell, now, time, m):
 
 @compiled
 @no_type_check
+def remainder_index(layout, cell):
+    """Position of a cell in ``remainder``."""
+    i, j = cell // layout.nx, cell % layout.nx
+    t = i // layout.tile_rows * layout.across + j // layout.tile_columns
+    row = t * layout.tile_rows + i % layout.tile_rows
+    return row * layout.pitch + j % layout.tile_columns
+
+
+@compiled
+@no_type_check
+def add_water(g, layout, now, cell, rise):
+    """Raise the depth of a cell; what rounding leaves over is carried."""
+    at = now * layout.ny * layout.nx + cell
+    depth = float(g.h[at]) + rise
+    if len(g.remainder) == 0:
+        g.h[at] = float32(depth)
+        return
+    k = remainder_index(layout, cell)
+    depth += float(g.remainder[k])
+    g.h[at] = float32(depth)
+    g.remainder[k] = float32(depth - float(g.h[at]))
+
+
+@compiled
+@no_type_check
+def hold_level(g, layout, now, k, m):
+    """Set the k-th held cell to its level; it gives water or takes it, by the sign."""
+    cell = g.held[k]
+    at = now * layout.ny * layout.nx + cell
+    depth, before = max(g.level[k] - g.z[cell], float32(0)), float(g.h[at])
+    if len(g.remainder) > 0:
+        before += float(g.remainder[remainder_index(layout, cell)])
+        g.remainder[remainder_index(layout, cell)] = 0
+    taken = (before - float(depth)) * m.dx * m.dx
+    g.clock[3 if taken > 0 else 2] += abs(taken)
+    g.h[at] = depth
+
+
+@compiled
+@no_type_check
 def apply_forcing(g, layout, now, time, dt, m):
-    """Inflow and held levels, on the new state; a held cell gives water or takes it."""
-    cells = layout.ny * layout.nx
+    """Inflow and held levels, on the new state."""
     for k in range(len(g.inlet_cells)):
         rise = dt * g.inlet_gain[k] * interpolate(g, g.series[k], time - dt / 2)
-        g.h[now * cells + g.inlet_cells[k]] += float32(rise)
+        add_water(g, layout, now, g.inlet_cells[k], rise)
         g.clock[2] += rise * m.dx * m.dx
         mark_wet(g, layout, g.inlet_cells[k], now, time, m)
     for k in range(len(g.held)):
-        cell = g.held[k]
-        depth = max(g.level[k] - g.z[cell], float32(0))
-        taken = (float(g.h[now * cells + cell]) - depth) * m.dx * m.dx
-        g.clock[3 if taken > 0 else 2] += abs(taken)
-        g.h[now * cells + cell] = depth
-        mark_wet(g, layout, cell, now, time, m)
+        hold_level(g, layout, now, k, m)
+        mark_wet(g, layout, g.held[k], now, time, m)
     for t in g.held_tiles:  # a held level can lower the deepest cell
         g.max_depth_bits[now, t] = tile_max_depth_bits(g, layout, now, t)
 
@@ -139,15 +174,53 @@ def tile_max_depth_bits(g, layout, now, t):
 @compiled
 @no_type_check
 def apply_rain_map(g, layout, now, rise, time, m):
-    """Rain that differs from cell to cell."""
+    """Rain that differs from cell to cell; ``rise``: m where the map is 1."""
     total = 0.0
-    for cell in range(layout.ny * layout.nx):
-        share = g.rain[cell] * float32(rise)
-        g.h[now * layout.ny * layout.nx + cell] += share
-        total += share
-        if share > 0:
-            mark_wet(g, layout, cell, now, time, m)
+    for t in range(layout.down * layout.across):
+        total += rain_on_tile(g, layout, now, t, rise, time, m)
     g.clock[2] += total * m.dx * m.dx
+
+
+@compiled
+@no_type_check
+def rain_on_tile(g, layout, now, t, rise, time, m):
+    """Mapped rain on a tile, its flags and peaks; the sum of the depths added, m."""
+    r0, c0 = t // layout.across * layout.tile_rows, t % layout.across * layout.tile_columns
+    columns = min(layout.tile_columns, layout.nx - c0)
+    total, start = 0.0, now * layout.ny * layout.nx
+    for i in range(r0, min(r0 + layout.tile_rows, layout.ny)):
+        k = (t * layout.tile_rows + i - r0) * layout.pitch
+        cell = i * layout.nx + c0
+        for j in range(columns):
+            share = float(g.rain[cell + j]) * rise
+            total += share
+            depth = float(g.h[start + cell + j]) + share
+            if len(g.remainder) > 0:
+                depth += float(g.remainder[k + j])
+                g.remainder[k + j] = float32(depth - float(float32(depth)))
+            g.h[start + cell + j] = float32(depth)
+    if total > 0:
+        mark_wet_tile(g, layout, t, now, time, m)
+    return total
+
+
+@compiled
+@no_type_check
+def mark_wet_tile(g, layout, t, now, time, m):
+    """Update the flags and peaks of a tile after water was added to its cells."""
+    r0, c0 = t // layout.across * layout.tile_rows, t % layout.across * layout.tile_columns
+    columns = min(layout.tile_columns, layout.nx - c0)
+    g.max_depth_bits[now, t] = tile_max_depth_bits(g, layout, now, t)
+    g.edge_wet[now, t, :] = 1
+    if len(g.peak) == 0:
+        return
+    for i in range(r0, min(r0 + layout.tile_rows, layout.ny)):
+        for cell in range(i * layout.nx + c0, i * layout.nx + c0 + columns):
+            h = g.h[now * layout.ny * layout.nx + cell]
+            if h > g.peak[cell]:
+                g.peak[cell] = h
+                if h > float32(m.wet_m) and g.arrival[cell] == np.inf:
+                    g.arrival[cell] = time
 
 
 @compiled

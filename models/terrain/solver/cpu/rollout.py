@@ -106,7 +106,7 @@ class _Rollout(torch.autograd.Function):
     ) -> Tensor:
         def run(k: int) -> tuple[Tensor, Spans]:
             ground = boundaries[k].ground._replace(z=z[k : k + 1].detach())
-            flood = FusedFlood(ground, boundaries[k].forcing, physics)
+            flood = FusedFlood(ground, boundaries[k].forcing, physics, carry=False)
             return _forward(flood, times, span)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:

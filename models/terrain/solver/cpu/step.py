@@ -26,6 +26,7 @@ from models.terrain.solver.cpu.tile import (
     N,
     Z,
     cap_froude,
+    carried_depths,
     compiled,
     depths,
     limit_x,
@@ -100,8 +101,11 @@ def fetch_outlets(g, layout, r0, c0, rows, s, c):
 
 @compiled
 @no_type_check
-def step_tile(s, rows, columns, first_y, last_y, first_x, last_x, c):
-    """The step on a fetched tile, row by row: faces, shares, limited faces, depths."""
+def step_tile(s, rows, columns, first_y, last_y, first_x, last_x, remainder, at, pitch, c):
+    """The step on a fetched tile, row by row: faces, shares, limited faces, depths.
+
+    ``at``: of the tile in ``remainder``, whose rows have ``pitch`` cells; -1: it is not carried.
+    """
     faces = min((columns + 3 + 15) // 16 * 16, STRIDE - 4)
     cells = (columns + 15) // 16 * 16
     y_faces(s, 1, faces, first_y, last_y, c)
@@ -118,8 +122,10 @@ def step_tile(s, rows, columns, first_y, last_y, first_x, last_x, c):
             limit_x(s, row, faces)
             if row > 2:
                 limit_y(s, row - 1, faces)
-        if row > 3:
+        if row > 3 and at < 0:
             depths(s, row - 1, cells, c)
+        elif row > 3:
+            carried_depths(s, row - 1, cells, remainder, at + (row - 4) * pitch, c)
 
 
 @compiled
@@ -193,7 +199,9 @@ def process_tile(g, layout, t, now, s, c, time, constants, raining):
         fetch_outlets(g, layout, r0, c0, rows, s, c)
     first_y, first_x = TOP - r0, LEFT - c0
     last_y, last_x = first_y + layout.ny - 2, first_x + layout.nx - 2
-    step_tile(s, rows, columns, first_y, last_y, first_x, last_x, c)
+    at = t * layout.tile_rows * layout.pitch if len(g.remainder) > 0 else -1
+    remainder, pitch = pointer(g.remainder), layout.pitch
+    step_tile(s, rows, columns, first_y, last_y, first_x, last_x, remainder, at, pitch, c)
     write_tile(g, layout, 1 - now, r0, c0, rows, columns, s, time, constants)
     if g.drains[t]:
         g.lost[t] += lost_depth(s, rows, columns) * c.dt_dx * constants.dx * constants.dx

@@ -29,6 +29,8 @@ INFINITE_BITS = 0x7F800000
 MATH = {"contract", "reassoc", "nsz", "afn"}
 
 compiled = njit(fastmath=MATH, nogil=True, error_model="numpy")
+# Reassociation would cancel a compensated sum.
+ordered = njit(fastmath={"contract", "nsz"}, nogil=True, error_model="numpy")
 # A call inside a loop prevents its vectorization.
 inlined = njit(fastmath=MATH, nogil=True, error_model="numpy", inline="always")
 
@@ -211,6 +213,27 @@ def depths(s, row, width, c):
         gone = load(s, OUT + k) * load(s, SHARE + k)
         h = load(s, H + k) + c.dt_rain - c.dt_dx * (net + gone)
         store(s, H + k, ZERO if (c.limited and h < ZERO) else h)
+
+
+@ordered
+@no_type_check
+def carried_depths(s, row, width, remainder, at, c):
+    """:func:`depths` with what rounding left over before, from ``at`` in ``remainder`` on.
+
+    What lies below zero with the limiter on is carried too: no water is made.
+    """
+    base = row * STRIDE + LEFT
+    for j in range(width):
+        k = base + j
+        net = load(s, FX + k) - load(s, FX + k - 1) + (load(s, FY + k) - load(s, FY + k - STRIDE))
+        gone = load(s, OUT + k) * load(s, SHARE + k)
+        old = load(s, H + k)
+        added = c.dt_rain - c.dt_dx * (net + gone) + load(remainder, at + j)
+        h = old + added
+        left = added - (h - old)
+        below = c.limited and h < ZERO
+        store(remainder, at + j, left + h if below else left)
+        store(s, H + k, ZERO if below else h)
 
 
 @compiled

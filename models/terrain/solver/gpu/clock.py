@@ -41,6 +41,7 @@ def step_for(depth, dx, gravity, courant, h_floor, cap, AUTHORS: tl.constexpr):
 @triton.jit
 def clock(
     h,  # [b, rows, pitch] depth after the step
+    remainder,  # [b, rows, pitch] depth that rounding left over
     deepest,  # [b, tiles] after the step
     awake,  # [b, tiles] out: see step_tiles
     age,  # [b, tiles] steps since the tile and its surroundings became dry
@@ -66,6 +67,7 @@ def clock(
     POINTS: tl.constexpr,
     BLOCK: tl.constexpr,
     AUTHORS: tl.constexpr,
+    CARRY: tl.constexpr,
     LAZY: tl.constexpr,
 ):  # fmt: skip
     """After a step, one program per sample: inflow, totals, length of the next step."""
@@ -84,7 +86,11 @@ def clock(
     which = b * SERIES + tl.load(series + k)
     rise = dt * tl.load(gain + k) * value_at(moments, values, which, now + dt / 2, POINTS)
     rise = tl.where(feeds, rise, 0.0)
-    depth = tl.atomic_add(h + b * stride + at, rise.to(tl.float32), feeds) + rise.to(tl.float32)
+    before = tl.atomic_add(h + b * stride + at, rise.to(tl.float32), feeds)
+    depth = before + rise.to(tl.float32)
+    if CARRY:
+        left_over = rise - (depth.to(tl.float64) - before.to(tl.float64))
+        tl.atomic_add(remainder + b * stride + at, left_over.to(tl.float32), feeds)
     still = tl.load(h + b * stride + at, tl.where(dt > 0, -1, at) >= 0, 0.0)
     depth = tl.where(feeds, depth, still)
     tl.atomic_max(deepest + b * tiles + tl.load(cell_tiles + k), depth, feeds)

@@ -82,6 +82,8 @@ class GpuFlood:
         self.age, self.awake, self.short, self.marks = (self._tiles(torch.int32) for _ in range(4))
         self.queue = torch.zeros(1 + self.marks.numel(), dtype=torch.int32, device=self.device)
         self.shares = self._padded(1.0)
+        self.remainders = torch.zeros(2, *(self.layout.shape if not self.tape else (1, 1, 1)))
+        self.remainders = self.remainders.to(self.device)
         self.lost = self._tiles(torch.float64)
         self._ground(ground)
         self.has_drain = ground.drain is not None
@@ -132,6 +134,7 @@ class GpuFlood:
         deepest = self.layout.by_tile(self.states[0, 0]).flatten()
         self.deepest[0, : len(deepest)].copy_(deepest)
         self.t.copy_(torch.as_tensor(t)), self.age.zero_(), self.bad.zero_(), self.short.zero_()
+        self.remainders.zero_()
 
     def clear(self) -> None:
         """Reset to dry ground at time 0; totals are zero."""
@@ -215,7 +218,16 @@ class GpuFlood:
         )
         cut = {"BY": layout.tile[0], "BX": layout.tile[1], "num_warps": tuning.warps}
         kinds = {"ROUGH": self.rough, "LOG": tuning.log, "DRAIN": self.has_drain}
-        fields = (self.states[old], self.states[new], self.z, self.n, *self.tables[-2:])
+        kinds["CARRY"] = not self.tape
+        remainders = self.remainders[old % 2], self.remainders[new % 2]
+        fields = (
+            self.states[old],
+            self.states[new],
+            *remainders,
+            self.z,
+            self.n,
+            *self.tables[-2:],
+        )
         limiter_buffers = (self.shares, self.short, self.marks, self.queue)
         step.step_tiles[grid](
             *fields, self.deepest[new], self.awake, *limiter_buffers, self.lost,
@@ -236,12 +248,12 @@ class GpuFlood:
         _, count, points = tables.moments.shape
         block = min(8192, max(64, 2 ** math.ceil(math.log2(layout.tiles))))
         clock.clock[(layout.batch,)](
-            self.states[new, 0], self.deepest[new], self.awake, self.age, self.queue,
-            *tables[:-2], self.dts[old], self.dts[new],
+            self.states[new, 0], self.remainders[new % 2], self.deepest[new], self.awake,
+            self.age, self.queue, *tables[:-2], self.dts[old], self.dts[new],
             self.rains, self.t, self.until, self.steps, self.entered, self.bad, self.constants,
             layout.down, layout.across, layout.rows * layout.pitch, CELLS=tables.cells.shape[1],
             SERIES=count, POINTS=points, BLOCK=block, AUTHORS=self.physics.cfl == "reference",
-            LAZY=self.lazy, num_warps=4 if block <= 1024 else 16,
+            CARRY=not self.tape, LAZY=self.lazy, num_warps=4 if block <= 1024 else 16,
         )  # fmt: skip
 
     def _track_peaks(self) -> None:
@@ -255,6 +267,14 @@ class GpuFlood:
         """Time, steps and the volumes that entered and left, of each sample."""
         rows = torch.stack([self.t, self.steps.double(), self.entered, self.lost.sum(1)], 1)
         return [Totals(t, int(steps), into, out) for t, steps, into, out in rows.tolist()]
+
+    @property
+    def volume(self) -> list[float]:
+        """Water on the grid in m3 of each sample, what rounding left over included."""
+        depth = self.layout.inner(self.states[0, 0]).sum((1, 2), dtype=torch.float64)
+        if not self.tape:
+            depth += self.layout.inner(self.remainders[0]).sum((1, 2), dtype=torch.float64)
+        return (depth * self.dx**2).tolist()
 
     @property
     def depth(self) -> Tensor:

@@ -158,6 +158,17 @@ def y_face(
 
 
 @triton.jit
+def add(h, added, LIMITED: tl.constexpr):
+    """New depth, and what rounding left over; below zero with the limiter is left over too."""
+    depth = h + added
+    left = added - (depth - h)
+    if LIMITED:
+        left += tl.minimum(depth, 0.0)
+        depth = tl.where(depth < 0.0, 0.0, depth)
+    return depth, left
+
+
+@triton.jit
 def tile_max_depth(h):
     """Greatest depth of a tile; NaN counts as infinite."""
     return tl.max(tl.max(tl.where(h == h, h, float("inf")), 1), 0)

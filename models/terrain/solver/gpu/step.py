@@ -3,7 +3,8 @@
 Imported only if a GPU is present. Fields are padded by walls (bed at 1e6 m, no water), so that no
 load needs a mask. Each face is computed twice, once for either cell, without the limiter; tiles
 with a cell that would lose more water than it has are queued and computed again with the limiter.
-A step without such cells is one pass over memory: four loads and three stores per cell.
+A step without such cells is one pass over memory: four loads and three stores per cell, and one of
+each for what rounding left over, unless a tape is recorded.
 """
 
 # ruff: noqa: ANN001, ANN201, N803  # Triton's own types and names of constants
@@ -11,6 +12,7 @@ import triton  # ty: ignore  # comes with torch's CUDA builds
 import triton.language as tl  # ty: ignore
 
 from models.terrain.solver.gpu.fluxes import (
+    add,
     any_of,
     around,
     cell_offsets,
@@ -34,6 +36,8 @@ def enqueue(marks, queue, t, flag):
 def step_tiles(  # noqa: C901  # one program
     old,  # [3, b, rows, pitch] depth and discharges before the step
     new,  # the same after it
+    remainder,  # [b, rows, pitch] depth that rounding left over, before the step
+    remainder_new,  # the same after it
     z,  # [b, rows, pitch] bed
     n,  # roughness: a map, or one number
     drain,  # [b, rows, pitch] coefficients of outlets
@@ -53,8 +57,8 @@ def step_tiles(  # noqa: C901  # one program
     constants,  # float64: dx, gravity, theta, eps, h_dry, wet_m, ...
     plane, rows, pitch, left, pad, ny, nx, down, across, backwards,
     BY: tl.constexpr, BX: tl.constexpr, ROUGH: tl.constexpr, LOG: tl.constexpr,
-    DRAIN: tl.constexpr, LIMITED: tl.constexpr, LAZY: tl.constexpr, PEAKS: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    DRAIN: tl.constexpr, CARRY: tl.constexpr, LIMITED: tl.constexpr, LAZY: tl.constexpr,
+    PEAKS: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Faces and depths of one tile; queues the tiles that need the limiter."""
     if ALIGNED:  # a thread can then process four neighbouring cells
@@ -96,10 +100,13 @@ def step_tiles(  # noqa: C901  # one program
                 leaves = tl.sum(tl.sum(gone.to(tl.float64), 1), 0) * dt * dx
                 tl.store(lost + t, tl.load(lost + t) + leaves)
         inside = (i < ny) & (j < nx)
-        depth = h + tl.where(inside, dt_rain, 0.0)
-        depth -= dt_dx * (((east - west) + (south - north)) + gone)
-        if LIMITED:
-            depth = tl.where(depth < 0.0, 0.0, depth)
+        added = tl.where(inside, dt_rain, 0.0)
+        added -= dt_dx * (((east - west) + (south - north)) + gone)
+        if CARRY:
+            added += tl.load(remainder + o)
+        depth, left_over = add(h, added, LIMITED)
+        if CARRY:
+            tl.store(remainder_new + o, left_over)
         if dt == 0.0:  # the sample is at its target time
             east, south = tl.load(old + plane + o), tl.load(old + 2 * plane + o)
         tl.store(new + o, depth)
@@ -138,10 +145,11 @@ def share_of(
 
 @triton.jit(do_not_specialize=["rows", "pitch", "left", "ny", "nx"])
 def limit_tiles(
-    old, new, z, n, drain, drains, deepest, shares, short, marks, queue, dts, rains, constants,
+    old, new, remainder, remainder_new, z, n, drain, drains, deepest, shares, short, marks, queue,
+    dts, rains, constants,
     plane, rows, pitch, left, pad, ny, nx, down, across,
     BY: tl.constexpr, BX: tl.constexpr, ROUGH: tl.constexpr, LOG: tl.constexpr,
-    DRAIN: tl.constexpr,
+    DRAIN: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
     """Recompute the queued tiles with the shares of their cells and of the cells around them.
 
@@ -185,9 +193,13 @@ def limit_tiles(
         south = south * tl.where(south > 0, share, below)
         north = north * tl.where(north > 0, above, share)
         inside = (i < ny) & (j < nx)
-        depth = h + tl.where(inside, dt_rain, 0.0)
-        depth -= dt_dx * (((east - west) + (south - north)) + out * share)
-        depth = tl.where(depth < 0.0, 0.0, depth)
+        added = tl.where(inside, dt_rain, 0.0)
+        added -= dt_dx * (((east - west) + (south - north)) + out * share)
+        if CARRY:
+            added += tl.load(remainder + o)
+        depth, left_over = add(h, added, True)
+        if CARRY:
+            tl.store(remainder_new + o, left_over)
         tl.store(new + o, depth)
         tl.store(new + plane + o, east)
         tl.store(new + 2 * plane + o, south)
