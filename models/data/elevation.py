@@ -1,6 +1,7 @@
 """Grids of heights: GeoTIFF, ASCII grid, npy; recognised by their first bytes."""
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rasterio
 from rasterio import Affine
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from models.core.errors import DataError
 from models.data import ascii_grid, heights
@@ -22,6 +23,7 @@ CELL_SIZE_M = (1e-3, 1e6)
 CELL_SIZE_TAG = "CELL_SIZE_M"  # of rasters in degrees that this program writes
 SQUARE_TOLERANCE = 1e-3  # a pixel may be this much longer than wide
 ROWS_AT_A_TIME = 256
+LOCAL_UNIT = re.compile(r'(?:LOCAL_CS|ENGCRS)\[.*?UNIT\["([^"]+)",\s*([0-9.eE+-]+)', re.DOTALL)
 DEGREE_M = 111_320.0  # of longitude at the equator
 
 
@@ -229,11 +231,19 @@ def _encoding(
     raster: rasterio.DatasetReader, nodata: tuple[float, ...], are_heights: bool
 ) -> tuple[heights.Encoding, list[str]]:
     declared = () if raster.nodata is None else (float(raster.nodata),)
-    unit = 1.0
+    unit, silent = 1.0, False
     if are_heights:
         wkt = "" if raster.crs is None else raster.crs.to_wkt()
         unit = heights.unit_m(raster.units[0] or "", wkt)
+        silent = not raster.units[0] and not heights.VERTICAL_UNIT.search(wkt)
     how, notes = heights.encoding(raster.scales[0], raster.offsets[0], unit, declared + nodata)
+    if silent and raster.crs is not None and not raster.crs.is_geographic:
+        name, metres = length_unit(raster.crs)
+        if metres != 1.0:
+            notes.append(
+                f"heights are taken as metres: the file names no unit of heights, though its"
+                f" coordinates are in {name}; set the band's unit if heights are too"
+            )
     return how._replace(are_heights=are_heights), notes
 
 
@@ -269,7 +279,7 @@ def _cell_size_m(
     if _in_degrees(transform, crs, shape) and not (crs is None and tag):
         return _size_in_degrees(transform, crs, tag, shape, given, notes)
     width, height = _sides(transform)
-    metres = crs.linear_units_factor[1] if crs is not None else 1.0
+    metres = length_unit(crs)[1]
     if abs(width - height) > SQUARE_TOLERANCE * width:
         size = float(tag) if given is None and tag is not None else given
         return _not_square(width * metres, height * metres, size, notes)
@@ -281,6 +291,27 @@ def _cell_size_m(
     if metres != 1.0:
         notes.append(f"coordinates are converted to metres, {metres:.10g} m a unit")
     return size
+
+
+def length_unit(crs: Any) -> tuple[str, float]:
+    """Name and metres of the unit of a reference system that is not in degrees; None: metres.
+
+    Raises:
+        DataError: if it has no unit of length along two axes, such as a geocentric one.
+    """
+    if crs is None:
+        return "m", 1.0
+    try:
+        name, metres = crs.linear_units_factor
+    except CRSError as error:
+        local = LOCAL_UNIT.match(crs.to_wkt())
+        if local is None:
+            raise DataError(
+                "the raster's reference system is neither projected nor geographic nor local;"
+                " reproject it to metres"
+            ) from error
+        name, metres = local.group(1), float(local.group(2))
+    return ("m" if metres == 1.0 else name), metres
 
 
 def _sides(transform: Affine) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import h5netcdf
 import numpy as np
 from jaxtyping import Float
 
+from models.data.elevation import length_unit
 from models.terrain.dem.rasters import NODATA, Elevation
 
 CHUNK = 512
@@ -79,8 +80,7 @@ def _axes(ground: Elevation) -> list[tuple[str, np.ndarray, dict[str, str]]]:
     if ground.crs is not None and ground.crs.is_geographic:
         return [("x", x, {"standard_name": "longitude", "units": "degrees_east"}),
                 ("y", y, {"standard_name": "latitude", "units": "degrees_north"})]  # fmt: skip
-    unit = "m" if ground.crs is None else ground.crs.linear_units
-    unit = "m" if unit in ("metre", "meter") else unit
+    unit = length_unit(ground.crs)[0]
     return [("x", x, {"standard_name": "projection_x_coordinate", "units": unit}),
             ("y", y, {"standard_name": "projection_y_coordinate", "units": unit})]  # fmt: skip
 

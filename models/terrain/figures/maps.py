@@ -12,6 +12,7 @@ from rasterio import Affine
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from models.data.elevation import length_unit
 from models.terrain.dem.rasters import Elevation
 
 LONGEST = 1024  # cells of a picture's longer side; a panel has about 360 pixels
@@ -97,7 +98,7 @@ class BaseMap(NamedTuple):
             return "x (m)", "y (m)"
         if self.crs.is_geographic:
             return "longitude (°)", "latitude (°)"
-        unit = {"metre": "m", "meter": "m"}.get(self.crs.linear_units, self.crs.linear_units)
+        unit = length_unit(self.crs)[0]
         return f"easting ({unit})", f"northing ({unit})"
 
     def known(self, values: Float[np.ndarray, "nyc nxc"]) -> Float[np.ndarray, "nyc nxc"]:

@@ -110,6 +110,23 @@ def test_unit_of_the_vertical_system(code, metres, tmp_path):
     np.testing.assert_array_equal(heights_of(tmp_path / "y.tif").z, made.z)
 
 
+def test_heights_beside_coordinates_in_feet(tmp_path):
+    """Without a unit of their own they are metres, which is shown."""
+    made = heights_of(variant(tmp_path / "x.tif", crs="EPSG:2263"))
+    assert made.dx == pytest.approx(10 * 1200 / 3937)
+    assert "heights are taken as metres" in made.notes[0]
+    both = heights_of(variant(tmp_path / "y.tif", crs="EPSG:2263", units="ft"))
+    assert not any("taken as metres" in note for note in both.notes)
+
+
+def test_systems_without_a_projection(tmp_path):
+    axes = 'AXIS["x",EAST],AXIS["y",NORTH]'
+    site = f'LOCAL_CS["site",LOCAL_DATUM["d",0],UNIT["foot",0.3048],{axes}]'
+    assert heights_of(variant(tmp_path / "x.tif", crs=site)).dx == pytest.approx(3.048)
+    with pytest.raises(DataError, match="neither projected nor geographic nor local"):
+        heights_of(variant(tmp_path / "y.tif", crs="EPSG:4978"))
+
+
 def test_units_that_disagree():
     vertical = 'VERT_CS["heights",VERT_DATUM["sea",2005],UNIT["foot",0.3048],AXIS["Up",UP]]'
     assert heights.unit_m("", vertical) == 0.3048
