@@ -5,6 +5,7 @@
 
 import uvicorn
 
+from app.private import keep_private
 from app.settings import get_settings
 
 GRACEFUL_SHUTDOWN_S = 5
@@ -12,6 +13,7 @@ GRACEFUL_SHUTDOWN_S = 5
 
 def main() -> None:
     """Serve until SIGTERM."""
+    keep_private()
     settings = get_settings()
     uvicorn.run(
         "app.main:create_app",

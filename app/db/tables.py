@@ -222,6 +222,17 @@ class Run(Base):
     peak_gpu_mb: Mapped[float | None]
 
 
+class JobInput(Base):
+    """A reference of a job's resolved spec: what it names is held until the job is final."""
+
+    __tablename__ = "job_inputs"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "source", "sha256"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(index=True)  # id of a job, id or name of a dataset
+    sha256: Mapped[str]
+
+
 class Event(Base):
     """An immutable fact of a job, ordered by ``seq`` = 1, 2, 3, ... without gaps."""
 
@@ -316,6 +327,7 @@ class Dataset(Base):
     sha256: Mapped[str | None]
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    contents: Mapped[dict[str, Any] | None] = mapped_column(Json)
     error: Mapped[dict[str, Any] | None] = mapped_column(Json)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]

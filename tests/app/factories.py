@@ -23,9 +23,9 @@ def add_job(tenant_id: str = keys.DEFAULT_TENANT, **values: Any) -> str:
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
-        kind=KIND,
-        method="saliency",
         **{
+            "kind": KIND,
+            "method": "saliency",
             "spec": spec,
             "resolved_spec": spec,
             "resources": {"device": "auto"},
