@@ -72,9 +72,9 @@ def later(seconds, call, *args):
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])
-@pytest.mark.parametrize("part", ["events", "logs"])
+@pytest.mark.parametrize(("part", "query"), [("events", {}), ("logs", {"follow": True})])
 def test_the_streams_of_a_key_that_is_no_longer_valid_end_within_a_second(
-    client, make_key, how, part
+    client, make_key, how, part, query
 ):
     run = start_run()
     artifacts.put_log(run, write(get_settings().state_dir / "log", b"text\n"))
@@ -89,7 +89,7 @@ def test_the_streams_of_a_key_that_is_no_longer_valid_end_within_a_second(
 
     worker = later(0.5, end_key)
     headers = {"Authorization": f"Bearer {token}"}
-    told = [*read(client, f"/v1/jobs/{run.job_id}/{part}", headers)]
+    told = [*read(client, f"/v1/jobs/{run.job_id}/{part}", headers, **query)]
     assert time.monotonic() - ended_at[0] < 1.5  # half a second for a loaded machine
     assert "end" not in [kind for _, kind, _ in told]
     worker.join()
