@@ -6,6 +6,7 @@
 import uvicorn
 
 from app.http.protocol import BoundedProtocol
+from app.private import keep_private
 from app.settings import get_settings
 
 GRACEFUL_SHUTDOWN_S = 5
@@ -13,6 +14,7 @@ GRACEFUL_SHUTDOWN_S = 5
 
 def main() -> None:
     """Serve until SIGTERM."""
+    keep_private()
     settings = get_settings()
     uvicorn.run(
         "app.main:create_app",

@@ -8,6 +8,7 @@ import structlog
 from app import queue
 from app.db import migrate
 from app.db.session import get_engine
+from app.private import keep_private
 from app.settings import get_settings
 from workers.host import this_host
 
@@ -16,6 +17,7 @@ def main() -> int:
     """Serve until SIGTERM; running children are stopped with a checkpoint first."""
     from app import telemetry
 
+    keep_private()
     telemetry.configure(get_settings().log_level)
     migrate.upgrade(get_engine())
     if get_settings().broker_url:

@@ -22,6 +22,7 @@ from app.db.session import database_now, make_session
 from app.db.tables import Job
 from app.services import artifacts, datasets, idempotency, lifecycle, workers
 from app.settings import get_settings
+from workers import run_folder
 from workers.host import process_started_at, this_host, versions
 from workers.work import run_next
 
@@ -61,10 +62,13 @@ class Dispatcher(threading.Thread):
     def _pass(self) -> None:
         _heartbeat()
         with make_session() as session:
-            lifecycle.expire(session)
+            ended = lifecycle.expire(session)
             lifecycle.time_out_queued(session)
+        if ended:
+            run_folder.sweep()
         if time.monotonic() - self._cleaned_at >= CLEAN_EVERY_S:
             self._cleaned_at = time.monotonic()
+            run_folder.sweep()
             artifacts.collect()
             with make_session() as session:
                 idempotency.forget_expired(session)

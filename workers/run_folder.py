@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -17,6 +19,10 @@ from app.services import artifacts, datasets, lifecycle
 from app.settings import get_settings
 from models.catalog import load_stored
 from models.core.spec import ArtifactRef, Spec
+
+FOLDER = re.compile(r"job_[0-9a-f]+-r\d+|ds_[0-9a-f]+-\d+")
+
+log = structlog.get_logger(__name__)
 
 
 class RefusedError(Exception):
@@ -155,6 +161,28 @@ def _link_resume_input(folder: Path, spec: Spec) -> str | None:
     source = folder / "inputs" / ref.sha256
     os.link(source, folder / "resume" / Path(ref.artifact).name)
     return f"{ref.job}/{ref.artifact}"
+
+
+def sweep() -> None:
+    """Remove the folders that killed workers left: of runs that are over and of checks.
+
+    What is being prepared, runs or is checked has an open row, whichever worker it belongs to.
+    """
+    left = [path for path in runs_folder().glob("*") if FOLDER.fullmatch(path.name)]
+    for path in left:
+        with make_session(write=False) as session:
+            over = _is_over(session, *path.name.rsplit("-", 1))
+        if over:
+            shutil.rmtree(path, ignore_errors=True)
+            log.info("run_folder_swept", folder=path.name)
+
+
+def _is_over(session: Session, row_id: str, number: str) -> bool:
+    if row_id.startswith("job_"):
+        run = session.get(Run, (row_id, int(number.removeprefix("r"))))
+        return run is None or run.ended_at is not None
+    dataset = session.get(Dataset, row_id)
+    return dataset is None or dataset.status != "checking" or dataset.failures != int(number)
 
 
 def _sha256(path: Path) -> str:

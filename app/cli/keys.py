@@ -59,8 +59,10 @@ def _first_key() -> str:
     require("server", "alembic", "sqlalchemy")
     from app.db import migrate
     from app.db.session import get_engine, make_session
+    from app.private import keep_private
     from app.services.keys import ensure_admin_key
 
+    keep_private()
     migrate.upgrade(get_engine())
     with make_session() as session:
         created = ensure_admin_key(session)

@@ -222,6 +222,17 @@ class Run(Base):
     peak_gpu_mb: Mapped[float | None]
 
 
+class JobInput(Base):
+    """A reference of a job's resolved spec: what it names is held until the job is final."""
+
+    __tablename__ = "job_inputs"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "source", "sha256"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(index=True)  # id of a job, id or name of a dataset
+    sha256: Mapped[str]
+
+
 class Event(Base):
     """An immutable fact of a job, ordered by ``seq`` = 1, 2, 3, ... without gaps."""
 

@@ -25,7 +25,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app import queue
 from app.db.session import make_session
-from app.services import events, logs
+from app.http.auth import ANYONE
+from app.services import events, keys, logs
 from app.settings import get_settings
 
 STREAM = "text/event-stream"
@@ -41,6 +42,7 @@ MAX_STREAMS = 200
 MAX_STREAMS_PER_KEY = 10
 PING_S = 15.0
 POLL_S = 1.0
+KEYS_EVERY_S = 0.5  # a revoked key's streams end within a second
 LISTENER_STOP_S = 2.0  # it checks for a stop twice a second
 SEND_S = 30.0  # a reader that takes nothing for so long is dropped; it reconnects by id
 CHUNK_BYTES = 2**20  # unsent bytes held for one reader at most
@@ -75,7 +77,8 @@ class Hub:
         self._known: dict[str, tuple[Any, ...]] = {}
         self._stop = threading.Event()
         self.streams: Counter[str] = Counter()
-        self._poll_task = loop.create_task(self._poll())
+        self.refused: set[str] = set()  # keys that are no longer valid
+        self._tasks = [loop.create_task(self._poll()), loop.create_task(self._check_keys())]
         self._listener = threading.Thread(
             target=queue.listen, args=(self.notify, self._stop), name="listener", daemon=True
         )
@@ -90,9 +93,9 @@ class Hub:
     def stop(self) -> None:
         """End every stream, the listener and the polling."""
         self._stop.set()
-        self._poll_task.cancel()
-        for job_id in self._waiting:
-            self._wake(job_id)
+        for task in self._tasks:
+            task.cancel()
+        self._wake_all()
         if self._listener.is_alive():
             self._listener.join(LISTENER_STOP_S)
 
@@ -118,6 +121,24 @@ class Hub:
         for changed in self._waiting.get(job_id, ()):
             changed.set()
 
+    def _wake_all(self) -> None:
+        for job_id in self._waiting:
+            self._wake(job_id)
+
+    async def _check_keys(self) -> None:
+        """Find the keys with open streams that were revoked or have expired."""
+        while True:
+            await asyncio.sleep(KEYS_EVERY_S)
+            used = [key for key, count in self.streams.items() if count and key != ANYONE.key_id]
+            if used:
+                try:
+                    self.refused = await run_in_threadpool(_invalid_keys, used)
+                except SQLAlchemyError as error:
+                    log.warning("database_away", error=str(error))
+                    continue
+                if self.refused:
+                    self._wake_all()
+
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
@@ -136,6 +157,11 @@ class Hub:
             if self._known.get(job_id) != mark:
                 self._known[job_id] = mark
                 self._wake(job_id)
+
+
+def _invalid_keys(key_ids: list[str]) -> set[str]:
+    with make_session(write=False) as session:
+        return keys.invalid_of(session, key_ids)
 
 
 def _change_marks(job_ids: list[str]) -> dict[str, tuple[Any, ...]]:
@@ -180,12 +206,12 @@ async def _wait(changed: asyncio.Event, timeout_s: float) -> None:
 
 
 async def _frames(
-    job_id: str, next_chunk: Callable[[], StreamChunk], poll_every_s: float
+    key_id: str, job_id: str, next_chunk: Callable[[], StreamChunk], poll_every_s: float
 ) -> AsyncGenerator[bytes]:
     """Bytes of a stream: ``next_chunk``'s, called in a thread at each change and periodically."""
     hub, ping_at = _hub(), time.monotonic() + PING_S
     with hub.watch(job_id) as changed:
-        while not hub.stopped:
+        while not hub.stopped and key_id not in hub.refused:
             changed.clear()  # before reading: a change during it wakes us again
             try:
                 chunk = await run_in_threadpool(next_chunk)
@@ -219,7 +245,7 @@ class EventStream(EventSourceResponse):
         poll_every_s: float = PING_S,
     ) -> None:
         self._key_id = key_id
-        self._frames = _frames(job_id, next_chunk, poll_every_s)
+        self._frames = _frames(key_id, job_id, next_chunk, poll_every_s)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(self._frames, headers=headers)
 

@@ -22,6 +22,7 @@ from app.local import broker
 from app.local.address import ADDRESS, StartError, address_of, admin_key
 from app.local.gpus import find_gpus
 from app.local.supervisor import Part, Supervisor
+from app.private import keep_private
 from app.services import keys
 from app.settings import Settings, get_settings
 
@@ -52,6 +53,7 @@ def running(say: Callable[[str], None]) -> Generator[Address]:
     """
     settings = get_settings()
     with ExitStack() as stack:
+        stack.callback(os.umask, keep_private())
         state = settings.state_dir.resolve()
         stack.enter_context(only_one(state))
         if not port_is_free(settings.host, settings.port):

@@ -14,9 +14,20 @@ from sqlalchemy.orm import Session, aliased
 
 from app import queue, storage
 from app.db.session import after_commit, database_now, make_session
-from app.db.tables import Artifact, Dataset, Job, JobStatus, Metric, Run, new_id, utc_now
+from app.db.tables import (
+    FINAL,
+    Artifact,
+    Dataset,
+    Job,
+    JobInput,
+    JobStatus,
+    Metric,
+    Run,
+    new_id,
+    utc_now,
+)
 from app.errors import InvalidError, NotFoundError
-from app.services import lifecycle
+from app.services import holds, lifecycle
 from app.services.storage_keys import (
     LOG_KEY,
     checked_name,
@@ -117,13 +128,15 @@ def _publish(
 
 
 def _prune(session: Session, tenant_id: str, job_id: str) -> None:
-    """Keep the newest checkpoints, the newest best one, and all that are named."""
+    """Keep the newest checkpoints, the newest best one, those named, and those jobs wait for."""
     rows = checkpoints(session, tenant_id, job_id)
     best = [row for row in rows if row.labels.get("best") is True][:1]
     kept = {row.id for row in rows[: get_settings().retention_checkpoints] + best}
+    held = holds.digests(session, job_id)
     for row in rows:
-        if row.id not in kept and row.labels.get("named") is not True:
-            row.status = "deleted"
+        if row.id in kept or row.sha256 in held or row.labels.get("named") is True:
+            continue
+        row.status = "deleted"
 
 
 def put_log(run: Run, path: Path) -> float:
@@ -216,8 +229,20 @@ def open_input(session: Session, tenant_id: str, ref: ArtifactRef) -> str:
     """
     row = find(session, tenant_id, ref.job, ref.artifact)
     if ref.sha256 not in (None, row.sha256):
+        if replaced := session.scalar(_replaced(ref)):
+            return replaced
         raise InvalidError(f"{ref.artifact} of {ref.job} was replaced: its digest is {row.sha256}")
     return row.storage_key
+
+
+def _replaced(ref: ArtifactRef) -> Any:
+    """Storage key of a file that a later run replaced, but whose bytes are held."""
+    return select(Artifact.storage_key).where(
+        Artifact.job_id == ref.job,
+        Artifact.name == ref.artifact,
+        Artifact.sha256 == ref.sha256,
+        Artifact.status == "deleted",
+    )
 
 
 # -- garbage ---------------------------------------------------------------------------------
@@ -237,16 +262,25 @@ def collect() -> None:
 
 
 def _garbage(session: Session) -> Any:
-    """Deleted rows, and pending ones that no running run can still finish."""
+    """Deleted rows that no job needs, and pending ones that no running run can still finish."""
     before = database_now(session) - timedelta(hours=get_settings().retention_pending_h)
     alive = exists().where(
         Job.id == Artifact.job_id,
         Job.status == JobStatus.RUNNING,
         Job.run_number == Artifact.run_number,
     )
+    user = aliased(Job)
+    held = exists().where(
+        JobInput.source == Artifact.job_id,
+        JobInput.sha256 == Artifact.sha256,
+        user.id == JobInput.job_id,
+        user.status.not_in(FINAL),
+    )
     abandoned = (Artifact.status == "pending") & (Artifact.created_at < before) & ~alive
     return (
-        select(Artifact).where(or_(Artifact.status == "deleted", abandoned)).limit(COLLECTED_A_PASS)
+        select(Artifact)
+        .where(or_((Artifact.status == "deleted") & ~held, abandoned))
+        .limit(COLLECTED_A_PASS)
     )
 
 

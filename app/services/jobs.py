@@ -10,7 +10,7 @@ from app.db.session import after_commit
 from app.db.tables import FINAL, Event, Job, JobStatus, Run, new_id, utc_now
 from app.errors import ConflictError, NotFoundError, UnavailableError
 from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
-from app.services import lifecycle, paging, queues
+from app.services import holds, lifecycle, paging, queues
 from app.services.derived import derive
 from app.services.resolve import placement, resolve
 
@@ -88,6 +88,7 @@ def submit(
     data = {"status": JobStatus.QUEUED, "status_reason": None, "run_number": 0}
     session.add(job)
     session.flush()
+    holds.hold(session, job, request.spec.model_validate(resolved.spec))
     session.add(Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data))
     after_commit(session, lambda: queue.enqueue(queue_name))
     return job
@@ -183,9 +184,12 @@ def delete(session: Session, tenant_id: str, job_id: str) -> None:
     """Hide a final job; the dispatcher removes its rows and artifacts.
 
     Raises:
-        ConflictError: if it is not final.
+        ConflictError: if it is not final, or another job needs its files.
     """
     job = get(session, tenant_id, job_id)
+    session.refresh(job, with_for_update=True)  # no job may pin them meanwhile
+    if user := holds.user(session, job.id):
+        raise ConflictError(f"the job {user} needs its files; wait for its end or cancel it")
     changed = session.scalar(
         update(Job)
         .where(Job.id == job.id, Job.status.in_(FINAL))

@@ -4,9 +4,10 @@ import hashlib
 import hmac
 import secrets
 import string
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.session import make_session
@@ -68,6 +69,16 @@ def verify(session: Session, token: str) -> ApiKey:
     if key.expires_at is not None and key.expires_at <= utc_now():
         raise UnauthorizedError(f"this key expired at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}")
     return key
+
+
+def invalid_of(session: Session, key_ids: Sequence[str]) -> set[str]:
+    """Those of the keys that are revoked, expired or unknown."""
+    valid = select(ApiKey.id).where(
+        ApiKey.id.in_(key_ids),
+        ApiKey.revoked_at.is_(None),
+        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now()),
+    )
+    return set(key_ids) - set(session.scalars(valid))
 
 
 def note_use(key: ApiKey) -> None:

@@ -13,6 +13,7 @@ import uvicorn
 
 from app import queue
 from app.db.session import make_session
+from app.db.tables import ApiKey, utc_now
 from app.http import event_streams as streams
 from app.main import create_app
 from app.services import artifacts, events, keys, lifecycle
@@ -68,6 +69,30 @@ def later(seconds, call, *args):
     thread = threading.Timer(seconds, call, args)
     thread.start()
     return thread
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+@pytest.mark.parametrize(("part", "query"), [("events", {}), ("logs", {"follow": True})])
+def test_the_streams_of_a_key_that_is_no_longer_valid_end_within_a_second(
+    client, make_key, how, part, query
+):
+    run = start_run()
+    artifacts.put_log(run, write(get_settings().state_dir / "log", b"text\n"))
+    token = make_key("jobs:read")
+    ended_at = []
+
+    def end_key():
+        with make_session() as session:
+            key = session.get_one(ApiKey, f"key_{token.split('_')[1]}")
+            setattr(key, {"revoked": "revoked_at", "expired": "expires_at"}[how], utc_now())
+        ended_at.append(time.monotonic())
+
+    worker = later(0.5, end_key)
+    headers = {"Authorization": f"Bearer {token}"}
+    told = [*read(client, f"/v1/jobs/{run.job_id}/{part}", headers, **query)]
+    assert time.monotonic() - ended_at[0] < 1.5  # half a second for a loaded machine
+    assert "end" not in [kind for _, kind, _ in told]
+    worker.join()
 
 
 def test_a_stream_tells_all_in_order_and_ends(client):

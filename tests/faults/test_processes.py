@@ -64,6 +64,7 @@ def test_kill_9_of_the_worker(service):
     assert job["result"] == {"total": TOTAL}  # went on from a checkpoint, counted nothing twice
     runs = service.client.get(f"/v1/jobs/{job_id}/runs").json()["data"]
     assert [run["outcome"] for run in runs] == ["worker_lost", "succeeded"]
+    wait_until(lambda: not [*(service.state / "runs").iterdir()], 5, "no run folder left")
     service.check(job_id)
 
 
@@ -254,6 +255,22 @@ def test_a_flood_of_output_is_capped(make_service, sqlite):
     assert 2**19 < len(log) < 2**20 + 200
     assert log.endswith(b"last line\n")
     service.check(job_id)
+
+
+def test_the_state_folder_is_private(make_service, tmp_path):
+    before = os.umask(0o022)
+    try:
+        state = tmp_path / "service0" / "state"
+        service = make_service(f"sqlite:///{state}/sextant.db", behaviour="steps", step_s=0)
+        service.start_api()
+        service.start_worker()
+        service.wait(service.submit())
+    finally:
+        os.umask(before)
+    paths = [state, *state.rglob("*")]
+    assert [path.name for path in paths if path.suffix == ".safetensors"]
+    for path in paths:
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_leftovers_of_a_child_are_killed(make_service, sqlite):

@@ -8,7 +8,9 @@ import sqlalchemy as sa
 from alembic import command
 
 from app.db import migrate
-from app.db.session import get_engine
+from app.db.session import get_engine, make_session
+from app.db.tables import JobInput
+from tests.app.factories import add_job
 
 
 def tables() -> set[str]:
@@ -26,6 +28,22 @@ def test_up_down_up(settings):
     migrate.upgrade(engine)
     assert tables() == full
     assert migrate.current(engine) == migrate.head()
+
+
+def test_references_of_waiting_jobs_are_held_after_the_upgrade(settings):
+    pinned = {"job": "job_1", "artifact": "a", "sha256": "5" * 64}
+    data = {"dataset": "d", "sha256": "6" * 64}
+    spec = {"kind": "k", "resume_from": pinned, "more": [{"data": data}, {"dataset": "digits"}]}
+    waiting = add_job(resolved_spec=spec)
+    add_job(resolved_spec=spec, status="succeeded")
+    with get_engine().connect() as connection:
+        command.downgrade(migrate.alembic_config(connection), "0002")
+        connection.commit()
+    migrate.upgrade(get_engine())
+    with make_session(write=False) as session:
+        rows = session.scalars(sa.select(JobInput).order_by(JobInput.source)).all()
+    found = [(row.job_id, row.source, row.sha256) for row in rows]
+    assert found == [(waiting, "d", "6" * 64), (waiting, "job_1", "5" * 64)]
 
 
 def test_migrations_and_tables_agree(settings):

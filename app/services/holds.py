@@ -1,0 +1,66 @@
+"""What a job refers to is held until the job is final: files of other jobs, by their digests."""
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from app.db.tables import FINAL, Artifact, Job, JobInput
+from app.errors import UnavailableError
+from models.core.spec import ArtifactRef, Spec
+
+
+def hold(session: Session, job: Job, spec: Spec) -> None:
+    """Note the pinned references of a new job's spec; until it is final they stay.
+
+    The rows of the jobs that it refers to stay locked against deletion and pruning until the
+    session ends.
+
+    Raises:
+        UnavailableError: if one of them went away since it was pinned.
+    """
+    refs = [ref for _pointer, ref in spec.references() if ref.sha256 is not None]
+    files = [ref for ref in refs if isinstance(ref, ArtifactRef)]
+    sources = select(Job.id).where(Job.id.in_({ref.job for ref in files})).order_by(Job.id)
+    session.scalars(sources.with_for_update(read=True)).all()
+    for ref in files:
+        if session.scalar(_stored(ref)) is None:
+            text = f"{ref.artifact} of {ref.job} was replaced or deleted just now; try again"
+            raise UnavailableError(text)
+    for source, sha256 in {(_source(ref), str(ref.sha256)) for ref in refs}:
+        session.add(JobInput(job_id=job.id, source=source, sha256=sha256))
+
+
+def _source(ref: object) -> str:
+    return ref.job if isinstance(ref, ArtifactRef) else str(getattr(ref, "dataset", ""))
+
+
+def _stored(ref: ArtifactRef) -> Select[str]:
+    return (
+        select(Artifact.id)
+        .join(Job, Job.id == Artifact.job_id)
+        .where(
+            Artifact.job_id == ref.job,
+            Artifact.name == ref.artifact,
+            Artifact.sha256 == ref.sha256,
+            Artifact.status == "ready",
+            Job.deleted_at.is_(None),
+        )
+    )
+
+
+def _holders(source: str) -> Select[JobInput]:
+    return (
+        select(JobInput)
+        .join(Job, Job.id == JobInput.job_id)
+        .where(JobInput.source == source, Job.status.not_in(FINAL))
+    )
+
+
+def user(session: Session, job_id: str) -> str | None:
+    """A job that is not final and refers to a file of this one."""
+    holder = session.scalar(_holders(job_id).limit(1))
+    return None if holder is None else holder.job_id
+
+
+def digests(session: Session, job_id: str) -> set[str]:
+    """SHA-256 of the files of a job that others still need."""
+    return {row.sha256 for row in session.scalars(_holders(job_id))}
