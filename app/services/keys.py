@@ -7,9 +7,12 @@ import string
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.db.failures import is_temporary
 from app.db.session import make_session
 from app.db.tables import ApiKey, Tenant, new_id, utc_now
 from app.errors import ConflictError, NotFoundError, UnauthorizedError
@@ -21,6 +24,8 @@ DEFAULT_TENANT = "tenant_default"
 SECRET_CHARS = 43  # of 62: just over 256 bits
 LAST_USED_EVERY = timedelta(seconds=60)
 BASE62 = string.digits + string.ascii_letters
+
+log = structlog.get_logger(__name__)
 
 
 def digest(token: str) -> str:
@@ -82,12 +87,17 @@ def invalid_of(session: Session, key_ids: Sequence[str]) -> set[str]:
 
 
 def note_use(key: ApiKey) -> None:
-    """Write ``last_used_at``, at most once a minute."""
+    """Write ``last_used_at``, at most once a minute; not at all while the database is busy."""
     now = utc_now()
     if key.last_used_at is not None and now - key.last_used_at < LAST_USED_EVERY:
         return
-    with make_session() as session:
-        session.execute(update(ApiKey).where(ApiKey.id == key.id).values(last_used_at=now))
+    try:
+        with make_session() as session:
+            session.execute(update(ApiKey).where(ApiKey.id == key.id).values(last_used_at=now))
+    except SQLAlchemyError as error:
+        if not is_temporary(error):
+            raise
+        log.warning("use_of_key_not_noted", key_id=key.id, error=str(error)[:200])
 
 
 def revoke(session: Session, tenant_id: str, key_id: str, by: str) -> None:

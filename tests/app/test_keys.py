@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from app.db.session import make_session
 from app.db.tables import ApiKey, IdempotencyKey, utc_now
@@ -182,3 +183,11 @@ def test_disabled(anonymous, spec, monkeypatch):
         keys.ensure_tenant(session)
     assert anonymous.post("/v1/jobs", json={"spec": spec}).status_code == 201
     assert anonymous.get("/v1/keys").status_code == 200
+
+
+def test_a_read_is_answered_while_the_use_of_its_key_cannot_be_written(client, monkeypatch):
+    def locked(**_more):
+        raise OperationalError("BEGIN IMMEDIATE", None, Exception("database is locked"))
+
+    monkeypatch.setattr("app.services.keys.make_session", locked)
+    assert client.get("/v1/jobs").status_code == 200
