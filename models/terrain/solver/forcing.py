@@ -1,5 +1,6 @@
 """Water that enters a grid: inflow and rain over time."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -20,13 +21,19 @@ class Series(NamedTuple):
 
     def at(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """Values at times t in s; float64."""
-        x = torch.tensor(self.times, dtype=torch.float64, device=t.device)
-        y = torch.tensor(self.values, dtype=torch.float64, device=t.device)
+        x, y = _points(self, t.device)
         if len(self.times) == 1:
             return y.expand_as(t)
         after = torch.searchsorted(x, t.double().contiguous()).clamp(1, len(self.times) - 1)
         share = ((t - x[after - 1]) / (x[after] - x[after - 1])).clamp(0, 1)
         return y[after - 1] + share * (y[after] - y[after - 1])
+
+
+@lru_cache(maxsize=64)
+def _points(series: Series, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Times and values of a series, float64; kept, as every step asks for them several times."""
+    x, y = (torch.tensor(column, dtype=torch.float64, device=device) for column in series)
+    return x, y
 
 
 def constant(value: float) -> Series:

@@ -48,6 +48,18 @@ def test_equals_the_reference(physics, tuning):
 
 
 @pytest.mark.gpu
+def test_own_steps_are_those_of_the_reference():
+    """Properties 6 and 15: the device computes the reference's steps, inflow within them too."""
+    ground = Ground(torch.zeros(2, 25, 40), 0.03, 10.0)
+    forcing = Forcing((Inlet(constant(500.0), (12,), (12,)),), constant(1e-4))
+    state, clock = advance(dry(ground.z), Clock.start(2), ground, forcing, Physics(), 60.0)
+    engine = GpuFlood(there(ground), [forcing] * 2, Physics())
+    engine.advance(60.0)
+    assert [totals.steps for totals in engine.totals] == clock.steps.tolist()
+    torch.testing.assert_close(engine.depth.cpu(), state.h, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
 def test_batch_equals_single_runs():
     """Property 11: bit for bit, each sample with its own steps."""
     ground, forcing, _ = rough_case(3)
@@ -92,7 +104,7 @@ def test_layout_has_walls_around_every_cell():
 
 
 def test_boundary_tables_keep_all_water():
-    """The gains of an inlet sum to its discharge; shorter series repeat their last value."""
+    """The gains of an inlet sum to its discharge; cells of several inlets are counted."""
     forcings = [
         Forcing((Inlet(constant(7.0), (0, 1, 2), (0, 0, 0)),)),
         Forcing((Inlet(Series((0.0, 5.0, 9.0), (0.0, 4.0, 2.0)), (3,), (4,)),), constant(1e-5)),
@@ -104,6 +116,8 @@ def test_boundary_tables_keep_all_water():
     shares = torch.where(tables.cells >= 0, tables.gain, 0).sum(1) * dx * dx
     torch.testing.assert_close(shares, torch.ones(2, dtype=torch.float64))
     assert tables.values[1, 0].tolist() == [1e-5] * 4
+    twice = Forcing((*forcings[0].inlets, Inlet(constant(1.0), (1,), (0,))))
+    assert boundary_tables(None, [twice], layout, dx).shared[0, :5].tolist() == [1, 2, 1, 2, 0]
     assert tables.values[1, 1].tolist() == [0, 4, 2, 2]
     assert (tables.moments[:, :, 1:] > tables.moments[:, :, :-1]).all()
     assert tables.drains.sum(1).tolist()[0] == 0

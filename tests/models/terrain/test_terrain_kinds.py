@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from rasterio import Affine
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec, load_entry, load_stored
 from models.core.errors import DataError, SpecError
 from models.terrain import measures
 from models.terrain.dem import rasters
@@ -19,7 +19,8 @@ from models.terrain.dem.synthetic import generate
 from models.terrain.figures import animation, floods
 from models.terrain.learning import net
 from models.terrain.solver.boundary import Extent, covered, resolve_water
-from models.terrain.spec.fields import Inflow, Synthetic, Valley
+from models.terrain.solver.engines import Scenario, is_tiny
+from models.terrain.spec.fields import Inflow, Solver, Synthetic, Valley
 
 SHA = "0" * 64
 ORIGIN = Affine(2.0, 0, 500_000, 0, -2.0, 6_000_000)
@@ -292,3 +293,106 @@ def test_one_deep_cell_does_not_pale_all_others(tmp_path):
             made.seek(frame)
             shades.append(made.convert("L").getpixel((320, 400)))
     assert shades[1] < shades[0] - 50, "deeper water is darker"
+
+
+LATE = [{"time_s": 300, "value": 10}, {"time_s": 600, "value": 10}]
+
+
+@pytest.mark.parametrize("item", [{"type": "inflow", "edge": "left"}, {"type": "rain"},
+                                  {"type": "source", "x_m": 30.0, "y_m": 20.0}])  # fmt: skip
+def test_a_series_begins_with_nothing_before_it(run_spec, item):
+    """Nothing enters before the first moment, all of it after; ``hold`` brings it from 0 s on."""
+    fields = {"kind": "terrain.simulate", "duration_s": 900.0, "outputs": 3, "animation": False}
+    entered = {}
+    for before in ("nothing", "hold"):
+        water = [{**item, "series": LATE, "before": before}]
+        folder, _ = run_spec(heights(20, 24), water=water, **fields)
+        lines = (folder / "volume.csv").read_text().splitlines()[1:]
+        entered[before] = [float(line.split(",")[2]) for line in lines]
+    full = entered["hold"][2]
+    assert entered["nothing"] == pytest.approx([0, full / 3, full * 2 / 3], rel=1e-3)
+    assert entered["hold"] == pytest.approx([full / 3, full * 2 / 3, full], rel=1e-6)
+    as_sent, _ = run_spec(heights(20, 24), water=[{**item, "series": LATE}], **fields)
+    assert float((as_sent / "volume.csv").read_text().splitlines()[1].split(",")[2]) == 0
+
+
+def waters_of(kind, water):
+    """A spec of a kind with this water where the kind has it."""
+    base = {"kind": kind, "terrain": {"synthetic": {"rows": 32, "columns": 32}}}
+    if kind == "terrain.downsample":
+        return base | {"tune": {"water": [[{"type": "valley"}], water]}}, lambda s: s.tune.water[1]
+    if kind == "terrain.train":
+        return {"kind": kind, "more_water": [water]}, lambda s: s.more_water[0]
+    return base | {"water": water}, lambda s: s.water
+
+
+@pytest.mark.parametrize(
+    "kind", ["terrain.simulate", "terrain.compare", "terrain.downsample", "terrain.train"]
+)
+def test_stored_series_keep_holding_their_first_value(kind):
+    """Specs of earlier releases lack ``before``; new ones are stored with it, as sent too."""
+    stored, water = waters_of(kind, [{"type": "rain", "series": LATE}])
+    spec, warnings = load_stored(stored)
+    assert water(spec)[0].before == "hold"
+    assert any("begins at 300 s" in warning for warning in warnings)
+    new = TypeAdapter(JobSpec).validate_python(stored)
+    assert water(new)[0].before == "nothing"
+    for dump in (new.model_dump(mode="json", exclude_unset=True), new.model_dump(mode="json")):
+        again, warnings = load_stored(dump)
+        assert (water(again)[0].before, warnings) == ("nothing", [])
+    first = [{"time_s": 0, "value": 1}, *LATE]
+    assert load_stored(waters_of(kind, [{"type": "rain", "series": first}])[0])[1] == []
+
+
+def test_hold_needs_a_series():
+    spec = {"kind": "terrain.simulate", "terrain": RASTER}
+    water = [{"type": "rain", "mm_per_h": 5.0, "before": "hold"}]
+    with pytest.raises(ValidationError, match="before: hold needs a series"):
+        TypeAdapter(JobSpec).validate_python({**spec, "water": water})
+
+
+def test_a_held_level_alone_balances(run_spec):
+    """A sea at the left edge: the error counts from what came in."""
+    z = np.add.outer(np.zeros(32), 0.15 * np.arange(32.0))
+    _, result = run_spec(
+        z, kind="terrain.simulate", duration_s=600.0, outputs=2, animation=False,
+        water=[{"type": "level", "edge": "left", "level_m": 4.0}],
+    )  # fmt: skip
+    assert result["entered_m3"] >= result["volume_m3"] > 0
+    assert result["balance_error"] < 1e-6
+
+
+def warnings_of(folder):
+    lines = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    return [str(line) for line in lines if "supercritical" in str(line) and "local" in str(line)]
+
+
+def test_supercritical_flow_is_reported(run_spec):
+    """A steep slope: most wet cells are beyond what local inertia can do; a flat one has none."""
+    shares = {}
+    for slope in (0.3, 0.0):
+        z = np.add.outer(np.zeros(20), -slope * 2.0 * np.arange(40.0))
+        folder, result = run_spec(
+            z, kind="terrain.simulate", duration_s=120.0, outputs=2, animation=False,
+            solver={"manning": 0.02}, wet_depth_m=0.01,
+            water=[{"type": "inflow", "edge": "left", "discharge_m3_s": 8.0},
+                   {"type": "outflow", "edge": "right", "slope": 0.3}],
+        )  # fmt: skip
+        report = json.loads((folder / "report.json").read_text())
+        shares[slope] = result["supercritical_share"]
+        assert report["result"]["supercritical_share"] == shares[slope]
+        assert bool(warnings_of(folder)) == (shares[slope] > 0.05)
+    assert shares[0.3] > 0.5 > shares[0.0]
+
+
+def test_all_floods_of_a_comparison_take_one_engine():
+    """Tiny is a matter of the whole job: a small coarse flood beside a large fine one is not."""
+    solver = Solver()
+    assert is_tiny(26 * 20, 10.0, 120.0, solver)
+    assert not is_tiny(26 * 20, 10.0, 120.0, solver, floods=20)
+    assert not is_tiny(26 * 20, 10.0, 3600.0, solver)
+    z = generate(Synthetic(rows=32, columns=32), 0).numpy()
+    for by_reference in (True, False):
+        scenario = Scenario([], Extent(160.0, 160.0), solver, 0.1, 10.0, by_reference=by_reference)
+        kinds = {type(scenario.open(z[::k, ::k], 5.0 * k)).__name__ for k in (1, 4)}
+        assert kinds == {"TorchFlood" if by_reference else "FusedFlood"}
