@@ -11,7 +11,7 @@ BOUNDS |= {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 DEFAULT_MAX_CHARS = 40
 
 
-class Row(NamedTuple):
+class FieldRow(NamedTuple):
     """A field: its dotted name, type with bounds, default (or that it is required), meaning."""
 
     name: str
@@ -20,14 +20,14 @@ class Row(NamedTuple):
     description: str
 
 
-def groups(schema: Schema) -> dict[str, list[Row]]:
+def groups(schema: Schema) -> dict[str, list[FieldRow]]:
     """Rows by group: "" has the fields without fields of their own, in the schema's order.
 
     A ``[]`` in a name means each item of a list, ``(type=x)`` one of several forms. A form that
     was listed before is not listed again; its type says where.
     """
-    reader = _Reader(schema.get("$defs", {}))
-    split: dict[str, list[Row]] = {"": []}
+    reader = _SchemaReader(schema.get("$defs", {}))
+    split: dict[str, list[FieldRow]] = {"": []}
     for name, field in schema["properties"].items():
         rows = list(reader.rows(name, field, required=name in schema.get("required", ())))
         if len(rows) == 1:
@@ -37,17 +37,17 @@ def groups(schema: Schema) -> dict[str, list[Row]]:
     return split
 
 
-class _Reader:
+class _SchemaReader:
     """Walks through a schema and remembers which definitions it has listed, and where."""
 
     def __init__(self, definitions: Schema) -> None:
         self._definitions = definitions
         self._listed: dict[str, str] = {}
 
-    def rows(self, name: str, field: Schema, *, required: bool) -> Iterator[Row]:
+    def rows(self, name: str, field: Schema, *, required: bool) -> Iterator[FieldRow]:
         """The row of a field, and those of the fields inside of it."""
         inside = list(self._inside(name, field))
-        yield Row(
+        yield FieldRow(
             name,
             self._type(field),
             _default(field, required=required),

@@ -51,8 +51,9 @@ class DatasetInfo(NamedTuple):
         match self.form:
             case "labelled images":
                 size = " x ".join(c[name] for name in ("height", "width", "channels") if name in c)
+                size = f"{c['sizes']} sizes" if "sizes" in c else size or "unknown size"
                 parts = f"{c['train']} training and {c.get('test', 'unknown')} test images"
-                return f"{parts} of {size or 'unknown size'} in {c.get('classes', '?')} classes"
+                return f"{parts} of {size} in {c.get('classes', '?')} classes"
             case "photographs":
                 return f"{c['images']} photographs without labels"
             case "an elevation":

@@ -35,7 +35,7 @@ def test_a_folder_is_listed_and_read_as_it_was_imported(client: Client, tmp_path
     assert dataset["contents"]["taken"] == {".png": 12, ".webp": 12}
     assert [line["what"] for line in dataset["contents"]["left_out"]] == [".DS_Store"]
     spec = dict(kinds()["selective_convolution.train"].minimal_example)
-    spec |= {"data": {"dataset": "vehicles"}, "batch_size": 4}
+    spec |= {"data": {"dataset": "vehicles"}, "batch_size": 4, "images": {}}
     with pytest.raises(ApiError, match=r"images\.image_size: .* 3 sizes"):
         client.submit(spec)
     job = client.submit(spec | {"images": {"image_size": 16}}, resources={"cpus": 1})
