@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.core.device import generator
-from models.core.errors import SpecError
+from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.core.spec import DatasetRef
 from models.data.builtin import BUILTIN
@@ -68,7 +68,8 @@ def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageDa
         seed: chooses the part.
 
     Raises:
-        DataError: if the data is not there or cannot be used.
+        DataError: if the data is not there or cannot be used, or its training images are all
+            alike.
         SpecError: if more images are asked for than there are.
     """
     if ref.dataset in BUILTIN:
@@ -87,6 +88,11 @@ def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageDa
         train = _subset(train, options.subset, seed)
     if options.image_size is not None and train[0].shape[1:3] != (options.image_size,) * 2:
         train[0], test[0] = (resize(x[0], options.image_size) for x in (train, test))
+    if (train[0] == train[0][:1]).all():
+        raise DataError(
+            f"the {len(train[0])} training images of {ref.dataset} are all alike, so that there is"
+            " nothing to learn: give images that differ"
+        )
     return from_tensors(train, test, arrays.classes, run.device)
 
 

@@ -147,6 +147,13 @@ class Downsampled(SupervisedSpec):
         per_epoch, steps = self.steps(images)
         shares = schedule.expected_shares(down, steps, per_epoch)
         cheap = round(sum(shares) * steps / down.cheap_batch_multiplier)
+        if cheap == 0 and down.schedule.type != "off":
+            raise SpecError(
+                f"none of the {steps} steps would be cheap: widen downsample.schedule, lower"
+                " refine_fraction or warmup_full_fraction, train longer, or use schedule type off"
+                " for a plain run",
+                pointer="/downsample/schedule",
+            )
         return shares, steps, {"cheap_steps": cheap, "cheap_share": sum(shares)}
 
 

@@ -1,5 +1,6 @@
 """Spec of FreeTickets training. Torch-free."""
 
+import math
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
@@ -156,7 +157,8 @@ class FreeTicketsTrain(SupervisedSpec):
                 " nothing can be skipped: choose edst, dst or static, or structure none"
             )
         self._check_exports()
-        self.shares(self.layers(3, 10, 32, 32))
+        self._check_live_weights()
+        self._check_other_sets()
         self.explored_units()
         if self.max_steps is not None:
             self.check_interval(self.phases(1))
@@ -170,6 +172,26 @@ class FreeTicketsTrain(SupervisedSpec):
                     f"keep_dense: {pattern!r} names no layer of {self.model.name};"
                     f" there are {', '.join(names)}"
                 )
+
+    def _check_live_weights(self) -> None:
+        layers = self.layers(3, 10, 32, 32)
+        live, units = sum(self.active(layers)), sum(layer.c_out for layer in layers)
+        if live < units:
+            highest = math.floor(1e4 * (1 - units / sum(layer.size for layer in layers))) / 1e4
+            raise ValueError(
+                f"sparsity {self.sparsity} leaves {live} weights to the {units} units of"
+                f" {self.model.name}, so that most have no input: give at most {highest:.4f}"
+            )
+
+    def _check_other_sets(self) -> None:
+        names = [reference.dataset for reference in self.evaluate.ood]
+        if self.data.dataset in names:
+            raise ValueError(
+                f"evaluate.ood names {self.data.dataset}, the set that is trained on, whose images"
+                " do belong to the classes: name other sets, or leave ood out"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError("evaluate.ood names one set twice: give each once")
 
     def _check_exports(self) -> None:
         weights = sum(layer.size for layer in self.layers(3, 10, 32, 32))

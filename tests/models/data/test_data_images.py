@@ -129,6 +129,19 @@ def test_pictures_of_several_sizes_are_resized_as_they_are_read(new_run, tmp_pat
         images.load(ref, ImageOptions(), run, 0)
 
 
+def test_images_that_are_all_alike_are_refused(new_run):
+    run = new_run()
+    (run.dir / "inputs").mkdir(exist_ok=True)
+    ref = DatasetRef(dataset="grey", sha256="0" * 64)
+    parts = {"x_train": 8, "x_test": 2}
+    arrays = {name: np.full((count, 8, 8, 1), 51, np.uint8) for name, count in parts.items()}
+    labels = {f"y_{name[2:]}": np.arange(count) % 2 for name, count in parts.items()}
+    with (run.dir / "inputs" / str(ref.sha256)).open("wb") as file:
+        np.savez(file, **arrays, **labels)
+    with pytest.raises(DataError, match="the 8 training images of grey are all alike"):
+        images.load(ref, ImageOptions(), run, 0)
+
+
 def test_digits_load(new_run):
     pytest.importorskip("sklearn", reason="extra samples is not installed")
     options = ImageOptions(subset=100, image_size=16)

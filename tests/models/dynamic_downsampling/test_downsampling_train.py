@@ -344,6 +344,23 @@ def test_impossible_specs_are_refused(make_spec, fields, message):
         make_spec(**fields)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"type": "bernoulli", "cheap_share": 0.0},
+        {"type": "periodic", "n_cheap": 0},
+        {"type": "anneal", "p0": 0.0},
+        {"type": "list", "intervals": [{"start": 0.9, "end": 1.0}]},  # refine_fraction is .2
+    ],
+)
+def test_a_run_without_a_cheap_step_is_refused(make_spec, schedule):
+    counts = {"none": {"train": 64, "height": 16, "width": 16, "channels": 1, "classes": 4}}
+    with pytest.raises(SpecError, match=r"none of the \d+ steps would be cheap") as refusal:
+        make_spec(downsample={"schedule": schedule}).estimate(counts)
+    assert refusal.value.pointer == "/downsample/schedule"
+    make_spec(downsample={"schedule": {"type": "off"}}).estimate(counts)
+
+
 def test_known_counts_refuse_small_images(make_spec):
     counts = {"none": {"train": 100, "height": 8, "width": 8, "channels": 1, "classes": 4}}
     with pytest.raises(SpecError, match="feature maps below 2 x 2"):
