@@ -129,6 +129,11 @@ def test_the_whole_life_of_a_job(client, tmp_path):
     assert caught.value.status == 404
 
 
+def test_figures_of_groups_are_shown_by_their_names():
+    result = {"a": 1, "scores": {"lcw": {"frechet": 2.5, "per_class": [1, 2]}}, "b": None}
+    assert list(follow.flat(result)) == [("a", 1), ("scores.lcw.frechet", 2.5)]
+
+
 def test_the_asynchronous_twin(client, service, tmp_path):
     key = client.create_key("twin", ["jobs:read", "jobs:write"])["key"]
 
