@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     )
     store_endpoint: str = Field(default="", description="Address of an S3-compatible server")
     bind: str = Field(default="127.0.0.1:8722", description="host:port of the API")
+    instance: str = Field(
+        default="",
+        max_length=64,
+        description="Header of /readyz; `sextant up` knows its own API by it",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity of the JSON log lines"
     )

@@ -296,8 +296,7 @@ def _collect_row(row: Artifact) -> None:
 
 
 def _collect_job(tenant_id: str, job_id: str) -> None:
-    for key in [info.key for info in storage.list(job_folder(tenant_id, job_id))]:
-        storage.delete(key)
+    storage.delete_all(job_folder(tenant_id, job_id))
     for name in _metric_names(job_id):  # a million rows at once would hold SQLite's writer
         with make_session() as session:
             session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.name == name))
@@ -328,6 +327,7 @@ def sweep() -> None:
         for key in keys:
             if key not in named:
                 storage.delete(key)
+    storage.delete_unfinished(before)
 
 
 def _named(session: Session, keys: list[str]) -> set[str]:

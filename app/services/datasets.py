@@ -1,6 +1,6 @@
 """Datasets: created, referred to by specs, checked by a worker, deleted; uploads apart."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from app.errors import (
 )
 from app.schemas.errors import ReportedError
 from app.services import paging
+from app.services.storage_keys import dataset_folder
 from app.settings import get_settings
 from models.core.needs import DatasetInfo
 from models.core.spec import DatasetRef, ReadOptions
@@ -146,10 +147,9 @@ def delete(session: Session, tenant_id: str, ref: str) -> None:
 
 
 def _remove(session: Session, row: Dataset) -> None:
-    key = row.storage_key
+    folder = dataset_folder(row.tenant_id, row.id)
     session.delete(row)
-    if key is not None:
-        after_commit(session, lambda: drop(key))
+    after_commit(session, lambda: drop(folder, storage.delete_all))
 
 
 def _user(session: Session, row: Dataset) -> str | None:
@@ -168,10 +168,15 @@ def _user(session: Session, row: Dataset) -> str | None:
     )
 
 
-def drop(key: str) -> None:
-    """Remove bytes that no row names any more; what stays behind is swept up later."""
+def drop(key: str, remove: Callable[[str], None] = storage.delete) -> None:
+    """Remove bytes that no row names any more; what stays behind is swept up later.
+
+    Args:
+        key: of an object or, with ``storage.delete_all``, of a folder.
+        remove: from the store.
+    """
     try:
-        storage.delete(key)
+        remove(key)
     except (OSError, ServiceError) as error:
         log.warning("bytes_not_removed", key=key, error=str(error))
 

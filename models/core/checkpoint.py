@@ -8,7 +8,6 @@ its JSON tells step, epoch, best and history. Only torch's random streams are ke
 
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.core.errors import DataError
+from models.core.json_text import parse_json
 
 KEY = "sextant"
 FORMAT = 1
@@ -63,9 +63,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {}).get(KEY, "null"))
+            description = parse_json((file.metadata() or {}).get(KEY, "null"), path.name)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError) as error:
         raise DataError(
             f"{path.name} is damaged or no safetensors file: {error}",
             hint="take another checkpoint of the same job",
@@ -108,15 +108,3 @@ def restore_random_state(tensors: Mapping[str, Tensor], device: str) -> None:
     torch.set_rng_state(tensors["rng.cpu"])
     if device == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-
-
-def load_pickled_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.pth`` file that came with a package we depend on, never with an upload.
-
-    Raises:
-        DataError: if the file holds anything but tensors.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # no code runs
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path.name} is damaged or holds more than weights: {error}") from error

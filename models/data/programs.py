@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.core.errors import DataError
+from models.core.json_text import parse_json
 from models.data.archives import Archive, open_archive
-from models.data.headers import parse_json, safetensors_shapes
+from models.data.headers import safetensors_shapes
 
 LIMIT_BYTES = 64 * 2**20  # of the graph as JSON
 ZIP_MAGIC = b"PK\x03\x04"

@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import os
 import re
 from datetime import timedelta
 from email.parser import BytesParser
 from types import SimpleNamespace
 
+import obstore
 import pytest
 from fastapi.exceptions import HTTPException
 from sqlalchemy import func, select, update
@@ -17,6 +19,7 @@ from app.db.tables import Artifact, Event, Job, Metric, utc_now
 from app.errors import InvalidError, NotFoundError
 from app.http.downloads import parse_ranges
 from app.services import artifacts, events, logs
+from app.settings import get_settings
 from models.core.spec import ArtifactRef
 from tests.app.factories import add_job, events_of, finish, line, requeue, start_run, write
 
@@ -206,6 +209,60 @@ def test_a_deleted_job_leaves_nothing(settings, put):
         with make_session(write=False) as session:
             assert set(session.scalars(select(column))) == {other.job_id}
     assert {info.key.split("/")[3] for info in storage.list("t")} == {other.job_id}
+
+
+def files_under(root):
+    """Every file on the disk of a local store, those that no listing shows included."""
+    return {path for path in root.rglob("*") if path.is_file()}
+
+
+def broken_off(key):
+    """Leave what a write that is killed halfway leaves of ``key``."""
+    target = storage.local_path(key)
+
+    def halfway():
+        yield b"x"
+        (unfinished,) = target.parent.glob(f"{target.name}#*")
+        os.link(unfinished, target.with_name(f"{target.name}#7"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        obstore.put(storage.get_store(), key, halfway())
+
+
+def test_a_deleted_job_leaves_no_byte_on_the_disk(client, put):
+    """Of two runs: files, pictures, replaced checkpoints, logs, and what a kill broke off."""
+    root = storage.local_path("t")
+    other = start_run()
+    put(other, "kept.png", role="image")
+    before = files_under(root)
+    run = start_run()
+    for each in (run, run := requeue(run)):
+        for name in ("a.json", "figures/preview.png", "deep/er/map.npy"):
+            put(each, name)
+        for step in range(4):
+            put(each, f"checkpoints/{step}", role="checkpoint", step=step)
+        artifacts.put_log(each, write(get_settings().state_dir / "log", b"text\n"))
+        broken_off(f"t/{run.tenant_id}/j/{run.job_id}/r{each.number}/half")
+    finish(run)
+    assert len(files_under(root)) > len(before) + 10
+    assert client.delete(f"/v1/jobs/{run.job_id}").status_code == 204
+    artifacts.collect()
+    assert files_under(root) == before
+
+
+def test_sweep_removes_what_a_kill_broke_off(settings, put, monkeypatch):
+    root = storage.local_path("t")
+    run = start_run()
+    put(run, "a")
+    before = files_under(root)
+    broken_off(f"t/{run.tenant_id}/j/{run.job_id}/r1/half")
+    artifacts.sweep()
+    assert len(files_under(root)) == len(before) + 1  # it may still be written
+    later = utc_now() + timedelta(hours=2)
+    monkeypatch.setattr(artifacts, "utc_now", lambda: later)
+    artifacts.sweep()
+    assert files_under(root) == before
 
 
 def test_sweep_removes_what_no_row_names(settings, put, monkeypatch):
