@@ -120,10 +120,12 @@ class Tenant(Base):
     """An owner of rows."""
 
     __tablename__ = "tenants"
+    __table_args__ = (Index("uq_tenants_name", "name", unique=True),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    disabled_at: Mapped[datetime | None]
 
 
 class ApiKey(Base):

@@ -180,6 +180,20 @@ def cancel(session: Session, tenant_id: str, job_id: str, mode: str, *, save: bo
     raise UnavailableError("the job changes its status too often; try again")
 
 
+def cancel_all(session: Session, tenant_id: str) -> int:
+    """Ask every job of a tenant that is not final to stop, running ones with a checkpoint.
+
+    Returns:
+        How many were asked.
+    """
+    unfinished = select(Job).where(Job.tenant_id == tenant_id, Job.status.not_in(FINAL))
+    asked = [
+        lifecycle.request_cancel(session, job, "graceful", save=True)
+        for job in session.scalars(unfinished).all()
+    ]
+    return len([job for job in asked if job is not None])
+
+
 def delete(session: Session, tenant_id: str, job_id: str) -> None:
     """Hide a final job; the dispatcher removes its rows and artifacts.
 

@@ -16,6 +16,7 @@ from app import queue
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobStatus, Run
 from app.schemas.errors import ReportedError
+from app.services import tenants
 from app.services.outcome import Outcome, job_error, verdict
 from app.settings import get_settings
 
@@ -164,6 +165,7 @@ def eligible(worker: WorkerInfo, queues: Sequence[str], now: datetime) -> Column
         Job.queue.in_(queues),
         Job.deleted_at.is_(None),
         or_(Job.not_before.is_(None), Job.not_before <= now),
+        Job.tenant_id.not_in(tenants.disabled()),
         device,
     )
 
