@@ -11,6 +11,8 @@ from app.cli.output import AsJson, say, table, when
 if TYPE_CHECKING:
     from app.db.tables import Tenant
 
+NO_LIMIT, DEFAULT = "none", "default"
+
 app = typer.Typer(help="Tenants; works in the service's database, on its machine.")
 
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Name or id of the tenant")]
@@ -26,13 +28,22 @@ def list_tenants(as_json: AsJson = False) -> None:
     if as_json:
         output.print_json(listed)
         return
-    rows = ((t["name"], t["id"], when(t["disabled_at"])) for t in listed)
-    table(("tenant", "id", "disabled"), rows)
+    rows = ((t["name"], t["id"], when(t["disabled_at"]), _quotas(t["quotas"])) for t in listed)
+    table(("tenant", "id", "disabled", "quotas of its own"), rows)
 
 
 def _described(tenant: "Tenant") -> dict[str, Any]:
     disabled_at = tenant.disabled_at and tenant.disabled_at.isoformat()
-    return {"id": tenant.id, "name": tenant.name, "disabled_at": disabled_at}
+    return {
+        "id": tenant.id,
+        "name": tenant.name,
+        "disabled_at": disabled_at,
+        "quotas": tenant.quotas,
+    }
+
+
+def _quotas(quotas: dict[str, int | None]) -> str:
+    return " ".join(f"{n}={NO_LIMIT if v is None else v}" for n, v in quotas.items())
 
 
 @app.command()
@@ -50,6 +61,32 @@ def create(
         return
     say(f"{made['name']} is {made['id']}")
     say(f"its first key: sextant keys create admin --tenant {name} --scope admin")
+
+
+@app.command("set")
+def set_quotas(
+    name: TenantName,
+    quotas: Annotated[
+        list[str], typer.Argument(metavar="QUOTA=VALUE", help="a number, `none` or `default`")
+    ],
+) -> None:
+    """Set quotas of a tenant: queued_jobs=500 stored_bytes=none writes_a_minute=default."""
+    from app.services import tenants
+
+    with operator_session() as session:
+        tenant = tenants.find(session, name)
+        tenants.set_quotas(tenant, dict(map(_parse, quotas)))
+        said = _quotas(tenant.quotas)
+    say(f"{tenant.name}: {said or 'every quota is the default'}")
+
+
+def _parse(text: str) -> tuple[str, int | str | None]:
+    name, _, value = text.partition("=")
+    if value.isascii() and value.isdecimal():
+        return name, int(value)
+    if value not in (NO_LIMIT, DEFAULT):
+        raise ValueError(f"{text!r}: write QUOTA=VALUE with a number, {NO_LIMIT} or {DEFAULT}")
+    return name, None if value == NO_LIMIT else DEFAULT
 
 
 @app.command()

@@ -1,7 +1,9 @@
 """Tenants: owners of rows, made and disabled by the operator alone, never over HTTP."""
 
 import re
+from collections.abc import Mapping
 
+from pydantic import ValidationError
 from sqlalchemy import Select, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -9,7 +11,9 @@ from sqlalchemy.orm import Session
 from app.db.session import database_now
 from app.db.tables import Tenant, new_id
 from app.errors import ConflictError, NotFoundError, invalid
+from app.schemas.usage import QuotaValues
 
+DEFAULT = "default"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
@@ -62,6 +66,27 @@ def disable(session: Session, tenant: Tenant) -> None:
 def enable(tenant: Tenant) -> None:
     """Take back :func:`disable`: the same keys are valid, waiting jobs start."""
     tenant.disabled_at = None
+
+
+def set_quotas(tenant: Tenant, values: Mapping[str, int | str | None]) -> None:
+    """Change some quotas of a tenant.
+
+    Args:
+        tenant: whose.
+        values: by name of the quota: a number, None for no limit, or ``"default"``.
+
+    Raises:
+        InvalidError: for a name or number that is none.
+    """
+    merged = {**tenant.quotas, **values}
+    kept = {name: value for name, value in merged.items() if value != DEFAULT}
+    try:
+        checked = QuotaValues.model_validate(kept)
+    except ValidationError as error:
+        wrong = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())
+        names = ", ".join(QuotaValues.model_fields)
+        raise invalid("/quotas", f"{wrong}; there are {names}") from error
+    tenant.quotas = checked.model_dump(exclude_unset=True)
 
 
 def disabled() -> Select[str]:

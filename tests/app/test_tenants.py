@@ -48,7 +48,8 @@ def test_a_tenant_and_its_first_key_by_commands(anonymous, admin_key):
         anonymous.get("/v1/keys", headers=with_key(admin_key)).json()["data"][0]["name"] == "admin"
     )
     listed = {row["name"]: row for row in json.loads(run("tenants", "list", "--json"))}
-    assert listed["acme"] == made == {"id": made["id"], "name": "acme", "disabled_at": None}
+    assert listed["acme"] == made
+    assert (made["name"], made["disabled_at"], made["quotas"]) == ("acme", None, {})
     assert set(listed) == {"acme", "default"}
     assert "acme" in run("tenants", "list")
 
