@@ -14,7 +14,18 @@ from app.db.session import get_engine, make_session
 from app.http import event_streams, problems
 from app.http.loopback import LoopbackMiddleware
 from app.http.middleware import RequestContextMiddleware
-from app.routers import artifacts, datasets, events, health, jobs, keys, kinds, logs, metrics
+from app.routers import (
+    artifacts,
+    datasets,
+    events,
+    health,
+    jobs,
+    keys,
+    kinds,
+    logs,
+    metrics,
+    usage,
+)
 from app.services import keys as key_service
 from app.settings import get_settings
 
@@ -65,7 +76,9 @@ def create_app() -> FastAPI:
     if settings.auth_disabled:
         app.add_middleware(LoopbackMiddleware)
     app.add_middleware(RequestContextMiddleware)
-    for part in (jobs, events, metrics, logs, artifacts, datasets, kinds, keys):
-        app.include_router(part.router, responses=problems.problems(400, 401, 403, 422, 500, 503))
+    for part in (jobs, events, metrics, logs, artifacts, datasets, kinds, keys, usage):
+        app.include_router(
+            part.router, responses=problems.problems(400, 401, 403, 422, 429, 500, 503)
+        )
     app.include_router(health.router)
     return app

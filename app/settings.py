@@ -136,6 +136,23 @@ class Settings(BaseSettings):
         default="", description="Command instead of `python -m models` (tests use a stub)"
     )
 
+    limits_queued_jobs: int | None = Field(
+        default=None,
+        ge=0,
+        description="Queued jobs of one tenant; unset: 1,000, on a loopback bind no limit",
+    )
+    limits_writes: int | None = Field(
+        default=None,
+        ge=0,
+        description="POST, PUT and DELETE a minute of one key; unset: 600, on a loopback bind no "
+        "limit",
+    )
+    limits_reads: int | None = Field(
+        default=None,
+        ge=0,
+        description="GET and HEAD a minute of one key; unset: 6,000, on a loopback bind no limit",
+    )
+
     quota_events: int = Field(
         default=10_000,
         ge=1,
@@ -201,6 +218,25 @@ class Settings(BaseSettings):
     def worker_queue_names(self) -> tuple[str, ...]:
         """The queues that this worker serves; none where that depends on its GPUs."""
         return _split(self.worker_queues)
+
+    @property
+    def queued_jobs_limit(self) -> int | None:
+        """Queued jobs of a tenant without a quota of its own; None is no limit."""
+        return self._unless_loopback(self.limits_queued_jobs, 1000)
+
+    @property
+    def writes_limit(self) -> int | None:
+        """Writes a minute of a key, likewise."""
+        return self._unless_loopback(self.limits_writes, 600)
+
+    @property
+    def reads_limit(self) -> int | None:
+        """Reads a minute of a key, likewise."""
+        return self._unless_loopback(self.limits_reads, 6000)
+
+    def _unless_loopback(self, given: int | None, default: int) -> int | None:
+        """What was set, else the default where others can reach the port."""
+        return default if given is None and not _loopback(self.bind) else given
 
     @property
     def database(self) -> str:

@@ -99,7 +99,9 @@ class Dispatcher(threading.Thread):
 def _waiting(session: Session, name: str) -> bool:
     """Whether this worker could start something of a queue now."""
     now = database_now(session)
-    jobs = exists(select(Job.id).where(lifecycle.eligible(this_host().info(), [name], now)))
+    jobs = exists(
+        select(Job.id).where(lifecycle.eligible(session, this_host().info(), [name], now))
+    )
     return bool(session.scalar(select(jobs))) or datasets.check_waiting(session)
 
 

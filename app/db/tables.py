@@ -120,10 +120,12 @@ class Tenant(Base):
     """An owner of rows."""
 
     __tablename__ = "tenants"
+    __table_args__ = (Index("uq_tenants_name", "name", unique=True),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    disabled_at: Mapped[datetime | None]
 
 
 class ApiKey(Base):
@@ -151,6 +153,12 @@ class Job(Base):
         _one_of("status_reason", STATUS_REASONS),
         Index(None, "tenant_id", "id"),
         Index("ix_jobs_claim", "status", "queue", desc("priority"), "id"),
+        Index(
+            "ix_jobs_queued",
+            "tenant_id",
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
         Index(None, "status", "lease_expires_at"),
     )
 
@@ -201,7 +209,10 @@ class Run(Base):
     """One execution of a job by a worker, numbered from 1."""
 
     __tablename__ = "runs"
-    __table_args__ = (PrimaryKeyConstraint("job_id", "number"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "number"),
+        Index(None, "tenant_id", "ended_at"),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     number: Mapped[int]
@@ -282,6 +293,13 @@ class Artifact(Base):
             postgresql_where=text("status = 'ready'"),
         ),
         Index(None, "status", "created_at"),
+        Index(
+            "ix_artifacts_stored",
+            "tenant_id",
+            "size_bytes",
+            sqlite_where=text("status = 'ready'"),
+            postgresql_where=text("status = 'ready'"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

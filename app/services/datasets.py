@@ -21,7 +21,7 @@ from app.errors import (
     invalid,
 )
 from app.schemas.errors import ReportedError
-from app.services import paging
+from app.services import paging, quotas
 from app.services.storage_keys import dataset_folder
 from app.settings import get_settings
 from models.core.needs import DatasetInfo
@@ -57,12 +57,14 @@ def create(
     Raises:
         InvalidError: for the name of a built-in dataset, or one like an id.
         ConflictError: if the tenant has a dataset of this name.
+        StorageQuotaError: if it has stored all it may.
     """
     if name in BUILTIN:
         raise invalid("/name", f"{name!r} is the name of a built-in dataset; choose another")
     if name.startswith("ds_"):
         raise invalid("/name", f"{name!r} begins like an id; choose a name without ds_")
     _make_free(session, tenant_id, name)
+    quotas.admit_bytes(session, tenant_id, 1)
     row = Dataset(
         id=new_id("ds"),
         tenant_id=tenant_id,

@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from app import queue
 from app.db.session import after_commit
 from app.db.tables import FINAL, Event, Job, JobStatus, Run, new_id, utc_now
-from app.errors import ConflictError, NotFoundError, UnavailableError
+from app.errors import ConflictError, NotFoundError, QuotaExceededError, UnavailableError
 from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
-from app.services import holds, lifecycle, paging, queues
+from app.services import holds, lifecycle, paging, queues, quotas
 from app.services.derived import derive
 from app.services.resolve import placement, resolve
 
@@ -56,10 +56,12 @@ def submit(
 
     Raises:
         InvalidError: with the pointer of a reference or a queue that cannot be used.
+        QuotaExceededError: if the tenant has as many queued, or as much stored, as it may.
     """
     resolved = resolve(session, tenant_id, request.spec, root)
     device, gpus, queue_name = placement(request)
     queues.check(session, queue_name)
+    quotas.admit_job(session, tenant_id)  # late: others wait for its lock
     limits = request.limits
     now = utc_now()
     job = Job(
@@ -106,6 +108,10 @@ def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     warnings = []
     if queue_name not in queues.served(session):
         warnings.append(f"no live worker serves the queue {queue_name!r}")
+    try:
+        quotas.admit_job(session, tenant_id)
+    except QuotaExceededError as error:
+        warnings.append(error.detail)
     return DryRun(
         estimate=resolved.estimate,
         resolved_spec=resolved.spec,
@@ -178,6 +184,20 @@ def cancel(session: Session, tenant_id: str, job_id: str, mode: str, *, save: bo
             return True
         session.refresh(job)
     raise UnavailableError("the job changes its status too often; try again")
+
+
+def cancel_all(session: Session, tenant_id: str) -> int:
+    """Ask every job of a tenant that is not final to stop, running ones with a checkpoint.
+
+    Returns:
+        How many were asked.
+    """
+    unfinished = select(Job).where(Job.tenant_id == tenant_id, Job.status.not_in(FINAL))
+    asked = [
+        lifecycle.request_cancel(session, job, "graceful", save=True)
+        for job in session.scalars(unfinished).all()
+    ]
+    return len([job for job in asked if job is not None])
 
 
 def delete(session: Session, tenant_id: str, job_id: str) -> None:

@@ -16,6 +16,7 @@ from app import queue
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobStatus, Run
 from app.schemas.errors import ReportedError
+from app.services import quotas
 from app.services.outcome import Outcome, job_error, verdict
 from app.settings import get_settings
 
@@ -152,18 +153,22 @@ def add_events(
 # -- claim and hold ------------------------------------------------------------------------------
 
 
-def eligible(worker: WorkerInfo, queues: Sequence[str], now: datetime) -> ColumnElement[bool]:
+def eligible(
+    session: Session, worker: WorkerInfo, queues: Sequence[str], now: datetime
+) -> ColumnElement[bool]:
     """Condition for the jobs that ``worker`` could start now."""
+    held = quotas.held(session, now)
     device = Job.device == "cpu"
     if not worker.gpus_total:
         device = and_(Job.device != "cuda", Job.gpus == 0)
     elif worker.gpus_free:
-        device = or_(device, Job.gpus <= worker.gpus_free)
+        device = or_(device, and_(Job.gpus <= worker.gpus_free, Job.tenant_id.not_in(held.on_gpus)))
     return and_(
         Job.status == JobStatus.QUEUED,
         Job.queue.in_(queues),
         Job.deleted_at.is_(None),
         or_(Job.not_before.is_(None), Job.not_before <= now),
+        Job.tenant_id.not_in(held.all),
         device,
     )
 
@@ -176,12 +181,14 @@ def claim(session: Session, worker: WorkerInfo, queue: str) -> Run | None:
     now = database_now(session)
     expires = now + timedelta(seconds=get_settings().lease_s)
     candidates = session.execute(
-        select(Job.id, Job.run_number)
-        .where(eligible(worker, [queue], now))
+        select(Job.id, Job.run_number, Job.tenant_id)
+        .where(eligible(session, worker, [queue], now))
         .order_by(Job.priority.desc(), Job.id)
         .limit(CLAIM_TRIES)
     ).all()
     for candidate in candidates:
+        if not quotas.may_start(session, candidate.tenant_id):
+            continue
         job = transition(
             session,
             candidate.id,

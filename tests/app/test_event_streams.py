@@ -13,7 +13,7 @@ import uvicorn
 
 from app import queue
 from app.db.session import make_session
-from app.db.tables import ApiKey, utc_now
+from app.db.tables import ApiKey, Tenant, utc_now
 from app.http import event_streams as streams
 from app.main import create_app
 from app.services import artifacts, events, keys, lifecycle
@@ -71,10 +71,10 @@ def later(seconds, call, *args):
     return thread
 
 
-@pytest.mark.parametrize("how", ["revoked", "expired"])
+@pytest.mark.parametrize("ended", ["revoked_at", "expires_at", "disabled_at"])
 @pytest.mark.parametrize(("part", "query"), [("events", {}), ("logs", {"follow": True})])
 def test_the_streams_of_a_key_that_is_no_longer_valid_end_within_a_second(
-    client, make_key, how, part, query
+    client, make_key, ended, part, query
 ):
     run = start_run()
     artifacts.put_log(run, write(get_settings().state_dir / "log", b"text\n"))
@@ -84,7 +84,8 @@ def test_the_streams_of_a_key_that_is_no_longer_valid_end_within_a_second(
     def end_key():
         with make_session() as session:
             key = session.get_one(ApiKey, f"key_{token.split('_')[1]}")
-            setattr(key, {"revoked": "revoked_at", "expired": "expires_at"}[how], utc_now())
+            row = session.get_one(Tenant, key.tenant_id) if ended == "disabled_at" else key
+            setattr(row, ended, utc_now())
         ended_at.append(time.monotonic())
 
     headers = {"Authorization": f"Bearer {token}"}

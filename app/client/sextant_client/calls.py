@@ -234,6 +234,10 @@ class Calls(ABC):
         """Revoke a key at once."""
         return self._run(_nothing(Request("DELETE", f"/v1/keys/{key_id}")))
 
+    def usage(self) -> Answer:
+        """Quotas of the tenant, each with ``limit`` and ``used``, and which keep jobs waiting."""
+        return self._run(_json(Request("GET", "/v1/usage")))
+
     def ready(self) -> Answer:
         """What ``/readyz`` reports; raises :class:`sextant_client.ApiError` while not ready."""
         return self._run(_json(Request("GET", "/readyz", read_s=5.0)))
