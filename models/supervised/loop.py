@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.core import device, ranks
 from models.core.errors import DivergedError, SpecError
+from models.core.finite import check_figures
 from models.core.graphs import GraphedStep
 from models.core.run import Run
 from models.core.stopping import StepEnd
@@ -23,7 +24,14 @@ from models.supervised import evaluate
 from models.supervised.clock import StepClock
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
-from models.supervised.state import FitContext, FitState, is_over_time, restore, save
+from models.supervised.state import (
+    FitContext,
+    FitState,
+    check_state,
+    is_over_time,
+    restore,
+    save,
+)
 from models.supervised.steps import (
     Batch,
     Mode,
@@ -240,7 +248,9 @@ def _named(sub_run: SubRun, values: Mapping[str, float]) -> dict[str, float]:
 def _test(context: FitContext, state: FitState) -> None:
     """Test the net on all test images and add a row to the history."""
     _flush(context, state)
+    check_state(context, state)
     scores = test(context.net, context.data, context.spec, context.run.device)
+    check_figures(scores._asdict(), f"test after step {state.step}")
     if scores.accuracy > state.best_accuracy:
         state.best_accuracy, state.best_step = scores.accuracy, state.step
     reported = {"test_accuracy": scores.accuracy, "test_nll": scores.nll}

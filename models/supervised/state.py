@@ -81,18 +81,32 @@ def spec_digest(spec: SupervisedSpec) -> str:
     return hashlib.sha256(spec.model_dump_json(exclude={"resume_from"}).encode()).hexdigest()
 
 
-def save(context: FitContext, state: FitState) -> None:
-    """Write a checkpoint and hand it over; the losses so far were reported, hence are finite."""
-    net, run = context.net, context.run
-    ranks.broadcast(list(net.buffers()))
-    if not ranks.is_first():
-        return
+def check_state(context: FitContext, state: FitState) -> None:
+    """Refuse to go on with weights, statistics or momentum that are not finite.
+
+    Raises:
+        DivergedError: naming the first.
+    """
+    checkpoint.check_finite(tensors_of(context), f"the net after step {state.step}")
+
+
+def tensors_of(context: FitContext) -> dict[str, Tensor]:
+    """Everything that a checkpoint keeps besides random states, by name; no copies."""
     groups = {
-        "net": net.state_dict(),
-        "momentum": momentum(net, context.optimizer),
+        "net": context.net.state_dict(),
+        "momentum": momentum(context.net, context.optimizer),
         "extra": context.hooks.extras,
     }
-    tensors = {f"{group}.{key}": x for group, part in groups.items() for key, x in part.items()}
+    return {f"{group}.{key}": x for group, part in groups.items() for key, x in part.items()}
+
+
+def save(context: FitContext, state: FitState) -> None:
+    """Write a checkpoint and hand it over; the losses so far were reported, hence are finite."""
+    run = context.run
+    ranks.broadcast(list(context.net.buffers()))
+    if not ranks.is_first():
+        return
+    tensors = tensors_of(context)
     name = checkpoint.name_of(state.step)
     description = describe(context.spec, context.data) | {
         "spec_sha256": spec_digest(context.spec),

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -51,7 +50,7 @@ class TrainingState:
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
     in_a_row: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     depths: list[Tensor] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
@@ -202,8 +201,7 @@ def write_results(plan: TrainingPlan, state: TrainingState) -> None:
     }
     report |= {"train": [x.name for x in plan.train], "test": [x.name for x in plan.test]}
     report |= {"device": device.describe(run.device)}
-    (run.dir / "report.json").write_text(json.dumps(report, indent=1))
-    run.artifact("report.json", role="report")
+    run.report("report.json", report)
     run.result(**result)
 
 
@@ -212,7 +210,8 @@ def _draw(plan: TrainingPlan, state: TrainingState) -> None:
     figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in state.history]
-    left.semilogy(epochs, [row["loss"] for row in state.history], marker="o", markersize=3)
+    learned = [(row["epoch"], row["loss"]) for row in state.history if row["loss"] is not None]
+    left.semilogy([x for x, _ in learned], [y for _, y in learned], marker="o", markersize=3)
     left.set_ylabel(f"training loss ({plan.spec.loss}, mean of an epoch)")
     right.plot(epochs, [row["error_ratio"] for row in state.history], marker="o", markersize=3)
     right.axhline(1.0, color="grey", linestyle="--", label="mean pooling")
