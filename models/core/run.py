@@ -5,6 +5,7 @@ Torch-free. With a worker the lines go to its event pipe, by hand to ``RUN_DIR/e
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -54,6 +55,8 @@ class Run:
             else checkpoint_interval_s
         )
         self._saved_at = time.monotonic()
+        self._progress: dict[str, Any] = {}
+        self._steps = 0
 
     # -- what the method reports ---------------------------------------------------------------
 
@@ -85,9 +88,19 @@ class Run:
             phase: which part of the job this is.
             unit: what ``step`` counts.
         """
-        self.emit(
-            "progress", step=step, total_steps=total_steps, epoch=epoch, phase=phase, unit=unit
-        )
+        self._progress = {"total_steps": total_steps, "epoch": epoch, "phase": phase, "unit": unit}
+        self._steps = step
+        self.emit("progress", step=step, **self._progress)
+
+    def complete_progress(self) -> None:
+        """Report that all is done, where the work ended before its last step; once, at the end."""
+        total = self._progress.get("total_steps")
+        if total is not None and self._steps != total:
+            self.emit("progress", step=total, **self._progress)
+
+    def say(self, line: str) -> None:
+        """Write a line for people into the log."""
+        sys.stderr.write(f"{line}\n")
 
     def artifact(self, name: str, role: str, step: int | None = None, **metadata: Any) -> None:
         """Hand over the file ``dir / name``; it must not change afterwards.

@@ -260,6 +260,17 @@ def _test(context: FitContext, state: FitState) -> None:
     row |= {**reported, "test_ece": scores.ece}
     state.loss_sum, state.loss_count = 0.0, 0
     state.history.append(row | {"steps": dict(state.clock.counts)})
+    _say(context, row)
+
+
+def _say(context: FitContext, row: Mapping[str, Any]) -> None:
+    """A line of the log for each test, which comes at the end of an epoch."""
+    if ranks.is_first():
+        name, epochs = context.sub_run.prefix, context.total / context.per_epoch
+        shown = ", ".join(
+            f"{key} {x:.4g}" for key, x in row.items() if key not in ("step", "epoch")
+        )
+        context.run.say(f"{name}epoch {row['epoch']:.4g} of {epochs:.4g}: {shown}")
 
 
 def test(net: nn.Module, data: ImageData, spec: SupervisedSpec, on: str) -> evaluate.Scores:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.core import checkpoint, ranks
+from models.core import checkpoint, origin, ranks
 from models.core.errors import SpecError
 from models.core.run import Run
 from models.data.images import ImageData
@@ -77,8 +77,9 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
 
 
 def spec_digest(spec: SupervisedSpec) -> str:
-    """SHA-256 of a spec without the checkpoint it goes on from, in hex."""
-    return hashlib.sha256(spec.model_dump_json(exclude={"resume_from"}).encode()).hexdigest()
+    """SHA-256 of a spec without the checkpoint it goes on from and threads, in hex."""
+    kept = spec.model_dump_json(exclude={"resume_from", "threads"})
+    return hashlib.sha256(kept.encode()).hexdigest()
 
 
 def check_state(context: FitContext, state: FitState) -> None:
@@ -117,6 +118,7 @@ def save(context: FitContext, state: FitState) -> None:
         "since_test": [state.loss_sum, state.loss_count],
         "clock": state.clock.state(),
         "notes": dict(context.hooks.notes),
+        "origin": origin.describe(run),
     }
     tensors |= checkpoint.random_state(run.device)
     checkpoint.write(run.dir / name, tensors, description)
@@ -128,9 +130,10 @@ def restore(context: FitContext, state: FitState, path: Path) -> None:
 
     Raises:
         DataError: if the file is damaged.
-        SpecError: if it is of another net.
+        SpecError: if it is of another net or number of processes.
     """
     tensors, saved = checkpoint.read(path)
+    origin.check(saved, context.run)
     if saved["net"] != context.spec.net() or saved["classes"] != context.data.classes:
         raise SpecError(
             f"the checkpoint is of the net {saved['net']} with {len(saved['classes'])} classes",

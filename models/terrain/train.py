@@ -215,4 +215,8 @@ def _end_epoch(plan: TrainingPlan, state: TrainingState) -> None:
         state.best = copy.deepcopy(plan.net.state_dict())
     state.history.append({"epoch": state.step // plan.per_epoch, **row})
     state.losses.clear()
-    plan.run.log(state.step, **{name: x for name, x in row.items() if x is not None})
+    known = {name: x for name, x in row.items() if x is not None}
+    plan.run.log(state.step, **known)
+    if ranks.is_first():
+        shown = ", ".join(f"{name} {x:.4g}" for name, x in known.items())
+        plan.run.say(f"epoch {state.step // plan.per_epoch} of {plan.spec.epochs}: {shown}")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from models.core import checkpoint, device, ranks
+from models.core import checkpoint, device, origin, ranks
 from models.core.errors import SpecError
 from models.core.run import Run, StoppedError
 from models.terrain.learning import samples, weights
@@ -120,7 +120,8 @@ def _write_floods(plan: TrainingPlan, state: TrainingState) -> None:
 
 
 def _digest(spec: TerrainTrain) -> str:
-    return hashlib.sha256(spec.model_dump_json(exclude={"resume_from"}).encode()).hexdigest()
+    kept = spec.model_dump_json(exclude={"resume_from", "threads"})
+    return hashlib.sha256(kept.encode()).hexdigest()
 
 
 def save(plan: TrainingPlan, state: TrainingState) -> None:
@@ -142,6 +143,7 @@ def save(plan: TrainingPlan, state: TrainingState) -> None:
         "history": state.history,
         "baseline": state.baseline,
         "units": state.units,
+        "origin": origin.describe(plan.run),
     }
     checkpoint.write(plan.run.dir / name, tensors, metadata)
     plan.run.artifact(name, role="checkpoint", step=state.step)
@@ -151,10 +153,12 @@ def restore(plan: TrainingPlan, state: TrainingState) -> None:
     """Restore net, optimizer, random state and progress from a checkpoint.
 
     Raises:
-        SpecError: if it comes from another spec, whose fine floods are of other terrains.
+        SpecError: if it comes from another number of processes, or from another spec, whose fine
+            floods are of other terrains.
     """
     assert plan.run.resume is not None  # noqa: S101  # guaranteed by the caller
     tensors, metadata = checkpoint.read(plan.run.resume)
+    origin.check(metadata, plan.run)
     if metadata.get("spec_sha256") != _digest(plan.spec):
         raise SpecError("resume_from: the checkpoint comes from another spec; submit the same one")
     plan.net.load_state_dict(checkpoint.part(tensors, "net"))
