@@ -85,12 +85,14 @@ def _run(run: Run, options: argparse.Namespace) -> None:
     from models.core import device  # loads torch
 
     run.device = device.pick()
+    device.use_threads(spec.threads)
     if spec.deterministic:
         device.make_deterministic()
     described = device.describe(run.device)
     run.emit("event", event="lineage", **described)
     sys.stderr.write(f"{spec.kind} with {json.dumps(described)}\n")  # the first line of the log
     entry(spec, run)
+    run.complete_progress()
 
 
 def _check(run: Run, _options: argparse.Namespace) -> None:

@@ -165,6 +165,13 @@ class Spec(SpecGroup):
     deterministic: bool = Field(
         default=False, description="Bit-equal repetition on the same device class; may be slower"
     )
+    threads: Int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads; results depend on their number, also with deterministic."
+        " null: one for each core that the run may use; the lineage of the job tells how many",
+    )
     resume_from: ArtifactRef | None = Field(
         default=None, description="Checkpoint to go on from; refused where not resumable"
     )

@@ -1,6 +1,5 @@
 """What a training with cheap steps would save, from a few timed steps (README, plan)."""
 
-import json
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -47,8 +46,7 @@ def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
     if ranks.is_first():
         contents = {"result": result, "layers": _layers(setup, times), "cheap_sizes": setup.sizes}
         contents |= {"spec": spec.model_dump(mode="json"), "device": device.describe(run.device)}
-        (run.dir / "plan.json").write_text(json.dumps(contents, indent=2))
-        run.artifact("plan.json", role="report")
+        run.report("plan.json", contents)
         run.result(**result)
 
 

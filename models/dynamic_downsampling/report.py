@@ -1,7 +1,6 @@
 """The figures that a training with cheap steps leaves: result, ``report.json``, ``history.csv``."""
 
 import csv
-import json
 import math
 from typing import Any
 
@@ -146,8 +145,7 @@ def write(setup: Setup, arms: dict[str, Fitted], figures: dict[str, Any], run: R
         "layers": [layer._asdict() for layer in setup.layers],
         "cheap_sizes": [list(size) for size in setup.sizes],
     }
-    (run.dir / "report.json").write_text(json.dumps(contents, indent=2))
-    run.artifact("report.json", role="report")
+    run.report("report.json", contents)
     rows = _rows(setup, next(iter(arms.values())))
     with (run.dir / "history.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))

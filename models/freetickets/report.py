@@ -1,7 +1,6 @@
 """What a job leaves at its end: ensemble file, figures, tables, pictures."""
 
 import csv
-import json
 import re
 from statistics import median
 from typing import Any
@@ -216,8 +215,7 @@ def _write(
         "changes": changes,
         "timings": timings,
     }
-    (run.dir / "report.json").write_text(json.dumps(contents, indent=2))
-    run.artifact("report.json", role="report")
+    run.report("report.json", contents)
     _table(training, "history.csv", fitted.history)
     tables = {"updates.csv": changes, "layers.csv": timings["layers"]}
     if "corruptions" in values:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from models.core import checkpoint, optimizers
+from models.core import checkpoint, optimizers, origin
 from models.core.device import generator
 from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
@@ -233,6 +233,9 @@ class StagedTraining:
         for net in nets:
             net.train()
         self.run.log(self.done(), **{f"{stage.prefix}_validation": value})
+        self.run.say(
+            f"{stage.name}, step {self.state.step} of {stage.steps}: validation {value:.4g}"
+        )
         if self.state.best is None or value < self.state.best:
             self.state.best, self.state.validations_without_improvement = value, 0
         else:
@@ -253,11 +256,13 @@ class StagedTraining:
                 for key, tensor in optimizer.state[parameter].items():
                     tensors[f"adam.{index}.{key}"] = tensor
         name, state = checkpoint.name_of(self.done()), self.state.stored()
-        checkpoint.write(self.run.dir / name, tensors, {**self.description, "state": state})
+        about = self.description | {"state": state, "origin": origin.describe(self.run)}
+        checkpoint.write(self.run.dir / name, tensors, about)
         self.run.artifact(name, role="checkpoint", step=self.done())
 
     def _restore(self, saved: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
         tensors, description = saved
+        origin.check(description, self.run)
         if description.get("lcw") != self.description["lcw"]:
             raise SpecError(
                 f"the checkpoint is of {description.get('lcw') or description.get('net')}",

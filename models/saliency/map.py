@@ -215,8 +215,7 @@ class Explainer:
             "images": self.images,
             "maps": self.maps,
         }
-        (self.run.dir / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False))
-        self.run.artifact("report.json", role="report")
+        self.run.report("report.json", numbers)
         self.run.result(
             images=len(self.images), maps=len(self.maps), rows=rows, warnings=len(self.warnings)
         )
@@ -235,7 +234,7 @@ def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:
             _add(archive, key, file.read_bytes())
             index.append({"key": key, **entry})
         buffer = io.BytesIO()
-        np.save(buffer, np.array(json.dumps(index)))
+        np.save(buffer, np.array(json.dumps(index, allow_nan=False)))
         _add(archive, "index", buffer.getvalue())
 
 

@@ -9,7 +9,7 @@ from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.run import Run, StoppedError
 from models.saliency import analysis, html_report
-from models.saliency.evaluate import described, write_json
+from models.saliency.evaluate import described
 from models.saliency.figures import charts
 from models.saliency.figures.maps import style
 from models.saliency.graders.registry import grader_labels
@@ -40,7 +40,7 @@ def sweep(spec: SaliencySweep, run: Run) -> None:
     write_tables(results, run)
     findings = analyse(spec, results)
     pictures = draw(study, results, findings, run)
-    write_json(run, "sweep.json", {"kind": spec.kind, **described(study, results), **findings})
+    run.report("sweep.json", {"kind": spec.kind, **described(study, results), **findings})
     html_report.write(run.dir / "report.html", spec, results, findings, pictures)
     run.artifact("report.html", role="report")
     run.result(

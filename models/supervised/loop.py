@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.core import device, ranks
 from models.core.errors import DivergedError, SpecError
+from models.core.finite import check_figures
 from models.core.graphs import GraphedStep
 from models.core.run import Run
 from models.core.stopping import StepEnd
@@ -23,7 +24,14 @@ from models.supervised import evaluate
 from models.supervised.clock import StepClock
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
-from models.supervised.state import FitContext, FitState, is_over_time, restore, save
+from models.supervised.state import (
+    FitContext,
+    FitState,
+    check_state,
+    is_over_time,
+    restore,
+    save,
+)
 from models.supervised.steps import (
     Batch,
     Mode,
@@ -240,7 +248,9 @@ def _named(sub_run: SubRun, values: Mapping[str, float]) -> dict[str, float]:
 def _test(context: FitContext, state: FitState) -> None:
     """Test the net on all test images and add a row to the history."""
     _flush(context, state)
+    check_state(context, state)
     scores = test(context.net, context.data, context.spec, context.run.device)
+    check_figures(scores._asdict(), f"test after step {state.step}")
     if scores.accuracy > state.best_accuracy:
         state.best_accuracy, state.best_step = scores.accuracy, state.step
     reported = {"test_accuracy": scores.accuracy, "test_nll": scores.nll}
@@ -250,6 +260,17 @@ def _test(context: FitContext, state: FitState) -> None:
     row |= {**reported, "test_ece": scores.ece}
     state.loss_sum, state.loss_count = 0.0, 0
     state.history.append(row | {"steps": dict(state.clock.counts)})
+    _say(context, row)
+
+
+def _say(context: FitContext, row: Mapping[str, Any]) -> None:
+    """A line of the log for each test, which comes at the end of an epoch."""
+    if ranks.is_first():
+        name, epochs = context.sub_run.prefix, context.total / context.per_epoch
+        shown = ", ".join(
+            f"{key} {x:.4g}" for key, x in row.items() if key not in ("step", "epoch")
+        )
+        context.run.say(f"{name}epoch {row['epoch']:.4g} of {epochs:.4g}: {shown}")
 
 
 def test(net: nn.Module, data: ImageData, spec: SupervisedSpec, on: str) -> evaluate.Scores:

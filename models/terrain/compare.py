@@ -1,7 +1,6 @@
 """Runs ``terrain.compare``: the fine flood once, then the flood on every coarse terrain."""
 
 import csv
-import json
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -196,8 +195,7 @@ def _write_results(
         "torch": torch.__version__,
     }
     report |= {"assumed": fine.notes, "supercritical_share": truth.supercritical}
-    (run.dir / "report.json").write_text(json.dumps(report, indent=1))
-    run.artifact("report.json", role="report")
+    run.report("report.json", report)
     best = min(entries, key=lambda e: float(e.row["mae_m"]))
     speed = {e.name: float(e.row["speed_up"]) for e in entries}
     run.result(

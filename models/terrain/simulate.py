@@ -1,7 +1,6 @@
 """Runs ``terrain.simulate``: one flood, its depths over time and its water balance."""
 
 import csv
-import json
 import math
 from typing import Any
 
@@ -136,6 +135,5 @@ def _report(
         "assumed": ground.notes,
     }
     report |= {"torch": torch.__version__, "nodata_cells": int(ground.missing.sum())}
-    (run.dir / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
-    run.artifact("report.json", role="report")
+    run.report("report.json", report)
     run.result(**result)

@@ -52,9 +52,13 @@ def events(run, kind):
     return [event for event in map(json.loads, lines) if event["type"] == kind]
 
 
-def test_learns_and_reports(data, new_run):
+def test_learns_and_reports(data, new_run, capsys):
     run = new_run()
     fitted = fit(net_of(), data, spec_of(epochs=8), run)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 8
+    assert told[2].startswith("epoch 3 of 8: ")
+    assert f"test_accuracy {fitted.history[2]['test_accuracy']:.4g}" in told[2]
     assert fitted.scores.accuracy > 0.9
     assert fitted.ended_by == "steps"
     losses = [e["values"]["loss"] for e in events(run, "metric") if "loss" in e["values"]]
