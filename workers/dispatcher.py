@@ -64,6 +64,7 @@ class Dispatcher(threading.Thread):
         with make_session() as session:
             ended = lifecycle.expire(session)
             lifecycle.time_out_queued(session)
+            lifecycle.release(session, database_now(session))
         if ended:
             run_folder.sweep()
         if time.monotonic() - self._cleaned_at >= CLEAN_EVERY_S:
@@ -98,8 +99,7 @@ class Dispatcher(threading.Thread):
 
 def _waiting(session: Session, name: str) -> bool:
     """Whether this worker could start something of a queue now."""
-    now = database_now(session)
-    jobs = exists(select(Job.id).where(lifecycle.eligible(this_host().info(), [name], now)))
+    jobs = exists(select(Job.id).where(lifecycle.eligible(this_host().info(), [name])))
     return bool(session.scalar(select(jobs))) or datasets.check_waiting(session)
 
 
