@@ -64,6 +64,7 @@ class Dispatcher(threading.Thread):
         with make_session() as session:
             ended = lifecycle.expire(session)
             lifecycle.time_out_queued(session)
+            lifecycle.release(session, database_now(session))
         if ended:
             run_folder.sweep()
         if time.monotonic() - self._cleaned_at >= CLEAN_EVERY_S:

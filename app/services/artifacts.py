@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import Select, delete, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app import queue, storage
@@ -251,7 +251,7 @@ def _replaced(ref: ArtifactRef) -> Any:
 def collect() -> None:
     """Remove replaced and abandoned artifacts, and what deleted jobs left; safe in parallel."""
     with make_session(write=False) as session:
-        rows = [*session.scalars(_garbage(session))]
+        rows = [row for query in _garbage(session) for row in session.scalars(query)]
         jobs = session.execute(
             select(Job.id, Job.tenant_id).where(Job.deleted_at.is_not(None)).limit(COLLECTED_A_PASS)
         ).all()
@@ -261,7 +261,7 @@ def collect() -> None:
         _collect_job(tenant_id, job_id)
 
 
-def _garbage(session: Session) -> Any:
+def _garbage(session: Session) -> list[Select[Artifact]]:
     """Deleted rows that no job needs, and pending ones that no running run can still finish."""
     before = database_now(session) - timedelta(hours=get_settings().retention_pending_h)
     alive = exists().where(
@@ -276,12 +276,12 @@ def _garbage(session: Session) -> Any:
         user.id == JobInput.job_id,
         user.status.not_in(FINAL),
     )
-    abandoned = (Artifact.status == "pending") & (Artifact.created_at < before) & ~alive
-    return (
-        select(Artifact)
-        .where(or_((Artifact.status == "deleted") & ~held, abandoned))
-        .limit(COLLECTED_A_PASS)
-    )
+    deleted = (Artifact.status == "deleted", ~held)
+    abandoned = (Artifact.status == "pending", Artifact.created_at < before, ~alive)
+    return [
+        select(Artifact).where(*each).order_by(Artifact.created_at).limit(COLLECTED_A_PASS)
+        for each in (deleted, abandoned)
+    ]
 
 
 def _collect_row(row: Artifact) -> None:

@@ -13,12 +13,11 @@ from sqlalchemy import func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
-from app.db.tables import Artifact, Dataset, Job, JobStatus, Run, Tenant
+from app.db.tables import Artifact, Dataset, Job, JobStatus, Run, Tenant, has_status
 from app.errors import QuotaExceededError, StorageQuotaError
 from app.settings import get_settings
 
-# written out, not as parameters: only so do both databases use the partial indexes
-QUEUED = Job.status == literal_column(f"'{JobStatus.QUEUED}'")
+# written out, not as a parameter: only so do both databases use the partial index
 READY = Artifact.status == literal_column("'ready'")
 NAMES = (
     "queued_jobs",
@@ -117,11 +116,11 @@ def _lock(session: Session, tenant_id: str) -> None:
 
 
 def _queued_jobs(session: Session, tenant_id: str) -> int:
-    return _count(session, Job.tenant_id == tenant_id, QUEUED)
+    return _count(session, Job.tenant_id == tenant_id, has_status(JobStatus.QUEUED))
 
 
 def _running_jobs(session: Session, tenant_id: str) -> int:
-    return _count(session, Job.status == JobStatus.RUNNING, Job.tenant_id == tenant_id)
+    return _count(session, has_status(JobStatus.RUNNING), Job.tenant_id == tenant_id)
 
 
 def _count(session: Session, *conditions: Any) -> int:
