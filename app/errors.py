@@ -58,6 +58,16 @@ class TooLargeError(ServiceError):
     code = "too_large"
 
 
+class TooManyRequestsError(ServiceError):
+    """A key made more requests a minute than it may."""
+
+    code = "too_many"
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
 class QuotaExceededError(ServiceError):
     """A quota of the tenant is full; it empties by itself."""
 

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from app import queue, telemetry
 from app.db import migrate
 from app.db.session import get_engine, make_session
-from app.http import event_streams, problems
+from app.http import event_streams, problems, rates
 from app.http.loopback import LoopbackMiddleware
 from app.http.middleware import RequestContextMiddleware
 from app.routers import (
@@ -55,10 +55,12 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
     await run_in_threadpool(_prepare_database)
     queue.warm()
     event_streams.start()
+    rates.start()
     try:
         yield
     finally:
         event_streams.stop()
+        await rates.stop()
 
 
 def create_app() -> FastAPI:

@@ -22,7 +22,7 @@ router = APIRouter(tags=["health"], route_class=StrictRoute)
 async def metrics_allowed(request: Request) -> None:
     """Demand an admin key where the settings say so: the numbers are of all tenants."""
     if get_settings().auth_metrics:
-        principal = await caller(await bearer(request))
+        principal = await caller(request, await bearer(request))
         demand(principal, ADMIN)
 
 
