@@ -237,7 +237,7 @@ def from_heights(z: Shaped[np.ndarray, "ny nx"], dx: float, name: str) -> Elevat
 
 
 def read(
-    path: Path, cell_size_m: float | None, name: str, nodata: float | None = None
+    path: Path, cell_size_m: float | None, name: str, nodata: elevation.Nodata | None = None
 ) -> Elevation:
     """Heights in metres of a file that :func:`models.data.elevation.check` accepts, north up.
 

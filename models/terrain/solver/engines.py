@@ -15,6 +15,7 @@ from models.terrain.dem.rasters import Elevation, Maps
 from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, resolve_water
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
+from models.terrain.solver.inputs import with_series
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, Totals, advance
 from models.terrain.solver.voids import Voids, check_water, rain_share
@@ -200,7 +201,7 @@ class Scenario(NamedTuple):
         shape = (bed.shape[1], bed.shape[2])
         manning = _on(self.maps.manning, shape)
         ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver, manning)
-        forcing = forcing_of(self.water, self.extent, shape, dx)
+        forcing = forcing_of(self.water, self.extent, shape, dx, datum)
         forcing = forcing._replace(rain_map=_on(self.maps.rain, shape))
         if self.voids is not None:
             ground, forcing = self.voids.applied(ground, forcing)
@@ -284,7 +285,8 @@ def scenario_of(
         DataError: if a map cannot be used.
     """
     ny, nx = fine.z.shape
-    resolved = resolve_water(water or spec.water, fine.z, fine.missing, fine.dx)
+    whole = with_series(water or spec.water, run)
+    resolved = resolve_water(whole, fine.z, fine.missing, fine.dx)
     extent = Extent(ny * fine.dx, nx * fine.dx)
     maps, voids = rasters.maps_of(spec, fine, run), None
     if fine.missing.any():

@@ -1,6 +1,7 @@
 """Fields of the terrain specs: where a terrain comes from, its water, the solver. Torch-free."""
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -52,8 +53,9 @@ class DatasetTerrain(DatasetRef):
         description="Side of a cell in metres, where neither the file (npy, degrees) nor the"
         " upload tells it",
     )
-    nodata: float | None = Field(
-        default=None, description="Stored value of cells without a height, where none is declared"
+    nodata: float | Literal["nan"] | None = Field(
+        default=None,
+        description='Stored value of cells without a height, where none is declared; "nan" for NaN',
     )
     area: Area | None = Field(default=None, description="Part of it; all where left out")
 
@@ -154,11 +156,38 @@ class Moment(SpecGroup):
     value: float = Field(ge=0, le=1e7)
 
 
+class SeriesRef(DatasetRef):
+    """An uploaded series: CSV of a time and values."""
+
+    column: str | None = Field(
+        default=None,
+        max_length=200,
+        description="Of its values; may be left out where there is one. A unit in its name is"
+        " converted",
+    )
+
+    def need(self, pointer: str) -> DatasetNeed:
+        """A series; ``pointer`` is that of this reference within the spec."""
+        return DatasetNeed(pointer, {"a series": (Bound("moments", 1),)})
+
+
+def _series_tag(value: Any) -> str:
+    return "moments" if isinstance(value, list) else "dataset"
+
+
+SomeMoments = Annotated[list[Moment], Field(min_length=1, max_length=1000), Tag("moments")]
+SeriesField = Annotated[
+    SomeMoments | Annotated[SeriesRef, Tag("dataset")], Discriminator(_series_tag)
+]
+
+
 class Varying(SpecGroup):
     """Something constant, or a series of moments."""
 
-    series: list[Moment] | None = Field(
-        default=None, min_length=1, max_length=1000, description="Over time, times rising"
+    series: SeriesField | None = Field(
+        default=None,
+        description="Over time, times rising: at most 1,000 moments here, or a dataset of format"
+        " series",
     )
     before: Literal["nothing", "hold"] = Field(
         default="nothing",
@@ -184,9 +213,18 @@ class Varying(SpecGroup):
             raise ValueError(f"give {name} or series, one of the two")
         if self.series is None and self.before == "hold":
             raise ValueError("before: hold needs a series; leave it out")
-        times = [moment.time_s for moment in self.series or ()]
-        if any(b <= a for a, b in pairwise(times)):
-            raise ValueError("series: the times must rise")
+        check_rising(self.series)
+
+
+def check_rising(series: Any) -> None:
+    """Refuse moments whose times do not increase.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    times = [moment.time_s for moment in series] if isinstance(series, list) else []
+    if any(b <= a for a, b in pairwise(times)):
+        raise ValueError("series: the times must rise")
 
 
 class Segment(SpecGroup):
@@ -221,11 +259,59 @@ class Outflow(Segment):
     slope: float = Field(default=0.001, gt=0, le=1, description="Of the ground beyond the edge")
 
 
+class LevelMoment(SpecGroup):
+    """A water level at a time; between two moments it changes linearly."""
+
+    time_s: float = Field(ge=0, le=1e9)
+    value: float = Field(ge=-1e4, le=1e4)
+
+
+SomeLevels = Annotated[list[LevelMoment], Field(min_length=1, max_length=1000), Tag("moments")]
+LevelsField = Annotated[
+    SomeLevels | Annotated[SeriesRef, Tag("dataset")], Discriminator(_series_tag)
+]
+
+
 class Level(Segment):
-    """A water level held along an edge, such as a sea or a lake."""
+    """A water level held along an edge, such as a sea or a lake; a series is a tide or a surge."""
 
     type: Literal["level"]
-    level_m: float = Field(ge=-1e4, le=1e4, description="Height above the terrain's datum")
+    level_m: float | None = Field(
+        default=None, ge=-1e4, le=1e4, description="Height above the terrain's datum"
+    )
+    series: LevelsField | None = Field(
+        default=None,
+        description="Height over time, m: at most 1,000 moments here, or a dataset of format"
+        " series; the last value holds to the end",
+    )
+    before: Literal["refuse", "hold"] = Field(
+        default="refuse",
+        description="A series that begins after 0 s: refused, or its first value is held before it",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Level":
+        if (self.level_m is None) == (self.series is None):
+            raise ValueError("give level_m or series, one of the two")
+        if self.series is None and self.before == "hold":
+            raise ValueError("before: hold needs a series; leave it out")
+        check_rising(self.series)
+        if isinstance(self.series, list):
+            check_begin(self.series[0].time_s, self.before)
+        return self
+
+
+def check_begin(first_s: float, before: str) -> None:
+    """Refuse a series of levels that begins late, unless its first value is to be held.
+
+    Raises:
+        ValueError: naming the way out.
+    """
+    if first_s > 0 and before != "hold":
+        raise ValueError(
+            f"series: the first level is at {first_s:g} s and none is known before; begin it at"
+            " 0 s, or set before to hold"
+        )
 
 
 class Source(Varying):
@@ -268,6 +354,28 @@ Water = Annotated[Inflow | Outflow | Level | Source | Rain | Valley, Field(discr
 Waters = Annotated[list[Water], Field(min_length=1, max_length=64)]
 
 
+def check_constant_levels(water: list[Any], field: str) -> None:
+    """Refuse levels that change, where a flood is differentiated.
+
+    Raises:
+        ValueError: naming ``field``.
+    """
+    if any(isinstance(item, Level) and item.series is not None for item in water):
+        raise ValueError(f"{field}: a level that changes has no derivative here; give level_m")
+
+
+def series_needs(water: Any, pointer: str) -> Iterator[DatasetNeed]:
+    """Needs of the series that items of water name.
+
+    Args:
+        water: items of a spec.
+        pointer: of the list within the spec.
+    """
+    for index, item in enumerate(water):
+        if isinstance(series := getattr(item, "series", None), SeriesRef):
+            yield series.need(f"{pointer}/{index}/series")
+
+
 def hold_series(water: Any, field: str) -> list[str]:
     """Let stored series (JSON) hold their first value before it, as they did; return warnings.
 
@@ -278,7 +386,7 @@ def hold_series(water: Any, field: str) -> list[str]:
     warnings = []
     for index, item in enumerate(water if isinstance(water, list) else ()):
         series = item.get("series") if isinstance(item, dict) else None
-        if not series or "before" in item:
+        if not isinstance(series, list) or not series or "before" in item:
             continue
         item["before"] = "hold"
         if series[0]["time_s"] > 0:

@@ -24,9 +24,11 @@ from models.terrain.spec.fields import (
     Valley,
     Waters,
     cap_solver,
+    check_constant_levels,
     hold_floods,
     hold_series,
     net_need,
+    series_needs,
 )
 
 DEEP_M = 2.0  # depth assumed by the estimate of steps
@@ -121,8 +123,9 @@ class _Flood(_OnTerrain):
         return cap_solver(stored.get("solver")) + hold_series(stored.get("water"), "water")
 
     def needs(self) -> Iterator[Need]:
-        """Maps are rasters too."""
+        """Series of the water; maps are rasters too."""
         yield from super().needs()
+        yield from series_needs(self.water, "/water")
         for name in MAPS:
             if (given := getattr(self, name)) is not None:
                 yield given.need(f"/{name}")
@@ -208,6 +211,7 @@ class Tune(SpecGroup):
     def _can_be_differentiated(self) -> "Tune":
         if self.solver.froude is not None or self.solver.reference_mode:
             raise ValueError("tune.solver: froude and reference_mode cannot be tuned through")
+        check_constant_levels([item for water in self.water for item in water], "tune.water")
         return self
 
 
@@ -252,6 +256,8 @@ class TerrainDownsample(_OnTerrain):
         yield from super().needs()
         if self.net is not None:
             yield net_need("/net")
+        for index, water in enumerate(self.tune.water if self.tune else ()):
+            yield from series_needs(water, f"/tune/water/{index}")
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cells and steps of the fine floods of a tuning.
@@ -305,6 +311,12 @@ class TerrainCompare(_Flood):
         le=10_000,
         description="Adam steps on the coarse terrain itself, from the first net or mean pooling",
     )
+
+    @model_validator(mode="after")
+    def _can_be_optimised(self) -> "TerrainCompare":
+        if self.optimise_steps:
+            check_constant_levels(self.water, "water with optimise_steps")
+        return self
 
     def needs(self) -> Iterator[Need]:
         """Beside the terrain nets of ``terrain.train``."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.terrain.solver.cpu import arrays, loop
 from models.terrain.solver.cpu.tile import BUFFER, COLUMNS, PLANE, ROWS, SHARE, N
-from models.terrain.solver.forcing import Forcing
+from models.terrain.solver.forcing import Forcing, constant, integrals_of
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dt_cap
 from models.terrain.solver.time_stepping import Totals, UnstableError
 
@@ -196,6 +196,7 @@ def _flow_arrays(
         **_inlets(forcing, layout.nx, ground.dx),
         held=held,
         level=_flat(ground.level)[held] if len(held) else np.empty(0, np.float32),
+        level_series=_level_series(forcing, held, layout.nx),
         held_tiles=np.unique(
             held // layout.nx // layout.tile_rows * layout.across
             + held % layout.nx // layout.tile_columns
@@ -226,8 +227,9 @@ def _inlets(forcing: Forcing, nx: int, dx: float) -> dict[str, np.ndarray]:
         gain += [1 / (len(inlet.rows) * dx * dx)] * len(inlet.rows)
         index += [k] * len(inlet.rows)
     order = np.argsort(np.array(cells, np.int64), kind="stable")
-    rain = ((0.0,), (0.0,)) if forcing.rain is None else forcing.rain
-    series = [*(inlet.series for inlet in forcing.inlets), rain]
+    rain = constant(0.0) if forcing.rain is None else forcing.rain
+    levels = [level.series for level in forcing.levels]
+    series = [*(inlet.series for inlet in forcing.inlets), *levels, rain]
     return {
         "inlet_cells": np.array(cells, np.int64)[order],
         "inlet_gain": np.array(gain, np.float64)[order],
@@ -235,7 +237,17 @@ def _inlets(forcing: Forcing, nx: int, dx: float) -> dict[str, np.ndarray]:
         "starts": np.cumsum([0, *(len(times) for times, _ in series)]),
         "times": np.concatenate([np.array(times, np.float64) for times, _ in series]),
         "values": np.concatenate([np.array(values, np.float64) for _, values in series]),
+        "integrals": np.concatenate([np.array(integrals_of(one), np.float64) for one in series]),
     }
+
+
+def _level_series(forcing: Forcing, held: np.ndarray, nx: int) -> np.ndarray:
+    """For each held cell the index of its series, which follow those of the inlets; -1: none."""
+    index = np.full(len(held), -1, np.int64)
+    for k, level in enumerate(forcing.levels, len(forcing.inlets)):
+        cells = np.array(level.rows, np.int64) * nx + np.array(level.columns, np.int64)
+        index[np.isin(held, cells)] = k
+    return index
 
 
 def _drains(drain: Tensor | None, layout: arrays.TileLayout) -> np.ndarray:
