@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.run import Run
+from models.saliency import philox
 from models.saliency.methods.case import Case
 from models.saliency.net import load
 from models.saliency.net.images import choose_targets, load_images, load_others, prepare
@@ -14,6 +15,8 @@ from models.saliency.net.run import RowCounter, chunk_size, open_net
 from models.saliency.net.scores import Scorer, dtype_of, probe
 from models.saliency.spec.fields import ImageRef
 from models.saliency.spec.map import Explanation
+
+IMAGE_STEP = 0x85EBCA6B  # odd, and no step of Philox' own keys
 
 
 class CaseBuilder:
@@ -76,7 +79,17 @@ class CaseBuilder:
         targets = choose_targets(self.spec.target, outputs[0])
         index = torch.tensor(targets, device=x.device)
         full = self.scorer.scores(outputs)[0, index]
-        return Case(x, self.scorer, index, full, self.spec.seed, self.chunk, pixels), outputs[0]
+        seed = image_seed(self.spec.seed, position)
+        return Case(x, self.scorer, index, full, seed, self.chunk, pixels), outputs[0]
+
+
+def image_seed(seed: int, position: int) -> int:
+    """Seed of everything drawn for an image, so that images do not share their noise.
+
+    Multiples of an odd number modulo 2**32: for 1,000 images and 1,000 neighbouring seeds all are
+    different (tests), and the first image has the seed itself.
+    """
+    return (seed + position * IMAGE_STEP) & philox.WORD
 
 
 def image_name(position: int, ref: ImageRef) -> str:

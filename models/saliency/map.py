@@ -15,11 +15,10 @@ from models.core.run import Run
 from models.saliency.case_builder import CaseBuilder, image_name
 from models.saliency.figures.maps import Panel, draw, style
 from models.saliency.methods.baselines import (
-    NEUTRAL_FACTOR,
     Replacement,
-    above_neutral_limit,
     baseline_impact,
     image_of,
+    neutrality_warning,
     replacements_of,
 )
 from models.saliency.methods.case import Case
@@ -73,7 +72,7 @@ class Explainer:
         space = self.cases.subject.space
         names = labels(self.spec.baselines)
         replacements = {
-            label: replacements_of(part, case.x, space, self.spec.seed)
+            label: replacements_of(part, case.x, space, case.seed)
             for part, label in zip(self.spec.baselines, names, strict=True)
         }
         images = torch.stack([case.x, *(image_of(drawn[0]) for drawn in replacements.values())])
@@ -109,16 +108,11 @@ class Explainer:
         self, image: str, label: str, case: Case, drawn: list[Replacement]
     ) -> dict[str, Any]:
         """Impact of a baseline on its own (README, eq. 3); warns where it is not neutral."""
-        classes = self.cases.subject.classes
         images = [image_of(replacement) for replacement in drawn]
-        numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk)
-        for target, p in zip(case.targets.tolist(), numbers["probability"], strict=True):
-            if above_neutral_limit(p, numbers["outcomes"]):
-                self._warn(
-                    "baseline_not_neutral",
-                    f"{image}: baseline {label} alone has probability {p:.3g} for class "
-                    f"{classes[target]!r}, over {NEUTRAL_FACTOR} times chance",
-                )
+        names = self.cases.subject.classes
+        numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk, names)
+        if (message := neutrality_warning(label, numbers)) is not None:
+            self._warn("baseline_not_neutral", f"{image}: {message}")
         return numbers
 
     def _warn(self, code: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """Baselines: the values that replace removed pixels, and how neutral each baseline is."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from models.saliency.spec.map import PATH_POINTS
 
 TRUNCATION = 4.0  # standard deviations of the blur's kernel on each side
 PIXEL_LEVELS = {"black": 0.0, "white": 1.0, "gray": 0.5}
-NEUTRAL_FACTOR = 10  # a neutral baseline has p_c(b) of at most this many times 1 / classes
+NEUTRAL_FACTOR = 10  # a neutral baseline gives no class more than this many times 1 / classes
 
 Replacement = Tensor | LocalBaseline  # a baseline image, or an object that fills regions
 
@@ -147,6 +148,7 @@ def baseline_impact(
     images: list[Float[Tensor, "c h w"]],
     targets: Int64[Tensor, "k"],
     chunk: int,
+    names: Sequence[str],
 ) -> dict[str, Any]:
     """How neutral a baseline is, without any saliency map (README, eq. 3).
 
@@ -159,12 +161,14 @@ def baseline_impact(
         images: the draws of the baseline.
         targets: the classes to explain.
         chunk: images per forward pass.
+        names: of the classes.
 
     Returns:
         ``score`` and ``path`` of each target, ``max_probability``, ``neutrality`` (1 minus that),
         ``outcomes`` among which chance chooses (the classes; 2 for a label by itself),
         ``entropy`` in nats and its distance from uniform ``kl_uniform``, ``top_class`` of the
-        first draw, ``top_class_changes`` and the area ``path_area`` of each target's path.
+        first draw with its ``top_name``, ``top_class_changes`` and the area ``path_area`` of each
+        target's path.
     """
     t = torch.linspace(0, 1, PATH_POINTS, dtype=x.dtype, device=x.device)[:, None, None, None]
     outputs = []
@@ -187,6 +191,7 @@ def baseline_impact(
         "entropy": entropy,
         "kl_uniform": (p.shape[1] * math.log(2) if alone else math.log(p.shape[1])) - entropy,
         "top_class": int(p[0].argmax()),
+        "top_name": names[int(p[0].argmax())],
         "top_class_changes": bool(p[0].argmax() != out[0, -1].argmax()),
         "path": score.mean(0).T.tolist(),
         "path_area": torch.trapezoid(score.mean(0), dx=1 / (PATH_POINTS - 1), dim=0).tolist(),
@@ -199,9 +204,29 @@ def _entropy(p: Float[Tensor, "n classes"], alone: bool) -> Float[Tensor, "n"]:
     return of_each.sum(1)
 
 
-def above_neutral_limit(probability: float, classes: int) -> bool:
-    """Whether a class probability of the baseline alone is too high for a neutral baseline."""
-    return probability > NEUTRAL_FACTOR / classes
+def neutral_limit(outcomes: int) -> float:
+    """Largest probability that a neutral baseline may give a class or label.
+
+    Ten times chance, and for few outcomes half the way from chance to certainty.
+    """
+    return min(NEUTRAL_FACTOR / outcomes, (1 + 1 / outcomes) / 2)
+
+
+def neutrality_warning(label: str, numbers: dict[str, Any]) -> str | None:
+    """What to say of a baseline that is not neutral, whatever class it looks like.
+
+    Args:
+        label: of the baseline.
+        numbers: as :func:`baseline_impact` returns them.
+    """
+    limit = neutral_limit(numbers["outcomes"])
+    if numbers["max_probability"] <= limit:
+        return None
+    return (
+        f"baseline {label} is not neutral: alone it gives class {numbers['top_name']!r} "
+        f"probability {numbers['max_probability']:.3g}; chance is {1 / numbers['outcomes']:.2g}, "
+        f"and at most {limit:.2g} counts as neutral"
+    )
 
 
 def _standard_error(values: Float[Tensor, "draws k"]) -> list[float] | None:

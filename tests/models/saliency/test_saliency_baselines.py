@@ -122,7 +122,7 @@ def test_noise_has_the_moments_it_promises():
 def test_impact_reports_the_baseline_itself():
     """README, eq. 3, against the definitions."""
     net, x, b = conv_net().double(), noise(3, 8, 8), noise(3, 8, 8, seed=1)
-    impact = baseline_impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), chunk=4)
+    impact = baseline_impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), 4, "abcde")
     with torch.no_grad():
         p, at_x = net(b[None]).softmax(1)[0], net(x[None]).softmax(1)[0]
         t = torch.linspace(0, 1, 11).double()
@@ -142,7 +142,7 @@ def test_impact_reports_the_baseline_itself():
 def test_impact_of_draws_is_their_mean_with_its_error():
     net, x = conv_net().double(), noise(3, 8, 8)
     draws = [noise(3, 8, 8, seed=seed) for seed in (1, 2, 3)]
-    impact = baseline_impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), chunk=64)
+    impact = baseline_impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), 64, "abcde")
     with torch.no_grad():
         values = net(torch.stack(draws))[:, 0]
     assert impact["score"] == pytest.approx([values.mean().item()])
