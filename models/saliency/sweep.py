@@ -10,7 +10,7 @@ from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.run import Run, StoppedError
 from models.saliency import analysis, effects, html_report
-from models.saliency.evaluate import described, write_json
+from models.saliency.evaluate import described
 from models.saliency.figures import charts
 from models.saliency.figures.maps import style
 from models.saliency.graders.registry import grader_labels
