@@ -20,13 +20,18 @@ SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/proc", "/sys"),
     *("/var/cache/fontconfig", "/run/opengl-driver"),
 )
-ETC = (
-    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "passwd", "group"),
-    *("nsswitch.conf", "hosts", "host.conf", "resolv.conf", "services", "protocols", "gai.conf"),
-    *("fonts", "ssl", "pki", "alternatives", "os-release", "OpenCL", "vulkan", "glvnd"),
+ETC = tuple(
+    f"/etc/{name}"
+    for name in (
+        *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "passwd", "group"),
+        *("nsswitch.conf", "hosts", "host.conf", "resolv.conf", "services", "protocols"),
+        *("gai.conf", "fonts", "ssl", "pki", "alternatives", "os-release", "OpenCL", "vulkan"),
+        "glvnd",
+    )
 )
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GPU_DEVICES = ("dev/nvidia*", "dev/dri", "dev/shm", "proc/self")  # patterns under the root
+PREFIXES = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
 CACHES = {"NUMBA_CACHE_DIR": "numba", "TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "cuda"}
 
 
@@ -60,10 +65,10 @@ def _network(grant: Grant) -> str:
 
 
 def _paths(folder: Path, grant: Grant, action: str) -> Iterator[str]:
-    yield from (f"read={path}" for path in SYSTEM)
-    yield from (f"read=/etc/{name}" for name in ETC)
-    yield from (f"read={path}" for path in _code())
-    yield from (f"list={path}" for path in sys.path if path)
+    code = [path for path in dict.fromkeys((*PREFIXES, *_code())) if _is_public(path)]
+    yield from (f"read={path}" for path in (*filter(_is_public, SYSTEM), *ETC, *code))
+    on_path = [path for path in sys.path if path and not path.startswith(tuple(code))]
+    yield from (f"list={path}" for path in on_path)  # the importer looks for names there
     yield from (f"write={path}" for path in (folder, *DEVICES))
     if action == "run":
         yield from (f"write={path}" for path in _caches().values())
@@ -72,10 +77,14 @@ def _paths(folder: Path, grant: Grant, action: str) -> Iterator[str]:
         yield from (f"write={path}" for path in devices)
 
 
+def _is_public(path: str) -> bool:
+    """Whether it is there and the state folder is not in it; Python itself must be readable."""
+    inside = get_settings().state_dir.resolve().is_relative_to(Path(path).resolve())
+    return Path(path).exists() and (path in PREFIXES or not inside)
+
+
 def _code() -> Iterator[str]:
-    """Python, its packages, ours of a checkout, and what the operator has put on the paths."""
-    prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
-    yield from sorted(prefixes)
+    """Packages, ours of a checkout, and what the operator has put on the paths."""
     yield from (path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
     yield str(Path(confine.__file__).parents[1])
     for name in ("PYTHONPATH", "LD_LIBRARY_PATH"):

@@ -180,6 +180,16 @@ def test_a_check_may_not_write_what_later_runs_execute(reach, run_folder, monkey
     assert f"write={cached / 'numba'}" in words
 
 
+def test_a_readable_folder_around_the_state_folder_is_only_listed(settings, monkeypatch, tmp_path):
+    """As a checkout on PYTHONPATH, in which ``sextant-state`` lies."""
+    around = str(settings.state_dir.parent)
+    monkeypatch.setenv("PYTHONPATH", around)
+    monkeypatch.setattr(sys, "path", [*sys.path, around])
+    words = containment.prefix(tmp_path / "run", Grant((), 1), "run", 0)
+    assert f"list={around}" in words
+    assert f"read={around}" not in words
+
+
 def test_without_confinement_limits_and_init_stay(stub, run_folder):
     stub("huge", worker_confined="false")
     words = containment.prefix(run_folder, Grant((), 1), "run", 512)
