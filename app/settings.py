@@ -130,7 +130,18 @@ class Settings(BaseSettings):
         default=100 * 2**20, ge=4096, description="Largest log of one run; head and tail are kept"
     )
     worker_memory_mb: int = Field(
-        default=0, ge=0, description="Address-space limit of a child in MiB; 0: none"
+        default=0,
+        ge=0,
+        description="Address-space limit of each process of a run without GPUs in MiB; 0: none",
+    )
+    worker_file_limit_bytes: int = Field(
+        default=8 * 2**30, ge=0, description="Largest file that a child may write; 0: no limit"
+    )
+    worker_confined: bool = Field(
+        default=True, description="Linux: children reach only what they need (SECURITY.md)"
+    )
+    worker_network: bool = Field(
+        default=False, description="Let children reach the network; those of several GPUs always do"
     )
     worker_command: str = Field(
         default="", description="Command instead of `python -m models` (tests use a stub)"

@@ -170,6 +170,11 @@ def _report(run: Run, error: BaseException) -> int:
         exit_code = error.exit_code
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         fields |= {"code": "storage_full", "hint": "free space in the worker's state directory"}
+    elif isinstance(error, OSError) and error.errno == errno.EFBIG:
+        hint = (
+            "a file over SEXTANT_WORKER_FILE_LIMIT_BYTES; ask for less, or whoever runs the worker"
+        )
+        fields |= {"code": "storage_full", "hint": f"{hint} raises it"}
     elif isinstance(error, MemoryError):
         fields["code"] = "host_out_of_memory"
     elif type(error).__name__ == "OutOfMemoryError":  # torch.cuda's, which this module never loads

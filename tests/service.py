@@ -77,7 +77,7 @@ class Service:
         self.folder = folder
         self.database_url = database_url
         self.state = folder / "state"
-        self.journal = folder / "journal"
+        self.journal = folder / "triton" / "journal"  # where confined children may write
         self.journal.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -97,6 +97,7 @@ class Service:
             "LC_STUB_STEPS": str(steps),
             "LC_STUB_STEP_S": str(step_s),
             "LC_STUB_JOURNAL": str(self.journal),
+            "TRITON_CACHE_DIR": str(self.journal.parent),
         }
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",

@@ -10,6 +10,7 @@ from app.db import migrate
 from app.db.session import get_engine
 from app.private import keep_private
 from app.settings import get_settings
+from workers import containment
 from workers.host import this_host
 
 
@@ -20,6 +21,7 @@ def main() -> int:
     keep_private()
     telemetry.configure(get_settings().log_level)
     migrate.upgrade(get_engine())
+    containment.compile_methods()
     if get_settings().broker_url:
         _serve_broker()
     else:

@@ -4,7 +4,6 @@ Safe when many run at once: every change is a compare-and-set. With it alone, wi
 the service works; a message only makes it start sooner.
 """
 
-import contextlib
 import os
 import signal
 import threading
@@ -22,7 +21,7 @@ from app.db.session import database_now, make_session
 from app.db.tables import Job
 from app.services import artifacts, datasets, idempotency, lifecycle, workers
 from app.settings import get_settings
-from workers import run_folder
+from workers import run_folder, runner
 from workers.host import process_started_at, this_host, versions
 from workers.work import run_next
 
@@ -140,8 +139,7 @@ def end_orphans() -> None:
             continue
         if process_started_at(run.pid) == run.pid_started_at:
             log.warning("orphan_killed", job_id=run.job_id, pid=run.pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.pgid or run.pid, signal.SIGKILL)
+            runner.signal_family(run.pid, signal.SIGKILL)
 
 
 def _safely(call: Callable[[], object]) -> None:

@@ -652,6 +652,21 @@ def test_doctor_finds_what_is_there_and_what_is_not(call, service, monkeypatch):
     assert doctor.examine(["api"])[0].ok is False
 
 
+def test_doctor_says_which_protections_hold(settings, monkeypatch):
+    found = {each.check: each for each in doctor.examine(["containment"])}
+    assert all(each.hint for each in found.values() if not each.ok)
+    if sys.platform == "linux":
+        assert found.keys() == {
+            f"children: {what}" for what in ("files", "signals", "network", "processes", "user")
+        }
+        monkeypatch.setattr(doctor.confine, "landlock_version", lambda: 0)
+        without = {each.check: each for each in doctor.examine(["containment"])}
+        assert without["children: files"].ok is without["children: signals"].ok is None
+    monkeypatch.setenv("SEXTANT_WORKER_CONFINED", "false")
+    get_settings.cache_clear()
+    assert [each.ok for each in doctor.examine(["containment"])] == [None]
+
+
 def test_doctor_follows_extras_that_name_extras():
     names = {extra: {each.name for each in doctor.required(extra)} for extra in doctor.EXTRAS}
     base = {each.name for each in doctor.required()}
