@@ -17,6 +17,7 @@ from app.http.middleware import RequestContextMiddleware
 from app.routers import artifacts, datasets, events, health, jobs, keys, kinds, logs, metrics
 from app.services import keys as key_service
 from app.settings import get_settings
+from app.web import site
 
 DESCRIPTION = "Trains and analyses neural networks by six published methods."
 
@@ -68,4 +69,5 @@ def create_app() -> FastAPI:
     for part in (jobs, events, metrics, logs, artifacts, datasets, kinds, keys):
         app.include_router(part.router, responses=problems.problems(400, 401, 403, 422, 500, 503))
     app.include_router(health.router)
+    site.install(app)
     return app

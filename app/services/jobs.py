@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from app import queue
@@ -143,6 +143,9 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
         Job.parent_job_id: filters.parent,
     }
     conditions = [column == value for column, value in equal.items() if value is not None]
+    if filters.search is not None:
+        in_name = Job.name.icontains(filters.search, autoescape=True)
+        conditions.append(or_(in_name, Job.id.startswith(filters.search, autoescape=True)))
     for name, value in filters.labels.items():
         conditions.append(Job.labels[name].as_string() == value)
     # ids are sortable by time: the condition on them is what the index serves
