@@ -28,6 +28,7 @@ from app.routers import (
 )
 from app.services import keys as key_service
 from app.settings import get_settings
+from app.web import site
 
 DESCRIPTION = "Trains and analyses neural networks by six published methods."
 
@@ -83,4 +84,5 @@ def create_app() -> FastAPI:
             part.router, responses=problems.problems(400, 401, 403, 422, 429, 500, 503)
         )
     app.include_router(health.router)
+    site.install(app)
     return app

@@ -97,6 +97,12 @@ class JobFilters(Params):
     kind: str | None = Field(default=None, max_length=64)
     method: str | None = Field(default=None, max_length=64, description="Part left of the dot")
     name: str | None = Field(default=None, max_length=120, description="Exact name")
+    search: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=120,
+        description="Part of the name, in any case; or what the id begins with",
+    )
     parent: str | None = Field(default=None, max_length=64, description="Id of the job retried")
     created_after: Time | None = None
     created_before: Time | None = None

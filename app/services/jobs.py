@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -168,6 +168,9 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
         Job.parent_job_id: filters.parent,
     }
     conditions = [column == value for column, value in equal.items() if value is not None]
+    if filters.search is not None:
+        in_name = Job.name.icontains(filters.search, autoescape=True)
+        conditions.append(or_(in_name, Job.id.startswith(filters.search, autoescape=True)))
     # ids are sortable by time: the condition on them is what the index serves
     if filters.created_after is not None:
         conditions.append(Job.created_at >= filters.created_after)

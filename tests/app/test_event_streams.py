@@ -2,40 +2,20 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
-from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 
 from app import queue
 from app.db.session import make_session
 from app.db.tables import ApiKey, Tenant, utc_now
 from app.http import event_streams as streams
-from app.main import create_app
 from app.services import artifacts, events, keys, lifecycle
 from app.settings import get_settings
 from tests.app.factories import add_job, claim, events_of, finish, line, start_run, write
-
-
-@contextmanager
-def serving():
-    """A server in a thread; the block gets its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(create_app(), log_level="error", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+from tests.service import serving
 
 
 @pytest.fixture

@@ -1,0 +1,12 @@
+"""Hooks the page into the application."""
+
+from fastapi import FastAPI
+
+from app.web import assets, job_page, jobs_list, live, login
+
+
+def install(app: FastAPI) -> None:
+    """Add the pages and their files."""
+    for part in (login, jobs_list, job_page, live):
+        app.include_router(part.router)
+    app.mount(assets.prefix(), assets.Assets(), "static")
