@@ -31,9 +31,11 @@ def main() -> int:
 
 def _serve_broker() -> None:
     from workers import tasks  # registers the task
+    from workers.cleaner import start_cleaners
     from workers.dispatcher import start_dispatcher
 
     host = this_host()
+    start_cleaners()
     start_dispatcher()  # before the broker answers: it may be away
     tasks.celery_app.worker_main(
         [
@@ -49,9 +51,11 @@ def _serve_broker() -> None:
 
 
 def _serve_database() -> None:
+    from workers.cleaner import start_cleaners
     from workers.dispatcher import start_dispatcher
 
     host = this_host()
+    start_cleaners()
 
     def drain(*_: object) -> None:
         host.draining.set()

@@ -1,4 +1,4 @@
-"""A thread of every worker: starts work without a wake-up, ends runs with dead leases, cleans.
+"""A thread of every worker: starts work without a wake-up, ends runs with dead leases.
 
 Safe when many run at once: every change is a compare-and-set. With it alone, without any broker,
 the service works; a message only makes it start sooner.
@@ -19,14 +19,13 @@ from sqlalchemy.orm import Session
 
 from app.db.session import database_now, make_session
 from app.db.tables import Job
-from app.services import artifacts, datasets, idempotency, lifecycle, workers
+from app.services import datasets, lifecycle, workers
 from app.settings import get_settings
 from workers import run_folder, runner
 from workers.host import process_started_at, this_host, versions
 from workers.work import run_next
 
 CLEAN_EVERY_S = 60.0
-SWEEP_EVERY_S = 3600.0  # lists every key of the store
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +37,6 @@ class Dispatcher(threading.Thread):
         super().__init__(name="dispatcher", daemon=True)
         self._period_s = period_s
         self._cleaned_at = -CLEAN_EVERY_S
-        self._swept_at = time.monotonic()
         self._working: list[threading.Thread] = []
 
     def run(self) -> None:
@@ -69,13 +67,6 @@ class Dispatcher(threading.Thread):
         if time.monotonic() - self._cleaned_at >= CLEAN_EVERY_S:
             self._cleaned_at = time.monotonic()
             run_folder.sweep()
-            artifacts.collect()
-            with make_session() as session:
-                idempotency.forget_expired(session)
-                workers.forget_gone(session)
-        if time.monotonic() - self._swept_at >= SWEEP_EVERY_S:
-            self._swept_at = time.monotonic()
-            artifacts.sweep()
 
     def _fill(self) -> None:
         """Start a thread for each free slot that has something to do."""

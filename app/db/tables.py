@@ -13,6 +13,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     PrimaryKeyConstraint,
     String,
@@ -443,3 +444,39 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     heartbeat_at: Mapped[datetime] = mapped_column(default=utc_now)
     dispatcher_at: Mapped[datetime | None]
+
+
+class Counter(Base):
+    """A summand of a number that is too dear to count anew; see ``services.counters``."""
+
+    __tablename__ = "counters"
+
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    name: Mapped[str]
+    labels: Mapped[str]  # joined by spaces
+    value: Mapped[int] = mapped_column(BigInteger)
+
+
+class Chore(Base):
+    """Work that one of all workers does now and then, under a lease; see ``services.chores``."""
+
+    __tablename__ = "chores"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    done_at: Mapped[datetime | None]
+    position: Mapped[dict[str, Any] | None] = mapped_column(Json)  # how far it has come
+
+
+class StateSize(Base):
+    """How large the state was at a time."""
+
+    __tablename__ = "state_sizes"
+
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    database_bytes: Mapped[int] = mapped_column(BigInteger)
+    artifact_bytes: Mapped[int] = mapped_column(BigInteger)
+    jobs: Mapped[int] = mapped_column(BigInteger)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, text
+from sqlalchemy import delete, select, text, tuple_
 from sqlalchemy.orm import Session
 
 from app.db.tables import IdempotencyKey, utc_now
@@ -20,6 +20,8 @@ from app.errors import (
     ServiceError,
 )
 from app.settings import get_settings
+
+FORGOTTEN_AT_ONCE = 500
 
 
 class InFlightError(ConflictError):
@@ -119,6 +121,16 @@ def _replay(first: IdempotencyKey, claim: Claim) -> Answer:
     )
 
 
-def forget_expired(session: Session) -> None:
-    """Remove the answers that are no longer repeated."""
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < utc_now()))
+def forget_expired(session: Session) -> bool:
+    """Remove some answers that are no longer repeated; whether there may be more."""
+    expired = (
+        select(IdempotencyKey.tenant_id, IdempotencyKey.key)
+        .where(IdempotencyKey.expires_at < utc_now())
+        .order_by(IdempotencyKey.expires_at)
+        .limit(FORGOTTEN_AT_ONCE)
+    )
+    rows = [tuple(row) for row in session.execute(expired)]
+    session.execute(
+        delete(IdempotencyKey).where(tuple_(IdempotencyKey.tenant_id, IdempotencyKey.key).in_(rows))
+    )
+    return len(rows) == FORGOTTEN_AT_ONCE

@@ -12,7 +12,7 @@ from app.db.session import after_commit
 from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, new_id, utc_now
 from app.errors import ConflictError, NotFoundError, QuotaExceededError, UnavailableError
 from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
-from app.services import holds, lifecycle, paging, queues, quotas
+from app.services import counters, holds, lifecycle, paging, queues, quotas
 from app.services.derived import derive
 from app.services.resolve import placement, resolve
 
@@ -89,6 +89,7 @@ def submit(
         queued_at=now,
         updated_at=now,
     )
+    counters.add(session, counters.JOBS, [((job.kind, JobStatus.QUEUED, queue_name), 1)])
     data = {"status": JobStatus.QUEUED, "status_reason": None, "run_number": 0}
     session.add(job)
     session.flush()
@@ -232,12 +233,13 @@ def delete(session: Session, tenant_id: str, job_id: str) -> None:
         raise ConflictError(f"the job {user} needs its files; wait for its end or cancel it")
     changed = session.scalar(
         update(Job)
-        .where(Job.id == job.id, Job.status.in_(FINAL))
+        .where(Job.id == job.id, Job.status.in_(FINAL), Job.deleted_at.is_(None))
         .values(deleted_at=utc_now())
         .returning(Job.id)
     )
     if changed is None:
         raise ConflictError(f"the job is {job.status}; cancel it first")
+    counters.add(session, counters.JOBS, [((job.kind, job.status, job.queue), -1)])
     session.execute(delete_rows(JobLabel).where(JobLabel.job_id == job.id))
 
 

@@ -16,7 +16,7 @@ from app import queue
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobStatus, Run, has_status
 from app.schemas.errors import ReportedError
-from app.services import quotas
+from app.services import counters, quotas
 from app.services.outcome import Outcome, job_error, verdict
 from app.settings import get_settings
 
@@ -94,6 +94,8 @@ def transition(
     )
     if job is not None:
         session.add(_status_event(job, run, now))
+        moved = [((job.kind, old, job.queue), -1), ((job.kind, new, job.queue), 1)]
+        counters.add(session, counters.JOBS, moved)
         after_commit(session, lambda: queue.announce(job_id))
     return job
 
@@ -301,7 +303,7 @@ def finish(session: Session, run: Run, outcome: Outcome) -> Job | None:
 
 
 def _close_run(session: Session, run: Run, outcome: str, end: Outcome) -> None:
-    session.execute(
+    closed = session.scalar(
         update(Run)
         .where(Run.job_id == run.job_id, Run.number == run.number, Run.ended_at.is_(None))
         .values(
@@ -312,7 +314,10 @@ def _close_run(session: Session, run: Run, outcome: str, end: Outcome) -> None:
             peak_rss_mb=end.peak_rss_mb,
             peak_gpu_mb=end.peak_gpu_mb,
         )
+        .returning(Run.number)
     )
+    if closed is not None:
+        counters.add(session, counters.RUNS, [((outcome,), 1)])
 
 
 def expire(session: Session) -> list[str]:

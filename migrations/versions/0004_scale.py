@@ -1,9 +1,12 @@
-"""indexes of lists, queue and cleaning; metadata as rows."""
+"""indexes of lists, queue and cleaning; metadata as rows, counters, chores."""
 
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
+
+Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 revision = "0004"
 down_revision = "0003"
@@ -40,6 +43,14 @@ INDEXES: dict[str, tuple[str, list[Any], str | None]] = {
     "ix_artifacts_storage_key": ("artifacts", ["storage_key"], None),
     "ix_datasets_storage_key": ("datasets", ["storage_key"], None),
 }
+COUNTS = (
+    "SELECT 'jobs', kind || ' ' || status || ' ' || queue, count(*) FROM jobs "
+    "WHERE deleted_at IS NULL GROUP BY kind, status, queue",
+    "SELECT 'runs', outcome, count(*) FROM runs "
+    "WHERE ended_at IS NOT NULL AND outcome IS NOT NULL GROUP BY outcome",
+    "SELECT 'artifact_bytes', tenant_id, sum(size_bytes) FROM artifacts "
+    "WHERE status = 'ready' GROUP BY tenant_id",
+)
 OLD_INDEXES: dict[str, list[Any]] = {
     "ix_jobs_tenant_id_id": ["tenant_id", "id"],
     "ix_jobs_claim": ["status", "queue", sa.text("priority DESC"), "id"],
@@ -51,6 +62,8 @@ def upgrade() -> None:
     for name in OLD_INDEXES:
         op.drop_index(name, "jobs")
     _create_labels()
+    _create_counters()
+    _create_chores()
     for name, (table, columns, condition) in INDEXES.items():
         where = sa.text(condition) if condition else None
         op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
@@ -84,9 +97,48 @@ def _create_labels() -> None:
     )
 
 
+def _create_counters() -> None:
+    op.create_table(
+        "counters",
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("labels", sa.String(), nullable=False),
+        sa.Column("value", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_counters")),
+    )
+    for counts in COUNTS:
+        op.execute(f"INSERT INTO counters (name, labels, value) {counts}")
+
+
+def _create_chores() -> None:
+    op.create_table(
+        "chores",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("lease_owner", sa.String(), nullable=True),
+        sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("done_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("position", Json, nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_chores")),
+    )
+    op.create_table(
+        "state_sizes",
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("database_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("artifact_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("jobs", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("at", name=op.f("pk_state_sizes")),
+    )
+
+
 def downgrade() -> None:
     for name, (table, _columns, _condition) in INDEXES.items():
         op.drop_index(name, table)
-    op.drop_table("job_labels")
+    for table in ("job_labels", "counters", "chores", "state_sizes"):
+        op.drop_table(table)
     for name, columns in OLD_INDEXES.items():
         op.create_index(name, "jobs", columns)
