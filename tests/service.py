@@ -22,6 +22,7 @@ from app.db.session import make_engine
 from app.db.tables import Tenant, Worker
 from app.main import create_app
 from models.catalog import kinds
+from models.core import confine
 from tests.conftest import empty
 
 STUB = Path(__file__).parent / "workers" / "stub.py"
@@ -183,13 +184,14 @@ class Service:
                 process.kill()
                 process.wait()
 
-    def children(self) -> list[psutil.Process]:
-        """Living processes of runs in this service's state folder."""
+    def children(self, *, inits: bool = False) -> list[psutil.Process]:
+        """Living processes of runs in this service's state folder, or their inits."""
         return [
             process
-            for process in psutil.process_iter(["cwd", "status"])
+            for process in psutil.process_iter(["cwd", "status", "cmdline"])
             if str(process.info["cwd"] or "").startswith(str(self.state / "runs"))
             and process.info["status"] != psutil.STATUS_ZOMBIE
+            and any(word == confine.__file__ for word in process.info["cmdline"] or ()) is inits
         ]
 
     # -- jobs --------------------------------------------------------------------------------
