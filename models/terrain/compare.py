@@ -11,16 +11,17 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain import measures
+from models.terrain import measures, observations
 from models.terrain.dem import rasters
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
+from models.terrain.measures import WET_M
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
+from models.terrain.spec.fields import METHODS
 from models.terrain.spec.floods import TerrainCompare
 
-WET_M = 0.1
 HEIGHT, DEPTH = (
     rasters.BandInfo("height of the ground", "m"),
     rasters.BandInfo("depth of water", "m"),
@@ -37,13 +38,19 @@ class MethodResult(NamedTuple):
 
 
 class FineFlood(NamedTuple):
-    """The fine flood: pooled depth and arrival, wall seconds, cell-steps, share of fast cells."""
+    """The fine flood: pooled depth, peak, arrival, wall seconds, cell-steps, share of fast cells.
+
+    ``seen``: what was observed of it; ``scores``: how far it is from that.
+    """
 
     depth: np.ndarray
+    peak: np.ndarray
     arrival: np.ndarray
     seconds: float
     cell_steps: float
     supercritical: float
+    seen: observations.Seen | None
+    scores: dict[str, float]
 
 
 def compare(spec: TerrainCompare, run: Run) -> None:
@@ -88,6 +95,7 @@ def _warm_up(scenario: Scenario, z: np.ndarray, dx: float) -> None:
 def _fine_flood(
     spec: TerrainCompare, run: Run, scenario: Scenario, fine: rasters.Elevation, total: int
 ) -> FineFlood:
+    seen = observations.seen_on(spec.observed, fine, run)
     began = time.perf_counter()
     flood = scenario.open(fine.z, fine.dx)
     for _ in advance_to_times(flood, [spec.duration_s], run, lambda _: None):
@@ -99,7 +107,9 @@ def _fine_flood(
     share = supercritical_share(flood.state, WET_M)
     warn_if_supercritical(run, share)
     cell_steps = float(fine.z.size) * flood.totals.steps
-    return FineFlood(depth, arrival.numpy(), took, cell_steps, share)
+    peak = measures.pooled(flood.peak, spec.factor).numpy()
+    scores = {} if seen is None else observations.scores(seen, fine.z, flood.peak.numpy())
+    return FineFlood(depth, peak, arrival.numpy(), took, cell_steps, share, seen, scores)
 
 
 def _coarse_terrains(
@@ -135,6 +145,10 @@ def _flood(
     took = time.perf_counter() - began
     depth = flood.depth[0].numpy()
     row: dict[str, float | str] = {"method": name, **measures.errors(depth, truth.depth)}
+    peak = flood.peak.numpy()
+    row |= measures.peak_errors(peak, truth.peak)
+    if truth.seen is not None:
+        row |= observations.scores(truth.seen, z, peak, spec.factor)
     both = np.isfinite(truth.arrival) & np.isfinite(flood.arrival.numpy())
     late = np.abs(flood.arrival.numpy()[both] - truth.arrival[both])
     row |= {"arrival_error_s": float(late.mean()) if both.any() else 0.0}
@@ -195,14 +209,24 @@ def _write_results(
         "torch": torch.__version__,
     }
     report |= {"assumed": fine.notes, "supercritical_share": truth.supercritical}
+    report |= {"fine": truth.scores, "best_hand_made": _best_hand_made(entries)}
     run.report("report.json", report)
     best = min(entries, key=lambda e: float(e.row["mae_m"]))
     speed = {e.name: float(e.row["speed_up"]) for e in entries}
     run.result(
         best=best.name,
+        best_hand_made=_best_hand_made(entries),
+        fine=truth.scores,
+        peak_mae_m={e.name: float(e.row["peak_mae_m"]) for e in entries},
         mae_m={e.name: float(e.row["mae_m"]) for e in entries},
         error_ratio={e.name: float(e.row["error_ratio"]) for e in entries},
         speed_up=speed,
         fine_seconds=truth.seconds,
         supercritical_share=truth.supercritical,
     )
+
+
+def _best_hand_made(entries: list[MethodResult]) -> str | None:
+    """The pooling to take for ``terrain.downsample`` of this terrain; None if none was tried."""
+    made = [entry for entry in entries if entry.name in METHODS]
+    return min(made, key=lambda e: float(e.row["mae_m"])).name if made else None

@@ -86,11 +86,13 @@ def _valley(
 
 
 def _check(item: Water, extent: Extent, field: str) -> None:
-    if isinstance(item, Source) and (item.x_m > extent.width or item.y_m > extent.height):
-        raise SpecError(
-            f"{field}: ({item.x_m:g}, {item.y_m:g}) m is off the terrain of {extent.width:g} x "
-            f"{extent.height:g} m"
-        )
+    if isinstance(item, Source):
+        x, y = item.centre_m
+        if x > extent.width or y > extent.height:
+            raise SpecError(
+                f"{field}: ({x:g}, {y:g}) m is off the terrain of {extent.width:g} x "
+                f"{extent.height:g} m"
+            )
     if isinstance(item, Segment):
         low, high = _span(item, extent)
         end = extent.along(item.edge)
@@ -132,7 +134,8 @@ def covered(item: Segment, extent: Extent, shape: tuple[int, int], dx: float) ->
 
 def _disc(item: Source, shape: tuple[int, int], dx: float) -> Cells:
     rows, columns = (np.arange(shape[0]) + 0.5) * dx, (np.arange(shape[1]) + 0.5) * dx
-    distance = np.hypot(rows[:, None] - item.y_m, columns[None] - item.x_m)
+    x, y = item.centre_m
+    distance = np.hypot(rows[:, None] - y, columns[None] - x)
     inside = distance <= max(item.radius_m, float(distance.min()))
     i, j = np.nonzero(inside if item.radius_m > 0 else distance == distance.min())
     keep = slice(None) if item.radius_m > 0 else slice(1)

@@ -1,4 +1,4 @@
-"""The water of a spec with what it refers to in place: series of datasets."""
+"""The water of a spec with what it refers to in place: series of datasets, coordinates."""
 
 from pathlib import Path
 
@@ -9,18 +9,22 @@ from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.core.spec import SpecGroup
 from models.data import columns, series
+from models.terrain.dem import places
+from models.terrain.dem.rasters import Elevation
 from models.terrain.spec.fields import (
     Inflow,
     Level,
     LevelMoment,
     Moment,
     Rain,
+    Segment,
     SeriesRef,
     Source,
     Water,
     check_begin,
 )
 
+NEAR_CELLS = 10.0  # a line along an edge may be as far from it
 UNITS = {"inflow": "m3_s", "source": "m3_s", "rain": "mm_h", "level": "m"}
 MOST = {"inflow": 1e7, "source": 1e7, "rain": 1e4}  # as of the constant values
 
@@ -81,3 +85,51 @@ def _column(
         return read.times_s, read.values[name] * columns.factor(name, unit)
     except DataError as error:
         raise SpecError(f"{field}: {error}") from error
+
+
+def placed(water: list[Water], fine: Elevation) -> list[Water]:
+    """Items of water with their coordinates in m from the left and the upper edge.
+
+    Args:
+        water: items of a spec.
+        fine: the terrain.
+
+    Raises:
+        SpecError: naming the item, if it is off the terrain or far from its edge.
+    """
+    made: list[Water] = []
+    for index, item in enumerate(water):
+        field = f"water.{index}.geometry"
+        if isinstance(item, Source) and item.geometry is not None:
+            point = places.from_corner(fine, item.geometry.positions, item.geometry.crs, field)
+            x, y = places.inside(fine, point, field)[0].tolist()
+            made.append(item.model_copy(update={"x_m": x, "y_m": y, "geometry": None}))
+        elif isinstance(item, Segment) and item.geometry is not None:
+            made.append(_along_edge(item, fine, field))
+        else:
+            made.append(item)
+    return made
+
+
+def _along_edge(item: Segment, fine: Elevation, field: str) -> Water:
+    """A segment from the first to the last coordinate of its line along its edge."""
+    assert item.geometry is not None  # noqa: S101  # of the caller
+    points = places.from_corner(fine, item.geometry.positions, item.geometry.crs, field)
+    ny, nx = fine.z.shape
+    upright = item.edge in ("left", "right")
+    across, along = (points[:, 0], points[:, 1]) if upright else (points[:, 1], points[:, 0])
+    far = 0 if item.edge in ("left", "top") else (nx if upright else ny) * fine.dx
+    distance = float(np.abs(across - far).max())
+    if distance > NEAR_CELLS * fine.dx:
+        raise SpecError(
+            f"{field}: the line is up to {distance:g} m from the {item.edge} edge of the terrain, "
+            f"{places.bounds_of(fine)}; at most {NEAR_CELLS * fine.dx:g} m are allowed"
+        )
+    snapped = points.copy()
+    snapped[:, 0 if upright else 1] = far
+    places.inside(fine, snapped, field)
+    low, high = float(along.min()), float(along.max())
+    if high == low:
+        raise SpecError(f"{field}: the line has no length along the {item.edge} edge")
+    update = {"centre_m": (low + high) / 2, "length_m": high - low, "geometry": None}
+    return item.model_copy(update=update)  # ty: ignore[invalid-explicit-return]  # a kind

@@ -1,8 +1,7 @@
 """Where the local-inertial equations do not hold: supercritical flow."""
 
-import torch
-
 from models.core.run import Run
+from models.terrain.solver.maxima import cell_discharge
 from models.terrain.solver.scheme import FlowState
 
 GRAVITY = 9.8
@@ -18,13 +17,10 @@ def supercritical_share(state: FlowState, wet_m: float) -> float:
         state: of one sample; h [1, ny, nx] in m.
         wet_m: depth above which a cell counts, m.
     """
-    pad = torch.nn.functional.pad
-    qx, qy = pad(state.qx, (1, 1)), pad(state.qy, (0, 0, 1, 1))
-    along, across = (qx[:, :, 1:] + qx[:, :, :-1]) / 2, (qy[:, 1:] + qy[:, :-1]) / 2
     wet = state.h > wet_m
     if not bool(wet.any()):
         return 0.0
-    fast = along**2 + across**2 > GRAVITY * state.h**3
+    fast = cell_discharge(state) ** 2 > GRAVITY * state.h**3
     return float((fast & wet).sum() / wet.sum())
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from models.core.needs import TOLERANCE, WEIGHTS, ArtifactNeed, Bound, DatasetNeed
 from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 from models.data.builtin import BUILTIN
+from models.terrain.spec.places import LinePlace, MarksRef, PointPlace, StateRef, check_point
 
 Side = Literal["left", "right", "top", "bottom"]
 Compass = Literal["west", "east", "north", "south"]
@@ -149,6 +150,49 @@ Map = Annotated[
 ]
 
 
+class Start(SpecGroup):
+    """The water on a terrain at 0 s, at rest except where a state is taken up."""
+
+    depth_m: float | None = Field(default=None, ge=0, le=1e4, description="The same everywhere")
+    level_m: float | None = Field(
+        default=None, ge=-1e4, le=1e4, description="All ground below it is filled to it"
+    )
+    depth_map: Map | None = Field(default=None, description="Depth in m of each cell")
+    level_map: Map | None = Field(default=None, description="Level in m of each cell")
+    state: StateRef | None = Field(
+        default=None,
+        description="state.safetensors of a terrain.simulate job on the same terrain: depths and"
+        " discharges; its time counts from 0 s again",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Start":
+        names = list(Start.model_fields)
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"start: give one of {', '.join(names)}")
+        return self
+
+
+class Observed(SpecGroup):
+    """What was seen of a flood, to compare its greatest depth with."""
+
+    extent: Map | None = Field(
+        default=None, description="Raster of what was wet: 0 dry, any other value wet"
+    )
+    marks: MarksRef | None = Field(
+        default=None, description="Surveyed levels, a dataset of format marks"
+    )
+    wet_depth_m: float = Field(
+        default=0.1, ge=1e-4, le=10, description="Modelled depth that counts as wet"
+    )
+
+    @model_validator(mode="after")
+    def _any(self) -> "Observed":
+        if self.extent is None and self.marks is None:
+            raise ValueError("observed: give extent, marks or both")
+        return self
+
+
 class Moment(SpecGroup):
     """A value at a time; between two moments it changes linearly."""
 
@@ -238,6 +282,17 @@ class Segment(SpecGroup):
         description="From the edge's upper or left end; None: its middle",
     )
     length_m: Metres | None = Field(default=None, description="None: the whole edge")
+    geometry: LinePlace | None = Field(
+        default=None,
+        description="In place of centre_m and length_m: a line along the edge as GeoJSON, in the"
+        " coordinates of the terrain",
+    )
+
+    @model_validator(mode="after")
+    def _placed_once(self) -> "Segment":
+        if self.geometry is not None and (self.centre_m, self.length_m) != (None, None):
+            raise ValueError("give geometry, or centre_m and length_m")
+        return self
 
 
 class Inflow(Segment, Varying):
@@ -318,15 +373,27 @@ class Source(Varying):
     """Water entering in a disc, such as a spring or a burst pipe."""
 
     type: Literal["source"]
-    x_m: float = Field(ge=0, le=1e7, description="From the left edge")
-    y_m: float = Field(ge=0, le=1e7, description="From the upper edge")
+    x_m: float | None = Field(default=None, ge=0, le=1e7, description="From the left edge")
+    y_m: float | None = Field(default=None, ge=0, le=1e7, description="From the upper edge")
+    geometry: PointPlace | None = Field(
+        default=None,
+        description="In place of x_m and y_m: a GeoJSON point in the coordinates of the terrain",
+    )
     radius_m: float = Field(default=0.0, ge=0, le=1e6, description="0: one cell")
     discharge_m3_s: float | None = Field(default=None, ge=0, le=1e7)
 
     @model_validator(mode="after")
     def _one(self) -> "Source":
         self.check(self.discharge_m3_s, "discharge_m3_s")
+        check_point(self.x_m, self.y_m)
+        if (self.x_m is None) == (self.geometry is None):
+            raise ValueError("give x_m and y_m, or geometry")
         return self
+
+    @property
+    def centre_m(self) -> tuple[float, float]:
+        """Distances from the left and the upper edge; of a geometry once it is placed."""
+        return self.x_m or 0.0, self.y_m or 0.0
 
 
 class Rain(Varying):

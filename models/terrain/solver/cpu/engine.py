@@ -8,8 +8,10 @@ from numba import set_num_threads
 from torch import Tensor
 
 from models.terrain.solver.cpu import arrays, loop
+from models.terrain.solver.cpu.maxima import track
 from models.terrain.solver.cpu.tile import BUFFER, COLUMNS, PLANE, ROWS, SHARE, N
 from models.terrain.solver.forcing import Forcing, constant, integrals_of
+from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dt_cap
 from models.terrain.solver.time_stepping import Totals, UnstableError
 
@@ -56,6 +58,9 @@ class FusedFlood:
         if start is not None:
             wide = (start.h, _widened(start.qx, 2), _widened(start.qy, 1))
             self.put(np.stack([_flat(field) for field in wide]), 0.0)
+            if wet_m is not None:
+                self.arrays.peak[:] = _flat(start.h)
+                self.arrays.arrival[self.arrays.peak > np.float32(wet_m)] = 0
 
     def advance(self, until: float, max_steps: int = UNBOUNDED) -> bool:
         """Step to time ``until`` in s, at most ``max_steps``; whether it was reached.
@@ -117,6 +122,16 @@ class FusedFlood:
     def arrival(self) -> Tensor:
         """Time in s at which a cell first became wet, inf if it never did [ny, nx]."""
         return torch.from_numpy(self.arrays.arrival.copy()).view(self.layout.ny, self.layout.nx)
+
+    def flow_at(self, rows: list[int], columns: list[int]) -> FlowState:
+        """Depths of some cells, discharges through their right and lower faces, each [k]."""
+        fields = (self.arrays.h, self.arrays.qx, self.arrays.qy)
+        return FlowState(*(self._field(both)[0, rows, columns] for both in fields))
+
+    def track(self, maxima: Maxima) -> None:
+        """Take the present state into account in ``maxima``."""
+        dt, fields = maxima.since(self.totals.t), [field.numpy() for field in maxima.fields]
+        track(self.arrays, self.layout, np.float32(maxima.wet_m), np.float32(dt), *fields)
 
     def _field(self, both: np.ndarray) -> Tensor:
         cells, now = self.layout.ny * self.layout.nx, int(self.arrays.clock[4])
