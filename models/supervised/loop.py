@@ -129,13 +129,14 @@ def _context(
 def _stepper(context: FitContext) -> Callable[[Mode, Batch], Tensor]:
     """The step, as CUDA graphs where the spec and the machine allow."""
     spec, run = context.spec, context.run
-    step = make_step(context.net, context.optimizer, context.hooks.forward, spec, run.device)
+    net = ranks.parallel(context.net)
+    step = make_step(net, context.optimizer, context.hooks.forward, spec, run.device)
     if spec.compile == "off":
         return step
-    if run.device == "cuda" and ranks.world_size() == 1:
+    if run.device == "cuda":
         return GraphedStep(step, lambda reason: run.warn("no_cuda_graphs", reason))
     if spec.compile == "graphs":
-        run.warn("no_cuda_graphs", "compile graphs needs exactly one GPU; steps run without")
+        run.warn("no_cuda_graphs", "compile graphs needs a GPU; steps run without")
     return step
 
 
@@ -147,7 +148,7 @@ def _batch(context: FitContext, state: FitState, count: int) -> Batch:
         state.order = images.order(len(data.train), spec.seed, epoch)
     size = spec.batch(len(data.train))
     taken = state.order[batch_index * size : (batch_index + count) * size]
-    chosen = [part[ranks.rank() :: ranks.world_size()] for part in taken.split(size)]
+    chosen = [ranks.share(part) for part in taken.split(size)]
     draws = [(state.step + k) * ranks.world_size() + ranks.rank() for k in range(count)]
     x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws)
     x = context.hooks.prepare(x, state.step)
