@@ -30,7 +30,7 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
-    data = images.load(spec.data, spec.images, run, spec.seed)
+    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
     setup = prepare(spec, data, run)
     total = 3 * len(setup.decisions) if spec.compare_baseline else None  # at most
     fitted = fit_cheap(setup, run, SubRun(total=total))
@@ -124,7 +124,7 @@ def finish(setup: Setup, fitted: Fitted) -> Scores:
         return fitted.scores
     with device.autocast(setup.spec.precision, setup.device):
         reestimate(setup.net, _full_batches(setup, fitted.steps))
-    return test(setup.net, setup.data, setup.spec, setup.device)
+    return test(setup.net, setup.data, setup.spec, setup.device, "test")
 
 
 def _full_batches(setup: Setup, steps: int) -> Iterator[Tensor]:

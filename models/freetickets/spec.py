@@ -141,7 +141,7 @@ class FreeTicketsTrain(SupervisedSpec):
         for group in RENAMED.keys() & stored.keys():
             names = RENAMED[group]
             stored[group] = {names.get(name, name): value for name, value in stored[group].items()}
-        return []
+        return super().upgrade(stored)
 
     @model_validator(mode="after")
     def _works(self) -> "FreeTicketsTrain":

@@ -33,7 +33,7 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     ranks.start(run.device)
     if spec.channels_last is None:  # the order that the loops, or the programs, read
         spec = spec.model_copy(update={"channels_last": run.device == "cuda"})
-    data = images.load(spec.data, spec.images, run, spec.seed)
+    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
     spec.check_rounds(len(data.train))
     net = new_net(spec, data, run.device)
     _, total = spec.steps(len(data.train))
@@ -108,7 +108,7 @@ def _export(
     """Leave the net for inference as an artifact; its figures."""
     whole = spec.export == "integer_shift"
     small, units = compact(net, spec.model, len(data.classes), data.channels, whole=whole)
-    scores = test(small, data, spec, run.device)
+    scores = test(small, data, spec, run.device, "test")
     if ranks.is_first():
         description = describe(spec, data)
         description["net"] = spec.model.model_dump() | {"units": units.model_dump()}
