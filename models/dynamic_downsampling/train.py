@@ -13,6 +13,7 @@ from models.dynamic_downsampling.norms import reestimate
 from models.dynamic_downsampling.setup import Setup, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.nets.build import build_net
+from models.supervised.assess import assess
 from models.supervised.evaluate import Scores
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
@@ -40,6 +41,8 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
         checkpoint.write(run.dir / weights, setup.net.state_dict(), describe(spec, data))
         run.artifact(weights, role="weights", step=fitted.steps)
     values = report.values(setup, fitted, scores)
+    if ranks.is_first():
+        values |= assess(setup.net, data, spec, run)
     if spec.export and ranks.is_first():
         values["export_gap"] = export(setup, run)
     arms = {"some steps cheap": fitted}

@@ -16,7 +16,7 @@ from models.freetickets.fields import EnsembleEvaluation, Escape, Export, PruneR
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.spec import ResidualFamily
-from models.supervised.spec import METRICS, SupervisedSpec
+from models.supervised.spec import ASSESSMENT, METRICS, SupervisedSpec
 
 ONNX_LIMIT_BYTES = 2**31
 RENAMED = {"escape": {"q": "fraction"}, "prune_rate": {"p": "initial", "p_min": "final"}}
@@ -65,7 +65,8 @@ class FreeTicketsTrain(SupervisedSpec):
             "accuracy and NLL by severity, ECE by corruption",
             on_request=True,
         ),
-        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+        ArtifactInfo("curves.png", "image", "loss and accuracy against training time"),
+        *ASSESSMENT,
         ArtifactInfo("reliability.png", "image", "confidence against accuracy, tickets, ensemble"),
         ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
     )

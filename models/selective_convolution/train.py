@@ -14,6 +14,7 @@ from models.selective_convolution import report
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import Rounds
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised.assess import assess
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
 from models.supervised.state import describe
@@ -43,6 +44,7 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     if ranks.is_first():
         checkpoint.write(run.dir / WEIGHTS, net.state_dict(), describe(spec, data))
         run.artifact(WEIGHTS, role="weights", step=fitted.steps)
+        figures |= assess(net, data, spec, run)
     if spec.export != "none":
         figures |= _export(net, spec, data, run)
     arms = {"selective" if spec.selective.enabled else "plain": fitted}

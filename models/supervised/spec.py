@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.needs import DatasetNeed, Need
-from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecGroup
+from models.core.spec import ArtifactInfo, DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecGroup
 from models.data.spec import ImageOptions, image_bounds
 from models.nets.spec import Net
 
@@ -26,6 +26,15 @@ METRICS = (
     MetricInfo("test_accuracy", "share", "max", "test images classified right, at the end"),
     MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images, at the end"),
 )
+
+
+# what models/supervised/assess.py leaves of every training
+ASSESSMENT = (
+    ArtifactInfo("classes.csv", "table", "a row a class: images, predictions, test accuracy"),
+    ArtifactInfo("confusion.csv", "table", "test images by true and predicted class"),
+    ArtifactInfo("confusion.png", "image", "which classes are taken for which"),
+)
+CALIBRATION = ArtifactInfo("calibration.png", "image", "accuracy of the test against confidence")
 
 
 def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
