@@ -30,8 +30,7 @@ def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:
         "test_nll": scores.nll,
         "test_ece": scores.ece,
         "test_accuracy_as_trained": fitted.scores.accuracy,
-        "best_test_accuracy": max(fitted.best_accuracy, scores.accuracy),
-        "best_step": fitted.best_step,
+        **_best(fitted, scores),
         "ended_by": fitted.ended_by,
         "decisions_sha256": schedule.digest(setup.decisions),
         **_speed(setup, fitted),
@@ -39,6 +38,14 @@ def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:
     if setup.spec.downsample.bn_mode == "split":
         figures["cheap_test_accuracy"] = _cheap_scores(setup).accuracy
     return figures
+
+
+def _best(fitted: Fitted, scores: Scores) -> dict[str, float | int]:
+    """Of the tests that steered the training; that of the final net is one, if of the same part."""
+    best = fitted.best_accuracy
+    if fitted.watched == "test":
+        best = max(best, scores.accuracy)
+    return {f"best_{fitted.watched}_accuracy": best, "best_step": fitted.best_step}
 
 
 def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from models.data.spec import check_one_size
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.fields import Downsample
 from models.nets.spec import ResidualNet, conv_shapes
-from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec, metrics_of
+from models.supervised.spec import (
+    ASSESSMENT,
+    BASELINE_METRICS,
+    CALIBRATION,
+    METRICS,
+    SupervisedSpec,
+    metrics_of,
+)
 
 PROBED = 20  # steps of each kind that a plan takes; the first five do not count
 
@@ -175,7 +182,9 @@ class DynamicDownsamplingTrain(Downsampled):
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
         ArtifactInfo("report.json", "report", "all figures of the result, layers, versions"),
         ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds, operations"),
-        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+        ArtifactInfo("curves.png", "image", "loss and accuracy against training time"),
+        *ASSESSMENT,
+        CALIBRATION,
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "digits": {

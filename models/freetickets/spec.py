@@ -17,7 +17,7 @@ from models.freetickets.fields import EnsembleEvaluation, Escape, Export, PruneR
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.spec import ResidualFamily
-from models.supervised.spec import METRICS, SupervisedSpec
+from models.supervised.spec import ASSESSMENT, METRICS, SupervisedSpec
 
 ONNX_LIMIT_BYTES = 2**31
 RENAMED = {"escape": {"q": "fraction"}, "prune_rate": {"p": "initial", "p_min": "final"}}
@@ -66,7 +66,8 @@ class FreeTicketsTrain(SupervisedSpec):
             "accuracy and NLL by severity, ECE by corruption",
             on_request=True,
         ),
-        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+        ArtifactInfo("curves.png", "image", "loss and accuracy against training time"),
+        *ASSESSMENT,
         ArtifactInfo("reliability.png", "image", "confidence against accuracy, tickets, ensemble"),
         ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
     )
@@ -142,7 +143,7 @@ class FreeTicketsTrain(SupervisedSpec):
         for group in RENAMED.keys() & stored.keys():
             names = RENAMED[group]
             stored[group] = {names.get(name, name): value for name, value in stored[group].items()}
-        return []
+        return super().upgrade(stored)
 
     @model_validator(mode="after")
     def _works(self) -> "FreeTicketsTrain":

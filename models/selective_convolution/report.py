@@ -42,7 +42,7 @@ def values(
         "test_accuracy": fitted.scores.accuracy,
         "test_nll": fitted.scores.nll,
         "test_ece": fitted.scores.ece,
-        "best_test_accuracy": fitted.best_accuracy,
+        f"best_{fitted.watched}_accuracy": fitted.best_accuracy,
         "best_step": fitted.best_step,
         "ended_by": fitted.ended_by,
         "train_seconds": clock.seconds,

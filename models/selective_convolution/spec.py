@@ -10,7 +10,13 @@ from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
 from models.data.spec import check_one_size
 from models.nets.preactivation_spec import PreactivationNet, Role, Units, unit_shapes
 from models.selective_convolution.fields import Selective
-from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec
+from models.supervised.spec import (
+    ASSESSMENT,
+    BASELINE_METRICS,
+    CALIBRATION,
+    METRICS,
+    SupervisedSpec,
+)
 
 
 class SelectiveConvolutionTrain(SupervisedSpec):
@@ -35,7 +41,9 @@ class SelectiveConvolutionTrain(SupervisedSpec):
         ArtifactInfo("history.csv", "table", "a row an epoch: loss, accuracy, seconds"),
         ArtifactInfo("allocation.csv", "table", "a row a round and unit: slots and copies"),
         ArtifactInfo("allocation.npz", "table", "gate, source and shift of each unit's slots"),
-        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+        ArtifactInfo("curves.png", "image", "loss and accuracy against training time"),
+        *ASSESSMENT,
+        CALIBRATION,
         ArtifactInfo("allocation.png", "image", "slots of each unit, over rounds and at the end"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

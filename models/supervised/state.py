@@ -78,7 +78,10 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
 
 def spec_digest(spec: SupervisedSpec) -> str:
     """SHA-256 of a spec without the checkpoint it goes on from and threads, in hex."""
-    kept = spec.model_dump_json(exclude={"resume_from", "threads"})
+    left_out = {"resume_from", "threads"}
+    if not spec.validation:  # as of earlier releases, whose digests hold
+        left_out.add("validation")
+    kept = spec.model_dump_json(exclude=left_out)
     return hashlib.sha256(kept.encode()).hexdigest()
 
 
@@ -115,6 +118,7 @@ def save(context: FitContext, state: FitState) -> None:
         "epoch": state.step // context.per_epoch,
         "best": {"accuracy": state.best_accuracy, "step": state.best_step},
         "history": state.history,
+        "validation": context.spec.validation,
         "since_test": [state.loss_sum, state.loss_count],
         "clock": state.clock.state(),
         "notes": dict(context.hooks.notes),
@@ -138,6 +142,12 @@ def restore(context: FitContext, state: FitState, path: Path) -> None:
         raise SpecError(
             f"the checkpoint is of the net {saved['net']} with {len(saved['classes'])} classes",
             hint="ask for the same model and data, or leave resume_from out",
+        )
+    if saved.get("validation", 0.0) != context.spec.validation:
+        raise SpecError(
+            f"the checkpoint's training held out {saved.get('validation', 0.0)} of its images: give"
+            " the same validation, or leave resume_from out",
+            pointer="/validation",
         )
     if saved["spec_sha256"] != spec_digest(context.spec):
         context.run.warn("resumed_with_other_spec", "the checkpoint comes from another spec")
