@@ -96,10 +96,11 @@ def _resolved(schema: Schema, definitions: Schema) -> Schema:
     """The schema behind a reference, or beside null; what stands next to it wins."""
     own = {name: value for name, value in schema.items() if name not in ("$ref", "anyOf")}
     if "$ref" in schema:
-        return _resolved(definitions[schema["$ref"].rpartition("/")[2]], definitions) | own
+        named = definitions[schema["$ref"].rpartition("/")[2]]
+        return {**_resolved(named, definitions), **own}
     others = [part for part in schema.get("anyOf", ()) if part.get("type") != "null"]
     if len(others) == 1:
-        return dict(_resolved(others[0], definitions)) | own
+        return {**_resolved(others[0], definitions), **own}
     return schema
 
 
