@@ -12,6 +12,7 @@ from app import queue, telemetry
 from app.db import migrate
 from app.db.session import get_engine, make_session
 from app.http import event_streams, problems, rates
+from app.http.examples import job_examples
 from app.http.loopback import LoopbackMiddleware
 from app.http.middleware import RequestContextMiddleware
 from app.routers import (
@@ -41,6 +42,8 @@ class Api(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             document["components"]["schemas"] |= problems.schemas()
+            body = document["paths"]["/v1/jobs"]["post"]["requestBody"]
+            body["content"]["application/json"]["examples"] = job_examples()
         return super().openapi()
 
 
@@ -74,6 +77,8 @@ def create_app() -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # app.web serves it, with nothing from elsewhere
+        redoc_url=None,
     )
     problems.install(app)
     if settings.auth_disabled:

@@ -56,6 +56,11 @@ def pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def words(text: str) -> str:
+    """A docstring for reading: without the marks of code."""
+    return text.replace("``", "")
+
+
 def since(start: datetime | None, end: datetime | None = None) -> str:
     """Time from ``start`` to ``end``, or to now; a dash where it has not begun."""
     if start is None:
@@ -79,6 +84,7 @@ def environment() -> Environment:
         "number": number,
         "pretty": pretty,
         "since": since,
+        "words": words,
     }
     return made
 

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from app.db.session import make_session
 from app.services import keys
 from tests.conftest import make_database
 from tests.service import serving
 
+PATIENCE_MS = 30_000  # on a loaded machine
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 EXPECTED = (
     "Blocked script execution",  # of a report in its sandbox
@@ -71,8 +73,6 @@ def browser() -> Iterator[Any]:
         text = f"NO BROWSER: the page is not tested; install one of {', '.join(CHROMIUM)}"
         warnings.warn(pytest.PytestWarning(text), stacklevel=1)
         pytest.skip(text)
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield opened
@@ -83,7 +83,8 @@ def browser() -> Iterator[Any]:
 def tab(browser, site) -> Iterator[Any]:
     """A page of a fresh browser; an error of a script or of the policy fails the test."""
     context = browser.new_context(base_url=site, viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
     opened = context.new_page()
     faults: list[str] = []
     opened.on("pageerror", lambda error: faults.append(str(error)))

@@ -48,16 +48,16 @@ def table() -> bytes:
     return text.getvalue().encode()
 
 
-def report_steps(run, first: int, last: int) -> None:
-    """Numbers and progress of the steps ``first`` to ``last - 1`` of 400."""
+def report_steps(run, first: int, last: int, pace: float = 90) -> None:
+    """Numbers and progress of the steps ``first`` to ``last - 1`` of 400; losses fall by pace."""
     lines = []
     for step in range(first, last):
         wave = 0.08 * math.sin(step * 1.7) * math.sin(step * 0.31)
-        values = {"loss": 2.3 * math.exp(-step / 90) + 0.06 + wave, "lr": 0.1 * (1 - step / 400)}
-        values["baseline_loss"] = 2.3 * math.exp(-step / 130) + 0.09 + wave / 2
+        values = {"loss": 2.3 * math.exp(-step / pace) + 0.06 + wave, "lr": 0.1 * (1 - step / 400)}
+        values["baseline_loss"] = 2.3 * math.exp(-step / (1.45 * pace)) + 0.09 + wave / 2
         if step % 20 == 19:
-            values["test_accuracy"] = 0.98 - 0.88 * math.exp(-step / 80)
-            values["baseline_test_accuracy"] = 0.965 - 0.86 * math.exp(-step / 110)
+            values["test_accuracy"] = 0.98 - 0.88 * math.exp(-step / (0.9 * pace))
+            values["baseline_test_accuracy"] = 0.965 - 0.86 * math.exp(-step / (1.2 * pace))
         lines.append(line(type="metric", step=step, values=values))
     lines.append(line(type="progress", step=last, total_steps=400, phase="training", unit="step"))
     with make_session() as session:
@@ -75,7 +75,13 @@ def put_log(run, folder: Path, lines: int = 60) -> None:
     artifacts.put_log(run, write(folder / "log.txt", text.encode()))
 
 
-def training(folder: Path, name: str = "digits, periodic 3 of 5", steps: int = 400, **values):
+def training(
+    folder: Path,
+    name: str = "digits, periodic 3 of 5",
+    steps: int = 400,
+    pace: float = 90,
+    **values,
+):
     """A run of a training with numbers, files and a log; still running."""
     run = start_run(
         name=name,
@@ -87,7 +93,7 @@ def training(folder: Path, name: str = "digits, periodic 3 of 5", steps: int = 4
     )
     with make_session() as session:
         lifecycle.mark_running(session, run)
-    report_steps(run, 0, steps)
+    report_steps(run, 0, steps, pace)
     put_log(run, folder)
     put(run, folder, "curves.png", "image", png())
     put(run, folder, "history.csv", "table", table())

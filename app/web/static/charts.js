@@ -14,6 +14,12 @@ export function short(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+// The value at a row or the last one before it: series are not reported at the same steps.
+function before(values, row) {
+  for (let at = row ?? values.length - 1; at >= 0; at--) if (values[at] !== null && values[at] !== undefined) return values[at];
+  return null;
+}
+
 // Exponential mean with its bias taken out, as a curve that begins at the first value.
 export function smooth(values, weight) {
   let mean = 0;
@@ -90,7 +96,7 @@ export class Charts {
       dash: faint ? [] : DASHES[(each.dash ?? index) % DASHES.length],
       spanGaps: true,
       points: { show: each.step.length < 40, size: 4 },
-      value: (plot, value, column, row) => short(row === null ? plot.data[column].findLast((each) => each !== null) : value),
+      value: (plot, value, column, row) => short(value ?? before(plot.data[column], row)),
     });
     const axis = { stroke: style().getPropertyValue("--muted").trim(), font: "11px system-ui, sans-serif",
       grid: { stroke: style().getPropertyValue("--grid").trim(), width: 1 }, ticks: { show: false } };

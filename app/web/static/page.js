@@ -3,6 +3,7 @@ import { listen } from "./live.js";
 
 const EVERY_MS = 2000;
 const TIMES_MS = 30_000;
+const COMPARED_MAX = 10;
 const body = document.body;
 const token = document.querySelector('meta[name="csrf-token"]').content;
 
@@ -87,6 +88,7 @@ const picked = new Set();
 async function bulk(action) {
   const jobs = [...picked];
   if (action === "none") picked.clear();
+  else if (action === "compare") location.assign(`/compare?jobs=${jobs.map((id) => id.replace("job_", "")).join(",")}`);
   else if (await ask(`${action === "cancel" ? "Cancel" : "Delete"} ${jobs.length} job${jobs.length > 1 ? "s" : ""}?`)) {
     try {
       const { done, refusals } = await post("/jobs/bulk", { action, jobs });
@@ -110,6 +112,7 @@ function showPicked() {
   if (!bar) return;
   bar.hidden = picked.size === 0;
   document.getElementById("bulk-count").textContent = `${picked.size} marked`;
+  document.getElementById("bulk-compare").disabled = picked.size < 2 || picked.size > COMPARED_MAX;
 }
 
 body.addEventListener("change", (event) => {
