@@ -134,7 +134,7 @@ def _baselines(results: EvaluationResults) -> Section:
             name,
             number(numbers["score"][0]),
             number(numbers["max_probability"]),
-            numbers["top_name"] or "-",
+            numbers.get("top_name") or "-",  # absent in checkpoints of earlier releases
             number(numbers["entropy"]),
             number(numbers["path_area"][0]),
         )
