@@ -273,6 +273,13 @@ def check(spec: Explanation, subject: Subject) -> None:
     count = len(subject.classes)
     meaning = meaning_of(subject.net, spec.output_type, spec.score, count)
     check_score(meaning, spec.score, count)
+    for index, part in enumerate(getattr(spec, "graders", ())):
+        if part.id == "random_logit" and count == 1:
+            raise SpecError(
+                f"graders.{index}: random_logit compares with the map of another class, and this "
+                "net has one output",
+                hint="leave it out, or use efficient_mprt",
+            )
     given = [spec.target] if isinstance(spec.target, int) else spec.target
     if isinstance(given, str):
         wanted = int(given.partition(":")[2] or 1)

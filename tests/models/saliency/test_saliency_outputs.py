@@ -14,10 +14,11 @@ import torch
 from saliency_nets import conv_net
 
 from models.core.errors import SpecError
+from models.saliency.evaluate import evaluate
 from models.saliency.map import map_images
 from models.saliency.net import load
 from models.saliency.net.space import Space
-from models.saliency.spec.evaluate import SaliencySweep
+from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
 from models.saliency.spec.map import SaliencyMap
 from models.saliency.sweep import sweep
 
@@ -33,16 +34,29 @@ FIELDS = {
 }
 
 
-def explained(run, name, **fields):
-    """The report of a job on one of the programs."""
+def with_net(run, name, **fields):
+    """Fields of a job on one of the programs."""
     digest = hashlib.sha256((NETS / f"{name}.pt2").read_bytes()).hexdigest()
     (run.dir / "inputs").mkdir()
     shutil.copy(NETS / f"{name}.pt2", run.dir / "inputs" / digest)
     given = {"mean": [0.5] * 3, "std": [0.25] * 3, "margin": 1.0}
     model = {"dataset": "mine", "sha256": digest, "input": given}
-    spec = {"kind": "saliency.map", "model": model, **FIELDS, **fields}
+    return {"model": model, **FIELDS, **fields}
+
+
+def explained(run, name, **fields):
+    """The report of a ``saliency.map`` job on one of the programs."""
+    spec = {"kind": "saliency.map", **with_net(run, name, **fields)}
     map_images(SaliencyMap.model_validate(spec), run)
     return json.loads((run.dir / "report.json").read_text())
+
+
+def evaluated(run, name, **fields):
+    """The report of a ``saliency.evaluate`` job on one of the programs."""
+    spec = {"kind": "saliency.evaluate", **with_net(run, name, **fields)}
+    del spec["outputs"]
+    evaluate(SaliencyEvaluate.model_validate(spec), run)
+    return json.loads((run.dir / "metrics.json").read_text())
 
 
 def events(run):
@@ -75,6 +89,20 @@ def test_one_output_is_a_number_or_a_label_as_asked(new_run):
     assert other["score"] == other["probability"]
     assert other["score"] == pytest.approx(1 / (1 + np.exp(-target["score"])), abs=1e-6)
     assert all(entry["max"] > entry["min"] for entry in number["maps"] + label["maps"])
+
+
+def test_maps_of_one_output_are_graded_as_the_score_says(new_run):
+    """As a probability insertion was 1 whatever the map."""
+    with pytest.raises(SpecError, match="one output"):
+        evaluated(new_run(), "one_logit")
+    curves = [{"id": "insertion", "points": 4}, {"id": "deletion", "points": 4}]
+    report = evaluated(new_run(), "one_logit", score="logit", graders=curves)
+    assert report["outputs"] == "regression"
+    insertion = {row["values"]["insertion@blur"] for row in report["grades"]}
+    assert len(insertion) == 3
+    another = [{"id": "random_logit"}]
+    with pytest.raises(SpecError, match=r"graders.0: random_logit.*one output"):
+        evaluated(new_run(), "one_logit", score="logit", graders=another)
 
 
 def test_labels_have_scores_of_their_own_and_several_are_explained_in_one_job(new_run):
