@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.saliency.analysis import lower_is_better
-from models.saliency.figures.maps import SCORES, describe
+from models.saliency.figures.maps import describe
 from models.saliency.results import EvaluationResults
 from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.spec.fields import labels
@@ -29,6 +29,7 @@ class Section(NamedTuple):
 def write(
     path: Path,
     spec: SaliencySweep,
+    score: str,
     results: EvaluationResults,
     findings: dict[str, Any],
     pictures: Sequence[Path],
@@ -38,6 +39,7 @@ def write(
     Args:
         path: of the HTML file.
         spec: of the sweep.
+        score: what the score is called.
         results: its maps and grades.
         findings: as ``sweep.analyse`` returns them.
         pictures: PNG files to embed.
@@ -51,7 +53,7 @@ def write(
     )
     page = environment.get_template("report.html.j2").render(
         results=results,
-        score=SCORES[spec.score],
+        score=score,
         design=findings["design"],
         sentences=[sentence(effect) for effect in findings["effects"]],
         sections=sections(spec, results, findings),
@@ -132,7 +134,7 @@ def _baselines(results: EvaluationResults) -> Section:
             name,
             number(numbers["score"][0]),
             number(numbers["max_probability"]),
-            numbers["top_name"],
+            numbers.get("top_name") or "-",  # absent in checkpoints of earlier releases
             number(numbers["entropy"]),
             number(numbers["path_area"][0]),
         )

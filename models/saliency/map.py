@@ -18,7 +18,7 @@ from models.saliency.methods.baselines import (
     Replacement,
     baseline_impact,
     image_of,
-    neutrality_warning,
+    impact_warnings,
     replacements_of,
 )
 from models.saliency.methods.case import Case
@@ -90,15 +90,16 @@ class Explainer:
 
     def _describe(self, case: Case, outputs: Float[Tensor, "classes"]) -> dict[str, Any]:
         """The net's prediction for the unperturbed image."""
-        probability = case.scorer.probabilities(outputs[None])[0]
+        probabilities = case.scorer.probabilities(outputs[None])
+        p = None if probabilities is None else probabilities[0]
         return {
-            "top_class": int(probability.argmax()),
+            "top_class": int(outputs.argmax()),
             "targets": [
                 {
                     "class": target,
                     "name": self.cases.subject.classes[target],
                     "score": score,
-                    "probability": probability[target].item(),
+                    "probability": None if p is None else p[target].item(),
                 }
                 for target, score in zip(case.targets.tolist(), case.full.tolist(), strict=True)
             ],
@@ -111,8 +112,8 @@ class Explainer:
         images = [image_of(replacement) for replacement in drawn]
         names = self.cases.subject.classes
         numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk, names)
-        if (message := neutrality_warning(label, numbers)) is not None:
-            self._warn("baseline_not_neutral", f"{image}: {message}")
+        for code, message in impact_warnings(label, numbers):
+            self._warn(code, f"{image}: {message}")
         return numbers
 
     def _warn(self, code: str, message: str) -> None:
@@ -139,7 +140,7 @@ class Explainer:
                 described |= case.reported
                 if error is not None:
                     described["standard_error"] = error[k].item()
-                self._keep(entry, k, described, values[k])
+                self._keep(entry, k, described, values[k], case)
                 title = "no baseline" if baseline_label == NO_BASELINE else baseline_label
                 panels[k].append(Panel(title, values[k]))
         if "png" in self.spec.outputs:
@@ -148,14 +149,19 @@ class Explainer:
                 self._draw(method, label, entry["image"], target, row, case)
 
     def _keep(
-        self, entry: dict[str, Any], k: int, described: dict[str, Any], values: np.ndarray
+        self,
+        entry: dict[str, Any],
+        k: int,
+        described: dict[str, Any],
+        values: np.ndarray,
+        case: Case,
     ) -> None:
         """Write one map, report it as an artifact and log its numbers."""
         stem = f"{described['method']}-{described['baseline']}-class{described['class']}"
         name = f"saliency/{entry['image']}/{stem}.npy"
         check_finite(values, name)
         if not values.any():
-            self._warn("map_is_zero", f"{name} is zero throughout: no score of the class moved")
+            self._warn("map_is_zero", f"{name} {case.reason_for_zeros(k)}")
         np.save(self.run.dir / name, values)
         low, high = float(values.min()), float(values.max())
         described = {"image": entry["image"], **described, "shape": list(values.shape)}
@@ -164,7 +170,8 @@ class Explainer:
         numbers = {"score": entry["targets"][k]["score"], "map_min": low, "map_max": high}
         if (impact := entry["baselines"].get(described["baseline"])) is not None:
             numbers["baseline_score"] = impact["score"][k]
-            numbers["neutrality"] = impact["neutrality"]
+            if impact["neutrality"] is not None:
+                numbers["neutrality"] = impact["neutrality"]
         self.run.log(len(self.maps), **numbers)
 
     def _draw(
@@ -183,8 +190,8 @@ class Explainer:
             self.run.dir / name,
             pixels.permute(1, 2, 0).cpu().numpy(),
             panels,
-            f"{target['name']}, p = {target['probability']:.2f}",
-            style(method, self.spec.score),
+            _title(target),
+            style(method, self.cases.score_word),
             self.spec.overlay,
         )
         self.run.artifact(name, role="image", image=image, method=label)
@@ -213,6 +220,13 @@ class Explainer:
         self.run.result(
             images=len(self.images), maps=len(self.maps), rows=rows, warnings=len(self.warnings)
         )
+
+
+def _title(target: dict[str, Any]) -> str:
+    """Name of a class with its probability, or with the output where there is none."""
+    if target["probability"] is None:
+        return f"{target['name']}, output {target['score']:.3g}"
+    return f"{target['name']}, p = {target['probability']:.2f}"
 
 
 def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:

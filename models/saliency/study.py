@@ -15,7 +15,7 @@ from models.saliency.graders.registry import grade, grader_labels
 from models.saliency.methods.baselines import (
     baseline_impact,
     image_of,
-    neutrality_warning,
+    impact_warnings,
     replacements_of,
 )
 from models.saliency.methods.case import Case
@@ -110,9 +110,9 @@ class Study:
                 case.scorer, case.x, images, case.targets, case.chunk, classes
             )
             entry["baselines"][label] = numbers
-            if (message := neutrality_warning(label, numbers)) is not None:
+            for code, message in impact_warnings(label, numbers):
                 results.warnings.append(f"{name}: {message}")
-                self._run.warn("baseline_not_neutral", f"{name}: {message}")
+                self._run.warn(code, f"{name}: {message}")
         return entry
 
     def _run_cell(
@@ -141,7 +141,11 @@ class Study:
             ]
             for k in range(len(keys))
         ]
-        for key, values, of_map in zip(keys, maps, grades, strict=True):
+        for k, (key, values, of_map) in enumerate(zip(keys, maps, grades, strict=True)):
+            if not values.any():
+                message = f"{key.name} {case.reason_for_zeros(k)}"
+                results.warnings.append(message)
+                self._run.warn("map_is_zero", message)
             self._keep(key, values.float().cpu().numpy(), of_map, results)
         results.rows = self.cases.rows.done
 
@@ -150,10 +154,6 @@ class Study:
     ) -> None:
         """Add one map with its grades and log their numbers."""
         results.maps[key], results.grades[key] = values, {}
-        if not values.any():
-            message = f"{key.name} is zero throughout: no score of the class moved"
-            results.warnings.append(message)
-            self._run.warn("map_is_zero", message)
         for name, graded in zip(grader_labels(self.spec.graders), grades, strict=True):
             results.grades[key][name] = graded.value
             for title, points in graded.curves.items():

@@ -44,7 +44,9 @@ def sweep(spec: SaliencySweep, run: Run) -> None:
     findings = analyse(spec, results)
     pictures = draw(study, results, findings, run)
     run.report("sweep.json", {"kind": spec.kind, **described(study, results), **findings})
-    html_report.write(run.dir / "report.html", spec, results, findings, pictures)
+    html_report.write(
+        run.dir / "report.html", spec, study.cases.score_word, results, findings, pictures
+    )
     run.artifact("report.html", role="report")
     run.result(
         maps=len(results.maps),
@@ -105,7 +107,7 @@ def draw(
     """
     paths = []
     styles = {
-        label: style(method, study.spec.score)
+        label: style(method, study.cases.score_word)
         for method, label in zip(study.spec.methods, labels(study.spec.methods), strict=True)
     }
     for position, image in enumerate(islice(results.images, SHEETS)):

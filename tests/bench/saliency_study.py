@@ -172,7 +172,7 @@ def names_of(folder: Path) -> list[str]:
 def run(folder: Path, options: argparse.Namespace) -> None:
     """Go through a part of the images until the time is up; write what is kept of each."""
     until = time.monotonic() + options.seconds
-    part, parts = map(int, options.part.split("/"))
+    start, step = map(int, options.part.split("/"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         torch.set_num_threads(1)
@@ -181,23 +181,23 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     digest = hashlib.sha256((folder / "photos.zip").read_bytes()).hexdigest()
     pinned = [ref.model_copy(update={"sha256": digest}) for ref in spec.images]
     spec = spec.model_copy(update={"images": pinned})
-    work = options.out / f"work-{options.net}-{part}"
+    work = options.out / f"work-{options.net}-{start}"
     (work / "inputs").mkdir(parents=True)
     shutil.copy(folder / "photos.zip", work / "inputs" / digest)
     load.load_subject = lambda *_: net
+    machine = describe() | devices.describe(device)
     study, kept = Study(spec, Run(work, device=device)), []
     with arithmetic(spec):
-        for position in range(part, len(names), parts):
+        for position in range(start, len(names), step):
             if time.monotonic() > until:
                 break
             results = EvaluationResults()
             study.run_image(position, results)
             kept.append(summary(results))
+            answer = {"machine": machine, "rows": study.cases.rows.done, "cases": kept}
+            (options.out / f"{options.net}-{start}.json").write_text(json.dumps(answer))
             print(options.net, position, study.cases.rows.done, flush=True)
     shutil.rmtree(work)
-    machine = describe() | devices.describe(device)
-    answer = {"net": options.net, "machine": machine, "rows": study.cases.rows.done, "cases": kept}
-    (options.out / f"{options.net}-{part}.json").write_text(json.dumps(answer))
 
 
 def summary(results: EvaluationResults) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from models.saliency.spec.masks import OcclusionRaw
 from models.saliency.spec.methods import NO_BASELINE, Control, Given, rows_of
 from models.saliency.spec.net import known_size
 
+MOST_ROWS = 10**9
+
 
 class _EvaluationSpec(Explanation):
     """Fields of the kinds that grade maps."""
@@ -39,7 +41,7 @@ class _EvaluationSpec(Explanation):
     max_rows: Int = Field(
         default=1_000_000,
         ge=1,
-        le=10**9,
+        le=MOST_ROWS,
         description="Refuse a job that needs more rows through the net",
     )
 
@@ -247,6 +249,22 @@ class SaliencySweep(_EvaluationSpec):
         description="Images whose explained class scores less unperturbed are computed and shown, "
         "but left out of all statistics",
     )
+
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Raise ``max_rows`` of a sweep that had fewer maps; see :meth:`Spec.upgrade`.
+
+        Maps of noise baselines were one, now one a seed, and the control has more draws.
+        """
+        if "control_draws" in stored or "max_rows" not in stored:
+            return []
+        before, factor = stored["max_rows"], max(10, len(stored.get("seeds", [0])))
+        stored["max_rows"] = min(MOST_ROWS, before * factor)
+        stored["control_draws"] = cls.model_fields["control_draws"].default  # marks it as of today
+        return [
+            f"max_rows: {before:,} is now {stored['max_rows']:,}, since maps of noise baselines "
+            "and of the control are drawn for every seed"
+        ]
 
     @model_validator(mode="after")
     def _testable(self) -> "SaliencySweep":

@@ -113,9 +113,16 @@ class Explanation(Spec):
     )
     score: Literal["prob", "sigmoid", "logit", "logprob"] = Field(
         default="prob",
-        description="Score of a class: prob: its probability by a softmax, or the output as it is "
-        "of a net that ends in a sigmoid; sigmoid: probability of a label by itself; logit: the "
-        "output as it is; logprob: log of the softmax",
+        description="Score of a class: prob: its probability by a softmax, for labels by a "
+        "sigmoid, or the output as it is of a net that ends in one; sigmoid: probability of a "
+        "label by itself; logit: the output as it is; logprob: log of prob",
+    )
+    output_type: Literal["auto", "classes", "labels", "probabilities", "regression"] = Field(
+        default="auto",
+        description="What the net's outputs are. auto: labels if it ends in a sigmoid or the score "
+        "is sigmoid, a regression if there is one output, else classes; classes: one of them "
+        "holds; labels: each holds by itself, so that prob is a sigmoid; probabilities: of "
+        "classes, already normalised; regression: numbers without probabilities",
     )
     methods: list[Method] = Field(
         default=[Occlusion(id="occlusion")],

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from saliency_nets import conv_net
 from scipy import stats
 
+from models.catalog import load_stored
 from models.core.run import Run
 from models.saliency import analysis, effects, estimates
 from models.saliency.case_builder import image_seed
@@ -260,6 +261,24 @@ def test_hypotheses_are_fixed_in_the_spec():
     wrong = {"factor": "hyper-parameter", "methods": ["occlusion", "rise-2"]}
     with pytest.raises(ValidationError, match=r"hypotheses.0: this sweep cannot compare.*rise-1"):
         the_sweep(hypotheses=[wrong])
+
+
+def test_a_stored_sweep_of_an_earlier_release_still_runs():
+    """It fitted max_rows with one map for each noise baseline; now there is one a seed."""
+    stored = FIELDS | {
+        "model": {"pretrained": "efficientnet_lite0"},
+        "images": FIELDS["images"][:1],
+        "methods": [{"id": "occlusion"}, {"id": "random"}],
+        "max_rows": 900,
+    }
+    del stored["control_draws"]
+    with pytest.raises(ValidationError, match="max_rows allows 900"):
+        SaliencySweep.model_validate(stored)
+    spec, warnings = load_stored(stored)
+    assert spec.max_rows == 9000
+    assert "max_rows: 900 is now 9,000" in warnings[0]
+    sent = spec.model_dump(mode="json", exclude_unset=True)
+    assert load_stored(sent) == (spec, [])  # a retry of the retry is not raised again
 
 
 def test_holm_by_hand():
