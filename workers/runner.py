@@ -105,12 +105,13 @@ class Child:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to every process of the child; its init, told to end, kills the rest."""
+        """SIGKILL to every process of the child; its init kills what is left then."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        if not self._reaped:  # afterwards the pid may be someone else's
-            signal_family(self.process.pid, number)
+        if self._reaped or (containment.HAS_INIT and self.process.poll() is not None):
+            return  # nothing is left, and the pid may be someone else's
+        signal_family(self.process.pid, number)
 
     # -- its end -----------------------------------------------------------------------------
 
@@ -145,12 +146,18 @@ class Child:
 def signal_family(pid: int, number: int) -> None:
     """Send a signal to every process of the child whose init is ``pid``.
 
-    SIGKILL also tells the init to end, which kills what was started meanwhile.
+    The init itself lives on and kills what was started meanwhile; one that has no child yet ends.
+    Without an init it is a signal to the group of the child.
     """
-    for process in _family(pid):
+    if not containment.HAS_INIT:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, number)
+        return
+    family = _family(pid)
+    for process in family:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
-    if containment.HAS_INIT and number == signal.SIGKILL:
+    if not family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
 

@@ -3,7 +3,7 @@
 ``python -I -S confine.py OPTION=VALUE ... -- COMMAND ...``. The command runs in a session of its
 own, as a child of this process: with the limits and without the rights that the options say. This
 process waits for it, kills every process that it has left (those too that made a session of their
-own), and ends as the command did. SIGTERM, or the death of its parent, kills all at once.
+own), and ends as the command did. When its parent has died it kills all after some seconds.
 
 Options: ``read``, ``list`` and ``write`` (a path, each may come often: once one is there, files
 elsewhere cannot be opened), ``network`` (``none``, ``local``: Unix sockets alone, ``all``),
@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import struct
 import sys
 
@@ -218,20 +219,19 @@ def _become(options: Sequence[tuple[str, str]], command: list[str]) -> None:
 
 
 def _wait(child: int, parent: int) -> int:
-    """Status of the child once it has ended; kills it on SIGTERM or when the parent is gone."""
-    import signal  # the child starts meanwhile
-
-    signals = {signal.SIGCHLD, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    """Status of the child once it has ended; kills it when the parent has been gone for long."""
+    watched = select.poll()
+    if hasattr(os, "pidfd_open"):
+        watched.register(os.pidfd_open(child), select.POLLIN)  # else its end is seen a second late
     gone_s = 0
     while True:
         for pid, status in _ended():
             if pid == child:
                 return status
         gone_s += os.getppid() != parent
-        received = signal.sigtimedwait(signals, 1.0)
-        if gone_s > ORPHAN_S or (received is not None and received.si_signo == signal.SIGTERM):
+        if gone_s > ORPHAN_S:
             _kill_descendants()
+        watched.poll(1000)
 
 
 def _ended() -> Iterator[tuple[int, int]]:
@@ -283,14 +283,9 @@ def _descendants(root: int) -> list[int]:
 def _end_as(status: int) -> None:
     """End by the signal or the code of the command."""
     if os.WIFSIGNALED(status):
-        import signal
-
-        number = os.WTERMSIG(status)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+        os._exit(128 + os.WTERMSIG(status))  # one that Python ignores
     os._exit(os.waitstatus_to_exitcode(status))
 
 
