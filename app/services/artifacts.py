@@ -24,7 +24,6 @@ from app.db.tables import (
     Metric,
     Run,
     new_id,
-    utc_now,
 )
 from app.errors import InvalidError, NotFoundError
 from app.services import holds, lifecycle
@@ -320,7 +319,9 @@ def sweep() -> None:
 
     Lists the whole store: once an hour is often enough. A log needs no row but its job's.
     """
-    before = utc_now() - timedelta(hours=get_settings().retention_pending_h)
+    with make_session(write=False) as session:
+        now = database_now(session)
+    before = now - timedelta(hours=get_settings().retention_pending_h)
     old = (info.key for info in storage.list("t") if info.modified_at < before)
     while keys := [*islice(old, SWEPT_AT_ONCE)]:
         with make_session(write=False) as session:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, text
 from sqlalchemy.orm import Session
 
-from app.db.tables import IdempotencyKey, utc_now
+from app.db.session import database_now
+from app.db.tables import IdempotencyKey
 from app.errors import (
     ConflictError,
     IdempotencyMismatchError,
@@ -84,7 +85,8 @@ def answer_once(
             status_code=answer.status_code,
             headers=answer.headers,
             body=answer.body if answer.kept is None else answer.kept,
-            expires_at=utc_now() + timedelta(hours=get_settings().retention_idempotency_h),
+            expires_at=database_now(session)
+            + timedelta(hours=get_settings().retention_idempotency_h),
         )
     )
     return answer
@@ -101,7 +103,7 @@ def _lock(session: Session, claim: Claim) -> None:
         delete(IdempotencyKey).where(
             IdempotencyKey.tenant_id == claim.tenant_id,
             IdempotencyKey.key == claim.key,
-            IdempotencyKey.expires_at < utc_now(),
+            IdempotencyKey.expires_at < database_now(session),
         )
     )
 
@@ -121,4 +123,4 @@ def _replay(first: IdempotencyKey, claim: Claim) -> Answer:
 
 def forget_expired(session: Session) -> None:
     """Remove the answers that are no longer repeated."""
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < utc_now()))
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < database_now(session)))

@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from app import queue
-from app.db.session import after_commit
-from app.db.tables import FINAL, Event, Job, JobStatus, Run, new_id, utc_now
+from app.db.session import after_commit, database_now
+from app.db.tables import FINAL, Event, Job, JobStatus, Run, new_id
 from app.errors import ConflictError, NotFoundError, QuotaExceededError, UnavailableError
 from app.schemas.jobs import CostRead, DryRun, JobCreate, JobFilters, JobRead
 from app.services import holds, lifecycle, paging, queues, quotas, timings
@@ -65,7 +65,7 @@ def submit(
     estimate = _estimate(session, request, resolved, place)
     quotas.admit_job(session, tenant_id)  # late: others wait for its lock
     limits = request.limits
-    now = utc_now()
+    now = database_now(session)
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -224,7 +224,7 @@ def delete(session: Session, tenant_id: str, job_id: str) -> None:
     changed = session.scalar(
         update(Job)
         .where(Job.id == job.id, Job.status.in_(FINAL))
-        .values(deleted_at=utc_now())
+        .values(deleted_at=database_now(session))
         .returning(Job.id)
     )
     if changed is None:

@@ -217,7 +217,7 @@ def test_sweep_removes_what_no_row_names(settings, put, monkeypatch):
     artifacts.sweep()
     assert len(list(storage.list("t"))) == 5  # all are young
     later = utc_now() + timedelta(hours=2)
-    monkeypatch.setattr(artifacts, "utc_now", lambda: later)
+    monkeypatch.setattr(artifacts, "database_now", lambda _session: later)
     artifacts.sweep()
     log_key = f"t/{run.tenant_id}/j/{run.job_id}/r1/logs/run-1.log"
     assert {info.key for info in storage.list("t")} == {row.storage_key, log_key}
