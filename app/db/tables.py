@@ -426,6 +426,21 @@ class IdempotencyKey(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
+class RunTiming(Base):
+    """The work and wall seconds of a run that succeeded; the newest of each sort are kept."""
+
+    __tablename__ = "timings"
+    __table_args__ = (Index(None, "kind", "work_unit", "device", "at"),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    device: Mapped[str]
+    work_unit: Mapped[str]
+    work: Mapped[float]
+    seconds: Mapped[float]
+    at: Mapped[datetime]
+
+
 class Worker(Base):
     """A worker process and its heartbeat."""
 

@@ -25,7 +25,6 @@ from app.db.tables import (
     JobInput,
     JobStatus,
     Metric,
-    utc_now,
 )
 from app.services import artifacts
 from app.services.storage_keys import LOG_KEY, job_folder
@@ -174,7 +173,9 @@ def sweep() -> Iterator[None]:
 
     Lists the whole store. A log needs no row but its job's.
     """
-    before = utc_now() - timedelta(hours=get_settings().retention_pending_h)
+    with make_session(write=False) as session:
+        now = database_now(session)
+    before = now - timedelta(hours=get_settings().retention_pending_h)
     objects = storage.list("t")
     while some := [*islice(objects, SWEPT_AT_ONCE)]:
         keys = [info.key for info in some if info.modified_at < before]

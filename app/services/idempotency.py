@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, select, text, tuple_
 from sqlalchemy.orm import Session
 
-from app.db.tables import IdempotencyKey, utc_now
+from app.db.session import database_now
+from app.db.tables import IdempotencyKey
 from app.errors import (
     ConflictError,
     IdempotencyMismatchError,
@@ -86,7 +87,8 @@ def answer_once(
             status_code=answer.status_code,
             headers=answer.headers,
             body=answer.body if answer.kept is None else answer.kept,
-            expires_at=utc_now() + timedelta(hours=get_settings().retention_idempotency_h),
+            expires_at=database_now(session)
+            + timedelta(hours=get_settings().retention_idempotency_h),
         )
     )
     return answer
@@ -103,7 +105,7 @@ def _lock(session: Session, claim: Claim) -> None:
         delete(IdempotencyKey).where(
             IdempotencyKey.tenant_id == claim.tenant_id,
             IdempotencyKey.key == claim.key,
-            IdempotencyKey.expires_at < utc_now(),
+            IdempotencyKey.expires_at < database_now(session),
         )
     )
 
@@ -125,7 +127,7 @@ def forget_expired(session: Session) -> bool:
     """Remove some answers that are no longer repeated; whether there may be more."""
     expired = (
         select(IdempotencyKey.tenant_id, IdempotencyKey.key)
-        .where(IdempotencyKey.expires_at < utc_now())
+        .where(IdempotencyKey.expires_at < database_now(session))
         .order_by(IdempotencyKey.expires_at)
         .limit(FORGOTTEN_AT_ONCE)
     )

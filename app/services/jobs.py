@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app import queue
-from app.db.session import after_commit
-from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, new_id, utc_now
+from app.db.session import after_commit, database_now
+from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, new_id
 from app.errors import ConflictError, NotFoundError, QuotaExceededError, UnavailableError
-from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
-from app.services import counters, holds, lifecycle, paging, queues, quotas
+from app.schemas.jobs import CostRead, DryRun, JobCreate, JobFilters, JobRead
+from app.services import counters, holds, lifecycle, paging, queues, quotas, timings
 from app.services.derived import derive
-from app.services.resolve import placement, resolve
+from app.services.resolve import Placement, Resolved, placement, resolve
 
 CANCEL_TRIES = 5
 ID_MARGIN = timedelta(minutes=1)  # a row's created_at is read a moment after its id is made
@@ -61,11 +62,12 @@ def submit(
         QuotaExceededError: if the tenant has as many queued, or as much stored, as it may.
     """
     resolved = resolve(session, tenant_id, request.spec, root)
-    device, gpus, queue_name = placement(request)
+    device, gpus, queue_name = place = placement(request)
     queues.check(session, queue_name)
+    estimate = _estimate(session, request, resolved, place)
     quotas.admit_job(session, tenant_id)  # late: others wait for its lock
     limits = request.limits
-    now = utc_now()
+    now = database_now(session)
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -75,7 +77,7 @@ def submit(
         labels=request.metadata,
         spec=request.spec.model_dump(mode="json", exclude_unset=True),
         resolved_spec=resolved.spec,
-        estimate=resolved.estimate,
+        estimate=estimate,
         resources=request.resources.model_dump(),
         limits=limits.model_dump(),
         device=device,
@@ -103,6 +105,14 @@ def submit(
     return job
 
 
+def _estimate(
+    session: Session, request: JobCreate, resolved: Resolved, place: Placement
+) -> dict[str, Any]:
+    """What the kind says of its work, with the seconds that runs like it have taken."""
+    seconds = timings.predict(session, request.spec.kind, resolved.cost, place.device, place.queue)
+    return resolved.cost.model_dump(mode="json") | seconds
+
+
 def _after(now: datetime, seconds: int | None) -> datetime | None:
     return None if seconds is None else now + timedelta(seconds=seconds)
 
@@ -110,7 +120,8 @@ def _after(now: datetime, seconds: int | None) -> datetime | None:
 def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     """What :func:`submit` would store, and what is in its way."""
     resolved = resolve(session, tenant_id, request.spec)
-    queue_name = placement(request).queue
+    place = placement(request)
+    queue_name = place.queue
     queues.check(session, queue_name)
     warnings = []
     if queue_name not in queues.served(session):
@@ -120,7 +131,7 @@ def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     except QuotaExceededError as error:
         warnings.append(error.detail)
     return DryRun(
-        estimate=resolved.estimate,
+        estimate=CostRead.model_validate(_estimate(session, request, resolved, place)),
         resolved_spec=resolved.spec,
         queue=queue_name,
         warnings=warnings,
@@ -234,7 +245,7 @@ def delete(session: Session, tenant_id: str, job_id: str) -> None:
     changed = session.scalar(
         update(Job)
         .where(Job.id == job.id, Job.status.in_(FINAL), Job.deleted_at.is_(None))
-        .values(deleted_at=utc_now())
+        .values(deleted_at=database_now(session))
         .returning(Job.id)
     )
     if changed is None:

@@ -16,7 +16,7 @@ from app import queue
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobStatus, Run, has_status
 from app.schemas.errors import ReportedError
-from app.services import counters, quotas
+from app.services import counters, quotas, timings
 from app.services.outcome import Outcome, job_error, verdict
 from app.settings import get_settings
 
@@ -297,6 +297,8 @@ def finish(session: Session, run: Run, outcome: Outcome) -> Job | None:
     done = transition(session, job.id, JobStatus.RUNNING, new, run, **values)
     if done is not None:
         failure = values.get("error")
+        if new == JobStatus.SUCCEEDED:
+            timings.note(session, done, run, database_now(session))
         again = failure["code"] if failure else "requeued"
         _close_run(session, run, again if new == JobStatus.QUEUED else new, outcome)
     return done

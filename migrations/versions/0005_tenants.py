@@ -1,4 +1,4 @@
-"""tenants that can be disabled, one for each name, and what their quotas count."""
+"""tenants that can be disabled, what their quotas count, and how long runs took."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,9 +22,24 @@ def upgrade() -> None:
     for name, table, columns, condition in PARTIAL:
         where = sa.text(condition)
         op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
+    op.create_table(
+        "timings",
+        sa.Column("job_id", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("device", sa.String(), nullable=False),
+        sa.Column("work_unit", sa.String(), nullable=False),
+        sa.Column("work", sa.Double(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_timings")),
+    )
+    op.create_index(
+        "ix_timings_kind_work_unit_device_at", "timings", ["kind", "work_unit", "device", "at"]
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("timings")
     for name, table, _columns, _condition in PARTIAL:
         op.drop_index(name, table)
     op.drop_index("ix_runs_tenant_id_ended_at", "runs")

@@ -137,11 +137,19 @@ class ArtifactInfo(NamedTuple):
     on_request: bool = False
 
 
+MACS = "multiply-adds forward"  # the unit of work of trainings; backward is about twice that
+
+
 class Estimate(BaseModel):
-    """What a job will cost, worked out before it runs."""
+    """What a job will cost, worked out before it runs.
+
+    Runs of a kind whose ``work`` is in one unit are compared: about twice the work takes twice the
+    seconds. Where spec and data do not tell how much there is, all runs count as equal.
+    """
 
     total_steps: int | None = Field(default=None, description="Progress steps of the run")
-    seconds: float | None = Field(default=None, description="Wall seconds, where they can be told")
+    work: float = Field(default=1, gt=0, description="How much there is to compute, in work_unit")
+    work_unit: str = Field(default="runs", description="What is counted, and through which net")
     details: dict[str, float | int | str | None] = {}
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactInfo, Estimate, MetricInfo
+from models.core.spec import MACS, ArtifactInfo, Estimate, MetricInfo
 from models.data.spec import check_one_size
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.fields import Downsample
@@ -138,9 +138,23 @@ class Downsampled(SupervisedSpec):
             details |= {"full_macs": full, "cheap_macs": round(ratio * full), "flop_ratio": ratio}
             if total is not None:
                 details["predicted_saving"] = sum(shares) * (1 - ratio)
+        work = self._work(known, total, details)
         if total is not None and self.compare_baseline:
             total *= 3  # the last training is shorter
-        return Estimate(total_steps=total, details=details)
+        return Estimate(total_steps=total, details=details, **work)
+
+    def _work(
+        self,
+        known: Mapping[str, Any],
+        steps: int | None,
+        details: Mapping[str, float | int | str | None],
+    ) -> dict[str, Any]:
+        """Multiply-adds of the forward passes, those of a comparison included."""
+        if steps is None or "full_macs" not in details:
+            return {}
+        images = steps * self.batch(self.used(known["train"]))
+        trainings = 1 - float(details["predicted_saving"] or 0) + 2 * self.compare_baseline
+        return {"work": images * float(details["full_macs"] or 0) * trainings, "work_unit": MACS}
 
     def _shares(
         self, known: Mapping[str, Any]
@@ -256,4 +270,7 @@ class DynamicDownsamplingPlan(Downsampled):
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """As for the training, but for the steps, which are those of the probe."""
         planned = super().estimate(counts)
-        return planned.model_copy(update={"total_steps": self.probe_steps})
+        steps: dict[str, Any] = {"total_steps": self.probe_steps}
+        if planned.total_steps is not None and planned.work_unit == MACS:
+            steps["work"] = planned.work * self.probe_steps / planned.total_steps
+        return planned.model_copy(update=steps)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.needs import Bound, DatasetNeed, Need
-from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
+from models.core.spec import MACS, ArtifactInfo, Estimate, Int, MetricInfo
 from models.data.spec import check_one_size
 from models.freetickets import cost, timetable
 from models.freetickets.densities import MaskableLayer, can_cap, counts, densities, layers_of
@@ -335,11 +335,13 @@ class FreeTicketsTrain(SupervisedSpec):
             "step_ratio_executed": costs.executed_ratio,
             "inference_ratio": self.tickets * costs.forward_ratio,
         }
-        total = None
-        if "train" in known:
-            per_epoch, total = self.steps(self.used(known["train"]))
-            plan = self.phases(per_epoch)
-            self.check_interval(plan)
-            details["updates"] = len(self.updates(plan))
-            total += self.tests
-        return Estimate(total_steps=total, details=details)
+        if "train" not in known:
+            return Estimate(details=details)
+        images = self.used(known["train"])
+        per_epoch, steps = self.steps(images)
+        plan = self.phases(per_epoch)
+        self.check_interval(plan)
+        details["updates"] = len(self.updates(plan))
+        work = steps * self.batch(images) * costs.dense  # the masks cost nothing less on a device
+        total = steps + self.tests
+        return Estimate(total_steps=total, work=work, work_unit=MACS, details=details)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
+from models.core.spec import MACS, ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
 from models.data.spec import check_one_size
 from models.nets.preactivation_spec import PreactivationNet, Role, Units, unit_shapes
 from models.selective_convolution.fields import Selective
@@ -168,11 +168,12 @@ class SelectiveConvolutionTrain(SupervisedSpec):
             "forward_macs": sum(shape.macs for shape in shapes),
             "slots": sum(shape.c_in for shape in shapes if shape.role != "plain"),
         }
-        total = None
-        if "train" in known:
-            images = self.used(known["train"])
-            self.check_rounds(images)
-            _, steps = self.steps(images)
-            total = steps * (2 if self.compare_with_plain else 1)
-            details["rounds"] = self.rounds(images)
-        return Estimate(total_steps=total, details=details)
+        if "train" not in known:
+            return Estimate(details=details)
+        images = self.used(known["train"])
+        self.check_rounds(images)
+        _, steps = self.steps(images)
+        total = steps * (2 if self.compare_with_plain else 1)
+        details["rounds"] = self.rounds(images)
+        work = total * self.batch(images) * sum(shape.macs for shape in shapes)
+        return Estimate(total_steps=total, work=work, work_unit=MACS, details=details)

@@ -283,7 +283,7 @@ def test_sweep_removes_what_no_row_names(settings, put, monkeypatch):
     carry_out(collection.sweep())
     assert len(list(storage.list("t"))) == 5  # all are young
     later = utc_now() + timedelta(hours=2)
-    monkeypatch.setattr(collection, "utc_now", lambda: later)
+    monkeypatch.setattr(collection, "database_now", lambda _session: later)
     carry_out(collection.sweep())
     log_key = f"t/{run.tenant_id}/j/{run.job_id}/r1/logs/run-1.log"
     assert {info.key for info in storage.list("t")} == {row.storage_key, log_key}

@@ -27,7 +27,7 @@ from models.catalog import kinds
 from tests.bench.load import call, hammer
 from tests.service import Service
 
-ROUNDS, REQUESTS = 5, 600
+ROUNDS, REQUESTS = 5, 300
 LIMITS = {"LIMITS_READS": 10**9, "LIMITS_WRITES": 10**9}
 
 

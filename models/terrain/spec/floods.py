@@ -172,9 +172,9 @@ class _Flood(_OnTerrain):
         rows, columns, dx = size
         steps = steps_of(self.duration_s, dx, self.solver)
         check_work(rows * columns, steps, "use terrain.area, a shorter duration_s or a coarser DEM")
-        return Estimate(
-            details={"cells": rows * columns, "steps": steps, "cell_steps": rows * columns * steps}
-        )
+        work = rows * columns * steps
+        details = {"cells": rows * columns, "steps": steps, "cell_steps": work}
+        return Estimate(work=work, work_unit="cell-steps", details=details)
 
 
 class TerrainSimulate(_Flood):
@@ -334,12 +334,15 @@ class TerrainDownsample(_OnTerrain):
             SpecError: if there are more than a job may ask for.
         """
         size = size_of(self.terrain, counts)
-        if size is None or self.tune is None:
+        if size is None:
             return Estimate()
         rows, columns, dx = size
+        if self.tune is None:
+            return Estimate(work=rows * columns, work_unit="cells")
         steps = len(self.tune.water) * steps_of(self.tune.duration_s, dx, self.tune.solver)
         check_work(rows * columns, steps, "use terrain.area, fewer floods or a shorter duration_s")
-        return Estimate(details={"cells": rows * columns, "steps": steps})
+        details = {"cells": rows * columns, "steps": steps}
+        return Estimate(work=rows * columns * steps, work_unit="cell-steps", details=details)
 
 
 class TerrainCompare(_Flood):

@@ -198,4 +198,8 @@ class TerrainTrain(Spec):
         fine = waters * (scenes.train + scenes.test) * made.rows * made.columns
         check_work(made.rows * made.columns, steps, "use smaller terrains or a shorter duration_s")
         total = self.epochs * math.ceil(waters * scenes.train / self.batch_size)
-        return Estimate(total_steps=total, details={"fine_cell_steps": fine * steps})
+        # an epoch floods the training terrains, coarse: fewer cells and steps, forth and back
+        coarse = self.epochs * waters * scenes.train * made.rows * made.columns * steps
+        work = fine * steps + 3 * coarse / self.factor**3
+        details = {"fine_cell_steps": fine * steps}
+        return Estimate(total_steps=total, work=work, work_unit="cell-steps", details=details)
