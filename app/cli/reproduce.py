@@ -53,8 +53,8 @@ def _overrides(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _digests(client: Client, job: Mapping[str, Any]) -> dict[str, str]:
-    found = client.artifacts(job["id"])
-    return {each["name"]: each["sha256"] for each in found if each["role"] in ROLES}
+    listed = client.artifacts(job["id"])
+    return {each["name"]: each["sha256"] for each in listed if each["role"] in ROLES}
 
 
 def compare(
