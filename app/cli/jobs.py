@@ -24,6 +24,7 @@ from app.cli.output import (
     table,
     when,
 )
+from app.cli.reproduce import reproduce
 from app.cli.schema import groups
 from sextant_client import Client
 from sextant_client.download import is_there, within
@@ -34,7 +35,8 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, jobs, show, logs, metrics, download, cancel, retry, delete, kinds):
+    first = (submit, jobs, show, logs, metrics, download, cancel, retry, reproduce)
+    for command in (*first, delete, kinds):
         app.command()(command)
 
 

@@ -59,9 +59,9 @@ def assess_predictions(
     _table(run, "confusion.csv", header, [[name, *row] for name, row in named])
     assess_pictures.confusion(run.dir / "confusion.png", counts, data.classes)
     run.artifact("confusion.png", role="image")
-    found = figures(log_probs, labels, counts)
-    _warn(found, rows, run)
-    return found
+    summary = figures(log_probs, labels, counts)
+    _warn(summary, rows, run)
+    return summary
 
 
 def figures(
@@ -77,14 +77,14 @@ def figures(
     per_class = counts.sum(1)
     tested = per_class > 0
     recalls = counts.diagonal()[tested].double() / per_class[tested]
-    found = {
+    summary = {
         "balanced_test_accuracy": recalls.mean().item(),
         "majority_share": (per_class.max().double() / per_class.sum()).item(),
     }
     if log_probs.shape[1] > TOP:
         best = log_probs.topk(TOP, dim=1).indices
-        found["top5_test_accuracy"] = (best == labels[:, None]).any(1).double().mean().item()
-    return found
+        summary["top5_test_accuracy"] = (best == labels[:, None]).any(1).double().mean().item()
+    return summary
 
 
 def _rows(counts: Tensor, trained: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ def _rows(counts: Tensor, trained: Tensor, classes: Sequence[str]) -> list[dict[
     ]
 
 
-def _warn(found: dict[str, float], rows: Sequence[dict[str, Any]], run: Run) -> None:
+def _warn(summary: dict[str, float], rows: Sequence[dict[str, Any]], run: Run) -> None:
     """Tell of classes that are never recognised, and of an accuracy that a constant reaches."""
     missed = [str(row["class"]) for row in rows if row["accuracy"] == 0]
     if missed:
@@ -115,13 +115,13 @@ def _warn(found: dict[str, float], rows: Sequence[dict[str, Any]], run: Run) -> 
         )
     right = sum(row["accuracy"] * row["test_images"] for row in rows if row["test_images"])
     accuracy = right / sum(row["test_images"] for row in rows)
-    majority, even = found["majority_share"], 1 / len(rows)
+    majority, even = summary["majority_share"], 1 / len(rows)
     if majority > 1.2 * even and accuracy <= majority + NO_BETTER:
         run.warn(
             "imbalanced",
             f"{majority:.1%} of the test images are of one class, and an accuracy of {accuracy:.1%}"
             " is what naming it always would give; the mean over classes is"
-            f" {found['balanced_test_accuracy']:.1%}",
+            f" {summary['balanced_test_accuracy']:.1%}",
         )
 
 
