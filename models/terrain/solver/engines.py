@@ -24,7 +24,7 @@ from models.terrain.solver.voids import Voids, check_water, rain_share
 from models.terrain.spec.fields import Solver, Water
 from models.terrain.spec.floods import steps_of
 
-TRACKED_STEPS = 16  # between two looks at speeds; a GPU steps 32 at a time
+TRACKED_STEPS = 32  # between two looks at speeds; a look costs a CPU about two steps
 CHUNK_CELL_STEPS = 20_000_000  # between two checks for a stop: a fraction of a second
 LOAD_S = 0.6  # to load numba and the compiled engine, from the cache of machine code
 STEP_S, CELL_STEP_S = 1.1e-3, 1e-7  # of the reference step on a CPU; compiled: 7e-6, 3e-9

@@ -229,7 +229,7 @@ class TerrainSimulate(_Flood):
     maxima: bool = Field(
         default=True,
         description="Leave the greatest speed, discharge and hazard and the time under water too;"
-        " looked at every 16 steps",
+        " looked at every 32 steps",
     )
     gauges: list[Gauge] = Field(
         default=[], max_length=64, description="Points and lines measured over time"
