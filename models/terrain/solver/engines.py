@@ -15,7 +15,7 @@ from models.terrain.dem.rasters import Elevation, Maps
 from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, resolve_water
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
-from models.terrain.solver.inputs import placed, with_series
+from models.terrain.solver.inputs import given_or_default, placed, with_series
 from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.start import FirstWater, first_water
@@ -24,7 +24,7 @@ from models.terrain.solver.voids import Voids, check_water, rain_share
 from models.terrain.spec.fields import Solver, Water
 from models.terrain.spec.floods import steps_of
 
-TRACKED_STEPS = 16  # between two looks at speeds; a GPU steps 32 at a time
+TRACKED_STEPS = 32  # between two looks at speeds; a look costs a CPU about two steps
 CHUNK_CELL_STEPS = 20_000_000  # between two checks for a stop: a fraction of a second
 LOAD_S = 0.6  # to load numba and the compiled engine, from the cache of machine code
 STEP_S, CELL_STEP_S = 1.1e-3, 1e-7  # of the reference step on a CPU; compiled: 7e-6, 3e-9
@@ -336,7 +336,8 @@ def scenario_of(
         DataError: if a map cannot be used.
     """
     ny, nx = fine.z.shape
-    whole = placed(with_series(spec.water if water is None else water, run), fine)
+    given = given_or_default(spec, fine, run) if water is None else water
+    whole = placed(with_series(given, run), fine)
     resolved = resolve_water(whole, fine.z, fine.missing, fine.dx)
     extent = Extent(ny * fine.dx, nx * fine.dx)
     maps, voids = rasters.maps_of(spec, fine, run), None

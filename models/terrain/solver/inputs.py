@@ -1,6 +1,7 @@
 """The water of a spec with what it refers to in place: series of datasets, coordinates."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,17 +17,46 @@ from models.terrain.spec.fields import (
     Level,
     LevelMoment,
     Moment,
+    Outflow,
     Rain,
     Segment,
     SeriesRef,
+    Side,
     Source,
+    Valley,
     Water,
     check_begin,
 )
 
+VALLEY_KM2 = 20.0  # larger terrains are hardly wetted by an inflow of 50 m3/s
+RAIN_MM_H, OPEN_SLOPE = 50.0, 0.01
 NEAR_CELLS = 10.0  # a line along an edge may be as far from it
 UNITS = {"inflow": "m3_s", "source": "m3_s", "rain": "mm_h", "level": "m"}
 MOST = {"inflow": 1e7, "source": 1e7, "rain": 1e4}  # as of the constant values
+
+
+def given_or_default(spec: Any, fine: Elevation, run: Run) -> list[Water]:
+    """The water of a spec; where it names none, what floods its terrain, with a warning.
+
+    Args:
+        spec: with ``water`` and, where its kind has it, ``start``.
+        fine: the terrain.
+        run: takes the warning.
+    """
+    if spec.water is not None:
+        return list(spec.water)
+    if getattr(spec, "start", None) is not None:
+        return []
+    area_km2 = fine.z.size * fine.dx**2 / 1e6
+    if area_km2 <= VALLEY_KM2:
+        return [Valley(type="valley")]
+    run.warn(
+        "default_water",
+        f"no water is given: rain of {RAIN_MM_H:g} mm/h on {area_km2:.0f} km2 and open edges",
+    )
+    edges: tuple[Side, ...] = ("left", "right", "top", "bottom")
+    rain = Rain(type="rain", mm_per_h=RAIN_MM_H)
+    return [rain, *(Outflow(type="outflow", edge=edge, slope=OPEN_SLOPE) for edge in edges)]
 
 
 def with_series(water: list[Water], run: Run) -> list[Water]:

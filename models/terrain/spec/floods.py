@@ -23,7 +23,6 @@ from models.terrain.spec.fields import (
     Start,
     SyntheticTerrain,
     Terrain,
-    Valley,
     Water,
     Waters,
     cap_solver,
@@ -108,10 +107,11 @@ class _OnTerrain(Spec):
 class _Flood(_OnTerrain):
     """Fields of kinds that flood one terrain."""
 
-    water: list[Water] = Field(
-        default=[Valley(type="valley")],
+    water: list[Water] | None = Field(
+        default=None,
         max_length=64,
-        description="All that enters and leaves; edges are closed",
+        description="All that enters and leaves; edges are closed. Null: nothing beside start;"
+        " without start a valley of 50 m3/s, above 20 km2 rain of 50 mm/h and open edges",
     )
     solver: Solver = Solver()
     duration_s: float = Field(default=3600.0, gt=0, le=1e7, description="Simulated seconds")
@@ -130,7 +130,7 @@ class _Flood(_OnTerrain):
 
     @model_validator(mode="after")
     def _has_water(self) -> "_Flood":
-        if not self.water and self.start is None:
+        if self.water == [] and self.start is None:
             raise ValueError("water: give at least one item, or start")
         return self
 
@@ -142,7 +142,7 @@ class _Flood(_OnTerrain):
     def needs(self) -> Iterator[Need]:
         """Series of the water; maps are rasters too."""
         yield from super().needs()
-        yield from series_needs(self.water, "/water")
+        yield from series_needs(self.water or (), "/water")
         yield from needs_of(self, MAPS, "")
         yield from needs_of(self.start, ("depth_map", "level_map", "state"), "/start")
         yield from needs_of(self.observed, ("extent", "marks"), "/observed")
@@ -229,7 +229,7 @@ class TerrainSimulate(_Flood):
     maxima: bool = Field(
         default=True,
         description="Leave the greatest speed, discharge and hazard and the time under water too;"
-        " looked at every 16 steps",
+        " looked at every 32 steps",
     )
     gauges: list[Gauge] = Field(
         default=[], max_length=64, description="Points and lines measured over time"
@@ -386,7 +386,7 @@ class TerrainCompare(_Flood):
     @model_validator(mode="after")
     def _can_be_optimised(self) -> "TerrainCompare":
         if self.optimise_steps:
-            check_constant_levels(self.water, "water with optimise_steps")
+            check_constant_levels(self.water or [], "water with optimise_steps")
         if self.optimise_steps and self.start is not None:
             raise ValueError("start: a flood that begins with water is not optimised through")
         if self.start is not None and self.start.state is not None:

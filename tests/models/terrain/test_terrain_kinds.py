@@ -137,7 +137,7 @@ def test_comparison_counts_from_mean_pooling(run_spec):
     ("fields", "match"),
     [
         ({"terrain": {"synthetic": {"rows": 40_000, "columns": 40_000}}}, "less than or equal"),
-        ({"water": []}, "at least 1 item"),
+        ({"water": []}, "give at least one item, or start"),
         ({"water": [{"type": "inflow", "edge": "left"}]}, "give discharge_m3_s or series"),
         ({"solver": {"manning": -1.0}}, "greater than 0"),
         ({"terrain": {"file": "x"}}, "of an elevation"),
