@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import make_session
-from app.services import chores, collection, counters, idempotency, workers
+from app.services import chores, collection, counters, growth, idempotency, retention, workers
 from app.settings import get_settings
 from workers.host import this_host
 
@@ -51,7 +51,9 @@ def tidy() -> Iterator[None]:
 TASKS = (
     Task("tidy", MINUTE_S, tidy),
     Task("collect", MINUTE_S, collection.collect),
+    Task("retention", HOUR_S, retention.apply),
     Task("sweep", HOUR_S, collection.sweep),
+    Task("size", HOUR_S, growth.note),
 )
 
 
