@@ -16,7 +16,7 @@ WINDOW = timedelta(days=7)
 KEPT = timedelta(days=90)
 
 
-class Growth(NamedTuple):
+class StateGrowth(NamedTuple):
     """The newest sizes, and what they grow by in a day; None until two were noted.
 
     Attributes:
@@ -57,7 +57,7 @@ def _database_bytes(session: Session) -> int:
     return sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
 
 
-def read(session: Session) -> Growth | None:
+def read(session: Session) -> StateGrowth | None:
     """Sizes and growth over the last seven days; None before the first note."""
     newest = session.scalar(select(StateSize).order_by(StateSize.at.desc()).limit(1))
     if newest is None:
@@ -67,7 +67,7 @@ def read(session: Session) -> Growth | None:
     ).one()
     days = (newest.at - oldest.at) / timedelta(days=1)
     more = _bytes(newest) - _bytes(oldest)
-    return Growth(
+    return StateGrowth(
         database_bytes=newest.database_bytes,
         artifact_bytes=newest.artifact_bytes,
         jobs=newest.jobs,
