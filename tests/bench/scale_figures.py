@@ -54,8 +54,8 @@ FILTERS = {
 }
 
 
-def measure(url: str, folder: Path, jobs: int) -> dict[str, Any]:
-    """Every figure, those that change the rows last."""
+def measure(url: str, folder: Path, jobs: int, *, reads: bool) -> dict[str, Any]:
+    """Every figure, those that change the rows last; with ``reads`` lists, numbers and claims."""
     service = Service(folder / "service", url, **DEFAULTS, WORKER_QUEUES="nobody")
     for name in ("DATABASE_URL", "STATE_DIR"):
         os.environ[f"SEXTANT_{name}"] = service.env[f"SEXTANT_{name}"]
@@ -67,6 +67,8 @@ def measure(url: str, folder: Path, jobs: int) -> dict[str, Any]:
         result["lists"] = {name: _timed(service, query) for name, query in FILTERS.items()}
         result["lists"]["page 200"] = _deep(service)
         result["prometheus"] = _timed(service, path="/metrics")
+        if reads:
+            return result | {"claim": _claims()}
         result["series_of_largest_job_s"] = _seconds(
             lambda: service.client.get(f"/v1/jobs/{LARGEST_JOB}/metrics?max_points=1000")
         )
