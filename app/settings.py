@@ -187,6 +187,26 @@ class Settings(BaseSettings):
     retention_checkpoints: int = Field(
         default=2, ge=1, description="Newest checkpoints of a job kept beside the best one"
     )
+    retention_jobs_d: float = Field(
+        default=0, ge=0, description="Days after its end at which a job is deleted; 0: never"
+    )
+    retention_events_d: float = Field(
+        default=0, ge=0, description="The same for the events of a job that is kept; 0: never"
+    )
+    retention_metrics_d: float = Field(
+        default=0, ge=0, description="The same for the metrics of a job that is kept; 0: never"
+    )
+    retention_artifacts_d: float = Field(
+        default=0,
+        ge=0,
+        description="The same for the files of a job that is kept, but those that a waiting job "
+        "needs; 0: never",
+    )
+    retention_uploads_d: float = Field(
+        default=0,
+        ge=0,
+        description="Days after which a dataset that was never finalized is deleted; 0: never",
+    )
 
     @field_validator("bind")
     @classmethod

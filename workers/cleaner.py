@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import make_session
-from app.services import chores, collection, counters, idempotency, workers
+from app.services import chores, collection, counters, growth, idempotency, retention, workers
 from app.settings import get_settings
 from workers.host import this_host
 
@@ -24,7 +24,7 @@ MINUTE_S, HOUR_S = 60.0, 3600.0
 log = structlog.get_logger(__name__)
 
 
-class Task(NamedTuple):
+class ChoreDefinition(NamedTuple):
     """A chore: how often it is done, and its steps."""
 
     name: str
@@ -48,19 +48,21 @@ def tidy() -> Iterator[None]:
         yield
 
 
-TASKS = (
-    Task("tidy", MINUTE_S, tidy),
-    Task("collect", MINUTE_S, collection.collect),
-    Task("sweep", HOUR_S, collection.sweep),
+CHORES = (
+    ChoreDefinition("tidy", MINUTE_S, tidy),
+    ChoreDefinition("collect", MINUTE_S, collection.collect),
+    ChoreDefinition("retention", HOUR_S, retention.apply),
+    ChoreDefinition("sweep", HOUR_S, collection.sweep),
+    ChoreDefinition("size", HOUR_S, growth.note),
 )
 
 
 class Cleaner(threading.Thread):
     """Does one chore whenever it is due and no other worker has it, until the worker drains."""
 
-    def __init__(self, task: Task) -> None:
-        super().__init__(name=f"cleaner-{task.name}", daemon=True)
-        self._task = task
+    def __init__(self, chore: ChoreDefinition) -> None:
+        super().__init__(name=f"cleaner-{chore.name}", daemon=True)
+        self._chore = chore
         self._stop = this_host().draining
 
     def run(self) -> None:
@@ -71,35 +73,35 @@ class Cleaner(threading.Thread):
             except SQLAlchemyError as error:
                 log.warning("database_away", error=str(error)[:200])
             except Exception:
-                log.exception("cleaner_failed", chore=self._task.name)
+                log.exception("cleaner_failed", chore=self._chore.name)
 
     def pass_once(self) -> bool:
         """Do the chore if it is due; False if it is not, or not to its end."""
-        task, owner = self._task, this_host().id
+        chore, owner = self._chore, this_host().id
         with make_session(write=False) as session:
-            if not chores.due(session, task.name, task.every_s):
+            if not chores.due(session, chore.name, chore.every_s):
                 return False
         with make_session() as session:
-            if not chores.take(session, task.name, task.every_s, owner):
+            if not chores.take(session, chore.name, chore.every_s, owner):
                 return False
-        done = False
+        done = True  # also where it fails: it is tried again a period later
         try:
             done = self._work()
         finally:
             with make_session() as session:
-                chores.leave(session, task.name, owner, done=done)
+                chores.leave(session, chore.name, owner, done=done)
         return done
 
     def _work(self) -> bool:
         """Carry out the steps; False when the lease was lost or the worker drains."""
         settings = get_settings()
         renewed_at = began = time.monotonic()
-        for _ in self._task.steps():
+        for _ in self._chore.steps():
             took_s = time.monotonic() - began
             if time.monotonic() - renewed_at > settings.lease_renew_s:
                 renewed_at = time.monotonic()
                 with make_session() as session:
-                    if not chores.renew(session, self._task.name, this_host().id):
+                    if not chores.renew(session, self._chore.name, this_host().id):
                         return False
             if self._stop.wait(min(REST * took_s, settings.lease_renew_s)):
                 return False
@@ -110,7 +112,7 @@ class Cleaner(threading.Thread):
 @cache
 def start_cleaners() -> tuple[Cleaner, ...]:
     """The cleaners of this process, started at the first call."""
-    cleaners = tuple(Cleaner(task) for task in TASKS)
+    cleaners = tuple(Cleaner(chore) for chore in CHORES)
     for cleaner in cleaners:
         cleaner.start()
     return cleaners

@@ -142,6 +142,27 @@ def _database() -> list[Finding]:
     return [Finding("database", revision == head, f"{shown} at revision {revision}", hint)]
 
 
+def _growth() -> list[Finding]:
+    """How large the state is and how fast it grows."""
+    if not _database()[0].ok:
+        return [Finding("growth", ok=None, found="no database at hand", hint="see database")]
+    from app.db.session import make_session
+    from app.services import growth
+
+    with make_session(write=False) as session:
+        size = growth.read(session)
+    if size is None:
+        return [Finding("growth", ok=None, found="not known yet", hint="a worker notes it hourly")]
+    shown = (
+        f"database {size.database_bytes / 1e9:.2f} GB, files {size.artifact_bytes / 1e9:.2f} GB, "
+        f"{size.jobs} jobs"
+    )
+    if size.bytes_a_day is None or size.jobs_a_day is None:
+        return [Finding("growth", ok=True, found=f"{shown}; its growth is known in an hour")]
+    grown = f"{size.bytes_a_day / 1e9:+.3f} GB and {size.jobs_a_day:+.0f} jobs a day"
+    return [Finding("growth", ok=True, found=f"{shown}; {grown}, over {size.days:.1f} days")]
+
+
 def _broker() -> list[Finding]:
     if not get_settings().broker_url:
         hint = "`sextant up` brings its own; elsewhere set SEXTANT_BROKER_URL"
@@ -264,6 +285,7 @@ CHECKS: dict[str, Callable[[], list[Finding]]] = {
     "disk": _disk,
     "containment": _containment,
     "database": _database,
+    "growth": _growth,
     "broker": _broker,
     "api": _api,
     "workers": _workers,

@@ -70,4 +70,10 @@ def position(session: Session, name: str) -> dict[str, Any] | None:
 
 def move(session: Session, name: str, position: dict[str, Any]) -> None:
     """Remember how far a chore has come, for whoever goes on with it."""
-    session.execute(update(Chore).where(Chore.name == name).values(position=position))
+    insert = INSERT[session.get_bind().dialect.name](Base.metadata.tables[Chore.__tablename__])
+    values = {"position": position}
+    session.execute(
+        insert.values(name=name, **values).on_conflict_do_update(
+            index_elements=[Chore.name], set_=values
+        )
+    )

@@ -50,12 +50,14 @@ def _runs(session: Session) -> Iterator[Metric]:
     yield ended
     lost = counts.get((LOST,), 0)
     yield CounterMetricFamily("lease_expired", "Runs whose worker was lost", value=lost)
-    recent = session.execute(
-        select(Job.queued_at, Run.started_at, Run.ended_at)
-        .join(Job, Job.id == Run.job_id)
+    latest = (
+        select(Run.job_id, Run.started_at, Run.ended_at)
         .order_by(Run.job_id.desc())
         .limit(RECENT)
-    ).all()
+        .subquery()  # first the runs: the newest jobs may all be waiting
+    )
+    query = select(Job.queued_at, latest).join(latest, latest.c.job_id == Job.id)
+    recent = session.execute(query).all()
     waits = [(row.started_at - row.queued_at).total_seconds() for row in recent]
     lasted = [(row.ended_at - row.started_at).total_seconds() for row in recent if row.ended_at]
     yield _mean("job_wait_seconds", "Mean seconds from queue to start", waits)

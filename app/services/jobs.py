@@ -167,9 +167,10 @@ def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.R
 
 
 def _statuses(filters: JobFilters) -> Iterable[JobStatus]:
-    """Those asked for; all where an index by them serves: it has the status before the id."""
-    by_status = (filters.kind, filters.method, filters.name) != (None, None, None)
-    return dict.fromkeys(filters.status) or (tuple(JobStatus) if by_status else ())
+    """Those asked for; all where the index that serves has the status before the id."""
+    by_status = filters.kind or filters.method or filters.name
+    whole = by_status is not None and not filters.labels
+    return dict.fromkeys(filters.status) or (tuple(JobStatus) if whole else ())
 
 
 def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:

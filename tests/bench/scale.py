@@ -19,14 +19,17 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from app.db import migrate
+from app.db.session import make_engine
 from tests.bench.scale_figures import measure
-from tests.bench.scale_fill import fill
+from tests.bench.scale_fill import analyze, fill
 
 TARGETS = {
     "lists": "p95 <= 50 ms, each",
@@ -61,10 +64,17 @@ def run(arguments: argparse.Namespace, url: str, folder: Path) -> dict[str, Any]
         "targets": TARGETS,
         "rows": {"jobs": arguments.jobs, "metrics": arguments.metrics},
         "load_average": os.getloadavg()[0],
+        "nice": os.nice(0),
     }
-    if not arguments.filled:
+    if arguments.filled:
+        engine = make_engine(url)
+        began = time.monotonic()
+        migrate.upgrade(engine)
+        result["upgrade_s"] = round(time.monotonic() - began, 1)
+        analyze(engine)
+    else:
         result |= fill(url, arguments.jobs, arguments.metrics)
-    return result | measure(url, folder, arguments.jobs)
+    return result | measure(url, folder, arguments.jobs, reads=arguments.reads)
 
 
 def main() -> None:
@@ -75,18 +85,21 @@ def main() -> None:
     parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
     parser.add_argument("--url", default="", help="an empty database, or with --filled a full one")
     parser.add_argument("--filled", action="store_true")
+    parser.add_argument("--reads", action="store_true", help="lists, /metrics and claims alone")
     parser.add_argument("--name", default="scale", help="of the result file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sx-scale-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        if arguments.url:
-            result = run(arguments, arguments.url, folder)
-        else:
-            with database(arguments.database, folder) as url:
-                result = run(arguments, url, folder)
+        given = nullcontext(arguments.url) if arguments.url else None
+        with given or database(arguments.database, folder) as url:
+            write(arguments, run(arguments, url, folder))
+
+
+def write(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print the figures and keep them."""
     text = json.dumps(result, indent=2)
-    print(text)
+    print(text, flush=True)
     file = f"{arguments.name}_{arguments.database}_{os.cpu_count()}cores_{result['date']}.json"
     (Path(__file__).parent / "results" / file).write_text(text + "\n")
 

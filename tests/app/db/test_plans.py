@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.db.session import get_engine, make_session
 from app.db.tables import utc_now
 from app.schemas.jobs import JobFilters
-from app.services import events, jobs, lifecycle, metrics, workers
+from app.services import events, gauges, jobs, lifecycle, metrics, workers
 from app.services.lifecycle import WorkerInfo
 from tests.bench.scale_fill import BASE_MS, TENANT, fill
 from tests.conftest import fresh_caches, named
@@ -113,9 +113,13 @@ QUERIES = {
         "ix_jobs_list_kind",
     ),
     "method": (page(method="terrain"), "ix_jobs_list_method"),
-    "name": (page(name="sweep 7"), "ix_jobs_list_name"),
+    "name": (page(name="sweep 6"), "ix_jobs_list_name"),
     "name that is absent": (page(name="none"), "ix_jobs_list_name"),
-    "label": (page(**{"metadata.team": "t3"}), "ix_job_labels_tenant_id_name_value_job_id"),
+    "label and kind": (
+        page(**{"metadata.team": "t2", "kind": "terrain.train"}),
+        "ix_job_labels_tenant_id_name_value_job_id",
+    ),
+    "label": (page(**{"metadata.team": "t2"}), "ix_job_labels_tenant_id_name_value_job_id"),
     "label that is absent": (
         page(**{"metadata.team": "none"}),
         "ix_job_labels_tenant_id_name_value_job_id",
@@ -129,6 +133,7 @@ QUERIES = {
     "due jobs": (lambda session: lifecycle.release(session, utc_now()), "ix_jobs_due"),
     "dead leases": (lifecycle.expire, "ix_jobs_running"),
     "queue timeouts": (lifecycle.time_out_queued, "ix_jobs_queue_timeout"),
+    "numbers for Prometheus": (lambda session: [*gauges.families(session)], "ix_jobs_queued_at"),
     "open runs": (lambda session: workers.open_runs(session, "h1", "b1"), "ix_runs_open"),
     "events": (
         lambda session: events.page(session, TENANT, LARGEST_JOB, 0, 100),
