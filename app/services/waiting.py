@@ -20,8 +20,7 @@ class QueueState(NamedTuple):
 def states(session: Session) -> list[QueueState]:
     """Every queue that a job may name or waits in, by name."""
     query = select(Job.queue, func.count()).where(Job.status == JobStatus.QUEUED)
-    rows = session.execute(query.group_by(Job.queue)).tuples()
-    depths = dict(rows.all())
+    depths = dict(session.execute(query.group_by(Job.queue)).all())
     served = queues.served(session)
     names = sorted(queues.allowed(session) | depths.keys())
     return [QueueState(name, depths.get(name, 0), name in served) for name in names]
