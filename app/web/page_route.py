@@ -28,13 +28,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+READING = {"GET", "HEAD"}
 FORM_BYTES = 4096
 FORM = "application/x-www-form-urlencoded"
 VISIT_S = 400 * 24 * 3600
 
 
 class PageRoute(StrictRoute):
-    """A route whose POSTs carry the token, and whose refusals are pages for people."""
+    """A route whose writing requests carry the token, and whose refusals are pages for people."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Check the token before anything else."""
@@ -43,7 +44,7 @@ class PageRoute(StrictRoute):
         async def page(request: Request) -> Response:
             visit = visitor.visit_of(request)
             try:
-                if request.method == "POST":
+                if request.method not in READING:
                     await _check_token(request, has_body=self.body_field is not None)
                 response = await handle(request)
             except (ServiceError, HTTPException, RequestValidationError) as error:
@@ -59,7 +60,7 @@ class PageRoute(StrictRoute):
 
 
 async def _check_token(request: Request, *, has_body: bool) -> None:
-    """Refuse a POST without the token: in a header, or in a field of a plain form."""
+    """Refuse a request without the token: in a header, or in a field of a plain form."""
     if media_type_of(request.headers) != FORM:
         visitor.check_token(request, request.headers.get(visitor.TOKEN_HEADER, ""))
         return

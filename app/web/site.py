@@ -2,11 +2,34 @@
 
 from fastapi import FastAPI
 
-from app.web import api_docs, assets, compare, job_page, jobs_list, live, login, new_job
+from app.web import (
+    api_docs,
+    assets,
+    compare,
+    datasets_page,
+    job_page,
+    jobs_list,
+    live,
+    login,
+    new_job,
+    workers_page,
+)
+
+PARTS = (
+    login,
+    jobs_list,
+    job_page,
+    live,
+    new_job,
+    compare,
+    datasets_page,
+    workers_page,
+    api_docs,
+)
 
 
 def install(app: FastAPI) -> None:
     """Add the pages and their files."""
-    for part in (login, jobs_list, job_page, live, new_job, compare, api_docs):
+    for part in PARTS:
         app.include_router(part.router)
     app.mount(assets.prefix(), assets.Assets(), "static")

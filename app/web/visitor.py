@@ -117,7 +117,7 @@ def _verify(login: str) -> Visitor:
 Anyone = Annotated[Visitor, Depends(visitor)]
 
 
-def _require(scope: str) -> Callable[[Visitor], Visitor]:
+def require(scope: str) -> Callable[[Visitor], Visitor]:
     """Dependency: the visitor, if the key has ``scope``."""
 
     def scoped(who: Anyone) -> Visitor:
@@ -127,5 +127,7 @@ def _require(scope: str) -> Callable[[Visitor], Visitor]:
     return scoped
 
 
-JobsReader = Annotated[Visitor, Depends(_require("jobs:read"))]
-JobsWriter = Annotated[Visitor, Depends(_require("jobs:write"))]
+JobsReader = Annotated[Visitor, Depends(require("jobs:read"))]
+JobsWriter = Annotated[Visitor, Depends(require("jobs:write"))]
+DatasetsReader = Annotated[Visitor, Depends(require("datasets:read"))]
+DatasetsWriter = Annotated[Visitor, Depends(require("datasets:write"))]

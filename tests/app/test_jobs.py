@@ -360,6 +360,22 @@ class TestList:
                 break
         assert seen == ids[::-1]
 
+    def test_search_finds_a_part_of_the_name_and_the_beginning_of_the_id(self, client, submit):
+        first, other = submit(name="Night run 100%"), submit(name="day_run")
+        submit()
+
+        def found(text: str) -> set[str]:
+            answer = client.get("/v1/jobs", params={"search": text})
+            return {row["id"] for row in answer.json()["data"]}
+
+        assert found("NIGHT") == {first["id"]}
+        assert found("run") == {first["id"], other["id"]}
+        assert found(other["id"][:20]) >= {other["id"]}
+        assert found("0%") == {first["id"]}  # no wildcards
+        assert found("y_r") == {other["id"]}
+        assert found("yxr") == set()
+        assert client.get("/v1/jobs?search=").status_code == 422
+
     def test_cursor_belongs_to_its_filters(self, client, submit):
         for _ in range(3):
             submit(name="a")

@@ -457,3 +457,10 @@ def test_every_reference_has_a_need(kind):
     assert named == needed
     schema = json.dumps(kinds()[kind].model_json_schema())
     assert bool(named) == ('"dataset"' in schema)
+
+
+def test_a_flood_of_endless_steps_is_refused_at_submission(client):
+    spec = dict(kinds()["terrain.simulate"].minimal_example) | {"solver": {"alpha": 5e-324}}
+    answer = client.post("/v1/jobs?dry_run=true", json={"spec": spec})
+    assert answer.status_code == 422
+    assert "larger alpha" in answer.json()["detail"]

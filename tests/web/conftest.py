@@ -120,6 +120,9 @@ def photograph(page: Any, name: str, look: Look) -> None:
     """
     assert page.evaluate("document.documentElement.scrollWidth") <= look.width
     if folder := os.environ.get("TEST_GALLERY"):
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")  # frames load when they are seen
+        page.wait_for_timeout(500)
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=f"{folder}/{name}_{look}.png", full_page=True)
 
 

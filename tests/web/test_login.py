@@ -9,7 +9,7 @@ import time_machine
 from app.db.session import make_session
 from app.db.tables import ApiKey, JobStatus, Tenant, utc_now
 from app.errors import UnauthorizedError
-from app.services import keys, logins
+from app.services import datasets, keys, logins
 from tests.app.factories import add_job
 from tests.conftest import fresh_caches
 from tests.service import serving
@@ -175,11 +175,27 @@ def test_a_key_that_only_reads_has_no_buttons_and_may_change_nothing(enter, make
     job = every_status(tmp_path)[JobStatus.SUCCEEDED]
     reader = enter(make_key("jobs:read"))
     for path in ("/", f"/jobs/{job}"):
-        assert not re.search(r"data-(post|bulk)=", reader.get(path).text)
+        assert not re.search(r"data-post=|data-bulk=\"(cancel|delete)", reader.get(path).text)
     for path, body in POSTS.items():
         body = {"action": "delete", "jobs": [job]} if path == "/jobs/bulk" else body
         assert post(reader, path.format(job=job), body).status_code == 403, path
     assert enter(make_key("datasets:read")).get("/").status_code == 403
+    for path in ("/workers", "/datasets", "/new"):
+        assert reader.get(path).status_code == 403
+        assert f'href="{path}"' not in reader.get("/").text
+
+
+def test_a_dataset_of_another_tenant_is_not_there(enter, make_key):
+    with make_session() as session:
+        datasets.create(session, keys.DEFAULT_TENANT, "ours", "npz", {}, None)
+    stranger = enter(make_key("admin", tenant_id="tenant_b"))
+    assert "Nothing uploaded yet" in stranger.get("/datasets").text
+    token = token_of(stranger.get("/datasets").text)
+    headers = {"X-CSRF-Token": token, "Accept": "application/json"}
+    put = stranger.put("/datasets/ours/content", content=b"x", headers=headers)
+    assert put.status_code == 404
+    for action in ("finalize", "delete"):
+        assert post(stranger, f"/datasets/ours/{action}", {}, token).status_code == 404
 
 
 def test_policy(visitor, tmp_path):

@@ -35,16 +35,24 @@ from models.terrain.spec.fields import (
 from models.terrain.spec.places import Gauge, needs_of
 
 DEEP_M = 2.0  # depth assumed by the estimate of steps
+STEPS_MAX = 10**15  # counts stay exact in JSON readers that use float64
 MAPS = ("manning_map", "rain_map")
 READINGS = 20_000  # of a gauge, at most
 TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
 
 
 def steps_of(duration_s: float, dx: float, solver: Solver) -> int:
-    """Estimated number of time steps, for water of ``DEEP_M``."""
+    """Estimated number of time steps, for water of ``DEEP_M``.
+
+    Raises:
+        SpecError: for more than ``STEPS_MAX``, which no run would ever finish.
+    """
     courant = solver.courant * dx
-    dt = courant / (9.8 + DEEP_M) if solver.reference_mode else courant / math.sqrt(9.8 * DEEP_M)
-    return math.ceil(duration_s / dt)
+    speed = 9.8 + DEEP_M if solver.reference_mode else math.sqrt(9.8 * DEEP_M)
+    if not duration_s * speed <= STEPS_MAX * courant:
+        message = f"alpha {solver.courant:g} makes time steps so short that there are too many"
+        raise SpecError(message, f"give a larger alpha; at most {STEPS_MAX:g} steps are taken")
+    return math.ceil(duration_s * speed / courant)
 
 
 def shape_of(terrain: Terrain, counts: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:

@@ -1,0 +1,156 @@
+"""First paint of the list of jobs, and what open pages cost the API.
+
+    python -m tests.bench.page
+
+One fresh service on SQLite with 100,000 jobs of one tenant; the system's Chromium. Writes
+tests/bench/results/page_cpu.json.
+"""
+
+import tests.conftest  # noqa: F401  # before models
+
+# isort: split
+import json
+import os
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from playwright.sync_api import sync_playwright
+
+from app.db import migrate
+from app.db.session import get_engine, make_session
+from app.db.tables import Job, JobStatus, new_id, utc_now
+from app.services import keys
+from models.catalog import kinds
+from tests.service import Service
+from tests.web.conftest import CHROMIUM
+
+JOBS = 100_000
+BATCH = 5_000
+VISITS = 15
+STREAMS = 10  # of one key at most
+WATCH_S = 20
+RESULT = Path(__file__).parent / "results" / "page_cpu.json"
+KIND = "dynamic_downsampling.train"
+PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+
+
+def fill() -> str:
+    """100,000 final jobs and a running one, whose id is returned."""
+    spec = dict(kinds()[KIND].minimal_example)
+    fixed = {"tenant_id": keys.DEFAULT_TENANT, "kind": KIND, "method": "dynamic_downsampling"}
+    fixed |= {"spec": spec, "resolved_spec": spec, "resources": {}, "queue": "default"}
+    fixed |= {"limits": {"timeout_s": 60, "queue_timeout_s": None, "max_runs": 3}}
+    now, running = utc_now(), new_id("job")
+    final = {"status": JobStatus.SUCCEEDED, "started_at": now, "finished_at": now}
+    for start in range(0, JOBS, BATCH):
+        with make_session() as session:
+            rows = [
+                Job(id=new_id("job"), name=f"run {n}", **fixed, **final)
+                for n in range(start, start + BATCH)
+            ]
+            session.add_all(rows)
+    with make_session() as session:
+        session.add(Job(id=running, name="goes on", status=JobStatus.RUNNING, **fixed))
+    return running
+
+
+def paints(site: str, path: str) -> list[float]:
+    """Milliseconds to the first paint of fresh browsers."""
+    program = next(name for name in CHROMIUM if Path("/usr/bin", name).exists())
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=f"/usr/bin/{program}", args=["--no-sandbox"]
+        )
+        times = []
+        for _ in range(VISITS):
+            context = browser.new_context(base_url=site)
+            tab = context.new_page()
+            tab.goto(path)
+            tab.wait_for_function(f"{PAINT} > 0")
+            times.append(tab.evaluate(PAINT))
+            context.close()
+        browser.close()
+    return times
+
+
+def answers(site: str, path: str, process: psutil.Process) -> dict[str, float]:
+    """CPU seconds of the API and wall seconds of one answer."""
+    before, started = cpu(process), time.perf_counter()
+    for _ in range(VISITS):
+        httpx.get(site + path, headers={"Accept": "text/html"}).raise_for_status()
+    return {
+        "cpu_s": (cpu(process) - before) / VISITS,
+        "wall_s": (time.perf_counter() - started) / VISITS,
+    }
+
+
+def cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def watch(site: str, job_id: str, process: psutil.Process) -> float:
+    """Share of a core that the API takes while ten browsers watch a job that always changes."""
+    address = f"/stream?jobs={job_id.removeprefix('job_')}"
+    with httpx.Client(base_url=site, timeout=60) as client, ExitStack() as stack:
+        for _ in range(STREAMS):
+            opened = stack.enter_context(client.stream("GET", address))
+            assert opened.status_code == 200
+        before, end = cpu(process), time.monotonic() + WATCH_S
+        while time.monotonic() < end:
+            with make_session() as session:
+                session.get_one(Job, job_id).updated_at = utc_now()
+            time.sleep(1)
+        return (cpu(process) - before) / WATCH_S
+
+
+def main() -> None:
+    """Measure, print and write."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/state/sextant.db"
+        os.environ |= {"SEXTANT_DATABASE_URL": url, "SEXTANT_STATE_DIR": f"{folder}/state"}
+        migrate.upgrade(get_engine())
+        with make_session() as session:
+            keys.ensure_tenant(session)
+        running = fill()
+        service = Service(Path(folder), url)
+        try:
+            process = psutil.Process(service.start_api().pid)
+            write(measure(f"http://127.0.0.1:{service.port}", running, process))
+        finally:
+            service.stop()
+
+
+def measure(site: str, running: str, process: psutil.Process) -> dict[str, Any]:
+    """All figures."""
+    pages = {"jobs": "/", "search": "/?search=run+99999", "job": f"/jobs/{running}"}
+    return {
+        "jobs": JOBS,
+        "visits": VISITS,
+        "load_average": os.getloadavg()[0],
+        "cores": os.cpu_count(),
+        "answers": {name: answers(site, path, process) for name, path in pages.items()},
+        "first_paint_ms": {name: spread(paints(site, path)) for name, path in pages.items()},
+        "streams": STREAMS,
+        "core_share_of_streams": watch(site, running, process),
+    }
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    return {"min": min(times), "median": statistics.median(times), "max": max(times)}
+
+
+def write(figures: dict[str, Any]) -> None:
+    text = json.dumps(figures, indent=2)
+    RESULT.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Datasets in a browser: what there is, upload by choice and by drop, refusals."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from app.db.session import make_session
+from app.db.tables import Dataset, utc_now
+from app.services import datasets, keys
+from tests.web.conftest import LOOKS, photograph, token_of, violations
+
+DROP = """([name, text]) => {
+  const carried = new DataTransfer();
+  carried.items.add(new File([text], name));
+  document.getElementById("upload").dispatchEvent(
+    new DragEvent("drop", {dataTransfer: carried, bubbles: true, cancelable: true}));
+}"""
+FOUND = {
+    "taken": {".png": 1200},
+    "left_out": [{"what": ".txt", "count": 2, "reason": "no picture"}],
+    "split": "by the names train and test",
+    "label": "the folder of each picture",
+    "sizes": "32 x 32",
+    "notes": ["transparent pixels are white"],
+}
+
+
+def add(name: str, status: str = "ready", **values) -> None:
+    with make_session() as session:
+        row = datasets.create(session, keys.DEFAULT_TENANT, name, "image_folder", {}, None)
+        for column, value in ({"status": status, "size_bytes": 2**21} | values).items():
+            setattr(row, column, value)
+
+
+def three() -> None:
+    """One of each: ready, refused, being checked."""
+    add("roofs", counts={"train": 1000, "test": 200, "classes": 2}, contents=FOUND)
+    error = {
+        "code": "dataset_invalid",
+        "message": "no pictures in it",
+        "hint": "one class, one folder",
+    }
+    add("scans", "failed", error=error)
+    add("leaves", "checking", lease_expires_at=utc_now())
+
+
+@pytest.mark.parametrize("look", LOOKS[:3], ids=str)
+def test_looks(user, look):
+    three()
+    look.apply(user)
+    user.goto("/datasets")
+    user.get_by_text("What was found").click()
+    photograph(user, "datasets", look)
+    assert violations(user) == []
+
+
+def test_it_tells_what_was_found_and_what_was_refused(visitor):
+    three()
+    text = visitor.get("/datasets").text
+    assert re.search(r"train 1000.*test 200.*classes 2", text, re.DOTALL)
+    for part in ("no pictures in it", "2 .txt: no picture", "transparent pixels", "digits"):
+        assert part in text
+
+
+def test_a_chosen_file_is_uploaded_and_handed_to_a_check(user, tmp_path):
+    path = tmp_path / "my digits!.npz"
+    path.write_bytes(b"0" * 300_000)
+    user.goto("/datasets")
+    user.locator("#file").set_input_files(path)
+    expect(user.get_by_label("Name", exact=True)).to_have_value("my-digits-")
+    expect(user.get_by_label("Format")).to_have_value("npz")
+    expect(user.get_by_label("Cell size")).to_be_hidden()
+    user.get_by_role("button", name="Upload").click()
+    expect(user.locator("article .status")).to_have_text("checking")
+    with make_session(write=False) as session:
+        row = datasets.get(session, keys.DEFAULT_TENANT, "my-digits-")
+    assert (row.size_bytes, row.format, row.options) == (300_000, "npz", {})
+    with make_session() as session:
+        session.get_one(Dataset, row.id).status = "ready"
+    expect(user.locator("article .status")).to_have_text("ready")  # without a reload
+
+
+def test_a_dropped_file_brings_its_options(user):
+    user.goto("/datasets")
+    user.evaluate(DROP, ["dem.asc", "ncols 2"])
+    expect(user.get_by_label("Format")).to_have_value("elevation")
+    user.get_by_label("Cell size").fill("2.5")
+    user.get_by_role("button", name="Upload").click()
+    expect(user.locator("article")).to_contain_text("dem")
+    with make_session(write=False) as session:
+        assert datasets.get(session, keys.DEFAULT_TENANT, "dem").options == {"cell_size_m": 2.5}
+
+
+def test_a_refused_upload_says_why_and_leaves_nothing(user):
+    add("taken")
+    user.goto("/datasets")
+    user.evaluate(DROP, ["taken.npz", "x"])
+    user.get_by_role("button", name="Upload").click()
+    expect(user.locator("#upload-refused")).to_contain_text("there is a dataset 'taken' already")
+    user.faults.clear()
+
+
+def test_a_dataset_is_deleted(user):
+    add("old")
+    user.goto("/datasets")
+    user.get_by_role("button", name="Delete old").click()
+    user.get_by_role("button", name="Yes").click()
+    expect(user.get_by_text("Nothing uploaded yet.")).to_be_visible()
+
+
+def test_an_upload_needs_the_token(visitor):
+    add("open", "uploading")
+    address = "/datasets/open/content"
+    assert visitor.put(address, content=b"x").status_code == 403
+    headers = {"X-CSRF-Token": token_of(visitor.get("/datasets").text)}
+    assert visitor.put(address, content=b"x", headers=headers).status_code == 204
