@@ -101,9 +101,7 @@ async def put_content(
 
 def _writable(tenant_id: str, ref: str) -> tuple[Dataset, quotas.Room]:
     with make_session(write=False) as session:
-        row = datasets.get(session, tenant_id, ref)
-        uploads.check_writable(row)
-        return row, quotas.room(session, tenant_id, row.size_bytes or 0)
+        return uploads.begin(session, tenant_id, ref)
 
 
 def _accept(tenant_id: str, dataset_id: str, key: str, stored: storage.Stored) -> DatasetRead:

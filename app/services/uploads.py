@@ -92,12 +92,19 @@ def _check_digest(actual: bytes, expected: bytes | None) -> None:
         )
 
 
-def check_writable(row: Dataset) -> None:
-    """Refuse content for a dataset that is past its upload.
+def begin(session: Session, tenant_id: str, ref: str) -> tuple[Dataset, quotas.Room]:
+    """The dataset that content is sent for, and how much the tenant may still store.
 
     Raises:
+        NotFoundError: if there is none.
         ConflictError: if it is checking, ready or failed.
     """
+    row = datasets.get(session, tenant_id, ref)
+    _check_writable(row)
+    return row, quotas.room(session, tenant_id, row.size_bytes or 0)
+
+
+def _check_writable(row: Dataset) -> None:
     if row.status != "uploading":
         raise ConflictError(f"the dataset is {row.status}; make a new one for other content")
 
@@ -137,7 +144,7 @@ def finalize(session: Session, tenant_id: str, ref: str) -> Dataset:
     row = datasets.locked(session, tenant_id, ref)
     if row.status == "checking":
         return row
-    check_writable(row)
+    _check_writable(row)
     if row.storage_key is None:
         raise ConflictError(f"the dataset has no content; PUT /v1/datasets/{row.id}/content first")
     row.status, row.updated_at = "checking", database_now(session)

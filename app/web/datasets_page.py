@@ -12,7 +12,7 @@ from app.db.tables import Dataset
 from app.http.deps import DurableSession, ReadSession, WriteSession
 from app.routers.datasets import Ref
 from app.schemas.datasets import DatasetCreate, DatasetQuery, DatasetRead
-from app.services import datasets, uploads
+from app.services import datasets, quotas, uploads
 from app.web.page_route import PageRoute
 from app.web.templates import render
 from app.web.visitor import DatasetsReader, DatasetsWriter
@@ -52,22 +52,20 @@ def create(body: DatasetCreate, visitor: DatasetsWriter, session: DurableSession
 @router.put("/{dataset}/content")
 async def put_content(dataset: Ref, request: Request, visitor: DatasetsWriter) -> Response:
     """Take the content as it comes."""
-    row = await run_in_threadpool(_writable, visitor.tenant_id, dataset)
+    row, room = await run_in_threadpool(_writable, visitor.tenant_id, dataset)
     announced = request.headers.get("content-length")
     size = int(announced) if announced and announced.isdecimal() else None
     try:
-        key, stored = await uploads.receive(row, request.stream(), size, None)
+        key, stored = await uploads.receive(row, request.stream(), size, None, room)
     except ClientDisconnect as error:
         raise HTTPException(400, "the upload was cut off") from error
     await run_in_threadpool(_accept, visitor.tenant_id, row.id, key, stored)
     return Response(status_code=204)
 
 
-def _writable(tenant_id: str, ref: str) -> Dataset:
+def _writable(tenant_id: str, ref: str) -> tuple[Dataset, quotas.Room]:
     with make_session(write=False) as session:
-        row = datasets.get(session, tenant_id, ref)
-    uploads.check_writable(row)
-    return row
+        return uploads.begin(session, tenant_id, ref)
 
 
 def _accept(tenant_id: str, dataset_id: str, key: str, stored: storage.Stored) -> None:
