@@ -269,7 +269,7 @@ def test_sweep_removes_what_a_kill_broke_off(settings, put, monkeypatch):
     carry_out(collection.sweep())
     assert len(files_under(root)) == len(before) + 1  # it may still be written
     later = utc_now() + timedelta(hours=2)
-    monkeypatch.setattr(artifacts, "utc_now", lambda: later)
+    monkeypatch.setattr(collection, "database_now", lambda _session: later)
     carry_out(collection.sweep())
     assert files_under(root) == before
 

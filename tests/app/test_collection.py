@@ -100,7 +100,7 @@ def test_others_write_meanwhile(deleted):
 
 def test_objects_of_no_row_are_swept_in_steps(client, tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "SWEPT_AT_ONCE", 2)
-    monkeypatch.setattr(collection, "utc_now", lambda: utc_now().replace(year=2100))
+    monkeypatch.setattr(collection, "database_now", lambda _session: utc_now().replace(year=2100))
     lost = [f"t/x/j/job_1/r1/{name}" for name in "abcde"]
     for key in lost:
         storage.put(key, write(tmp_path / "lost", b"x"))
