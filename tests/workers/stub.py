@@ -229,6 +229,7 @@ if __name__ == "__main__":
     stub_device.pick = lambda: "cpu"
     stub_device.describe = lambda _device: {"device_name": "stub"}
     stub_device.make_deterministic = lambda: None
+    stub_device.use_threads = lambda _count: None
     sys.modules["models.core.device"] = stub_device
     import models.core
 
