@@ -35,7 +35,7 @@ from tests.conftest import make_database
 from tests.service import wait_until
 
 KIND = "saliency.map"
-SMALLEST = dict(kinds()[KIND].minimal_example)
+SMALLEST = smallest(KIND)
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +307,7 @@ def test_every_field_of_a_kind_is_listed_once(kind):
     assert len(set(names)) == len(names)
     plain = {re.sub(r"\([^)]*\)", "", name) for name in names}
     as_listed = {row.name for row in rows if row.type.startswith("object as")}
-    for name in leaves(spec.model_validate(spec.minimal_example)):
+    for name in leaves(spec.model_validate(smallest(kind))):
         assert name in plain or any(name.startswith(f"{each}.") for each in as_listed), name
     assert all(row.type and row.default for row in rows)
     assert [row for row in rows if "any" in row.type.split()] == []
@@ -534,6 +534,7 @@ import atexit, sys
 atexit.register(lambda: print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr))
 sys.argv[0] = "sextant"
 from app.cli import main
+from tests.smallest import smallest
 main()
 """
 

@@ -15,7 +15,6 @@ from app.schemas.errors import ReportedError
 from app.services import artifacts, collection, counters, jobs, keys, lifecycle
 from app.services.lifecycle import Outcome
 from app.services.resolve import JobCreate
-from models.catalog import kinds
 from tests.app.factories import KIND, WORKER, carry_out, write
 
 LOST = Outcome(error=ReportedError(code="worker_lost", message="gone"))
@@ -26,6 +25,7 @@ import itertools
 from app.db.session import make_session
 from app.services import counters
 from tests.app import test_counters as t
+from tests.smallest import smallest
 for turn in itertools.count():
     t.run_one(turn) if turn % 3 == 2 else t.submit()
     with make_session() as session:
@@ -36,7 +36,7 @@ for turn in itertools.count():
 
 
 def submit() -> str:
-    request = JobCreate.model_validate({"spec": dict(kinds()[KIND].minimal_example)})
+    request = JobCreate.model_validate({"spec": smallest(KIND)})
     with make_session() as session:
         return jobs.submit(session, keys.DEFAULT_TENANT, request).id
 
@@ -97,7 +97,7 @@ def test_bytes_of_files_are_counted(client, tmp_path):
 
 
 def test_a_change_that_is_rolled_back_is_not_counted(client):
-    request = JobCreate.model_validate({"spec": dict(kinds()[KIND].minimal_example)})
+    request = JobCreate.model_validate({"spec": smallest(KIND)})
     with make_session() as session:
         jobs.submit(session, keys.DEFAULT_TENANT, request)
         session.rollback()

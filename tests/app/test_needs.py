@@ -15,6 +15,7 @@ from models.core.spec import DatasetRef
 from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS, SupervisedSpec
 from tests.app.factories import add_job
 from tests.app.test_problems import problem
+from tests.smallest import smallest
 
 PIXELS = {"height": 32, "width": 32, "channels": 3}
 LABELLED = {"train": 800, "test": 200, "classes": 10, **PIXELS}
@@ -99,7 +100,7 @@ def datasets(client):
 
 
 def example(kind: str, **fields: Any) -> dict[str, Any]:
-    return dict(kinds()[kind].minimal_example) | fields
+    return smallest(kind) | fields
 
 
 def refused(client, spec: dict[str, Any]) -> dict[str, str]:
