@@ -1,6 +1,5 @@
 """Commands about jobs: submit, list, show, follow, download, cancel, retry, delete."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,17 +23,18 @@ from app.cli.output import (
     table,
     when,
 )
-from app.cli.schema import groups
+from app.cli.values import Settings, with_values
 from sextant_client import Client
 from sextant_client.download import is_there, within
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job")]
+SCHEMA = "$schema"  # where an editor finds the JSON Schema of a file; not for the service
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its end")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, jobs, show, logs, metrics, download, cancel, retry, delete, kinds):
+    for command in (submit, jobs, show, logs, metrics, download, cancel, retry, delete):
         app.command()(command)
 
 
@@ -44,11 +44,13 @@ def submit(
     ],
     follow: Follow = False,
     name: Annotated[str | None, typer.Option(help="Name for people")] = None,
+    settings: Settings = None,
     dry_run: Annotated[bool, typer.Option(help="Only check it and say what it costs")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job from a JSON file."""
     request = _request(spec_file.parse(spec.read(), str(getattr(spec, "name", "stdin"))), name)
+    request["spec"] = with_values(request["spec"], settings or ())
     with connect() as client:
         _check_kind(client, request["spec"])
         if dry_run:
@@ -73,7 +75,10 @@ def _check_kind(client: Client, spec: Any) -> None:
 
 def _request(parsed: dict[str, Any], name: str | None) -> dict[str, Any]:
     """A whole job request, from one or from a bare spec."""
+    parsed = {field: value for field, value in parsed.items() if field != SCHEMA}
     request = parsed if "spec" in parsed else {"spec": parsed}
+    if isinstance(request["spec"], dict):
+        request["spec"] = {n: value for n, value in request["spec"].items() if n != SCHEMA}
     return request | ({"name": name} if name else {})
 
 
@@ -281,40 +286,3 @@ def delete(job_id: JobId) -> None:
     with connect() as client:
         client.delete(job_id)
     say(f"{job_id} is deleted")
-
-
-def kinds(
-    kind: Annotated[str | None, typer.Argument(help="Show this one in full")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the kinds of jobs, or show one with its fields."""
-    with connect() as client:
-        if kind is None:
-            listed = client.kinds()
-            if as_json:
-                output.print_json(listed)
-            else:
-                table(("kind", "what it does"), ((k["kind"], k["description"]) for k in listed))
-            return
-        one, schema = client.kind(kind), client.schema(kind)
-    if as_json:
-        output.print_json(one | {"schema": schema})
-        return
-    _print_kind(one, schema)
-
-
-def _print_kind(one: dict[str, Any], schema: dict[str, Any]) -> None:
-    """Fields by group, files, presets and an example, the last two ready to be pasted."""
-    say(one["description"])
-    for group, rows in groups(schema).items():
-        say(Text(f"\nfields of {group}" if group else "\nfields", "bold"))
-        table(("name", "type and bounds", "default", "meaning"), rows)
-    say(Text("\nfiles", "bold"))
-    table(("", "", ""), ((a["name"], a["role"], a["description"]) for a in one["artifacts"]))
-    say(Text("\nexample: save it as spec.json, then `sextant submit spec.json --follow`", "bold"))
-    output.print_json(one["example"])
-    if one["presets"]:
-        say(Text("\npresets: specs to start from, used like the example", "bold"))
-    for name, preset in one["presets"].items():
-        say(f"{name}:")
-        typer.echo(json.dumps(preset))

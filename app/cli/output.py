@@ -84,12 +84,17 @@ def coloured(status: str) -> Text:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print aligned columns without lines."""
+    console.print(made(columns, rows))
+
+
+def made(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Aligned columns without lines."""
-    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    made.columns[0].no_wrap = True
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table.columns[0].no_wrap = True
     for row in rows:
-        made.add_row(*("" if each is None else cell(each) for each in row))
-    console.print(made)
+        table.add_row(*("" if each is None else cell(each) for each in row))
+    return table
 
 
 def size(count: float | None) -> str:

@@ -17,10 +17,12 @@ from typing import Any, Literal
 import pytest
 import uvicorn
 from pydantic import BaseModel, Field
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from app import cli
-from app.cli import extras, follow, output, schema, spec_file, wording
+from app.cli import extras, follow, output, schema, spec_file, values, wording
+from app.cli import kinds as kinds_commands
 from app.db.session import make_session
 from app.db.tables import Run
 from app.local import doctor, install
@@ -33,6 +35,7 @@ from sextant_client import ApiError, AsyncClient, Client
 from tests.app.factories import claim, finish, line, write
 from tests.conftest import make_database
 from tests.service import wait_until
+from tests.smallest import smallest
 
 KIND = "saliency.map"
 SMALLEST = smallest(KIND)
@@ -289,6 +292,46 @@ def test_kinds_and_keys_and_datasets(call):
     assert "digits" in call("datasets", "list").stdout
 
 
+def test_a_new_spec_is_one_that_is_taken(call, tmp_path):
+    """As the example, as each preset, with single fields; an editor's $schema is not sent."""
+    kind = "dynamic_downsampling.train"
+    assert json.loads(call("new", kind).stdout) == json.loads(json.dumps(kinds()[kind].example))
+    for preset in kinds()["saliency.map"].presets:
+        begun = json.loads(call("new", "saliency.map", "--preset", preset).stdout)
+        kinds()["saliency.map"].model_validate(begun)
+    begun = call("new", kind, "-s", "epochs=5", "-s", "optimizer.lr=0.2", "--explain")
+    spec = json.loads(begun.stdout)
+    assert (spec["epochs"], spec["optimizer"]) == (5, {"lr": 0.2})
+    assert "optimizer.momentum" in begun.stderr
+    file = write(tmp_path / "spec.json", json.dumps(spec | {"$schema": "./schema.json"}).encode())
+    plan = json.loads(call("submit", str(file), "--dry-run", "-s", "data.dataset=digits").stdout)
+    assert plan["resolved_spec"]["optimizer"]["lr"] == 0.2
+    assert "$schema" not in plan["resolved_spec"]
+
+
+def test_values_reach_lists_and_refusals_name_the_setting():
+    spec = {"methods": [{"id": "occlusion"}], "seed": 1}
+    given = ["methods.0.window=32", "seed=7", "name=a=b", "on=true"]
+    changed = values.with_values(spec, given)
+    assert changed == {
+        "methods": [{"id": "occlusion", "window": 32}], "seed": 7, "name": "a=b", "on": True,
+    }  # fmt: skip
+    assert spec["seed"] == 1
+    for wrong in ("seed", "=3", "methods.1.window=2", "methods.x=1", "seed.a=1"):
+        with pytest.raises(ValueError, match=re.escape(f"-s {wrong}: ")):
+            values.with_values(spec, [wrong])
+
+
+@pytest.mark.parametrize("kind", ["terrain.simulate", "saliency.evaluate"])
+def test_fields_can_be_read_on_80_columns(call, kind, monkeypatch):
+    """Every name, type and default whole; no line longer than the terminal."""
+    monkeypatch.setattr(kinds_commands, "console", Console(width=80, highlight=False))
+    lines = call("kinds", kind).stdout.partition("\nfiles")[0].splitlines()[1:]
+    assert max(map(len, lines)) <= 80
+    assert lines.count("") == len(schema.groups(kinds()[kind].model_json_schema()))
+    assert re.search("^deterministic boolean; false$", "\n".join(lines), re.MULTILINE)
+
+
 def leaves(spec: BaseModel, prefix: str = "") -> Iterator[str]:
     """Dotted names of all fields of a spec's values, groups included."""
     for name in type(spec).model_fields:
@@ -534,7 +577,6 @@ import atexit, sys
 atexit.register(lambda: print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr))
 sys.argv[0] = "sextant"
 from app.cli import main
-from tests.smallest import smallest
 main()
 """
 

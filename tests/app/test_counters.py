@@ -16,6 +16,7 @@ from app.services import artifacts, collection, counters, jobs, keys, lifecycle
 from app.services.lifecycle import Outcome
 from app.services.resolve import JobCreate
 from tests.app.factories import KIND, WORKER, carry_out, write
+from tests.smallest import smallest
 
 LOST = Outcome(error=ReportedError(code="worker_lost", message="gone"))
 ENDS = (Outcome(exit_code=0), LOST)
@@ -25,7 +26,6 @@ import itertools
 from app.db.session import make_session
 from app.services import counters
 from tests.app import test_counters as t
-from tests.smallest import smallest
 for turn in itertools.count():
     t.run_one(turn) if turn % 3 == 2 else t.submit()
     with make_session() as session:
