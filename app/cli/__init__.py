@@ -19,8 +19,8 @@ app = typer.Typer(
     help="Train and analyse neural networks by published methods, as a service.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+app.callback()(service.about)
 service.register(app)
 jobs.register(app)
 kinds.register(app)

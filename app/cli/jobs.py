@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
 from rich.text import Text
 
-from app.cli import output, spec_file
+from app.cli import output, refs, spec_file
 from app.cli.connect import connect
 from app.cli.follow import FINAL, follow, report
 from app.cli.output import (
     AsJson,
+    Watch,
     coloured,
     console,
     duration,
@@ -27,15 +29,18 @@ from app.cli.values import Settings, with_values
 from sextant_client import Client
 from sextant_client.download import is_there, within
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job")]
+JobRef = Annotated[
+    str, typer.Argument(metavar="JOB", help="Id, the beginning of one, name, or @last")
+]
 SCHEMA = "$schema"  # where an editor finds the JSON Schema of a file; not for the service
+OTHER_COLUMNS = 61  # characters of id, status, share and the longest kind in a narrow list
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its end")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, jobs, show, logs, metrics, download, cancel, retry, delete):
-        app.command()(command)
+    for command in (submit, jobs, show, watch_job, logs, metrics, download, cancel, retry, delete):
+        app.command("follow" if command is watch_job else None)(command)
 
 
 def submit(
@@ -97,19 +102,38 @@ def jobs(
     status: Annotated[list[str] | None, typer.Option(help="Only these; repeatable")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 20,
+    watch: Watch = False,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        listed = list(client.jobs(limit, status=status, kind=kind))
-    if as_json:
-        output.print_json(listed)
-        return
+        if as_json:
+            output.print_json(list(client.jobs(limit, status=status, kind=kind)))
+            return
+        output.show(lambda: _listed(list(client.jobs(limit, status=status, kind=kind))), watch)
+
+
+def _listed(listed: list[dict[str, Any]]) -> Table:
+    """A row a job; on a narrow terminal names are cut, ids and statuses never."""
+    if console.width >= output.WIDE:
+        rows = (
+            (j["id"], j["kind"], j["name"], _state(j), _percent(j), when(j["created_at"]))
+            for j in listed
+        )
+        return output.made(("job", "kind", "name", "status", "done", "created"), rows)
+    ids = refs.short([job["id"] for job in listed])
     rows = (
-        (j["id"], j["kind"], j["name"], _state(j), _percent(j), when(j["created_at"]))
-        for j in listed
+        (short, coloured(j["status"]), _percent(j), j["kind"], _cut(j["name"] or ""))
+        for short, j in zip(ids, listed, strict=True)
     )
-    table(("job", "kind", "name", "status", "done", "created"), rows)
+    return output.made(("job", "status", "done", "kind", "name"), rows)
+
+
+def _cut(name: str) -> Text:
+    """The name in what a narrow terminal leaves of a row."""
+    cut = output.cell(name)
+    cut.truncate(max(8, console.width - OTHER_COLUMNS), overflow="ellipsis")
+    return cut
 
 
 def _state(job: dict[str, Any]) -> Text:
@@ -122,10 +146,10 @@ def _percent(job: dict[str, Any]) -> str:
     return "" if fraction is None else f"{fraction:.0%}"
 
 
-def show(job_id: JobId, as_json: AsJson = False) -> None:
+def show(ref: JobRef, as_json: AsJson = False) -> None:
     """Show a job: where it is, what it gave, which files it left."""
     with connect() as client:
-        job = client.get(job_id)
+        job = client.get(refs.job_id(client, ref))
         if as_json:
             output.print_json(job)
             return
@@ -149,14 +173,21 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
         report(client, job)
 
 
+def watch_job(ref: JobRef, as_json: AsJson = False) -> None:
+    """Watch a job until its end; Ctrl-C leaves it running."""
+    with connect() as client:
+        _end(client, client.get(refs.job_id(client, ref)), as_json=as_json)
+
+
 def logs(
-    job_id: JobId,
+    ref: JobRef,
     follow: Follow = False,
     tail: Annotated[int | None, typer.Option(min=1, help="Only the last lines")] = None,
     run: Annotated[int | None, typer.Option(min=1, help="Of this run; the last one else")] = None,
 ) -> None:
     """Print what the job's process wrote."""
     with connect() as client:
+        job_id = refs.job_id(client, ref)
         if not follow:
             output.echo(client.logs(job_id, tail=tail, run=run))
             return
@@ -165,7 +196,7 @@ def logs(
 
 
 def metrics(
-    job_id: JobId,
+    ref: JobRef,
     name: Annotated[list[str] | None, typer.Option(help="Only these; repeatable")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw curves in the terminal")] = False,
     max_points: Annotated[int, typer.Option(min=2, help="Points a series")] = 1000,
@@ -173,7 +204,7 @@ def metrics(
 ) -> None:
     """Print the numbers a job reported."""
     with connect() as client:
-        answer = client.metrics(job_id, names=name, max_points=max_points)
+        answer = client.metrics(refs.job_id(client, ref), names=name, max_points=max_points)
     if as_json:
         output.print_json(answer)
         return
@@ -193,7 +224,7 @@ def _ends(points: list[tuple[float, float]]) -> tuple[float, float, float, float
 
 
 def download(
-    job_id: JobId,
+    ref: JobRef,
     names: Annotated[list[str] | None, typer.Argument(help="Files; all where left out")] = None,
     to: Annotated[Path, typer.Option(help="Folder to put them in")] = Path(),
     force: Annotated[
@@ -202,6 +233,7 @@ def download(
 ) -> None:
     """Download files of a job; goes on where an earlier download was cut off."""
     with connect() as client:
+        job_id = refs.job_id(client, ref)
         artifacts = {each["name"]: each for each in client.artifacts(job_id)}
         wanted = {name: _target(job_id, name, to, artifacts) for name in names or artifacts}
         # all are looked at first: nothing is fetched where one of them is refused
@@ -251,19 +283,19 @@ def bytes_bar() -> Progress:
 
 
 def cancel(
-    job_id: JobId,
+    ref: JobRef,
     kill: Annotated[bool, typer.Option("--kill", help="At once, not at its next step")] = False,
     save: Annotated[bool, typer.Option(help="Leave a checkpoint to go on from")] = True,
 ) -> None:
     """Cancel a job."""
     with connect() as client:
         mode = "kill" if kill else "graceful"
-        job = client.cancel(job_id, mode=mode, save_checkpoint=save)
+        job = client.cancel(refs.job_id(client, ref), mode=mode, save_checkpoint=save)
     say(f"{job['id']} is {job['status_reason'] or job['status']}")
 
 
 def retry(
-    job_id: JobId,
+    ref: JobRef,
     start: Annotated[
         str, typer.Option("--from", help="latest, best, a step, or scratch")
     ] = "latest",
@@ -272,6 +304,7 @@ def retry(
 ) -> None:
     """Make a new job from a final one, going on from a checkpoint."""
     with connect() as client:
+        job_id = refs.job_id(client, ref)
         job = client.retry(job_id, start=int(start) if start.isdecimal() else start)
         if not as_json:
             say(f"{job['id']} goes on from {start} of {job_id}")
@@ -281,8 +314,9 @@ def retry(
             _end(client, job, as_json=as_json)
 
 
-def delete(job_id: JobId) -> None:
+def delete(ref: JobRef) -> None:
     """Delete a final job with all its files."""
     with connect() as client:
+        job_id = refs.job_id(client, ref)
         client.delete(job_id)
     say(f"{job_id} is deleted")

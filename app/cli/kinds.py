@@ -15,8 +15,6 @@ from app.cli.output import AsJson, console, errors, plain, table
 from app.cli.schema import FieldRow, groups
 from app.cli.values import Settings, with_values
 
-NARROW = 120  # characters of a line below which a table of fields would be squeezed
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -97,7 +95,7 @@ def _print_fields(schema: dict[str, Any], to: Console) -> None:
     """All fields by group; on a narrow terminal the meaning stands below its field."""
     for group, rows in groups(schema).items():
         to.print(Text(f"\nfields of {group}" if group else "\nfields", "bold"))
-        if to.width >= NARROW:
+        if to.width >= output.WIDE:
             to.print(output.made(("name", "type and bounds", "default", "meaning"), rows))
         else:
             _print_below(rows, to)

@@ -70,7 +70,7 @@ class SelectiveConvolutionTrain(SupervisedSpec):
         "model": {"name": "densenet40", "growth": 8, "layers": 2},
         "data": {"dataset": "digits"},
         "images": {"augment": {"crop_padding": 1}},
-        "epochs": 6,
+        "epochs": 8,
         "batch_size": 64,
         "selective": {"threshold": 0.1},
     }

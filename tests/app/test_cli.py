@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 
 from app import cli
 from app.cli import extras, follow, output, schema, spec_file, values, wording
+from app.cli import jobs as commands
 from app.cli import kinds as kinds_commands
 from app.db.session import make_session
 from app.db.tables import Run
@@ -330,6 +331,92 @@ def test_fields_can_be_read_on_80_columns(call, kind, monkeypatch):
     assert max(map(len, lines)) <= 80
     assert lines.count("") == len(schema.groups(kinds()[kind].model_json_schema()))
     assert re.search("^deterministic boolean; false$", "\n".join(lines), re.MULTILINE)
+
+
+def test_a_job_is_found_by_name_beginning_and_last(call, client):
+    first = client.submit(SMALLEST, name="one")["id"]
+    time.sleep(0.002)  # the ids begin with the time in milliseconds
+    second = client.submit(SMALLEST, name="two")["id"]
+    for ref, meant in (
+        ("one", first),
+        ("@last", second),
+        (second[:16], second),
+        (first[4:16], first),
+    ):
+        assert json.loads(call("show", ref, "--json").stdout)["id"] == meant, ref
+    with pytest.raises(ValueError, match=f"may be {second}, {first}: give more of the id"):
+        call("show", first[:8])
+    client.submit(SMALLEST, name="one")
+    with pytest.raises(ValueError, match=r"'one' may be job_.*, job_"):
+        call("cancel", "one")
+    with pytest.raises(ValueError, match="no job 'none': give its id, the beginning"):
+        call("delete", "none")
+    assert client.get(second)["status"] == "queued"
+
+
+def test_lists_keep_ids_and_statuses_on_80_columns(call, client, monkeypatch):
+    names = ["n" * 100, "short"]
+    ids = [client.submit(SMALLEST, name=name)["id"] for name in names]
+    client.cancel(ids[1])
+    monkeypatch.setattr(commands, "console", Console(width=80, highlight=False))
+    monkeypatch.setattr(output, "console", commands.console)
+    lines = call("jobs").stdout.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    for row, job_id, status in zip(lines[1:], ids[::-1], ("cancelled", "queued"), strict=True):
+        shown = row.split()
+        assert job_id.startswith(shown[0])
+        assert shown[1] == status
+        assert KIND in row
+        assert json.loads(call("show", shown[0], "--json").stdout)["id"] == job_id
+
+
+def test_a_watched_list_is_drawn_anew_until_it_is_interrupted(call, client, monkeypatch):
+    pauses = iter([lambda: client.submit(SMALLEST, name="later"), None])
+
+    def pause(_seconds: float) -> None:
+        act = next(pauses)
+        if act is None:
+            raise KeyboardInterrupt
+        act()
+
+    monkeypatch.setattr(output.time, "sleep", pause)
+    assert "later" in call("jobs", "--watch").stdout
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(service, client, monkeypatch):
+    job_id = client.submit(SMALLEST)["id"]
+
+    def interrupt(*_args: Any, **_more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "wait", interrupt)
+    result = CliRunner().invoke(cli.app, ["follow", job_id])
+    assert result.exit_code == 130
+    assert "the job goes on" in result.stdout
+    assert f"sextant follow {job_id}" in result.stdout
+    assert client.get(job_id)["status"] == "queued"
+
+
+def test_the_version_and_completion_are_offered(call):
+    assert call("--version").stdout == call("version").stdout
+    assert "--install-completion" in call("--help").stdout
+
+
+def test_the_doctor_examines_the_service_of_the_url(service, monkeypatch, call):
+    """Another machine's: its API is asked, also for workers; this machine needs none."""
+    found = {each.check: each for each in doctor.examine(["api", "workers", "worker"])}
+    assert found["api"].ok
+    assert found["api"].found.startswith(service)
+    assert (found["workers"].ok, found["worker"].ok) == (False, None)
+    assert found["workers"].found == f"0 live, says {service}"
+    monkeypatch.setenv("SEXTANT_URL", "http://127.0.0.1:9")
+    (api,) = doctor.examine(["api"])
+    assert api.ok is False
+    assert "http://127.0.0.1:9" in api.found
+    assert "SEXTANT_URL" in api.hint
+    told = json.loads(call("config", "check", "--json").stdout)
+    assert (told["url"], told["key"]) == ("http://127.0.0.1:9", "********")
 
 
 def leaves(spec: BaseModel, prefix: str = "") -> Iterator[str]:
@@ -681,6 +768,7 @@ def test_each_wrong_setting_is_a_line_without_secrets(settings, monkeypatch, cap
 
 
 def test_doctor_finds_what_is_there_and_what_is_not(call, service, monkeypatch):
+    monkeypatch.delenv("SEXTANT_URL")
     state = get_settings().state_dir
     (state / "address").write_text(service)
     found = {each.check: each for each in doctor.examine()}
