@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from app.cli import datasets, jobs, keys, kinds, service, tenants, usage
+from app.cli import datasets, jobs, keys, kinds, service, starts, tenants, usage
 from app.cli.extras import MissingExtraError
 from app.cli.output import complain
 from app.cli.wording import HINTS, worded
@@ -24,6 +24,7 @@ app.callback()(service.about)
 service.register(app)
 jobs.register(app)
 kinds.register(app)
+starts.register(app)
 usage.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")

@@ -21,7 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from app import cli
-from app.cli import extras, follow, output, schema, spec_file, values, wording
+from app.cli import extras, follow, output, schema, spec_file, starts, values, wording
 from app.cli import jobs as commands
 from app.cli import kinds as kinds_commands
 from app.db.session import make_session
@@ -417,6 +417,62 @@ def test_the_doctor_examines_the_service_of_the_url(service, monkeypatch, call):
     assert "SEXTANT_URL" in api.hint
     told = json.loads(call("config", "check", "--json").stdout)
     assert (told["url"], told["key"]) == ("http://127.0.0.1:9", "********")
+
+
+PICTURES = {"saliency.map": "saliency/a/occlusion.png", "terrain.simulate": "flood.png"}
+PICTURES["dynamic_downsampling.train"] = "curves.png"
+COUNTS = {"train": 40, "test": 10, "classes": 2, "height": 48, "width": 64, "channels": 3}
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "counts"),
+    [
+        ("explain", "photo.jpg", {"images": 1}),
+        ("train", "birds", COUNTS),
+        ("flood", "dem.npy", {"rows": 40, "columns": 60, "cell_size_m": 5.0}),
+    ],
+)
+def test_one_line_from_a_file_to_a_picture(
+    call, client, monkeypatch, tmp_path, command, file, counts
+):
+    """The files are sent once, the spec is taken as it is, the kind's first picture comes."""
+    path = tmp_path / "data" / file
+    write(path if path.suffix else path / "jay" / "1.png", b"content")
+    sent: list[str] = []
+
+    def upload(_: Client, name: str, *_args: Any, **_more: Any) -> dict[str, Any]:
+        sent.append(name)
+        return {"name": name, "status": "ready", "counts": counts}
+
+    def check(_: Client, spec: dict[str, Any], **_more: Any) -> dict[str, Any]:
+        kinds()[spec["kind"]].model_validate(spec)
+        assert sent[0] in json.dumps(spec)
+        job = submit(client, SMALLEST | {"seed": 3})
+        worker = threading.Timer(0.2, lambda: left(claim(), PICTURES[spec["kind"]], tmp_path))
+        worker.start()
+        return job | {"kind": spec["kind"]}
+
+    submit = Client.submit
+    monkeypatch.setattr(Client, "upload", upload)
+    monkeypatch.setattr(Client, "submit", check)
+    followed = starts.follow
+    monkeypatch.setattr(starts, "follow", lambda c, job: followed(c, job) | {"kind": job["kind"]})
+    printed = call(command, str(path), "--to", str(tmp_path / "out")).stdout
+    picture = Path(printed.splitlines()[-1])
+    assert picture.read_bytes() == b"picture"
+    assert picture.is_relative_to(tmp_path / "out")
+    monkeypatch.setattr(Client, "dataset", lambda _, name: upload(client, name))
+    call(command, str(path), "--to", str(tmp_path / "out"))
+    assert len(set(sent)) == 1
+    assert starts._name_of([path], {}) == sent[0]
+    assert re.fullmatch(path.stem + "-[0-9a-f]{12}", sent[0])
+
+
+def left(run: Run, name: str, folder: Path) -> None:
+    """A run that leaves one picture beside another file, and ends well."""
+    artifacts.store(run, write(folder / "a", b"other"), "image", "zz.png")
+    artifacts.store(run, write(folder / "b", b"picture"), "image", name)
+    finish(run, 0)
 
 
 def leaves(spec: BaseModel, prefix: str = "") -> Iterator[str]:
