@@ -93,10 +93,10 @@ class LcwTrain(Spec):
     example: ClassVar[Mapping[str, Any]] = {
         "kind": "lcw.train",
         "data": {"dataset": "digits"},
-        "arch": {"latent_dim": 8, "width": 256},
-        "phase1": {"max_steps": 1500},
-        "phase2": {"max_steps": 1500},
-        "evaluation": {"num_samples": 2000, "baselines": ["normal"]},
+        "arch": {"latent_dim": 8, "width": 128},
+        "phase1": {"max_steps": 400},
+        "phase2": {"max_steps": 400},
+        "evaluation": {"num_samples": 1000, "baselines": ["normal"]},
     }
 
     kind: Literal["lcw.train"]

@@ -46,11 +46,12 @@ def measured(kind: str, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the examples one after the other; the file grows with each."""
-    found: dict[str, Any] = {"cores": os.cpu_count(), "load_at_start": os.getloadavg()[0]}
     target = RESULTS / f"examples_{os.cpu_count()}cores_{datetime.now(UTC):%Y-%m-%d}.json"
+    found: dict[str, Any] = json.loads(target.read_text()) if target.is_file() else {}
     for kind in sys.argv[1:] or kinds():
         with tempfile.TemporaryDirectory(prefix="sx-example-") as scratch:
-            found[kind] = measured(kind, Path(scratch))
+            load = os.getloadavg()[0]
+            found[kind] = {"load_at_start": load, **measured(kind, Path(scratch))}
         target.write_text(json.dumps(found, indent=1) + "\n")
         print(kind, found[kind]["wall_s"], found[kind]["cpu_s"], flush=True)
 
