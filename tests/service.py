@@ -24,6 +24,7 @@ from app.main import create_app
 from models.catalog import kinds
 from models.core import confine
 from tests.conftest import empty
+from tests.smallest import smallest
 
 STUB = Path(__file__).parent / "workers" / "stub.py"
 # every time of the service, a tenth of its default
@@ -204,7 +205,7 @@ class Service:
 
     def post_job(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
         """POST a job with the smallest spec of the first kind."""
-        spec = dict(next(iter(kinds().values())).minimal_example)
+        spec = smallest(next(iter(kinds())))
         return self.client.post("/v1/jobs", json={"spec": spec} | body, headers=headers)
 
     def read(self, job_id: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from app.cli import datasets, jobs, keys, service, tenants, usage
+from app.cli import datasets, jobs, keys, kinds, service, starts, tenants, usage
 from app.cli.extras import MissingExtraError
 from app.cli.output import complain
 from app.cli.wording import HINTS, worded
@@ -19,10 +19,12 @@ app = typer.Typer(
     help="Train and analyse neural networks by published methods, as a service.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+app.callback()(service.about)
 service.register(app)
 jobs.register(app)
+kinds.register(app)
+starts.register(app)
 usage.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")

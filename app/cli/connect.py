@@ -9,6 +9,14 @@ from sextant_client import Client
 
 def connect() -> Client:
     """A client for SEXTANT_URL and SEXTANT_KEY, else for the service of the state directory."""
-    settings = get_settings()
-    url = os.environ.get("SEXTANT_URL") or local_url(settings)
-    return Client(url, os.environ.get("SEXTANT_KEY") or admin_key(settings))
+    return Client(service_url(), service_key())
+
+
+def service_url() -> str:
+    """SEXTANT_URL, else the address of the service of the state directory."""
+    return os.environ.get("SEXTANT_URL") or local_url(get_settings())
+
+
+def service_key() -> str | None:
+    """SEXTANT_KEY, else the key of the state directory, where it may be read."""
+    return os.environ.get("SEXTANT_KEY") or admin_key(get_settings())

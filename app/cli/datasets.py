@@ -5,33 +5,40 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from app.cli import output
 from app.cli.connect import connect
 from app.cli.extras import require
 from app.cli.jobs import bytes_bar
-from app.cli.output import AsJson, coloured, fields, say, size, summary, table, when
+from app.cli.output import AsJson, Watch, coloured, fields, say, size, summary, when
 
 app = typer.Typer(help="Datasets: built in, uploaded, or fetched from their official addresses.")
 
 
 @app.command("list")
-def list_datasets(as_json: AsJson = False) -> None:
+def list_datasets(watch: Watch = False, as_json: AsJson = False) -> None:
     """List all datasets."""
     with connect() as client:
-        listed = list(client.datasets())
-    if as_json:
-        output.print_json(listed)
-        return
+        if as_json:
+            output.print_json(list(client.datasets()))
+            return
+        output.show(lambda: _listed(client.datasets()), watch)
+
+
+def _listed(listed: Iterable[dict[str, Any]]) -> Table:
     rows = (
         (each["name"], each["format"], coloured(each["status"]), summary(each["counts"] or {}))
         for each in listed
     )
-    table(("dataset", "format", "status", "holds"), rows)
+    made = output.made(("dataset", "format", "status", "holds"), rows)
+    made.columns[2].no_wrap = True
+    return made
 
 
 @app.command("import")

@@ -11,6 +11,7 @@ from rich.text import Text
 from app.cli.follow import follow
 from app.cli.jobs import bytes_bar, fetch
 from app.cli.output import duration, say, size, summary, table
+from app.cli.starts import check_classes, on_images
 from app.local import up
 from sextant_client import Client
 from sextant_client.packing import format_of, members_of
@@ -19,9 +20,6 @@ MARKER = ".sextant-demo"
 DATASET = "demo-images"
 DIGITS = {"dataset": "digits", "split": "test"}
 EPOCHS = 12  # fewer than the preset's, so that the demo is short
-EPOCHS_OF_IMAGES = 3
-SUBSET = 5000  # of more training images, so that the demo is short
-SIDE = 32  # in pixels; images of other sizes are resized
 MAPPED = 4  # test images that get a saliency map
 IMAGE_FORMATS = ("image_folder", "parquet", "npz", "idx")
 
@@ -146,13 +144,8 @@ def _import(client: Client, paths: list[Path]) -> dict[str, Any]:
             paths,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    counts = dataset["counts"]
-    say(f"Imported {', '.join(map(str, paths))}: {summary(counts)}")
-    if not counts.keys() >= {"train", "test", "classes"}:  # a set without labels has images alone
-        raise ValueError(
-            "the demo trains a classifier and needs images of two classes or more: give a folder "
-            "with a folder for each class"
-        )
+    say(f"Imported {', '.join(map(str, paths))}: {summary(dataset['counts'])}")
+    check_classes(dataset)
     return dataset
 
 
@@ -166,20 +159,7 @@ def _training(client: Client, dataset: dict[str, Any] | None) -> dict[str, Any]:
     spec = preset | {"compare_baseline": True, "epochs": EPOCHS}
     if dataset is None:
         return spec
-    counts = dataset["counts"]
-    images: dict[str, Any] = {"augment": {"crop_padding": 4, "flip": True}}
-    if counts["train"] > SUBSET:
-        images["subset"] = SUBSET
-    if (counts.get("height"), counts.get("width")) != (SIDE, SIDE):
-        images["image_size"] = SIDE
-        say(f"The images are resized to {SIDE} x {SIDE} pixels")
-    return spec | {
-        "data": {"dataset": dataset["name"]},
-        "images": images,
-        "epochs": EPOCHS_OF_IMAGES,
-        # no more than are left when a tenth is held out for validation
-        "batch_size": max(2, int(min(preset["batch_size"], 0.9 * counts["train"]))),
-    }
+    return on_images(spec, dataset)
 
 
 def _cat_maps() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import Any
 
+import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -22,6 +23,7 @@ from app.cli.output import (
 from sextant_client import Client
 
 SHOWN_FIGURES = 24
+INTERRUPTED = 130  # exit code of what Ctrl-C ended
 FINAL = {"succeeded", "failed", "cancelled"}
 LINE_EVERY_S = 10.0  # where no bar can move, in a file or a pipe
 
@@ -87,7 +89,11 @@ class Watcher:
 
 
 def follow(client: Client, job: dict[str, Any], title: str | None = None) -> dict[str, Any]:
-    """Watch a job until it is final; returns it then."""
+    """Watch a job until it is final; returns it then.
+
+    Raises:
+        Exit: after Ctrl-C, which leaves the job alone.
+    """
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
@@ -101,7 +107,19 @@ def follow(client: Client, job: dict[str, Any], title: str | None = None) -> dic
     )
     with bar:
         watcher = Watcher(bar, title or job["name"] or job["kind"])
-        return client.wait(job["id"], on_event=watcher.on_event)
+        try:
+            return client.wait(job["id"], on_event=watcher.on_event)
+        except KeyboardInterrupt:
+            bar.stop()
+            _leave(job["id"])
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _leave(job_id: str) -> None:
+    """What goes on without the watcher, and the ways back."""
+    say("stopped watching; the job goes on:")
+    say(f"  sextant follow {job_id}   watches it again")
+    say(f"  sextant cancel {job_id}   ends it")
 
 
 def report(client: Client, job: dict[str, Any]) -> None:

@@ -1,19 +1,20 @@
 """Commands about jobs: submit, list, show, follow, download, cancel, retry, delete."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
 from rich.text import Text
 
-from app.cli import output, spec_file
+from app.cli import output, refs, spec_file
 from app.cli.connect import connect
 from app.cli.follow import FINAL, follow, report
 from app.cli.output import (
     AsJson,
+    Watch,
     coloured,
     console,
     duration,
@@ -25,19 +26,23 @@ from app.cli.output import (
     when,
 )
 from app.cli.reproduce import reproduce
-from app.cli.schema import groups
+from app.cli.values import Settings, with_values
 from sextant_client import Client
 from sextant_client.download import is_there, within
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job")]
+JobRef = Annotated[
+    str, typer.Argument(metavar="JOB", help="Id, the beginning of one, name, or @last")
+]
+SCHEMA = "$schema"  # where an editor finds the JSON Schema of a file; not for the service
+OTHER_COLUMNS = 61  # characters of id, status, share and the longest kind in a narrow list
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its end")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    first = (submit, jobs, show, logs, metrics, download, cancel, retry, reproduce)
-    for command in (*first, delete, kinds):
-        app.command()(command)
+    first = (submit, jobs, show, watch_job, logs, metrics, download, cancel, retry, reproduce)
+    for command in (*first, delete):
+        app.command("follow" if command is watch_job else None)(command)
 
 
 def submit(
@@ -46,11 +51,13 @@ def submit(
     ],
     follow: Follow = False,
     name: Annotated[str | None, typer.Option(help="Name for people")] = None,
+    settings: Settings = None,
     dry_run: Annotated[bool, typer.Option(help="Only check it and say what it costs")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job from a JSON file."""
     request = _request(spec_file.parse(spec.read(), str(getattr(spec, "name", "stdin"))), name)
+    request["spec"] = with_values(request["spec"], settings or ())
     with connect() as client:
         _check_kind(client, request["spec"])
         if dry_run:
@@ -75,7 +82,10 @@ def _check_kind(client: Client, spec: Any) -> None:
 
 def _request(parsed: dict[str, Any], name: str | None) -> dict[str, Any]:
     """A whole job request, from one or from a bare spec."""
+    parsed = {field: value for field, value in parsed.items() if field != SCHEMA}
     request = parsed if "spec" in parsed else {"spec": parsed}
+    if isinstance(request["spec"], dict):
+        request["spec"] = {n: value for n, value in request["spec"].items() if n != SCHEMA}
     return request | ({"name": name} if name else {})
 
 
@@ -94,19 +104,38 @@ def jobs(
     status: Annotated[list[str] | None, typer.Option(help="Only these; repeatable")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 20,
+    watch: Watch = False,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        listed = list(client.jobs(limit, status=status, kind=kind))
-    if as_json:
-        output.print_json(listed)
-        return
+        if as_json:
+            output.print_json(list(client.jobs(limit, status=status, kind=kind)))
+            return
+        output.show(lambda: _listed(list(client.jobs(limit, status=status, kind=kind))), watch)
+
+
+def _listed(listed: list[dict[str, Any]]) -> Table:
+    """A row a job; on a narrow terminal names are cut, ids and statuses never."""
+    if console.width >= output.WIDE:
+        rows = (
+            (j["id"], j["kind"], j["name"], _state(j), _percent(j), when(j["created_at"]))
+            for j in listed
+        )
+        return output.made(("job", "kind", "name", "status", "done", "created"), rows)
+    ids = refs.short([job["id"] for job in listed])
     rows = (
-        (j["id"], j["kind"], j["name"], _state(j), _percent(j), when(j["created_at"]))
-        for j in listed
+        (short, coloured(j["status"]), _percent(j), j["kind"], _cut(j["name"] or ""))
+        for short, j in zip(ids, listed, strict=True)
     )
-    table(("job", "kind", "name", "status", "done", "created"), rows)
+    return output.made(("job", "status", "done", "kind", "name"), rows)
+
+
+def _cut(name: str) -> Text:
+    """The name in what a narrow terminal leaves of a row."""
+    cut = output.cell(name)
+    cut.truncate(max(8, console.width - OTHER_COLUMNS), overflow="ellipsis")
+    return cut
 
 
 def _state(job: dict[str, Any]) -> Text:
@@ -119,10 +148,10 @@ def _percent(job: dict[str, Any]) -> str:
     return "" if fraction is None else f"{fraction:.0%}"
 
 
-def show(job_id: JobId, as_json: AsJson = False) -> None:
+def show(ref: JobRef, as_json: AsJson = False) -> None:
     """Show a job: where it is, what it gave, which files it left."""
     with connect() as client:
-        job = client.get(job_id)
+        job = client.get(refs.job_id(client, ref))
         if as_json:
             output.print_json(job)
             return
@@ -146,14 +175,21 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
         report(client, job)
 
 
+def watch_job(ref: JobRef, as_json: AsJson = False) -> None:
+    """Watch a job until its end; Ctrl-C leaves it running."""
+    with connect() as client:
+        _end(client, client.get(refs.job_id(client, ref)), as_json=as_json)
+
+
 def logs(
-    job_id: JobId,
+    ref: JobRef,
     follow: Follow = False,
     tail: Annotated[int | None, typer.Option(min=1, help="Only the last lines")] = None,
     run: Annotated[int | None, typer.Option(min=1, help="Of this run; the last one else")] = None,
 ) -> None:
     """Print what the job's process wrote."""
     with connect() as client:
+        job_id = refs.job_id(client, ref)
         if not follow:
             output.echo(client.logs(job_id, tail=tail, run=run))
             return
@@ -162,7 +198,7 @@ def logs(
 
 
 def metrics(
-    job_id: JobId,
+    ref: JobRef,
     name: Annotated[list[str] | None, typer.Option(help="Only these; repeatable")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw curves in the terminal")] = False,
     max_points: Annotated[int, typer.Option(min=2, help="Points a series")] = 1000,
@@ -170,7 +206,7 @@ def metrics(
 ) -> None:
     """Print the numbers a job reported."""
     with connect() as client:
-        answer = client.metrics(job_id, names=name, max_points=max_points)
+        answer = client.metrics(refs.job_id(client, ref), names=name, max_points=max_points)
     if as_json:
         output.print_json(answer)
         return
@@ -190,7 +226,7 @@ def _ends(points: list[tuple[float, float]]) -> tuple[float, float, float, float
 
 
 def download(
-    job_id: JobId,
+    ref: JobRef,
     names: Annotated[list[str] | None, typer.Argument(help="Files; all where left out")] = None,
     to: Annotated[Path, typer.Option(help="Folder to put them in")] = Path(),
     force: Annotated[
@@ -199,6 +235,7 @@ def download(
 ) -> None:
     """Download files of a job; goes on where an earlier download was cut off."""
     with connect() as client:
+        job_id = refs.job_id(client, ref)
         artifacts = {each["name"]: each for each in client.artifacts(job_id)}
         wanted = {name: _target(job_id, name, to, artifacts) for name in names or artifacts}
         # all are looked at first: nothing is fetched where one of them is refused
@@ -248,19 +285,19 @@ def bytes_bar() -> Progress:
 
 
 def cancel(
-    job_id: JobId,
+    ref: JobRef,
     kill: Annotated[bool, typer.Option("--kill", help="At once, not at its next step")] = False,
     save: Annotated[bool, typer.Option(help="Leave a checkpoint to go on from")] = True,
 ) -> None:
     """Cancel a job."""
     with connect() as client:
         mode = "kill" if kill else "graceful"
-        job = client.cancel(job_id, mode=mode, save_checkpoint=save)
+        job = client.cancel(refs.job_id(client, ref), mode=mode, save_checkpoint=save)
     say(f"{job['id']} is {job['status_reason'] or job['status']}")
 
 
 def retry(
-    job_id: JobId,
+    ref: JobRef,
     start: Annotated[
         str, typer.Option("--from", help="latest, best, a step, or scratch")
     ] = "latest",
@@ -269,6 +306,7 @@ def retry(
 ) -> None:
     """Make a new job from a final one, going on from a checkpoint."""
     with connect() as client:
+        job_id = refs.job_id(client, ref)
         job = client.retry(job_id, start=int(start) if start.isdecimal() else start)
         if not as_json:
             say(f"{job['id']} goes on from {start} of {job_id}")
@@ -278,45 +316,9 @@ def retry(
             _end(client, job, as_json=as_json)
 
 
-def delete(job_id: JobId) -> None:
+def delete(ref: JobRef) -> None:
     """Delete a final job with all its files."""
     with connect() as client:
+        job_id = refs.job_id(client, ref)
         client.delete(job_id)
     say(f"{job_id} is deleted")
-
-
-def kinds(
-    kind: Annotated[str | None, typer.Argument(help="Show this one in full")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the kinds of jobs, or show one with its fields."""
-    with connect() as client:
-        if kind is None:
-            listed = client.kinds()
-            if as_json:
-                output.print_json(listed)
-            else:
-                table(("kind", "what it does"), ((k["kind"], k["description"]) for k in listed))
-            return
-        one, schema = client.kind(kind), client.schema(kind)
-    if as_json:
-        output.print_json(one | {"schema": schema})
-        return
-    _print_kind(one, schema)
-
-
-def _print_kind(one: dict[str, Any], schema: dict[str, Any]) -> None:
-    """Fields by group, files, presets and an example, the last two ready to be pasted."""
-    say(one["description"])
-    for group, rows in groups(schema).items():
-        say(Text(f"\nfields of {group}" if group else "\nfields", "bold"))
-        table(("name", "type and bounds", "default", "meaning"), rows)
-    say(Text("\nfiles", "bold"))
-    table(("", "", ""), ((a["name"], a["role"], a["description"]) for a in one["artifacts"]))
-    say(Text("\nexample: save it as spec.json, then `sextant submit spec.json --follow`", "bold"))
-    output.print_json(one["example"])
-    if one["presets"]:
-        say(Text("\npresets: specs to start from, used like the example", "bold"))
-    for name, preset in one["presets"].items():
-        say(f"{name}:")
-        typer.echo(json.dumps(preset))

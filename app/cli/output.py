@@ -4,18 +4,23 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 # C0 and C1 without tab and newline, and the marks that reverse the direction of writing
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 BREAKS = re.compile("[\t-\r\x1c-\x1e\x85\u2028\u2029]+")  # what ends a line or jumps in it
+WIDE = 120  # characters of a line from which tables have all their columns
+WATCH_EVERY_S = 2.0
 PIPE_WIDTH = 200  # a file or a pipe has no width of its own
 
 
@@ -28,6 +33,7 @@ console = _console(stderr=False)
 errors = _console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it anew until Ctrl-C")]
 COLOURS = {
     "succeeded": "green",
     "failed": "red",
@@ -84,12 +90,28 @@ def coloured(status: str) -> Text:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print aligned columns without lines."""
+    console.print(made(columns, rows))
+
+
+def show(make: Callable[[], RenderableType], watch: bool) -> None:
+    """Print what ``make`` gives; with ``watch`` in place, every 2 s, until Ctrl-C."""
+    if not watch:
+        console.print(make())
+        return
+    with suppress(KeyboardInterrupt), Live(make(), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(WATCH_EVERY_S)
+            live.update(make(), refresh=True)
+
+
+def made(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Aligned columns without lines."""
-    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    made.columns[0].no_wrap = True
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table.columns[0].no_wrap = True
     for row in rows:
-        made.add_row(*("" if each is None else cell(each) for each in row))
-    console.print(made)
+        table.add_row(*("" if each is None else cell(each) for each in row))
+    return table
 
 
 def size(count: float | None) -> str:

@@ -12,7 +12,7 @@ import typer
 from pydantic import SecretStr
 from rich.text import Text
 
-from app.cli import output
+from app.cli import connect, output
 from app.cli.extras import require
 from app.cli.output import AsJson, say, table
 from app.settings import Settings, get_settings, unknown_variables
@@ -111,12 +111,17 @@ def check(as_json: AsJson = False) -> None:
         raise ValueError(f"unknown settings {', '.join(unknown)}; there are {known}")
     settings = get_settings()
     values = {name: _masked(getattr(settings, name)) for name in Settings.model_fields}
+    told = {"url": connect.service_url(), "key": _masked(SecretStr(connect.service_key() or ""))}
     if as_json:
-        output.print_json(values)
+        output.print_json(values | told)
         return
+    meanings = {name: field.description for name, field in Settings.model_fields.items()} | {
+        "url": "Service that the commands talk to",
+        "key": "Key that they send",
+    }
     rows = (
-        (f"SEXTANT_{name.upper()}", value, Settings.model_fields[name].description)
-        for name, value in values.items()
+        (f"SEXTANT_{name.upper()}", value, meanings[name])
+        for name, value in (told | values).items()
     )
     table(("setting", "value", "meaning"), rows)
 
@@ -129,6 +134,21 @@ def _masked(value: Any) -> Any:
         scheme, _, rest = value.partition("://")
         return f"{scheme}://********@{rest.rpartition('@')[2]}"
     return value
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+def about(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version"),
+    ] = False,
+) -> None:
+    """Train and analyse neural networks by published methods, as a service."""
 
 
 def version() -> None:

@@ -11,7 +11,7 @@ def job_examples() -> dict[str, dict[str, Any]]:
         kind: {
             "summary": kind,
             "description": (spec.__doc__ or "").strip().partition("\n")[0],
-            "value": {"name": f"{kind} example", "spec": dict(spec.minimal_example)},
+            "value": {"name": f"{kind} example", "spec": dict(spec.example)},
         }
         for kind, spec in kinds().items()
     }

@@ -16,7 +16,7 @@ from structlog.contextvars import get_contextvars
 
 from app.errors import ServiceError
 from app.services.idempotency import Answer
-from app.services.validation_errors import MAX_ERRORS, describe_errors
+from app.services.validation_errors import EXCERPT_CHARS, MAX_ERRORS, describe_errors
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -203,9 +203,10 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
     """An exception of the framework; a 405 gets a complete ``Allow``."""
     status = error.status_code
     fallback = "internal" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request"
-    response = respond_problem(
-        request, CODES.get(status, fallback), str(error.detail), status=status
-    )
+    detail = str(error.detail)
+    if detail == HTTPStatus.NOT_FOUND.phrase:  # of the framework: no route has this address
+        detail = f"nothing at {request.url.path}; GET /openapi.json lists every address"
+    response = respond_problem(request, CODES.get(status, fallback), detail, status=status)
     response.headers.update(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         response.headers["Allow"] = ", ".join(sorted(_methods(request)))
@@ -229,14 +230,18 @@ def on_invalid(request: Request, error: RequestValidationError) -> Response:
     No coroutine, so it runs in a thread: similar names take a while to look up.
     """
     errors = error.errors()
-    if any(item["loc"][0] == "path" for item in errors):
-        return respond_problem(request, "not_found", f"nothing at {request.url.path}")
+    for item in errors:
+        if item["loc"][0] == "path":
+            what = str(item["loc"][-1]).removesuffix("_id")
+            detail = f"no {what} {str(item.get('input'))[:EXCERPT_CHARS]!r}"
+            return respond_problem(request, "not_found", detail)
     route = request.scope["route"]
     field_errors = [
         item for each in errors[:MAX_ERRORS] for item in _field_errors(each, error.body, route)
     ]
     detail = "; ".join(
-        f"{item['pointer'] or 'body'}: {item['detail']}" for item in field_errors[:3]
+        f"{item['pointer'] or item.get('location', 'body')}: {item['detail']}"
+        for item in field_errors[:3]
     )
     if len(errors) > MAX_ERRORS:
         detail += f"; only the first {MAX_ERRORS} errors are listed"

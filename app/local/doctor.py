@@ -177,9 +177,17 @@ def _broker() -> list[Finding]:
     return [Finding("broker", ok=True, found="answers")]
 
 
+def _remote() -> str | None:
+    """SEXTANT_URL, where it names another service than that of the state directory."""
+    url = os.environ.get("SEXTANT_URL", "").rstrip("/")
+    return url if url and url != local_url(get_settings()) else None
+
+
 def _api() -> list[Finding]:
-    url = local_url(get_settings())
+    url = _remote() or local_url(get_settings())
     hint = "start it with `sextant up`, or look into logs/api.log of the state directory"
+    if _remote():
+        hint = "check SEXTANT_URL, and the service on its own machine"
     try:
         answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
     except httpx.TransportError:
@@ -189,11 +197,25 @@ def _api() -> list[Finding]:
 
 
 def _workers() -> list[Finding]:
+    if url := _remote():
+        return [_living_there(url)]
     return [_living("workers", lambda _: True, "none on any machine")]
+
+
+def _living_there(url: str) -> Finding:
+    """Workers of another machine's service, as it tells itself."""
+    try:
+        living = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()["live_workers"]
+    except (httpx.TransportError, ValueError, KeyError):
+        return Finding("workers", ok=None, found=f"{url} does not tell", hint="see api")
+    hint = "" if living else "start one on a machine of the service; jobs wait until then"
+    return Finding("workers", ok=living > 0, found=f"{living} live, says {url}", hint=hint)
 
 
 def _worker() -> list[Finding]:
     """A worker on this machine, for the health check of its container."""
+    if _remote():
+        return [Finding("worker", ok=None, found="not needed here: see SEXTANT_URL")]
     here = socket.gethostname()
     return [_living("worker", lambda worker: worker.host == here, f"none on {here}")]
 

@@ -61,7 +61,7 @@ def _describe(kind: str) -> KindRead:
         metrics=[MetricRead(**metric._asdict()) for metric in spec.metrics],
         artifacts=[ArtifactKind(**artifact._asdict()) for artifact in spec.artifacts],
         presets={name: dict(fields) for name, fields in spec.presets.items()},
-        example=dict(spec.minimal_example),
+        example=dict(spec.example),
         links={"self": f"/v1/kinds/{kind}", "schema": f"/v1/kinds/{kind}/schema"},
     )
 
@@ -72,5 +72,5 @@ def _schema(kind: str) -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         **spec.model_json_schema(),
-        "examples": [dict(spec.minimal_example)],
+        "examples": [dict(spec.example)],
     }

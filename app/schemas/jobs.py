@@ -87,6 +87,13 @@ class JobCreate(Body):
     resources: Resources = Resources()
     limits: Limits = Limits()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bare_spec(cls, sent: Any) -> Any:
+        if isinstance(sent, dict) and "kind" in sent and "spec" not in sent:
+            raise ValueError('this is a bare spec; wrap it in spec: {"spec": {"kind": ..., ...}}')
+        return sent
+
 
 class JobFilters(Params):
     """Which jobs to list. Besides, `metadata.<key>=<value>` keeps jobs with that label."""

@@ -34,5 +34,5 @@ class KindRead(BaseModel):
     metrics: list[MetricRead]
     artifacts: list[ArtifactKind]
     presets: dict[str, dict[str, Any]] = Field(description="Spec fields of published set-ups")
-    example: dict[str, Any] = Field(description="A small spec")
+    example: dict[str, Any] = Field(description="A spec whose result is worth seeing")
     links: dict[str, str]

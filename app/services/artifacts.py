@@ -22,6 +22,7 @@ from models.core.spec import ArtifactRef
 
 LOG_INTERVAL_S = 2.0
 LOG_RATE = 5 * 2**20  # bytes a second that copies of a growing log may take on average
+NAMED = 20  # artifacts of a job, where another is asked for
 
 
 # -- a run writes ----------------------------------------------------------------------------
@@ -158,7 +159,9 @@ def find(session: Session, tenant_id: str, job_id: str, name: str) -> Artifact:
     """
     row = session.scalar(_ready(tenant_id).where(Artifact.job_id == job_id, Artifact.name == name))
     if row is None:
-        raise NotFoundError(f"the job {job_id} has no artifact {name!r}")
+        names = [each.name for each in listing(session, tenant_id, job_id)]
+        there = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+        raise NotFoundError(f"the job {job_id} has no artifact {name!r}; it has {there or 'none'}")
     return row
 
 

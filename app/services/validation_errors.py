@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 EXCERPT_CHARS = 80
 MAX_ERRORS = 50  # described and answered of one request
 ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
+FIELD = re.compile(r"[a-z]\w*(\.\w+)*(?=[ :])")
 QUOTED = re.compile(r"'([^']*)'")
 BOUNDS = {
     "exclusiveMinimum": "above",
@@ -42,6 +43,10 @@ def _describe(
 ) -> dict[str, Any]:
     missing = error["type"] == "missing"
     path = locate(error["loc"], body, missing=missing)
+    if error["type"] == "union_tag_not_found":
+        return _untold(error, body, adapter, root + pointer(path), path)
+    if error["type"] == "value_error":
+        path += _told(error["msg"].removeprefix("Value error, "), error.get("input"))
     about = _advice(error, str(path[-1]), _fields(adapter, body, path)) if path else _choice(error)
     return {
         "pointer": root + pointer(path),
@@ -49,6 +54,39 @@ def _describe(
         "detail": error["msg"].removeprefix("Value error, ") + about,
         "value_excerpt": None if missing else _excerpt(error.get("input")),
     }
+
+
+def _untold(
+    error: Mapping[str, Any], body: Any, adapter: TypeAdapter[Any], at: str, path: list[int | str]
+) -> dict[str, Any]:
+    """An object that does not say which of several forms it has: the field, and all choices."""
+    name = error["ctx"]["discriminator"].strip("'")
+    choices = {
+        str(choice)
+        for form in _forms(adapter, body, path)
+        for field in [form.get("properties", {}).get(name, {})]
+        for choice in field.get("enum", [field["const"]] if "const" in field else [])
+    }
+    detail = f"give {name}: one of {', '.join(sorted(choices))}"
+    return {"pointer": f"{at}/{name}", "code": "missing", "detail": detail, "value_excerpt": None}
+
+
+def _told(message: str, node: Any) -> list[int | str]:
+    """Steps from ``node`` to the field that a rule over several begins its message with."""
+    named = FIELD.match(message)
+    steps: list[int | str] = (
+        [int(n) if n.isdecimal() else n for n in named[0].split(".")] if named else []
+    )
+    path: list[int | str] = []
+    for step in steps:
+        if isinstance(node, dict) and (step in node or (path and step == steps[-1])):
+            node = node.get(step)
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            node = node[step]
+        else:
+            return []
+        path.append(step)
+    return path
 
 
 def locate(loc: Sequence[int | str], body: Any, *, missing: bool) -> list[int | str]:
@@ -102,16 +140,27 @@ def _range(field: Schema) -> str:
 
 def _fields(adapter: TypeAdapter[Any], body: Any, path: Sequence[int | str]) -> dict[str, Any]:
     """Schemas by name of all fields that the object with the last step of ``path`` may have."""
+    schema, node = _at(adapter, body, path[:-1])
+    return _branch(schema, node, _schema(adapter).get("$defs", {})).get("properties", {})
+
+
+def _forms(adapter: TypeAdapter[Any], body: Any, path: Sequence[int | str]) -> list[Schema]:
+    """The forms that what lies at ``path`` may have."""
+    return list(_alternatives(_at(adapter, body, path)[0], _schema(adapter).get("$defs", {})))
+
+
+def _at(adapter: TypeAdapter[Any], body: Any, path: Sequence[int | str]) -> tuple[Schema, Any]:
+    """The schema of what lies at ``path`` of the body, and that itself."""
     schema = _schema(adapter)
     definitions = schema.get("$defs", {})
     node = body
-    for step in path[:-1]:
+    for step in path:
         branch = _branch(schema, node, definitions)
         inner = (
             branch.get("items") if isinstance(step, int) else branch.get("properties", {}).get(step)
         )
         schema, node = inner or {}, node[step]
-    return _branch(schema, node, definitions).get("properties", {})
+    return schema, node
 
 
 def _branch(schema: Schema, node: Any, definitions: Schema) -> Schema:

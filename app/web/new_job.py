@@ -69,11 +69,11 @@ def _spec(kind: str) -> type[Spec]:
 def _beginning(spec: type[Spec], kind: str, preset: str) -> dict[str, Any]:
     """The example, which names what a kind needs, or a preset over what of it is required."""
     if not preset:
-        return dict(spec.minimal_example)
+        return dict(spec.example)
     if preset not in spec.presets:
         raise NotFoundError(f"{kind} has no preset {preset!r}{did_you_mean(preset, spec.presets)}")
     needed = spec.model_json_schema().get("required", ())
-    example = {name: value for name, value in spec.minimal_example.items() if name in needed}
+    example = {name: value for name, value in spec.example.items() if name in needed}
     return merge({"kind": kind, **example}, dict(spec.presets[preset]))
 
 

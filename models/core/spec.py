@@ -157,8 +157,8 @@ class Spec(SpecGroup):
     """What a job asks for: validated, frozen, and enough to repeat the run.
 
     A kind declares beside its fields, all torch-free: ``entry`` (module:function that carries it
-    out), ``queue``, ``metrics``, ``artifacts``, ``presets``, ``minimal_example`` (for conformance
-    tests), ``needs`` and ``estimate``.
+    out), ``queue``, ``metrics``, ``artifacts``, ``presets``, ``example`` (a spec whose result is
+    worth seeing, in about a minute on two cores), ``needs`` and ``estimate``.
     """
 
     entry: ClassVar[str]
@@ -167,7 +167,7 @@ class Spec(SpecGroup):
     metrics: ClassVar[tuple[MetricInfo, ...]] = ()
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    minimal_example: ClassVar[Mapping[str, Any]] = {}
+    example: ClassVar[Mapping[str, Any]] = {}
 
     seed: Int = Field(default=0, ge=0, lt=2**32, description="Seed of every random stream")
     deterministic: bool = Field(

@@ -234,13 +234,14 @@ class DynamicDownsamplingTrain(Downsampled):
             "downsample": _growing(0.46, 0.72),
         },
     }
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "dynamic_downsampling.train",
-        "model": {"name": "resnet8", "width": 16},
+        "model": {"name": "resnet8"},
         "data": {"dataset": "digits"},
-        "images": {"subset": 64, "image_size": 16, "augment": {"crop_padding": 1}},
-        "max_steps": 12,
-        "batch_size": 16,
+        "images": {"image_size": 16, "augment": {"crop_padding": 1}},
+        "epochs": 8,
+        "batch_size": 64,
+        "downsample": {"schedule": {"type": "periodic", "period": 5, "n_cheap": 3}},
     }
 
     kind: Literal["dynamic_downsampling.train"]
@@ -254,10 +255,11 @@ class DynamicDownsamplingPlan(Downsampled):
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("plan.json", "report", "predicted saving and seconds; each layer, timed"),
     )
-    minimal_example: ClassVar[Mapping[str, Any]] = {
-        **DynamicDownsamplingTrain.minimal_example,
-        "kind": "dynamic_downsampling.plan",
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**fields, "kind": "dynamic_downsampling.plan"}
+        for name, fields in DynamicDownsamplingTrain.presets.items()
     }
+    example: ClassVar[Mapping[str, Any]] = presets["digits"]
 
     kind: Literal["dynamic_downsampling.plan"]
 

@@ -72,15 +72,14 @@ class FreeTicketsTrain(SupervisedSpec):
         ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "freetickets.train",
-        "model": {"name": "resnet8", "width": 16},
+        "model": {"name": "resnet8"},
         "data": {"dataset": "digits"},
-        "images": {"subset": 64, "image_size": 8},
-        "max_steps": 12,
-        "members": 2,
-        "update_interval": 2,
-        "batch_size": 16,
+        "images": {"image_size": 16, "augment": {"crop_padding": 1}},
+        "epochs": 9,
+        "batch_size": 64,
+        "update_interval": 20,
     }
 
     kind: Literal["freetickets.train"]

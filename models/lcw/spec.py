@@ -90,14 +90,13 @@ class LcwTrain(Spec):
             "phase2": {"max_steps": 20_000},
         },
     }
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "lcw.train",
         "data": {"dataset": "digits"},
-        "images": {"subset": 200},
-        "arch": {"latent_dim": 4, "width": 16, "generator": {"depth": 1, "width": 16}},
-        "phase1": {"max_steps": 6, "batch_size": 32, "validate_every": 3},
-        "phase2": {"max_steps": 6, "batch_size": 32, "validate_every": 3},
-        "evaluation": {"num_samples": 100, "classifier_steps": 10, "baselines": ["normal"]},
+        "arch": {"latent_dim": 8, "width": 128},
+        "phase1": {"max_steps": 400},
+        "phase2": {"max_steps": 400},
+        "evaluation": {"num_samples": 1000, "baselines": ["normal"]},
     }
 
     kind: Literal["lcw.train"]
@@ -241,10 +240,10 @@ class LcwSample(Spec):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "digits": {"model": {"pretrained": "digits"}, "count": 256},
     }
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "lcw.sample",
         "model": {"pretrained": "digits"},
-        "count": 64,
+        "count": 256,
     }
 
     kind: Literal["lcw.sample"]

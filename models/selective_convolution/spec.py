@@ -65,15 +65,14 @@ class SelectiveConvolutionTrain(SupervisedSpec):
             "compare_with_plain": True,
         },
     }
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "selective_convolution.train",
-        "model": {"name": "densenet40", "growth": 4, "layers": 1},
+        "model": {"name": "densenet40", "growth": 8, "layers": 2},
         "data": {"dataset": "digits"},
-        "images": {"subset": 64},
-        "epochs": 4,
-        "batch_size": 16,
-        "selective": {"threshold": 0.3},
-        "export": "compact",
+        "images": {"augment": {"crop_padding": 1}},
+        "epochs": 8,
+        "batch_size": 64,
+        "selective": {"threshold": 0.1},
     }
 
     kind: Literal["selective_convolution.train"]

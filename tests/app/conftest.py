@@ -9,7 +9,7 @@ from app.db.session import make_session
 from app.db.tables import Tenant
 from app.main import create_app
 from app.services import keys
-from models.catalog import kinds
+from tests.smallest import smallest
 
 KIND = "saliency.map"
 
@@ -38,7 +38,7 @@ def client(anonymous, admin_key) -> TestClient:
 @pytest.fixture
 def spec() -> dict:
     """A small valid spec that needs no other job."""
-    return dict(kinds()[KIND].minimal_example)
+    return smallest(KIND)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from app.db.tables import Event, Job, Run, Tenant, new_id
 from app.services import keys, lifecycle
 from app.services.child_lines import Line, read_line
 from app.services.lifecycle import WorkerInfo
-from models.catalog import kinds
+from tests.smallest import smallest
 
 KIND = "saliency.map"
 WORKER = WorkerInfo(id="w1", host="here", boot_id="b1", queues=("default",))
@@ -20,7 +20,7 @@ WORKER = WorkerInfo(id="w1", host="here", boot_id="b1", queues=("default",))
 
 def add_job(tenant_id: str = keys.DEFAULT_TENANT, **values: Any) -> str:
     """Id of a new queued job."""
-    spec = dict(kinds()[KIND].minimal_example)
+    spec = smallest(KIND)
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,

@@ -17,10 +17,13 @@ from typing import Any, Literal
 import pytest
 import uvicorn
 from pydantic import BaseModel, Field
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from app import cli
-from app.cli import extras, follow, output, schema, spec_file, wording
+from app.cli import extras, follow, output, schema, spec_file, starts, values, wording
+from app.cli import jobs as commands
+from app.cli import kinds as kinds_commands
 from app.db.session import make_session
 from app.db.tables import Run
 from app.local import doctor, install
@@ -33,9 +36,10 @@ from sextant_client import ApiError, AsyncClient, Client
 from tests.app.factories import claim, finish, line, write
 from tests.conftest import make_database
 from tests.service import wait_until
+from tests.smallest import smallest
 
 KIND = "saliency.map"
-SMALLEST = dict(kinds()[KIND].minimal_example)
+SMALLEST = smallest(KIND)
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +293,188 @@ def test_kinds_and_keys_and_datasets(call):
     assert "digits" in call("datasets", "list").stdout
 
 
+def test_a_new_spec_is_one_that_is_taken(call, tmp_path):
+    """As the example, as each preset, with single fields; an editor's $schema is not sent."""
+    kind = "dynamic_downsampling.train"
+    assert json.loads(call("new", kind).stdout) == json.loads(json.dumps(kinds()[kind].example))
+    for preset in kinds()["saliency.map"].presets:
+        begun = json.loads(call("new", "saliency.map", "--preset", preset).stdout)
+        kinds()["saliency.map"].model_validate(begun)
+    begun = call("new", kind, "-s", "epochs=5", "-s", "optimizer.lr=0.2", "--explain")
+    spec = json.loads(begun.stdout)
+    assert (spec["epochs"], spec["optimizer"]) == (5, {"lr": 0.2})
+    assert "optimizer.momentum" in begun.stderr
+    file = write(tmp_path / "spec.json", json.dumps(spec | {"$schema": "./schema.json"}).encode())
+    plan = json.loads(call("submit", str(file), "--dry-run", "-s", "data.dataset=digits").stdout)
+    assert plan["resolved_spec"]["optimizer"]["lr"] == 0.2
+    assert "$schema" not in plan["resolved_spec"]
+
+
+def test_values_reach_lists_and_refusals_name_the_setting():
+    spec = {"methods": [{"id": "occlusion"}], "seed": 1}
+    given = ["methods.0.window=32", "seed=7", "name=a=b", "on=true"]
+    changed = values.with_values(spec, given)
+    assert changed == {
+        "methods": [{"id": "occlusion", "window": 32}], "seed": 7, "name": "a=b", "on": True,
+    }  # fmt: skip
+    assert spec["seed"] == 1
+    for wrong in ("seed", "=3", "methods.1.window=2", "methods.x=1", "seed.a=1"):
+        with pytest.raises(ValueError, match=re.escape(f"-s {wrong}: ")):
+            values.with_values(spec, [wrong])
+
+
+@pytest.mark.parametrize("kind", ["terrain.simulate", "saliency.evaluate"])
+def test_fields_can_be_read_on_80_columns(call, kind, monkeypatch):
+    """Every name, type and default whole; no line longer than the terminal."""
+    monkeypatch.setattr(kinds_commands, "console", Console(width=80, highlight=False))
+    lines = call("kinds", kind).stdout.partition("\nfiles")[0].splitlines()[1:]
+    assert max(map(len, lines)) <= 80
+    assert lines.count("") == len(schema.groups(kinds()[kind].model_json_schema()))
+    assert re.search("^deterministic boolean; false$", "\n".join(lines), re.MULTILINE)
+
+
+def test_a_job_is_found_by_name_beginning_and_last(call, client):
+    first = client.submit(SMALLEST, name="one")["id"]
+    time.sleep(0.002)  # the ids begin with the time in milliseconds
+    second = client.submit(SMALLEST, name="two")["id"]
+    for ref, meant in (
+        ("one", first),
+        ("@last", second),
+        (second[:16], second),
+        (first[4:16], first),
+    ):
+        assert json.loads(call("show", ref, "--json").stdout)["id"] == meant, ref
+    with pytest.raises(ValueError, match=f"may be {second}, {first}: give more of the id"):
+        call("show", first[:8])
+    client.submit(SMALLEST, name="one")
+    with pytest.raises(ValueError, match=r"'one' may be job_.*, job_"):
+        call("cancel", "one")
+    with pytest.raises(ValueError, match="no job 'none': give its id, the beginning"):
+        call("delete", "none")
+    assert client.get(second)["status"] == "queued"
+
+
+def test_lists_keep_ids_and_statuses_on_80_columns(call, client, monkeypatch):
+    names = ["n" * 100, "short"]
+    ids = [client.submit(SMALLEST, name=name)["id"] for name in names]
+    client.cancel(ids[1])
+    monkeypatch.setattr(commands, "console", Console(width=80, highlight=False))
+    monkeypatch.setattr(output, "console", commands.console)
+    lines = call("jobs").stdout.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    for row, job_id, status in zip(lines[1:], ids[::-1], ("cancelled", "queued"), strict=True):
+        shown = row.split()
+        assert job_id.startswith(shown[0])
+        assert shown[1] == status
+        assert KIND in row
+        assert json.loads(call("show", shown[0], "--json").stdout)["id"] == job_id
+
+
+def test_a_watched_list_is_drawn_anew_until_it_is_interrupted(call, client, monkeypatch):
+    pauses = iter([lambda: client.submit(SMALLEST, name="later"), None])
+
+    def pause(_seconds: float) -> None:
+        act = next(pauses)
+        if act is None:
+            raise KeyboardInterrupt
+        act()
+
+    monkeypatch.setattr(output.time, "sleep", pause)
+    assert "later" in call("jobs", "--watch").stdout
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(service, client, monkeypatch):
+    job_id = client.submit(SMALLEST)["id"]
+
+    def interrupt(*_args: Any, **_more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "wait", interrupt)
+    result = CliRunner().invoke(cli.app, ["follow", job_id])
+    assert result.exit_code == 130
+    assert "the job goes on" in result.stdout
+    assert f"sextant follow {job_id}" in result.stdout
+    assert client.get(job_id)["status"] == "queued"
+
+
+def test_the_version_and_completion_are_offered(call):
+    assert call("--version").stdout == call("version").stdout
+    assert "--install-completion" in call("--help").stdout
+
+
+def test_the_doctor_examines_the_service_of_the_url(service, monkeypatch, call):
+    """Another machine's: its API is asked, also for workers; this machine needs none."""
+    found = {each.check: each for each in doctor.examine(["api", "workers", "worker"])}
+    assert found["api"].ok
+    assert found["api"].found.startswith(service)
+    assert (found["workers"].ok, found["worker"].ok) == (False, None)
+    assert found["workers"].found == f"0 live, says {service}"
+    monkeypatch.setenv("SEXTANT_URL", "http://127.0.0.1:9")
+    (api,) = doctor.examine(["api"])
+    assert api.ok is False
+    assert "http://127.0.0.1:9" in api.found
+    assert "SEXTANT_URL" in api.hint
+    told = json.loads(call("config", "check", "--json").stdout)
+    assert (told["url"], told["key"]) == ("http://127.0.0.1:9", "********")
+
+
+PICTURES = {"saliency.map": "saliency/a/occlusion.png", "terrain.simulate": "flood.png"}
+PICTURES["dynamic_downsampling.train"] = "curves.png"
+COUNTS = {"train": 40, "test": 10, "classes": 2, "height": 48, "width": 64, "channels": 3}
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "counts"),
+    [
+        ("explain", "photo.jpg", {"images": 1}),
+        ("train", "birds", COUNTS),
+        ("flood", "dem.npy", {"rows": 40, "columns": 60, "cell_size_m": 5.0}),
+    ],
+)
+def test_one_line_from_a_file_to_a_picture(
+    call, client, monkeypatch, tmp_path, command, file, counts
+):
+    """The files are sent once, the spec is taken as it is, the kind's first picture comes."""
+    path = tmp_path / "data" / file
+    write(path if path.suffix else path / "jay" / "1.png", b"content")
+    sent: list[str] = []
+
+    def upload(_: Client, name: str, *_args: Any, **_more: Any) -> dict[str, Any]:
+        sent.append(name)
+        return {"name": name, "status": "ready", "counts": counts}
+
+    def check(_: Client, spec: dict[str, Any], **_more: Any) -> dict[str, Any]:
+        kinds()[spec["kind"]].model_validate(spec)
+        assert sent[0] in json.dumps(spec)
+        job = submit(client, SMALLEST | {"seed": 3})
+        worker = threading.Timer(0.2, lambda: left(claim(), PICTURES[spec["kind"]], tmp_path))
+        worker.start()
+        return job | {"kind": spec["kind"]}
+
+    submit = Client.submit
+    monkeypatch.setattr(Client, "upload", upload)
+    monkeypatch.setattr(Client, "submit", check)
+    followed = starts.follow
+    monkeypatch.setattr(starts, "follow", lambda c, job: followed(c, job) | {"kind": job["kind"]})
+    printed = call(command, str(path), "--to", str(tmp_path / "out")).stdout
+    picture = Path(printed.splitlines()[-1])
+    assert picture.read_bytes() == b"picture"
+    assert picture.is_relative_to(tmp_path / "out")
+    monkeypatch.setattr(Client, "dataset", lambda _, name: upload(client, name))
+    call(command, str(path), "--to", str(tmp_path / "out"))
+    assert len(set(sent)) == 1
+    assert starts._name_of([path], {}) == sent[0]
+    assert re.fullmatch(path.stem + "-[0-9a-f]{12}", sent[0])
+
+
+def left(run: Run, name: str, folder: Path) -> None:
+    """A run that leaves one picture beside another file, and ends well."""
+    artifacts.store(run, write(folder / "a", b"other"), "image", "zz.png")
+    artifacts.store(run, write(folder / "b", b"picture"), "image", name)
+    finish(run, 0)
+
+
 def leaves(spec: BaseModel, prefix: str = "") -> Iterator[str]:
     """Dotted names of all fields of a spec's values, groups included."""
     for name in type(spec).model_fields:
@@ -307,7 +493,7 @@ def test_every_field_of_a_kind_is_listed_once(kind):
     assert len(set(names)) == len(names)
     plain = {re.sub(r"\([^)]*\)", "", name) for name in names}
     as_listed = {row.name for row in rows if row.type.startswith("object as")}
-    for name in leaves(spec.model_validate(spec.minimal_example)):
+    for name in leaves(spec.model_validate(smallest(kind))):
         assert name in plain or any(name.startswith(f"{each}.") for each in as_listed), name
     assert all(row.type and row.default for row in rows)
     assert [row for row in rows if "any" in row.type.split()] == []
@@ -638,6 +824,7 @@ def test_each_wrong_setting_is_a_line_without_secrets(settings, monkeypatch, cap
 
 
 def test_doctor_finds_what_is_there_and_what_is_not(call, service, monkeypatch):
+    monkeypatch.delenv("SEXTANT_URL")
     state = get_settings().state_dir
     (state / "address").write_text(service)
     found = {each.check: each for each in doctor.examine()}

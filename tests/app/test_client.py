@@ -18,6 +18,7 @@ from PIL import Image
 from models.catalog import kinds
 from sextant_client import ApiError, AsyncClient, Client, download, flow, packing, stream, upload
 from sextant_client.download import RANGE_MIN_BYTES, cut, digest
+from tests.smallest import smallest
 
 JOB = {"id": "job_1", "status": "queued", "kind": "k", "name": None}
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -95,7 +96,7 @@ def problem(status: int, **fields: Any) -> httpx.Response:
 def test_submit_sends_the_spec_as_given_and_a_key():
     both, seen = scripted(httpx.Response(201, json=JOB))
     cls = kinds()["saliency.map"]
-    sent = cls.model_validate(cls.minimal_example)
+    sent = cls.model_validate(smallest("saliency.map"))
     assert both.submit(sent, name="n") == JOB
     body = json.loads(seen[0].content)
     assert body == {"spec": sent.model_dump(mode="json", exclude_unset=True), "name": "n"}

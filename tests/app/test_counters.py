@@ -15,8 +15,8 @@ from app.schemas.errors import ReportedError
 from app.services import artifacts, collection, counters, jobs, keys, lifecycle
 from app.services.lifecycle import Outcome
 from app.services.resolve import JobCreate
-from models.catalog import kinds
 from tests.app.factories import KIND, WORKER, carry_out, write
+from tests.smallest import smallest
 
 LOST = Outcome(error=ReportedError(code="worker_lost", message="gone"))
 ENDS = (Outcome(exit_code=0), LOST)
@@ -36,7 +36,7 @@ for turn in itertools.count():
 
 
 def submit() -> str:
-    request = JobCreate.model_validate({"spec": dict(kinds()[KIND].minimal_example)})
+    request = JobCreate.model_validate({"spec": smallest(KIND)})
     with make_session() as session:
         return jobs.submit(session, keys.DEFAULT_TENANT, request).id
 
@@ -97,7 +97,7 @@ def test_bytes_of_files_are_counted(client, tmp_path):
 
 
 def test_a_change_that_is_rolled_back_is_not_counted(client):
-    request = JobCreate.model_validate({"spec": dict(kinds()[KIND].minimal_example)})
+    request = JobCreate.model_validate({"spec": smallest(KIND)})
     with make_session() as session:
         jobs.submit(session, keys.DEFAULT_TENANT, request)
         session.rollback()

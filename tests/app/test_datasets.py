@@ -22,6 +22,7 @@ from models.catalog import kinds
 from models.core.spec import DatasetRef
 from models.data.builtin import BUILTIN
 from tests.app.factories import add_job, claim, finish, write
+from tests.smallest import smallest
 
 NO_LIMIT = Room(None, 0)
 CONTENT = b"some bytes of a dataset" * 1000
@@ -370,11 +371,11 @@ def test_resolve_and_open(client, tenant):
         datasets.resolve(session, tenant, "empty")
 
 
-TRAININGS = [kind for kind, spec in kinds().items() if "data" in spec.minimal_example]
+TRAININGS = [kind for kind in kinds() if "data" in smallest(kind)]
 
 
 def training(kind="dynamic_downsampling.train", image_size=32, **data):
-    spec = dict(kinds()[kind].minimal_example) | {"data": {"dataset": "mine", **data}}
+    spec = smallest(kind) | {"data": {"dataset": "mine", **data}}
     images = {name: value for name, value in spec.get("images", {}).items() if name == "augment"}
     return {"spec": spec | {"images": images | {"image_size": image_size}}}
 

@@ -12,6 +12,7 @@ from app.services.resolve import JobCreate
 from models.catalog import kinds
 from models.core.spec import ArtifactRef
 from tests.app.factories import add_job, carry_out, claim, finish, requeue, write
+from tests.smallest import smallest
 
 KIND = next(name for name, spec in kinds().items() if spec.resumable)
 
@@ -37,7 +38,7 @@ def put(tmp_path):
 def follower(client, run, step) -> str:
     """Id of a queued job that goes on from a checkpoint of a run."""
     ref = {"job": run.job_id, "artifact": f"checkpoints/step-{step}.st"}
-    spec = dict(kinds()[KIND].minimal_example) | {"resume_from": ref}
+    spec = smallest(KIND) | {"resume_from": ref}
     answer = client.post("/v1/jobs", json={"spec": spec})
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
@@ -104,7 +105,7 @@ def test_what_went_away_after_it_was_pinned_is_no_input(client, source, put, mon
 
     monkeypatch.setattr(holds, "hold", late)
     ref = {"job": source.job_id, "artifact": "checkpoints/step-1.st"}
-    spec = dict(kinds()[KIND].minimal_example) | {"resume_from": ref}
+    spec = smallest(KIND) | {"resume_from": ref}
     answer = client.post("/v1/jobs", json={"spec": spec})
     assert answer.status_code == 503
     assert "try again" in answer.json()["detail"]
@@ -115,7 +116,7 @@ def test_of_a_deletion_and_a_submission_at_once_one_wins(client, source, put):
     put(source, 1)
     finish(source)
     ref = {"job": source.job_id, "artifact": "checkpoints/step-1.st"}
-    spec = dict(kinds()[KIND].minimal_example) | {"resume_from": ref}
+    spec = smallest(KIND) | {"resume_from": ref}
     request = JobCreate.model_validate({"spec": spec})
     barrier, done = threading.Barrier(2), []
 

@@ -17,6 +17,7 @@ from app.services.lifecycle import Outcome, WorkerInfo
 from app.settings import get_settings
 from models.catalog import JobSpec, kinds
 from tests.app.factories import add_job
+from tests.smallest import smallest
 
 WORKER = WorkerInfo("w1", "host", "boot", ("default", "gpu"))
 
@@ -114,7 +115,7 @@ class TestSubmit:
     @pytest.mark.parametrize("kind", list(kinds()))
     def test_resolved_spec_gives_the_same_job(self, client, kind):
         """Wherever the smallest spec of a kind needs no other job."""
-        small = dict(kinds()[kind].minimal_example)
+        small = smallest(kind)
         first = client.post("/v1/jobs", json={"spec": small})
         if first.status_code == 422:
             assert "/job" in first.text or "artifact" in first.text
@@ -201,7 +202,7 @@ class TestReferences:
         assert "did you mean 'photos'?" in error["detail"]
 
     def test_artifact_is_pinned(self, client, spec, submit):
-        job = submit(spec=dict(kinds()["dynamic_downsampling.train"].minimal_example))
+        job = submit(spec=smallest("dynamic_downsampling.train"))
         name = add_checkpoint(job["id"], 3)
         spec["model"] = {"job": job["id"], "artifact": name}
         made = submit(spec=spec)
@@ -480,7 +481,7 @@ class TestRetry:
     @pytest.fixture
     def parent(self, client):
         kind = next(name for name, spec in kinds().items() if spec.resumable)
-        body = {"spec": dict(kinds()[kind].minimal_example), "name": "p", "metadata": {"a": "b"}}
+        body = {"spec": smallest(kind), "name": "p", "metadata": {"a": "b"}}
         job = client.post("/v1/jobs", json=body).json()
         finish(claim(), exit_code=0)
         return job

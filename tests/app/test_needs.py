@@ -15,6 +15,7 @@ from models.core.spec import DatasetRef
 from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS, SupervisedSpec
 from tests.app.factories import add_job
 from tests.app.test_problems import problem
+from tests.smallest import smallest
 
 PIXELS = {"height": 32, "width": 32, "channels": 3}
 LABELLED = {"train": 800, "test": 200, "classes": 10, **PIXELS}
@@ -99,7 +100,7 @@ def datasets(client):
 
 
 def example(kind: str, **fields: Any) -> dict[str, Any]:
-    return dict(kinds()[kind].minimal_example) | fields
+    return smallest(kind) | fields
 
 
 def refused(client, spec: dict[str, Any]) -> dict[str, str]:
@@ -460,7 +461,7 @@ def test_every_reference_has_a_need(kind):
 
 
 def test_a_flood_of_endless_steps_is_refused_at_submission(client):
-    spec = dict(kinds()["terrain.simulate"].minimal_example) | {"solver": {"alpha": 5e-324}}
+    spec = smallest("terrain.simulate") | {"solver": {"alpha": 5e-324}}
     answer = client.post("/v1/jobs?dry_run=true", json={"spec": spec})
     assert answer.status_code == 422
     assert "larger alpha" in answer.json()["detail"]

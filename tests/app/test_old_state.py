@@ -17,9 +17,10 @@ from fastapi.testclient import TestClient
 from app.db.session import make_session
 from app.main import create_app
 from app.services import keys, lifecycle
-from models.catalog import kinds, load_stored
+from models.catalog import load_stored
 from tests.app.factories import WORKER
 from tests.conftest import fresh_caches
+from tests.smallest import smallest
 from workers import run_folder
 
 STATE = Path(__file__).parent.parent / "data" / "state_c67ee55"
@@ -113,7 +114,7 @@ def test_the_waiting_job_is_prepared_by_a_worker_and_loaded_by_its_child(client)
 
 
 def test_a_retry_of_a_job_of_today_holds_out_what_the_job_did(client):
-    sent = {**kinds()["freetickets.train"].minimal_example}
+    sent = smallest("freetickets.train")
     for spec, share in ((sent, 0.1), (sent | {"validation": 0.2}, 0.2)):
         job = client.post("/v1/jobs", json={"spec": spec}).json()
         client.post(f"/v1/jobs/{job['id']}/cancel")

@@ -10,7 +10,10 @@ from sqlalchemy.exc import OperationalError
 from app.http.problems import PROBLEMS, Problem
 from app.http.strict import StrictRoute, check
 from app.main import create_app
+from app.services import artifacts
 from app.services.validation_errors import locate, pointer
+from models.catalog import kinds
+from tests.app.factories import claim, write
 
 
 def problem(answer, status: int, code: str) -> dict:
@@ -185,7 +188,7 @@ class TestFields:
 
     def test_missing_fields(self, client):
         assert set(errors(client, {})) == {"/spec"}
-        assert set(errors(client, {"spec": {}})) == {"/spec"}
+        assert set(errors(client, {"spec": {}})) == {"/spec/kind"}
         assert set(errors(client, {"spec": {"kind": "saliency.map"}})) == {"/spec/model"}
         assert set(errors(client, [])) == {""}
 
@@ -210,7 +213,7 @@ class TestFields:
 
     def test_device_against_gpus(self, client, spec):
         found = errors(client, {"spec": spec, "resources": {"device": "cpu", "gpus": 1}})
-        assert "use device cuda or gpus 0" in found["/resources"]["detail"]
+        assert "use device cuda or gpus 0" in found["/resources/device"]["detail"]
 
     @pytest.mark.parametrize("time", ["2026-01-01T00:00:00", "2026-01-01", "soon", 5, None])
     def test_times_carry_a_zone(self, client, spec, time):
@@ -232,3 +235,51 @@ def test_locate_keeps_only_steps_of_the_body():
     assert locate(loc, body, missing=False) == ["spec", "list", 0, "a"]
     assert locate(("spec", "lcw.train", "b"), body, missing=True) == ["spec", "b"]
     assert locate(("spec", "list", 7), body, missing=False) == ["spec", "list"]
+
+
+class TestWhatIsMissed:
+    def test_a_missing_kind_lists_the_kinds(self, client, spec):
+        del spec["kind"]
+        found = errors(client, {"spec": spec})
+        assert list(found) == ["/spec/kind"]
+        assert found["/spec/kind"]["detail"] == f"give kind: one of {', '.join(sorted(kinds()))}"
+
+    def test_a_missing_tag_inside_of_a_spec_lists_the_choices(self, client, spec):
+        found = errors(client, {"spec": spec | {"methods": [{"window": 8}]}})
+        assert found["/spec/methods/0/id"]["detail"].startswith("give id: one of ")
+        assert "occlusion" in found["/spec/methods/0/id"]["detail"]
+
+    def test_a_bare_spec_is_to_be_wrapped(self, client, spec):
+        (found,) = errors(client, spec).values()
+        assert "wrap it in spec" in found["detail"]
+
+    @pytest.mark.parametrize("window", [300, [8, 300]])
+    def test_a_window_larger_than_the_image_is_pointed_to(self, client, spec, window):
+        methods = [{"id": "random"}, {"id": "occlusion", "window": window, "stride": 8}]
+        (at,) = errors(client, {"spec": spec | {"methods": methods}})
+        assert at == "/spec/methods/1/window"
+
+    def test_a_rule_over_several_fields_points_to_the_first(self, client, spec):
+        (at,) = errors(client, {"spec": spec | {"images": [{"dataset": "photos", "index": 0}] * 2}})
+        assert at == "/spec/images"
+
+    def test_the_query_is_called_query(self, client):
+        answer = problem(client.get("/v1/jobs?foo=1"), 422, "validation_failed")
+        assert answer["detail"].startswith("query: unknown filter")
+
+    @pytest.mark.parametrize(
+        ("path", "detail"),
+        [
+            ("/v1/jobs/xyz", "no job 'xyz'"),
+            ("/v1/nothing", "nothing at /v1/nothing; GET /openapi.json lists every address"),
+        ],
+    )
+    def test_404_says_what_was_not_found(self, client, path, detail):
+        assert problem(client.get(path), 404, "not_found")["detail"] == detail
+
+    def test_a_wrong_artifact_name_lists_those_that_are_there(self, client, spec, tmp_path):
+        job_id = client.post("/v1/jobs", json={"spec": spec}).json()["id"]
+        address = f"/v1/jobs/{job_id}/artifacts/nope"
+        assert problem(client.get(address), 404, "not_found")["detail"].endswith("it has none")
+        artifacts.store(claim(), write(tmp_path / "m.npy", b"1"), "saliency_map", "maps/a.npy")
+        assert client.get(address).json()["detail"].endswith("it has maps/a.npy")

@@ -24,6 +24,7 @@ from app.services.resolve import JobCreate
 from models.catalog import kinds
 from tests.app.factories import add_job, carry_out, finish, start_run, write
 from tests.conftest import fresh_caches
+from tests.smallest import smallest
 
 RESUMABLE = next(name for name, spec in kinds().items() if spec.resumable)
 OLD = timedelta(days=40)
@@ -65,7 +66,7 @@ def ended(tmp_path):
 
 def follower(job_id: str) -> str:
     """A waiting job that goes on from the checkpoint of another."""
-    spec = dict(kinds()[RESUMABLE].minimal_example)
+    spec = smallest(RESUMABLE)
     spec["resume_from"] = {"job": job_id, "artifact": "c/1"}
     with make_session() as session:
         request = JobCreate.model_validate({"spec": spec})

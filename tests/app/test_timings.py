@@ -14,6 +14,7 @@ from app.services.timings import FittedLine, TimedWork
 from models.catalog import kinds
 from models.core.spec import Estimate
 from tests.app.factories import add_job, claim, requeue
+from tests.smallest import smallest
 
 KIND = "terrain.simulate"
 COST = {"work": 100.0, "work_unit": "cell-steps"}
@@ -169,7 +170,7 @@ def test_auto_is_a_gpu_where_a_worker_of_the_queue_has_one(settings, unshipped):
 
 @pytest.mark.parametrize("kind", kinds())
 def test_the_smallest_spec_of_every_kind_has_seconds_before_any_run(client, kind):
-    spec = dict(kinds()[kind].minimal_example)
+    spec = smallest(kind)
     answer = client.post("/v1/jobs?dry_run=true", json={"spec": spec, "resources": CPU})
     assert answer.status_code == 200, answer.text
     told = answer.json()["estimate"]

@@ -31,6 +31,7 @@ from app.db.session import make_engine
 from models.catalog import kinds
 from tests.bench.load import call, hammer
 from tests.service import Service, wait_until
+from tests.smallest import smallest
 
 ROUNDS, REQUESTS = 5, 1000
 HEADER_MB = 64
@@ -56,7 +57,7 @@ def api(folder: Path, *command: str) -> Iterator[tuple[Service, int]]:
 
 def rates(service: Service, pid: int) -> dict[str, float]:
     """Requests a second and their CPU time: of a small answer, a job's, a POST; MB/s of a PUT."""
-    body = json.dumps({"spec": dict(next(iter(kinds().values())).minimal_example)})
+    body = json.dumps({"spec": smallest(next(iter(kinds())))})
     made = service.submit()
     requests = {
         "healthz": ("GET", "/healthz", ""),

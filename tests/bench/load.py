@@ -19,6 +19,7 @@ from app.db.tables import Job, Metric, new_id
 from app.http.event_streams import MAX_STREAMS_PER_KEY
 from models.catalog import kinds
 from tests.service import Service
+from tests.smallest import smallest
 
 CLIENTS = 4
 
@@ -73,7 +74,7 @@ def call(connection: http.client.HTTPConnection, method: str, path: str, body: s
 def seed(database_url: str, count: int) -> None:
     """Insert finished jobs straight into the table."""
     engine = make_engine(database_url)
-    spec = dict(next(iter(kinds().values())).minimal_example)
+    spec = smallest(next(iter(kinds())))
     fixed = {
         "tenant_id": "tenant_default", "kind": spec["kind"], "method": spec["kind"].split(".")[0],
         "labels": {}, "spec": spec, "resolved_spec": spec, "resources": {}, "queue": "default",

@@ -26,8 +26,8 @@ from app.db import migrate
 from app.db.session import get_engine, make_session
 from app.db.tables import Job, JobStatus, new_id, utc_now
 from app.services import keys
-from models.catalog import kinds
 from tests.service import Service
+from tests.smallest import smallest
 from tests.web.conftest import CHROMIUM
 
 JOBS = 100_000
@@ -42,7 +42,7 @@ PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 
 def fill() -> str:
     """100,000 final jobs and a running one, whose id is returned."""
-    spec = dict(kinds()[KIND].minimal_example)
+    spec = smallest(KIND)
     fixed = {"tenant_id": keys.DEFAULT_TENANT, "kind": KIND, "method": "dynamic_downsampling"}
     fixed |= {"spec": spec, "resolved_spec": spec, "resources": {}, "queue": "default"}
     fixed |= {"limits": {"timeout_s": 60, "queue_timeout_s": None, "max_runs": 3}}

@@ -26,6 +26,7 @@ from app.db.session import make_engine
 from models.catalog import kinds
 from tests.bench.load import call, hammer
 from tests.service import Service
+from tests.smallest import smallest
 
 ROUNDS, REQUESTS = 5, 300
 LIMITS = {"LIMITS_READS": 10**9, "LIMITS_WRITES": 10**9}
@@ -51,7 +52,7 @@ def taken(folder: Path, broker_url: str, settings: dict[str, Any]) -> dict[str, 
         service.stop()
 
 
-SPEC = next(iter(kinds().values())).minimal_example
+SPEC = smallest(next(iter(kinds())))
 
 
 def main() -> None:

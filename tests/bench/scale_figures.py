@@ -22,6 +22,7 @@ from tests.bench.load import percentiles
 from tests.bench.scale_fill import BASE_MS, analyze
 from tests.bench.service import DEFAULTS
 from tests.service import Service
+from tests.smallest import smallest
 
 LARGEST_JOB = f"job_{BASE_MS:012x}70008{0:015x}"
 REPEATS = 60
@@ -201,7 +202,7 @@ def _exists() -> bool:
 
 def _neighbour(port: int, stop: threading.Event, seconds: list[float], ages: list[float]) -> None:
     """Submit jobs that wait for long, and ask how old the dispatcher's last pass is."""
-    spec = dict(next(iter(kinds().values())).minimal_example)
+    spec = smallest(next(iter(kinds())))
     body = {"spec": spec, "not_before": LATER.isoformat()}
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         while not stop.wait(0.05):

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from app.db import migrate
 from app.db.session import make_engine
 from models.catalog import kinds
+from tests.smallest import smallest
 
 REVISION = "0003"  # the schema that the statements are written for; later ones come by upgrade
 TENANT = "tenant_default"
@@ -150,7 +151,7 @@ class Fill:
         columns = "i INTEGER PRIMARY KEY, kind TEXT, sent TEXT, resolved TEXT"
         self._execute(f"CREATE TABLE bench_kinds ({columns})")
         for i, (kind, spec) in enumerate(kinds().items()):
-            sent = dict(spec.minimal_example)
+            sent = smallest(kind)
             self._execute(
                 "INSERT INTO bench_kinds VALUES (:i, :kind, :sent, :resolved)",
                 i=i,

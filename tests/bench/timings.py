@@ -25,6 +25,7 @@ import models
 from models.catalog import JobSpec, kinds
 from models.core.spec import DatasetRef, Spec
 from models.data.builtin import BUILTIN
+from tests.smallest import smallest
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TILE = {"rows": 256, "columns": 256, "cell_size_m": 10.0}
@@ -73,9 +74,9 @@ def cpu_seconds(spec: Spec) -> float:
 def main() -> None:
     """Run every kind once at each size."""
     seconds: dict[str, dict[str, list[list[float]]]] = {}
-    for kind, cls in kinds().items():
+    for kind in kinds():
         for more in ({}, LARGER[kind]):
-            fields = {**cls.minimal_example, **more}
+            fields = {**smallest(kind), **more}
             spec = TypeAdapter(JobSpec).validate_python(fields)
             refs = [ref for _, ref in spec.references() if isinstance(ref, DatasetRef)]
             cost = spec.estimate({ref.dataset: BUILTIN[ref.dataset].counts for ref in refs})

@@ -10,9 +10,9 @@ from app.db.session import make_session
 from app.db.tables import Job, utc_now
 from app.schemas.jobs import JobCreate
 from app.services import collection, jobs, keys, lifecycle
-from models.catalog import kinds
 from tests.app.factories import add_job, carry_out, claim
 from tests.conftest import make_database
+from tests.smallest import smallest
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_lease_taken_or_judged_by_a_shifted_clock_holds(shifted):
 
 
 def test_a_queue_timeout_is_that_long_whatever_the_clock_of_the_api(shifted):
-    spec = kinds()["saliency.map"].minimal_example
+    spec = smallest("saliency.map")
     asked = {"spec": dict(spec), "limits": {"queue_timeout_s": 600}}
     with make_session() as session:
         keys.ensure_tenant(session)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.catalog import kinds
 from sextant_client import ApiError, Client
 from tests.live.conftest import ONE_DATABASE
+from tests.smallest import smallest
 
 pytestmark = ONE_DATABASE
 
@@ -34,7 +34,7 @@ def test_a_folder_is_listed_and_read_as_it_was_imported(client: Client, tmp_path
     assert dataset["counts"] == counts
     assert dataset["contents"]["taken"] == {".png": 12, ".webp": 12}
     assert [line["what"] for line in dataset["contents"]["left_out"]] == [".DS_Store"]
-    spec = dict(kinds()["selective_convolution.train"].minimal_example)
+    spec = smallest("selective_convolution.train")
     spec |= {"data": {"dataset": "vehicles"}, "batch_size": 4, "images": {}}
     with pytest.raises(ApiError, match=r"images\.image_size: .* 3 sizes"):
         client.submit(spec)

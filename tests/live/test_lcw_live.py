@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from models.lcw.spec import LcwTrain
 from sextant_client import ApiError
 from tests.live.conftest import ONE_DATABASE
+from tests.smallest import smallest
 
 pytestmark = ONE_DATABASE
 
@@ -21,7 +21,7 @@ def finished(client, spec):
 
 def test_from_training_to_samples(client, tmp_path):
     """Weights, ONNX, checkpoint and report come down; another job draws the same images again."""
-    trained = finished(client, LcwTrain.minimal_example)
+    trained = finished(client, smallest("lcw.train"))
     files = client.artifacts(trained["id"])
     assert {"checkpoint", "weights", "export", "report", "image"} <= {f["role"] for f in files}
     report = json.loads(client.download(trained["id"], "report.json", tmp_path).read_text())
@@ -35,8 +35,8 @@ def test_from_training_to_samples(client, tmp_path):
     (made,) = onnxruntime.InferenceSession(onnx).run(None, {"noise": samples["noise"]})
     assert np.abs(made.transpose(0, 2, 3, 1) * 255 - samples["images"]).max() <= 1.01
     seen = {"job": trained["id"], "artifact": "classifier.safetensors"}
-    evaluation = {**LcwTrain.minimal_example["evaluation"], "classifier_from": seen}
-    again = finished(client, {**LcwTrain.minimal_example, "seed": 1, "evaluation": evaluation})
+    evaluation = {**smallest("lcw.train")["evaluation"], "classifier_from": seen}
+    again = finished(client, {**smallest("lcw.train"), "seed": 1, "evaluation": evaluation})
     digests = [training["result"]["features"]["sha256"] for training in (trained, again)]
     assert digests[0] == digests[1]
 
@@ -59,6 +59,6 @@ def test_from_training_to_samples(client, tmp_path):
 def test_wrong_settings_are_told(client, fields, named):
     """422 with the field or the reason, before any job."""
     with pytest.raises(ApiError) as refusal:
-        client.submit(LcwTrain.minimal_example | {"arch": {"latent_dim": 4}} | fields)
+        client.submit(smallest("lcw.train") | {"arch": {"latent_dim": 4}} | fields)
     assert refusal.value.status == 422
     assert named in str(refusal.value)

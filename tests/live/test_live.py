@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from models.catalog import kinds
 from models.nets.files import load_net
 from tests.live.conftest import ONE_DATABASE
+from tests.smallest import smallest
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 TRAINING = "dynamic_downsampling.train"
@@ -42,10 +43,10 @@ def wall_s(job: dict) -> float:
 def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
     """Submitted, followed, downloaded: metrics, result, and each declared file, bytes checked."""
     spec = kinds()[kind]
-    job = run_to_the_end(client, dict(spec.minimal_example))
+    job = run_to_the_end(client, smallest(kind))
     assert job["result"]
     assert job["progress"]["step"] == job["progress"]["total_steps"]
-    low, high = client.dry_run(dict(spec.minimal_example))["estimate"]["interval_s"]
+    low, high = client.dry_run(smallest(kind))["estimate"]["interval_s"]
     assert low <= wall_s(job) <= high  # told from this run, and others like it
     assert set(client.metrics(job["id"])["series"]) <= {metric.name for metric in spec.metrics}
     left = client.artifacts(job["id"])
@@ -62,7 +63,7 @@ def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
 @ONE_DATABASE
 def test_cancelled_then_retried_ends_with_the_same_bits(client, tmp_path):
     """Cancel with a checkpoint, retry from it: the weights of a training never interrupted."""
-    spec = dict(kinds()[TRAINING].minimal_example) | {"max_steps": 60, "deterministic": True}
+    spec = smallest(TRAINING) | {"max_steps": 60, "deterministic": True}
     whole, stopped = submit(client, spec), submit(client, spec)
     client.wait(whole)
     for event in client.events(stopped):
@@ -85,7 +86,7 @@ def test_cancelled_then_retried_ends_with_the_same_bits(client, tmp_path):
 @ONE_DATABASE
 def test_a_training_that_diverges_says_so(client):
     """The child's own error reaches the user, with a way out, and the log tells the rest."""
-    spec = dict(kinds()[TRAINING].minimal_example) | {"max_steps": 60}
+    spec = smallest(TRAINING) | {"max_steps": 60}
     spec["optimizer"] = {"lr": 100.0, "weight_decay": 1.0, "schedule": "constant"}
     job = client.wait(submit(client, spec))
     assert (job["status"], job["error"]["code"]) == ("failed", "diverged")

@@ -6,18 +6,19 @@ from functools import cache
 import pytest
 import torch
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from models.catalog import JobSpec, kinds, load_entry
 from models.core.errors import DataMissingError
 from models.core.run import Run, StoppedError
+from tests.smallest import smallest
 
 TIMES = ("images_per_s", "curves.png")  # ends of metrics and files that tell of the machine
 
 
 def runs_of(kind):
-    spec = TypeAdapter(JobSpec).validate_python(dict(kinds()[kind].minimal_example))
+    spec = TypeAdapter(JobSpec).validate_python(smallest(kind))
     return spec, load_entry(spec)
 
 
@@ -138,19 +139,14 @@ def test_resumes_bit_for_bit(kind, whole, new_run):
 
 @pytest.mark.parametrize("kind", kinds())
 def test_declares_what_the_service_shows(kind):
-    """Kind, description, an estimate, presets of which nothing is wrong (but may be missing)."""
+    """Kind, description, an estimate, an example, presets that the example completes."""
     cls = kinds()[kind]
+    TypeAdapter(JobSpec).validate_python(dict(cls.example))
+    assert cls.presets
     assert kind.partition(".")[0] in cls.entry
     assert cls.__doc__
     runs_of(kind)[0].estimate({})
     for name, preset in cls.presets.items():
-        assert _faults({"kind": kind, **preset}) <= {"missing"}, name
-
-
-def _faults(spec):
-    """Types of what validation finds."""
-    try:
-        TypeAdapter(JobSpec).validate_python(spec)
-    except ValidationError as refused:
-        return {error["type"] for error in refused.errors()}
-    return set()
+        needed = {field: cls.example[field] for field in cls.model_json_schema()["required"]}
+        spec = TypeAdapter(JobSpec).validate_python({**needed, **preset})
+        assert spec.kind == kind, name

@@ -7,10 +7,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from models.catalog import JobSpec, kinds, load_entry
+from models.catalog import JobSpec, load_entry
 from models.core import checkpoint
 from models.core.errors import DataError, DivergedError
 from models.core.finite import check_figures
+from tests.smallest import smallest
 
 HOT = {"optimizer": {"lr": 100.0, "warmup": 0.0, "schedule": "constant"}}
 LONG = {
@@ -23,9 +24,7 @@ LONG = {
 @pytest.mark.parametrize("kind", LONG)
 def test_a_training_that_explodes_has_diverged(kind, new_run):
     """Also where the loss was finite at the time: found in statistics, at an update, in a round."""
-    spec = TypeAdapter(JobSpec).validate_python(
-        {**kinds()[kind].minimal_example, **HOT, **LONG[kind]}
-    )
+    spec = TypeAdapter(JobSpec).validate_python({**smallest(kind), **HOT, **LONG[kind]})
     run = new_run()
     with pytest.raises(DivergedError, match=r"finite|nan|inf"):
         load_entry(spec)(spec, run)

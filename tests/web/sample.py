@@ -14,9 +14,10 @@ from app.schemas.errors import ReportedError
 from app.services import artifacts, events, jobs, lifecycle
 from models.catalog import kinds
 from tests.app.factories import add_job, line, start_run, write
+from tests.smallest import smallest
 
 TRAIN = "dynamic_downsampling.train"
-SPEC = dict(kinds()[TRAIN].minimal_example)
+SPEC = smallest(TRAIN)
 REPORT = """<!doctype html>
 <html><head><title>r</title><style>body { font: 16px sans-serif }</style></head>
 <body><h1>A report</h1><p id="words">Its own style, no script.</p>

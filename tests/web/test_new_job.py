@@ -11,6 +11,7 @@ from app.db.tables import Job
 from app.web.spec_form import Group, build
 from models.catalog import kinds
 from tests.app.factories import add_job
+from tests.smallest import smallest
 from tests.web.conftest import LOOKS, photograph, violations
 from tests.web.sample import end, training
 
@@ -42,7 +43,7 @@ def declared(schema, definitions, at="") -> set[str]:
 def test_every_field_has_an_input(kind):
     spec = kinds()[kind]
     schema = spec.model_json_schema()
-    form = build(spec, spec.minimal_example)
+    form = build(spec, spec.example)
     constants = declared(schema, schema["$defs"]) - pointers(form)
     for pointer in constants:  # those that can have one value only
         name = pointer.rpartition("/")[2]
@@ -67,7 +68,7 @@ def test_what_a_form_begins_with_is_what_it_sends(user):
         user.goto(f"/new?kind={kind}")
         expect(user.locator("#verdict .status")).to_have_class(re.compile("succeeded|failed"))
         sent = json.loads(user.locator("#as-json").text_content())
-        assert sent == json.loads(json.dumps(spec.minimal_example)), kind
+        assert sent == json.loads(json.dumps(spec.example)), kind
         user.faults.clear()  # a refusal of an example that names another job is told in the console
 
 
@@ -90,7 +91,7 @@ def test_a_refusal_stands_at_its_field_and_goes_when_it_is_mended(user):
 
 
 def test_a_field_out_of_sight_is_opened_when_it_is_refused(user):
-    job = add_job(kind=TRAIN, spec=dict(kinds()[TRAIN].minimal_example) | {"seed": -5})
+    job = add_job(kind=TRAIN, spec=smallest(TRAIN) | {"seed": -5})
     user.goto(f"/new?clone={job}")
     user.get_by_text("More fields of the job").click()
     warmup = user.get_by_label("warmup", exact=True)

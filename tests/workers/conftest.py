@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.catalog import kinds
+from tests.smallest import smallest
 
 STUB = Path(__file__).parent / "stub.py"
 
@@ -34,6 +35,5 @@ def run_folder(tmp_path) -> Path:
     folder = tmp_path / "run"
     (folder / "inputs").mkdir(parents=True)
     (folder / "resume").mkdir()
-    spec = next(iter(kinds().values()))
-    (folder / "spec.json").write_text(json.dumps(dict(spec.minimal_example)))
+    (folder / "spec.json").write_text(json.dumps(smallest(next(iter(kinds())))))
     return folder

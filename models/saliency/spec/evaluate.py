@@ -145,16 +145,16 @@ _METRICS = (
     MetricInfo("map_min", "score", None, "Smallest value of the map"),
     MetricInfo("map_max", "score", None, "Largest value of the map"),
 )
-_SMALL = {
+_CAT = {
     "model": {"pretrained": "efficientnet_lite0"},
     "images": [{"dataset": "photos", "index": 0}],
     "methods": [
-        {"id": "occlusion", "window": 112, "stride": 112},
+        {"id": "occlusion", "window": 32, "stride": 16},
+        {"id": "edge"},
         {"id": "random"},
     ],
-    "baselines": [{"id": "zero"}, {"id": "black"}],
-    "graders": [{"id": "deletion", "points": 2}],
-    "batch": 2,
+    "baselines": [{"id": "black"}, {"id": "blur"}],
+    "graders": [{"id": "deletion", "points": 20}, {"id": "insertion", "points": 20}],
 }
 
 
@@ -170,7 +170,7 @@ class SaliencyEvaluate(_EvaluationSpec):
             "graders": [{"id": "deletion"}, {"id": "insertion"}, {"id": "srg"}],
         },
     }
-    minimal_example: ClassVar[Mapping[str, Any]] = {"kind": "saliency.evaluate", **_SMALL}
+    example: ClassVar[Mapping[str, Any]] = {"kind": "saliency.evaluate", **_CAT}
 
     kind: Literal["saliency.evaluate"]
 
@@ -216,11 +216,10 @@ class SaliencySweep(_EvaluationSpec):
             "seeds": [0, 1, 2],
         },
     }
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "saliency.sweep",
-        **_SMALL,
-        "seeds": [0, 1],
-        "methods": [*_SMALL["methods"], {"id": "occlusion", "window": 128, "stride": 96}],
+        **_CAT,
+        "methods": [*_CAT["methods"], {"id": "occlusion", "window": 64, "stride": 32}],
     }
 
     kind: Literal["saliency.sweep"]

@@ -282,15 +282,14 @@ class SaliencyMap(Explanation):
             "methods": [{"id": "rise", "masks": 1000, "estimator": "slope", "sampling": "balanced"}]
         },
     }
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "saliency.map",
         "model": {"pretrained": "efficientnet_lite0"},
         "images": [{"dataset": "photos", "index": 0}],
         "methods": [
-            {"id": "occlusion", "window": 112, "stride": 112},
-            {"id": "rise", "masks": 4, "grid": 2, "sampling": "balanced"},
+            {"id": "occlusion", "window": 32, "stride": 16},
+            {"id": "rise", "masks": 400, "estimator": "slope", "sampling": "balanced"},
         ],
-        "batch": 2,
     }
 
     kind: Literal["saliency.map"]

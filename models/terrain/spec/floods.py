@@ -38,7 +38,6 @@ DEEP_M = 2.0  # depth assumed by the estimate of steps
 STEPS_MAX = 10**15  # counts stay exact in JSON readers that use float64
 MAPS = ("manning_map", "rain_map")
 READINGS = 20_000  # of a gauge, at most
-TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
 
 
 def steps_of(duration_s: float, dx: float, solver: Solver) -> int:
@@ -223,11 +222,21 @@ class TerrainSimulate(_Flood):
         ),
         ArtifactInfo("report.json", "report", "all figures of the result, versions"),
     )
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "valley": {"water": [{"type": "valley", "discharge_m3_s": 50.0}], "duration_s": 7200.0},
+        "cloudburst": {
+            "water": [
+                {"type": "valley", "discharge_m3_s": 1.0},
+                {"type": "rain", "mm_per_h": 60.0},
+            ],
+            "duration_s": 3600.0,
+        },
+    }
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "terrain.simulate",
-        "terrain": {"synthetic": TINY},
-        "duration_s": 120.0,
-        "outputs": 2,
+        "terrain": {"dataset": "jacksboro_dem"},
+        "duration_s": 7200.0,
+        "outputs": 12,
     }
 
     kind: Literal["terrain.simulate"]
@@ -304,10 +313,20 @@ class TerrainDownsample(_OnTerrain):
         ArtifactInfo("coarse.png", "image", "fine and coarse terrain, and their difference"),
         ArtifactInfo("report.json", "report", "sizes, padding, method, versions"),
     )
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mean": {"method": "mean", "factor": 16},
+        "channel": {"method": "channel", "factor": 16},
+        "tuned": {
+            "method": "mean",
+            "factor": 16,
+            "tune": {"water": [[{"type": "valley"}]], "steps": 50},
+        },
+    }
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "terrain.downsample",
-        "terrain": {"synthetic": TINY},
+        "terrain": {"dataset": "jacksboro_dem"},
         "factor": 8,
+        "method": "channel",
     }
 
     kind: Literal["terrain.downsample"]
@@ -371,13 +390,15 @@ class TerrainCompare(_Flood):
         ArtifactInfo("extent.png", "image", "hits, misses, false alarms"),
         ArtifactInfo("report.json", "report", "all figures, versions"),
     )
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "baselines": {"factor": 16},
+        "optimised": {"factor": 16, "methods": ["mean", "channel"], "optimise_steps": 50},
+    }
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "terrain.compare",
-        "terrain": {"synthetic": TINY},
-        "duration_s": 120.0,
-        "factor": 4,
-        "methods": ["mean", "channel"],
-        "optimise_steps": 2,
+        "terrain": {"synthetic": {"rows": 128, "columns": 128, "cell_size_m": 10.0}},
+        "duration_s": 1800.0,
+        "factor": 8,
     }
 
     kind: Literal["terrain.compare"]

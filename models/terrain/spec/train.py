@@ -23,7 +23,7 @@ from models.terrain.spec.fields import (
     hold_series,
     series_needs,
 )
-from models.terrain.spec.floods import TINY, check_work, steps_of
+from models.terrain.spec.floods import check_work, steps_of
 
 
 class Scenes(SpecGroup):
@@ -63,14 +63,32 @@ class TerrainTrain(Spec):
         ArtifactInfo("history.png", "image", "loss and error ratio over the epochs"),
         ArtifactInfo("report.json", "report", "all figures, data hash, versions"),
     )
-    minimal_example: ClassVar[Mapping[str, Any]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {
+            "scenes": {
+                "synthetic": {"rows": 128, "columns": 128, "cell_size_m": 10.0},
+                "train": 16,
+                "test": 4,
+            },
+            "factor": 8,
+            "duration_s": 1800.0,
+            "epochs": 10,
+            "width": 32,
+        },
+        "flow": {"factor": 8, "inputs": "flow"},
+    }
+    example: ClassVar[Mapping[str, Any]] = {
         "kind": "terrain.train",
-        "scenes": {"synthetic": TINY, "train": 2, "test": 1},
+        "scenes": {
+            "synthetic": {"rows": 64, "columns": 64, "cell_size_m": 10.0},
+            "train": 8,
+            "test": 4,
+        },
         "factor": 8,
-        "duration_s": 60.0,
-        "epochs": 2,
-        "batch_size": 2,
-        "width": 8,
+        "duration_s": 600.0,
+        "epochs": 10,
+        "batch_size": 4,
+        "width": 16,
     }
 
     kind: Literal["terrain.train"]

@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
     noise = np.random.default_rng(0).integers(0, 256, (100, 12, 12, 3), dtype=np.uint8)
     with (folder / "inputs" / OTHER).open("wb") as file:  # in colour, and of another size
         np.savez(file, images=noise, labels=np.arange(100) % 2)
-    own = {"dataset": "own", "sha256": OWN}
+    own, again = ({"dataset": name, "sha256": OWN} for name in ("own", "again"))
     spec = FreeTicketsTrain.model_validate(
         {
             "kind": "freetickets.train",
@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
             "evaluate": {
                 "corruptions": True,
                 "fgsm_eps": [0.03],
-                "ood": [{"dataset": "noise", "sha256": OTHER}, own],
+                "ood": [{"dataset": "noise", "sha256": OTHER}, again],
             },
             "export": {"onnx": True, "program": True, "timings": [16]},
         }
@@ -118,13 +118,13 @@ def test_report_holds_what_was_asked_for(finished):
     attack = result["fgsm"][0]
     assert {"ticket_0", "ticket_1", "ticket_2"} <= set(attack)
     assert attack["ensemble"]["nll"] > result["ensemble_nll"]
-    assert set(result["ood"]) == {"noise", "own"}
+    assert set(result["ood"]) == {"noise", "again"}
     for actual in result["ood"].values():
         assert set(actual["ensemble"]) == {"msp", "entropy", "mutual_information"}
         assert len(actual["tickets"]) == 3
         for one in (actual["ensemble"], *actual["tickets"]):
             assert all(0 <= x["auroc"] <= 1 and 0 <= x["fpr95"] <= 1 for x in one.values())
-    for one in result["ood"]["own"]["ensemble"].values():  # the test images against themselves
+    for one in result["ood"]["again"]["ensemble"].values():  # the test images against themselves
         assert one["auroc"] == pytest.approx(0.5)
         assert one["fpr95"] == pytest.approx(0.95, abs=0.02)
     assert 0 < result["mask_iou"] < 1

@@ -3,6 +3,7 @@
 import pytest
 
 from models.lcw.spec import LcwTrain
+from tests.smallest import smallest
 
 
 @pytest.fixture
@@ -10,6 +11,6 @@ def make_spec():
     """The smallest spec with other fields."""
 
     def make(**fields):
-        return LcwTrain.model_validate({**LcwTrain.minimal_example, **fields})
+        return LcwTrain.model_validate({**smallest("lcw.train"), **fields})
 
     return make

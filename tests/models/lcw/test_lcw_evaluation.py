@@ -13,7 +13,7 @@ from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.spec import ArtifactRef
 from models.lcw import features, inception, mixture, setup
-from models.lcw.spec import LcwTrain
+from tests.smallest import smallest
 
 REF = {"job": "job_" + "0" * 32, "artifact": features.CLASSIFIER, "sha256": "0" * 64}
 
@@ -24,7 +24,7 @@ def about(spec, run):
 
 
 def with_evaluation(**fields):
-    return {**LcwTrain.minimal_example["evaluation"], **fields}
+    return {**smallest("lcw.train")["evaluation"], **fields}
 
 
 def test_split_has_a_seed_of_its_own(make_spec, new_run):

@@ -14,10 +14,11 @@ from models.core import ranks
 from models.core.run import Run
 from models.lcw import setup, train
 from models.lcw.spec import LcwTrain
+from tests.smallest import smallest
 
 PHASE = {"max_steps": 6, "batch_size": 32, "validate_every": 3}
 FIELDS = {
-    **LcwTrain.minimal_example,
+    **smallest("lcw.train"),
     "phase1": {**PHASE, "objective": "cw2"},
     "phase2": PHASE,
     "evaluation": {"num_samples": 100, "baselines": ["cwae", "wae_mmd", "swae"]},

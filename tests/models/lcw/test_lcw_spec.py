@@ -6,12 +6,13 @@ from pydantic import TypeAdapter, ValidationError
 from models.catalog import JobSpec
 from models.core.errors import SpecError
 from models.lcw import setup
-from models.lcw.spec import LcwSample, LcwTrain
+from models.lcw.spec import LcwSample
+from tests.smallest import smallest
 
 
 def message(**fields):
     with pytest.raises(ValidationError) as caught:
-        TypeAdapter(JobSpec).validate_python({**LcwTrain.minimal_example, **fields})
+        TypeAdapter(JobSpec).validate_python({**smallest("lcw.train"), **fields})
     (error,) = caught.value.errors()
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
 

@@ -21,6 +21,7 @@ from models.lcw.distance import normality, two_sample
 from models.lcw.fields import Architecture, GeneratorShape, Phase1, Phase2
 from models.lcw.setup import load_nets
 from models.lcw.spec import LcwSample, LcwTrain
+from tests.smallest import smallest
 
 
 def events(run, kind):
@@ -53,10 +54,9 @@ def test_phase_2_moves_the_generator_alone(make_spec, new_run):
 def falling():
     """The smallest spec with rates that fall."""
     phases = {
-        name: {**LcwTrain.minimal_example[name], "schedule": "cosine"}
-        for name in ("phase1", "phase2")
+        name: {**smallest("lcw.train")[name], "schedule": "cosine"} for name in ("phase1", "phase2")
     }
-    return LcwTrain.model_validate({**LcwTrain.minimal_example, **phases})
+    return LcwTrain.model_validate({**smallest("lcw.train"), **phases})
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,8 @@ def test_objectives_are_their_formulas(objective):
     """Section 3, written out."""
     torch.manual_seed(0)
     x, y, z = torch.rand(16, 1, 4, 4), torch.rand(16, 1, 4, 4), torch.randn(16, 4)
-    spec = Phase1(objective=objective, penalty=2.0, gamma_mode="value", gamma=0.1, eps=1e-5)
+    weight = {"penalty": 2.0} if objective != "ae" else {}
+    spec = Phase1(objective=objective, **weight, gamma_mode="value", gamma=0.1, eps=1e-5)
     square = (x - y).square().sum() / 16
     normal = 2 * torch.log(normality(z) + 1e-5)
     set_term = torch.log(two_sample(y.flatten(1), x.flatten(1), 0.1) + 1e-5)
@@ -219,7 +220,7 @@ def test_bandwidth_rules():
 @pytest.mark.parametrize("fields", [{"reference": "full"}, {"statistic": "u"}, {"phi": "exact"}])
 def test_options_of_phase_2_reach_the_loss(make_spec, new_run, fields):
     """Section 3 (a), (b): the loss of a step is the distance with that option."""
-    phase = {**LcwTrain.minimal_example["phase2"], **fields}
+    phase = {**smallest("lcw.train")["phase2"], **fields}
     spec = make_spec(phase2=phase)
     training, data = job_of(spec, new_run())
     stage = setup.generator_stage(training, data)
@@ -308,7 +309,7 @@ def test_interpolations_end_at_the_ends():
 def test_whole_job_and_its_samples(make_spec, new_run):
     """Scores of method and peers, floors, pictures; then samples from its weights."""
     names = ["gmm10", "normal", "cwae", "wae_mmd", "swae"]
-    evaluation = {**LcwTrain.minimal_example["evaluation"], "baselines": names}
+    evaluation = {**smallest("lcw.train")["evaluation"], "baselines": names}
     spec, run = make_spec(evaluation=evaluation), new_run()
     method.train(spec, run)
     (result,) = (event["values"] for event in events(run, "result"))

@@ -22,6 +22,7 @@ from models.saliency.net.scores import Scorer, check_mode, probe
 from models.saliency.net.space import Space
 from models.saliency.spec.fields import Blur, Constant, GaussianNoise, Noise, Plain
 from models.saliency.spec.map import SaliencyMap
+from tests.smallest import smallest
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 SPACE = Space(MEAN, STD)
@@ -228,7 +229,7 @@ def test_scores_are_what_they_are_called(kind):
 def test_another_image_is_a_baseline_at_the_size_of_the_input(new_run):
     """Built-in or uploaded, an image is brought to the size of the input, then normalised."""
     fields = {"baselines": [{"id": "other_image", "image": {"dataset": "photos", "index": 1}}]}
-    spec = SaliencyMap.model_validate({**SaliencyMap.minimal_example, **fields})
+    spec = SaliencyMap.model_validate({**smallest("saliency.map"), **fields})
     space = Space(MEAN, STD)
     subject = Subject(conv_net(), list("abcde"), space, (24, 20), 3, 1.0)
     images.load_others(spec, new_run(), subject)
@@ -236,7 +237,7 @@ def test_another_image_is_a_baseline_at_the_size_of_the_input(new_run):
     actual = pixels_of(spec.baselines[0], noise(3, 24, 20), space)
     torch.testing.assert_close(actual, pixels.double(), atol=1e-6, rtol=0)
     beyond = {"baselines": [{"id": "other_image", "image": {"dataset": "photos", "index": 999}}]}
-    spec = SaliencyMap.model_validate({**SaliencyMap.minimal_example, **beyond})
+    spec = SaliencyMap.model_validate({**smallest("saliency.map"), **beyond})
     with pytest.raises(SpecError, match=r"baselines\.0\.image\.index is 999"):
         images.load_others(spec, new_run(), subject)
 

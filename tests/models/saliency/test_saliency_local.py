@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 from saliency_nets import Linear, case, conv_net, noise
 
+from models.catalog import kinds
 from models.saliency.engine.trace import trace
 from models.saliency.methods.baselines import image_of, replacements_of
 from models.saliency.methods.case import Case
@@ -13,8 +14,8 @@ from models.saliency.net.scores import Scorer
 from models.saliency.net.space import Space
 from models.saliency.spec.evaluate import SaliencyEvaluate
 from models.saliency.spec.fields import LocalMean, NoisyLinear
-from models.saliency.spec.map import SaliencyMap
 from models.saliency.spec.masks import FeatureAblation, GridSegments, KernelShap, Occlusion
+from tests.smallest import smallest
 
 SPACE = Space([0.5] * 3, [0.25] * 3)
 MEAN = LocalMean(id="local_mean", ring=2)
@@ -114,17 +115,16 @@ def test_shapley_values_sum_to_the_drop_to_the_mean_colour():
 
 def refusal(kind, **fields):
     with pytest.raises(ValidationError) as caught:
-        kind.model_validate({**kind.minimal_example, **fields})
+        kinds()[kind].model_validate({**smallest(kind), **fields})
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["local_mean", "noisy_linear"])
 def test_methods_and_graders_without_regions_refuse_them_in_words(name):
     given = {"baselines": [{"id": "black"}, {"id": name}]}
-    message = refusal(SaliencyMap, **given)
+    message = refusal("saliency.map", **given)
     assert f"{name} fills removed regions of pixels, and methods.1, rise, has none" in message
-    message = refusal(SaliencyEvaluate, graders=[{"id": "deletion", "baseline": {"id": name}}])
+    message = refusal("saliency.evaluate", graders=[{"id": "deletion", "baseline": {"id": name}}])
     assert name in message
-    SaliencyEvaluate.model_validate(
-        {**SaliencyEvaluate.minimal_example, **given}
-    )  # random: no baseline
+    # random: no baseline
+    SaliencyEvaluate.model_validate({**smallest("saliency.evaluate"), **given})

@@ -24,6 +24,7 @@ from models.saliency.net import images as inputs
 from models.saliency.net import load
 from models.saliency.net.space import Space
 from models.saliency.spec.map import SaliencyMap
+from tests.smallest import smallest
 
 FIELDS = {
     "kind": "saliency.map",
@@ -331,7 +332,7 @@ def _photo(index: int) -> np.ndarray:
 
 
 def test_smallest_spec_runs(explain, pretrained):
-    _, events = explain(**SaliencyMap.minimal_example, target="argmax", baselines=[{"id": "zero"}])
+    _, events = explain(**smallest("saliency.map"), target="argmax", baselines=[{"id": "zero"}])
     assert events[-1]["values"]["maps"] == 2
 
 

@@ -6,12 +6,13 @@ from pydantic import TypeAdapter, ValidationError
 from models.catalog import JobSpec
 from models.core.spec import ArtifactRef
 from models.saliency.spec.map import SaliencyMap
+from tests.smallest import smallest
 
 REF = {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"}
 
 
 def spec(**fields) -> SaliencyMap:
-    return SaliencyMap.model_validate({**SaliencyMap.minimal_example, **fields})
+    return SaliencyMap.model_validate({**smallest("saliency.map"), **fields})
 
 
 def message(**fields) -> str:
@@ -23,7 +24,7 @@ def message(**fields) -> str:
 
 @pytest.mark.parametrize("name", SaliencyMap.presets)
 def test_presets_are_valid(name):
-    fields = {**SaliencyMap.minimal_example, "batch": "auto", **SaliencyMap.presets[name]}
+    fields = {**smallest("saliency.map"), "batch": "auto", **SaliencyMap.presets[name]}
     adapter = TypeAdapter(JobSpec)
     preset = adapter.validate_python(fields)
     assert adapter.validate_python(preset.model_dump()) == preset  # resolved again, the same job
