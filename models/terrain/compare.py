@@ -15,13 +15,16 @@ from models.core.run import Run
 from models.terrain import measures
 from models.terrain.dem import rasters
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
+from models.terrain.dem.rasters import refuse_coarse
 from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
+from models.terrain.solver.subgrid import subgrid_of
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
 from models.terrain.spec.floods import TerrainCompare
 
 WET_M = 0.1
+SUBGRID = "subgrid"  # of whose terrain the rasters show the mean heights
 HEIGHT, DEPTH = (
     rasters.BandInfo("height of the ground", "m"),
     rasters.BandInfo("depth of water", "m"),
@@ -57,6 +60,7 @@ def compare(spec: TerrainCompare, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     fine = rasters.load(spec.terrain, run, spec.seed)
+    refuse_coarse(fine)
     if min(fine.z.shape) < 2 * spec.factor:
         raise SpecError(f"factor {spec.factor}: the terrain has only {fine.z.shape} cells")
     rasters.warn_of(fine, run)
@@ -109,6 +113,9 @@ def _coarse_terrains(
     """Names and heights of every requested coarse terrain."""
     start = mean(z, spec.factor).numpy()
     for name in spec.methods:
+        if name == SUBGRID:
+            yield name, start
+            continue
         yield name, BASELINES[name](z, spec.factor).numpy()
     for index, ref in enumerate(spec.nets, 1):
         net = weights.load_for(spec, ref, run, spec.solver)
@@ -129,8 +136,11 @@ def _flood(
     fine: rasters.Elevation,
     truth: FineFlood,
 ) -> MethodResult:
+    tables = None
+    if name == SUBGRID:
+        tables = subgrid_of(pad_to_multiple(torch.from_numpy(fine.z), spec.factor), spec.factor)
     began = time.perf_counter()
-    flood = scenario.open(z, fine.dx * spec.factor, coarse=True)
+    flood = scenario.open(z, fine.dx * spec.factor, coarse=True, subgrid=tables)
     for _ in advance_to_times(flood, [spec.duration_s], run, lambda _: None):
         pass
     took = time.perf_counter() - began

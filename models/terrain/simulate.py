@@ -33,7 +33,8 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
     """
     ground = rasters.load(spec.terrain, run, spec.seed)
     rasters.warn_of(ground, run)
-    flood = scenario_of(spec, ground, spec.wet_depth_m, run).open(ground.z, ground.dx)
+    scenario = scenario_of(spec, ground, spec.wet_depth_m, run)
+    flood = scenario.open(ground.z, ground.dx, subgrid=ground.subgrid)
     times = [spec.duration_s * (k + 1) / spec.outputs for k in range(spec.outputs)]
     rows: list[dict[str, float]] = []
 

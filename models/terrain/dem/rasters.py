@@ -15,7 +15,9 @@ from models.core.run import Run
 from models.data import elevation, heights
 from models.data.samples import heights_of
 from models.terrain.dem.synthetic import generate
+from models.terrain.solver.subgrid import SubgridTerrain
 from models.terrain.spec.fields import (
+    SUBGRID_FILE,
     Area,
     ArtifactTerrain,
     DatasetTerrain,
@@ -60,6 +62,7 @@ class Elevation(NamedTuple):
         name: for messages and titles.
         notes: sentences about what was converted or assumed when it was read.
         georeferenced: whether the file tells its coordinates.
+        subgrid: tables of the fine heights that ``z`` is the mean of; None: the cells are level.
     """
 
     z: Float[np.ndarray, "ny nx"]
@@ -70,6 +73,7 @@ class Elevation(NamedTuple):
     name: str
     notes: tuple[str, ...] = ()
     georeferenced: bool = False
+    subgrid: SubgridTerrain | None = None
 
 
 def load(terrain: Terrain, run: Run, seed: int) -> Elevation:
@@ -97,6 +101,18 @@ def warn_of(terrain: Elevation, run: Run) -> None:
         )
 
 
+def refuse_coarse(terrain: Elevation) -> None:
+    """Refuse a subgrid where fine heights are needed.
+
+    Raises:
+        SpecError: if the terrain has a subgrid.
+    """
+    if terrain.subgrid is not None:
+        raise SpecError(
+            f"terrain: {terrain.name} is coarse already; name the fine terrain it was made of"
+        )
+
+
 def _is_built_in(terrain: DatasetTerrain | ArtifactTerrain) -> bool:
     return isinstance(terrain, DatasetTerrain) and terrain.sha256 is None
 
@@ -111,6 +127,10 @@ def _stored(terrain: DatasetTerrain | ArtifactTerrain, run: Run) -> Elevation:
     name = terrain.dataset if isinstance(terrain, DatasetTerrain) else terrain.artifact
     size = terrain.cell_size_m if isinstance(terrain, DatasetTerrain) else None
     nodata = terrain.nodata if isinstance(terrain, DatasetTerrain) else None
+    if isinstance(terrain, ArtifactTerrain) and terrain.artifact == SUBGRID_FILE:
+        from models.terrain.dem import subgrid_file  # which imports this module
+
+        return subgrid_file.read(run.input(terrain), name)
     return read(run.input(terrain), size, name, nodata)
 
 
@@ -322,6 +342,10 @@ def cut(whole: Elevation, area: Area) -> Elevation:
     """
     ny, nx = whole.z.shape
     last_row, last_column = area.row + area.rows, area.column + area.columns
+    if whole.subgrid is not None:
+        raise SpecError(
+            "terrain.area: a subgrid cannot be cut; cut the fine terrain, then downsample"
+        )
     if last_row > ny or last_column > nx:
         raise SpecError(
             f"terrain.area ends at row {last_row}, column {last_column}; {whole.name} has {ny} "

@@ -16,6 +16,7 @@ from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physic
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
+from models.terrain.solver.subgrid import Subgrid, SubgridTerrain
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, Totals, advance
 from models.terrain.solver.voids import Voids, check_water, rain_share
 from models.terrain.spec.fields import Solver, Water
@@ -137,7 +138,8 @@ class TorchFlood:
         start: FlowState | None = None,
     ) -> None:
         doubles = {k: v.double() for k, v in ground._asdict().items() if torch.is_tensor(v)}
-        self._conditions = (ground._replace(**doubles), forcing, physics)
+        grid = ground.subgrid and ground.subgrid.mapped(Tensor.double)
+        self._conditions = (ground._replace(subgrid=grid, **doubles), forcing, physics)
         begin = dry(doubles["z"]) if start is None else start
         self._state = FlowState(*(field.double() for field in begin))
         self._clock, self._wet_m = Clock.start(1), wet_m
@@ -195,22 +197,41 @@ class Scenario(NamedTuple):
     voids: Voids | None = None
     by_reference: bool = False
 
-    def boundary_conditions(self, bed: Tensor, datum: float, dx: float) -> BoundaryConditions:
-        """Boundary conditions of a bed [1, ny, nx] over ``datum`` m; maps are pooled to it."""
+    def boundary_conditions(
+        self, bed: Tensor, datum: float, dx: float, grid: Subgrid | None = None
+    ) -> BoundaryConditions:
+        """Boundary conditions of a bed [1, ny, nx] over ``datum`` m; maps are pooled to it.
+
+        Args:
+            bed: heights; with a subgrid the lowest fine ones.
+            datum: m.
+            dx: side of a cell, m.
+            grid: tables of the cells, over ``datum``.
+        """
         shape = (bed.shape[1], bed.shape[2])
         manning = _on(self.maps.manning, shape)
         ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver, manning)
+        ground = ground._replace(subgrid=grid)
         forcing = forcing_of(self.water, self.extent, shape, dx)
         forcing = forcing._replace(rain_map=_on(self.maps.rain, shape))
         if self.voids is not None:
             ground, forcing = self.voids.applied(ground, forcing)
         return BoundaryConditions(ground, forcing)
 
-    def open(self, z: np.ndarray, dx: float, *, coarse: bool = False) -> Flood:
-        """A dry flood on heights ``z`` [ny, nx] in m with cells of ``dx`` m."""
-        datum = float(z.mean())
+    def open(
+        self,
+        z: np.ndarray,
+        dx: float,
+        *,
+        coarse: bool = False,
+        subgrid: SubgridTerrain | None = None,
+    ) -> Flood:
+        """A dry flood on heights ``z`` [ny, nx] in m with cells of ``dx`` m, or on a subgrid."""
+        datum, tables = float(z.mean()), None
         bed = torch.from_numpy(z - np.float32(datum))[None].float().contiguous()
-        ground, forcing = self.boundary_conditions(bed, datum, dx)
+        if subgrid is not None:
+            bed, tables = subgrid.lowest - datum, subgrid.tables.over(datum)
+        ground, forcing = self.boundary_conditions(bed, datum, dx, tables)
         physics = physics_of(self.solver, coarse=coarse)
         if self.by_reference:
             return TorchFlood(ground, forcing, physics, self.wet_m)

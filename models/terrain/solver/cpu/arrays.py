@@ -17,6 +17,11 @@ class FlowArrays(NamedTuple):
         qy: discharge through a cell's lower face.
         remainder: depth that rounding left over, by tile, rows padded [tiles, tile_rows, pitch];
             of no element where it is not carried.
+        d: depth over the lowest heights, two states like ``h``; of no element without a subgrid.
+        cell_fields: of the subgrid, see :mod:`models.terrain.solver.cpu.subgrid`; padded.
+        storage: table of each cell.
+        face_fields: of x faces, then of y faces.
+        face_shapes: tables of x faces, then of y faces.
         rain: share of the rain a cell gets; of no element where all get 1.
         peak: greatest depth so far; of no element where it is not tracked.
         arrival: s at which the depth first exceeded ``wet_m``, inf before.
@@ -27,7 +32,7 @@ class FlowArrays(NamedTuple):
         times: s, float64.
         values: float64.
         held: flat indices of cells with a held level (int64).
-        level: of these cells, m.
+        held_depth: mean depth of these cells at their level, m.
         held_tiles: tiles with such cells (int64).
         drains: of each tile, whether a cell in it or next to it has an outlet.
         max_depth_bits: of both states, bits of a tile's greatest depth [2, tiles] (int32).
@@ -45,6 +50,11 @@ class FlowArrays(NamedTuple):
     qx: np.ndarray
     qy: np.ndarray
     remainder: np.ndarray
+    d: np.ndarray
+    cell_fields: np.ndarray
+    storage: np.ndarray
+    face_fields: np.ndarray
+    face_shapes: np.ndarray
     rain: np.ndarray
     peak: np.ndarray
     arrival: np.ndarray
@@ -55,7 +65,7 @@ class FlowArrays(NamedTuple):
     times: np.ndarray
     values: np.ndarray
     held: np.ndarray
-    level: np.ndarray
+    held_depth: np.ndarray
     held_tiles: np.ndarray
     drains: np.ndarray
     max_depth_bits: np.ndarray
@@ -67,7 +77,11 @@ class FlowArrays(NamedTuple):
 
 
 class TileLayout(NamedTuple):
-    """Sizes of a grid: cells, cells of a tile, tiles; ``pitch``: padded columns of a tile."""
+    """Sizes of a grid: cells, cells of a tile, tiles.
+
+    ``pitch``: padded columns of a tile; ``table_pitch``: padded columns of the grid in the fields
+    of a subgrid; ``entries`` of its tables, 0 without a subgrid.
+    """
 
     ny: int
     nx: int
@@ -76,6 +90,8 @@ class TileLayout(NamedTuple):
     down: int
     across: int
     pitch: int
+    table_pitch: int
+    entries: int
 
 
 class SchemeConstants(NamedTuple):
