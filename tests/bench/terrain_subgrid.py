@@ -159,7 +159,7 @@ def quality(folder, quick):
             for factor in (4, 8, 16):
                 tasks += [(name, z, dx, w, k, scale, duration, factor) for w in WATERS]
     tasks = tasks[:2] if quick else tasks
-    errors_of(tasks[0][:6] + (1.0, 8))  # compiles before the workers start
+    errors_of((*tasks[0][:6], 1.0, 8))  # compiles before the workers start
     with ProcessPoolExecutor(2 if quick else 14) as pool:
         return list(pool.map(errors_of, tasks))
 
