@@ -10,7 +10,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-docs test-slow check
+LOCK := $(BIN)/uv pip compile --quiet pyproject.toml requirements/build.in -c constraints.txt \
+  --override requirements/torch_apart.in --generate-hashes --no-annotate --no-header \
+  --python-version 3.11.9 --python-platform linux
+
+.PHONY: help install demo serve test test-docs test-slow check audit lock
 
 help:
 	@echo "make demo       run real jobs over HTTP, write results to ./demo-output, exit"
@@ -19,6 +23,8 @@ help:
 	@echo "make test-docs  the wheel in an empty environment, at most 5 minutes"
 	@echo "make test-slow  the tests over 10 seconds each"
 	@echo "make check      lint, format, types, import contracts, declared dependencies"
+	@echo "make audit      known vulnerabilities of the locked packages, licences of all at run time"
+	@echo "make lock       requirements/*.txt and docs/licences.md anew, after a change of constraints.txt"
 	@echo "make install    only set up .venv for demo and serve"
 
 install: .venv/.installed
@@ -44,6 +50,15 @@ check: .venv/.installed-dev
 	$(BIN)/ty check app workers models
 	$(BIN)/lint-imports
 	$(BIN)/deptry app models workers migrations
+
+audit: .venv/.installed-dev
+	$(BIN)/python -m tests.packaging.audit requirements/api.txt requirements/worker.txt
+	$(BIN)/python -m tests.packaging.licences --check
+
+lock: .venv/.installed-dev
+	$(LOCK) --extra server --output-file requirements/api.txt
+	$(LOCK) --extra worker --extra samples --output-file requirements/worker.txt
+	$(BIN)/python -m tests.packaging.licences
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

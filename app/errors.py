@@ -7,6 +7,8 @@ class ServiceError(Exception):
     """A refusal with a stable code; ``errors`` lists wrong fields with their JSON pointers."""
 
     code: ClassVar[str] = "internal"
+    retry_after_s: int | None = None  # seconds after which it may be otherwise
+    quota: dict[str, Any] | None = None  # name, limit and present use of what is full
 
     def __init__(self, detail: str, errors: list[dict[str, Any]] | None = None) -> None:
         super().__init__(detail)
@@ -54,6 +56,34 @@ class TooLargeError(ServiceError):
     """More bytes than allowed."""
 
     code = "too_large"
+
+
+class TooManyRequestsError(ServiceError):
+    """A key made more requests a minute than it may."""
+
+    code = "too_many"
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class QuotaExceededError(ServiceError):
+    """A quota of the tenant is full; it empties by itself."""
+
+    code = "quota_exceeded"
+    retry_after_s = 10
+
+    def __init__(self, detail: str, quota: dict[str, Any]) -> None:
+        super().__init__(detail)
+        self.quota = quota
+
+
+class StorageQuotaError(QuotaExceededError):
+    """The tenant has stored all it may; waiting does not help, deleting does."""
+
+    code = "storage_quota_exceeded"
+    retry_after_s = None
 
 
 class UnavailableError(ServiceError):

@@ -11,12 +11,25 @@ from starlette.concurrency import run_in_threadpool
 from app import queue, telemetry
 from app.db import migrate
 from app.db.session import get_engine, make_session
-from app.http import event_streams, problems
+from app.http import event_streams, problems, rates
+from app.http.examples import job_examples
 from app.http.loopback import LoopbackMiddleware
 from app.http.middleware import RequestContextMiddleware
-from app.routers import artifacts, datasets, events, health, jobs, keys, kinds, logs, metrics
+from app.routers import (
+    artifacts,
+    datasets,
+    events,
+    health,
+    jobs,
+    keys,
+    kinds,
+    logs,
+    metrics,
+    usage,
+)
 from app.services import keys as key_service
 from app.settings import get_settings
+from app.web import site
 
 DESCRIPTION = "Trains and analyses neural networks by six published methods."
 
@@ -29,6 +42,8 @@ class Api(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             document["components"]["schemas"] |= problems.schemas()
+            body = document["paths"]["/v1/jobs"]["post"]["requestBody"]
+            body["content"]["application/json"]["examples"] = job_examples()
         return super().openapi()
 
 
@@ -44,10 +59,12 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
     await run_in_threadpool(_prepare_database)
     queue.warm()
     event_streams.start()
+    rates.start()
     try:
         yield
     finally:
         event_streams.stop()
+        await rates.stop()
 
 
 def create_app() -> FastAPI:
@@ -60,12 +77,17 @@ def create_app() -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # app.web serves it, with nothing from elsewhere
+        redoc_url=None,
     )
     problems.install(app)
     if settings.auth_disabled:
         app.add_middleware(LoopbackMiddleware)
     app.add_middleware(RequestContextMiddleware)
-    for part in (jobs, events, metrics, logs, artifacts, datasets, kinds, keys):
-        app.include_router(part.router, responses=problems.problems(400, 401, 403, 422, 500, 503))
+    for part in (jobs, events, metrics, logs, artifacts, datasets, kinds, keys, usage):
+        app.include_router(
+            part.router, responses=problems.problems(400, 401, 403, 422, 429, 500, 503)
+        )
     app.include_router(health.router)
+    site.install(app)
     return app

@@ -9,9 +9,11 @@ import queue as queues
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
+import redis.asyncio
+import redis.asyncio.retry
 import structlog
 from celery import Celery
 from redis.backoff import NoBackoff
@@ -19,14 +21,21 @@ from redis.retry import Retry
 
 from app.settings import get_settings
 
+if TYPE_CHECKING:
+    from limits.aio.storage import RedisStorage
+
 TASK = "claim"
 CHANNEL = "sextant:jobs"
 PREFIX = "sextant.queue."  # the broker's other keys (unacked, _kombu...) are out of reach
 WAITING_LIMIT = 1000  # wake-ups of one queue on the broker; more would say the same
 CONNECT_TIMEOUT_S = 1.0
 ANSWER_TIMEOUT_S = 2.0
+COUNT_TIMEOUT_S = 0.25  # every request waits for it
+COUNT_CONNECTIONS = 8
 LISTEN_RETRY_S = 1.0
 DRAIN_S = 2.0
+
+BrokerError = redis.RedisError  # whatever is wrong with it
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +66,28 @@ def make_redis() -> redis.Redis:
         socket_timeout=ANSWER_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
+    )
+
+
+def make_count_pool() -> redis.asyncio.BlockingConnectionPool:
+    """The API's connections for counting requests: few, so that a burst opens no others."""
+    return redis.asyncio.BlockingConnectionPool.from_url(
+        get_settings().broker_url.replace("redis+socket://", "unix://", 1),
+        max_connections=COUNT_CONNECTIONS,
+        timeout=COUNT_TIMEOUT_S,
+        socket_connect_timeout=COUNT_TIMEOUT_S,
+        socket_timeout=COUNT_TIMEOUT_S,
+        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+    )
+
+
+def make_count_storage(pool: redis.asyncio.BlockingConnectionPool) -> "RedisStorage":
+    """Where requests are counted: in the broker, which answers at once or not at all."""
+    from limits.aio.storage import RedisStorage  # a third of a second that only the API needs
+
+    options: Any = {"connection_pool": pool}
+    return RedisStorage(
+        "async+redis://", implementation="redispy", key_prefix="sextant.requests", **options
     )
 
 

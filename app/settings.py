@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     )
     store_endpoint: str = Field(default="", description="Address of an S3-compatible server")
     bind: str = Field(default="127.0.0.1:8722", description="host:port of the API")
+    instance: str = Field(
+        default="",
+        max_length=64,
+        description="Header of /readyz; `sextant up` knows its own API by it",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity of the JSON log lines"
     )
@@ -125,10 +130,38 @@ class Settings(BaseSettings):
         default=100 * 2**20, ge=4096, description="Largest log of one run; head and tail are kept"
     )
     worker_memory_mb: int = Field(
-        default=0, ge=0, description="Address-space limit of a child in MiB; 0: none"
+        default=0,
+        ge=0,
+        description="Address-space limit of each process of a run without GPUs in MiB; 0: none",
+    )
+    worker_file_limit_bytes: int = Field(
+        default=8 * 2**30, ge=0, description="Largest file that a child may write; 0: no limit"
+    )
+    worker_confined: bool = Field(
+        default=True, description="Linux: children reach only what they need (SECURITY.md)"
+    )
+    worker_network: bool = Field(
+        default=False, description="Let children reach the network; those of several GPUs always do"
     )
     worker_command: str = Field(
         default="", description="Command instead of `python -m models` (tests use a stub)"
+    )
+
+    limits_queued_jobs: int | None = Field(
+        default=None,
+        ge=0,
+        description="Queued jobs of one tenant; unset: 1,000, on a loopback bind no limit",
+    )
+    limits_writes: int | None = Field(
+        default=None,
+        ge=0,
+        description="POST, PUT and DELETE a minute of one key; unset: 600, on a loopback bind no "
+        "limit",
+    )
+    limits_reads: int | None = Field(
+        default=None,
+        ge=0,
+        description="GET and HEAD a minute of one key; unset: 6,000, on a loopback bind no limit",
     )
 
     quota_events: int = Field(
@@ -153,6 +186,26 @@ class Settings(BaseSettings):
     )
     retention_checkpoints: int = Field(
         default=2, ge=1, description="Newest checkpoints of a job kept beside the best one"
+    )
+    retention_jobs_d: float = Field(
+        default=0, ge=0, description="Days after its end at which a job is deleted; 0: never"
+    )
+    retention_events_d: float = Field(
+        default=0, ge=0, description="The same for the events of a job that is kept; 0: never"
+    )
+    retention_metrics_d: float = Field(
+        default=0, ge=0, description="The same for the metrics of a job that is kept; 0: never"
+    )
+    retention_artifacts_d: float = Field(
+        default=0,
+        ge=0,
+        description="The same for the files of a job that is kept, but those that a waiting job "
+        "needs; 0: never",
+    )
+    retention_uploads_d: float = Field(
+        default=0,
+        ge=0,
+        description="Days after which a dataset that was never finalized is deleted; 0: never",
     )
 
     @field_validator("bind")
@@ -196,6 +249,25 @@ class Settings(BaseSettings):
     def worker_queue_names(self) -> tuple[str, ...]:
         """The queues that this worker serves; none where that depends on its GPUs."""
         return _split(self.worker_queues)
+
+    @property
+    def queued_jobs_limit(self) -> int | None:
+        """Queued jobs of a tenant without a quota of its own; None is no limit."""
+        return self._unless_loopback(self.limits_queued_jobs, 1000)
+
+    @property
+    def writes_limit(self) -> int | None:
+        """Writes a minute of a key, likewise."""
+        return self._unless_loopback(self.limits_writes, 600)
+
+    @property
+    def reads_limit(self) -> int | None:
+        """Reads a minute of a key, likewise."""
+        return self._unless_loopback(self.limits_reads, 6000)
+
+    def _unless_loopback(self, given: int | None, default: int) -> int | None:
+        """What was set, else the default where others can reach the port."""
+        return default if given is None and not _loopback(self.bind) else given
 
     @property
     def database(self) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # stubs only, not there at run time
 CHUNK_BYTES = 2**20
 RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 PART_BYTES = 5 * 2**20  # smallest part of a multipart upload to S3
+UNFINISHED = re.compile(r"[^#]+#\d+")  # how obstore names a local object before it is whole
 KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
@@ -176,6 +177,29 @@ def list(prefix: str) -> Iterator[Info]:
         for batch in obstore.list(get_store(), checked(prefix.rstrip("/"))):
             for meta in batch:
                 yield Info(meta["path"], meta["size"], meta["last_modified"])
+
+
+def delete_all(prefix: str) -> None:
+    """Remove every object under the folder ``prefix``, and what broken-off writes left there."""
+    for key in [info.key for info in list(prefix)]:
+        delete(key)
+    folder = local_path(prefix)
+    if folder is not None and folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def delete_unfinished(before: datetime) -> None:
+    """Remove what writes left that a kill broke off before ``before``; a listing never shows it.
+
+    Of a bucket nothing: there a rule of its life cycle ends unfinished uploads.
+    """
+    url = get_settings().store
+    if not url.startswith("file://"):
+        return
+    for path in _root(url).rglob("*#*"):
+        with suppress(FileNotFoundError):
+            if UNFINISHED.fullmatch(path.name) and path.stat().st_mtime < before.timestamp():
+                path.unlink()
 
 
 def free_bytes() -> int | None:

@@ -85,12 +85,14 @@ def _run(run: Run, options: argparse.Namespace) -> None:
     from models.core import device  # loads torch
 
     run.device = device.pick()
+    device.use_threads(spec.threads)
     if spec.deterministic:
         device.make_deterministic()
     described = device.describe(run.device)
     run.emit("event", event="lineage", **described)
     sys.stderr.write(f"{spec.kind} with {json.dumps(described)}\n")  # the first line of the log
     entry(spec, run)
+    run.complete_progress()
 
 
 def _check(run: Run, _options: argparse.Namespace) -> None:
@@ -168,6 +170,11 @@ def _report(run: Run, error: BaseException) -> int:
         exit_code = error.exit_code
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         fields |= {"code": "storage_full", "hint": "free space in the worker's state directory"}
+    elif isinstance(error, OSError) and error.errno == errno.EFBIG:
+        hint = (
+            "a file over SEXTANT_WORKER_FILE_LIMIT_BYTES; ask for less, or whoever runs the worker"
+        )
+        fields |= {"code": "storage_full", "hint": f"{hint} raises it"}
     elif isinstance(error, MemoryError):
         fields["code"] = "host_out_of_memory"
     elif type(error).__name__ == "OutOfMemoryError":  # torch.cuda's, which this module never loads

@@ -1,8 +1,11 @@
 """Every kind of job: the union of the specs, and the code of each spec."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import Field, TypeAdapter
@@ -40,6 +43,19 @@ def kinds() -> dict[str, type[Spec]]:
     """Spec classes by kind, in the order of the union."""
     classes: tuple[type[Spec], ...] = get_args(get_args(JobSpec)[0])
     return {get_args(spec.model_fields["kind"].annotation)[0]: spec for spec in classes}
+
+
+@cache
+def _shipped() -> dict[str, dict[str, list[list[float]]]]:
+    return json.loads((Path(__file__).parent / "timings.json").read_text())["seconds"]
+
+
+def shipped_timings(kind: str, unit: str) -> Sequence[tuple[float, float]]:
+    """Work and wall seconds of runs of a kind on two CPU cores, measured before the release.
+
+    ``tests/bench/timings.py`` writes them; none for a kind that it has not run.
+    """
+    return [(work, seconds) for work, seconds in _shipped().get(kind, {}).get(unit, ())]
 
 
 def upgrade(stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

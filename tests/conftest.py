@@ -20,7 +20,8 @@ from app.db.session import get_engine, make_engine, make_session
 from app.settings import Settings, get_settings
 
 DATABASES = ("sqlite", "postgresql")
-
+# the loops of the flood solver are compiled once, not for each state folder
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))
 
 LONGEST = ("live/test_live.py", "faults/", "models/test_conformance.py", "contract/", "live/")
 

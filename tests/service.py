@@ -9,17 +9,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import sqlalchemy as sa
+import uvicorn
 
 from app.db.session import make_engine
 from app.db.tables import Tenant, Worker
+from app.main import create_app
 from models.catalog import kinds
+from models.core import confine
 from tests.conftest import empty
 
 STUB = Path(__file__).parent / "workers" / "stub.py"
@@ -77,7 +80,7 @@ class Service:
         self.folder = folder
         self.database_url = database_url
         self.state = folder / "state"
-        self.journal = folder / "journal"
+        self.journal = folder / "triton" / "journal"  # where confined children may write
         self.journal.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -97,6 +100,7 @@ class Service:
             "LC_STUB_STEPS": str(steps),
             "LC_STUB_STEP_S": str(step_s),
             "LC_STUB_JOURNAL": str(self.journal),
+            "TRITON_CACHE_DIR": str(self.journal.parent),
         }
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
@@ -180,13 +184,14 @@ class Service:
                 process.kill()
                 process.wait()
 
-    def children(self) -> list[psutil.Process]:
-        """Living processes of runs in this service's state folder."""
+    def children(self, *, inits: bool = False) -> list[psutil.Process]:
+        """Living processes of runs in this service's state folder, or their inits."""
         return [
             process
-            for process in psutil.process_iter(["cwd", "status"])
+            for process in psutil.process_iter(["cwd", "status", "cmdline"])
             if str(process.info["cwd"] or "").startswith(str(self.state / "runs"))
             and process.info["status"] != psutil.STATUS_ZOMBIE
+            and any(word == confine.__file__ for word in process.info["cmdline"] or ()) is inits
         ]
 
     # -- jobs --------------------------------------------------------------------------------
@@ -314,3 +319,20 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
             sink.sendall(data)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """The API in a thread of this process; the block gets its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(create_app(), log_level="error", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -10,6 +10,7 @@ from app.db import migrate
 from app.db.session import get_engine
 from app.private import keep_private
 from app.settings import get_settings
+from workers import containment
 from workers.host import this_host
 
 
@@ -20,6 +21,7 @@ def main() -> int:
     keep_private()
     telemetry.configure(get_settings().log_level)
     migrate.upgrade(get_engine())
+    containment.compile_methods()
     if get_settings().broker_url:
         _serve_broker()
     else:
@@ -29,9 +31,11 @@ def main() -> int:
 
 def _serve_broker() -> None:
     from workers import tasks  # registers the task
+    from workers.cleaner import start_cleaners
     from workers.dispatcher import start_dispatcher
 
     host = this_host()
+    start_cleaners()
     start_dispatcher()  # before the broker answers: it may be away
     tasks.celery_app.worker_main(
         [
@@ -47,9 +51,11 @@ def _serve_broker() -> None:
 
 
 def _serve_database() -> None:
+    from workers.cleaner import start_cleaners
     from workers.dispatcher import start_dispatcher
 
     host = this_host()
+    start_cleaners()
 
     def drain(*_: object) -> None:
         host.draining.set()

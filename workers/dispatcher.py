@@ -1,10 +1,9 @@
-"""A thread of every worker: starts work without a wake-up, ends runs with dead leases, cleans.
+"""A thread of every worker: starts work without a wake-up, ends runs with dead leases.
 
 Safe when many run at once: every change is a compare-and-set. With it alone, without any broker,
 the service works; a message only makes it start sooner.
 """
 
-import contextlib
 import os
 import signal
 import threading
@@ -20,14 +19,13 @@ from sqlalchemy.orm import Session
 
 from app.db.session import database_now, make_session
 from app.db.tables import Job
-from app.services import artifacts, datasets, idempotency, lifecycle, workers
+from app.services import datasets, lifecycle, workers
 from app.settings import get_settings
-from workers import run_folder
+from workers import run_folder, runner
 from workers.host import process_started_at, this_host, versions
 from workers.work import run_next
 
 CLEAN_EVERY_S = 60.0
-SWEEP_EVERY_S = 3600.0  # lists every key of the store
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +37,6 @@ class Dispatcher(threading.Thread):
         super().__init__(name="dispatcher", daemon=True)
         self._period_s = period_s
         self._cleaned_at = -CLEAN_EVERY_S
-        self._swept_at = time.monotonic()
         self._working: list[threading.Thread] = []
 
     def run(self) -> None:
@@ -64,18 +61,12 @@ class Dispatcher(threading.Thread):
         with make_session() as session:
             ended = lifecycle.expire(session)
             lifecycle.time_out_queued(session)
+            lifecycle.release(session, database_now(session))
         if ended:
             run_folder.sweep()
         if time.monotonic() - self._cleaned_at >= CLEAN_EVERY_S:
             self._cleaned_at = time.monotonic()
             run_folder.sweep()
-            artifacts.collect()
-            with make_session() as session:
-                idempotency.forget_expired(session)
-                workers.forget_gone(session)
-        if time.monotonic() - self._swept_at >= SWEEP_EVERY_S:
-            self._swept_at = time.monotonic()
-            artifacts.sweep()
 
     def _fill(self) -> None:
         """Start a thread for each free slot that has something to do."""
@@ -99,7 +90,9 @@ class Dispatcher(threading.Thread):
 def _waiting(session: Session, name: str) -> bool:
     """Whether this worker could start something of a queue now."""
     now = database_now(session)
-    jobs = exists(select(Job.id).where(lifecycle.eligible(this_host().info(), [name], now)))
+    jobs = exists(
+        select(Job.id).where(lifecycle.eligible(session, this_host().info(), [name], now))
+    )
     return bool(session.scalar(select(jobs))) or datasets.check_waiting(session)
 
 
@@ -137,8 +130,7 @@ def end_orphans() -> None:
             continue
         if process_started_at(run.pid) == run.pid_started_at:
             log.warning("orphan_killed", job_id=run.job_id, pid=run.pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.pgid or run.pid, signal.SIGKILL)
+            runner.signal_family(run.pid, signal.SIGKILL)
 
 
 def _safely(call: Callable[[], object]) -> None:

@@ -72,7 +72,7 @@ def _limits(job: Job) -> RunLimits:
 
 
 def _record_process(run: Run, child: runner.Child, grant: Grant) -> None:
-    process = {"pid": child.process.pid, "pgid": child.pgid, "devices": list(grant.gpus)}
+    process = {"pid": child.process.pid, "pgid": child.process.pid, "devices": list(grant.gpus)}
     process["pid_started_at"] = host.process_started_at(child.process.pid)
     with make_session() as session:
         lifecycle.record_process(session, run, **process)

@@ -1,14 +1,15 @@
 """Starts and watches a child process: its events, its log, its stop, its end.
 
-The child leads a process group of its own and holds two pipes: events come from it, stop requests
-go to it. When this process dies, the control pipe ends and the child leaves by itself.
+The child holds two pipes: events come from it, stop requests go to it. When this process dies, the
+control pipe ends and the child leaves by itself. On Linux the process that is started here is the
+child's init (``models/core/confine.py``): it confines the child, ends as the child did, and only
+once no process that the child has started is left.
 """
 
 import contextlib
 import json
 import os
 import queue
-import resource
 import shlex
 import signal
 import subprocess
@@ -23,6 +24,7 @@ import psutil
 
 from app.services.child_lines import Line, read_line
 from app.settings import get_settings
+from workers import containment
 from workers.host import Grant
 from workers.line_queue import LineQueue
 from workers.logfile import CappedLog
@@ -30,9 +32,6 @@ from workers.logfile import CappedLog
 LINE_LIMIT_BYTES = 65_536
 UNREAD_BYTES = 2**20  # unread lines beyond this hold the child up
 REAP_S = 5.0
-# what a child may see of the worker's environment: no address or secret of the service
-PASSED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
-PASSED_PREFIXES = ("LC_", "OPENBLAS_", "COVERAGE_")
 
 
 class Child:
@@ -43,7 +42,6 @@ class Child:
     ) -> None:
         self.process = process
         self.folder = folder
-        self.pgid = process.pid  # start_new_session made it the leader
         self._control: int | None = control
         self._control_lock = threading.Lock()
         self._reaped = False
@@ -103,27 +101,17 @@ class Child:
                     os.write(self._control, json.dumps(message).encode() + b"\n")
 
     def terminate(self) -> None:
-        """SIGTERM to the whole group."""
+        """SIGTERM to every process of the child."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the whole group, and to the groups of its ranks."""
+        """SIGKILL to every process of the child; its init kills what is left then."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        if self._reaped:
-            return
-        for group in (self.pgid, *self._rank_groups()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, number)
-
-    def _rank_groups(self) -> list[int]:
-        """Groups that torchrun's ranks noted: each rank has a session of its own."""
-        path = self.folder / "ranks"
-        if not path.is_file():
-            return []
-        pids = [int(line) for line in path.read_text().split() if line.isdigit()]
-        return [pid for pid in pids if pid > 1 and _belongs(pid, self.folder)]
+        if self._reaped or (containment.HAS_INIT and self.process.poll() is not None):
+            return  # nothing is left, and the pid may be someone else's
+        signal_family(self.process.pid, number)
 
     # -- its end -----------------------------------------------------------------------------
 
@@ -136,7 +124,7 @@ class Child:
         self._lines.close()
         for thread in (self._event_thread, self._log_thread):
             thread.join(REAP_S)
-        self._reaped = True  # from here on the group's number may be someone else's
+        self._reaped = True
         with self._control_lock:
             if self._control is not None:
                 os.close(self._control)
@@ -148,13 +136,39 @@ class Child:
     def usage(self) -> tuple[float, set[int]]:
         """Resident memory of the child's processes in MiB, and their pids."""
         total, pids = 0.0, set()
-        with contextlib.suppress(psutil.Error):
-            root = psutil.Process(self.process.pid)
-            for process in (root, *root.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
-                    total += process.memory_info().rss / 2**20
-                    pids.add(process.pid)
+        for process in _family(self.process.pid):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss / 2**20
+                pids.add(process.pid)
         return total, pids
+
+
+def signal_family(pid: int, number: int) -> None:
+    """Send a signal to every process of the child whose init is ``pid``.
+
+    The init itself lives on and kills what was started meanwhile; one that has no child yet ends.
+    Without an init it is a signal to the group of the child.
+    """
+    if not containment.HAS_INIT:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, number)
+        return
+    family = _family(pid)
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+    if not family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        below = root.children(recursive=True)
+    except psutil.Error:
+        return []
+    return below if containment.HAS_INIT else [root, *below]
 
 
 def start(
@@ -165,12 +179,22 @@ def start(
     deterministic: bool = False,
     memory_mb: int = 0,
 ) -> Child:
-    """Start ``python -m models ACTION folder`` in a process group of its own."""
+    """Start ``python -m models ACTION folder`` confined, under an init of its own.
+
+    Args:
+        folder: of the run or check.
+        grant: its GPUs and cores.
+        action: ``run`` or ``check``.
+        deterministic: whether it must repeat bit for bit.
+        memory_mb: address space of one process in MiB; 0: as the settings say.
+    """
     events_read, events_write = os.pipe()
     control_read, control_write = os.pipe()
     os.set_blocking(control_write, False)
     settings = get_settings()
-    command = shlex.split(settings.worker_command) or [sys.executable, "-m", "models"]
+    environment = containment.environment(grant, folder, deterministic=deterministic)
+    command = containment.prefix(folder, grant, action, memory_mb or settings.worker_memory_mb)
+    command += shlex.split(settings.worker_command) or [sys.executable, "-m", "models"]
     command += ["--events", str(events_write), "--control", str(control_read), action]
     command += [str(folder)]
     if len(grant.gpus) > 1:
@@ -184,55 +208,13 @@ def start(
             start_new_session=True,
             pass_fds=(events_write, control_read),
             cwd=folder,
-            env=_environment(grant, folder, deterministic),
+            env=environment,
             umask=0o077,
         )
     finally:
         os.close(events_write)
         os.close(control_read)
-    _limit(process.pid, memory_mb or settings.worker_memory_mb)
     return Child(process, events_read, control_write, folder)
-
-
-def _environment(grant: Grant, folder: Path, deterministic: bool) -> dict[str, str]:
-    passed = {
-        name: value
-        for name, value in os.environ.items()
-        if name in PASSED or name.startswith(PASSED_PREFIXES)
-    }
-    if deterministic:
-        passed["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    threads = str(grant.cpus)
-    return passed | {
-        "CUDA_VISIBLE_DEVICES": ",".join(grant.gpus),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "PYTHONHASHSEED": "0",
-        "PYTHONSAFEPATH": "1",  # nothing is imported from the folder of the run, by ranks neither
-        "PYTHONUNBUFFERED": "1",
-        "MPLCONFIGDIR": str(folder / ".matplotlib"),
-        "SEXTANT_CHECKPOINT_INTERVAL_S": str(get_settings().worker_checkpoint_s),
-    }
-
-
-def _limit(pid: int, memory_mb: int) -> None:
-    """No core files, first in line for the kernel's memory killer, optional address limit."""
-    if not hasattr(resource, "prlimit"):
-        return  # macOS
-    with contextlib.suppress(ProcessLookupError, PermissionError, FileNotFoundError):
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-        if memory_mb:
-            limit_bytes = memory_mb * 2**20
-            resource.prlimit(pid, resource.RLIMIT_AS, (limit_bytes, limit_bytes))
-        Path(f"/proc/{pid}/oom_score_adj").write_text("500")
-
-
-def _belongs(pid: int, folder: Path) -> bool:
-    """Whether ``pid`` still is a process of this run: pids are used again."""
-    try:
-        return psutil.Process(pid).cwd() == str(folder)
-    except psutil.Error:
-        return False
 
 
 def _thread(target: Any, *args: Any) -> threading.Thread:

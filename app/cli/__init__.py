@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from app.cli import datasets, jobs, keys, service
+from app.cli import datasets, jobs, keys, service, tenants, usage
 from app.cli.extras import MissingExtraError
 from app.cli.output import complain
 from app.cli.wording import HINTS, worded
@@ -23,8 +23,10 @@ app = typer.Typer(
 )
 service.register(app)
 jobs.register(app)
+usage.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")
+app.add_typer(tenants.app, name="tenants")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Commands about datasets."""
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,8 @@ def import_dataset(
     content_format: Annotated[
         str | None,
         typer.Option(
-            "--format", help="npz, image_folder, parquet, idx, elevation, net; else by ending"
+            "--format",
+            help="npz, image_folder, parquet, idx, elevation, net, series, marks; else by ending",
         ),
     ] = None,
     cell_size_m: Annotated[
@@ -59,12 +61,13 @@ def import_dataset(
     ] = None,
     nodata: Annotated[
         float | None,
-        typer.Option(help="Stored value of cells without a height, elevation only"),
+        typer.Option(help="Stored value of cells without a height or nan, elevation only"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload a dataset and wait until the service has checked it."""
-    given = {"cell_size_m": cell_size_m, "nodata": nodata, "label": label, "split": split}
+    stored = "nan" if nodata is not None and math.isnan(nodata) else nodata  # as JSON has it
+    given = {"cell_size_m": cell_size_m, "nodata": stored, "label": label, "split": split}
     options = {option: value for option, value in given.items() if value is not None}
     with connect() as client, bytes_bar() as bar:
         task = bar.add_task("uploading", total=None)

@@ -177,7 +177,8 @@ def _training(client: Client, dataset: dict[str, Any] | None) -> dict[str, Any]:
         "data": {"dataset": dataset["name"]},
         "images": images,
         "epochs": EPOCHS_OF_IMAGES,
-        "batch_size": int(min(preset["batch_size"], counts["train"])),
+        # no more than are left when a tenth is held out for validation
+        "batch_size": max(2, int(min(preset["batch_size"], 0.9 * counts["train"]))),
     }
 
 

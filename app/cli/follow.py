@@ -1,5 +1,6 @@
 """Follows a job on the terminal: progress bar, rate, time left, loss; then what came of it."""
 
+from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import Any
 
@@ -20,7 +21,7 @@ from app.cli.output import (
 )
 from sextant_client import Client
 
-SHOWN_FIGURES = 12
+SHOWN_FIGURES = 24
 FINAL = {"succeeded", "failed", "cancelled"}
 LINE_EVERY_S = 10.0  # where no bar can move, in a file or a pipe
 
@@ -110,10 +111,21 @@ def report(client: Client, job: dict[str, Any]) -> None:
         say(f"{error['code']}: {error['message']}")
         if error.get("hint"):
             say(f"hint: {error['hint']}")
-    figures = {n: v for n, v in (job["result"] or {}).items() if isinstance(v, float | int | str)}
-    fields(dict(list(figures.items())[:SHOWN_FIGURES]))
+    figures = list(flat(job["result"] or {}))
+    fields(dict(figures[:SHOWN_FIGURES]))
+    if (more := len(figures) - SHOWN_FIGURES) > 0:
+        say(f"and {more} more figures, by sextant show {job['id']} --json")
     artifacts = client.artifacts(job["id"])
     table(
         ("role", "file", "size"),
         ((each["role"], each["name"], size(each["size_bytes"])) for each in artifacts),
     )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | int | str]]:
+    """Numbers and texts of a result, those of groups as ``group.name``; lists are left out."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, float | int | str):
+            yield f"{prefix}{name}", value

@@ -24,9 +24,10 @@ from app.cli.output import (
     table,
     when,
 )
+from app.cli.reproduce import reproduce
 from app.cli.schema import groups
 from sextant_client import Client
-from sextant_client.download import is_there
+from sextant_client.download import is_there, within
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its end")]
@@ -34,7 +35,8 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Watch it until its
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (submit, jobs, show, logs, metrics, download, cancel, retry, delete, kinds):
+    first = (submit, jobs, show, logs, metrics, download, cancel, retry, reproduce)
+    for command in (*first, delete, kinds):
         app.command()(command)
 
 
@@ -95,9 +97,8 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    filters = {"status": status, "kind": kind, "limit": min(limit, 200)}
     with connect() as client:
-        listed = [job for job, _ in zip(client.jobs(**filters), range(limit), strict=False)]
+        listed = list(client.jobs(limit, status=status, kind=kind))
     if as_json:
         output.print_json(listed)
         return
@@ -221,9 +222,7 @@ def _target(job_id: str, name: str, to: Path, artifacts: Mapping[str, Any]) -> P
     if name not in artifacts:
         names = ", ".join(artifacts) or "none yet"
         raise ValueError(f"{job_id} has no file {name!r}; it has {names}")
-    if not (to / name).resolve().is_relative_to(to.resolve()):
-        raise ValueError(f"the name {name!r} leads out of {to}; not downloaded")
-    return to / name
+    return within(to, name)
 
 
 def fetch(

@@ -1,12 +1,12 @@
 """Commands about API keys."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from app.cli import output
 from app.cli.connect import connect
-from app.cli.extras import require
+from app.cli.database import operator_session
 from app.cli.output import AsJson, say, table, when
 from app.local.address import admin_key
 from app.settings import get_settings
@@ -39,14 +39,21 @@ def create(
     first: Annotated[
         bool, typer.Option("--first", help="The very first key, made in the database itself")
     ] = False,
+    tenant: Annotated[
+        str | None, typer.Option(help="A key of this tenant, made in the database itself")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key; its secret is shown this once."""
     if first:
         say(_first_key())
         return
-    with connect() as client:
-        key = client.create_key(name, scope or ["jobs:read", "jobs:write", "datasets:read"])
+    scopes = scope or ["jobs:read", "jobs:write", "datasets:read"]
+    if tenant is not None:
+        key = _key_of(tenant, name, scopes)
+    else:
+        with connect() as client:
+            key = client.create_key(name, scopes)
     if as_json:
         output.print_json(key)
         return
@@ -56,20 +63,27 @@ def create(
 
 def _first_key() -> str:
     """The admin key of a new installation; needs the database, not a running API."""
-    require("server", "alembic", "sqlalchemy")
-    from app.db import migrate
-    from app.db.session import get_engine, make_session
-    from app.private import keep_private
-    from app.services.keys import ensure_admin_key
+    with operator_session() as session:
+        from app.services.keys import ensure_admin_key
 
-    keep_private()
-    migrate.upgrade(get_engine())
-    with make_session() as session:
         created = ensure_admin_key(session)
     key = created or admin_key(get_settings())
     if key is None:
         raise ValueError("there are keys already; make more with an admin key in SEXTANT_KEY")
     return key
+
+
+def _key_of(tenant: str, name: str, scopes: list[str]) -> dict[str, Any]:
+    """A key of a tenant, from the database itself: no key of another tenant can make it."""
+    with operator_session() as session:
+        from app.schemas.keys import KeyCreate, KeyCreated, KeyRead
+        from app.services import keys, tenants
+
+        asked = KeyCreate.model_validate({"name": name, "scopes": scopes})
+        owner = tenants.find(session, tenant)
+        made, token = keys.create(session, owner.id, asked.name, list(asked.scopes))
+        fields = KeyRead.model_validate(made).model_dump()
+    return KeyCreated(**fields, key=token).model_dump(mode="json")
 
 
 @app.command()

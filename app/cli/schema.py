@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 Schema = Mapping[str, Any]
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-# what pydantic writes where it validates an optional integer by a function before its bounds
-BOUNDS |= {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 DEFAULT_MAX_CHARS = 40
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 import migrations
 
 LOCK_ID = 7_226_001  # advisory lock of PostgreSQL; any fixed number
+LIMIT_S = 4 * 3600.0  # an index over many millions of rows takes its time
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -42,6 +43,7 @@ def upgrade(engine: Engine) -> None:
     Raises:
         RuntimeError: if the database has a revision that this code does not know.
     """
+    engine = engine.execution_options(limit_s=LIMIT_S)
     with _locked(engine), engine.connect() as connection:
         known = ScriptDirectory.from_config(alembic_config())
         revision = MigrationContext.configure(connection).get_current_revision()
@@ -53,7 +55,17 @@ def upgrade(engine: Engine) -> None:
                 f"the database is at revision {revision}, newer than this code; "
                 "update this installation"
             ) from error
+        _lift_limits(connection)
         command.upgrade(alembic_config(connection), "head")
+        connection.commit()
+
+
+def _lift_limits(connection: Connection) -> None:
+    """Let the statements of this connection take as long as they need; nobody gets it after us."""
+    if connection.dialect.name == "postgresql":
+        connection.detach()
+        connection.execute(text("SET statement_timeout = 0"))
+        connection.execute(text("SET idle_in_transaction_session_timeout = 0"))
         connection.commit()
 
 
@@ -66,7 +78,9 @@ def _locked(engine: Engine) -> Generator[None]:
             yield
         return
     with engine.connect() as connection:
+        _lift_limits(connection)  # another process may be migrating
         connection.execute(text("SELECT pg_advisory_lock(:id)"), {"id": LOCK_ID})
+        connection.commit()
         try:
             yield
         finally:

@@ -76,9 +76,9 @@ def make_postgresql_engine(url: URL) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         raw: Any = connection.connection.dbapi_connection
-        raw.limit_s = (
-            READ_S if connection.get_execution_options().get("write") is False else WRITE_S
-        )
+        options = connection.get_execution_options()
+        default_s = READ_S if options.get("write") is False else WRITE_S
+        raw.limit_s = options.get("limit_s", default_s)
 
     @event.listens_for(engine, "checkin")
     def _checkin(connection: Any, _record: Any) -> None:

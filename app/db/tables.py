@@ -9,14 +9,17 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     DateTime,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     PrimaryKeyConstraint,
     String,
     TypeDecorator,
     desc,
+    literal,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -37,6 +40,7 @@ class JobStatus(StrEnum):
 FINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 STATUS_REASONS = ("starting", "cancelling", "backoff")
 ARTIFACT_STATUSES = ("pending", "ready", "deleted")
+LISTED = "deleted_at IS NULL"
 DATASET_STATUSES = ("uploading", "checking", "ready", "failed")
 
 
@@ -90,6 +94,11 @@ class StatusColumn(TypeDecorator[JobStatus]):
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
+def _only(condition: str) -> dict[str, Any]:
+    """Keywords of an index over the rows that meet a condition; queries must say it literally."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
@@ -120,10 +129,12 @@ class Tenant(Base):
     """An owner of rows."""
 
     __tablename__ = "tenants"
+    __table_args__ = (Index("uq_tenants_name", "name", unique=True),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    disabled_at: Mapped[datetime | None]
 
 
 class ApiKey(Base):
@@ -149,9 +160,40 @@ class Job(Base):
     __table_args__ = (
         _one_of("status", tuple(JobStatus)),
         _one_of("status_reason", STATUS_REASONS),
-        Index(None, "tenant_id", "id"),
-        Index("ix_jobs_claim", "status", "queue", desc("priority"), "id"),
-        Index(None, "status", "lease_expires_at"),
+        # lists; each ends with the id, so that a page is read in its order
+        Index("ix_jobs_list", "tenant_id", "id", **_only(LISTED)),
+        Index("ix_jobs_list_status", "tenant_id", "status", "id", **_only(LISTED)),
+        Index("ix_jobs_list_kind", "tenant_id", "kind", "status", "id", **_only(LISTED)),
+        Index("ix_jobs_list_method", "tenant_id", "method", "status", "id", **_only(LISTED)),
+        Index("ix_jobs_list_name", "tenant_id", "name", "status", "id", **_only(LISTED)),
+        # the queue: in line, not yet due, waiting too long, longest waiting
+        Index(
+            "ix_jobs_claim",
+            "queue",
+            desc("priority"),
+            "id",
+            "device",
+            "gpus",
+            "tenant_id",
+            **_only("status = 'queued' AND not_before IS NULL"),
+        ),
+        Index("ix_jobs_due", "not_before", **_only("status = 'queued' AND not_before IS NOT NULL")),
+        Index(
+            "ix_jobs_queue_timeout",
+            "queue_timeout_at",
+            **_only("status = 'queued' AND queue_timeout_at IS NOT NULL"),
+        ),
+        Index("ix_jobs_queued_at", "queued_at", **_only("status = 'queued'")),
+        Index("ix_jobs_queued", "tenant_id", **_only("status = 'queued'")),  # counted for a quota
+        # not the lease itself: a renewal would have to write every index of its row
+        Index("ix_jobs_running", "id", **_only("status = 'running'")),
+        Index(
+            "ix_jobs_finished",
+            "finished_at",
+            "id",
+            **_only("finished_at IS NOT NULL AND deleted_at IS NULL"),
+        ),
+        Index("ix_jobs_deleted", "deleted_at", **_only("deleted_at IS NOT NULL")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -197,11 +239,35 @@ class Job(Base):
     deleted_at: Mapped[datetime | None]
 
 
+def has_status(status: JobStatus) -> ColumnElement[bool]:
+    """Jobs of a status that stands in the text of the statement: partial indexes serve it."""
+    return Job.status == literal(status.value, literal_execute=True)
+
+
+class JobLabel(Base):
+    """An entry of a job's metadata, so that an index answers a filter by it."""
+
+    __tablename__ = "job_labels"
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "name"),
+        Index(None, "tenant_id", "name", "value", "job_id"),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    tenant_id: Mapped[str]
+    value: Mapped[str]
+
+
 class Run(Base):
     """One execution of a job by a worker, numbered from 1."""
 
     __tablename__ = "runs"
-    __table_args__ = (PrimaryKeyConstraint("job_id", "number"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "number"),
+        Index(None, "tenant_id", "ended_at"),
+        Index("ix_runs_open", "host", **_only("ended_at IS NULL")),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     number: Mapped[int]
@@ -282,6 +348,13 @@ class Artifact(Base):
             postgresql_where=text("status = 'ready'"),
         ),
         Index(None, "status", "created_at"),
+        Index(
+            "ix_artifacts_stored",
+            "tenant_id",
+            "size_bytes",
+            sqlite_where=text("status = 'ready'"),
+            postgresql_where=text("status = 'ready'"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -291,7 +364,7 @@ class Artifact(Base):
     role: Mapped[str]
     name: Mapped[str]
     step: Mapped[int | None] = mapped_column(BigInteger)
-    storage_key: Mapped[str]
+    storage_key: Mapped[str] = mapped_column(index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     sha256: Mapped[str | None]
     media_type: Mapped[str]
@@ -323,7 +396,7 @@ class Dataset(Base):
     format: Mapped[str]
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
     status: Mapped[str] = mapped_column(default="uploading")
-    storage_key: Mapped[str | None]
+    storage_key: Mapped[str | None] = mapped_column(index=True)
     sha256: Mapped[str | None]
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -353,6 +426,21 @@ class IdempotencyKey(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
+class RunTiming(Base):
+    """The work and wall seconds of a run that succeeded; the newest of each sort are kept."""
+
+    __tablename__ = "timings"
+    __table_args__ = (Index(None, "kind", "work_unit", "device", "at"),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    device: Mapped[str]
+    work_unit: Mapped[str]
+    work: Mapped[float]
+    seconds: Mapped[float]
+    at: Mapped[datetime]
+
+
 class Worker(Base):
     """A worker process and its heartbeat."""
 
@@ -371,3 +459,39 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     heartbeat_at: Mapped[datetime] = mapped_column(default=utc_now)
     dispatcher_at: Mapped[datetime | None]
+
+
+class Counter(Base):
+    """A summand of a number that is too dear to count anew; see ``services.counters``."""
+
+    __tablename__ = "counters"
+
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    name: Mapped[str]
+    labels: Mapped[str]  # joined by spaces
+    value: Mapped[int] = mapped_column(BigInteger)
+
+
+class Chore(Base):
+    """Work that one of all workers does now and then, under a lease; see ``services.chores``."""
+
+    __tablename__ = "chores"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    done_at: Mapped[datetime | None]
+    position: Mapped[dict[str, Any] | None] = mapped_column(Json)  # how far it has come
+
+
+class StateSize(Base):
+    """How large the state was at a time."""
+
+    __tablename__ = "state_sizes"
+
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    database_bytes: Mapped[int] = mapped_column(BigInteger)
+    artifact_bytes: Mapped[int] = mapped_column(BigInteger)
+    jobs: Mapped[int] = mapped_column(BigInteger)

@@ -2,17 +2,19 @@
 
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from app.db.session import make_session
+from app.db.tables import Tenant
 from app.errors import ForbiddenError, UnauthorizedError
-from app.services import keys
+from app.http import rates
+from app.services import keys, quotas
 from app.settings import get_settings
 
 ADMIN = "admin"
@@ -27,6 +29,7 @@ class Principal:
     key_id: str
     tenant_id: str
     scopes: frozenset[str]
+    quotas: Mapping[str, int | None] = field(default_factory=dict)
 
 
 RECENT_S = 1.0
@@ -36,16 +39,24 @@ _recent: dict[bytes, tuple[float, Principal]] = {}  # until when, and whose key;
 ANYONE = Principal("key_none", keys.DEFAULT_TENANT, frozenset({ADMIN}))
 
 
-async def caller(credentials: Credentials) -> Principal:
-    """The principal of the request's key, whatever its scopes.
-
-    A key is looked up once a second: a revoked one may work for one second more.
+async def caller(request: Request, credentials: Credentials) -> Principal:
+    """The principal of the request's key, whatever its scopes, while it is within its limits.
 
     Raises:
         UnauthorizedError: without a valid key.
+        TooManyRequestsError: if it makes more requests than it may.
     """
-    if get_settings().auth_disabled:
-        return ANYONE
+    principal = await _principal(credentials)
+    await rates.admit(request, principal.key_id, principal.quotas)
+    return principal
+
+
+async def _principal(credentials: HTTPAuthorizationCredentials | None) -> Principal:
+    """A key is looked up once a second: a revoked one may work for one second more."""
+    settings = get_settings()
+    if settings.auth_disabled:
+        limits = {"writes_a_minute": settings.writes_limit, "reads_a_minute": settings.reads_limit}
+        return replace(ANYONE, quotas=limits)
     if credentials is None:
         raise UnauthorizedError("send the header Authorization: Bearer <key>")
     seen = hashlib.sha256(credentials.credentials.encode()).digest()  # no secret is kept
@@ -63,8 +74,9 @@ def _verify(token: str) -> Principal:
     """In a short session: no connection is held while the route waits for its thread."""
     with make_session(write=False) as session:
         key = keys.verify(session, token)
+        limits = quotas.limits_of(session.get_one(Tenant, key.tenant_id))
     keys.note_use(key)
-    return Principal(key.id, key.tenant_id, frozenset(key.scopes))
+    return Principal(key.id, key.tenant_id, frozenset(key.scopes), limits)
 
 
 Caller = Annotated[Principal, Depends(caller)]

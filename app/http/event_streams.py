@@ -26,7 +26,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app import queue
 from app.db.session import make_session
 from app.http.auth import ANYONE
-from app.services import events, keys, logs
+from app.services import changes, events, keys, logs
 from app.settings import get_settings
 
 STREAM = "text/event-stream"
@@ -42,6 +42,7 @@ MAX_STREAMS = 200
 MAX_STREAMS_PER_KEY = 10
 PING_S = 15.0
 POLL_S = 1.0
+CHANGES_EVERY_S = 0.5  # least time between two events of a stream of changes
 KEYS_EVERY_S = 0.5  # a revoked key's streams end within a second
 LISTENER_STOP_S = 2.0  # it checks for a stop twice a second
 SEND_S = 30.0  # a reader that takes nothing for so long is dropped; it reconnects by id
@@ -68,12 +69,35 @@ class StreamChunk(NamedTuple):
     end: dict[str, Any] | None = None
 
 
+class Waiter(asyncio.Event):
+    """Set at a change; remembers of what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed: set[str] = set()
+
+    def wake(self, changed_id: str) -> None:
+        """Note a change and wake who waits."""
+        self._changed.add(changed_id)
+        self.set()
+
+    def take(self) -> list[str]:
+        """Ids of what has changed since the last call, sorted; later changes wake again."""
+        changed = sorted(self._changed)
+        self._changed.clear()
+        self.clear()
+        return changed
+
+
 class Hub:
-    """Which coroutines wait for which job; used in the event loop only, except :meth:`notify`."""
+    """Which coroutines wait for which job; used in the event loop only, except :meth:`notify`.
+
+    Who waits for a tenant is woken by its new jobs.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[Waiter]] = {}
         self._known: dict[str, tuple[Any, ...]] = {}
         self._stop = threading.Event()
         self.streams: Counter[str] = Counter()
@@ -100,17 +124,22 @@ class Hub:
             self._listener.join(LISTENER_STOP_S)
 
     @contextmanager
-    def watch(self, job_id: str) -> Generator[asyncio.Event]:
-        """An event that is set at every change of a job while the context lasts."""
-        changed = asyncio.Event()
-        self._waiting.setdefault(job_id, set()).add(changed)
+    def watch(self, *ids: str) -> Generator[Waiter]:
+        """Set at every change of these jobs, and at new jobs of these tenants, while it lasts."""
+        waiter = Waiter()
+        for each in ids:
+            self._waiting.setdefault(each, set()).add(waiter)
         try:
-            yield changed
+            yield waiter
         finally:
-            self._waiting[job_id].discard(changed)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
-                self._known.pop(job_id, None)
+            for each in ids:
+                self._leave(each, waiter)
+
+    def _leave(self, watched: str, waiter: Waiter) -> None:
+        self._waiting[watched].discard(waiter)
+        if not self._waiting[watched]:
+            del self._waiting[watched]
+            self._known.pop(watched, None)
 
     def notify(self, job_id: str) -> None:
         """Wake the waiters of a job; may be called from any thread."""
@@ -118,8 +147,8 @@ class Hub:
             self._loop.call_soon_threadsafe(self._wake, job_id)
 
     def _wake(self, job_id: str) -> None:
-        for changed in self._waiting.get(job_id, ()):
-            changed.set()
+        for waiter in self._waiting.get(job_id, ()):
+            waiter.wake(job_id)
 
     def _wake_all(self) -> None:
         for job_id in self._waiting:
@@ -164,9 +193,9 @@ def _invalid_keys(key_ids: list[str]) -> set[str]:
         return keys.invalid_of(session, key_ids)
 
 
-def _change_marks(job_ids: list[str]) -> dict[str, tuple[Any, ...]]:
+def _change_marks(ids: list[str]) -> dict[str, tuple[Any, ...]]:
     with make_session(write=False) as session:
-        return events.change_marks(session, job_ids)
+        return changes.marks(session, ids)
 
 
 _hubs: list[Hub] = []  # the one of this process, while it runs
@@ -206,9 +235,12 @@ async def _wait(changed: asyncio.Event, timeout_s: float) -> None:
 
 
 async def _frames(
-    key_id: str, job_id: str, next_chunk: Callable[[], StreamChunk], poll_every_s: float
+    key_id: str, job_id: str, next_chunk: Callable[[], StreamChunk], poll_every_s: float = PING_S
 ) -> AsyncGenerator[bytes]:
-    """Bytes of a stream: ``next_chunk``'s, called in a thread at each change and periodically."""
+    """Bytes of a stream: ``next_chunk``'s, called in a thread, never concurrently.
+
+    It is called at each change, and every ``poll_every_s`` seconds without one.
+    """
     hub, ping_at = _hub(), time.monotonic() + PING_S
     with hub.watch(job_id) as changed:
         while not hub.stopped and key_id not in hub.refused:
@@ -229,23 +261,26 @@ async def _frames(
                 await _wait(changed, min(poll_every_s, ping_at - time.monotonic()))
 
 
+async def _change_frames(key_id: str, ids: list[str]) -> AsyncGenerator[bytes]:
+    """An event for each change, with the ids of what has changed; no statement for any of them."""
+    hub = _hub()
+    with hub.watch(*ids) as waiter:
+        for each in ids:  # it may have changed before the stream opened
+            waiter.wake(each)
+        while not hub.stopped and key_id not in hub.refused:
+            await _wait(waiter, PING_S)
+            changed = waiter.take()
+            data = json.dumps(changed)
+            yield format_sse_event(event="changed", data_str=data) if changed else KEEPALIVE_COMMENT
+            await asyncio.sleep(CHANGES_EVERY_S)
+
+
 class EventStream(EventSourceResponse):
-    """A stream of server-sent events under the limits of the process and of the key.
+    """A stream of server-sent events under the limits of the process and of the key."""
 
-    Args:
-        next_chunk: returns what to send next; called in a thread, never concurrently.
-        poll_every_s: how often to call it without a change.
-    """
-
-    def __init__(
-        self,
-        key_id: str,
-        job_id: str,
-        next_chunk: Callable[[], StreamChunk],
-        poll_every_s: float = PING_S,
-    ) -> None:
+    def __init__(self, key_id: str, frames: AsyncGenerator[bytes]) -> None:
         self._key_id = key_id
-        self._frames = _frames(key_id, job_id, next_chunk, poll_every_s)
+        self._frames = frames
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(self._frames, headers=headers)
 
@@ -307,7 +342,7 @@ def job_log(key_id: str, tenant_id: str, job_id: str, run: int, offset: int) -> 
         end = {"run": run} if over and not growth.more else None
         return StreamChunk(frame if growth.text else b"", growth.more, end)
 
-    return EventStream(key_id, job_id, next_chunk, POLL_S)
+    return EventStream(key_id, _frames(key_id, job_id, next_chunk, POLL_S))
 
 
 def job_events(key_id: str, tenant_id: str, job_id: str, after: int) -> EventStream:
@@ -329,4 +364,13 @@ def job_events(key_id: str, tenant_id: str, job_id: str, after: int) -> EventStr
         end = {"status": updates.final} if updates.final and not more else None
         return StreamChunk(bytes(frames), more, end)
 
-    return EventStream(key_id, job_id, next_chunk)
+    return EventStream(key_id, _frames(key_id, job_id, next_chunk))
+
+
+def job_changes(key_id: str, tenant_id: str, job_ids: list[str]) -> EventStream:
+    """The stream of changes of some jobs of a tenant, and of its list of jobs.
+
+    Each event ``changed`` holds the ids of the jobs that have changed, the id of the tenant for
+    new jobs; the first one all of them.
+    """
+    return EventStream(key_id, _change_frames(key_id, [tenant_id, *job_ids]))

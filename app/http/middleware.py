@@ -38,13 +38,15 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send)
             return
         request_id = _request_id(scope)
+        state = scope.setdefault("state", {})
         started, status = time.perf_counter(), 0
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                added = [(b"x-request-id", request_id.encode()), *state.get("answer_headers", ())]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

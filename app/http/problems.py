@@ -37,6 +37,11 @@ PROBLEMS = {
     "forbidden": ProblemKind(
         403, "Scope missing", "The key is valid but lacks the scope that the detail names."
     ),
+    "storage_quota_exceeded": ProblemKind(
+        403,
+        "Storage quota full",
+        "The tenant has stored all it may, as `quota` tells. Delete jobs or datasets.",
+    ),
     "not_found": ProblemKind(
         404, "Not found", "There is nothing at this address, or it belongs to another tenant."
     ),
@@ -64,6 +69,9 @@ PROBLEMS = {
     ),
     "idempotency_mismatch": ProblemKind(
         422, "Key used for another request", "Use a new Idempotency-Key for a new request."
+    ),
+    "quota_exceeded": ProblemKind(
+        429, "Quota full", "Wait, or free some of what `quota` names; `GET /v1/usage` tells all."
     ),
     "too_many": ProblemKind(429, "Too many", "Wait for the seconds that `Retry-After` names."),
     "headers_too_large": ProblemKind(
@@ -93,6 +101,14 @@ class FieldError(BaseModel):
     value_excerpt: str | None = None
 
 
+class QuotaProblem(BaseModel):
+    """The quota that is full."""
+
+    name: str
+    limit: int
+    used: int
+
+
 class Problem(BaseModel):
     """An error."""
 
@@ -104,6 +120,7 @@ class Problem(BaseModel):
     code: str
     request_id: str | None
     errors: list[FieldError] | None = Field(default=None, description="With status 422")
+    quota: QuotaProblem | None = Field(default=None, description="With a full quota")
 
 
 def schemas() -> dict[str, Any]:
@@ -131,6 +148,8 @@ def answer(
     *,
     status: int | None = None,
     errors: list[dict[str, Any]] | None = None,
+    quota: dict[str, Any] | None = None,
+    retry_after_s: int | None = None,
 ) -> Answer:
     """Status, headers and body of a problem."""
     explained = PROBLEMS[code]
@@ -145,14 +164,23 @@ def answer(
         code=code,
         request_id=get_contextvars().get("request_id"),
         errors=field_errors,
+        quota=QuotaProblem(**quota) if quota else None,
     )
-    body = problem.model_dump(exclude=None if field_errors else {"errors"})
-    return Answer(status, body, HEADERS.get(status, {}))
+    body = problem.model_dump(exclude={n for n in ("errors", "quota") if not getattr(problem, n)})
+    wait = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return Answer(status, body, HEADERS.get(status, {}) | wait)
 
 
 def refusal(instance: str, error: ServiceError) -> Answer:
     """The problem of a service's exception."""
-    return answer(instance, error.code, error.detail, errors=error.errors)
+    return answer(
+        instance,
+        error.code,
+        error.detail,
+        errors=error.errors,
+        quota=error.quota,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def respond(content: Answer) -> Response:

@@ -5,6 +5,7 @@ import os
 from app.settings import Settings
 
 ADDRESS = "address"
+INSTANCE_HEADER = "Sextant-Instance"  # of /readyz: SEXTANT_INSTANCE of the process that answers
 
 
 class StartError(Exception):

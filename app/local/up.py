@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import httpx
 from app.db import migrate
 from app.db.session import get_engine, make_session
 from app.local import broker
-from app.local.address import ADDRESS, StartError, address_of, admin_key
+from app.local.address import ADDRESS, INSTANCE_HEADER, StartError, address_of, admin_key
 from app.local.gpus import find_gpus
 from app.local.supervisor import Part, Supervisor
 from app.private import keep_private
@@ -59,12 +60,14 @@ def running(say: Callable[[str], None]) -> Generator[Address]:
         if not port_is_free(settings.host, settings.port):
             raise StartError(f"{settings.bind} is taken; stop what listens there or use --bind")
         _prepare()
+        instance = uuid.uuid4().hex
         environment = {"SEXTANT_STATE_DIR": str(state), "SEXTANT_BIND": settings.bind}
+        environment |= {"SEXTANT_INSTANCE": instance}
         environment |= _broker_url(settings, state, stack, say)
         parts = _parts(environment)
         supervisor = stack.enter_context(Supervisor(parts, state / "logs", say))
         address = Address(address_of(settings), admin_key(settings))
-        _wait_until_ready(address.url, supervisor)
+        _wait_until_ready(address.url, instance, supervisor)
         note = state / ADDRESS
         note.write_text(address.url)
         stack.callback(note.unlink, missing_ok=True)
@@ -149,12 +152,14 @@ def _parts(environment: dict[str, str]) -> list[Part]:
     return parts
 
 
-def _wait_until_ready(url: str, supervisor: Supervisor) -> None:
+def _wait_until_ready(url: str, instance: str, supervisor: Supervisor) -> None:
+    """Wait for our own API: another that took the port first may answer in its place."""
     api = next(part for part in supervisor.parts if part.name == "api")
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline and api.failures == 0:
         try:
-            if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).is_success:
+            answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+            if answer.is_success and answer.headers.get(INSTANCE_HEADER) == instance:
                 return
         except httpx.TransportError:
             pass

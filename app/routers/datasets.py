@@ -26,7 +26,7 @@ from app.http.problems import problems
 from app.http.strict import StrictRoute
 from app.schemas.datasets import DatasetCreate, DatasetQuery, DatasetRead
 from app.schemas.page import Page
-from app.services import datasets, uploads
+from app.services import datasets, quotas, uploads
 from app.services.idempotency import Answer
 from models.data.builtin import BUILTIN
 
@@ -91,19 +91,19 @@ async def put_content(
         raise HTTPException(415, f"the content is {content_type!r}; send {OCTETS}")
     digest = _sha256("repr-digest", repr_digest) or _sha256("content-digest", content_digest)
     tenant_id = principal.tenant_id
-    row = await run_in_threadpool(_writable, tenant_id, dataset)
+    row, room = await run_in_threadpool(_writable, tenant_id, dataset)
     try:
-        key, stored = await uploads.receive(row, request.stream(), content_length, digest)
+        key, stored = await uploads.receive(row, request.stream(), content_length, digest, room)
     except ClientDisconnect as error:
         raise HTTPException(400, "the upload was cut off") from error
     return await run_in_threadpool(_accept, tenant_id, row.id, key, stored)
 
 
-def _writable(tenant_id: str, ref: str) -> Dataset:
+def _writable(tenant_id: str, ref: str) -> tuple[Dataset, quotas.Room]:
     with make_session(write=False) as session:
         row = datasets.get(session, tenant_id, ref)
-    uploads.check_writable(row)
-    return row
+        uploads.check_writable(row)
+        return row, quotas.room(session, tenant_id, row.size_bytes or 0)
 
 
 def _accept(tenant_id: str, dataset_id: str, key: str, stored: storage.Stored) -> DatasetRead:

@@ -11,6 +11,7 @@ from app.http.auth import ADMIN, bearer, caller, demand
 from app.http.downloads import TEXT
 from app.http.problems import PROBLEMS, problems
 from app.http.strict import StrictRoute
+from app.local.address import INSTANCE_HEADER
 from app.schemas.health import Health, ProblemRead, Ready
 from app.services import gauges, health
 from app.settings import get_settings
@@ -21,7 +22,7 @@ router = APIRouter(tags=["health"], route_class=StrictRoute)
 async def metrics_allowed(request: Request) -> None:
     """Demand an admin key where the settings say so: the numbers are of all tenants."""
     if get_settings().auth_metrics:
-        principal = await caller(await bearer(request))
+        principal = await caller(request, await bearer(request))
         demand(principal, ADMIN)
 
 
@@ -40,7 +41,8 @@ def readyz() -> Response:
     """Report whether database, store and migration are ready, and the state of the other parts."""
     readiness = health.readiness()
     body = Ready(ready=readiness.ready, **readiness.parts).model_dump()
-    return JSONResponse(body, 200 if readiness.ready else 503)
+    whose = {INSTANCE_HEADER: get_settings().instance}
+    return JSONResponse(body, 200 if readiness.ready else 503, headers=whose)
 
 
 @router.get(

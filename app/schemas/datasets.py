@@ -33,11 +33,10 @@ class DatasetOptions(Body):
         "of folders, files or arrays; hold_out: such names mean nothing, a fifth of each class is "
         "held out for testing",
     )
-    nodata: float | None = Field(
+    nodata: Annotated[float, Field(allow_inf_nan=False)] | Literal["nan"] | None = Field(
         default=None,
-        allow_inf_nan=False,
         description="Stored value of cells without a height, where the file declares none;"
-        " elevation only",
+        ' "nan" for NaN; elevation only',
     )
 
 
@@ -45,10 +44,13 @@ class DatasetCreate(Body):
     """A dataset to upload."""
 
     name: Name = Field(description="What specs will call it; unique, not one of a built-in set")
-    format: Literal["npz", "image_folder", "parquet", "idx", "elevation", "net"] = Field(
+    format: Literal[
+        "npz", "image_folder", "parquet", "idx", "elevation", "net", "series", "marks"
+    ] = Field(
         description="npz without objects; zip of an image folder, or one picture; parquet with "
         "images and labels; zip of IDX files as MNIST has them; GeoTIFF, ASCII grid or npy of "
-        "heights; net: a torch.export archive or safetensors weights"
+        "heights; net: a torch.export archive or safetensors weights; series: CSV of times and "
+        "values; marks: CSV of x, y and surveyed water levels"
     )
     options: DatasetOptions = DatasetOptions()
     sha256: Sha256 | None = Field(default=None, description="What the content must have")
@@ -60,7 +62,7 @@ class DatasetCreate(Body):
             raise ValueError(f"cell_size_m with format {self.format}; only elevation has cells")
         if options.label is not None and self.format != "parquet":
             raise ValueError(f"label with format {self.format}; only parquet has columns")
-        if options.split is not None and self.format in ("elevation", "net"):
+        if options.split is not None and self.format in ("elevation", "net", "series", "marks"):
             raise ValueError(f"split with format {self.format}; only images have parts")
         if options.nodata is not None and self.format != "elevation":
             raise ValueError(f"nodata with format {self.format}; only elevation has heights")

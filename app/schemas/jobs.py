@@ -14,7 +14,7 @@ from app.db.tables import Job, JobStatus
 from app.schemas.errors import JobError
 from app.schemas.page import Body, Cursor, Limit, Params, Time
 from models.catalog import JobSpec
-from models.core.spec import Int
+from models.core.spec import Estimate, Int
 
 StatusReason = Literal[
     "waiting_for_worker",
@@ -97,6 +97,12 @@ class JobFilters(Params):
     kind: str | None = Field(default=None, max_length=64)
     method: str | None = Field(default=None, max_length=64, description="Part left of the dot")
     name: str | None = Field(default=None, max_length=120, description="Exact name")
+    search: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=120,
+        description="Part of the name, in any case; or what the id begins with",
+    )
     parent: str | None = Field(default=None, max_length=64, description="Id of the job retried")
     created_after: Time | None = None
     created_before: Time | None = None
@@ -234,10 +240,24 @@ def links(job_id: str) -> Links:
     return Links(self=job, **parts)
 
 
+class CostRead(Estimate):
+    """What a job will cost, and how long runs like it took."""
+
+    seconds: float | None = Field(description="Wall seconds of its run; null where nobody knows")
+    interval_s: tuple[float, float] | None = Field(
+        description="From the least to the most it should be; at least a factor 2 on either side"
+    )
+    device: str = Field(description="On which they are: cpu, or the name of a GPU")
+    runs: int = Field(
+        description="Runs measured here; 0: the rates that come with the release, of two CPU cores"
+    )
+    no_seconds: str | None = Field(description="Why seconds is null")
+
+
 class DryRun(BaseModel):
     """What a job would be, had it been stored."""
 
-    estimate: dict[str, Any]
+    estimate: CostRead
     resolved_spec: dict[str, Any]
     queue: str
     warnings: list[str]

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from models.core.spec import StrictFields
+
 Item = TypeVar("Item")
 
 
-class Body(BaseModel):
-    """A request body: unknown fields refused, no silent conversion, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+class Body(StrictFields):
+    """A request body."""
 
 
 class Params(BaseModel):

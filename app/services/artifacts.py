@@ -1,47 +1,25 @@
-"""Files of runs: stored, found, listed, collected. A row is ``ready`` once its bytes are checked.
+"""Files of runs: stored, found, listed. A row is ``ready`` once its bytes are checked.
 
 Bytes are copied between two short sessions, so that SQLite's one writer is never kept waiting.
 """
 
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, exists, func, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
 
 from app import queue, storage
-from app.db.session import after_commit, database_now, make_session
-from app.db.tables import (
-    FINAL,
-    Artifact,
-    Dataset,
-    Job,
-    JobInput,
-    JobStatus,
-    Metric,
-    Run,
-    new_id,
-    utc_now,
-)
+from app.db.session import after_commit, make_session
+from app.db.tables import Artifact, Job, Run, new_id
 from app.errors import InvalidError, NotFoundError
-from app.services import holds, lifecycle
-from app.services.storage_keys import (
-    LOG_KEY,
-    checked_name,
-    job_folder,
-    log_key,
-    media_type,
-    run_key,
-)
+from app.services import counters, holds, lifecycle
+from app.services.storage_keys import checked_name, log_key, media_type, run_key
 from app.settings import get_settings
 from app.texts import storable
 from models.core.spec import ArtifactRef
 
-COLLECTED_A_PASS = 100
-SWEPT_AT_ONCE = 500
 LOG_INTERVAL_S = 2.0
 LOG_RATE = 5 * 2**20  # bytes a second that copies of a growing log may take on average
 
@@ -104,13 +82,10 @@ def _publish(
     if not _owned(session, run):
         row.status = "deleted"
         return None
-    session.execute(
-        update(Artifact)
-        .where(Artifact.job_id == row.job_id, Artifact.name == row.name, Artifact.status == "ready")
-        .values(status="deleted")
-    )
+    retire(session, Artifact.job_id == row.job_id, Artifact.name == row.name)
     row.size_bytes, row.sha256 = stored
     row.status = "ready"
+    counters.add(session, counters.ARTIFACT_BYTES, [((row.tenant_id,), row.size_bytes)])
     session.flush()
     data = {
         "artifact_id": row.id,
@@ -136,7 +111,20 @@ def _prune(session: Session, tenant_id: str, job_id: str) -> None:
     for row in rows:
         if row.id in kept or row.sha256 in held or row.labels.get("named") is True:
             continue
-        row.status = "deleted"
+        retire(session, Artifact.id == row.id)
+
+
+def retire(session: Session, *conditions: ColumnElement[bool]) -> None:
+    """Hide ready artifacts; their bytes are collected once no job needs them."""
+    sizes = session.execute(
+        update(Artifact)
+        .where(Artifact.status == "ready", *conditions)
+        .values(status="deleted")
+        .returning(Artifact.tenant_id, Artifact.size_bytes)
+        .execution_options(populate_existing=True)
+    ).all()
+    freed = [((tenant_id,), -size_bytes) for tenant_id, size_bytes in sizes]
+    counters.add(session, counters.ARTIFACT_BYTES, freed)
 
 
 def put_log(run: Run, path: Path) -> float:
@@ -243,99 +231,3 @@ def _replaced(ref: ArtifactRef) -> Any:
         Artifact.sha256 == ref.sha256,
         Artifact.status == "deleted",
     )
-
-
-# -- garbage ---------------------------------------------------------------------------------
-
-
-def collect() -> None:
-    """Remove replaced and abandoned artifacts, and what deleted jobs left; safe in parallel."""
-    with make_session(write=False) as session:
-        rows = [*session.scalars(_garbage(session))]
-        jobs = session.execute(
-            select(Job.id, Job.tenant_id).where(Job.deleted_at.is_not(None)).limit(COLLECTED_A_PASS)
-        ).all()
-    for row in rows:
-        _collect_row(row)
-    for job_id, tenant_id in jobs:
-        _collect_job(tenant_id, job_id)
-
-
-def _garbage(session: Session) -> Any:
-    """Deleted rows that no job needs, and pending ones that no running run can still finish."""
-    before = database_now(session) - timedelta(hours=get_settings().retention_pending_h)
-    alive = exists().where(
-        Job.id == Artifact.job_id,
-        Job.status == JobStatus.RUNNING,
-        Job.run_number == Artifact.run_number,
-    )
-    user = aliased(Job)
-    held = exists().where(
-        JobInput.source == Artifact.job_id,
-        JobInput.sha256 == Artifact.sha256,
-        user.id == JobInput.job_id,
-        user.status.not_in(FINAL),
-    )
-    abandoned = (Artifact.status == "pending") & (Artifact.created_at < before) & ~alive
-    return (
-        select(Artifact)
-        .where(or_((Artifact.status == "deleted") & ~held, abandoned))
-        .limit(COLLECTED_A_PASS)
-    )
-
-
-def _collect_row(row: Artifact) -> None:
-    other = aliased(Artifact)
-    with make_session() as session:
-        shared = select(other.id).where(  # a run may have stored the name again
-            other.storage_key == row.storage_key, other.id != row.id, other.status != "deleted"
-        )
-        if session.scalar(shared.limit(1)) is None:
-            storage.delete(row.storage_key)
-        session.execute(delete(Artifact).where(Artifact.id == row.id))
-
-
-def _collect_job(tenant_id: str, job_id: str) -> None:
-    for key in [info.key for info in storage.list(job_folder(tenant_id, job_id))]:
-        storage.delete(key)
-    for name in _metric_names(job_id):  # a million rows at once would hold SQLite's writer
-        with make_session() as session:
-            session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.name == name))
-    with make_session() as session:
-        session.execute(delete(Artifact).where(Artifact.job_id == job_id))
-        session.execute(delete(Job).where(Job.id == job_id))
-
-
-def _metric_names(job_id: str) -> Iterator[str]:
-    while True:
-        with make_session(write=False) as session:
-            name = session.scalar(select(func.min(Metric.name)).where(Metric.job_id == job_id))
-        if name is None:
-            return
-        yield name
-
-
-def sweep() -> None:
-    """Remove objects that no row names, left by a crash between two steps; young ones stay.
-
-    Lists the whole store: once an hour is often enough. A log needs no row but its job's.
-    """
-    before = utc_now() - timedelta(hours=get_settings().retention_pending_h)
-    old = (info.key for info in storage.list("t") if info.modified_at < before)
-    while keys := [*islice(old, SWEPT_AT_ONCE)]:
-        with make_session(write=False) as session:
-            named = _named(session, keys)
-        for key in keys:
-            if key not in named:
-                storage.delete(key)
-
-
-def _named(session: Session, keys: list[str]) -> set[str]:
-    """Those of the keys that a row accounts for."""
-    named: set[str] = set()
-    for table in (Artifact, Dataset):
-        column = table.storage_key
-        named |= {key for key in session.scalars(select(column).where(column.in_(keys))) if key}
-    logs = {key: key.split("/")[3] for key in keys if LOG_KEY.fullmatch(key)}
-    jobs = set(session.scalars(select(Job.id).where(Job.id.in_(logs.values()))))
-    return named | {key for key, job_id in logs.items() if job_id in jobs}

@@ -1,6 +1,6 @@
 """Datasets: created, referred to by specs, checked by a worker, deleted; uploads apart."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -21,7 +21,8 @@ from app.errors import (
     invalid,
 )
 from app.schemas.errors import ReportedError
-from app.services import paging
+from app.services import paging, quotas
+from app.services.storage_keys import dataset_folder
 from app.settings import get_settings
 from models.core.needs import DatasetInfo
 from models.core.spec import DatasetRef, ReadOptions
@@ -56,12 +57,14 @@ def create(
     Raises:
         InvalidError: for the name of a built-in dataset, or one like an id.
         ConflictError: if the tenant has a dataset of this name.
+        StorageQuotaError: if it has stored all it may.
     """
     if name in BUILTIN:
         raise invalid("/name", f"{name!r} is the name of a built-in dataset; choose another")
     if name.startswith("ds_"):
         raise invalid("/name", f"{name!r} begins like an id; choose a name without ds_")
     _make_free(session, tenant_id, name)
+    quotas.admit_bytes(session, tenant_id, 1)
     row = Dataset(
         id=new_id("ds"),
         tenant_id=tenant_id,
@@ -146,10 +149,9 @@ def delete(session: Session, tenant_id: str, ref: str) -> None:
 
 
 def _remove(session: Session, row: Dataset) -> None:
-    key = row.storage_key
+    folder = dataset_folder(row.tenant_id, row.id)
     session.delete(row)
-    if key is not None:
-        after_commit(session, lambda: drop(key))
+    after_commit(session, lambda: drop(folder, storage.delete_all))
 
 
 def _user(session: Session, row: Dataset) -> str | None:
@@ -168,10 +170,15 @@ def _user(session: Session, row: Dataset) -> str | None:
     )
 
 
-def drop(key: str) -> None:
-    """Remove bytes that no row names any more; what stays behind is swept up later."""
+def drop(key: str, remove: Callable[[str], None] = storage.delete) -> None:
+    """Remove bytes that no row names any more; what stays behind is swept up later.
+
+    Args:
+        key: of an object or, with ``storage.delete_all``, of a folder.
+        remove: from the store.
+    """
     try:
-        storage.delete(key)
+        remove(key)
     except (OSError, ServiceError) as error:
         log.warning("bytes_not_removed", key=key, error=str(error))
 

@@ -11,14 +11,16 @@ from sqlalchemy import bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
-from app.db.tables import Job, JobStatus, Run
+from app.db.tables import Job, JobStatus, Run, has_status
 from app.schemas.jobs import Derived, WorkerRead
 from app.services import queues
 
 POSITION_LIMIT = 1000
 
 # made once: building a statement costs more than running it
-_WAITING = select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue == bindparam("queue"))
+_WAITING = select(Job.id).where(
+    has_status(JobStatus.QUEUED), Job.not_before.is_(None), Job.queue == bindparam("queue")
+)
 _BEFORE = (
     _WAITING.where(Job.priority > bindparam("priority")),
     _WAITING.where(Job.priority == bindparam("priority"), Job.id < bindparam("id")),
@@ -34,7 +36,7 @@ FRONT = _WAITING.order_by(Job.priority.desc(), Job.id).limit(POSITION_LIMIT)
 def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
     """The derived part of each job, by id; a fixed number of statements for any number of jobs."""
     queued = [job for job in jobs if job.status == JobStatus.QUEUED]
-    positions = _positions(session, queued)
+    positions = _positions(session, [job for job in queued if job.not_before is None])
     served = queues.served(session) if any(_needs_gpu(job) for job in queued) else set()
     now = database_now(session) if any(_depends_on_time(job) for job in jobs) else None
     by_job = _workers(session, jobs)

@@ -1,17 +1,18 @@
 """Prometheus numbers that SQL knows: read when they are asked for, so right for any process."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now, make_session
-from app.db.tables import Artifact, Job, JobStatus, Run
-from app.services import workers
+from app.db.tables import Job, JobStatus, Run, has_status
+from app.services import counters, workers
+from app.services.counters import Labels
 from app.services.health import dispatcher_age_s
 
 RECENT = 1000  # runs over which waiting and running times are averaged
@@ -23,40 +24,40 @@ def families(session: Session) -> Iterator[Metric]:
     yield from _jobs(session)
     yield from _runs(session)
     yield from _workers(session)
-    stored = session.scalar(
-        select(func.coalesce(func.sum(Artifact.size_bytes), 0)).where(Artifact.status == "ready")
-    )
-    yield _plain("artifact_bytes_total", "Bytes of all ready artifacts", float(stored or 0))
+    stored = sum(counters.read(session, counters.ARTIFACT_BYTES).values())
+    yield _plain("artifact_bytes_total", "Bytes of all ready artifacts", stored)
 
 
 def _jobs(session: Session) -> Iterator[Metric]:
-    counts = select(Job.kind, Job.status, func.count()).group_by(Job.kind, Job.status)
-    yield _labelled("jobs_total", "Jobs stored", ["kind", "status"], session, counts)
-    waiting = (
-        select(Job.queue, func.count()).where(Job.status == JobStatus.QUEUED).group_by(Job.queue)
+    total, depth = Counter[Labels](), Counter[Labels]()
+    for (kind, status, queue), count in counters.read(session, counters.JOBS).items():
+        total[kind, status] += count
+        depth[(queue,)] += count * (status == JobStatus.QUEUED)
+    yield _labelled("jobs_total", "Jobs stored", ["kind", "status"], total)
+    yield _labelled("jobs_queue_depth", "Jobs waiting", ["queue"], +depth)
+    oldest = session.scalar(
+        select(Job.queued_at).where(has_status(JobStatus.QUEUED)).order_by(Job.queued_at).limit(1)
     )
-    yield _labelled("jobs_queue_depth", "Jobs waiting", ["queue"], session, waiting)
-    oldest = session.scalar(select(func.min(Job.queued_at)).where(Job.status == JobStatus.QUEUED))
     age_s = (database_now(session) - oldest).total_seconds() if oldest else 0.0
     yield _plain("jobs_oldest_queued_seconds", "Age of the job that waits longest", age_s)
 
 
 def _runs(session: Session) -> Iterator[Metric]:
-    rows = session.execute(
-        select(Run.outcome, func.count()).where(Run.ended_at.is_not(None)).group_by(Run.outcome)
-    ).all()
     ended = CounterMetricFamily("job_runs", "Runs that ended", labels=["outcome"])
-    for outcome, count in rows:
-        ended.add_metric([str(outcome)], count)
+    counts = counters.read(session, counters.RUNS)
+    for labels, count in counts.items():
+        ended.add_metric(labels, count)
     yield ended
-    lost = sum(count for outcome, count in rows if outcome == LOST)
+    lost = counts.get((LOST,), 0)
     yield CounterMetricFamily("lease_expired", "Runs whose worker was lost", value=lost)
-    recent = session.execute(
-        select(Job.queued_at, Run.started_at, Run.ended_at)
-        .join(Job, Job.id == Run.job_id)
+    latest = (
+        select(Run.job_id, Run.started_at, Run.ended_at)
         .order_by(Run.job_id.desc())
         .limit(RECENT)
-    ).all()
+        .subquery()  # first the runs: the newest jobs may all be waiting
+    )
+    query = select(Job.queued_at, latest).join(latest, latest.c.job_id == Job.id)
+    recent = session.execute(query).all()
     waits = [(row.started_at - row.queued_at).total_seconds() for row in recent]
     lasted = [(row.ended_at - row.started_at).total_seconds() for row in recent if row.ended_at]
     yield _mean("job_wait_seconds", "Mean seconds from queue to start", waits)
@@ -75,10 +76,10 @@ def _workers(session: Session) -> Iterator[Metric]:
     yield _plain("dispatch_lag_seconds", text, -1 if age_s is None else age_s)
 
 
-def _labelled(name: str, text: str, labels: list[str], session: Session, query: Any) -> Metric:
+def _labelled(name: str, text: str, labels: list[str], values: Mapping[Labels, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=labels)
-    for row in session.execute(query):
-        family.add_metric(row[:-1], row[-1])
+    for each, value in values.items():
+        family.add_metric(each, value)
     return family
 
 

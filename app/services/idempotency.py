@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, text
+from sqlalchemy import delete, select, text, tuple_
 from sqlalchemy.orm import Session
 
-from app.db.tables import IdempotencyKey, utc_now
+from app.db.session import database_now
+from app.db.tables import IdempotencyKey
 from app.errors import (
     ConflictError,
     IdempotencyMismatchError,
@@ -20,6 +21,8 @@ from app.errors import (
     ServiceError,
 )
 from app.settings import get_settings
+
+FORGOTTEN_AT_ONCE = 500
 
 
 class InFlightError(ConflictError):
@@ -84,7 +87,8 @@ def answer_once(
             status_code=answer.status_code,
             headers=answer.headers,
             body=answer.body if answer.kept is None else answer.kept,
-            expires_at=utc_now() + timedelta(hours=get_settings().retention_idempotency_h),
+            expires_at=database_now(session)
+            + timedelta(hours=get_settings().retention_idempotency_h),
         )
     )
     return answer
@@ -101,7 +105,7 @@ def _lock(session: Session, claim: Claim) -> None:
         delete(IdempotencyKey).where(
             IdempotencyKey.tenant_id == claim.tenant_id,
             IdempotencyKey.key == claim.key,
-            IdempotencyKey.expires_at < utc_now(),
+            IdempotencyKey.expires_at < database_now(session),
         )
     )
 
@@ -119,6 +123,16 @@ def _replay(first: IdempotencyKey, claim: Claim) -> Answer:
     )
 
 
-def forget_expired(session: Session) -> None:
-    """Remove the answers that are no longer repeated."""
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < utc_now()))
+def forget_expired(session: Session) -> bool:
+    """Remove some answers that are no longer repeated; whether there may be more."""
+    expired = (
+        select(IdempotencyKey.tenant_id, IdempotencyKey.key)
+        .where(IdempotencyKey.expires_at < database_now(session))
+        .order_by(IdempotencyKey.expires_at)
+        .limit(FORGOTTEN_AT_ONCE)
+    )
+    rows = [tuple(row) for row in session.execute(expired)]
+    session.execute(
+        delete(IdempotencyKey).where(tuple_(IdempotencyKey.tenant_id, IdempotencyKey.key).in_(rows))
+    )
+    return len(rows) == FORGOTTEN_AT_ONCE

@@ -1,18 +1,21 @@
 """Jobs: submit, read, list, cancel, delete. Statuses change in ``lifecycle`` alone."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import delete as delete_rows
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app import queue
-from app.db.session import after_commit
-from app.db.tables import FINAL, Event, Job, JobStatus, Run, new_id, utc_now
-from app.errors import ConflictError, NotFoundError, UnavailableError
-from app.schemas.jobs import DryRun, JobCreate, JobFilters, JobRead
-from app.services import holds, lifecycle, paging, queues
+from app.db.session import after_commit, database_now
+from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, new_id
+from app.errors import ConflictError, NotFoundError, QuotaExceededError, UnavailableError
+from app.schemas.jobs import CostRead, DryRun, JobCreate, JobFilters, JobRead
+from app.services import counters, holds, lifecycle, paging, queues, quotas, timings
 from app.services.derived import derive
-from app.services.resolve import placement, resolve
+from app.services.resolve import Placement, Resolved, placement, resolve
 
 CANCEL_TRIES = 5
 ID_MARGIN = timedelta(minutes=1)  # a row's created_at is read a moment after its id is made
@@ -56,12 +59,15 @@ def submit(
 
     Raises:
         InvalidError: with the pointer of a reference or a queue that cannot be used.
+        QuotaExceededError: if the tenant has as many queued, or as much stored, as it may.
     """
     resolved = resolve(session, tenant_id, request.spec, root)
-    device, gpus, queue_name = placement(request)
+    device, gpus, queue_name = place = placement(request)
     queues.check(session, queue_name)
+    estimate = _estimate(session, request, resolved, place)
+    quotas.admit_job(session, tenant_id)  # late: others wait for its lock
     limits = request.limits
-    now = utc_now()
+    now = database_now(session)
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
@@ -71,7 +77,7 @@ def submit(
         labels=request.metadata,
         spec=request.spec.model_dump(mode="json", exclude_unset=True),
         resolved_spec=resolved.spec,
-        estimate=resolved.estimate,
+        estimate=estimate,
         resources=request.resources.model_dump(),
         limits=limits.model_dump(),
         device=device,
@@ -85,13 +91,26 @@ def submit(
         queued_at=now,
         updated_at=now,
     )
+    counters.add(session, counters.JOBS, [((job.kind, JobStatus.QUEUED, queue_name), 1)])
     data = {"status": JobStatus.QUEUED, "status_reason": None, "run_number": 0}
     session.add(job)
     session.flush()
+    session.add_all(
+        JobLabel(job_id=job.id, name=label, tenant_id=tenant_id, value=value)
+        for label, value in request.metadata.items()
+    )
     holds.hold(session, job, request.spec.model_validate(resolved.spec))
     session.add(Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data))
     after_commit(session, lambda: queue.enqueue(queue_name))
     return job
+
+
+def _estimate(
+    session: Session, request: JobCreate, resolved: Resolved, place: Placement
+) -> dict[str, Any]:
+    """What the kind says of its work, with the seconds that runs like it have taken."""
+    seconds = timings.predict(session, request.spec.kind, resolved.cost, place.device, place.queue)
+    return resolved.cost.model_dump(mode="json") | seconds
 
 
 def _after(now: datetime, seconds: int | None) -> datetime | None:
@@ -101,13 +120,18 @@ def _after(now: datetime, seconds: int | None) -> datetime | None:
 def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     """What :func:`submit` would store, and what is in its way."""
     resolved = resolve(session, tenant_id, request.spec)
-    queue_name = placement(request).queue
+    place = placement(request)
+    queue_name = place.queue
     queues.check(session, queue_name)
     warnings = []
     if queue_name not in queues.served(session):
         warnings.append(f"no live worker serves the queue {queue_name!r}")
+    try:
+        quotas.admit_job(session, tenant_id)
+    except QuotaExceededError as error:
+        warnings.append(error.detail)
     return DryRun(
-        estimate=resolved.estimate,
+        estimate=CostRead.model_validate(_estimate(session, request, resolved, place)),
         resolved_spec=resolved.spec,
         queue=queue_name,
         warnings=warnings,
@@ -123,6 +147,12 @@ def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.R
     query = select(Job).where(
         Job.tenant_id == tenant_id, Job.deleted_at.is_(None), *_conditions(filters)
     )
+    read_by: InstrumentedAttribute[str] = Job.id
+    for name, value in filters.labels.items():
+        label = aliased(JobLabel)
+        entry = (label.tenant_id == tenant_id, label.name == name, label.value == value)
+        query = query.join(label, label.job_id == read_by).where(*entry)
+        read_by = label.job_id
     return paging.fetch(
         session,
         query,
@@ -131,8 +161,16 @@ def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.R
         cursor=filters.cursor,
         filters=filters.model_dump(exclude={"limit", "cursor", "order"}),
         newest_first=filters.order == "-created_at",
-        any_of=[Job.status == status for status in dict.fromkeys(filters.status)],
+        any_of=[Job.status == status for status in _statuses(filters)],
+        read_by=read_by,
     )
+
+
+def _statuses(filters: JobFilters) -> Iterable[JobStatus]:
+    """Those asked for; all where the index that serves has the status before the id."""
+    by_status = filters.kind or filters.method or filters.name
+    whole = by_status is not None and not filters.labels
+    return dict.fromkeys(filters.status) or (tuple(JobStatus) if whole else ())
 
 
 def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
@@ -143,8 +181,9 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
         Job.parent_job_id: filters.parent,
     }
     conditions = [column == value for column, value in equal.items() if value is not None]
-    for name, value in filters.labels.items():
-        conditions.append(Job.labels[name].as_string() == value)
+    if filters.search is not None:
+        in_name = Job.name.icontains(filters.search, autoescape=True)
+        conditions.append(or_(in_name, Job.id.startswith(filters.search, autoescape=True)))
     # ids are sortable by time: the condition on them is what the index serves
     if filters.created_after is not None:
         conditions.append(Job.created_at >= filters.created_after)
@@ -180,6 +219,20 @@ def cancel(session: Session, tenant_id: str, job_id: str, mode: str, *, save: bo
     raise UnavailableError("the job changes its status too often; try again")
 
 
+def cancel_all(session: Session, tenant_id: str) -> int:
+    """Ask every job of a tenant that is not final to stop, running ones with a checkpoint.
+
+    Returns:
+        How many were asked.
+    """
+    unfinished = select(Job).where(Job.tenant_id == tenant_id, Job.status.not_in(FINAL))
+    asked = [
+        lifecycle.request_cancel(session, job, "graceful", save=True)
+        for job in session.scalars(unfinished).all()
+    ]
+    return len([job for job in asked if job is not None])
+
+
 def delete(session: Session, tenant_id: str, job_id: str) -> None:
     """Hide a final job; the dispatcher removes its rows and artifacts.
 
@@ -192,12 +245,14 @@ def delete(session: Session, tenant_id: str, job_id: str) -> None:
         raise ConflictError(f"the job {user} needs its files; wait for its end or cancel it")
     changed = session.scalar(
         update(Job)
-        .where(Job.id == job.id, Job.status.in_(FINAL))
-        .values(deleted_at=utc_now())
+        .where(Job.id == job.id, Job.status.in_(FINAL), Job.deleted_at.is_(None))
+        .values(deleted_at=database_now(session))
         .returning(Job.id)
     )
     if changed is None:
         raise ConflictError(f"the job is {job.status}; cancel it first")
+    counters.add(session, counters.JOBS, [((job.kind, job.status, job.queue), -1)])
+    session.execute(delete_rows(JobLabel).where(JobLabel.job_id == job.id))
 
 
 def runs(session: Session, tenant_id: str, job_id: str) -> list[Run]:

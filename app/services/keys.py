@@ -16,7 +16,7 @@ from app.db.failures import is_temporary
 from app.db.session import make_session
 from app.db.tables import ApiKey, Tenant, new_id, utc_now
 from app.errors import ConflictError, NotFoundError, UnauthorizedError
-from app.services import paging
+from app.services import paging, tenants
 from app.services.pepper import pepper, write_private
 from app.settings import get_settings
 
@@ -61,7 +61,7 @@ def verify(session: Session, token: str) -> ApiKey:
     """The key that ``token`` is the secret form of.
 
     Raises:
-        UnauthorizedError: if there is none, or it is expired or revoked.
+        UnauthorizedError: if there is none, it is expired or revoked, or its tenant is disabled.
     """
     prefix, _, rest = token.partition("_")
     key = session.get(ApiKey, f"key_{rest.partition('_')[0]}") if prefix == "sx" else None
@@ -73,15 +73,18 @@ def verify(session: Session, token: str) -> ApiKey:
         raise UnauthorizedError("this key was revoked; use another")
     if key.expires_at is not None and key.expires_at <= utc_now():
         raise UnauthorizedError(f"this key expired at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+    if session.get_one(Tenant, key.tenant_id).disabled_at is not None:
+        raise UnauthorizedError("the tenant of this key is disabled; ask the operator")
     return key
 
 
 def invalid_of(session: Session, key_ids: Sequence[str]) -> set[str]:
-    """Those of the keys that are revoked, expired or unknown."""
+    """Those of the keys that are revoked, expired, unknown or of a disabled tenant."""
     valid = select(ApiKey.id).where(
         ApiKey.id.in_(key_ids),
         ApiKey.revoked_at.is_(None),
         or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now()),
+        ApiKey.tenant_id.not_in(tenants.disabled()),
     )
     return set(key_ids) - set(session.scalars(valid))
 

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from app import queue
 from app.db.session import after_commit, database_now
-from app.db.tables import FINAL, Event, Job, JobStatus, Run
+from app.db.tables import FINAL, Event, Job, JobStatus, Run, has_status
 from app.schemas.errors import ReportedError
+from app.services import counters, quotas, timings
 from app.services.outcome import Outcome, job_error, verdict
 from app.settings import get_settings
 
@@ -24,6 +25,7 @@ TRANSITIONS = {
     JobStatus.RUNNING: {*FINAL, JobStatus.QUEUED},
 }
 CLAIM_TRIES = 8
+RELEASED_AT_ONCE = 100
 
 
 class ForbiddenTransitionError(Exception):
@@ -92,6 +94,8 @@ def transition(
     )
     if job is not None:
         session.add(_status_event(job, run, now))
+        moved = [((job.kind, old, job.queue), -1), ((job.kind, new, job.queue), 1)]
+        counters.add(session, counters.JOBS, moved)
         after_commit(session, lambda: queue.announce(job_id))
     return job
 
@@ -152,20 +156,43 @@ def add_events(
 # -- claim and hold ------------------------------------------------------------------------------
 
 
-def eligible(worker: WorkerInfo, queues: Sequence[str], now: datetime) -> ColumnElement[bool]:
-    """Condition for the jobs that ``worker`` could start now."""
+def eligible(
+    session: Session, worker: WorkerInfo, queues: Sequence[str], now: datetime
+) -> ColumnElement[bool]:
+    """Condition for the jobs in line that ``worker`` could start now."""
+    held = quotas.held(session, now)
     device = Job.device == "cpu"
     if not worker.gpus_total:
         device = and_(Job.device != "cuda", Job.gpus == 0)
     elif worker.gpus_free:
-        device = or_(device, Job.gpus <= worker.gpus_free)
+        device = or_(device, and_(Job.gpus <= worker.gpus_free, Job.tenant_id.not_in(held.on_gpus)))
     return and_(
-        Job.status == JobStatus.QUEUED,
+        has_status(JobStatus.QUEUED),
         Job.queue.in_(queues),
-        Job.deleted_at.is_(None),
-        or_(Job.not_before.is_(None), Job.not_before <= now),
+        Job.not_before.is_(None),
+        Job.tenant_id.not_in(held.all),
         device,
     )
+
+
+def release(session: Session, now: datetime) -> None:
+    """Put jobs whose ``not_before`` has come in line, those first that are due longest.
+
+    Jobs that still have one stand in no index that a claim reads, however many they are.
+    """
+    due = session.scalars(
+        select(Job.id)
+        .where(has_status(JobStatus.QUEUED), Job.not_before <= now)
+        .order_by(Job.not_before)
+        .limit(RELEASED_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if due:
+        session.execute(
+            update(Job)
+            .where(Job.id.in_(due))
+            .values(not_before=None, status_reason=None, updated_at=now)
+        )
 
 
 def claim(session: Session, worker: WorkerInfo, queue: str) -> Run | None:
@@ -174,21 +201,24 @@ def claim(session: Session, worker: WorkerInfo, queue: str) -> Run | None:
     The update count is the guard: of several workers after one job exactly one changes a row.
     """
     now = database_now(session)
+    release(session, now)
     expires = now + timedelta(seconds=get_settings().lease_s)
     candidates = session.execute(
-        select(Job.id, Job.run_number)
-        .where(eligible(worker, [queue], now))
+        select(Job.id, Job.tenant_id)  # with no other column the index alone answers
+        .where(eligible(session, worker, [queue], now))
         .order_by(Job.priority.desc(), Job.id)
         .limit(CLAIM_TRIES)
     ).all()
-    for candidate in candidates:
+    for job_id, tenant_id in candidates:
+        if not quotas.may_start(session, tenant_id):
+            continue
         job = transition(
             session,
-            candidate.id,
+            job_id,
             JobStatus.QUEUED,
             JobStatus.RUNNING,
             status_reason="starting",
-            run_number=candidate.run_number + 1,
+            run_number=Job.run_number + 1,
             lease_owner=worker.id,
             lease_expires_at=expires,
             started_at=now,
@@ -267,13 +297,15 @@ def finish(session: Session, run: Run, outcome: Outcome) -> Job | None:
     done = transition(session, job.id, JobStatus.RUNNING, new, run, **values)
     if done is not None:
         failure = values.get("error")
+        if new == JobStatus.SUCCEEDED:
+            timings.note(session, done, run, database_now(session))
         again = failure["code"] if failure else "requeued"
         _close_run(session, run, again if new == JobStatus.QUEUED else new, outcome)
     return done
 
 
 def _close_run(session: Session, run: Run, outcome: str, end: Outcome) -> None:
-    session.execute(
+    closed = session.scalar(
         update(Run)
         .where(Run.job_id == run.job_id, Run.number == run.number, Run.ended_at.is_(None))
         .values(
@@ -284,14 +316,20 @@ def _close_run(session: Session, run: Run, outcome: str, end: Outcome) -> None:
             peak_rss_mb=end.peak_rss_mb,
             peak_gpu_mb=end.peak_gpu_mb,
         )
+        .returning(Run.number)
     )
+    if closed is not None:
+        counters.add(session, counters.RUNS, [((outcome,), 1)])
 
 
 def expire(session: Session) -> list[str]:
     """End every run whose lease is dead; returns the ids of the jobs it decided about."""
     now = database_now(session)
     dead = session.scalars(
-        select(Job.id).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < now).limit(100)
+        select(Job.id)
+        .where(has_status(JobStatus.RUNNING), Job.lease_expires_at < now)
+        .order_by(Job.id)
+        .limit(100)
     ).all()
     return [job_id for job_id in dead if _expire_one(session, job_id, now)]
 
@@ -310,7 +348,10 @@ def time_out_queued(session: Session) -> list[str]:
     """Fail the jobs that waited longer than their ``queue_timeout_s``."""
     now = database_now(session)
     late = session.scalars(
-        select(Job.id).where(Job.status == JobStatus.QUEUED, Job.queue_timeout_at < now).limit(100)
+        select(Job.id)
+        .where(has_status(JobStatus.QUEUED), Job.queue_timeout_at < now)
+        .order_by(Job.queue_timeout_at)
+        .limit(100)
     ).all()
     reported = ReportedError(
         code="queue_timeout",

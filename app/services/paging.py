@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, select, union_all
+from sqlalchemy import ColumnElement, Select, select, true, union_all
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.errors import InvalidError
@@ -33,10 +33,12 @@ def fetch(
     filters: Mapping[str, Any] | None = None,
     newest_first: bool = True,
     any_of: Sequence[ColumnElement[bool]] = (),
+    read_by: InstrumentedAttribute[str] | None = None,
 ) -> RowPage:
     """One page of ``query``, ordered by ``key``.
 
-    ``key`` is the id column, sortable by creation time. ``filters`` is what the list is filtered
+    ``key`` is the id column, sortable by creation time; ``read_by`` a joined column that is equal
+    to it and whose index serves the query better. ``filters`` is what the list is filtered
     by: the cursor of a page holds only for the same filters. Of the conditions ``any_of`` one must
     hold and no two can: each is looked up by itself, so that an index serves it.
 
@@ -44,18 +46,15 @@ def fetch(
         InvalidError: for a cursor that is damaged or belongs to other filters.
     """
     filters = {**(filters or {}), "newest_first": newest_first, "of": str(key)}
+    column = key if read_by is None else read_by
     if cursor is not None:
         last = _decode(cursor, filters)
-        query = query.where(key < last if newest_first else key > last)
-    order = key.desc() if newest_first else key.asc()
-    if any_of:
-        parts = [
-            select(
-                query.with_only_columns(key).where(one).order_by(order).limit(limit + 1).subquery()
-            )
-            for one in any_of
-        ]
-        query = query.where(key.in_(union_all(*parts)))
+        query = query.where(column < last if newest_first else column > last)
+    order = column.desc() if newest_first else column.asc()
+    # first the ids alone, for which no row need be fetched, then their rows
+    ids = query.with_only_columns(column).order_by(order).limit(limit + 1)
+    parts = [select(ids.where(one).subquery()) for one in any_of or (true(),)]
+    query = query.where(column.in_(union_all(*parts) if any_of else parts[0]))
     rows = list(session.scalars(query.order_by(order).limit(limit + 1)))
     if len(rows) <= limit:
         return RowPage(rows, None)

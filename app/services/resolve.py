@@ -13,7 +13,7 @@ from app.services.queues import GPU_QUEUE
 from app.services.validation_errors import did_you_mean
 from models.core.errors import SpecError
 from models.core.needs import DatasetInfo, StoredArtifact
-from models.core.spec import ArtifactRef, DatasetRef, Spec
+from models.core.spec import ArtifactRef, DatasetRef, Estimate, Spec
 from models.data.builtin import BUILTIN
 
 
@@ -21,7 +21,7 @@ class Resolved(NamedTuple):
     """A spec with every default and digest, and what it will cost."""
 
     spec: dict[str, Any]
-    estimate: dict[str, Any]
+    cost: Estimate
 
 
 class Placement(NamedTuple):
@@ -62,9 +62,9 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
     return Resolved(filled, _estimate(spec, counts, root))
 
 
-def _estimate(spec: Spec, counts: Mapping[str, Mapping[str, Any]], root: str) -> dict[str, Any]:
+def _estimate(spec: Spec, counts: Mapping[str, Mapping[str, Any]], root: str) -> Estimate:
     try:
-        return spec.estimate(counts).model_dump(mode="json")
+        return spec.estimate(counts)
     except SpecError as error:  # the spec is valid by itself but not with these data
         detail = f"{error}: {error.hint}" if error.hint else str(error)
         raise invalid(root + error.pointer, detail, "spec_invalid") from error

@@ -26,8 +26,7 @@ def retry(session: Session, tenant_id: str, job_id: str, request: RetryRequest) 
     parent = jobs.get(session, tenant_id, job_id)
     if parent.status not in FINAL:
         raise ConflictError(f"the job is {parent.status}; cancel it first or wait")
-    stored, _ = upgrade(parent.spec)
-    sent = {name: value for name, value in stored.items() if name != "resume_from"}
+    sent = _as_sent(parent)
     if request.from_ != "scratch":
         checkpoint = _checkpoint(session, parent, request.from_)
         sent["resume_from"] = {"job": parent.id, "artifact": checkpoint.name}
@@ -42,6 +41,19 @@ def retry(session: Session, tenant_id: str, job_id: str, request: RetryRequest) 
         limits=Limits(**parent.limits),
     )
     return jobs.submit(session, tenant_id, again, parent_id=parent.id, root=ROOT)
+
+
+def _as_sent(job: Job) -> dict[str, Any]:
+    """The job's spec as it was sent, in today's fields, with the meaning that it had.
+
+    Whether a field is left out because its default was meant or because it did not exist yet, the
+    resolved spec tells.
+    """
+    resolved, _ = upgrade(job.resolved_spec)
+    added = {name: resolved[name] for name in resolved.keys() - job.resolved_spec.keys()}
+    left_out = job.resolved_spec.keys() - job.spec.keys() | {"resume_from"}
+    sent, _ = upgrade(job.spec)
+    return {name: x for name, x in sent.items() if name not in left_out} | added
 
 
 def merge(target: Any, patch: Any) -> Any:

@@ -48,6 +48,11 @@ def media_type(name: str) -> str:
     return MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream")
 
 
+def dataset_folder(tenant_id: str, dataset_id: str) -> str:
+    """Folder of every upload of a dataset."""
+    return f"t/{tenant_id}/d/{dataset_id}"
+
+
 def dataset_key(tenant_id: str, dataset_id: str, upload: str) -> str:
     """Storage key of one upload of a dataset; a later upload never touches an earlier one."""
-    return f"t/{tenant_id}/d/{dataset_id}/content-{upload}"
+    return f"{dataset_folder(tenant_id, dataset_id)}/content-{upload}"

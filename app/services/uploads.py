@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from app import queue, storage
 from app.db.session import after_commit, database_now
 from app.db.tables import Dataset, new_id
-from app.errors import ConflictError, TooLargeError, UnavailableError, invalid
-from app.services import datasets
+from app.errors import ConflictError, StorageQuotaError, TooLargeError, UnavailableError, invalid
+from app.services import datasets, quotas
 from app.services.storage_keys import dataset_key
 from app.settings import get_settings
 
@@ -24,7 +24,11 @@ SPACE_EVERY_BYTES = 64 * 2**20
 
 
 async def receive(
-    dataset: Dataset, chunks: AsyncIterator[bytes], size_bytes: int | None, digest: bytes | None
+    dataset: Dataset,
+    chunks: AsyncIterator[bytes],
+    size_bytes: int | None,
+    digest: bytes | None,
+    room: quotas.Room,
 ) -> tuple[str, storage.Stored]:
     """Stream an upload into the store under a key of its own.
 
@@ -34,17 +38,19 @@ async def receive(
         chunks: the content.
         size_bytes: how many bytes were announced, if known.
         digest: SHA-256 that was announced, if known.
+        room: of the tenant.
 
     Returns:
         The key, and what lies there.
 
     Raises:
         TooLargeError: over ``upload_limit_bytes``.
+        StorageQuotaError: if it is more than there is room for.
         InvalidError: if the bytes have another digest than announced.
         UnavailableError: if the disk is too full.
     """
     if size_bytes is not None:
-        _check_size(size_bytes)
+        _check_size(size_bytes, room)
         _check_space(size_bytes)
     key = dataset_key(dataset.tenant_id, dataset.id, new_id("up"))
     hashed, size = hashlib.sha256(), 0
@@ -56,7 +62,7 @@ async def receive(
             if size // SPACE_EVERY_BYTES != (size + len(chunk)) // SPACE_EVERY_BYTES:
                 _check_space(0)
             size += len(chunk)
-            _check_size(size)
+            _check_size(size, room)
             yield chunk
         # before the store completes the object: a wrong one leaves nothing
         _check_digest(hashed.digest(), digest)
@@ -66,10 +72,11 @@ async def receive(
     return key, storage.Stored(size, hashed.hexdigest())
 
 
-def _check_size(size_bytes: int) -> None:
+def _check_size(size_bytes: int, room: quotas.Room) -> None:
     limit = get_settings().upload_limit_bytes
     if size_bytes > limit:
         raise TooLargeError(f"an upload of {size_bytes} bytes or more; the limit is {limit}")
+    room.check(size_bytes)
 
 
 def _check_space(size_bytes: int) -> None:
@@ -102,11 +109,17 @@ def accept(
 
     Raises:
         ConflictError: if the dataset was finalized or deleted meanwhile; the bytes are removed.
+        StorageQuotaError: if others have filled the tenant's room meanwhile; likewise.
     """
     row = session.get(Dataset, dataset_id, with_for_update=True, populate_existing=True)
     if row is None or row.tenant_id != tenant_id or row.status != "uploading":
         datasets.drop(key)
         raise ConflictError("the dataset was finalized or deleted during the upload")
+    try:  # others may have stored something meanwhile
+        quotas.admit_bytes(session, tenant_id, stored.size_bytes, row.size_bytes or 0)
+    except StorageQuotaError:
+        datasets.drop(key)
+        raise
     before = row.storage_key
     row.storage_key, (row.size_bytes, row.sha256) = key, stored
     row.updated_at = database_now(session)

@@ -8,7 +8,6 @@ its JSON tells step, epoch, best and history. Only torch's random streams are ke
 
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.core.errors import DataError
+from models.core.errors import DataError, DivergedError
+from models.core.finite import HINT, check_figures
+from models.core.json_text import parse_json
 
 KEY = "sextant"
 FORMAT = 1
@@ -36,14 +37,41 @@ def write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, A
         path: of the file.
         tensors: by name, of any shapes [...].
         description: JSON of the header.
+
+    Raises:
+        DivergedError: if a tensor or a number of the description is not finite.
     """
+    check_finite(tensors, path.name)
+    check_figures(dict(description), path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, part, metadata={KEY: json.dumps({"format": FORMAT, **description})})
+    header = json.dumps({"format": FORMAT, **description}, allow_nan=False)
+    save_file(plain, part, metadata={KEY: header})
     _sync(part)
     part.replace(path)
     _sync(path.parent)
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse NaN and infinities; the host waits once for each device.
+
+    Args:
+        tensors: by name, of any shapes [...]; integers are passed over.
+        where: what they are of, for the message.
+
+    Raises:
+        DivergedError: naming the first tensor that is not finite.
+    """
+    by_device: dict[torch.device, dict[str, Tensor]] = {}
+    for name, x in tensors.items():
+        if x.is_floating_point():
+            by_device.setdefault(x.device, {})[name] = x.isfinite().all()
+    for flags in by_device.values():
+        finite = torch.stack(list(flags.values())).tolist()
+        if not all(finite):
+            name = list(flags)[finite.index(False)]
+            raise DivergedError(f"not finite in {where}: {name}", hint=HINT)
 
 
 def _sync(path: Path) -> None:
@@ -59,13 +87,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors on the CPU and description of a file of :func:`write`.
 
     Raises:
-        DataError: if the file is damaged or of another kind or version.
+        DataError: if the file is damaged, of another kind or version, or not finite.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {}).get(KEY, "null"))
+            description = parse_json((file.metadata() or {}).get(KEY, "null"), path.name)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError) as error:
         raise DataError(
             f"{path.name} is damaged or no safetensors file: {error}",
             hint="take another checkpoint of the same job",
@@ -75,6 +103,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path.name} was not written by this version of the service",
             hint="name an artifact of role weights or checkpoint",
         )
+    try:
+        check_finite(tensors, path.name)
+    except DivergedError as error:  # written by an earlier release
+        raise DataError(str(error), hint="its training diverged: name another job's") from error
     return tensors, description
 
 
@@ -108,15 +140,3 @@ def restore_random_state(tensors: Mapping[str, Tensor], device: str) -> None:
     torch.set_rng_state(tensors["rng.cpu"])
     if device == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-
-
-def load_pickled_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.pth`` file that came with a package we depend on, never with an upload.
-
-    Raises:
-        DataError: if the file holds anything but tensors.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # no code runs
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path.name} is damaged or holds more than weights: {error}") from error

@@ -15,6 +15,12 @@ def pick() -> str:
     return "cuda"
 
 
+def use_threads(count: int | None) -> None:
+    """Compute with so many CPU threads; None leaves the number as the process was started."""
+    if count is not None:
+        torch.set_num_threads(count)
+
+
 def make_deterministic() -> None:
     """Only algorithms whose results repeat bit for bit on the same device class."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -5,6 +5,11 @@ Anything else that escapes a method is ``internal``, exit code 70.
 
 from typing import ClassVar
 
+INSTALL_SAMPLES = (
+    "whoever runs the worker installs the extra `samples` there: in the folder of Sextant's sources"
+    " `pip install -c constraints.txt '.[worker,samples]'`"
+)
+
 
 class RunError(Exception):
     """A failure with a code of the service, an exit code and a way out."""
@@ -42,6 +47,16 @@ class DataMissingError(DataError):
     """The data is not where the worker is."""
 
     code = "data_missing"
+
+    @classmethod
+    def without_package(cls, what: str, package: str) -> "DataMissingError":
+        """The error where a package of the extra ``samples`` is not installed.
+
+        Args:
+            what: needs it.
+            package: by the name under which it is imported.
+        """
+        return cls(f"{what} needs the package {package}", hint=INSTALL_SAMPLES)
 
 
 class DivergedError(RunError):

@@ -11,7 +11,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from models.core import ranks
+
 WARMUP = 3  # eager steps of a kind, real ones, before it is recorded
+WARMUP_OF_RANKS = 11  # of any kind: DistributedDataParallel measures and regroups in its first ten
 Kind = TypeVar("Kind", bound=Hashable)
 Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
 
@@ -28,7 +31,8 @@ class GraphedStep(Generic[Kind, Batch]):
     Args:
         step: does one optimizer step on the GPU without waiting for it; gives the loss. The batch
             is a NamedTuple of tensors.
-        warn: called with the reason when recording fails; steps then stay eager.
+        warn: called with the reason when recording fails; steps then stay eager. With several
+            processes that is an error: the others may have recorded.
     """
 
     def __init__(self, step: Callable[[Kind, Batch], Tensor], warn: Callable[[str], None]) -> None:
@@ -42,12 +46,14 @@ class GraphedStep(Generic[Kind, Batch]):
     def __call__(self, kind: Kind, batch: Batch) -> Tensor:
         key = (kind, tuple(tensor.shape for tensor in batch))
         self._seen[key] += 1
-        if self._gave_up or self._seen[key] <= WARMUP:
+        if self._gave_up or self._is_fresh(key):
             return self._eagerly(kind, batch)
         if key not in self._recorded:
             try:
                 self._recorded[key] = self._record(kind, batch)
             except RuntimeError as error:
+                if ranks.world_size() > 1:
+                    raise
                 self._gave_up = True
                 self._warn(f"steps run without CUDA graphs: {error}")
                 return self._eagerly(kind, batch)
@@ -56,6 +62,12 @@ class GraphedStep(Generic[Kind, Batch]):
             buffer.copy_(tensor)
         graph.replay()
         return loss.clone()
+
+    def _is_fresh(self, key: Hashable) -> bool:
+        """Whether a kind of step has to be seen more often before it is recorded."""
+        if ranks.world_size() > 1 and self._seen.total() <= WARMUP_OF_RANKS:
+            return True
+        return self._seen[key] <= WARMUP
 
     def _eagerly(self, kind: Kind, batch: Batch) -> Tensor:
         """On the stream that records, where autograd must have seen the parameters before."""

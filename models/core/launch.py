@@ -19,7 +19,6 @@ from models.core.run import Run, StoppedError
 
 EVENTS = "ranks.events"
 EXIT_CODE = "ranks.exit"
-PIDS = "ranks"
 TICK_S = 0.2
 OWN_LINES = ("hello", "bye")  # this process sends its own
 
@@ -42,8 +41,7 @@ def torchrun(run: Run, ranks: int) -> None:
     for name in (EVENTS, *(control_name(rank) for rank in range(ranks))):
         (run.dir / name).unlink(missing_ok=True)
         os.mkfifo(run.dir / name)
-    for name in (EXIT_CODE, PIDS):
-        (run.dir / name).unlink(missing_ok=True)
+    (run.dir / EXIT_CODE).unlink(missing_ok=True)
     with ExitStack() as stack:
         # Read and write at once: opening waits for nobody, and nobody's leaving ends the stream.
         fifos = [_open(run.dir / control_name(rank), stack) for rank in range(ranks)]
@@ -113,8 +111,6 @@ class Rank:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.index = int(os.environ["RANK"])
-        with (folder / PIDS).open("a") as pids:
-            pids.write(f"{os.getpid()}\n")
 
     def open_events(self) -> int:
         """Descriptor to report to; nobody listens to ranks other than 0."""

@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-Form = Literal["labelled images", "photographs", "an elevation", "a net"]
+Form = Literal[
+    "labelled images", "photographs", "an elevation", "a net", "a series", "surveyed levels"
+]
 # a count that every dataset of the form has, and no other
 MARKS: Mapping[str, Form] = {
     "train": "labelled images",
     "images": "photographs",
     "rows": "an elevation",
     "tensors": "a net",
+    "moments": "a series",
+    "marks": "surveyed levels",
 }
 UNITS = {
     "train": "training images",
@@ -35,7 +39,8 @@ class DatasetInfo(NamedTuple):
         name: what specs call it.
         counts: such as ``train, test, classes, height, width, channels`` of labelled images,
             ``images`` of photographs, ``rows, columns, cell_size_m`` of an elevation, ``tensors,
-            parameters, operations`` of a net; what could not be known is absent.
+            parameters, operations`` of a net, ``moments, values`` of a series, ``marks`` of
+            surveyed levels; what could not be known is absent.
     """
 
     name: str
@@ -62,6 +67,10 @@ class DatasetInfo(NamedTuple):
             case "a net":
                 program = "operations" in c
                 return "a net as a program" if program else f"weights of {c['tensors']} tensors"
+            case "a series":
+                return f"a series of {c['moments']} moments in {c.get('values', '?')} columns"
+            case "surveyed levels":
+                return f"{c['marks']} surveyed levels"
         return "data of unknown form"
 
 

@@ -30,7 +30,8 @@ def save(
     path: Path, program: ExportedProgram, description: Mapping[str, Any]
 ) -> Callable[..., Any]:
     """Write with ``description.json`` inside; the file, read back, as a function."""
-    torch.export.save(program, path, extra_files={"description.json": json.dumps(description)})
+    about = json.dumps(description, allow_nan=False)
+    torch.export.save(program, path, extra_files={"description.json": about})
     return torch.export.load(path).module()
 
 

@@ -1,15 +1,17 @@
-"""Several processes on one training: who is first, one decision for all, averaged gradients.
+"""Several processes on one training: who is first, one decision for all, one gradient.
 
 Every function is the identity in an ordinary run of one process.
 """
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def world_size() -> int:
@@ -44,6 +46,41 @@ def leave() -> None:
     """
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """The module for training: a backward pass leaves the mean gradient of all processes.
+
+    Made on a side stream, so that a CUDA graph can hold a whole step, transfers included. On a CPU
+    a parameter may have no part in a step; on a GPU that would make the host wait for the others.
+
+    Args:
+        module: its parameters become those of the first process; buffers stay each process's own.
+    """
+    if world_size() == 1:
+        return module
+    on_gpu = next(module.parameters()).is_cuda
+    with _side_stream() if on_gpu else nullcontext():
+        return DistributedDataParallel(
+            module,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=not on_gpu,
+        )
+
+
+@contextmanager
+def _side_stream() -> Generator[None]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def share(rows: Tensor) -> Tensor:
+    """This process's part of the rows [n, ...] of a batch: every so many, n a multiple of them."""
+    return rows[rank() :: world_size()]
 
 
 def broadcast_flags(*flags: bool) -> tuple[bool, ...]:

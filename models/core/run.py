@@ -4,13 +4,15 @@ Torch-free. With a worker the lines go to its event pipe, by hand to ``RUN_DIR/e
 """
 
 import json
-import math
 import os
+import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from models.core.finite import check_figures
 from models.core.spec import ArtifactRef, DatasetRef
 
 LINE_LIMIT_BYTES = 65_536  # the runner refuses longer lines
@@ -53,12 +55,19 @@ class Run:
             else checkpoint_interval_s
         )
         self._saved_at = time.monotonic()
+        self._progress: dict[str, Any] = {}
+        self._steps = 0
 
     # -- what the method reports ---------------------------------------------------------------
 
     def log(self, step: int, **values: float) -> None:
-        """Report named numbers at a step (from 1). Non-finite values arrive as words."""
-        numbers = {name: _plain(value) for name, value in values.items()}
+        """Report named numbers at a step (from 1).
+
+        Raises:
+            DivergedError: if one is not finite.
+        """
+        numbers = {name: float(value) for name, value in values.items()}
+        check_figures(numbers, f"metrics of step {step}")
         self.emit("metric", step=step, at=time.time(), values=numbers)
 
     def progress(
@@ -79,9 +88,19 @@ class Run:
             phase: which part of the job this is.
             unit: what ``step`` counts.
         """
-        self.emit(
-            "progress", step=step, total_steps=total_steps, epoch=epoch, phase=phase, unit=unit
-        )
+        self._progress = {"total_steps": total_steps, "epoch": epoch, "phase": phase, "unit": unit}
+        self._steps = step
+        self.emit("progress", step=step, **self._progress)
+
+    def complete_progress(self) -> None:
+        """Report that all is done, where the work ended before its last step; once, at the end."""
+        total = self._progress.get("total_steps")
+        if total is not None and self._steps != total:
+            self.emit("progress", step=total, **self._progress)
+
+    def say(self, line: str) -> None:
+        """Write a line for people into the log."""
+        sys.stderr.write(f"{line}\n")
 
     def artifact(self, name: str, role: str, step: int | None = None, **metadata: Any) -> None:
         """Hand over the file ``dir / name``; it must not change afterwards.
@@ -98,8 +117,23 @@ class Run:
         self.emit("event", event="warning", code=code, message=message)
 
     def result(self, **values: Any) -> None:
-        """Report the job's result: the numbers a user asks for first. NaN becomes null."""
-        self.emit("result", values=_finite(values))
+        """Report the job's result: the numbers a user asks for first.
+
+        Raises:
+            DivergedError: if one is not finite.
+        """
+        check_figures(values, "result")
+        self.emit("result", values=values)
+
+    def report(self, name: str, contents: Mapping[str, Any]) -> None:
+        """Leave a report, ``dir / name``, as an artifact: JSON, which knows no NaN.
+
+        Raises:
+            DivergedError: if a figure is not finite.
+        """
+        check_figures(contents, name)
+        (self.dir / name).write_text(json.dumps(contents, indent=1, allow_nan=False))
+        self.artifact(name, role="report")
 
     # -- what the method receives -------------------------------------------------------------
 
@@ -160,17 +194,3 @@ class Run:
         with self._lock:
             self._events.write(line + "\n")
             self._events.flush()
-
-
-def _plain(value: float) -> float | str:
-    number = float(value)
-    return number if math.isfinite(number) else str(number)
-
-
-def _finite(value: Any) -> Any:
-    """The same structure with NaN and infinities as null, which JSON can hold."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 
 from models.core.needs import ArtifactNeed, Need
 
@@ -15,12 +16,46 @@ def _integral(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_integral)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in hex")]
+# pydantic publishes a bound under its own name where a validator stands before the type, as in Int
+KEYWORDS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "multiple_of": "multipleOf",
+}
 
 
-class SpecGroup(BaseModel):
-    """A group of fields inside a spec: unknown fields refused, frozen, strict, no NaN."""
+class StrictFields(BaseModel):
+    """Fields that a user sends: unknown ones refused, frozen, no silent conversion, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """JSON Schema of the class, with the keywords of the standard alone."""
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        schema.update(_in_keywords(schema))
+        return reference
+
+
+def _in_keywords(schema: Any) -> Any:
+    """The same schema with pydantic's own names of bounds replaced; a bound is a number."""
+    if isinstance(schema, list):
+        return [_in_keywords(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        KEYWORDS.get(name, name) if isinstance(inner, int | float) else name: _in_keywords(inner)
+        for name, inner in schema.items()
+    }
+
+
+class SpecGroup(StrictFields):
+    """A group of fields inside a spec."""
 
 
 class ArtifactRef(SpecGroup):
@@ -102,11 +137,19 @@ class ArtifactInfo(NamedTuple):
     on_request: bool = False
 
 
+MACS = "multiply-adds forward"  # the unit of work of trainings; backward is about twice that
+
+
 class Estimate(BaseModel):
-    """What a job will cost, worked out before it runs."""
+    """What a job will cost, worked out before it runs.
+
+    Runs of a kind whose ``work`` is in one unit are compared: about twice the work takes twice the
+    seconds. Where spec and data do not tell how much there is, all runs count as equal.
+    """
 
     total_steps: int | None = Field(default=None, description="Progress steps of the run")
-    seconds: float | None = Field(default=None, description="Wall seconds, where they can be told")
+    work: float = Field(default=1, gt=0, description="How much there is to compute, in work_unit")
+    work_unit: str = Field(default="runs", description="What is counted, and through which net")
     details: dict[str, float | int | str | None] = {}
 
 
@@ -129,6 +172,13 @@ class Spec(SpecGroup):
     seed: Int = Field(default=0, ge=0, lt=2**32, description="Seed of every random stream")
     deterministic: bool = Field(
         default=False, description="Bit-equal repetition on the same device class; may be slower"
+    )
+    threads: Int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads; results depend on their number, also with deterministic."
+        " null: one for each core that the run may use; the lineage of the job tells how many",
     )
     resume_from: ArtifactRef | None = Field(
         default=None, description="Checkpoint to go on from; refused where not resumable"

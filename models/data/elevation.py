@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import rasterio
@@ -15,6 +15,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from models.core.errors import DataError
 from models.data import ascii_grid, heights
+from models.data.contents import notes_alone
 from models.data.decode import PIXELS
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -24,6 +25,7 @@ CELL_SIZE_TAG = "CELL_SIZE_M"  # of rasters in degrees that this program writes
 SQUARE_TOLERANCE = 1e-3  # a pixel may be this much longer than wide
 ROWS_AT_A_TIME = 256
 LOCAL_UNIT = re.compile(r'(?:LOCAL_CS|ENGCRS)\[.*?UNIT\["([^"]+)",\s*([0-9.eE+-]+)', re.DOTALL)
+Nodata = float | Literal["nan"]
 DEGREE_M = 111_320.0  # of longitude at the equator
 
 
@@ -63,14 +65,15 @@ class Grid(NamedTuple):
     blocks: Callable[[], Iterator[Block]]
 
 
-def check(path: Path, cell_size_m: float | None, nodata: float | None = None) -> dict[str, Any]:
+def check(path: Path, cell_size_m: float | None, nodata: Nodata | None = None) -> dict[str, Any]:
     """Validate a terrain by reading all of it, a band of rows at a time.
 
     Args:
         path: of the file.
         cell_size_m: side of a cell in metres; needed for npy, which does not tell it, and for a
             raster whose unit is the degree; elsewhere it must agree with the file.
-        nodata: stored value of cells without a height, beside the one that the file declares.
+        nodata: stored value of cells without a height, beside the one that the file declares;
+            ``"nan"`` for NaN, which JSON cannot hold.
 
     Returns:
         ``rows``, ``columns``, ``cell_size_m``, ``nodata`` where given, and ``contents`` with
@@ -84,22 +87,16 @@ def check(path: Path, cell_size_m: float | None, nodata: float | None = None) ->
         if known == 0:
             raise DataError("the raster has no data: every cell is nodata")
         sizes = {"rows": grid.rows, "columns": grid.columns, "cell_size_m": grid.cell_size_m}
-        if nodata is not None:
+        if nodata is not None and nodata != "nan":
             sizes["nodata"] = nodata
-        return sizes | ({"contents": _contents(grid.notes)} if grid.notes else {})
-
-
-def _contents(notes: list[str]) -> dict[str, Any]:
-    """What the dataset says about how it was read, in the form of all formats."""
-    nothing: dict[str, Any] = {"split": None, "label": None, "sizes": None}
-    return {"taken": {}, "left_out": [], **nothing, "notes": notes}
+        return sizes | ({"contents": notes_alone(grid.notes)} if grid.notes else {})
 
 
 @contextmanager
 def open_grid(
     path: Path,
     cell_size_m: float | None = None,
-    nodata: float | None = None,
+    nodata: Nodata | None = None,
     *,
     are_heights: bool = True,
 ) -> Generator[Grid]:
@@ -120,7 +117,7 @@ def open_grid(
         raise DataError(f"options.cell_size_m is {cell_size_m}; use {low:g} to {high:g} metres")
     with path.open("rb") as file:
         magic = file.read(64)
-    values = () if nodata is None else (nodata,)
+    values = () if nodata is None else (float(nodata),)
     if magic.startswith(NPY_MAGIC):
         yield _open_npy(path, cell_size_m, heights.Encoding(1, 0, values, are_heights))
     elif magic[:4] in TIFF_MAGICS:

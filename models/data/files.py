@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from models.core.errors import DataError
 from models.core.spec import ReadOptions
-from models.data import folders, programs, sets
+from models.data import folders, marks, programs, series, sets
 from models.data.archives import Archive, open_archive
 from models.data.arrays import ImageArrays, Labelled
 from models.data.contents import Contents, ending, hidden
@@ -28,6 +28,7 @@ __all__ = ["ImageArrays", "Labelled", "check", "open_images", "read_images"]
 
 ZIP_MAGIC, PARQUET_MAGIC = b"PK\x03\x04", b"PAR1"
 FORMATS = ("npz", "image_folder", "parquet", "idx")
+TABLES = {"series": series.check, "marks": marks.check}
 Fit = Callable[[UInt8[np.ndarray, "h w c"]], UInt8[np.ndarray, "_h _w c"]]
 
 
@@ -134,13 +135,14 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         path: of the file.
-        format: ``npz``, ``image_folder``, ``parquet``, ``idx``, ``elevation`` or ``net``, as the
-            user says.
+        format: ``npz``, ``image_folder``, ``parquet``, ``idx``, ``elevation``, ``net``,
+            ``series`` or ``marks``, as the user says.
         options: ``cell_size_m`` and ``nodata`` for elevation; ``label`` and ``split`` for images.
 
     Returns:
         ``train, test, classes, channels`` and ``validation`` of labelled images, ``images`` of
-        pictures without labels, ``rows, columns, cell_size_m`` of an elevation, or what
+        pictures without labels, ``rows, columns, cell_size_m`` of an elevation, ``moments,
+        values`` of a series, ``marks`` of surveyed levels, or what
         :func:`models.data.programs.check` finds in a net. Images of one size have ``height`` and
         ``width``, others ``sizes``, the number of sizes. ``contents`` lists what was taken and
         left out of images.
@@ -155,11 +157,14 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
         raise DataError(f"options {sorted(unknown)} are not known for format {format!r}")
     if format == "net":
         return programs.check(path)
+    if format in TABLES:
+        return TABLES[format](path)
     if format == "elevation":
         from models.data import elevation  # GDAL is for these files alone
 
         return elevation.check(path, options.get("cell_size_m"), options.get("nodata"))
-    raise DataError(f"format {format!r}; use {', '.join(FORMATS)}, elevation or net")
+    others = ", ".join(TABLES)
+    raise DataError(f"format {format!r}; use {', '.join(FORMATS)}, {others}, elevation or net")
 
 
 def _read_options(options: Mapping[str, Any], format: str) -> ReadOptions:

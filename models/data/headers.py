@@ -1,7 +1,6 @@
 """Headers of strangers' files, judged before what they promise is read. Torch-free."""
 
 import io
-import json
 import math
 from pathlib import Path
 from tokenize import TokenError
@@ -13,20 +12,6 @@ from safetensors import SafetensorError, safe_open
 
 from models.core.errors import DataError
 from models.data.stacks import check_bytes
-
-
-def parse_json(content: bytes, name: str) -> Any:
-    """A JSON document.
-
-    Raises:
-        DataError: if it is none, or nested deeper than Python's stack.
-    """
-    try:
-        return json.loads(content)
-    except RecursionError as error:
-        raise DataError(f"{name}: JSON nested too deeply") from error
-    except ValueError as error:
-        raise DataError(f"{name}: no JSON: {error}") from error
 
 
 def safetensors_shapes(path: Path) -> dict[str, list[int]]:

@@ -140,7 +140,12 @@ def decode(
     """
     missing = missing | missing_in(stored, how.nodata)
     known = np.where(missing, 0, stored)
-    _check_each(np.isfinite(known), known, top, "is NaN or infinite; declare it nodata")
+    reason = (
+        'is NaN or infinite; if NaN marks cells without a value, give `nodata` as "nan"'
+        " (options.nodata of the upload, terrain.nodata of a job, --nodata nan) or declare it in"
+        " the file"
+    )
+    _check_each(np.isfinite(known), known, top, reason)
     values = known.astype(np.float64) * how.scale + how.offset if _is_scaled(how) else known
     if how.are_heights:
         _check_heights(values, stored, missing, how, top)

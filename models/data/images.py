@@ -5,9 +5,10 @@ by (seed, epoch) or (seed, step): a resumed run continues with the same batches,
 cheap steps changes none of them.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,13 +17,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.core.device import generator
-from models.core.errors import SpecError
+from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.core.spec import DatasetRef
+from models.data.arrays import held_out
 from models.data.builtin import BUILTIN
 from models.data.spec import Augment, ImageOptions
 
 CHUNK = 1024  # images resized or normalised at once
+
+
+def _none(_: int) -> int:
+    """Nothing is held out."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class ImageData:
         classes: names by label.
         mean: of each channel over the training images, of values in [0, 1].
         std: of each channel over the training images, of values in [0, 1].
+        validation: uint8 [v, h, w, c], held out of the training images; none by default.
+        validation_labels: int64 [v].
     """
 
     train: Tensor
@@ -46,6 +55,13 @@ class ImageData:
     classes: list[str]
     mean: list[float]
     std: list[float]
+    validation: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    validation_labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    @property
+    def watched(self) -> Literal["validation", "test"]:
+        """The part that is tested during a training: that for validation, where there is one."""
+        return "validation" if len(self.validation) else "test"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,7 +74,9 @@ class ImageData:
         return self.train.shape[3]
 
 
-def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageData:
+def load(
+    ref: DatasetRef, options: ImageOptions, run: Run, seed: int, held: Callable[[int], int] = _none
+) -> ImageData:
     """Read a built-in or uploaded set onto the run's device.
 
     Args:
@@ -66,9 +84,11 @@ def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageDa
         options: part of the images to take, and their size.
         run: names device and inputs.
         seed: chooses the part.
+        held: how many of so many training images to hold out for validation.
 
     Raises:
-        DataError: if the data is not there or cannot be used.
+        DataError: if the data is not there or cannot be used, or its training images are all
+            alike.
         SpecError: if more images are asked for than there are.
     """
     if ref.dataset in BUILTIN:
@@ -87,11 +107,33 @@ def load(ref: DatasetRef, options: ImageOptions, run: Run, seed: int) -> ImageDa
         train = _subset(train, options.subset, seed)
     if options.image_size is not None and train[0].shape[1:3] != (options.image_size,) * 2:
         train[0], test[0] = (resize(x[0], options.image_size) for x in (train, test))
-    return from_tensors(train, test, arrays.classes, run.device)
+    if (train[0] == train[0][:1]).all():
+        raise DataError(
+            f"the {len(train[0])} training images of {ref.dataset} are all alike, so that there is"
+            " nothing to learn: give images that differ"
+        )
+    train, validation = _hold_out(train, held(len(train[1])), seed)
+    return from_tensors(train, test, arrays.classes, run.device, validation)
+
+
+def _hold_out(
+    pair: list[Tensor], count: int, seed: int
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """What is left to train on, and of each class its share to validate on, drawn by the seed."""
+    if count == 0:
+        return pair, None
+    mixed = torch.randperm(len(pair[1]), generator=generator(seed, "validation", 0))
+    held = torch.from_numpy(held_out(pair[1][mixed].numpy(), count))
+    kept, held = (mixed[part].sort().values for part in (~held, held))
+    return [tensor[kept] for tensor in pair], [tensor[held] for tensor in pair]
 
 
 def from_tensors(
-    train: list[Tensor], test: list[Tensor], classes: list[str], device: str
+    train: list[Tensor],
+    test: list[Tensor],
+    classes: list[str],
+    device: str,
+    validation: list[Tensor] | None = None,
 ) -> ImageData:
     """Image data on a device; mean and deviation come from the training images.
 
@@ -100,10 +142,15 @@ def from_tensors(
         test: likewise.
         classes: names of the labels.
         device: torch device.
+        validation: likewise, held out of the training images, if any are.
     """
     mean, std = statistics(train[0])
-    moved = [tensor.to(device) for tensor in (*train, *test)]
-    return ImageData(*moved, classes, mean, std)
+    x, labels, test_x, test_labels = (tensor.to(device) for tensor in (*train, *test))
+    data = ImageData(x, labels, test_x, test_labels, classes, mean, std)
+    if validation is None:
+        return data
+    pixels, labels = (tensor.to(device) for tensor in validation)
+    return replace(data, validation=pixels, validation_labels=labels)
 
 
 def _subset(pair: list[Tensor], count: int, seed: int) -> list[Tensor]:
@@ -237,11 +284,17 @@ def _augmented(
     return padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None], columns[:, None]]
 
 
-def evaluation_batches(data: ImageData, size: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised test images and labels, in order.
+def evaluation_batches(
+    data: ImageData, size: int = CHUNK, part: Literal["validation", "test"] = "test"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images and labels of a part, in order.
 
     Images are float32 [b, c, h, w], labels int64 [b]; b is ``size`` but for the last.
     """
-    pairs = zip(data.test.split(size), data.test_labels.split(size), strict=True)
+    if part == "test":
+        pixels, known = data.test, data.test_labels
+    else:
+        pixels, known = data.validation, data.validation_labels
+    pairs = zip(pixels.split(size), known.split(size), strict=True)
     for images, labels in pairs:
         yield normalise(images, data.mean, data.std), labels

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.core.errors import DataError
+from models.core.json_text import parse_json
 from models.core.spec import ReadOptions
 from models.data import archives, sets
 from models.data.archives import Archive
 from models.data.contents import Contents
 from models.data.decode import decode
-from models.data.headers import parse_json
 from models.data.labels import numbered
 from models.data.parts import grouped, part_of
 from models.data.sets import ImagePart, ImageSet, Picture

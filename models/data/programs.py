@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.core.errors import DataError
+from models.core.json_text import parse_json
 from models.data.archives import Archive, open_archive
-from models.data.headers import parse_json, safetensors_shapes
+from models.data.headers import safetensors_shapes
 
 LIMIT_BYTES = 64 * 2**20  # of the graph as JSON
 ZIP_MAGIC = b"PK\x03\x04"
@@ -188,8 +189,10 @@ def _only(names: list[str], without: set[str], what: str) -> str:
     left = [name for name in names if name not in without]
     if len(left) != 1:
         raise DataError(
-            f"the program has {len(left)} tensors as its {what}; saliency needs one",
-            hint="export a net that takes a batch of images and gives a row of numbers for each",
+            f"the program has {len(left)} tensors as its {what}; saliency needs one. Detection and "
+            "segmentation as such are out of scope",
+            hint="export a net that takes a batch of images and gives a row of numbers for each, "
+            "such as the number you ask about: the mean score of a class over a box or a mask",
         )
     return left[0]
 

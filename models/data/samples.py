@@ -69,10 +69,7 @@ def _file(path: str, name: str) -> Path:
     package, _, rest = path.partition("/")
     package_spec = find_spec(package)
     if package_spec is None:
-        raise DataMissingError(
-            f"the built-in dataset {name!r} needs the package {package}",
-            hint="install sextant-jobs[samples] where the worker is",
-        )
+        raise DataMissingError.without_package(f"the built-in dataset {name!r}", package)
     return Path(str(package_spec.origin)).parent / rest
 
 

@@ -1,5 +1,6 @@
 """The fields of a spec that say which steps are cheap and what a cheap step is. Torch-free."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -79,7 +80,20 @@ class Schedule(SpecGroup):
             raise ValueError(f"n_cheap {self.n_cheap} must be at most period {self.period}")
         if self.type == "block" and self.n_cheap_epochs + self.n_full_epochs == 0:
             raise ValueError("n_cheap_epochs and n_full_epochs cannot both be 0")
+        if self.type == "list":
+            self._check_intervals()
         return self
+
+    def _check_intervals(self) -> None:
+        if not self.intervals:
+            raise ValueError("intervals is empty: give one at least, or type off for a plain run")
+        ordered = sorted(self.intervals, key=lambda interval: interval.start)
+        for first, second in pairwise(ordered):
+            if second.start < first.end:
+                raise ValueError(
+                    f"intervals [{first.start}, {first.end}) and [{second.start}, {second.end})"
+                    " overlap, and a step has one scale: end one where the other starts"
+                )
 
 
 class Downsample(SpecGroup):

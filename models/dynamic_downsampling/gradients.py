@@ -8,6 +8,8 @@ from models.core import device
 from models.dynamic_downsampling.setup import Setup, first_batch
 from models.supervised.steps import Batch, cross_entropy
 
+LEAST = 1e-150  # norm that is divided by
+
 
 def agreement(setup: Setup) -> tuple[float, float]:
     """Compare both gradients of one fixed batch over the weights of all convolutions.
@@ -27,8 +29,10 @@ def agreement(setup: Setup) -> tuple[float, float]:
         cheap = _conv_gradient(setup, batch._replace(images=setup.small(batch.images)))
     for tensor, copy in zip(kept, copies, strict=True):
         tensor.copy_(copy)
-    norm = full.norm()
-    return (full @ cheap / (norm * cheap.norm())).item(), (cheap.norm() / norm).item()
+    norm, other = full.norm(), cheap.norm()
+    if norm == 0:  # as where all labels are fitted
+        return 0.0, 0.0
+    return (full @ cheap / (norm * other.clamp(min=LEAST))).item(), (other / norm).item()
 
 
 def _conv_gradient(setup: Setup, batch: Batch) -> Float64[Tensor, "weights"]:

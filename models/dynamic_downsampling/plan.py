@@ -1,6 +1,5 @@
 """What a training with cheap steps would save, from a few timed steps (README, plan)."""
 
-import json
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -38,7 +37,7 @@ def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
-    data = images.load(spec.data, spec.images, run, spec.seed)
+    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
     setup, times = _prepared(spec, data, run)
     probe = _probe(setup, spec.probe_steps)
     sub_run = SubRun("probe_", total=len(probe.decisions), saves_checkpoints=False)
@@ -47,8 +46,7 @@ def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
     if ranks.is_first():
         contents = {"result": result, "layers": _layers(setup, times), "cheap_sizes": setup.sizes}
         contents |= {"spec": spec.model_dump(mode="json"), "device": device.describe(run.device)}
-        (run.dir / "plan.json").write_text(json.dumps(contents, indent=2))
-        run.artifact("plan.json", role="report")
+        run.report("plan.json", contents)
         run.result(**result)
 
 
@@ -83,7 +81,8 @@ def _probe(setup: Setup, total: int) -> Setup:
             "downsample": down.model_copy(update={"gradient_probes": 0}),
         }
     )
-    few = replace(data, test=data.test[:TESTED], test_labels=data.test_labels[:TESTED])
+    parts = ("test", "test_labels", "validation", "validation_labels")
+    few = replace(data, **{name: getattr(data, name)[:TESTED] for name in parts})
     turn = schedule.decide(short, total, per_epoch, setup.spec.seed)
     taken = accumulate(turn)  # cheap batches up to each; k of them are a unit
     decisions = [

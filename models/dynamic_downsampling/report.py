@@ -1,7 +1,6 @@
 """The figures that a training with cheap steps leaves: result, ``report.json``, ``history.csv``."""
 
 import csv
-import json
 import math
 from typing import Any
 
@@ -31,8 +30,7 @@ def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:
         "test_nll": scores.nll,
         "test_ece": scores.ece,
         "test_accuracy_as_trained": fitted.scores.accuracy,
-        "best_test_accuracy": max(fitted.best_accuracy, scores.accuracy),
-        "best_step": fitted.best_step,
+        **_best(fitted, scores),
         "ended_by": fitted.ended_by,
         "decisions_sha256": schedule.digest(setup.decisions),
         **_speed(setup, fitted),
@@ -40,6 +38,14 @@ def values(setup: Setup, fitted: Fitted, scores: Scores) -> dict[str, Any]:
     if setup.spec.downsample.bn_mode == "split":
         figures["cheap_test_accuracy"] = _cheap_scores(setup).accuracy
     return figures
+
+
+def _best(fitted: Fitted, scores: Scores) -> dict[str, float | int]:
+    """Of the tests that steered the training; that of the final net is one, if of the same part."""
+    best = fitted.best_accuracy
+    if fitted.watched == "test":
+        best = max(best, scores.accuracy)
+    return {f"best_{fitted.watched}_accuracy": best, "best_step": fitted.best_step}
 
 
 def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:
@@ -146,8 +152,7 @@ def write(setup: Setup, arms: dict[str, Fitted], figures: dict[str, Any], run: R
         "layers": [layer._asdict() for layer in setup.layers],
         "cheap_sizes": [list(size) for size in setup.sizes],
     }
-    (run.dir / "report.json").write_text(json.dumps(contents, indent=2))
-    run.artifact("report.json", role="report")
+    run.report("report.json", contents)
     rows = _rows(setup, next(iter(arms.values())))
     with (run.dir / "history.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))

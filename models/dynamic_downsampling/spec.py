@@ -7,12 +7,19 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactInfo, Estimate, MetricInfo
+from models.core.spec import MACS, ArtifactInfo, Estimate, MetricInfo
 from models.data.spec import check_one_size
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.fields import Downsample
 from models.nets.spec import ResidualNet, conv_shapes
-from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec, metrics_of
+from models.supervised.spec import (
+    ASSESSMENT,
+    BASELINE_METRICS,
+    CALIBRATION,
+    METRICS,
+    SupervisedSpec,
+    metrics_of,
+)
 
 PROBED = 20  # steps of each kind that a plan takes; the first five do not count
 
@@ -131,9 +138,23 @@ class Downsampled(SupervisedSpec):
             details |= {"full_macs": full, "cheap_macs": round(ratio * full), "flop_ratio": ratio}
             if total is not None:
                 details["predicted_saving"] = sum(shares) * (1 - ratio)
+        work = self._work(known, total, details)
         if total is not None and self.compare_baseline:
             total *= 3  # the last training is shorter
-        return Estimate(total_steps=total, details=details)
+        return Estimate(total_steps=total, details=details, **work)
+
+    def _work(
+        self,
+        known: Mapping[str, Any],
+        steps: int | None,
+        details: Mapping[str, float | int | str | None],
+    ) -> dict[str, Any]:
+        """Multiply-adds of the forward passes, those of a comparison included."""
+        if steps is None or "full_macs" not in details:
+            return {}
+        images = steps * self.batch(self.used(known["train"]))
+        trainings = 1 - float(details["predicted_saving"] or 0) + 2 * self.compare_baseline
+        return {"work": images * float(details["full_macs"] or 0) * trainings, "work_unit": MACS}
 
     def _shares(
         self, known: Mapping[str, Any]
@@ -147,6 +168,13 @@ class Downsampled(SupervisedSpec):
         per_epoch, steps = self.steps(images)
         shares = schedule.expected_shares(down, steps, per_epoch)
         cheap = round(sum(shares) * steps / down.cheap_batch_multiplier)
+        if cheap == 0 and down.schedule.type != "off":
+            raise SpecError(
+                f"none of the {steps} steps would be cheap: widen downsample.schedule, lower"
+                " refine_fraction or warmup_full_fraction, train longer, or use schedule type off"
+                " for a plain run",
+                pointer="/downsample/schedule",
+            )
         return shares, steps, {"cheap_steps": cheap, "cheap_share": sum(shares)}
 
 
@@ -168,7 +196,9 @@ class DynamicDownsamplingTrain(Downsampled):
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
         ArtifactInfo("report.json", "report", "all figures of the result, layers, versions"),
         ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds, operations"),
-        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+        ArtifactInfo("curves.png", "image", "loss and accuracy against training time"),
+        *ASSESSMENT,
+        CALIBRATION,
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "digits": {
@@ -240,4 +270,7 @@ class DynamicDownsamplingPlan(Downsampled):
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """As for the training, but for the steps, which are those of the probe."""
         planned = super().estimate(counts)
-        return planned.model_copy(update={"total_steps": self.probe_steps})
+        steps: dict[str, Any] = {"total_steps": self.probe_steps}
+        if planned.total_steps is not None and planned.work_unit == MACS:
+            steps["work"] = planned.work * self.probe_steps / planned.total_steps
+        return planned.model_copy(update=steps)

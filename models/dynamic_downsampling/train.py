@@ -13,6 +13,7 @@ from models.dynamic_downsampling.norms import reestimate
 from models.dynamic_downsampling.setup import Setup, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.nets.build import build_net
+from models.supervised.assess import assess
 from models.supervised.evaluate import Scores
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
@@ -30,7 +31,7 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
-    data = images.load(spec.data, spec.images, run, spec.seed)
+    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
     setup = prepare(spec, data, run)
     total = 3 * len(setup.decisions) if spec.compare_baseline else None  # at most
     fitted = fit_cheap(setup, run, SubRun(total=total))
@@ -40,6 +41,8 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
         checkpoint.write(run.dir / weights, setup.net.state_dict(), describe(spec, data))
         run.artifact(weights, role="weights", step=fitted.steps)
     values = report.values(setup, fitted, scores)
+    if ranks.is_first():
+        values |= assess(setup.net, data, spec, run)
     if spec.export and ranks.is_first():
         values["export_gap"] = export(setup, run)
     arms = {"some steps cheap": fitted}
@@ -124,7 +127,7 @@ def finish(setup: Setup, fitted: Fitted) -> Scores:
         return fitted.scores
     with device.autocast(setup.spec.precision, setup.device):
         reestimate(setup.net, _full_batches(setup, fitted.steps))
-    return test(setup.net, setup.data, setup.spec, setup.device)
+    return test(setup.net, setup.data, setup.spec, setup.device, "test")
 
 
 def _full_batches(setup: Setup, steps: int) -> Iterator[Tensor]:

@@ -37,7 +37,8 @@ def program_of(nets: Sequence[nn.Module], x: Float[Tensor, "b c h w"]) -> Export
 
 def write_onnx(path: Path, program: ExportedProgram, description: Mapping[str, Any]) -> Answer:
     """Write as ONNX with the description as metadata; the file as a function."""
-    onnx_file.write(path, program, OUTPUTS, {k: json.dumps(v) for k, v in description.items()})
+    about = {name: json.dumps(value, allow_nan=False) for name, value in description.items()}
+    onnx_file.write(path, program, OUTPUTS, about)
     evaluator = ReferenceEvaluator(str(path))
 
     def answer(x: Tensor) -> list[Tensor]:

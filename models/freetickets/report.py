@@ -1,7 +1,6 @@
 """What a job leaves at its end: ensemble file, figures, tables, pictures."""
 
 import csv
-import json
 import re
 from statistics import median
 from typing import Any
@@ -15,6 +14,7 @@ from models.data import images
 from models.freetickets import cost, ensemble, infer, sparse, tickets
 from models.freetickets.evaluate import Tested, figures, mean_of, test_tickets, under_shift
 from models.freetickets.training import Training
+from models.supervised.assess import assess_predictions
 from models.supervised.loop import Fitted
 from models.supervised.state import describe, spec_digest
 
@@ -31,6 +31,8 @@ def finish(training: Training, fitted: Fitted) -> None:
     tested = test_tickets(training, done, fitted.steps)
     values = _values(training, tested, fitted)
     values |= {"ensemble_bytes": path.stat().st_size, "content_sha256": checksum}
+    together = ensemble.mixture(tested.logs)
+    values |= assess_predictions(together, tested.labels, training.data, run)
     values |= under_shift(training, tested)
     values |= _exported(training, tested)
     timings = _timed(training, tested)
@@ -216,8 +218,7 @@ def _write(
         "changes": changes,
         "timings": timings,
     }
-    (run.dir / "report.json").write_text(json.dumps(contents, indent=2))
-    run.artifact("report.json", role="report")
+    run.report("report.json", contents)
     _table(training, "history.csv", fitted.history)
     tables = {"updates.csv": changes, "layers.csv": timings["layers"]}
     if "corruptions" in values:

@@ -1,5 +1,6 @@
 """Spec of FreeTickets training. Torch-free."""
 
+import math
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.needs import Bound, DatasetNeed, Need
-from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo
+from models.core.spec import MACS, ArtifactInfo, Estimate, Int, MetricInfo
 from models.data.spec import check_one_size
 from models.freetickets import cost, timetable
 from models.freetickets.densities import MaskableLayer, can_cap, counts, densities, layers_of
@@ -16,7 +17,7 @@ from models.freetickets.fields import EnsembleEvaluation, Escape, Export, PruneR
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.spec import ResidualFamily
-from models.supervised.spec import METRICS, SupervisedSpec
+from models.supervised.spec import ASSESSMENT, METRICS, SupervisedSpec
 
 ONNX_LIMIT_BYTES = 2**31
 RENAMED = {"escape": {"q": "fraction"}, "prune_rate": {"p": "initial", "p_min": "final"}}
@@ -65,7 +66,8 @@ class FreeTicketsTrain(SupervisedSpec):
             "accuracy and NLL by severity, ECE by corruption",
             on_request=True,
         ),
-        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+        ArtifactInfo("curves.png", "image", "loss and accuracy against training time"),
+        *ASSESSMENT,
         ArtifactInfo("reliability.png", "image", "confidence against accuracy, tickets, ensemble"),
         ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
     )
@@ -141,7 +143,7 @@ class FreeTicketsTrain(SupervisedSpec):
         for group in RENAMED.keys() & stored.keys():
             names = RENAMED[group]
             stored[group] = {names.get(name, name): value for name, value in stored[group].items()}
-        return []
+        return super().upgrade(stored)
 
     @model_validator(mode="after")
     def _works(self) -> "FreeTicketsTrain":
@@ -156,7 +158,8 @@ class FreeTicketsTrain(SupervisedSpec):
                 " nothing can be skipped: choose edst, dst or static, or structure none"
             )
         self._check_exports()
-        self.shares(self.layers(3, 10, 32, 32))
+        self._check_live_weights()
+        self._check_other_sets()
         self.explored_units()
         if self.max_steps is not None:
             self.check_interval(self.phases(1))
@@ -170,6 +173,26 @@ class FreeTicketsTrain(SupervisedSpec):
                     f"keep_dense: {pattern!r} names no layer of {self.model.name};"
                     f" there are {', '.join(names)}"
                 )
+
+    def _check_live_weights(self) -> None:
+        layers = self.layers(3, 10, 32, 32)
+        live, units = sum(self.active(layers)), sum(layer.c_out for layer in layers)
+        if live < units:
+            highest = math.floor(1e4 * (1 - units / sum(layer.size for layer in layers))) / 1e4
+            raise ValueError(
+                f"sparsity {self.sparsity} leaves {live} weights to the {units} units of"
+                f" {self.model.name}, so that most have no input: give at most {highest:.4f}"
+            )
+
+    def _check_other_sets(self) -> None:
+        names = [reference.dataset for reference in self.evaluate.ood]
+        if self.data.dataset in names:
+            raise ValueError(
+                f"evaluate.ood names {self.data.dataset}, the set that is trained on, whose images"
+                " do belong to the classes: name other sets, or leave ood out"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError("evaluate.ood names one set twice: give each once")
 
     def _check_exports(self) -> None:
         weights = sum(layer.size for layer in self.layers(3, 10, 32, 32))
@@ -312,11 +335,13 @@ class FreeTicketsTrain(SupervisedSpec):
             "step_ratio_executed": costs.executed_ratio,
             "inference_ratio": self.tickets * costs.forward_ratio,
         }
-        total = None
-        if "train" in known:
-            per_epoch, total = self.steps(self.used(known["train"]))
-            plan = self.phases(per_epoch)
-            self.check_interval(plan)
-            details["updates"] = len(self.updates(plan))
-            total += self.tests
-        return Estimate(total_steps=total, details=details)
+        if "train" not in known:
+            return Estimate(details=details)
+        images = self.used(known["train"])
+        per_epoch, steps = self.steps(images)
+        plan = self.phases(per_epoch)
+        self.check_interval(plan)
+        details["updates"] = len(self.updates(plan))
+        work = steps * self.batch(images) * costs.dense  # the masks cost nothing less on a device
+        total = steps + self.tests
+        return Estimate(total_steps=total, work=work, work_unit=MACS, details=details)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.core import ranks
+from models.core import checkpoint, ranks
 from models.core.device import generator
 from models.freetickets import masks
 from models.freetickets.densities import MaskableLayer, can_cap
@@ -146,8 +146,13 @@ class Topology:
     def _changed(
         self, rate: float, number: int, growth: str, purpose: str, *, regrow: bool
     ) -> UpdateStats:
-        """Fill ``pending``; the same on all ranks."""
+        """Fill ``pending``; the same on all ranks.
+
+        Raises:
+            DivergedError: if weights or gradients are not finite, which have no order.
+        """
         self.apply()  # the step has moved weights outside of the masks
+        self._check_finite()
         dropped, regrown = 0, torch.zeros((), dtype=torch.long)
         for name in self.open_layers:
             weight, mask = self.weights[name], self.masks[name]
@@ -170,6 +175,14 @@ class Topology:
             [group[n] for group in (self.pending, self.surviving) for n in self.open_layers]
         )
         return UpdateStats(rate, dropped, int(regrown))
+
+    def _check_finite(self) -> None:
+        weights = {f"{name}.weight": self.weights[name] for name in self.open_layers}
+        gradients = {f"{name} (gradient)": w.grad for name, w in weights.items()}
+        checkpoint.check_finite(
+            weights | {name: x for name, x in gradients.items() if x is not None},
+            "the net at a change of its masks",
+        )
 
     def _wish(self, name: str, growth: str, stream: str, number: int) -> Tensor:
         weight = self.weights[name]

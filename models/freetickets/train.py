@@ -36,7 +36,7 @@ def train(spec: FreeTicketsTrain, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
-    data = images.load(spec.data, spec.images, run, spec.seed)
+    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
     training = prepare(spec, data, run)
     fitted = fit_tickets(training)
     if ranks.is_first():

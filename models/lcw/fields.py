@@ -128,6 +128,15 @@ class Phase1(PhaseSpec):
     phi_data: Phi = "asymptotic"
     eps: float = Field(default=1e-7, ge=1e-12, le=1e-3, description="Added inside the logarithms")
 
+    @model_validator(mode="after")
+    def _penalty_has_a_term(self) -> "Phase1":
+        if self.objective == "ae" and self.penalty != 1 and "penalty" in self.model_fields_set:
+            raise ValueError(
+                f"penalty {self.penalty} has no effect with objective ae, which has no term of the"
+                " latent: leave penalty out, or use objective cwae or cw2"
+            )
+        return self
+
 
 class Phase2(PhaseSpec):
     """The latent generator, trained against the frozen encoder's latents."""

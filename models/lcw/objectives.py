@@ -1,11 +1,14 @@
 """What the phases and the baselines minimise."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from models.lcw import distance
 from models.lcw.fields import Gamma, Phase1
+from models.lcw.gather import alone
 
 WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SWAE_PROJECTIONS = 50
@@ -40,6 +43,7 @@ def autoencoder(
     latents: Float[Tensor, "n d"],
     decoded: Float[Tensor, "n c h w"],
     std: float,
+    whole: Callable[[Tensor], Tensor] = alone,
 ) -> Float[Tensor, ""]:
     """The loss of phase 1 (README, section 3): ae, cwae or cw2.
 
@@ -49,16 +53,17 @@ def autoencoder(
         latents: of the images.
         decoded: of the latents.
         std: standard deviation over all elements of the training images.
+        whole: (rows [n, d] of this process) to those of all: distances are of whole samples.
     """
     if spec.objective == "cw2":
-        x, y = images.flatten(1), decoded.flatten(1)
+        x, y = whole(images.flatten(1)), whole(decoded.flatten(1))
         gamma = bandwidth(spec, std, x, len(x))
         loss = torch.log(distance.two_sample(y, x, gamma, spec.phi_data) + spec.eps)
     else:
         loss = squared_error(images, decoded).double()
     if spec.objective == "ae" or spec.penalty == 0:
         return loss
-    normal = distance.normality(latents, mode=spec.phi_latent)
+    normal = distance.normality(whole(latents), mode=spec.phi_latent)
     return loss + spec.penalty * torch.log(normal + spec.eps)
 
 

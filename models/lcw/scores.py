@@ -13,6 +13,8 @@ ROWS = 2048
 def frechet(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
     """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1^(1/2) S2 S1^(1/2))^(1/2)), covariances with ddof 1.
 
+    Never below 0.
+
     Raises:
         ValueError: if a set has no more rows than there are features.
     """
@@ -23,7 +25,8 @@ def frechet(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:
     root = _root(s1)
     middle = torch.linalg.eigvalsh(_symmetric(root @ s2 @ root)).clamp_min(0).sqrt().sum()
     gap = (a.mean(0) - b.mean(0)).square().sum()
-    return (gap + s1.trace() + s2.trace() - 2 * middle).item()
+    distance = gap + s1.trace() + s2.trace() - 2 * middle
+    return distance.clamp_min(0).item()  # equal sets cancel to rounding, of either sign
 
 
 def _root(s: Float[Tensor, "f f"]) -> Float[Tensor, "f f"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.core import checkpoint, device
+from models.core import checkpoint, device, ranks
 from models.core.device import generator
 from models.core.errors import DataError, SpecError
 from models.core.run import Run
@@ -17,6 +17,7 @@ from models.data import images
 from models.data.spec import ImageOptions
 from models.lcw import distance, objectives
 from models.lcw.fields import Architecture
+from models.lcw.gather import alone, gather
 from models.lcw.nets import Affine, ImageShape, Nets, build, describe, in_parts
 from models.lcw.spec import LcwTrain
 from models.lcw.stages import Inputs, StagedTraining, TrainingStage, noise
@@ -134,9 +135,9 @@ def autoencoder_stage(training: StagedTraining, data: Data) -> TrainingStage:
     spec, nets = training.spec.phase1, training.nets
     std = pixels(data.train).std().item()
 
-    def loss(batch: Tensor) -> Tensor:
+    def loss(batch: Tensor, whole: Callable[[Tensor], Tensor] = gather) -> Tensor:
         latents = nets["encoder"](batch)
-        return objectives.autoencoder(spec, batch, latents, nets["decoder"](latents), std)
+        return objectives.autoencoder(spec, batch, latents, nets["decoder"](latents), std, whole)
 
     def inputs(rows: Int64[Tensor, "b"], _: int) -> Inputs:
         batch = pixels(data.train[rows])
@@ -150,7 +151,7 @@ def autoencoder_stage(training: StagedTraining, data: Data) -> TrainingStage:
         len(data.train),
         inputs,
         lambda given: loss(given.rows),
-        lambda: _mean(loss, data.validation, spec.batch_size),
+        lambda: _mean(lambda batch: loss(batch, alone), data.validation, spec.batch_size),
         waits=spec.gamma_mode == "dynamic",
     )
 
@@ -175,13 +176,14 @@ def generator_stage(training: StagedTraining, data: Data) -> TrainingStage:
     width, whole = spec.arch.inputs, phase.reference == "full"
 
     def inputs(rows: Int64[Tensor, "b"], step: int) -> Inputs:
-        draws = noise(spec.seed, "generator", step, (len(rows), width), training.run.device)
+        shape = (len(rows) * ranks.world_size(), width)
+        draws = ranks.share(noise(spec.seed, "generator", step, shape, training.run.device))
         return Inputs(encoded[:0] if whole else encoded[rows], draws)
 
     def loss(given: Inputs) -> Tensor:
-        target = encoded if whole else given.rows
-        gamma = objectives.bandwidth(phase, std, target, len(given.draws))
-        made = nets["generator"](given.draws)
+        target = encoded if whole else gather(given.rows)
+        made = gather(nets["generator"](given.draws))
+        gamma = objectives.bandwidth(phase, std, target, len(made))
         return distance.two_sample(
             made, target, gamma, phase.phi, include_yy=not whole, statistic=phase.statistic
         )
@@ -219,18 +221,19 @@ def baseline_stage(training: StagedTraining, data: Data, name: str) -> TrainingS
     dim = spec.arch.latent_dim
 
     def inputs(rows: Int64[Tensor, "b"], step: int) -> Inputs:
-        return given(pixels(data.train[rows]), step)
+        return given(pixels(data.train[rows]), step, len(rows) * ranks.world_size())
 
-    def given(batch: Tensor, step: int) -> Inputs:
-        count, on = len(batch), training.run.device
+    def given(batch: Tensor, step: int, count: int) -> Inputs:
+        on = training.run.device
         if name == "swae":
             count += objectives.SWAE_PROJECTIONS  # directions, after the normal sample
         empty = name == "cwae"
         return Inputs(batch, noise(spec.seed, name, step, (0 if empty else count, dim), on))
 
-    def loss(given: Inputs) -> Tensor:
+    def loss(given: Inputs, whole: Callable[[Tensor], Tensor] = gather) -> Tensor:
         latents, batch = encoder(given.rows), given.rows
-        return objectives.squared_error(batch, decoder(latents)) + penalty(latents, given.draws)
+        error = objectives.squared_error(batch, decoder(latents))
+        return error + penalty(whole(latents), given.draws)
 
     def penalty(latents: Tensor, draws: Tensor) -> Tensor:
         if name == "cwae":
@@ -248,5 +251,9 @@ def baseline_stage(training: StagedTraining, data: Data, name: str) -> TrainingS
         len(data.train),
         inputs,
         loss,
-        lambda: _mean(lambda batch: loss(given(batch, 0)), data.validation, spec.phase1.batch_size),
+        lambda: _mean(
+            lambda batch: loss(given(batch, 0, len(batch)), alone),
+            data.validation,
+            spec.phase1.batch_size,
+        ),
     )

@@ -208,7 +208,13 @@ class LcwTrain(Spec):
             details["autoencoder_epochs"] = (
                 self.phase1.max_steps * min(self.phase1.batch_size, kept) / kept
             )
-        return Estimate(total_steps=sum(self.steps().values()), details=details)
+        images = sum(n * self._batch_of(stage) for stage, n in self.steps().items())
+        work = {"work": images, "work_unit": f"images, nets {self.arch.preset}"}
+        return Estimate(total_steps=sum(self.steps().values()), details=details, **work)
+
+    def _batch_of(self, stage: str) -> int:
+        """Images of a step; peers of the method take those of phase 1."""
+        return (self.phase2 if stage == "generator" else self.phase1).batch_size
 
 
 class Bundled(SpecGroup):
@@ -257,4 +263,4 @@ class LcwSample(Spec):
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """One step an image."""
-        return Estimate(total_steps=self.count)
+        return Estimate(total_steps=self.count, work=self.count, work_unit="images")

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from models.core import checkpoint, optimizers
+from models.core import checkpoint, optimizers, origin, ranks
 from models.core.device import generator
 from models.core.errors import DivergedError, SpecError
 from models.core.graphs import GraphedStep
@@ -44,8 +44,8 @@ class TrainingStage:
         spec: rate, batch, patience.
         steps: at most.
         rows: of its training data; an epoch is all of them in a new order.
-        inputs: (rows of the batch, step) to what the loss takes.
-        loss: of a batch; the same work in every step.
+        inputs: (this process's rows of the batch, step) to what the loss takes.
+        loss: of this process's part; the mean over the processes is the loss of the batch.
         validate: the objective on held-out data.
         waits: whether the loss reads numbers back from the device.
     """
@@ -59,6 +59,11 @@ class TrainingStage:
     loss: Callable[[Inputs], Tensor]
     validate: Callable[[], float]
     waits: bool = False
+
+    @property
+    def batch(self) -> int:
+        """Rows of a step, over all processes together."""
+        return min(self.spec.batch_size, self.rows)
 
     @property
     def prefix(self) -> str:
@@ -97,6 +102,22 @@ class StageProgress:
         return cls(validations_without_improvement=values.pop("stale"), **values)
 
 
+class StageLoss(nn.Module):
+    """A loss as a module, which torch's engine for several processes wants.
+
+    Args:
+        nets: that the loss trains.
+        loss: of :class:`TrainingStage`.
+    """
+
+    def __init__(self, nets: list[nn.Module], loss: Callable[[Inputs], Tensor]) -> None:
+        super().__init__()
+        self.nets, self.loss = nn.ModuleList(nets), loss
+
+    def forward(self, rows: Tensor, draws: Tensor) -> Float[Tensor, ""]:
+        return self.loss(Inputs(rows, draws))
+
+
 class StagedTraining:
     """The nets of a run, its progress through the stages, and its checkpoints.
 
@@ -127,11 +148,17 @@ class StagedTraining:
 
         Raises:
             DivergedError: if a loss is not finite.
+            SpecError: if a batch does not divide over the processes.
             StoppedError: if a stop was requested.
         """
         if self.state.stage > number:
             return
         nets = [self.nets[name] for name in stage.nets]
+        if stage.batch % ranks.world_size():
+            raise SpecError(
+                f"the {stage.name} has {stage.batch} rows a step, which must be a multiple of the"
+                f" {ranks.world_size()} devices: change batch_size"
+            )
         optimizer = self._optimizer(nets, stage.spec.lr)
         for net in nets:
             net.train()
@@ -169,10 +196,11 @@ class StagedTraining:
         self, stage: TrainingStage, optimizer: torch.optim.Adam
     ) -> Callable[[str, Inputs], Tensor]:
         """The step, as a CUDA graph on a GPU, where launches of kernels would limit these nets."""
+        module = ranks.parallel(StageLoss([self.nets[name] for name in stage.nets], stage.loss))
 
         def step(_: str, inputs: Inputs) -> Tensor:
             optimizer.zero_grad(set_to_none=False)  # a CUDA graph holds the addresses
-            loss = stage.loss(inputs)
+            loss = module(*inputs)
             loss.backward()
             optimizer.step()
             return loss.detach()
@@ -182,10 +210,10 @@ class StagedTraining:
         return GraphedStep(step, lambda reason: self.run.warn("no_cuda_graphs", reason))
 
     def _inputs(self, stage: TrainingStage) -> Inputs:
-        size = min(stage.spec.batch_size, stage.rows)
+        size = stage.batch
         epoch, batch_index = divmod(self.state.step, stage.rows // size)
-        order = self._ordered(stage, epoch)
-        return stage.inputs(order[batch_index * size : (batch_index + 1) * size], self.state.step)
+        batch = self._ordered(stage, epoch)[batch_index * size : (batch_index + 1) * size]
+        return stage.inputs(ranks.share(batch), self.state.step)
 
     def _ordered(self, stage: TrainingStage, epoch: int) -> Int64[Tensor, "n"]:
         """Order of the rows in an epoch; made once."""
@@ -206,7 +234,9 @@ class StagedTraining:
 
     def _report(self, stage: TrainingStage, losses: list[Tensor], started: float) -> float:
         """Log the mean loss, the rate, and the validation where it is time."""
-        state, values = self.state, torch.stack(losses).tolist()
+        stacked = torch.stack(losses)
+        ranks.all_reduce_mean([stacked])
+        state, values = self.state, stacked.tolist()
         losses.clear()
         if not all(map(math.isfinite, values)):
             raise DivergedError(
@@ -215,7 +245,7 @@ class StagedTraining:
             )
         mean = sum(values) / len(values)
         spent = time.perf_counter() - started
-        rate = len(values) * min(stage.spec.batch_size, stage.rows) / spent
+        rate = len(values) * stage.batch / spent
         self.run.log(self.done(), **{f"{stage.prefix}_loss": mean, "images_per_s": rate})
         row: dict[str, Any] = {"step": state.step, "loss": mean}
         if self._validates(stage):
@@ -226,6 +256,7 @@ class StagedTraining:
 
     def _validate(self, stage: TrainingStage) -> float:
         nets = [self.nets[name] for name in stage.nets]
+        ranks.broadcast(list(self.nets.buffers()))
         for net in nets:
             net.eval()
         with torch.no_grad():
@@ -233,6 +264,10 @@ class StagedTraining:
         for net in nets:
             net.train()
         self.run.log(self.done(), **{f"{stage.prefix}_validation": value})
+        if ranks.is_first():
+            self.run.say(
+                f"{stage.name}, step {self.state.step} of {stage.steps}: validation {value:.4g}"
+            )
         if self.state.best is None or value < self.state.best:
             self.state.best, self.state.validations_without_improvement = value, 0
         else:
@@ -246,18 +281,23 @@ class StagedTraining:
         end.stop_if_requested(self.run)
 
     def save(self, optimizer: torch.optim.Adam | None) -> None:
-        """Write a checkpoint; without an optimizer, one between stages."""
+        """Write a checkpoint, in the first process; without an optimizer, one between stages."""
+        ranks.broadcast(list(self.nets.buffers()))
+        if not ranks.is_first():
+            return
         tensors = {f"net.{name}": tensor for name, tensor in self.nets.state_dict().items()}
         if optimizer is not None:
             for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
                 for key, tensor in optimizer.state[parameter].items():
                     tensors[f"adam.{index}.{key}"] = tensor
         name, state = checkpoint.name_of(self.done()), self.state.stored()
-        checkpoint.write(self.run.dir / name, tensors, {**self.description, "state": state})
+        about = self.description | {"state": state, "origin": origin.describe(self.run)}
+        checkpoint.write(self.run.dir / name, tensors, about)
         self.run.artifact(name, role="checkpoint", step=self.done())
 
     def _restore(self, saved: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
         tensors, description = saved
+        origin.check(description, self.run)
         if description.get("lcw") != self.description["lcw"]:
             raise SpecError(
                 f"the checkpoint is of {description.get('lcw') or description.get('net')}",

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from models.core import checkpoint, device, ranks
-from models.core.errors import SpecError
 from models.core.run import Run
 from models.lcw import evaluate, export, features, pictures, report
 from models.lcw.nets import Nets, in_parts
@@ -27,19 +26,27 @@ STRIPS = 6
 def train(spec: LcwTrain, run: Run) -> None:
     """Both phases and the baselines, then scores, pictures, ONNX and report.
 
+    With several processes each takes a part of every batch; losses are of the whole batch.
+
     Raises:
-        SpecError: if the data cannot be used as asked, or more than one device is.
+        SpecError: if the data cannot be used as asked, or a batch does not divide.
         DataError: if the data, a checkpoint or weights cannot be used.
         DivergedError: if a loss is not finite.
         StoppedError: if a stop was requested.
     """
-    if ranks.world_size() > 1:
-        raise SpecError("lcw.train runs on one device", hint="ask for one GPU, or none")
     device.tune(run.device)
+    ranks.start(run.device)
     data = load(spec, run)
     training = make_training(spec, data, run)
     for number, name in enumerate(spec.steps()):
         training.train(number, _stage(training, data, name))
+    if ranks.is_first():
+        _finish(training, data)
+
+
+def _finish(training: StagedTraining, data: Data) -> None:
+    """Weights, scores, pictures and reports of nets that have been trained."""
+    spec, run = training.spec, training.run
     nets = Nets(training.nets["encoder"], training.nets["decoder"], training.nets["generator"])
     _leave_weights(training, nets)
     figures, made = evaluate.evaluate(training, data, features.make(spec, data, run))

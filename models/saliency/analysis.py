@@ -1,22 +1,21 @@
-"""Findings of a sweep: how far maps, grades and rankings disagree, beside the noise floor."""
+"""Agreement of methods and of graders in a sweep, each with its interval over images."""
 
-import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from models.saliency.graders.agreement import bootstrap, krippendorff
-from models.saliency.ranks import spearman_matrix
+from models.saliency.effects import ImageMaps
+from models.saliency.estimates import jackknife, mean_over_images, share_of_images
+from models.saliency.graders.agreement import krippendorff
 from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.graders import LOWER_IS_BETTER
 from models.saliency.spec.methods import NO_BASELINE
 
 CONTROLS = ("random", "centre_gaussian", "edge", "constant")
-FACTORS = ("baseline", "hyper-parameter", "seed", "method")
 
 
 def family(method: str) -> str:
@@ -24,75 +23,60 @@ def family(method: str) -> str:
     return method.rpartition("-")[0] if method.rpartition("-")[2].isdigit() else method
 
 
-def factor(a: MapKey, b: MapKey) -> str | None:
-    """The only factor in which two maps differ; None if they differ in several."""
-    differs = {
-        "baseline": a.baseline != b.baseline,
-        "hyper-parameter": a.method != b.method and family(a.method) == family(b.method),
-        "method": family(a.method) != family(b.method),
-        "seed": a.seed != b.seed and a.method == b.method,
-    }
-    if differs["method"] and NO_BASELINE in (a.baseline, b.baseline):
-        differs["baseline"] = False  # a method without a baseline is compared at every baseline
-    differing = [name for name, different in differs.items() if different]
-    return differing[0] if len(differing) == 1 else None
+class Matrix:
+    """Numbers of every two of some things, image by image, as means with intervals.
+
+    Args:
+        names: of the things.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._values: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(dict)
+
+    def add(self, image: str, i: int, j: int, value: float) -> None:
+        """Add a number of the i-th and the j-th in an image."""
+        self._values[i, j].setdefault(image, []).append(value)
+
+    def as_json(self, figure: str) -> dict[str, Any]:
+        """Names, and matrices of means under ``figure`` and of ``interval``, null for none."""
+        count = range(len(self.names))
+        cells = [[self._cell(i, j) for j in count] for i in count]
+        return {
+            "names": self.names,
+            figure: [[cell["mean"] for cell in row] for row in cells],
+            "interval": [[cell["interval"] for cell in row] for row in cells],
+        }
+
+    def _cell(self, i: int, j: int) -> dict[str, Any]:
+        images = self._values.get((i, j), {})
+        return mean_over_images(np.array([np.mean(values) for values in images.values()]))
 
 
-def cases(results: EvaluationResults) -> Iterator[tuple[tuple[str, int], list[MapKey]]]:
-    """The keys of the maps of each image and class."""
+def method_agreement(maps: list[ImageMaps]) -> dict[str, Any]:
+    """Mean Spearman correlation of every two methods at the same baseline.
+
+    The diagonal compares seeds; it is null without a second seed.
+    """
+    names = list(dict.fromkeys(key.method for one in maps for key in one.keys))
+    matrix = Matrix(names)
+    for one in maps:
+        for i, a in enumerate(one.keys):
+            for j, b in enumerate(one.keys):
+                same = a.baseline == b.baseline or NO_BASELINE in (a.baseline, b.baseline)
+                if same and i != j and not np.isnan(one.spearman[i, j]):
+                    pair = names.index(a.method), names.index(b.method)
+                    matrix.add(one.image, *pair, float(one.spearman[i, j]))
+    return matrix.as_json("spearman")
+
+
+def cases(results: EvaluationResults, left_out: set[str]) -> dict[tuple[str, int], list[MapKey]]:
+    """The keys of the maps of each image and class that counts."""
     groups: dict[tuple[str, int], list[MapKey]] = defaultdict(list)
     for key in results.maps:
-        groups[key.image, key.target].append(key)
-    yield from groups.items()
-
-
-def divergence(results: EvaluationResults, seed: int) -> dict[str, Any]:
-    """Mean of 1 - Spearman over pairs of maps that differ in one factor, by family of methods.
-
-    Pairs are averaged per image first; ``interval`` is a bootstrap over images with ``seed``. The
-    factor ``seed`` gives the noise floor: a divergence below it is no finding (README, eq. 18).
-    """
-    by: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = defaultdict(dict)
-    for case, keys in cases(results):
-        matrix = spearman_matrix(np.stack([results.maps[key] for key in keys]))
-        for (i, a), (j, b) in itertools.combinations(enumerate(keys), 2):
-            name = factor(a, b)
-            if name in (None, "method") or np.isnan(matrix[i, j]):
-                continue
-            by[family(a.method), str(name)].setdefault(case, []).append(1 - matrix[i, j])
-    summary: dict[str, Any] = defaultdict(dict)
-    for (method, name), images in by.items():
-        means = np.array([np.mean(values) for values in images.values()])
-        summary[method][name] = {
-            "mean": float(means.mean()),
-            "least": float(means.min()),
-            "greatest": float(means.max()),
-            "interval": bootstrap(means, seed),
-            "pairs": sum(map(len, images.values())),
-        }
-    return dict(summary)
-
-
-def method_agreement(results: EvaluationResults) -> tuple[list[str], Float[np.ndarray, "n n"]]:
-    """Names of methods, and the mean Spearman correlation of every two at the same baseline.
-
-    The diagonal compares seeds; it is 1 without a second seed.
-    """
-    names = list(dict.fromkeys(key.method for key in results.maps))
-    sums, counts = (np.zeros((len(names), len(names))) for _ in range(2))
-    for _, keys in cases(results):
-        matrix = spearman_matrix(np.stack([results.maps[key] for key in keys]))
-        for (i, a), (j, b) in itertools.product(enumerate(keys), repeat=2):
-            same = a.baseline == b.baseline or NO_BASELINE in (a.baseline, b.baseline)
-            if same and i != j and not np.isnan(matrix[i, j]):
-                pair = names.index(a.method), names.index(b.method)
-                sums[pair] += matrix[i, j]
-                counts[pair] += 1
-    counts[counts == 0] = np.nan
-    means = sums / counts
-    unseeded = np.isnan(means.diagonal())  # without a second seed a map agrees with itself
-    means[np.flatnonzero(unseeded), np.flatnonzero(unseeded)] = 1.0
-    return names, means
+        if key.image not in left_out:
+            groups[key.image, key.target].append(key)
+    return groups
 
 
 def candidates_of(results: EvaluationResults) -> list[tuple[str, str]]:
@@ -105,96 +89,154 @@ def lower_is_better(grader: str) -> bool:
     return grader.partition("@")[0].partition("-")[0] in LOWER_IS_BETTER
 
 
-def goodness(
-    results: EvaluationResults, graders: list[str]
-) -> Mapping[str, Float[np.ndarray, "images candidates"]]:
-    """Grades with a sign so that higher is better, by grader; mean over seeds, NaN for none."""
-    candidates = candidates_of(results)
-    signed = {}
-    for grader in graders:
-        sign = -1 if lower_is_better(grader) else 1
-        rows = []
-        for _, keys in cases(results):
-            values: dict[tuple[str, str], list[float]] = defaultdict(list)
-            for key in keys:
-                value = results.grades[key][grader]
-                if value is not None:
-                    values[key.method, key.baseline].append(sign * value)
-            rows.append([np.mean(values[m]) if values[m] else np.nan for m in candidates])
-        signed[grader] = np.array(rows, dtype=np.float64)
-    return signed
-
-
-def grader_agreement(
-    good: Mapping[str, Float[np.ndarray, "_i _m"]],
-) -> tuple[list[str], Float[np.ndarray, "n n"]]:
-    """Names of graders, and Kendall's tau between the rankings of every two, mean over images.
+class Goodness:
+    """Grades with a sign so that higher is better.
 
     Args:
-        good: as :func:`goodness` returns it.
+        results: of a sweep.
+        graders: their labels.
+        left_out: names of images that the spec excludes.
+
+    Attributes:
+        images: name of the image of each row; an image has a row for each class.
+        candidates: method and baseline of each column.
+        grades: by grader, [rows, columns], mean over seeds, NaN for none.
+        draws: by grader, row and column, the grades of all seeds.
     """
-    names = list(good)
-    matrix = np.full((len(names), len(names)), np.nan)
-    for i, j in itertools.product(range(len(names)), repeat=2):
-        taus = []
-        for a, b in zip(good[names[i]], good[names[j]], strict=True):
-            known = ~(np.isnan(a) | np.isnan(b))
-            if known.sum() > 1 and min(np.ptp(a[known]), np.ptp(b[known])) > 0:
-                taus.append(stats.kendalltau(a[known], b[known]).statistic)
-        matrix[i, j] = np.mean(taus) if taus else np.nan
-    return names, matrix
+
+    def __init__(
+        self, results: EvaluationResults, graders: list[str], left_out: set[str] | None = None
+    ) -> None:
+        groups = cases(results, left_out or set())
+        self.images = [image for image, _ in groups]
+        self.candidates = candidates_of(results)
+        self.draws = {name: self._draws(results, name, groups) for name in graders}
+        self.grades = {
+            name: np.array(
+                [[np.mean(grades) if grades else np.nan for grades in row] for row in rows],
+                dtype=np.float64,
+            ).reshape(len(groups), len(self.candidates))
+            for name, rows in self.draws.items()
+        }
+
+    def _draws(
+        self,
+        results: EvaluationResults,
+        grader: str,
+        groups: Mapping[tuple[str, int], list[MapKey]],
+    ) -> list[list[list[float]]]:
+        sign, rows = -1 if lower_is_better(grader) else 1, []
+        for keys in groups.values():
+            values: dict[tuple[str, str], list[float]] = defaultdict(list)
+            for key in keys:
+                if (value := results.grades[key][grader]) is not None:
+                    values[key.method, key.baseline].append(sign * value)
+            rows.append([values[candidate] for candidate in self.candidates])
+        return rows
+
+    def by_image(self, rows: Float[np.ndarray, "rows m"]) -> Float[np.ndarray, "images m"]:
+        """Rows of the classes of an image as their mean."""
+        names = np.array(self.images)
+        means = [rows[names == name].mean(0) for name in dict.fromkeys(self.images)]
+        return np.array(means).reshape(len(means), rows.shape[1])
+
+    def tested(self) -> list[int]:
+        """Columns of candidates that are no controls."""
+        return [
+            column
+            for column, (method, _) in enumerate(self.candidates)
+            if family(method) not in CONTROLS
+        ]
 
 
-def reliability(good: Mapping[str, Float[np.ndarray, "_i _m"]]) -> dict[str, float | None]:
-    """Krippendorff's alpha of each grader, with images as raters that rank methods."""
-    alphas: dict[str, float | None] = {}
-    for name, values in good.items():
+def grader_agreement(good: Goodness) -> dict[str, Any]:
+    """Kendall's tau between the rankings of methods by every two graders, mean over images."""
+    names = list(good.grades)
+    matrix = Matrix(names)
+    for row, image in enumerate(good.images):
+        for i, first in enumerate(names):
+            for j, second in enumerate(names):
+                a, b = good.grades[first][row], good.grades[second][row]
+                known = ~(np.isnan(a) | np.isnan(b))
+                if known.sum() > 1 and min(np.ptp(a[known]), np.ptp(b[known])) > 0:
+                    tau = stats.kendalltau(a[known], b[known]).statistic
+                    matrix.add(image, i, j, float(tau))
+    return matrix.as_json("kendall")
+
+
+def reliability(good: Goodness) -> dict[str, Any]:
+    """Krippendorff's alpha of each grader, with images as raters that rank methods.
+
+    1: every image ranks them alike; 0: no more alike than chance; below 0: less alike than chance,
+    as when some images favour what others rank last.
+    """
+    alphas = {}
+    for name, values in good.grades.items():
         known = values[:, ~np.isnan(values).any(0)]
         ranks = stats.rankdata(known, axis=1) if known.size else known
-        alphas[name] = krippendorff(ranks)
+        alphas[name] = jackknife(krippendorff, good.by_image(ranks))
     return alphas
 
 
-def winners(
-    results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
-) -> dict[str, Any]:
-    """Share of images whose best method changes with the grader's baseline, by grader id."""
-    candidates = candidates_of(results)
+def winners(good: Goodness) -> dict[str, Any]:
+    """Share of images whose best method changes with the grader's baseline, by grader id.
+
+    Controls cannot be best. Of an image with several classes one suffices.
+    """
     by: dict[str, list[list[str]]] = defaultdict(list)
-    for name, values in good.items():
-        best = [candidates[int(np.nanargmax(row))][0] for row in values if not np.isnan(row).all()]
-        by[name.partition("@")[0]].append(best)
-    return {
-        name: float(np.mean([len(set(image)) > 1 for image in zip(*rows, strict=False)]))
-        for name, rows in by.items()
-        if len(rows) > 1
-    }
-
-
-def controls(
-    results: EvaluationResults, good: Mapping[str, Float[np.ndarray, "_i _m"]]
-) -> dict[str, Any]:
-    """Share of pairs in which a control's grade is at least a method's, by grader and control."""
-    candidates = candidates_of(results)
-    shares: dict[str, Any] = {}
-    for name, values in good.items():
-        for column, (method, _) in enumerate(candidates):
-            if family(method) not in CONTROLS:
-                continue
-            others = [
-                i for i, candidate in enumerate(candidates) if family(candidate[0]) not in CONTROLS
-            ]
-            pairs = values[:, [column]] >= values[:, others]
-            known = ~(np.isnan(values[:, [column]]) | np.isnan(values[:, others]))
-            if known.any():
-                shares.setdefault(name, {})[method] = float(pairs[known].mean())
+    columns = good.tested()
+    for name, values in good.grades.items():
+        rows = values[:, columns]
+        by[name.partition("@")[0]].append([_best(row, good, columns) for row in rows])
+    shares = {}
+    for name, rows in by.items():
+        if len(rows) > 1:
+            changes = [len(set(best)) > 1 for best in zip(*rows, strict=True)]
+            means = good.by_image(np.array(changes, dtype=np.float64)[:, None])
+            shares[name] = share_of_images(means.ravel() > 0)
     return shares
 
 
-def interaction(results: EvaluationResults, graders: list[str]) -> list[dict[str, Any]]:
+def _best(row: Float[np.ndarray, "m"], good: Goodness, columns: list[int]) -> str:
+    if not row.size or np.isnan(row).all():
+        return ""
+    return good.candidates[columns[int(np.nanargmax(row))]][0]
+
+
+def controls(good: Goodness) -> dict[str, Any]:
+    """How often a control is graded at least as well as a method, by grader and control.
+
+    Every draw of a random control is compared with every method and baseline, each the mean over
+    its seeds; shares are averaged per image.
+    """
+    shares: dict[str, dict[str, Any]] = defaultdict(dict)
+    for name, rows in good.draws.items():
+        for column, (method, _) in enumerate(good.candidates):
+            if family(method) not in CONTROLS:
+                continue
+            others = good.grades[name][:, good.tested()]
+            of_rows = [
+                [_not_beaten(np.array(row[column]), other[~np.isnan(other)])]
+                for row, other in zip(rows, others, strict=True)
+            ]
+            share = good.by_image(np.array(of_rows).reshape(-1, 1)).ravel()
+            draws = max((len(row[column]) for row in rows), default=0)
+            shares[name][method] = mean_over_images(share) | {"draws": draws}
+    return dict(shares)
+
+
+def _not_beaten(draws: Float[np.ndarray, "d"], others: Float[np.ndarray, "m"]) -> float:
+    return float((draws[:, None] >= others).mean()) if draws.size and others.size else np.nan
+
+
+def interaction(
+    results: EvaluationResults, graders: list[str], left_out: set[str]
+) -> list[dict[str, Any]]:
     """Mean grade by method, baseline of the map and grader."""
     by: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for key, grades in results.grades.items():
+        if key.image in left_out:
+            continue
         for name in graders:
             value = grades[name]
             if value is not None:
@@ -203,8 +245,3 @@ def interaction(results: EvaluationResults, graders: list[str]) -> list[dict[str
         {"method": m, "baseline": b, "grader": g, "mean": float(np.mean(v)), "maps": len(v)}
         for (m, b, g), v in by.items()
     ]
-
-
-def finite(matrix: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
-    """A matrix as nested lists, with None for NaN."""
-    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]

@@ -7,13 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.run import Run
+from models.saliency import philox
+from models.saliency.figures.maps import SCORES
 from models.saliency.methods.case import Case
 from models.saliency.net import load
 from models.saliency.net.images import choose_targets, load_images, load_others, prepare
 from models.saliency.net.run import RowCounter, chunk_size, open_net
-from models.saliency.net.scores import Scorer, dtype_of, probe
+from models.saliency.net.scores import SATURATION, Scorer, dtype_of, probe
 from models.saliency.spec.fields import ImageRef
 from models.saliency.spec.map import Explanation
+
+IMAGE_STEP = 0x85EBCA6B  # odd, and no step of Philox' own keys
 
 
 class CaseBuilder:
@@ -44,8 +48,13 @@ class CaseBuilder:
 
     @property
     def outputs(self) -> str:
-        """What outputs are of: ``labels``, each by itself, or ``classes``, of which one holds."""
-        return "labels" if self.scorer.labels_alone(len(self.subject.classes)) else "classes"
+        """What outputs are of: ``classes``, of which one holds; ``labels``; or ``regression``."""
+        return self.scorer.meaning.kind
+
+    @property
+    def score_word(self) -> str:
+        """What the score is called in pictures and reports."""
+        return "output" if self.outputs == "regression" else SCORES[self.spec.score]
 
     @cached_property
     def chunk(self) -> int:
@@ -66,17 +75,46 @@ class CaseBuilder:
         x = self.subject.space.normalise(pixels).to(dtype_of(self.subject.net))
         if position == 0 and self.rows.done == 0:
             probe(self.scorer, x)
-            if self.spec.score == "prob" and self.outputs == "labels":
-                self._run.warn(
-                    "outputs_are_labels",
-                    "the outputs of the net are probabilities of labels, each by itself (it ends "
-                    "in a sigmoid); score 'prob' reads them as they are",
-                )
+            self._tell_meaning()
         outputs = self.scorer.outputs(x[None])
         targets = choose_targets(self.spec.target, outputs[0])
         index = torch.tensor(targets, device=x.device)
         full = self.scorer.scores(outputs)[0, index]
-        return Case(x, self.scorer, index, full, self.spec.seed, self.chunk, pixels), outputs[0]
+        self._warn_of_saturation(f"images.{position}", targets, full)
+        seed = image_seed(self.spec.seed, position)
+        return Case(x, self.scorer, index, full, seed, self.chunk, pixels), outputs[0]
+
+    def _tell_meaning(self) -> None:
+        """Warn where ``prob`` reads outputs as they are, by the net's last operation."""
+        meaning = self.scorer.meaning
+        if self.spec.score != "prob" or self.spec.output_type != "auto" or not meaning.applied:
+            return
+        labels = meaning.kind == "labels"
+        self._run.warn(
+            "outputs_are_labels" if labels else "outputs_are_probabilities",
+            "the outputs of the net are probabilities of "
+            + ("labels, each by itself (it ends in a sigmoid)" if labels else "classes already")
+            + "; score 'prob' reads them as they are",
+        )
+
+    def _warn_of_saturation(self, field: str, targets: list[int], full: Float[Tensor, "k"]) -> None:
+        for target, saturated in zip(targets, self.scorer.saturated(full).tolist(), strict=True):
+            if saturated:
+                name = self.subject.classes[target]
+                self._run.warn(
+                    "score_saturated",
+                    f"{field}: the probability of {name!r} is 1 but for {SATURATION:g}; where it "
+                    "stays there whatever is removed, maps are zero. Use score 'logit'",
+                )
+
+
+def image_seed(seed: int, position: int) -> int:
+    """Seed of everything drawn for an image, so that images do not share their noise.
+
+    Multiples of an odd number modulo 2**32: for 1,000 images and 1,000 neighbouring seeds all are
+    different (tests), and the first image has the seed itself.
+    """
+    return (seed + position * IMAGE_STEP) & philox.WORD
 
 
 def image_name(position: int, ref: ImageRef) -> str:

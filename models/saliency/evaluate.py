@@ -1,7 +1,6 @@
 """Runs ``saliency.evaluate``: maps, their grades, curves and agreement."""
 
 import itertools
-import json
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def evaluate(spec: SaliencyEvaluate, run: Run) -> None:
         "agreement": agreement(results),
         "lower_is_better": sorted(LOWER_IS_BETTER),
     }
-    write_json(run, "metrics.json", report)
+    run.report("metrics.json", report)
     run.result(maps=len(results.maps), rows=results.rows, warnings=len(results.warnings))
 
 
@@ -77,9 +76,3 @@ def agreement(results: EvaluationResults) -> list[dict[str, Any]]:
             }
             pairs.append(pair | compare(results.maps[a], results.maps[b]))
     return pairs
-
-
-def write_json(run: Run, name: str, report: dict[str, Any]) -> None:
-    """A report as an artifact; NaN is refused."""
-    (run.dir / name).write_text(json.dumps(report, indent=1, allow_nan=False))
-    run.artifact(name, role="report")

@@ -1,32 +1,35 @@
 """The report of a sweep as one self-contained HTML file."""
 
 import base64
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.saliency.analysis import lower_is_better
-from models.saliency.figures.maps import SCORES, describe
+from models.saliency.figures.maps import describe
 from models.saliency.results import EvaluationResults
 from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.spec.fields import labels
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em;
-       color: #1b1f24; }
-h1 { font-size: 1.6em; } h2 { margin-top: 2em; border-bottom: 1px solid #d0d7de; }
-table { border-collapse: collapse; margin: 1em 0; font-size: 13px; }
-th, td { padding: 3px 10px; border-bottom: 1px solid #e4e8ec; text-align: right; }
-th:first-child, td:first-child { text-align: left; } th { background: #f4f6f8; }
-img { max-width: 100%; height: auto; margin: 1em 0; } .note { color: #57606a; }
-.words { text-align: left; } .below { color: #8c959f; }
-"""
+TEMPLATES = Path(__file__).parent / "templates"
+CHANGES = {"baseline": "with the baseline", "hyper-parameter": "between its variants"}
+
+
+class Section(NamedTuple):
+    """A table of the report; a cell is a text, or a text with its CSS class."""
+
+    title: str
+    note: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 def write(
     path: Path,
     spec: SaliencySweep,
+    score: str,
     results: EvaluationResults,
     findings: dict[str, Any],
     pictures: Sequence[Path],
@@ -36,70 +39,160 @@ def write(
     Args:
         path: of the HTML file.
         spec: of the sweep.
+        score: what the score is called.
         results: its maps and grades.
         findings: as ``sweep.analyse`` returns them.
         pictures: PNG files to embed.
     """
-    parts = [
-        "<h1>Saliency sweep</h1>",
-        f"<p>{len(results.images)} images, {len(results.maps)} maps, {results.rows:,} rows through "
-        f"the net; score: {SCORES[spec.score]}.</p>",
-        *(f'<p class="note">Warning: {escape(text)}</p>' for text in results.warnings),
-        "<h2>Images</h2>",
-        _images(results),
-        "<h2>Methods</h2>",
-        _table(
-            ("name", "parameters"),
-            (
-                (name, f'<td class="words">{escape(describe(method))}</td>')
-                for name, method in zip(labels(spec.methods), spec.methods, strict=True)
-            ),
-        ),
-        "<h2>Impact of baselines alone</h2>",
-        "<p>A neutral baseline has a largest class probability near chance.</p>",
-        _baselines(results),
-        "<h2>Divergence of maps by factor</h2>",
-        "<p>Mean of 1 - Spearman when only one factor changes, with its 95 % interval over images. "
-        "The seed gives the noise floor; an interval that reaches it (grey) is no finding. A dash: "
-        "this factor did not vary, or the method is not random.</p>",
-        _divergence(findings),
-        "<h2>Graders</h2>",
-        _graders(findings),
-        "<h2>Mean grades</h2>",
-        "<p>By method and baseline of the map; the best grade of a column is bold. A row shows "
-        "whether a map is graded better with its own baseline.</p>",
-        _grades(findings),
-        "<h2>Pictures</h2>",
-        *(_picture(picture) for picture in pictures),
-    ]
-    body = "\n".join(parts)
-    path.write_text(
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>Saliency sweep</title><style>{STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    page = environment.get_template("report.html.j2").render(
+        results=results,
+        score=score,
+        design=findings["design"],
+        sentences=[sentence(effect) for effect in findings["effects"]],
+        sections=sections(spec, results, findings),
+        pictures=[{"name": each.stem, "data": _encoded(each)} for each in pictures],
+    )
+    path.write_text(page + "\n")
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """An HTML table; cells are escaped, except those that begin with ``<td``."""
-    lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
-    for row in rows:
-        texts = (str(cell) for cell in row)
-        cells = (text if text.startswith("<td") else f"<td>{escape(text)}</td>" for text in texts)
-        lines.append("<tr>" + "".join(cells) + "</tr>")
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
+def sections(
+    spec: SaliencySweep, results: EvaluationResults, findings: dict[str, Any]
+) -> list[Section]:
+    """The tables of the report, in their order."""
+    return [
+        _images(results),
+        _methods(spec),
+        _baselines(results),
+        _effects(findings),
+        _noise(findings),
+        _graders(findings),
+        _winners(findings),
+        _grades(findings),
+    ]
 
 
-def _images(results: EvaluationResults) -> str:
+def sentence(effect: dict[str, Any]) -> str:
+    """A comparison in words, with its numbers; says why where there is no test."""
+    name, change = " and ".join(effect["methods"]), CHANGES[effect["factor"]]
+    numbers = (
+        f"divergence {span(effect['effect'])} against {span(effect['floor'])} from noise, "
+        f"difference {span(effect['difference'])}"
+    )
+    if effect["finding"] is None:
+        return f"{name}: not tested ({effect['reason']}). Maps {change}: {numbers}."
+    tested = f"{numbers}; d {number(effect['effect_size'])}, corrected p {effect['p_holm']:.2g}"
+    if effect["finding"]:
+        return f"{name}: maps change {change} by more than noise: {tested}."
+    return f"{name}: no change of maps {change} beyond noise was found: {tested}."
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def span(numbers: dict[str, Any]) -> str:
+    """A mean with its interval, if it has one."""
+    if numbers["interval"] is None:
+        return number(numbers["mean"])
+    low, high = numbers["interval"]
+    return f"{number(numbers['mean'])} ({number(low)} to {number(high)})"
+
+
+def _encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _images(results: EvaluationResults) -> Section:
     rows = [
-        (image, target["class"], target["name"], _number(target["score"]))
+        (image, target["class"], target["name"], number(target["score"]))
         for image, described in results.images.items()
         for target in described["targets"]
     ]
-    return _table(("image", "class", "name", "score"), rows)
+    return Section("Images", "", ("image", "class", "name", "score"), rows)
 
 
-def _grades(findings: dict[str, Any]) -> str:
+def _methods(spec: SaliencySweep) -> Section:
+    rows = [
+        (name, {"text": describe(method), "style": "words"})
+        for name, method in zip(labels(spec.methods), spec.methods, strict=True)
+    ]
+    return Section("Methods", "", ("name", "parameters"), rows)
+
+
+def _baselines(results: EvaluationResults) -> Section:
+    rows = [
+        (
+            image,
+            name,
+            number(numbers["score"][0]),
+            number(numbers["max_probability"]),
+            numbers.get("top_name") or "-",  # absent in checkpoints of earlier releases
+            number(numbers["entropy"]),
+            number(numbers["path_area"][0]),
+        )
+        for image, described in results.images.items()
+        for name, numbers in described["baselines"].items()
+    ]
+    head = ("image", "baseline", "score of the explained class", "largest probability",
+            "of the class", "entropy (nats)", "area of the path to the image")  # fmt: skip
+    note = "A neutral baseline gives no class, explained or not, a probability far above chance."
+    return Section("Impact of baselines alone", note, head, rows)
+
+
+def _effects(findings: dict[str, Any]) -> Section:
+    rows = []
+    for effect in findings["effects"]:
+        verdict = {None: "not tested", True: "yes", False: "no"}[effect["finding"]]
+        columns = ("effect", "floor", "difference", "corrected", "same_seed")
+        rows.append(
+            (
+                f"{effect['factor']} of {', '.join(effect['methods'])}",
+                *(span(effect[name]) for name in columns),
+                number(effect["effect_size"]),
+                "-" if effect["p_holm"] is None else f"{effect['p_holm']:.2g}",
+                {"text": verdict, "style": "best" if effect["finding"] else "none"},
+            )
+        )
+    head = ("comparison", "effect", "noise", "difference", "without noise", "same seed", "d",
+            "corrected p", "finding")  # fmt: skip
+    note = "Divergences as means over images. A finding: the difference is above 0, corrected p < "
+    return Section("Effects of baselines and hyper-parameters", note + "0.05.", head, rows)
+
+
+def _noise(findings: dict[str, Any]) -> Section:
+    rows = [(method, span(numbers)) for method, numbers in findings["noise"].items()]
+    note = "Maps that differ in the seed alone, by random method, all baselines together."
+    return Section("Noise of random maps", note, ("method", "divergence"), rows)
+
+
+def _graders(findings: dict[str, Any]) -> Section:
+    alpha, beaten = findings["grader_reliability"], findings["controls_not_beaten"]
+    names = sorted({name for rows in beaten.values() for name in rows})
+    rows = []
+    for grader in alpha:
+        own = beaten.get(grader, {})
+        shares = (span(own[name]) if name in own else "-" for name in names)
+        rows.append((grader, span(alpha[grader]), *shares))
+    head = ("grader", "Krippendorff's alpha over images", *(f"not better than {n}" for n in names))
+    note = "Share of methods and baselines graded no better than a control, each draw by itself."
+    return Section("Graders", note, head, rows)
+
+
+def _winners(findings: dict[str, Any]) -> Section:
+    rows = [(name, span(share)) for name, share in findings["winner_changes_with_baseline"].items()]
+    note = "Share of images whose best method, controls aside, changes with the grader's baseline."
+    return Section("Best method by grader's baseline", note, ("grader", "share"), rows)
+
+
+def _grades(findings: dict[str, Any]) -> Section:
     """Mean grades by method and baseline (rows) and grader (columns)."""
     means = {
         (row["method"], row["baseline"], row["grader"]): row["mean"]
@@ -109,8 +202,8 @@ def _grades(findings: dict[str, Any]) -> str:
     graders = list(dict.fromkeys(grader for _, _, grader in means))
     best = {}
     for grader in graders:
-        known = [v for (*_, name), v in means.items() if name == grader and v is not None]
-        best[grader] = (min if lower_is_better(grader) else max)(known, default=None)
+        known = [value for (*_, name), value in means.items() if name == grader]
+        best[grader] = (min if lower_is_better(grader) else max)(known)
     rows = []
     for candidate in candidates:
         values = [(means.get((*candidate, grader)), best[grader]) for grader in graders]
@@ -118,72 +211,9 @@ def _grades(findings: dict[str, Any]) -> str:
     heads = (
         f"{name} ({'less' if lower_is_better(name) else 'more'} is better)" for name in graders
     )
-    return _table(("method", "baseline of the map", *heads), rows)
+    note = "By method and baseline of the map; the best grade of a column is bold."
+    return Section("Mean grades", note, ("method", "baseline of the map", *heads), rows)
 
 
-def _cell(value: float | None, best: bool) -> str:
-    text = _number(value)
-    return f"<td><b>{text}</b></td>" if best and value is not None else text
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _baselines(results: EvaluationResults) -> str:
-    rows = [
-        (
-            image,
-            name,
-            _number(numbers["score"][0]),
-            _number(numbers["max_probability"]),
-            _number(numbers["entropy"]),
-            _number(numbers["path_area"][0]),
-        )
-        for image, described in results.images.items()
-        for name, numbers in described["baselines"].items()
-    ]
-    head = ("image", "baseline", "score of the class", "largest probability", "entropy (nats)",
-            "area of the path to the image")  # fmt: skip
-    return _table(head, rows)
-
-
-def _divergence(findings: dict[str, Any]) -> str:
-    rows = []
-    for method, factors in findings["divergence"].items():
-        floor = factors.get("seed", {}).get("mean", 0.0)
-        row = [method]
-        for name in ("baseline", "hyper-parameter", "seed"):
-            numbers = factors.get(name)
-            if numbers is None:
-                row.append("-")
-                continue
-            low, high = numbers["interval"] or (numbers["mean"], numbers["mean"])
-            text = f"{numbers['mean']:.3f} ({low:.3f} to {high:.3f})"
-            below = name != "seed" and low <= floor
-            row.append(f'<td class="below">{text}</td>' if below else text)
-        rows.append(row)
-    return _table(("method", "baseline", "hyper-parameter", "seed (noise floor)"), rows)
-
-
-def _graders(findings: dict[str, Any]) -> str:
-    alpha = findings["grader_reliability"]
-    beaten = findings["controls_not_beaten"]
-    names = sorted({name for rows in beaten.values() for name in rows})
-    rows = [
-        (name, _number(alpha[name]), *(_number(beaten.get(name, {}).get(n)) for n in names))
-        for name in alpha
-    ]
-    head = ("grader", "Krippendorff's alpha over images", *(f"not better than {n}" for n in names))
-    changes = findings["winner_changes_with_baseline"]
-    sentences = "".join(
-        f"<p>{escape(name)}: the best method changes with the grader's baseline in "
-        f"{share:.0%} of the images.</p>"
-        for name, share in changes.items()
-    )
-    return _table(head, rows) + sentences
-
-
-def _picture(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{data}">'
+def _cell(value: float | None, best: bool) -> Any:
+    return {"text": number(value), "style": "best"} if best else number(value)

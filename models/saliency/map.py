@@ -15,11 +15,10 @@ from models.core.run import Run
 from models.saliency.case_builder import CaseBuilder, image_name
 from models.saliency.figures.maps import Panel, draw, style
 from models.saliency.methods.baselines import (
-    NEUTRAL_FACTOR,
     Replacement,
-    above_neutral_limit,
     baseline_impact,
     image_of,
+    impact_warnings,
     replacements_of,
 )
 from models.saliency.methods.case import Case
@@ -73,7 +72,7 @@ class Explainer:
         space = self.cases.subject.space
         names = labels(self.spec.baselines)
         replacements = {
-            label: replacements_of(part, case.x, space, self.spec.seed)
+            label: replacements_of(part, case.x, space, case.seed)
             for part, label in zip(self.spec.baselines, names, strict=True)
         }
         images = torch.stack([case.x, *(image_of(drawn[0]) for drawn in replacements.values())])
@@ -91,15 +90,16 @@ class Explainer:
 
     def _describe(self, case: Case, outputs: Float[Tensor, "classes"]) -> dict[str, Any]:
         """The net's prediction for the unperturbed image."""
-        probability = case.scorer.probabilities(outputs[None])[0]
+        probabilities = case.scorer.probabilities(outputs[None])
+        p = None if probabilities is None else probabilities[0]
         return {
-            "top_class": int(probability.argmax()),
+            "top_class": int(outputs.argmax()),
             "targets": [
                 {
                     "class": target,
                     "name": self.cases.subject.classes[target],
                     "score": score,
-                    "probability": probability[target].item(),
+                    "probability": None if p is None else p[target].item(),
                 }
                 for target, score in zip(case.targets.tolist(), case.full.tolist(), strict=True)
             ],
@@ -109,16 +109,11 @@ class Explainer:
         self, image: str, label: str, case: Case, drawn: list[Replacement]
     ) -> dict[str, Any]:
         """Impact of a baseline on its own (README, eq. 3); warns where it is not neutral."""
-        classes = self.cases.subject.classes
         images = [image_of(replacement) for replacement in drawn]
-        numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk)
-        for target, p in zip(case.targets.tolist(), numbers["probability"], strict=True):
-            if above_neutral_limit(p, numbers["outcomes"]):
-                self._warn(
-                    "baseline_not_neutral",
-                    f"{image}: baseline {label} alone has probability {p:.3g} for class "
-                    f"{classes[target]!r}, over {NEUTRAL_FACTOR} times chance",
-                )
+        names = self.cases.subject.classes
+        numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk, names)
+        for code, message in impact_warnings(label, numbers):
+            self._warn(code, f"{image}: {message}")
         return numbers
 
     def _warn(self, code: str, message: str) -> None:
@@ -145,7 +140,7 @@ class Explainer:
                 described |= case.reported
                 if error is not None:
                     described["standard_error"] = error[k].item()
-                self._keep(entry, k, described, values[k])
+                self._keep(entry, k, described, values[k], case)
                 title = "no baseline" if baseline_label == NO_BASELINE else baseline_label
                 panels[k].append(Panel(title, values[k]))
         if "png" in self.spec.outputs:
@@ -154,14 +149,19 @@ class Explainer:
                 self._draw(method, label, entry["image"], target, row, case)
 
     def _keep(
-        self, entry: dict[str, Any], k: int, described: dict[str, Any], values: np.ndarray
+        self,
+        entry: dict[str, Any],
+        k: int,
+        described: dict[str, Any],
+        values: np.ndarray,
+        case: Case,
     ) -> None:
         """Write one map, report it as an artifact and log its numbers."""
         stem = f"{described['method']}-{described['baseline']}-class{described['class']}"
         name = f"saliency/{entry['image']}/{stem}.npy"
         check_finite(values, name)
         if not values.any():
-            self._warn("map_is_zero", f"{name} is zero throughout: no score of the class moved")
+            self._warn("map_is_zero", f"{name} {case.reason_for_zeros(k)}")
         np.save(self.run.dir / name, values)
         low, high = float(values.min()), float(values.max())
         described = {"image": entry["image"], **described, "shape": list(values.shape)}
@@ -170,7 +170,8 @@ class Explainer:
         numbers = {"score": entry["targets"][k]["score"], "map_min": low, "map_max": high}
         if (impact := entry["baselines"].get(described["baseline"])) is not None:
             numbers["baseline_score"] = impact["score"][k]
-            numbers["neutrality"] = impact["neutrality"]
+            if impact["neutrality"] is not None:
+                numbers["neutrality"] = impact["neutrality"]
         self.run.log(len(self.maps), **numbers)
 
     def _draw(
@@ -189,8 +190,8 @@ class Explainer:
             self.run.dir / name,
             pixels.permute(1, 2, 0).cpu().numpy(),
             panels,
-            f"{target['name']}, p = {target['probability']:.2f}",
-            style(method, self.spec.score),
+            _title(target),
+            style(method, self.cases.score_word),
             self.spec.overlay,
         )
         self.run.artifact(name, role="image", image=image, method=label)
@@ -215,11 +216,17 @@ class Explainer:
             "images": self.images,
             "maps": self.maps,
         }
-        (self.run.dir / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False))
-        self.run.artifact("report.json", role="report")
+        self.run.report("report.json", numbers)
         self.run.result(
             images=len(self.images), maps=len(self.maps), rows=rows, warnings=len(self.warnings)
         )
+
+
+def _title(target: dict[str, Any]) -> str:
+    """Name of a class with its probability, or with the output where there is none."""
+    if target["probability"] is None:
+        return f"{target['name']}, output {target['score']:.3g}"
+    return f"{target['name']}, p = {target['probability']:.2f}"
 
 
 def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:
@@ -235,7 +242,7 @@ def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:
             _add(archive, key, file.read_bytes())
             index.append({"key": key, **entry})
         buffer = io.BytesIO()
-        np.save(buffer, np.array(json.dumps(index)))
+        np.save(buffer, np.array(json.dumps(index, allow_nan=False)))
         _add(archive, "index", buffer.getvalue())
 
 

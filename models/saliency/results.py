@@ -105,4 +105,4 @@ def _arrays(results: EvaluationResults) -> Iterator[tuple[str, np.ndarray]]:
     for index, (key, values) in enumerate(results.maps.items()):
         entries.append({"key": f"map{index}", **key._asdict()})
         yield f"map{index}", values
-    yield "index", np.array(json.dumps(entries))
+    yield "index", np.array(json.dumps(entries, allow_nan=False))

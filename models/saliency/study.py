@@ -9,14 +9,13 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.saliency.case_builder import CaseBuilder, image_name
+from models.saliency.case_builder import CaseBuilder, image_name, image_seed
 from models.saliency.graders.grade import Grade, GradedMap
 from models.saliency.graders.registry import grade, grader_labels
 from models.saliency.methods.baselines import (
-    NEUTRAL_FACTOR,
-    above_neutral_limit,
     baseline_impact,
     image_of,
+    impact_warnings,
     replacements_of,
 )
 from models.saliency.methods.case import Case
@@ -25,7 +24,7 @@ from models.saliency.net.images import read_map
 from models.saliency.net.run import arithmetic, precision_gap
 from models.saliency.net.scores import check_finite
 from models.saliency.results import EvaluationResults, MapKey
-from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep, is_random
+from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
 from models.saliency.spec.fields import labels
 from models.saliency.spec.map import Cell
 from models.saliency.spec.methods import Given
@@ -71,11 +70,12 @@ class Study:
         self.cases.rows.done = results.rows
         with arithmetic(self.spec):
             for position in range(len(self.spec.images)):
-                self._run_image(position, results)
+                self.run_image(position, results)
 
-    def _run_image(self, position: int, results: EvaluationResults) -> None:
+    def run_image(self, position: int, results: EvaluationResults) -> None:
+        """Add the maps and grades of one image that ``results`` lacks."""
         name = image_name(position, self.spec.images[position])
-        wanted = [(cell, seed) for cell in self.spec.cells() for seed in self._seeds(cell)]
+        wanted = [(cell, seed) for cell in self.spec.cells() for seed in self.spec.seeds_of(cell)]
         done = sum(key.image == name for key in results.maps)
         if name in results.images and done == len(wanted) * len(results.images[name]["targets"]):
             return
@@ -89,12 +89,8 @@ class Study:
                 for target in case.targets.tolist()
             ]
             if keys[0] not in results.maps:
-                self._run_cell(cell, keys, case.with_seed(seed), results, position)
-
-    def _seeds(self, cell: Cell) -> list[int]:
-        if isinstance(self.spec, SaliencySweep) and is_random(cell.method):
-            return [self.spec.seed + seed for seed in self.spec.seeds]
-        return [self.spec.seed]
+                drawn = case.with_seed(image_seed(seed, position))
+                self._run_cell(cell, keys, drawn, results, position)
 
     def _describe(self, name: str, case: Case, results: EvaluationResults) -> dict[str, Any]:
         """Targets with their scores, and the impact of each baseline alone (README, eq. 3)."""
@@ -109,15 +105,14 @@ class Study:
         if (gap := precision_gap(case.scorer, self.spec, case.x[None])) is not None:
             entry["precision_difference"] = gap
         for part, label in zip(self.spec.baselines, labels(self.spec.baselines), strict=True):
-            images = [image_of(b) for b in replacements_of(part, case.x, space, self.spec.seed)]
-            numbers = baseline_impact(case.scorer, case.x, images, case.targets, case.chunk)
+            images = [image_of(b) for b in replacements_of(part, case.x, space, case.seed)]
+            numbers = baseline_impact(
+                case.scorer, case.x, images, case.targets, case.chunk, classes
+            )
             entry["baselines"][label] = numbers
-            if above_neutral_limit(max(numbers["probability"]), numbers["outcomes"]):
-                message = (
-                    f"{name}: baseline {label} is not neutral: over {NEUTRAL_FACTOR} times chance"
-                )
-                results.warnings.append(message)
-                self._run.warn("baseline_not_neutral", message)
+            for code, message in impact_warnings(label, numbers):
+                results.warnings.append(f"{name}: {message}")
+                self._run.warn(code, f"{name}: {message}")
         return entry
 
     def _run_cell(
@@ -146,7 +141,11 @@ class Study:
             ]
             for k in range(len(keys))
         ]
-        for key, values, of_map in zip(keys, maps, grades, strict=True):
+        for k, (key, values, of_map) in enumerate(zip(keys, maps, grades, strict=True)):
+            if not values.any():
+                message = f"{key.name} {case.reason_for_zeros(k)}"
+                results.warnings.append(message)
+                self._run.warn("map_is_zero", message)
             self._keep(key, values.float().cpu().numpy(), of_map, results)
         results.rows = self.cases.rows.done
 
@@ -155,10 +154,6 @@ class Study:
     ) -> None:
         """Add one map with its grades and log their numbers."""
         results.maps[key], results.grades[key] = values, {}
-        if not values.any():
-            message = f"{key.name} is zero throughout: no score of the class moved"
-            results.warnings.append(message)
-            self._run.warn("map_is_zero", message)
         for name, graded in zip(grader_labels(self.spec.graders), grades, strict=True):
             results.grades[key][name] = graded.value
             for title, points in graded.curves.items():

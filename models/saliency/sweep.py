@@ -1,5 +1,6 @@
 """Runs ``saliency.sweep``: maps and grades of all cells, then how far they disagree."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import torch
 from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.run import Run, StoppedError
-from models.saliency import analysis, html_report
-from models.saliency.evaluate import described, write_json
+from models.saliency import analysis, effects, html_report
+from models.saliency.evaluate import described
 from models.saliency.figures import charts
 from models.saliency.figures.maps import style
 from models.saliency.graders.registry import grader_labels
@@ -19,9 +20,11 @@ from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.spec.fields import labels
 from models.saliency.study import Study
 
+SHEETS = 12  # contact sheets; one takes seconds, and a report with hundreds opens nowhere
+
 
 def sweep(spec: SaliencySweep, run: Run) -> None:
-    """Compute and grade every map; report divergence by factor, agreement of methods and graders.
+    """Compute and grade every map; report effects by factor, agreement of methods and graders.
 
     A stop leaves a checkpoint of all finished cells, from which a later run resumes.
 
@@ -40,13 +43,16 @@ def sweep(spec: SaliencySweep, run: Run) -> None:
     write_tables(results, run)
     findings = analyse(spec, results)
     pictures = draw(study, results, findings, run)
-    write_json(run, "sweep.json", {"kind": spec.kind, **described(study, results), **findings})
-    html_report.write(run.dir / "report.html", spec, results, findings, pictures)
+    run.report("sweep.json", {"kind": spec.kind, **described(study, results), **findings})
+    html_report.write(
+        run.dir / "report.html", spec, study.cases.score_word, results, findings, pictures
+    )
     run.artifact("report.html", role="report")
     run.result(
         maps=len(results.maps),
         rows=results.rows,
-        divergence=findings["divergence"],
+        comparisons=len(findings["effects"]),
+        findings=sum(bool(effect["finding"]) for effect in findings["effects"]),
         warnings=len(results.warnings),
     )
 
@@ -54,24 +60,44 @@ def sweep(spec: SaliencySweep, run: Run) -> None:
 def analyse(spec: SaliencySweep, results: EvaluationResults) -> dict[str, Any]:
     """All figures of how far maps, methods and graders disagree (README, section 3)."""
     graders = grader_labels(spec.graders)
-    good = analysis.goodness(results, graders)
-    methods, agreement = analysis.method_agreement(results)
-    names, between = analysis.grader_agreement(good)
+    left_out = excluded(spec, results)
+    good = analysis.Goodness(results, graders, left_out)
+    maps = effects.image_maps(results, left_out)
     return {
-        "divergence": analysis.divergence(results, spec.seed),
-        "method_agreement": {"names": methods, "spearman": analysis.finite(agreement)},
-        "grader_agreement": {"names": names, "kendall": analysis.finite(between)},
+        "design": {
+            "images": len(results.images) - len(left_out),
+            "left_out": sorted(left_out),
+            "least_score": spec.least_score,
+            "seeds": [spec.seed + seed for seed in spec.seeds],
+            "control_draws": spec.control_draws,
+            "comparisons": len(spec.comparisons()),
+        },
+        "effects": effects.effects(spec, maps),
+        "noise": effects.noise(spec, maps),
+        "method_agreement": analysis.method_agreement(maps),
+        "grader_agreement": analysis.grader_agreement(good),
         "grader_reliability": analysis.reliability(good),
-        "winner_changes_with_baseline": analysis.winners(results, good),
-        "controls_not_beaten": analysis.controls(results, good),
-        "interaction": analysis.interaction(results, graders),
+        "winner_changes_with_baseline": analysis.winners(good),
+        "controls_not_beaten": analysis.controls(good),
+        "interaction": analysis.interaction(results, graders, left_out),
+    }
+
+
+def excluded(spec: SaliencySweep, results: EvaluationResults) -> set[str]:
+    """Images whose first explained class scores less than the spec's ``least_score``."""
+    if spec.least_score is None:
+        return set()
+    return {
+        name
+        for name, described in results.images.items()
+        if described["targets"][0]["score"] < spec.least_score
     }
 
 
 def draw(
     study: Study, results: EvaluationResults, findings: dict[str, Any], run: Run
 ) -> list[Path]:
-    """Draw a contact sheet for each image, the agreement of methods and of graders, the curves.
+    """Draw contact sheets of the first 12 images, agreement of methods and of graders, curves.
 
     Args:
         study: the net and the images.
@@ -81,10 +107,10 @@ def draw(
     """
     paths = []
     styles = {
-        label: style(method, study.spec.score)
+        label: style(method, study.cases.score_word)
         for method, label in zip(study.spec.methods, labels(study.spec.methods), strict=True)
     }
-    for position, image in enumerate(results.images):
+    for position, image in enumerate(islice(results.images, SHEETS)):
         target = results.images[image]["targets"][0]
         maps = {
             (key.method, key.baseline): values

@@ -1,7 +1,6 @@
 """The figures and files that a training with selective channels leaves."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -43,7 +42,7 @@ def values(
         "test_accuracy": fitted.scores.accuracy,
         "test_nll": fitted.scores.nll,
         "test_ece": fitted.scores.ece,
-        "best_test_accuracy": fitted.best_accuracy,
+        f"best_{fitted.watched}_accuracy": fitted.best_accuracy,
         "best_step": fitted.best_step,
         "ended_by": fitted.ended_by,
         "train_seconds": clock.seconds,
@@ -132,8 +131,7 @@ def write(
         "device": device.describe(run.device),
         "units": [s._asdict() for s in unit_shapes(spec.model, data.channels, *data.size)],
     }
-    (run.dir / "report.json").write_text(json.dumps(contents, indent=2))
-    run.artifact("report.json", role="report")
+    run.report("report.json", contents)
     history = next(iter(arms.values())).history
     rows = [{name: x for name, x in row.items() if name != "steps"} for row in history]
     _table(run, "history.csv", list(rows[0]), [list(row.values()) for row in rows])

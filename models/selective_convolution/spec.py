@@ -6,11 +6,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
+from models.core.spec import MACS, ArtifactInfo, Estimate, Int, MetricInfo, Optimizer
 from models.data.spec import check_one_size
 from models.nets.preactivation_spec import PreactivationNet, Role, Units, unit_shapes
 from models.selective_convolution.fields import Selective
-from models.supervised.spec import BASELINE_METRICS, METRICS, SupervisedSpec
+from models.supervised.spec import (
+    ASSESSMENT,
+    BASELINE_METRICS,
+    CALIBRATION,
+    METRICS,
+    SupervisedSpec,
+)
 
 
 class SelectiveConvolutionTrain(SupervisedSpec):
@@ -35,7 +41,9 @@ class SelectiveConvolutionTrain(SupervisedSpec):
         ArtifactInfo("history.csv", "table", "a row an epoch: loss, accuracy, seconds"),
         ArtifactInfo("allocation.csv", "table", "a row a round and unit: slots and copies"),
         ArtifactInfo("allocation.npz", "table", "gate, source and shift of each unit's slots"),
-        ArtifactInfo("curves.png", "image", "loss and test accuracy against training time"),
+        ArtifactInfo("curves.png", "image", "loss and accuracy against training time"),
+        *ASSESSMENT,
+        CALIBRATION,
         ArtifactInfo("allocation.png", "image", "slots of each unit, over rounds and at the end"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -160,11 +168,12 @@ class SelectiveConvolutionTrain(SupervisedSpec):
             "forward_macs": sum(shape.macs for shape in shapes),
             "slots": sum(shape.c_in for shape in shapes if shape.role != "plain"),
         }
-        total = None
-        if "train" in known:
-            images = self.used(known["train"])
-            self.check_rounds(images)
-            _, steps = self.steps(images)
-            total = steps * (2 if self.compare_with_plain else 1)
-            details["rounds"] = self.rounds(images)
-        return Estimate(total_steps=total, details=details)
+        if "train" not in known:
+            return Estimate(details=details)
+        images = self.used(known["train"])
+        self.check_rounds(images)
+        _, steps = self.steps(images)
+        total = steps * (2 if self.compare_with_plain else 1)
+        details["rounds"] = self.rounds(images)
+        work = total * self.batch(images) * sum(shape.macs for shape in shapes)
+        return Estimate(total_steps=total, work=work, work_unit=MACS, details=details)

@@ -14,6 +14,7 @@ from models.selective_convolution import report
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import Rounds
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised.assess import assess
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
 from models.supervised.state import describe
@@ -33,7 +34,7 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     ranks.start(run.device)
     if spec.channels_last is None:  # the order that the loops, or the programs, read
         spec = spec.model_copy(update={"channels_last": run.device == "cuda"})
-    data = images.load(spec.data, spec.images, run, spec.seed)
+    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
     spec.check_rounds(len(data.train))
     net = new_net(spec, data, run.device)
     _, total = spec.steps(len(data.train))
@@ -43,6 +44,7 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     if ranks.is_first():
         checkpoint.write(run.dir / WEIGHTS, net.state_dict(), describe(spec, data))
         run.artifact(WEIGHTS, role="weights", step=fitted.steps)
+        figures |= assess(net, data, spec, run)
     if spec.export != "none":
         figures |= _export(net, spec, data, run)
     arms = {"selective" if spec.selective.enabled else "plain": fitted}
@@ -108,7 +110,7 @@ def _export(
     """Leave the net for inference as an artifact; its figures."""
     whole = spec.export == "integer_shift"
     small, units = compact(net, spec.model, len(data.classes), data.channels, whole=whole)
-    scores = test(small, data, spec, run.device)
+    scores = test(small, data, spec, run.device, "test")
     if ranks.is_first():
         description = describe(spec, data)
         description["net"] = spec.model.model_dump() | {"units": units.model_dump()}

@@ -44,12 +44,36 @@ def score(log_probs: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"]) -> 
 
 def calibration_error(log_probs: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"]) -> float:
     """Expected calibration error over 15 equal bins of confidence (Guo et al., 2017, eq. 3)."""
+    confidence, right, bins = _binned(log_probs, labels)
+    sums = torch.zeros(ECE_BINS, dtype=torch.float64).index_add(0, bins, right - confidence)
+    return (sums.abs().sum() / len(labels)).item()
+
+
+class CalibrationBins(NamedTuple):
+    """Of each bin of confidence [15]: images, their mean confidence, and their accuracy."""
+
+    counts: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+
+
+def calibration_bins(
+    log_probs: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"]
+) -> CalibrationBins:
+    """The bins of :func:`calibration_error`; those of an empty one are 0."""
+    confidence, right, bins = _binned(log_probs, labels)
+    empty = torch.zeros(ECE_BINS, dtype=torch.float64)
+    counts = empty.index_add(0, bins, torch.ones_like(right))
+    sums = (empty.index_add(0, bins, values) for values in (confidence, right))
+    return CalibrationBins(counts, *(total / counts.clamp(min=1) for total in sums))
+
+
+def _binned(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Confidence, whether the prediction is right, and bin of each image, on the CPU."""
     top, predicted = log_probs.max(1)
     confidence = top.double().exp()
-    gap = (predicted == labels).double() - confidence
     bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
-    sums = torch.zeros(ECE_BINS, dtype=torch.float64).index_add(0, bins.cpu(), gap.cpu())
-    return (sums.abs().sum() / len(labels)).item()
+    return confidence.cpu(), (predicted == labels).double().cpu(), bins.cpu()
 
 
 def confusion(

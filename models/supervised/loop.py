@@ -7,13 +7,14 @@ a run resumed from a checkpoint ends, on a CPU, with the bits of an uninterrupte
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.core import device, ranks
 from models.core.errors import DivergedError, SpecError
+from models.core.finite import check_figures
 from models.core.graphs import GraphedStep
 from models.core.run import Run
 from models.core.stopping import StepEnd
@@ -23,7 +24,14 @@ from models.supervised import evaluate
 from models.supervised.clock import StepClock
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
-from models.supervised.state import FitContext, FitState, is_over_time, restore, save
+from models.supervised.state import (
+    FitContext,
+    FitState,
+    check_state,
+    is_over_time,
+    restore,
+    save,
+)
 from models.supervised.steps import (
     Batch,
     Mode,
@@ -39,9 +47,21 @@ KEPT_EPOCHS = 5  # checkpoints at ends of epochs, at most, besides those by time
 
 
 class Fitted(NamedTuple):
-    """What a training came to; ``history`` has a row a test, in order."""
+    """What a training came to.
+
+    Attributes:
+        scores: on the test images, at the end.
+        watched: part by which it was steered, ``validation`` or ``test``.
+        best_accuracy: on that part.
+        best_step: after which it was reached.
+        steps: done.
+        ended_by: ``steps``, ``target_accuracy`` or ``max_seconds``.
+        history: a row a test of that part, in order.
+        clock: times of the steps.
+    """
 
     scores: evaluate.Scores
+    watched: Literal["validation", "test"]
     best_accuracy: float
     best_step: int
     steps: int
@@ -96,10 +116,9 @@ def fit(
             _flush(context, state)
         state.clock.seconds += time.perf_counter() - started
         _end_of_step(context, state, epoch_ends=epoch_ends)
-    last = state.history[-1]
-    scores = evaluate.Scores(last["test_accuracy"], last["test_nll"], last["test_ece"])
     best = (state.best_accuracy, state.best_step)
-    return Fitted(scores, *best, state.step, ended_by, state.history, state.clock)
+    scores, watched = _final_scores(context, state), data.watched
+    return Fitted(scores, watched, *best, state.step, ended_by, state.history, state.clock)
 
 
 def _context(
@@ -121,13 +140,14 @@ def _context(
 def _stepper(context: FitContext) -> Callable[[Mode, Batch], Tensor]:
     """The step, as CUDA graphs where the spec and the machine allow."""
     spec, run = context.spec, context.run
-    step = make_step(context.net, context.optimizer, context.hooks.forward, spec, run.device)
+    net = ranks.parallel(context.net)
+    step = make_step(net, context.optimizer, context.hooks.forward, spec, run.device)
     if spec.compile == "off":
         return step
-    if run.device == "cuda" and ranks.world_size() == 1:
+    if run.device == "cuda":
         return GraphedStep(step, lambda reason: run.warn("no_cuda_graphs", reason))
     if spec.compile == "graphs":
-        run.warn("no_cuda_graphs", "compile graphs needs exactly one GPU; steps run without")
+        run.warn("no_cuda_graphs", "compile graphs needs a GPU; steps run without")
     return step
 
 
@@ -139,7 +159,7 @@ def _batch(context: FitContext, state: FitState, count: int) -> Batch:
         state.order = images.order(len(data.train), spec.seed, epoch)
     size = spec.batch(len(data.train))
     taken = state.order[batch_index * size : (batch_index + count) * size]
-    chosen = [part[ranks.rank() :: ranks.world_size()] for part in taken.split(size)]
+    chosen = [ranks.share(part) for part in taken.split(size)]
     draws = [(state.step + k) * ranks.world_size() + ranks.rank() for k in range(count)]
     x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws)
     x = context.hooks.prepare(x, state.step)
@@ -238,32 +258,76 @@ def _named(sub_run: SubRun, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _test(context: FitContext, state: FitState) -> None:
-    """Test the net on all test images and add a row to the history."""
+    """Test the net on the part that steers the training and add a row to the history."""
     _flush(context, state)
-    scores = test(context.net, context.data, context.spec, context.run.device)
+    check_state(context, state)
+    scores = _scores(context, state, context.data.watched)
     if scores.accuracy > state.best_accuracy:
         state.best_accuracy, state.best_step = scores.accuracy, state.step
-    reported = {"test_accuracy": scores.accuracy, "test_nll": scores.nll}
+    part = context.data.watched
+    reported = {f"{part}_accuracy": scores.accuracy, f"{part}_nll": scores.nll}
     context.run.log(context.sub_run.step_offset + state.step, **_named(context.sub_run, reported))
     row = {"step": state.step, "epoch": state.step / context.per_epoch, "lr": state.rate}
     row |= {"seconds": state.clock.seconds, "loss": state.loss_sum / max(1, state.loss_count)}
-    row |= {**reported, "test_ece": scores.ece}
+    row |= {**reported, f"{part}_ece": scores.ece}
     state.loss_sum, state.loss_count = 0.0, 0
     state.history.append(row | {"steps": dict(state.clock.counts)})
+    _say(context, row)
 
 
-def test(net: nn.Module, data: ImageData, spec: SupervisedSpec, on: str) -> evaluate.Scores:
-    """Scores over all test images, in eval mode and the spec's precision, on every rank alike.
+def _say(context: FitContext, row: Mapping[str, Any]) -> None:
+    """A line of the log for each test, which comes at the end of an epoch."""
+    if ranks.is_first():
+        name, epochs = context.sub_run.prefix, context.total / context.per_epoch
+        shown = ", ".join(
+            f"{key} {x:.4g}" for key, x in row.items() if key not in ("step", "epoch")
+        )
+        context.run.say(f"{name}epoch {row['epoch']:.4g} of {epochs:.4g}: {shown}")
+
+
+def _scores(
+    context: FitContext, state: FitState, part: Literal["validation", "test"]
+) -> evaluate.Scores:
+    """Scores of a part.
+
+    Raises:
+        DivergedError: if one is not finite.
+    """
+    scores = test(context.net, context.data, context.spec, context.run.device, part)
+    check_figures(scores._asdict(), f"{part} figures after step {state.step}")
+    return scores
+
+
+def _final_scores(context: FitContext, state: FitState) -> evaluate.Scores:
+    """Scores on the test images, which are read here for the first time if others steered."""
+    last = state.history[-1]
+    if context.data.watched == "test":
+        return evaluate.Scores(last["test_accuracy"], last["test_nll"], last["test_ece"])
+    scores = _scores(context, state, "test")
+    reported = {"test_accuracy": scores.accuracy, "test_nll": scores.nll}
+    context.run.log(context.sub_run.step_offset + state.step, **_named(context.sub_run, reported))
+    return scores
+
+
+def test(
+    net: nn.Module,
+    data: ImageData,
+    spec: SupervisedSpec,
+    on: str,
+    part: Literal["validation", "test"],
+) -> evaluate.Scores:
+    """Scores over a part, in eval mode and the spec's precision, on every rank alike.
 
     Args:
         net: its mode is kept.
         data: on the device.
         spec: names the precision.
         on: torch device, ``cpu`` or ``cuda``.
+        part: whose images are tested.
     """
     ranks.broadcast(list(net.buffers()))
     with device.autocast(spec.precision, on):
-        return evaluate.score(*evaluate.predict(net, images.evaluation_batches(data)))
+        return evaluate.score(*evaluate.predict(net, images.evaluation_batches(data, part=part)))
 
 
 def _is_kept(context: FitContext, state: FitState) -> bool:

@@ -7,21 +7,34 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.needs import DatasetNeed, Need
-from models.core.spec import DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecGroup
+from models.core.spec import ArtifactInfo, DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecGroup
 from models.data.spec import ImageOptions, image_bounds
 from models.nets.spec import Net
 
 # kinds that leave a net as models/nets/files.py loads it, and the names of its files
 CLASSIFIERS = ("dynamic_downsampling.train", "freetickets.train", "selective_convolution.train")
 CLASSIFIER_FILES = ("weights.*", "export.*", "tickets/*", "checkpoints/*")
+# fields that a stored spec always has, since defaults are filled in; one by hand may leave them out
+FILLED_IN = {"images", "optimizer", "budget", "precision"}
 # what models/supervised/loop.py reports of every training
 METRICS = (
     MetricInfo("loss", "nats", "min", "mean cross-entropy of the last steps"),
     MetricInfo("lr", "1", None, "learning rate"),
     MetricInfo("images_per_s", "1/s", "max", "training images a second"),
-    MetricInfo("test_accuracy", "share", "max", "test images classified right"),
-    MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images"),
+    MetricInfo("validation_accuracy", "share", "max", "validation images classified right"),
+    MetricInfo("validation_nll", "nats", "min", "mean cross-entropy of the validation images"),
+    MetricInfo("test_accuracy", "share", "max", "test images classified right, at the end"),
+    MetricInfo("test_nll", "nats", "min", "mean cross-entropy of the test images, at the end"),
 )
+
+
+# what models/supervised/assess.py leaves of every training
+ASSESSMENT = (
+    ArtifactInfo("classes.csv", "table", "a row a class: images, predictions, test accuracy"),
+    ArtifactInfo("confusion.csv", "table", "test images by true and predicted class"),
+    ArtifactInfo("confusion.png", "image", "which classes are taken for which"),
+)
+CALIBRATION = ArtifactInfo("calibration.png", "image", "accuracy of the test against confidence")
 
 
 def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
@@ -42,7 +55,10 @@ class Budget(SpecGroup):
         default=None, gt=0, le=31_536_000, description="Stop after this many seconds of training"
     )
     target_accuracy: float | None = Field(
-        default=None, gt=0, le=1, description="Stop once the test accuracy reaches this share"
+        default=None,
+        gt=0,
+        le=1,
+        description="Stop once the accuracy on validation images reaches this share",
     )
 
 
@@ -52,6 +68,14 @@ class SupervisedSpec(Spec):
     model: Net  # each kind narrows it to the families that it trains
     data: DatasetRef
     images: ImageOptions = ImageOptions()
+    validation: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="Share of the training images held out, of each class alike, drawn by the seed:"
+        " best checkpoint and target_accuracy go by them, test images are read at the end. 0 trains"
+        " on all images, and goes by the test images",
+    )
     epochs: Int | None = Field(
         default=None,
         ge=1,
@@ -75,7 +99,8 @@ class SupervisedSpec(Spec):
     channels_last: bool = Field(default=True, description="Keep images as NHWC in memory")
     compile: Literal["off", "graphs", "auto"] = Field(
         default="auto",
-        description="graphs records one CUDA graph a kind of step; auto does on one GPU",
+        description="graphs records one CUDA graph a kind of step, transfers between GPUs included;"
+        " auto does on GPUs",
     )
     budget: Budget = Budget()
 
@@ -91,6 +116,17 @@ class SupervisedSpec(Spec):
         bounds = image_bounds(self.images.image_size, self.images.subset)
         yield DatasetNeed("/data", {"labelled images": bounds})
 
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Specs of earlier releases held nothing out; see :meth:`Spec.upgrade`."""
+        if stored.keys() >= FILLED_IN:
+            stored.setdefault("validation", 0.0)
+        return []
+
+    def held(self, train: int) -> int:
+        """Images held out for validation, of so many; of fewer than four none."""
+        return 0 if train < 4 or not self.validation else max(1, round(self.validation * train))
+
     def used(self, train: int) -> int:
         """Training images of the run, of so many in the set.
 
@@ -98,10 +134,11 @@ class SupervisedSpec(Spec):
             SpecError: if a step asks for more.
         """
         images = min(self.images.subset or train, train)
+        images -= self.held(images)
         if self.batch_size > images and "batch_size" in self.model_fields_set:
             raise SpecError(
                 f"batch_size {self.batch_size} is more than the {images} training images: lower it"
-                " or leave it out",
+                " or leave it out, or hold out a smaller share for validation",
                 pointer="/batch_size",
             )
         return images

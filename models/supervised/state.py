@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.core import checkpoint, ranks
+from models.core import checkpoint, origin, ranks
 from models.core.errors import SpecError
 from models.core.run import Run
 from models.data.images import ImageData
@@ -77,22 +77,40 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
 
 
 def spec_digest(spec: SupervisedSpec) -> str:
-    """SHA-256 of a spec without the checkpoint it goes on from, in hex."""
-    return hashlib.sha256(spec.model_dump_json(exclude={"resume_from"}).encode()).hexdigest()
+    """SHA-256 of a spec without the checkpoint it goes on from and threads, in hex."""
+    left_out = {"resume_from", "threads"}
+    if not spec.validation:  # as of earlier releases, whose digests hold
+        left_out.add("validation")
+    kept = spec.model_dump_json(exclude=left_out)
+    return hashlib.sha256(kept.encode()).hexdigest()
+
+
+def check_state(context: FitContext, state: FitState) -> None:
+    """Refuse to go on with weights, statistics or momentum that are not finite.
+
+    Raises:
+        DivergedError: naming the first.
+    """
+    checkpoint.check_finite(tensors_of(context), f"the net after step {state.step}")
+
+
+def tensors_of(context: FitContext) -> dict[str, Tensor]:
+    """Everything that a checkpoint keeps besides random states, by name; no copies."""
+    groups = {
+        "net": context.net.state_dict(),
+        "momentum": momentum(context.net, context.optimizer),
+        "extra": context.hooks.extras,
+    }
+    return {f"{group}.{key}": x for group, part in groups.items() for key, x in part.items()}
 
 
 def save(context: FitContext, state: FitState) -> None:
     """Write a checkpoint and hand it over; the losses so far were reported, hence are finite."""
-    net, run = context.net, context.run
-    ranks.broadcast(list(net.buffers()))
+    run = context.run
+    ranks.broadcast(list(context.net.buffers()))
     if not ranks.is_first():
         return
-    groups = {
-        "net": net.state_dict(),
-        "momentum": momentum(net, context.optimizer),
-        "extra": context.hooks.extras,
-    }
-    tensors = {f"{group}.{key}": x for group, part in groups.items() for key, x in part.items()}
+    tensors = tensors_of(context)
     name = checkpoint.name_of(state.step)
     description = describe(context.spec, context.data) | {
         "spec_sha256": spec_digest(context.spec),
@@ -100,9 +118,11 @@ def save(context: FitContext, state: FitState) -> None:
         "epoch": state.step // context.per_epoch,
         "best": {"accuracy": state.best_accuracy, "step": state.best_step},
         "history": state.history,
+        "validation": context.spec.validation,
         "since_test": [state.loss_sum, state.loss_count],
         "clock": state.clock.state(),
         "notes": dict(context.hooks.notes),
+        "origin": origin.describe(run),
     }
     tensors |= checkpoint.random_state(run.device)
     checkpoint.write(run.dir / name, tensors, description)
@@ -114,13 +134,20 @@ def restore(context: FitContext, state: FitState, path: Path) -> None:
 
     Raises:
         DataError: if the file is damaged.
-        SpecError: if it is of another net.
+        SpecError: if it is of another net or number of processes.
     """
     tensors, saved = checkpoint.read(path)
+    origin.check(saved, context.run)
     if saved["net"] != context.spec.net() or saved["classes"] != context.data.classes:
         raise SpecError(
             f"the checkpoint is of the net {saved['net']} with {len(saved['classes'])} classes",
             hint="ask for the same model and data, or leave resume_from out",
+        )
+    if saved.get("validation", 0.0) != context.spec.validation:
+        raise SpecError(
+            f"the checkpoint's training held out {saved.get('validation', 0.0)} of its images: give"
+            " the same validation, or leave resume_from out",
+            pointer="/validation",
         )
     if saved["spec_sha256"] != spec_digest(context.spec):
         context.run.warn("resumed_with_other_spec", "the checkpoint comes from another spec")

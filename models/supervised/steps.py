@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.core import device, optimizers, ranks
+from models.core import device, optimizers
 from models.core.spec import Optimizer
 from models.supervised.spec import SupervisedSpec
 
@@ -106,7 +106,7 @@ def make_step(
     """The function that does one step and gives its loss; it never waits for a GPU.
 
     Args:
-        net: in training mode.
+        net: in training mode; of ``ranks.parallel`` where there are several processes.
         optimizer: of :func:`make_optimizer`; its rate is set by the caller.
         forward: the loss of a batch.
         spec: names precision and weight decay.
@@ -119,7 +119,6 @@ def make_step(
         with device.autocast(spec.precision, on):
             loss = forward(net, batch, mode)
         loss.backward()
-        ranks.all_reduce_mean([p.grad for p in net.parameters() if p.grad is not None])
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay if mode.weight_decay else 0.0
         optimizer.step()

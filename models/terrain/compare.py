@@ -1,7 +1,6 @@
 """Runs ``terrain.compare``: the fine flood once, then the flood on every coarse terrain."""
 
 import csv
-import json
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,18 +11,19 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain import measures
+from models.terrain import measures, observations
 from models.terrain.dem import rasters
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.dem.rasters import refuse_coarse
 from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
+from models.terrain.measures import WET_M
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
 from models.terrain.solver.subgrid import subgrid_of
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
+from models.terrain.spec.fields import METHODS
 from models.terrain.spec.floods import TerrainCompare
 
-WET_M = 0.1
 SUBGRID = "subgrid"  # of whose terrain the rasters show the mean heights
 HEIGHT, DEPTH = (
     rasters.BandInfo("height of the ground", "m"),
@@ -41,13 +41,19 @@ class MethodResult(NamedTuple):
 
 
 class FineFlood(NamedTuple):
-    """The fine flood: pooled depth and arrival, wall seconds, cell-steps, share of fast cells."""
+    """The fine flood: pooled depth, peak, arrival, wall seconds, cell-steps, share of fast cells.
+
+    ``seen``: what was observed of it; ``scores``: how far it is from that.
+    """
 
     depth: np.ndarray
+    peak: np.ndarray
     arrival: np.ndarray
     seconds: float
     cell_steps: float
     supercritical: float
+    seen: observations.Seen | None
+    scores: dict[str, float]
 
 
 def compare(spec: TerrainCompare, run: Run) -> None:
@@ -93,6 +99,7 @@ def _warm_up(scenario: Scenario, z: np.ndarray, dx: float) -> None:
 def _fine_flood(
     spec: TerrainCompare, run: Run, scenario: Scenario, fine: rasters.Elevation, total: int
 ) -> FineFlood:
+    seen = observations.seen_on(spec.observed, fine, run)
     began = time.perf_counter()
     flood = scenario.open(fine.z, fine.dx)
     for _ in advance_to_times(flood, [spec.duration_s], run, lambda _: None):
@@ -104,7 +111,9 @@ def _fine_flood(
     share = supercritical_share(flood.state, WET_M)
     warn_if_supercritical(run, share)
     cell_steps = float(fine.z.size) * flood.totals.steps
-    return FineFlood(depth, arrival.numpy(), took, cell_steps, share)
+    peak = measures.pooled(flood.peak, spec.factor).numpy()
+    scores = {} if seen is None else observations.scores(seen, fine.z, flood.peak.numpy())
+    return FineFlood(depth, peak, arrival.numpy(), took, cell_steps, share, seen, scores)
 
 
 def _coarse_terrains(
@@ -146,6 +155,11 @@ def _flood(
     took = time.perf_counter() - began
     depth = flood.depth[0].numpy()
     row: dict[str, float | str] = {"method": name, **measures.errors(depth, truth.depth)}
+    peak = flood.peak.numpy()
+    row |= measures.peak_errors(peak, truth.peak)
+    bed = z if tables is None else tables.bed_under(peak)
+    if truth.seen is not None:
+        row |= observations.scores(truth.seen, bed, peak, spec.factor)
     both = np.isfinite(truth.arrival) & np.isfinite(flood.arrival.numpy())
     late = np.abs(flood.arrival.numpy()[both] - truth.arrival[both])
     row |= {"arrival_error_s": float(late.mean()) if both.any() else 0.0}
@@ -206,15 +220,24 @@ def _write_results(
         "torch": torch.__version__,
     }
     report |= {"assumed": fine.notes, "supercritical_share": truth.supercritical}
-    (run.dir / "report.json").write_text(json.dumps(report, indent=1))
-    run.artifact("report.json", role="report")
+    report |= {"fine": truth.scores, "best_hand_made": _best_hand_made(entries)}
+    run.report("report.json", report)
     best = min(entries, key=lambda e: float(e.row["mae_m"]))
     speed = {e.name: float(e.row["speed_up"]) for e in entries}
     run.result(
         best=best.name,
+        best_hand_made=_best_hand_made(entries),
+        fine=truth.scores,
+        peak_mae_m={e.name: float(e.row["peak_mae_m"]) for e in entries},
         mae_m={e.name: float(e.row["mae_m"]) for e in entries},
         error_ratio={e.name: float(e.row["error_ratio"]) for e in entries},
         speed_up=speed,
         fine_seconds=truth.seconds,
         supercritical_share=truth.supercritical,
     )
+
+
+def _best_hand_made(entries: list[MethodResult]) -> str | None:
+    """The pooling to take for ``terrain.downsample`` of this terrain; None if none was tried."""
+    made = [entry for entry in entries if entry.name in METHODS]
+    return min(made, key=lambda e: float(e.row["mae_m"])).name if made else None

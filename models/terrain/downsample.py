@@ -1,6 +1,5 @@
 """Runs ``terrain.downsample``: a fine raster in, a coarse one out."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -70,8 +69,7 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     _draw(run, fine, z.numpy(), coarse, moved, f"{fine.name}, {title}, factor {spec.factor}")
     report = {"result": figures, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
     report["assumed"] = fine.notes
-    (run.dir / "report.json").write_text(json.dumps(report, indent=1))
-    run.artifact("report.json", role="report")
+    run.report("report.json", report)
     run.result(**figures)
 
 

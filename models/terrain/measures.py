@@ -8,6 +8,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 THRESHOLDS_M = (0.05, 0.1, 0.3, 0.5)
 FAR_M = 0.5
+WET_M = 0.1
 
 
 def pooled(depth: Float[Tensor, "ny nx"], factor: int) -> Float[Tensor, "nyc nxc"]:
@@ -45,3 +46,20 @@ def errors(
         f"csi_{wet_m:g}".replace("0.", "0"): csi(prediction, truth, wet_m) for wet_m in THRESHOLDS_M
     }
     return figures | marks
+
+
+def peak_errors(
+    prediction: Float[np.ndarray, "ny nx"], truth: Float[np.ndarray, "ny nx"]
+) -> dict[str, float]:
+    """Errors of greatest depths in m on the same grid, over cells wet in either flood."""
+    wet = (prediction > WET_M) | (truth > WET_M)
+    gap = (prediction.astype(np.float64) - truth)[wet]
+    figures = {f"peak_{name}": value for name, value in level_errors(gap).items()}
+    return figures | {"peak_csi_01": csi(prediction, truth, WET_M)}
+
+
+def level_errors(gap: Float[np.ndarray, "n"]) -> dict[str, float]:
+    """Bias, root mean square and mean magnitude of differences in m; 0 of none."""
+    some = gap if gap.size else np.zeros(1)
+    rms = float(np.sqrt(np.mean(some**2)))
+    return {"bias_m": float(some.mean()), "rmse_m": rms, "mae_m": float(np.abs(some).mean())}

@@ -204,8 +204,8 @@ def _end_epoch(plan: TrainingPlan, state: TrainingState) -> None:
     """Test, log the metrics, keep the weights of the best epoch."""
     plan.net.eval()
     errors = _test(plan, state, plan.net)
-    row = {
-        "loss": float(np.mean(state.losses)) if state.losses else math.nan,
+    row: dict[str, float | None] = {
+        "loss": float(np.mean(state.losses)) if state.losses else None,  # all steps were skipped
         "test_mae_m": errors["mae_m"],
         "error_ratio": errors["mae_m"] / max(state.baseline["mae_m"], 1e-12),
         "test_csi_01": errors["csi_01"],
@@ -215,4 +215,8 @@ def _end_epoch(plan: TrainingPlan, state: TrainingState) -> None:
         state.best = copy.deepcopy(plan.net.state_dict())
     state.history.append({"epoch": state.step // plan.per_epoch, **row})
     state.losses.clear()
-    plan.run.log(state.step, **row)
+    known = {name: x for name, x in row.items() if x is not None}
+    plan.run.log(state.step, **known)
+    if ranks.is_first():
+        shown = ", ".join(f"{name} {x:.4g}" for name, x in known.items())
+        plan.run.say(f"epoch {state.step // plan.per_epoch} of {plan.spec.epochs}: {shown}")

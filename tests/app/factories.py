@@ -1,6 +1,7 @@
 """Rows for tests, made without the services that are under test elsewhere."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ def finish(run: Run, exit_code: int = 0) -> None:
     """End a run and with it, if it succeeded, its job."""
     with make_session() as session:
         lifecycle.finish(session, run, lifecycle.Outcome(exit_code=exit_code))
+
+
+def carry_out(steps: Iterable[None]) -> None:
+    """All steps of a chore, without a rest."""
+    for _ in steps:
+        pass
 
 
 def line(**fields: Any) -> Line:

@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import os
 import re
 from datetime import timedelta
 from email.parser import BytesParser
 from types import SimpleNamespace
 
+import obstore
 import pytest
 from fastapi.exceptions import HTTPException
 from sqlalchemy import func, select, update
@@ -16,9 +18,19 @@ from app.db.session import make_session
 from app.db.tables import Artifact, Event, Job, Metric, utc_now
 from app.errors import InvalidError, NotFoundError
 from app.http.downloads import parse_ranges
-from app.services import artifacts, events, logs
+from app.services import artifacts, collection, events, logs
+from app.settings import get_settings
 from models.core.spec import ArtifactRef
-from tests.app.factories import add_job, events_of, finish, line, requeue, start_run, write
+from tests.app.factories import (
+    add_job,
+    carry_out,
+    events_of,
+    finish,
+    line,
+    requeue,
+    start_run,
+    write,
+)
 
 
 @pytest.fixture
@@ -76,7 +88,7 @@ def test_a_later_run_replaces_and_an_earlier_changes_nothing(settings, put):
     new = put(second, "a", b"22")
     assert find(second, "a").id == new.id != old.id
     assert names(second) == ["a"]
-    artifacts.collect()
+    carry_out(collection.collect())
     assert count(Artifact) == 1
     assert [info.key for info in storage.list("t")] == [new.storage_key]
 
@@ -93,7 +105,7 @@ def test_losing_the_job_during_the_copy_leaves_no_row(settings, put, monkeypatch
     monkeypatch.setattr(storage, "put", slow_copy)
     assert put(run, "a") is None
     assert names(run) == []
-    artifacts.collect()
+    carry_out(collection.collect())
     assert count(Artifact) == 0
     assert not list(storage.list("t"))
 
@@ -102,7 +114,7 @@ def test_the_same_run_may_store_a_name_again(settings, put):
     run = start_run()
     put(run, "a", b"1")
     put(run, "a", b"22")
-    artifacts.collect()
+    carry_out(collection.collect())
     row = find(run, "a")
     assert b"".join(storage.open(row.storage_key)) == b"22"
     assert row.sha256 == hashlib.sha256(b"22").hexdigest()
@@ -120,10 +132,10 @@ def test_a_failed_copy_leaves_a_pending_row_that_is_collected(settings, put, mon
             put(run, "a")
     with make_session() as session:
         session.execute(update(Artifact).values(created_at=utc_now() - timedelta(hours=2)))
-    artifacts.collect()
+    carry_out(collection.collect())
     assert count(Artifact) == 1  # the run might still be copying
     finish(run, 70)
-    artifacts.collect()
+    carry_out(collection.collect())
     assert count(Artifact) == 0
 
 
@@ -145,7 +157,7 @@ def test_retention_of_checkpoints(settings, put):
     put(run, "weights.st", b"w", "weights")
     kept = {f"checkpoints/step-{step}.st" for step in (2, 5, 7, 8)}
     assert set(names(run, "checkpoint")) == kept
-    artifacts.collect()
+    carry_out(collection.collect())
     assert len(list(storage.list("t"))) == len(kept) + 1
 
 
@@ -200,12 +212,66 @@ def test_a_deleted_job_leaves_nothing(settings, put):
         session.get_one(Job, run.job_id).deleted_at = utc_now()
     with pytest.raises(NotFoundError):
         find(run, "a")
-    artifacts.collect()
+    carry_out(collection.collect())
     for table in (Job, Event, Metric, Artifact):
         column = Job.id if table is Job else table.job_id
         with make_session(write=False) as session:
             assert set(session.scalars(select(column))) == {other.job_id}
     assert {info.key.split("/")[3] for info in storage.list("t")} == {other.job_id}
+
+
+def files_under(root):
+    """Every file on the disk of a local store, those that no listing shows included."""
+    return {path for path in root.rglob("*") if path.is_file()}
+
+
+def broken_off(key):
+    """Leave what a write that is killed halfway leaves of ``key``."""
+    target = storage.local_path(key)
+
+    def halfway():
+        yield b"x"
+        (unfinished,) = target.parent.glob(f"{target.name}#*")
+        os.link(unfinished, target.with_name(f"{target.name}#7"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        obstore.put(storage.get_store(), key, halfway())
+
+
+def test_a_deleted_job_leaves_no_byte_on_the_disk(client, put):
+    """Of two runs: files, pictures, replaced checkpoints, logs, and what a kill broke off."""
+    root = storage.local_path("t")
+    other = start_run()
+    put(other, "kept.png", role="image")
+    before = files_under(root)
+    run = start_run()
+    for each in (run, run := requeue(run)):
+        for name in ("a.json", "figures/preview.png", "deep/er/map.npy"):
+            put(each, name)
+        for step in range(4):
+            put(each, f"checkpoints/{step}", role="checkpoint", step=step)
+        artifacts.put_log(each, write(get_settings().state_dir / "log", b"text\n"))
+        broken_off(f"t/{run.tenant_id}/j/{run.job_id}/r{each.number}/half")
+    finish(run)
+    assert len(files_under(root)) > len(before) + 10
+    assert client.delete(f"/v1/jobs/{run.job_id}").status_code == 204
+    carry_out(collection.collect())
+    assert files_under(root) == before
+
+
+def test_sweep_removes_what_a_kill_broke_off(settings, put, monkeypatch):
+    root = storage.local_path("t")
+    run = start_run()
+    put(run, "a")
+    before = files_under(root)
+    broken_off(f"t/{run.tenant_id}/j/{run.job_id}/r1/half")
+    carry_out(collection.sweep())
+    assert len(files_under(root)) == len(before) + 1  # it may still be written
+    later = utc_now() + timedelta(hours=2)
+    monkeypatch.setattr(artifacts, "utc_now", lambda: later)
+    carry_out(collection.sweep())
+    assert files_under(root) == before
 
 
 def test_sweep_removes_what_no_row_names(settings, put, monkeypatch):
@@ -214,11 +280,11 @@ def test_sweep_removes_what_no_row_names(settings, put, monkeypatch):
     artifacts.put_log(run, write(settings.state_dir / "log", b"text\n"))
     for key in (f"t/x/j/{run.job_id}/r1/stray", "t/x/j/job_gone/r1/logs/run-1.log", "t/x/d/ds_1/c"):
         storage.put(key, settings.state_dir / "log")
-    artifacts.sweep()
+    carry_out(collection.sweep())
     assert len(list(storage.list("t"))) == 5  # all are young
     later = utc_now() + timedelta(hours=2)
-    monkeypatch.setattr(artifacts, "utc_now", lambda: later)
-    artifacts.sweep()
+    monkeypatch.setattr(collection, "database_now", lambda _session: later)
+    carry_out(collection.sweep())
     log_key = f"t/{run.tenant_id}/j/{run.job_id}/r1/logs/run-1.log"
     assert {info.key for info in storage.list("t")} == {row.storage_key, log_key}
 

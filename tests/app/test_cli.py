@@ -129,6 +129,11 @@ def test_the_whole_life_of_a_job(client, tmp_path):
     assert caught.value.status == 404
 
 
+def test_figures_of_groups_are_shown_by_their_names():
+    result = {"a": 1, "scores": {"lcw": {"frechet": 2.5, "per_class": [1, 2]}}, "b": None}
+    assert list(follow.flat(result)) == [("a", 1), ("scores.lcw.frechet", 2.5)]
+
+
 def test_the_asynchronous_twin(client, service, tmp_path):
     key = client.create_key("twin", ["jobs:read", "jobs:write"])["key"]
 
@@ -645,6 +650,21 @@ def test_doctor_finds_what_is_there_and_what_is_not(call, service, monkeypatch):
     assert json.loads(call("doctor", "--only", "disk", "--json").stdout)[0]["check"] == "disk"
     (state / "address").write_text("http://127.0.0.1:9")
     assert doctor.examine(["api"])[0].ok is False
+
+
+def test_doctor_says_which_protections_hold(settings, monkeypatch):
+    found = {each.check: each for each in doctor.examine(["containment"])}
+    assert all(each.hint for each in found.values() if not each.ok)
+    if sys.platform == "linux":
+        assert found.keys() == {
+            f"children: {what}" for what in ("files", "signals", "network", "processes", "user")
+        }
+        monkeypatch.setattr(doctor.confine, "landlock_version", lambda: 0)
+        without = {each.check: each for each in doctor.examine(["containment"])}
+        assert without["children: files"].ok is without["children: signals"].ok is None
+    monkeypatch.setenv("SEXTANT_WORKER_CONFINED", "false")
+    get_settings.cache_clear()
+    assert [each.ok for each in doctor.examine(["containment"])] == [None]
 
 
 def test_doctor_follows_extras_that_name_extras():

@@ -161,6 +161,40 @@ def test_lists_go_over_all_pages():
     assert str(seen[1].url.query, "ascii") == "status=failed&status=running&cursor=c"
 
 
+def test_a_limit_ends_a_list_and_sizes_its_pages():
+    first = {"data": [{"id": k} for k in range(200)], "has_more": True, "next_cursor": "c"}
+    last = {"data": [{"id": 200}], "has_more": True, "next_cursor": "d"}
+    both, seen = scripted(httpx.Response(200, json=first), httpx.Response(200, json=last))
+    assert len(both.jobs(201)) == 201
+    assert [str(each.url.query, "ascii") for each in seen[:2]] == ["limit=200", "limit=1&cursor=c"]
+
+
+def test_metrics_as_csv_are_text():
+    both, _ = scripted(httpx.Response(200, text="name,step,value\nloss,1,0.5\n"))
+    assert both.metrics("job_1", format="csv").startswith("name,step,value\n")
+
+
+def test_address_and_key_of_the_environment(monkeypatch):
+    """The key goes to the address that stands beside it, and to no other."""
+    monkeypatch.delenv("SEXTANT_URL", raising=False)
+    monkeypatch.setenv("SEXTANT_KEY", "secret")
+    with pytest.raises(ValueError, match="set SEXTANT_URL"):
+        Client()
+    monkeypatch.setenv("SEXTANT_URL", "http://here")
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=JOB)
+
+    for url in (None, "http://elsewhere"):
+        with Client(url, transport=httpx.MockTransport(handle)) as client:
+            client.get("job_1")
+    here, elsewhere = seen
+    assert (here.url.host, here.headers["authorization"]) == ("here", "Bearer secret")
+    assert (elsewhere.url.host, elsewhere.headers.get("authorization")) == ("elsewhere", None)
+
+
 def sse(*events: tuple[str, str, Any], end: bool = False, cut: bytes = b"") -> httpx.Response:
     text = "".join(f"id: {i}\nevent: {t}\ndata: {json.dumps(d)}\n\n" for i, t, d in events)
     text += "event: end\ndata: {}\n\n" if end else ""
@@ -236,12 +270,18 @@ def test_wait_gives_up_in_time():
 class Store:
     """Serves one artifact by ranges; breaks off after ``most`` bytes of an answer."""
 
-    def __init__(self, content: bytes, most: int = 10**9, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        most: int = 10**9,
+        sha256: str | None = None,
+        name: str = "a/weights.bin",
+    ) -> None:
         self.content, self.most = content, most
         self.ranges: list[tuple[int, int]] = []
         self.artifact = {
             "id": "art_1",
-            "name": "a/weights.bin",
+            "name": name,
             "size_bytes": len(content),
             "sha256": sha256 or hashlib.sha256(content).hexdigest(),
         }
@@ -296,12 +336,12 @@ def test_a_big_file_comes_in_ranges_and_is_resumed(tmp_path, asynchronous):
         asynchronous=asynchronous,
         on_progress=lambda done, _: reported.append(done),
     )
-    assert found == tmp_path / "weights.bin"
+    assert found == tmp_path / "a" / "weights.bin"
     assert found.read_bytes() == content
     assert {start for start, _ in store.ranges} >= {0, len(content) // 2}
     assert len(store.ranges) > 2
     assert max(reported) == len(content)
-    assert [path.name for path in tmp_path.iterdir()] == ["weights.bin"]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", found]
     before = len(store.ranges)
     get(store, tmp_path, asynchronous=asynchronous)
     assert len(store.ranges) == before  # it was there already
@@ -326,6 +366,26 @@ def test_wrong_bytes_are_thrown_away(tmp_path):
 
 def test_an_empty_file(tmp_path):
     assert get(Store(b""), tmp_path / "w", asynchronous=False).read_bytes() == b""
+
+
+def test_files_of_one_name_in_two_folders_are_two_files(tmp_path):
+    stores = [
+        Store(content, name=f"{folder}/map.npy") for folder, content in (("a", b"1"), ("b", b"2"))
+    ]
+    for store in stores:
+        with Client("http://test", None, httpx.MockTransport(store)) as client:
+            client.download("job_1", store.artifact["name"], tmp_path)
+    assert [(tmp_path / name / "map.npy").read_bytes() for name in "ab"] == [b"1", b"2"]
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path):
+    store = Store(b"x", name="../map.npy")
+    with (
+        Client("http://test", None, httpx.MockTransport(store)) as client,
+        pytest.raises(ValueError, match="leads out of"),
+    ):
+        client.download("job_1", "../map.npy", tmp_path)
+    assert not store.ranges
 
 
 def test_the_names_of_a_job_are_told_when_one_is_wrong(tmp_path):

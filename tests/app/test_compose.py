@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
+from app.local.doctor import required
 from app.settings import FOREIGN, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +46,7 @@ def test_every_variable_is_a_setting_with_a_valid_value(service, monkeypatch, tm
     assert settings.store.startswith("s3://")
     assert settings.store_endpoint == "http://store:8333"
     assert settings.broker_url == settings.database_url == "redis://from-a-file"
-    assert settings.auth_pepper.get_secret_value() == "redis://from-a-file"
+    assert bool(settings.auth_pepper.get_secret_value()) is (service == "api")
     assert settings.state_dir == Path("/state")
     assert not settings.auth_disabled
 
@@ -88,13 +90,60 @@ def test_images_of_ours_are_built_and_not_root(service):
 def test_no_torch_in_the_api():
     text = (ROOT / "app/Dockerfile").read_text()
     assert "torch" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
-    assert re.search(r'pip install [^\n]* "\.\[server\]"$', text, re.MULTILINE)
+    assert not [name for name in locked("api") if name.startswith(("torch", "nvidia-cu"))]
+
+
+@pytest.mark.parametrize(("service", "lock"), [("app", "api"), ("workers", "worker")])
+def test_what_is_installed_has_the_digest_of_the_lock(service, lock):
+    """All but torch, whose builds each have their own, and the code itself, which is copied."""
+    text = (ROOT / service / "Dockerfile").read_text()
+    commands = re.findall(r"pip install --no-cache-dir (.+)$", text, re.MULTILINE)
+    assert f"--require-hashes -r requirements/{lock}.txt" in commands
+    others = [each for each in commands if "--require-hashes" not in each]
+    assert {each.split()[-1] for each in others} <= {"torch", "."}
+    assert "--no-deps --no-build-isolation ." in others
+
+
+def locked(lock: str) -> dict[str, str]:
+    """Version by name of each package of a lock; every one of them has digests."""
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    entries = re.findall(r"^([a-z0-9._-]+)(?:\[.*\])?==(\S+) .*\\\n +--hash=", text, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE))
+    return {canonicalize_name(name): version for name, version in entries}
+
+
+@pytest.mark.parametrize("lock", ["api", "worker"])
+def test_lock_and_constraints_agree(lock):
+    """`make lock` after a change of constraints.txt or of the extras."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
+    tested = {canonicalize_name(name): version for name, version in pairs}
+    assert {name: tested.get(name) for name in locked(lock)} == locked(lock)
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("api", ["server"]), ("worker", ["worker", "samples"])]
+)
+def test_the_lock_holds_what_the_extras_ask_for(lock, extras):
+    wanted = {canonicalize_name(each.name) for name in extras for each in required(name)}
+    wanted |= {canonicalize_name(each.name) for each in required()} | {"setuptools"}
+    assert wanted - {"torch"} <= locked(lock).keys()
 
 
 def test_only_the_api_is_reachable_and_only_from_this_machine():
     published = {name: each["ports"] for name, each in SERVICES.items() if "ports" in each}
     assert published == {"api": ["127.0.0.1:8722:8722"]}
     assert variables("api")["SEXTANT_BIND"].endswith(":8722")
+
+
+def test_only_the_api_has_a_way_out():
+    """Nor does a worker hold the secret of the keys."""
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+    ways = {name: each["networks"] for name, each in SERVICES.items()}
+    assert ways.pop("api") == ["inside", "outside"]
+    assert all(way == ["inside"] for way in ways.values())
+    holders = {name for name in OURS if "sextant_auth_pepper" in SERVICES[name]["secrets"]}
+    assert holders == {"api"}
 
 
 def test_workers_have_time_to_save():

@@ -16,12 +16,14 @@ from app.errors import InvalidError, NotFoundError, UnavailableError
 from app.schemas.errors import ReportedError
 from app.services import datasets, uploads
 from app.services.keys import DEFAULT_TENANT
+from app.services.quotas import Room
 from app.settings import get_settings
 from models.catalog import kinds
 from models.core.spec import DatasetRef
 from models.data.builtin import BUILTIN
-from tests.app.factories import add_job, claim, finish
+from tests.app.factories import add_job, claim, finish, write
 
+NO_LIMIT = Room(None, 0)
 CONTENT = b"some bytes of a dataset" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 URL = "/v1/datasets"
@@ -261,7 +263,7 @@ def test_a_disk_that_fills_up_meanwhile(settings, monkeypatch):
 
     row = Dataset(id="ds_1", tenant_id="ten_1", name="x", format="npz")
     with pytest.raises(UnavailableError):
-        asyncio.run(uploads.receive(row, chunks(), 10 * 2**20, None))
+        asyncio.run(uploads.receive(row, chunks(), 10 * 2**20, None, NO_LIMIT))
     assert not stored()
 
 
@@ -272,7 +274,7 @@ def test_an_upload_that_is_cut_off(settings):
 
     row = Dataset(id="ds_1", tenant_id="ten_1", name="x", format="npz")
     with pytest.raises(ConnectionResetError):
-        asyncio.run(uploads.receive(row, chunks(), None, None))
+        asyncio.run(uploads.receive(row, chunks(), None, None, NO_LIMIT))
     assert not stored()
     assert not [path for path in settings.state_dir.rglob("*content*") if path.is_file()]
 
@@ -401,6 +403,18 @@ def test_images_of_several_sizes_need_one_size_at_submission(kind, client):
     assert "images.image_size: the images of this dataset have 9 sizes" in answer.text
     resized = client.post("/v1/jobs", json=training(kind))
     assert "images.image_size" not in resized.text or resized.status_code == 201
+
+
+def test_a_deleted_dataset_leaves_no_byte(client):
+    """Nor do uploads that were replaced or broken off."""
+    ready(client, "other", b"other")
+    before = stored()
+    found = ready(client)
+    path = write(get_settings().state_dir / "stray", b"an upload whose process died")
+    storage.put(f"t/{DEFAULT_TENANT}/d/{found['id']}/content-up_0", path)
+    assert len(stored()) == len(before) + 2
+    assert client.delete(f"{URL}/mine").status_code == 204
+    assert stored() == before
 
 
 def test_no_deletion_while_a_job_needs_it(client, tenant):

@@ -2,40 +2,20 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
-from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 
 from app import queue
 from app.db.session import make_session
-from app.db.tables import ApiKey, utc_now
+from app.db.tables import ApiKey, Tenant, utc_now
 from app.http import event_streams as streams
-from app.main import create_app
 from app.services import artifacts, events, keys, lifecycle
 from app.settings import get_settings
 from tests.app.factories import add_job, claim, events_of, finish, line, start_run, write
-
-
-@contextmanager
-def serving():
-    """A server in a thread; the block gets its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(create_app(), log_level="error", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+from tests.service import serving
 
 
 @pytest.fixture
@@ -71,10 +51,10 @@ def later(seconds, call, *args):
     return thread
 
 
-@pytest.mark.parametrize("how", ["revoked", "expired"])
+@pytest.mark.parametrize("ended", ["revoked_at", "expires_at", "disabled_at"])
 @pytest.mark.parametrize(("part", "query"), [("events", {}), ("logs", {"follow": True})])
 def test_the_streams_of_a_key_that_is_no_longer_valid_end_within_a_second(
-    client, make_key, how, part, query
+    client, make_key, ended, part, query
 ):
     run = start_run()
     artifacts.put_log(run, write(get_settings().state_dir / "log", b"text\n"))
@@ -84,7 +64,8 @@ def test_the_streams_of_a_key_that_is_no_longer_valid_end_within_a_second(
     def end_key():
         with make_session() as session:
             key = session.get_one(ApiKey, f"key_{token.split('_')[1]}")
-            setattr(key, {"revoked": "revoked_at", "expired": "expires_at"}[how], utc_now())
+            row = session.get_one(Tenant, key.tenant_id) if ended == "disabled_at" else key
+            setattr(row, ended, utc_now())
         ended_at.append(time.monotonic())
 
     headers = {"Authorization": f"Bearer {token}"}

@@ -7,11 +7,11 @@ import pytest
 from app import storage
 from app.db.session import make_session
 from app.db.tables import Job, utc_now
-from app.services import artifacts, holds, jobs
+from app.services import artifacts, collection, holds, jobs
 from app.services.resolve import JobCreate
 from models.catalog import kinds
 from models.core.spec import ArtifactRef
-from tests.app.factories import add_job, claim, finish, requeue, write
+from tests.app.factories import add_job, carry_out, claim, finish, requeue, write
 
 KIND = next(name for name, spec in kinds().items() if spec.resumable)
 
@@ -54,7 +54,7 @@ def test_a_pinned_checkpoint_survives_retention_until_its_job_is_final(client, s
     job_id = follower(client, source, 1)
     for step in range(2, 7):
         put(source, step)
-    artifacts.collect()
+    carry_out(collection.collect())
     assert steps(source) == [1, 5, 6]
     assert len([*storage.list("t")]) == 3
     client.post(f"/v1/jobs/{job_id}/cancel")
@@ -66,14 +66,14 @@ def test_bytes_that_a_later_run_replaced_are_still_there(client, source, put):
     old = put(source, 1)
     job_id = follower(client, source, 1)
     put(requeue(source), 1, b"other bytes")
-    artifacts.collect()
+    carry_out(collection.collect())
     with make_session(write=False) as session:
         pinned = session.get_one(Job, job_id).resolved_spec["resume_from"]
         key = artifacts.open_input(session, old.tenant_id, ArtifactRef(**pinned))
     assert key == old.storage_key
     assert b"".join(storage.open(key)) == b"1"
     client.post(f"/v1/jobs/{job_id}/cancel")
-    artifacts.collect()
+    carry_out(collection.collect())
     assert old.storage_key not in [info.key for info in storage.list("t")]
 
 

@@ -194,7 +194,7 @@ class TestSizes:
             ("one_class", {}, "/spec/data/dataset", "needs at least 2 classes"),
             ("untested", {"images": {}}, "/spec/data/dataset", "needs at least 1 test images"),
             ("few", {"images": {"subset": 25}}, "/spec/images/subset", "at least 25 training"),
-            ("few", {"images": {}, "batch_size": 25}, "/spec/batch_size", "the 24 training images"),
+            ("few", {"images": {}, "batch_size": 25}, "/spec/batch_size", "the 22 training images"),
             ("birds", {"images": {"subset": 40}, "batch_size": 41}, "/spec/batch_size", "lower it"),
             ("dots", {"images": {}}, "/spec/images/image_size", "give images.image_size of 4"),
         ],

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from app.db.session import make_session
 from app.main import create_app
 from app.services import keys, lifecycle
-from models.catalog import load_stored
+from models.catalog import kinds, load_stored
 from tests.app.factories import WORKER
 from tests.conftest import fresh_caches
 from workers import run_folder
@@ -94,6 +94,7 @@ def test_every_final_job_is_retried_in_the_fields_and_bounds_of_today(client):
         for spec in (again["spec"], again["resolved_spec"]):
             if job["kind"] == "freetickets.train":
                 assert spec["prune_rate"] == TODAY
+                assert spec["validation"] == 0  # nothing was held out then
                 assert spec["escape"]["fraction"] == 0.6
                 assert "q" not in spec["escape"]
             else:
@@ -108,3 +109,14 @@ def test_the_waiting_job_is_prepared_by_a_worker_and_loaded_by_its_child(client)
     spec, warnings = load_stored(json.loads((folder / "spec.json").read_bytes()))
     assert (spec.escape.fraction, warnings) == (0.9, [])
     assert spec.prune_rate.model_dump() == TODAY
+    assert spec.validation == 0
+
+
+def test_a_retry_of_a_job_of_today_holds_out_what_the_job_did(client):
+    sent = {**kinds()["freetickets.train"].minimal_example}
+    for spec, share in ((sent, 0.1), (sent | {"validation": 0.2}, 0.2)):
+        job = client.post("/v1/jobs", json={"spec": spec}).json()
+        client.post(f"/v1/jobs/{job['id']}/cancel")
+        again = client.post(f"/v1/jobs/{job['id']}/retry", json={"from": "scratch"}).json()
+        assert again["resolved_spec"]["validation"] == share
+        assert again["spec"] == job["spec"]

@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -176,6 +178,37 @@ def test_ports():
         taken.listen()
         assert not embedded.port_is_free("127.0.0.1", taken.getsockname()[1])
     assert embedded.port_is_free("127.0.0.1", embedded.free_port("127.0.0.1"))
+
+
+class SomeoneElse(BaseHTTPRequestHandler):
+    """The ready API of another `sextant up`, or no API at all."""
+
+    instance = ""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.instance:
+            self.send_header("Sextant-Instance", self.instance)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """No lines among the output of the tests."""
+
+
+@pytest.mark.parametrize("instance", ["theirs", ""])
+def test_the_readiness_of_another_api_is_not_ours(tmp_path, messages, instance):
+    """Two starts at one moment find the port free; the API of one of them cannot listen."""
+    handler = type("Handler", (SomeoneElse,), {"instance": instance})
+    api = Part("api", python("raise SystemExit(1)"), 5)
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with (
+            Supervisor([api], tmp_path, messages.append) as supervisor,
+            pytest.raises(embedded.StartError, match="did not come up"),
+        ):
+            embedded._wait_until_ready(url, "ours", supervisor)
+        server.shutdown()
 
 
 # -- the whole service ---------------------------------------------------------------------------

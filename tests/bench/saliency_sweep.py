@@ -116,8 +116,9 @@ def main() -> None:
     sweep(spec, Run(folder, device=device))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     report = json.loads((folder / "sweep.json").read_text())
-    names = ("divergence", "method_agreement", "grader_agreement", "grader_reliability",
-             "winner_changes_with_baseline", "controls_not_beaten", "images", "rows")  # fmt: skip
+    names = ("design", "effects", "noise", "method_agreement", "grader_agreement",
+             "grader_reliability", "winner_changes_with_baseline", "controls_not_beaten",
+             "images", "rows")  # fmt: skip
     result = {
         "machine": describe() | devices.describe(device),
         "spec": spec.model_dump(exclude_none=True),
@@ -125,7 +126,7 @@ def main() -> None:
         "cpu_s": round(cpu, 1),
         **{name: report[name] for name in names},
     }
-    print(json.dumps({name: result[name] for name in names[:1]}, indent=1))
+    print(json.dumps({name: result[name] for name in names[1:2]}, indent=1))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     if options.keep:

@@ -68,11 +68,13 @@ def test_kill_9_of_the_worker(service):
     service.check(job_id)
 
 
-def test_kill_9_of_the_child(service):
+@pytest.mark.parametrize("inits", [False, True], ids=["child", "init"])
+def test_kill_9_of_the_child(service, inits):
+    """Or of its init, with which it dies."""
     service.start_worker()
     job_id = service.submit()
     service.wait_step(job_id, 12)
-    (child,) = service.children()
+    (child,) = service.children(inits=inits)
     child.send_signal(signal.SIGKILL)
     job = service.wait(job_id)
     assert (job["status"], job["run_number"]) == ("succeeded", 2)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def run_to_the_end(client, spec):
     return job
 
 
+def wall_s(job: dict) -> float:
+    """Seconds from the start of the job's run to its end."""
+    started, finished = (datetime.fromisoformat(job[n]) for n in ("started_at", "finished_at"))
+    return (finished - started).total_seconds()
+
+
 @ONE_DATABASE
 @pytest.mark.parametrize("kind", kinds())
 def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
@@ -38,6 +45,8 @@ def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
     job = run_to_the_end(client, dict(spec.minimal_example))
     assert job["result"]
     assert job["progress"]["step"] == job["progress"]["total_steps"]
+    low, high = client.dry_run(dict(spec.minimal_example))["estimate"]["interval_s"]
+    assert low <= wall_s(job) <= high  # told from this run, and others like it
     assert set(client.metrics(job["id"])["series"]) <= {metric.name for metric in spec.metrics}
     left = client.artifacts(job["id"])
     for declared in spec.artifacts:

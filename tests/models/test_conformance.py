@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 
@@ -87,6 +88,18 @@ def test_reports_what_it_declares(kind, whole):
     artifacts = events(run, "artifact")
     assert artifacts
     assert {event["role"] for event in artifacts} <= {artifact.role for artifact in cls.artifacts}
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_pictures_tell_nothing_of_where_they_come_from(kind, whole):
+    """No EXIF and no text of the photograph that they show, nor of this machine."""
+    run = whole(kind)
+    names = [event["name"] for event in events(run, "artifact") if event["role"] == "image"]
+    for name in names:
+        if (run.dir / name).suffix in (".png", ".jpg", ".gif", ".webp"):
+            with Image.open(run.dir / name) as picture:
+                assert not picture.getexif()
+                assert not picture.info.keys() & {"exif", "xmp", "comment", "Software", "Author"}
 
 
 @pytest.mark.parametrize("kind", kinds())

@@ -3,10 +3,14 @@
 Started by ``SEXTANT_WORKER_COMMAND="python stub.py BEHAVIOUR"``; see BEHAVIOURS at the end.
 """
 
+import contextlib
+import ctypes
 import errno
 import fcntl
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,9 +137,72 @@ def slip(spec, run: Run) -> None:
     run.warn("after", "the next line counts again")
 
 
+def reach(spec, run: Run) -> None:
+    """Try what a child must not do, each named in LC_REACH; tell what came of it."""
+    tries = json.loads(os.environ["LC_REACH"])
+    found = {name: _outcome(name, argument) for name, argument in tries.items()}
+    run.result(**found)
+
+
+def _outcome(name: str, argument: str) -> str:
+    try:
+        ATTEMPTS[name.partition("_")[0]](argument)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+
+
+ATTEMPTS = {
+    "read": lambda path: Path(path).read_bytes(),
+    "write": lambda path: Path(path).write_bytes(b"changed"),
+    "list": os.listdir,
+    "chmod": lambda path: Path(path).chmod(0o666),
+    "remove": os.unlink,
+    "kill": lambda pid: os.kill(int(pid), signal.SIGCONT),
+    "tcp": lambda port: socket.create_connection(("127.0.0.1", int(port)), 5),
+    "udp": lambda _port: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    "unix": lambda path: socket.socket(socket.AF_UNIX).connect(path),
+    "trace": lambda _: _checked_call(101 if os.uname().machine == "x86_64" else 117),
+}
+
+
+def _checked_call(number: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, 16, os.getppid(), 0, 0) < 0:  # ptrace: attach
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+def daemon(spec, run: Run) -> None:
+    """Leave a grandchild with a session of its own, which no signal to a group reaches."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(writer, str(os.getpid()).encode())
+            for descriptor in range(3, 64):
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+            time.sleep(300)
+        os._exit(0)
+    pid = int(os.read(reader, 20))
+    (run.dir / "daemon").write_text(str(pid))
+    run.result(daemon=pid)
+    if os.environ.get("LC_STAY"):
+        time.sleep(300)
+
+
+def huge(spec, run: Run) -> None:
+    """Make a file of 10 GiB, of which nothing lies on the disk."""
+    with (run.dir / "huge").open("wb") as file:
+        file.truncate(10 * 2**30)
+
+
 BEHAVIOURS = {
     f.__name__: f
-    for f in (steps, crash, deaf, flood, full, greedy, parent, big, nul, storm, many, slip)
+    for f in (
+        *(steps, crash, deaf, flood, full, greedy, parent, big, nul, storm, many, slip),
+        *(reach, daemon, huge),
+    )
 }
 
 

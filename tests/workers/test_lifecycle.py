@@ -99,6 +99,18 @@ def test_a_job_waits_for_its_time_and_its_device(settings):
     assert claim(gpus_total=2, gpus_free=2) is not None
 
 
+def test_jobs_whose_time_has_come_are_put_in_line(settings):
+    """More of them than one claim releases: none is left behind, whoever claims."""
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    ids = [new_job(not_before=past) for _ in range(lifecycle.RELEASED_AT_ONCE + 3)]
+    later = new_job(not_before=datetime.now(UTC) + timedelta(hours=1))
+    ready = new_job()
+    claimed = [claim().job_id for _ in range(len(ids) + 1)]
+    assert claimed == [*ids, ready]
+    assert claim() is None
+    assert read(later).not_before is not None
+
+
 def test_success_keeps_the_result(settings):
     job_id = new_job()
     run = claim()

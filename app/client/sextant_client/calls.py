@@ -1,5 +1,6 @@
 """The calls of the service, one method each, written once for both clients."""
 
+import math
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from sextant_client import download, stream, upload, waiting
 from sextant_client.errors import ApiError
 from sextant_client.flow import Emit, Flow, Progress, Request, send, with_callback
 
+PAGE_MAX = 200  # rows of a page that the service gives at most
 SpecLike = BaseModel | Mapping[str, Any]
 # the value itself from Client; an awaitable of it from AsyncClient
 Answer = Any
@@ -55,9 +57,14 @@ class Calls(ABC):
         """The job object as it is now."""
         return self._run(_json(Request("GET", f"/v1/jobs/{job_id}")))
 
-    def jobs(self, **filters: Any) -> Stream:
-        """Jobs, newest first, over all pages: ``status, kind, method, name, limit``, ..."""
-        return self._iterate(_pages("/v1/jobs", filters))
+    def jobs(self, limit: int | None = None, **filters: Any) -> Stream:
+        """Jobs, newest first, fetched page by page as they are asked for.
+
+        Args:
+            limit: at most so many; all when None.
+            filters: ``status, kind, method, name``, ...
+        """
+        return self._iterate(_pages("/v1/jobs", filters, limit))
 
     def wait(
         self,
@@ -88,8 +95,12 @@ class Calls(ABC):
         return self._iterate(stream.follow(f"/v1/jobs/{job_id}/events", str(after or "")))
 
     def metrics(self, job_id: str, **query: Any) -> Answer:
-        """Series of numbers; ``names, from_step, to_step, max_points`` narrow them."""
-        return self._run(_json(Request("GET", f"/v1/jobs/{job_id}/metrics", query)))
+        """Series of numbers; ``names, from_step, to_step, max_points`` narrow them.
+
+        With ``format="csv"`` it is text, a row a point.
+        """
+        read = _text if query.get("format") == "csv" else _json
+        return self._run(read(Request("GET", f"/v1/jobs/{job_id}/metrics", query)))
 
     def logs(self, job_id: str, **query: Any) -> Answer:
         """Text of the child; ``tail`` (lines) and ``run`` (number) narrow it."""
@@ -120,7 +131,7 @@ class Calls(ABC):
         Args:
             job_id: which job.
             name: of the artifact.
-            to: file, or folder for a file of the name's last part.
+            to: file, or an existing folder, in which the name's own folders are made.
             overwrite: whether a file of other content may go; one of the same is kept as it is.
             on_progress: is given bytes there and bytes in all.
 
@@ -129,6 +140,7 @@ class Calls(ABC):
 
         Raises:
             ApiError: with code ``exists`` or ``not_writable``, before anything is fetched.
+            ValueError: if the name leads out of the folder.
         """
         return self._run(_download(job_id, name, to, on_progress, overwrite=overwrite))
 
@@ -222,6 +234,10 @@ class Calls(ABC):
         """Revoke a key at once."""
         return self._run(_nothing(Request("DELETE", f"/v1/keys/{key_id}")))
 
+    def usage(self) -> Answer:
+        """Quotas of the tenant, each with ``limit`` and ``used``, and which keep jobs waiting."""
+        return self._run(_json(Request("GET", "/v1/usage")))
+
     def ready(self) -> Answer:
         """What ``/readyz`` reports; raises :class:`sextant_client.ApiError` while not ready."""
         return self._run(_json(Request("GET", "/readyz", read_s=5.0)))
@@ -250,12 +266,16 @@ def _create(path: str, body: Any, key: str | None = None) -> Flow[Any]:
     return (yield from _json(Request("POST", path, json=body, headers=headers)))
 
 
-def _pages(path: str, filters: Mapping[str, Any]) -> Flow[None]:
+def _pages(path: str, filters: Mapping[str, Any], limit: int | None = None) -> Flow[None]:
+    """The rows of all pages, or the first ``limit`` of them."""
     cursor: dict[str, Any] = {}
-    while True:
-        page = yield from _json(Request("GET", path, {**filters, **cursor}))
+    left = math.inf if limit is None else limit
+    while left > 0:
+        size = {} if limit is None else {"limit": min(left, PAGE_MAX)}
+        page = yield from _json(Request("GET", path, {**filters, **size, **cursor}))
         for row in page["data"]:
             yield Emit(row)
+        left -= len(page["data"])
         if not page.get("has_more"):
             return
         cursor = {"cursor": page["next_cursor"]}

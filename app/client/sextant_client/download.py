@@ -51,8 +51,9 @@ def download(
     Raises:
         ApiError: with code ``checksum`` if the bytes are not what the service promised; with
             those of :func:`is_there` where the file cannot be written.
+        ValueError: if the artifact's name leads out of the folder ``to``.
     """
-    target = to / Path(artifact["name"]).name if to.is_dir() else to
+    target = within(to, artifact["name"]) if to.is_dir() else to
     size, sha256 = artifact["size_bytes"], artifact["sha256"]
     if is_there(artifact, target, overwrite=overwrite):
         return target
@@ -66,6 +67,18 @@ def download(
     path = f"/v1/artifacts/{artifact['id']}/content"
     yield Together(tuple(_fetch(path, piece, report) for piece in pieces))
     _join(pieces, target, sha256)
+    return target
+
+
+def within(folder: Path, name: str) -> Path:
+    """Where an artifact of this name goes in a folder.
+
+    Raises:
+        ValueError: if that is outside of the folder.
+    """
+    target = folder / name
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the name {name!r} leads out of {folder}; not downloaded")
     return target
 
 

@@ -17,7 +17,8 @@ FORMATS = {
     ".pt2": "net",
     ".safetensors": "net",
 }
-SINGLE = {"npz", "elevation", "net"}  # formats of one file
+SINGLE = {"npz", "elevation", "net", "series", "marks"}  # formats of one file
+TABLE = ".csv"  # one alone; beside pictures it means nothing
 RASTERS = {".tif", ".tiff"}
 PICTURES = {
     *RASTERS,
@@ -25,6 +26,7 @@ PICTURES = {
     *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".jp2"),
 }
 IDX = re.compile(r"[-._]idx\d[-._]ubyte(\.gz)?$", re.IGNORECASE)
+PLACE = re.compile(r"\W*(x|y|lon|lat|easting|northing|longitude|latitude|id|name)\b", re.IGNORECASE)
 SYSTEM_FILES = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
     *("__macosx", "@eadir", "$recycle.bin"),
@@ -90,6 +92,8 @@ def format_of(members: Sequence[Member]) -> str:
     files = [member.path for member in members if member.path is not None]
     if len(files) == 1 and files[0].suffix.lower() in RASTERS:
         return "image_folder" if is_photograph(files[0]) else "elevation"
+    if len(files) == 1 and files[0].suffix.lower() == TABLE:
+        return "marks" if _names_places(files[0]) else "series"
     if len(files) == 1 and files[0].suffix.lower() == ".zip" and zipfile.is_zipfile(files[0]):
         with zipfile.ZipFile(files[0]) as archive:
             inside = [PurePosixPath(name) for name in archive.namelist() if name[-1:] != "/"]
@@ -110,12 +114,18 @@ def guess_format(files: Sequence[PurePath]) -> str:
     known |= {"idx"} if any(IDX.search(file.name) for file in files) else set()
     known |= {"image_folder"} if endings & PICTURES else set()
     if len(known) != 1 or (len(files) > 1 and known <= SINGLE):
-        readable = sorted({*FORMATS, *PICTURES})
+        readable = sorted({*FORMATS, *PICTURES, TABLE})
         raise ValueError(
             f"cannot tell the format from {sorted(endings)}; known: {readable} and MNIST's "
             "idx-ubyte; or name it by --format"
         )
     return known.pop()
+
+
+def _names_places(path: Path) -> bool:
+    """Whether the first column of a table is a coordinate, not a time."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return PLACE.match(file.readline(1000)) is not None
 
 
 def is_photograph(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The two clients: how each carries out a step."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,13 @@ from sextant_client.flow import (
 CONNECT_S = 10.0
 
 
-def _options(url: str, key: str | None) -> dict[str, Any]:
+def _options(url: str | None, key: str | None) -> dict[str, Any]:
+    if url is None:  # a key of the environment goes to no other address than the environment's
+        url, key = os.environ.get("SEXTANT_URL"), key or os.environ.get("SEXTANT_KEY")
+    if not url:
+        raise ValueError(
+            "no address: give url, or set SEXTANT_URL; `sextant up` prints that of a local service"
+        )
     headers = {"User-Agent": "sextant-client"}
     if key:  # read from a file it may end in a newline
         headers["Authorization"] = f"Bearer {key.strip()}"
@@ -53,12 +60,19 @@ class Client(Calls):
     """The service, call by call. Use it as a context manager, or call ``close``.
 
     Args:
-        url: address of the service, for example ``http://127.0.0.1:8722``.
+        url: address of the service, for example ``http://127.0.0.1:8722``. When None,
+            address and key are ``SEXTANT_URL`` and ``SEXTANT_KEY`` of the environment.
         key: an API key; None where the service asks for none.
+
+    Raises:
+        ValueError: if there is no address.
     """
 
     def __init__(
-        self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(**_options(url, key), transport=transport)
 
@@ -137,7 +151,10 @@ class AsyncClient(Calls):
     """The same for asyncio: calls give awaitables, streams are asynchronous iterators."""
 
     def __init__(
-        self, url: str, key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(**_options(url, key), transport=transport)
 

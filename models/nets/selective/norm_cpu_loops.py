@@ -36,7 +36,7 @@ _compiled = partial(compile_cached, fastmath=MATH)
 @no_type_check
 def _whole(shift, size):
     """Whole pixels of a shift, no more than the size of the map; beyond it all is border."""
-    return int(np.floor(min(max(shift, -size), size)))
+    return 0 if np.isnan(shift) else int(np.floor(min(max(shift, -size), size)))
 
 
 @_compiled
@@ -116,6 +116,8 @@ def _move(plane, width, shift, rows, gap, out):
     _blend(plane, width, iy, fy, rows)
     _differ(rows, width, ix, gap)
     _slide(rows, gap, width, ix, fx, out)
+    if np.isnan(shift[0] + shift[1]):  # borders too, or a training that diverges is not seen to
+        out[:] = np.nan
     return ix, iy, fx, fy
 
 
@@ -155,7 +157,8 @@ def _statistics(x, c):
         total += part
         squares += square
     count = images * size
-    return pivot + total / count, max(squares - total * total / count, 0.0) / count
+    spread = squares - total * total / count
+    return pivot + total / count, (0.0 if spread < 0 else spread) / count  # max would hide a NaN
 
 
 @_compiled
@@ -202,7 +205,7 @@ def gather(x, out, width, root, shift, scale, offset, first, end):
 def _slope(plane, grad, out, mean, scale, offset, level, slope):
     """``out`` = dz = scale (g - level - (z - mean) slope), from the gradient of the activation."""
     for k in range(len(out)):
-        kept = grad[k] if plane[k] * scale + offset > 0 else scale * 0
+        kept = scale * 0 if plane[k] * scale + offset <= 0 else grad[k]  # NaN stays
         out[k] = scale * (kept - level - (plane[k] - mean) * slope)
 
 
@@ -227,7 +230,7 @@ def backward(x, grad, out, width, source, shift, table, sums, slopes, training, 
             part, other = mean * 0, mean * 0
             # sum g and sum g (z - mean) of an image
             for k in range(len(g)):
-                kept = g[k] if plane[k] * scale + offset > 0 else mean * 0
+                kept = mean * 0 if plane[k] * scale + offset <= 0 else g[k]
                 part += kept
                 other += kept * (plane[k] - mean)
             total += part

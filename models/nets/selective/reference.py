@@ -42,5 +42,5 @@ def _taps(shift: Float[Tensor, "c"], size: int) -> tuple[Tensor, Tensor, Tensor]
     """Both neighbours of each clamped coordinate along an axis, and the weight of the second."""
     position = torch.arange(size, device=shift.device) + shift[:, None]
     position = position.clamp(0, size - 1)
-    low = position.detach().floor()
+    low = position.detach().nan_to_num(0).floor()  # an index; the weight of the second stays NaN
     return low.long(), (low.long() + 1).clamp(max=size - 1), position - low

@@ -68,10 +68,10 @@ class Style(NamedTuple):
         return "both" if self.signed else "max"
 
 
-def style(method: Method, score: str) -> Style:
-    """The style of the maps of a method."""
+def style(method: Method, name: str) -> Style:
+    """The style of the maps of a method; ``name`` is what the score is called."""
     within = WITHIN if method.id in PIXELWISE else 1.0
-    return Style(describe(method), quantity(method, score), signed(method), within)
+    return Style(describe(method), quantity(method, name), signed(method), within)
 
 
 class Panel(NamedTuple):
@@ -114,9 +114,8 @@ def describe(method: Method) -> str:
     )
 
 
-def quantity(method: Method, score: str) -> str:
-    """Meaning of a map's values, for the colour bar."""
-    name = SCORES[score]
+def quantity(method: Method, name: str) -> str:
+    """Meaning of a map's values, for the colour bar; ``name`` is what the score is called."""
     if isinstance(method, Rise):
         return {
             "raw": f"mean {name} when kept (raw)",

@@ -14,16 +14,22 @@ Map = Float[np.ndarray, "h w"]
 
 
 def compare(a: Map, b: Map) -> dict[str, float | str | None]:
-    """All measures of agreement of two maps of one size; null with a ``reason`` if one is flat."""
+    """All measures of agreement of two maps of one size; null with a ``reason`` if one is flat.
+
+    Kendall's tau is that of maps pooled to 28 x 28 and is named so; maps smaller than that are
+    compared pixel by pixel, under their own size.
+    """
+    height, width = (min(POOLED, length) for length in a.shape)
+    kendall = f"kendall_{height}x{width}"
     if min(np.ptp(a), np.ptp(b)) == 0:
-        names = ("spearman", "pearson", "kendall", "ssim", "cosine", "centre_shift")
+        names = ("spearman", "pearson", kendall, "ssim", "cosine", "centre_shift")
         tops = tuple(f"iou_{share:g}" for share in TOP_SHARES)
         return {**dict.fromkeys((*names, *tops)), "reason": "a map is constant"}
     x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
     return {
         "spearman": float(stats.spearmanr(x, y).statistic),
         "pearson": float(np.corrcoef(x, y)[0, 1]),
-        "kendall": _finite(stats.kendalltau(_pooled(a), _pooled(b)).statistic),
+        kendall: _finite(stats.kendalltau(_pooled(a), _pooled(b)).statistic),
         "ssim": ssim(a, b),
         "cosine": float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y))),
         "centre_shift": float(np.hypot(*(_centre(a) - _centre(b)))),
@@ -32,15 +38,25 @@ def compare(a: Map, b: Map) -> dict[str, float | str | None]:
 
 
 def top_iou(a: Map, b: Map, share: float) -> float | None:
-    """Intersection over union of the highest pixels; None if over 1 % tie at the threshold."""
+    """Intersection over union of the highest pixels; None if over 1 % tie at the threshold.
+
+    Each set has exactly ``share`` of the pixels: those tied at the threshold are members in part,
+    to equal parts, and the sums are over the smaller and the larger part of each pixel (Ruzicka).
+    """
     count = max(1, round(share * a.size))
-    tops = []
-    for values in (a.ravel(), b.ravel()):
-        threshold = np.partition(values, -count)[-count]
-        if (values == threshold).mean() > TIED:
-            return None
-        tops.append(values >= threshold)
-    return float((tops[0] & tops[1]).sum() / (tops[0] | tops[1]).sum())
+    one, other = (_top(values.ravel(), count) for values in (a, b))
+    if one is None or other is None:
+        return None
+    return float(np.minimum(one, other).sum() / np.maximum(one, other).sum())
+
+
+def _top(values: Float[np.ndarray, "n"], count: int) -> Float[np.ndarray, "n"] | None:
+    """Membership of each pixel among the ``count`` highest; None if too many are tied."""
+    threshold = np.partition(values, -count)[-count]
+    above, tied = values > threshold, values == threshold
+    if tied.mean() > TIED and tied.sum() > count - above.sum():
+        return None
+    return above + tied * ((count - above.sum()) / tied.sum())
 
 
 def ssim(a: Map, b: Map) -> float | None:
@@ -76,11 +92,3 @@ def krippendorff(values: Float[np.ndarray, "raters items"]) -> float | None:
         return None
     observed = values.var(axis=0, ddof=1).mean()
     return float(1 - observed / expected)
-
-
-def bootstrap(values: Float[np.ndarray, "n"], seed: int) -> list[float] | None:
-    """95 % bootstrap interval of the mean, from 2000 resamples; None below two values."""
-    if len(values) < 2:
-        return None
-    chosen = np.random.default_rng(seed).integers(0, len(values), (2000, len(values)))
-    return np.quantile(values[chosen].mean(1), (0.025, 0.975)).tolist()

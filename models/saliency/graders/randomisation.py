@@ -66,7 +66,8 @@ def _of_another_class(case: Case) -> Case:
 
 
 def _with_net(case: Case, net: nn.Module) -> Case:
-    return case.rescored(scorer=Scorer(net, case.scorer.kind, case.scorer.tick))
+    scorer = case.scorer
+    return case.rescored(scorer=Scorer(net, scorer.kind, scorer.tick, meaning=scorer.meaning))
 
 
 def _randomised_nets(part: Randomisation, case: Case) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """Baselines: the values that replace removed pixels, and how neutral each baseline is."""
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from models.saliency.spec.map import PATH_POINTS
 
 TRUNCATION = 4.0  # standard deviations of the blur's kernel on each side
 PIXEL_LEVELS = {"black": 0.0, "white": 1.0, "gray": 0.5}
-NEUTRAL_FACTOR = 10  # a neutral baseline has p_c(b) of at most this many times 1 / classes
+STILL = 1e-6  # relative change of a score below which it is rounding
+NEUTRAL_FACTOR = 10  # a neutral baseline gives no class more than this many times 1 / classes
 
 Replacement = Tensor | LocalBaseline  # a baseline image, or an object that fills regions
 
@@ -147,6 +149,7 @@ def baseline_impact(
     images: list[Float[Tensor, "c h w"]],
     targets: Int64[Tensor, "k"],
     chunk: int,
+    names: Sequence[str],
 ) -> dict[str, Any]:
     """How neutral a baseline is, without any saliency map (README, eq. 3).
 
@@ -159,12 +162,15 @@ def baseline_impact(
         images: the draws of the baseline.
         targets: the classes to explain.
         chunk: images per forward pass.
+        names: of the classes.
 
     Returns:
         ``score`` and ``path`` of each target, ``max_probability``, ``neutrality`` (1 minus that),
         ``outcomes`` among which chance chooses (the classes; 2 for a label by itself),
         ``entropy`` in nats and its distance from uniform ``kl_uniform``, ``top_class`` of the
-        first draw, ``top_class_changes`` and the area ``path_area`` of each target's path.
+        first draw with its ``top_name``, ``top_class_changes``, the area ``path_area`` of each
+        target's path, and ``moved``: whether any score changed along it. What is of probabilities
+        is null for a regression.
     """
     t = torch.linspace(0, 1, PATH_POINTS, dtype=x.dtype, device=x.device)[:, None, None, None]
     outputs = []
@@ -173,23 +179,42 @@ def baseline_impact(
         outputs.append(torch.cat([scorer.outputs(points) for points in path]))
     out = torch.stack(outputs)  # [draws, points, classes]
     score = scorer.scores(out.flatten(0, 1)).unflatten(0, out.shape[:2])[:, :, targets]
-    p = scorer.probabilities(out[:, 0])
-    alone = scorer.labels_alone(p.shape[1])
-    entropy = _entropy(p, alone).mean().item()
-    largest = p.max(1).values.mean().item()
     return {
         "score": score[:, 0].mean(0).tolist(),
         "standard_error": _standard_error(score[:, 0]),
+        **_neutrality(scorer, out, targets, names),
+        "path": score.mean(0).T.tolist(),
+        "path_area": torch.trapezoid(score.mean(0), dx=1 / (PATH_POINTS - 1), dim=0).tolist(),
+        "moved": bool((score.amax((0, 1)) - score.amin((0, 1)) > STILL * score.abs().max()).any()),
+    }
+
+
+def _neutrality(
+    scorer: Scorer,
+    out: Float[Tensor, "draws points classes"],
+    targets: Int64[Tensor, "k"],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """What probabilities say of the baseline itself, the first point; null where there are none."""
+    p, top = scorer.probabilities(out[:, 0]), int(out[0, 0].argmax())
+    changes = bool(out[0, 0].argmax() != out[0, -1].argmax())
+    if p is None:
+        absent = ("probability", "max_probability", "neutrality", "outcomes", "entropy",
+                  "kl_uniform", "top_name")  # fmt: skip
+        return {**dict.fromkeys(absent), "top_class": top, "top_class_changes": changes}
+    count, alone = p.shape[1], scorer.meaning.kind == "labels"
+    entropy = _entropy(p, alone).mean().item()
+    largest = p.max(1).values.mean().item()
+    return {
         "probability": p[:, targets].mean(0).tolist(),
         "max_probability": largest,
         "neutrality": 1 - largest,
-        "outcomes": 2 if alone else p.shape[1],
+        "outcomes": 2 if alone else count,
         "entropy": entropy,
-        "kl_uniform": (p.shape[1] * math.log(2) if alone else math.log(p.shape[1])) - entropy,
-        "top_class": int(p[0].argmax()),
-        "top_class_changes": bool(p[0].argmax() != out[0, -1].argmax()),
-        "path": score.mean(0).T.tolist(),
-        "path_area": torch.trapezoid(score.mean(0), dx=1 / (PATH_POINTS - 1), dim=0).tolist(),
+        "kl_uniform": (count * math.log(2) if alone else math.log(count)) - entropy,
+        "top_class": top,
+        "top_name": names[top],
+        "top_class_changes": changes,
     }
 
 
@@ -199,9 +224,40 @@ def _entropy(p: Float[Tensor, "n classes"], alone: bool) -> Float[Tensor, "n"]:
     return of_each.sum(1)
 
 
-def above_neutral_limit(probability: float, classes: int) -> bool:
-    """Whether a class probability of the baseline alone is too high for a neutral baseline."""
-    return probability > NEUTRAL_FACTOR / classes
+def neutral_limit(outcomes: int) -> float:
+    """Largest probability that a neutral baseline may give a class or label.
+
+    Ten times chance, and for few outcomes half the way from chance to certainty.
+    """
+    return min(NEUTRAL_FACTOR / outcomes, (1 + 1 / outcomes) / 2)
+
+
+def impact_warnings(label: str, numbers: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Codes and texts of what to say of a baseline before any map is made.
+
+    It is not neutral, whatever class it looks like; or no score moved on the way to it.
+
+    Args:
+        label: of the baseline.
+        numbers: as :func:`baseline_impact` returns them.
+    """
+    if not numbers["moved"]:
+        yield (
+            "score_does_not_move",
+            f"no explained score moved on the whole way from the image to baseline {label}; maps "
+            "will be zero. Check model.input (size, mean, std), or use score 'logit'",
+        )
+    if numbers["outcomes"] is None or numbers["max_probability"] is None:
+        return
+    limit = neutral_limit(numbers["outcomes"])
+    if numbers["max_probability"] <= limit:
+        return
+    yield (
+        "baseline_not_neutral",
+        f"baseline {label} is not neutral: alone it gives class {numbers['top_name']!r} "
+        f"probability {numbers['max_probability']:.3g}; chance is {1 / numbers['outcomes']:.2g}, "
+        f"and at most {limit:.2g} counts as neutral",
+    )
 
 
 def _standard_error(values: Float[Tensor, "draws k"]) -> list[float] | None:

@@ -84,6 +84,13 @@ class Case:
         other.full = other.score(other.x[None])[0]
         return other
 
+    def reason_for_zeros(self, k: int) -> str:
+        """Why the map of the k-th target is zero throughout, and what to do."""
+        reason = "is zero throughout: no score of the class moved"
+        if self.scorer.saturated(self.full)[k]:
+            return f"{reason}, because its probability is saturated at 1; use score 'logit'"
+        return reason
+
     def score(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Scores of the k classes for a batch, float64."""
         scores = self.scorer.scores(self.scorer.outputs(images))[:, self.targets]

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from models.saliency.engine.threads import each
 
-RESIDUAL, ITERATIONS = 1e-6, 400
+RESIDUAL, ITERATIONS = 1e-10, 400  # pixels are then within 1e-8 of the exact solution (tests)
 COARSEST, DAMPING, SWEEPS = 4, 0.8, 8  # side of the coarsest grid, Jacobi damping, sweeps on it
 
 
 def impute(x: Float[Tensor, "c h w"], removed: Bool[Tensor, "n h w"]) -> Float[Tensor, "n c h w"]:
-    """The image with removed pixels imputed, for each mask; float64, relative residual 1e-6.
+    """The image with removed pixels imputed, for each mask; float64, relative residual 1e-10.
 
     On a CPU each core solves one state at a time, so that its values stay in cache.
     """

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from models.nets import efficientnet_lite
 from models.nets.build import build_net
 from models.nets.exported import load_program
 from models.nets.files import load_net
-from models.saliency.net.outputs import check_score
+from models.saliency.net.outputs import check_score, meaning_of
 from models.saliency.net.space import Space
 from models.saliency.spec.map import Explanation
 from models.saliency.spec.methods import check_window
@@ -236,15 +236,27 @@ def _count(net: nn.Module, shape: tuple[int, int, int], device: str) -> int:
             "that the net takes batches of any size",
         ) from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != 2:
-        description = (
-            tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        )
-        raise SpecError(
-            f"model: for two images the net gives {description}; saliency needs a row of numbers, "
-            "one a class, for each image",
-            hint="export with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)",
-        )
+        _refuse_outputs(outputs)
     return outputs.shape[1]
+
+
+def _refuse_outputs(outputs: Any) -> NoReturn:
+    """Say what a net without one row of numbers an image could be, and how to explain it."""
+    one = isinstance(outputs, torch.Tensor)
+    described = f"an array {tuple(outputs.shape)}" if one else f"a {type(outputs).__name__}"
+    if one and outputs.ndim <= 2:
+        hint = "export with dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)"
+    else:
+        hint = (
+            "wrap the net so that it gives the number you ask about, for example the mean score of "
+            "a class over a box or a mask: forward(x): return net(x)[:, :, top:bottom, "
+            "left:right].mean((2, 3)); then export it again"
+        )
+    raise SpecError(
+        f"model: for two images the net gives {described}; saliency explains a row of numbers for "
+        "each image. Detection and segmentation as such are out of scope",
+        hint=hint,
+    )
 
 
 def check(spec: Explanation, subject: Subject) -> None:
@@ -259,7 +271,15 @@ def check(spec: Explanation, subject: Subject) -> None:
     except ValueError as error:
         raise SpecError(str(error)) from error
     count = len(subject.classes)
-    check_score(subject.net, spec.score, count)
+    meaning = meaning_of(subject.net, spec.output_type, spec.score, count)
+    check_score(meaning, spec.score, count)
+    for index, part in enumerate(getattr(spec, "graders", ())):
+        if part.id == "random_logit" and count == 1:
+            raise SpecError(
+                f"graders.{index}: random_logit compares with the map of another class, and this "
+                "net has one output",
+                hint="leave it out, or use efficient_mprt",
+            )
     given = [spec.target] if isinstance(spec.target, int) else spec.target
     if isinstance(given, str):
         wanted = int(given.partition(":")[2] or 1)

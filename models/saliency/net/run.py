@@ -14,6 +14,7 @@ from models.core.run import Run
 from models.saliency.engine.plan import ExecutionPlan
 from models.saliency.engine.trace import NotTraceableError, trace
 from models.saliency.net.load import Subject
+from models.saliency.net.outputs import meaning_of
 from models.saliency.net.scores import Scorer, check_mode
 from models.saliency.spec.map import Explanation
 
@@ -58,7 +59,8 @@ def open_net(spec: Explanation, subject: Subject, rows: RowCounter) -> Scorer:
     lower = _lower(subject.net) if spec.precision == "bf16" else None
     traced = spec.engine == "auto" and rows.total >= TRACE_ROWS
     plan = _plan_of(lower or subject.net, subject, rows.run) if traced else None
-    return Scorer(subject.net, spec.score, rows, plan, lower)
+    meaning = meaning_of(subject.net, spec.output_type, spec.score, len(subject.classes))
+    return Scorer(subject.net, spec.score, rows, plan, lower, meaning)
 
 
 def _lower(net: nn.Module) -> nn.Module:

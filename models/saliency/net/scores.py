@@ -5,19 +5,21 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.core.errors import DataError, SpecError
 from models.saliency.engine.boxes import Regions
 from models.saliency.engine.graphed import GraphedChanges
 from models.saliency.engine.incremental import KEPT, BaseActivations, Changes, Filled, in_order
 from models.saliency.engine.plan import ExecutionPlan
-from models.saliency.net.outputs import ends_in_sigmoid
+from models.saliency.net.outputs import Meaning, meaning_of
 
 # from masks [n, h, w] and the image [c, h, w] to images [n, c, h, w] with the masks filled
 Fill = Callable[[Tensor, Tensor], Tensor]
 SUM_TOLERANCE = 1e-4  # of the sum of a row of probabilities
+SATURATION = 1e-6  # distance from 1 below which a probability hides what happens to the logits
 ROW_TOLERANCE = 1e-3  # relative to its range, of a row alone against the same row in a batch
 
 
@@ -31,6 +33,7 @@ class Scorer:
         plan: of the net, if it could be traced; replaces it in forward passes.
         lower: the net in a lower precision; replaces it, and is what ``plan`` was made from,
             wherever no gradient is needed.
+        meaning: of the outputs; None: by the net's last operation.
     """
 
     def __init__(
@@ -40,13 +43,14 @@ class Scorer:
         tick: Callable[[int], None] | None = None,
         plan: ExecutionPlan | None = None,
         lower: nn.Module | None = None,
+        meaning: Meaning | None = None,
     ) -> None:
         # Only gradients of images are needed. Those of weights would cost time and memory, and for
         # few channels run into oneDNN's issue 6035 (nets/spec.py).
         net.requires_grad_(requires_grad=False)
         self.net = net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.kind, self.plan = kind, plan
-        self._ends_in_sigmoid = ends_in_sigmoid(net)
+        self.meaning = meaning or meaning_of(net, score=kind)
         forward = self.net if lower is None else lower
         self._run: Callable[[Tensor], Tensor] = forward if plan is None else plan
         self.dtype = dtype_of(forward)
@@ -144,24 +148,39 @@ class Scorer:
 
     def scores(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
         """Scores of all classes, from outputs of the net."""
-        if self.kind == "logit" or (self.kind == "prob" and self._ends_in_sigmoid):
+        if self.kind == "logit":
             return outputs
-        if self.kind == "sigmoid":
-            return outputs.sigmoid()
-        return outputs.softmax(1) if self.kind == "prob" else outputs.log_softmax(1)
+        if self.kind != "logprob":
+            return self._normalised(outputs)
+        if self.meaning.applied:
+            return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()
+        labels = self.meaning.kind == "labels"
+        return functional.logsigmoid(outputs) if labels else outputs.log_softmax(1)
 
-    def labels_alone(self, count: int) -> bool:
-        """Whether each of ``count`` outputs is of a label by itself, not of one class among all."""
-        return self._ends_in_sigmoid or self.kind == "sigmoid" or count == 1
+    def _normalised(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+        """A softmax or sigmoid of the outputs, unless the net ends in one."""
+        if self.meaning.applied:
+            return outputs
+        return outputs.sigmoid() if self.meaning.kind == "labels" else outputs.softmax(1)
 
-    def probabilities(self, outputs: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+    def probabilities(
+        self, outputs: Float[Tensor, "n classes"]
+    ) -> Float[Tensor, "n classes"] | None:
         """Probabilities, whatever the score, of classes or of labels each for itself.
 
-        A softmax or sigmoid is applied unless the net ends in one.
+        None for numbers of a regression, which have none.
         """
-        if self.labels_alone(outputs.shape[1]):
-            return outputs if self._ends_in_sigmoid else outputs.sigmoid()
-        return outputs if _are_probabilities(outputs) else outputs.softmax(1)
+        if self.meaning.kind == "regression":
+            return None
+        if self.meaning.kind == "classes" and _are_probabilities(outputs):
+            return outputs
+        return self._normalised(outputs)
+
+    def saturated(self, scores: Float[Tensor, "k"]) -> Bool[Tensor, "k"]:
+        """Whether scores are probabilities so near to 1 that small changes of logits vanish."""
+        if self.kind not in ("prob", "sigmoid"):
+            return torch.zeros_like(scores, dtype=torch.bool)
+        return scores > 1 - SATURATION
 
 
 def check_mode(net: nn.Module) -> None:
@@ -207,13 +226,13 @@ def probe(scorer: Scorer, x: Float[Tensor, "c h w"]) -> None:
             "rest of its batch or from pass to pass: dropout or batch statistics are at work",
             hint="explain a net whose output depends on the image alone",
         )
-    classes = len(alone) > 1 and not ends_in_sigmoid(scorer.net)
+    classes = len(alone) > 1 and not scorer.meaning.applied
     if scorer.kind != "logit" and classes and _are_probabilities(alone[None]):
         function = "sigmoid" if scorer.kind == "sigmoid" else "softmax"
         raise SpecError(
             f"score: {scorer.kind!r} would apply a {function}, but the net's outputs are "
             "probabilities already (non-negative, sum 1)",
-            hint="use score 'logit', which reads the outputs as they are",
+            hint="use output_type 'probabilities', or score 'logit', which read them as they are",
         )
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from models.core.needs import ArtifactNeed, Need
 from models.core.spec import ArtifactInfo, Int, MetricInfo
+from models.saliency.spec.comparisons import Comparison, comparisons_of, is_random
 from models.saliency.spec.fields import ImageRef, OtherImage, Plain, draws
 from models.saliency.spec.graders import Curve, Metric, maps_made
 from models.saliency.spec.map import (
@@ -19,8 +20,10 @@ from models.saliency.spec.map import (
     Explanation,
 )
 from models.saliency.spec.masks import OcclusionRaw
-from models.saliency.spec.methods import NO_BASELINE, Control, Given, Method, rows_of
+from models.saliency.spec.methods import NO_BASELINE, Control, Given, rows_of
 from models.saliency.spec.net import known_size
+
+MOST_ROWS = 10**9
 
 
 class _EvaluationSpec(Explanation):
@@ -38,7 +41,7 @@ class _EvaluationSpec(Explanation):
     max_rows: Int = Field(
         default=1_000_000,
         ge=1,
-        le=10**9,
+        le=MOST_ROWS,
         description="Refuse a job that needs more rows through the net",
     )
 
@@ -96,9 +99,9 @@ class _EvaluationSpec(Explanation):
         for part in self.given:
             yield Cell(part, part.id, Plain(id="zero"), NO_BASELINE)
 
-    def seeds_used(self, method: Method | Given) -> int:
-        """Number of maps per method and baseline, one for each seed."""
-        return 1
+    def seeds_of(self, cell: Cell) -> list[int]:
+        """Seeds of the maps of a method and baseline; a map for each."""
+        return [self.seed]
 
     def rows(self, height: int, width: int) -> int:
         """Upper bound of the rows through the net, probes and baseline impact included."""
@@ -107,7 +110,7 @@ class _EvaluationSpec(Explanation):
         for cell in self.cells():
             of_map = rows_of(cell.method, height, width, classes) * draws(cell.baseline)
             graded = sum(metric.rows() + maps_made(metric) * of_map for metric in self.graders)
-            total += self.seeds_used(cell.method) * (of_map + graded * classes)
+            total += len(self.seeds_of(cell)) * (of_map + graded * classes)
         impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
         return PROBE_ROWS + len(self.images) * (1 + impact + total)
 
@@ -126,7 +129,7 @@ class _EvaluationSpec(Explanation):
 
     def maps(self) -> int:
         """Number of maps per class; random methods have one for each seed."""
-        cells = sum(self.seeds_used(cell.method) for cell in self.cells())
+        cells = sum(len(self.seeds_of(cell)) for cell in self.cells())
         return cells * len(self.images)
 
 
@@ -225,16 +228,79 @@ class SaliencySweep(_EvaluationSpec):
         default=[0],
         min_length=1,
         max_length=20,
-        description="Random methods run once with each; their disagreement is the noise floor",
+        description="Random methods and baselines run once with each; their disagreement is the "
+        "noise that effects are compared with",
     )
 
-    def seeds_used(self, method: Method | Given) -> int:
-        """One map per seed for random methods, a single one for others."""
-        return len(self.seeds) if is_random(method) else 1
+    control_draws: Int = Field(
+        default=10, ge=1, le=1000, description="Maps of the control `random` for each image"
+    )
+    hypotheses: list[Comparison] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="What is tested, each corrected for all of them (Holm); null: the baselines "
+        "of each method, and every two variants of a method",
+    )
+    least_score: float | None = Field(
+        default=None,
+        ge=-1e9,
+        le=1e9,
+        description="Images whose explained class scores less unperturbed are computed and shown, "
+        "but left out of all statistics",
+    )
 
+    @classmethod
+    def upgrade(cls, stored: dict[str, Any]) -> list[str]:
+        """Raise ``max_rows`` of a sweep that had fewer maps; see :meth:`Spec.upgrade`.
 
-def is_random(method: Method | Given) -> bool:
-    """Whether the map depends on the seed."""
-    if isinstance(method, Control):
-        return method.id == "random"
-    return method.id in ("rise", "lime", "kernel_shap", "smoothgrad", "meaningful")
+        Maps of noise baselines were one, now one a seed, and the control has more draws.
+        """
+        if "control_draws" in stored or "max_rows" not in stored:
+            return []
+        before, factor = stored["max_rows"], max(10, len(stored.get("seeds", [0])))
+        stored["max_rows"] = min(MOST_ROWS, before * factor)
+        stored["control_draws"] = cls.model_fields["control_draws"].default  # marks it as of today
+        return [
+            f"max_rows: {before:,} is now {stored['max_rows']:,}, since maps of noise baselines "
+            "and of the control are drawn for every seed"
+        ]
+
+    @model_validator(mode="after")
+    def _testable(self) -> "SaliencySweep":
+        possible = comparisons_of(self.methods, self.baselines)
+        for index, comparison in enumerate(self.hypotheses or ()):
+            if comparison not in possible:
+                allowed = "; ".join(f"{one.factor} of {', '.join(one.methods)}" for one in possible)
+                raise ValueError(
+                    f"hypotheses.{index}: this sweep cannot compare the {comparison.factor} of "
+                    f"{', '.join(comparison.methods)}; it can compare: {allowed or 'nothing'}"
+                )
+        return self
+
+    def comparisons(self) -> list[Comparison]:
+        """The hypotheses, given or all possible ones."""
+        if self.hypotheses is not None:
+            return self.hypotheses
+        return comparisons_of(self.methods, self.baselines)
+
+    def random_cells(self) -> set[tuple[str, str]]:
+        """Labels of the methods and baselines whose maps depend on the seed."""
+        return {
+            (cell.method_label, cell.baseline_label)
+            for cell in self.cells()
+            if is_random(cell.method, cell.baseline)
+        }
+
+    def one_seed(self, comparison: Comparison) -> bool:
+        """Whether the noise of compared maps is unknown because each has a single seed."""
+        random = {method for method, _ in self.random_cells()}
+        return len(self.seeds) < 2 and not random.isdisjoint(comparison.methods)
+
+    def seeds_of(self, cell: Cell) -> list[int]:
+        """The seeds of a random map, as many as ``control_draws`` for the control; else one."""
+        if not is_random(cell.method, cell.baseline):
+            return [self.seed]
+        if isinstance(cell.method, Control):
+            return [self.seed + draw for draw in range(self.control_draws)]
+        return [self.seed + seed for seed in self.seeds]

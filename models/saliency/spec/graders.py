@@ -98,8 +98,9 @@ class Infidelity(SpecGroup):
     sigma: float = Field(default=0.2, gt=0, le=10, description="Of the noise")
     side: Int = Field(default=32, ge=1, le=512, description="Of the square, pixels")
     optimal_scale: bool = Field(
-        default=False,
-        description="First multiply the map by E[<I, map> d] / E[<I, map>^2], d the score drop",
+        default=True,
+        description="First multiply the map by E[<I, map> d] / E[<I, map>^2], d the score drop; "
+        "without it the grade compares units of maps, not maps",
     )
 
     def rows(self) -> int:

@@ -1,5 +1,6 @@
 """Spec of ``saliency.map``: which net, which images, how to perturb them. Torch-free."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -49,9 +50,6 @@ from models.saliency.spec.net import (
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
 PROBE_ROWS = 4  # one row alone, then a batch of three
 # Rates of EfficientNet-Lite0 over a whole sweep, pictures and tables included
-CPU_ROWS_PER_S = 120.0  # two cores
-GPU_ROWS_PER_S = 2500.0  # one H200
-PLAN_S = 5.0  # before the first row of a map
 
 
 ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
@@ -113,9 +111,16 @@ class Explanation(Spec):
     )
     score: Literal["prob", "sigmoid", "logit", "logprob"] = Field(
         default="prob",
-        description="Score of a class: prob: its probability by a softmax, or the output as it is "
-        "of a net that ends in a sigmoid; sigmoid: probability of a label by itself; logit: the "
-        "output as it is; logprob: log of the softmax",
+        description="Score of a class: prob: its probability by a softmax, for labels by a "
+        "sigmoid, or the output as it is of a net that ends in one; sigmoid: probability of a "
+        "label by itself; logit: the output as it is; logprob: log of prob",
+    )
+    output_type: Literal["auto", "classes", "labels", "probabilities", "regression"] = Field(
+        default="auto",
+        description="What the net's outputs are. auto: labels if it ends in a sigmoid or the score "
+        "is sigmoid, a regression if there is one output, else classes; classes: one of them "
+        "holds; labels: each holds by itself, so that prob is a sigmoid; probabilities: of "
+        "classes, already normalised; regression: numbers without probabilities",
     )
     methods: list[Method] = Field(
         default=[Occlusion(id="occlusion")],
@@ -230,10 +235,10 @@ class Explanation(Spec):
         return len(self.images) * len(list(self.cells()))
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
-        """Rows through the net and, for the pretrained one, seconds by measured rates.
+        """Rows through the net, and pixels in them.
 
-        The input of a trained net is assumed to have the size of the images. The rate of any other
-        net is unknown before it runs; the time left then follows from the rows done.
+        The input of a trained net is assumed to have the size of the images. What a pixel costs
+        depends on the net: those of jobs are counted apart from the one that comes with a package.
 
         Raises:
             SpecError: if the pretrained net does not have a target.
@@ -244,12 +249,10 @@ class Explanation(Spec):
             return Estimate()
         rows = self.rows(*size)
         details: dict[str, float | int | str | None] = {"rows": rows, "maps_per_class": self.maps()}
-        if not isinstance(self.model, Pretrained):
-            return Estimate(total_steps=rows, details=details)
-        details["seconds_are_of"] = "two CPU cores"
-        details["seconds_of_one_gpu"] = round(PLAN_S + rows / GPU_ROWS_PER_S, 1)
-        seconds = round(PLAN_S + rows / CPU_ROWS_PER_S, 1)
-        return Estimate(total_steps=rows, seconds=seconds, details=details)
+        pretrained = isinstance(self.model, Pretrained)
+        net = self.model.pretrained if pretrained else "a trained net"
+        work = {"work": rows * math.prod(size), "work_unit": f"pixels through {net}"}
+        return Estimate(total_steps=rows, details=details, **work)
 
 
 class SaliencyMap(Explanation):

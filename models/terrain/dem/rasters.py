@@ -75,6 +75,10 @@ class Elevation(NamedTuple):
     georeferenced: bool = False
     subgrid: SubgridTerrain | None = None
 
+    def bed_under(self, h: Float[np.ndarray, "ny nx"]) -> Float[np.ndarray, "ny nx"]:
+        """Heights in m to which depths ``h`` in m are added for levels: ``z`` without a subgrid."""
+        return self.z if self.subgrid is None else self.subgrid.bed_under(h)
+
 
 def load(terrain: Terrain, run: Run, seed: int) -> Elevation:
     """Read or generate a terrain.
@@ -257,7 +261,7 @@ def from_heights(z: Shaped[np.ndarray, "ny nx"], dx: float, name: str) -> Elevat
 
 
 def read(
-    path: Path, cell_size_m: float | None, name: str, nodata: float | None = None
+    path: Path, cell_size_m: float | None, name: str, nodata: elevation.Nodata | None = None
 ) -> Elevation:
     """Heights in metres of a file that :func:`models.data.elevation.check` accepts, north up.
 

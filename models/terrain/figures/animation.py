@@ -1,4 +1,4 @@
-"""A flood over time as a GIF."""
+"""A flood over time as a GIF or WebP."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +18,7 @@ def write(path: Path, base_map: BaseMap, times: list[float], frames: Iterable[np
     """Write one frame a time: depth over the hillshade; time and the scale of depths below.
 
     Args:
-        path: of the GIF.
+        path: of the picture; its ending chooses GIF or WebP.
         base_map: the terrain.
         times: s.
         frames: depth in m at these times; gone through twice, one in memory.
@@ -36,7 +36,7 @@ def write(path: Path, base_map: BaseMap, times: list[float], frames: Iterable[np
         )
         for t, depth in zip(times, frames, strict=True)
     )
-    next(made).save(path, save_all=True, append_images=made, duration=FRAME_MS, loop=0)
+    next(made).save(path, save_all=True, append_images=made, duration=FRAME_MS, loop=0, quality=85)
 
 
 def _coloured(shade: np.ndarray, depth: np.ndarray, deepest: float) -> np.ndarray:

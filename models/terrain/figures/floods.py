@@ -23,8 +23,8 @@ PANEL_INCHES, COLUMNS = 3.0, 4
 # from a blue that stands out from the hillshade; shallower water is not drawn
 WATER, SHOWN_M = ListedColormap(colormaps["Blues"](np.linspace(0.3, 1, 256))), 0.02
 DIFFERENCE, LEAST_GAP_M = "RdBu", 1e-3
-# without blue, which is water's here, and white, which is no height
-HEIGHT = ListedColormap(colormaps["terrain"](np.linspace(0.28, 0.95, 256)))
+HEIGHT = colormaps["cividis"]  # perceptually uniform, the same to any colour vision
+SPREAD = ListedColormap(colormaps["inferno_r"](np.linspace(0.1, 0.95, 256)))  # of other fields
 BRIGHTEST = 1.2  # above the hillshade's 1, so that no ground is as white as a gap in the data
 # of Okabe and Ito, told apart with any colour vision and by their lightness
 EXTENTS = (("hit", "#0072b2"), ("miss", "#d55e00"), ("false alarm", "#f0e442"))
@@ -35,6 +35,14 @@ class Panel(NamedTuple):
     """A field on its own grid and its title."""
 
     title: str
+    values: np.ndarray
+
+
+class Scale(NamedTuple):
+    """A field with a scale of its own, its title and its unit; what is not above 0 is not drawn."""
+
+    title: str
+    unit: str
     values: np.ndarray
 
 
@@ -54,13 +62,16 @@ def sampled(values: np.ndarray) -> np.ndarray:
     return values[::step, ::step]
 
 
-def _grid(count: int, base_map: BaseMap) -> tuple[Figure, list[Axes]]:
+def _grid(
+    count: int, base_map: BaseMap, columns: int = COLUMNS, more_width: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure and its panels; ``more_width``: inches a panel more, for a colour bar of its own."""
     left, right, bottom, top = base_map.shown
     shape = abs(top - bottom) / base_map.aspect, abs(right - left)
-    rows = math.ceil(count / COLUMNS)
+    rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)
     tall = PANEL_INCHES * min(2.0, max(0.4, shape[0] / shape[1]))
-    size = (PANEL_INCHES * columns + 1.6, (tall + 0.45) * rows + 0.8)
+    size = ((PANEL_INCHES + more_width) * columns + 1.6, (tall + 0.45) * rows + 0.8)
     figure = Figure(figsize=size, dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.1))
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axis in axes[:count]:
@@ -94,7 +105,7 @@ def _coordinates(axis: Axes, base_map: BaseMap) -> None:
     """Coordinates along the axes of the first panel; the others show the same part."""
     names = base_map.axis_names
     for along, name in zip((axis.xaxis, axis.yaxis), names, strict=True):
-        along.set_major_locator(MaxNLocator(3))
+        along.set_major_locator(MaxNLocator(3, prune="lower"))
         along.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
         along.set_label_text(name, fontsize=7)
     axis.tick_params(labelsize=6, length=2)
@@ -103,7 +114,7 @@ def _coordinates(axis: Axes, base_map: BaseMap) -> None:
 
 
 def scale_bar(axis: Axes, base_map: BaseMap) -> None:
-    """A bar of a round length in the lower left corner, on white; north is up."""
+    """A bar of a round length in the lower left corner, on white; an arrow where north is up."""
     left, right, bottom, top = base_map.shown
     width = abs(right - left) / base_map.per_metre
     power = 10 ** math.floor(math.log10(width / 4))
@@ -116,6 +127,12 @@ def scale_bar(axis: Axes, base_map: BaseMap) -> None:
     )  # fmt: skip
     bar.patch.set(alpha=0.8, linewidth=0)
     axis.add_artist(bar)
+    if base_map.north_up:
+        axis.annotate(
+            "N", (0.94, 0.98), (0.94, 0.84), "axes fraction", fontsize=8, ha="center", va="center",
+            arrowprops={"arrowstyle": "-|>", "facecolor": "black", "shrinkA": 0, "shrinkB": 0},
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "alpha": 0.8, "linewidth": 0},
+        )  # fmt: skip
     _coordinates(axis, base_map)
 
 
@@ -146,6 +163,32 @@ def depths(path: Path, base_map: BaseMap, panels: list[Panel], title: str) -> No
     label = f"depth of water (m), from {SHOWN_M:g} m"
     shown = ScalarMappable(norm, WATER)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label, extend="max")
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def scales(path: Path, base_map: BaseMap, panels: list[Scale], title: str) -> None:
+    """Write a PNG: fields over the hillshade, each on its own scale, cut at the 99.5th percentile.
+
+    Args:
+        path: of the PNG.
+        base_map: the terrain.
+        panels: fields; NaN and what is not above 0 show the ground.
+        title: of the figure.
+    """
+    figure, axes = _grid(len(panels), base_map, columns=2, more_width=0.8)
+    shade = hillshade(base_map)
+    for axis, panel in zip(axes, panels, strict=False):
+        _ground(axis, base_map, shade, panel.title)
+        values = base_map.known(panel.values)
+        shown = np.where(values > 0, values, np.nan)
+        known = shown[np.isfinite(shown)]
+        norm = Normalize(0, float(np.percentile(known, 99.5)) if len(known) else 1.0)
+        drawn = _draw(axis, base_map, shown, cmap=SPREAD, norm=norm, alpha=0.85)
+        bar = figure.colorbar(drawn, ax=axis, shrink=0.7, extend="max")
+        bar.set_label(panel.unit, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    scale_bar(axes[0], base_map)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, metadata={"Software": None})
 
@@ -204,7 +247,10 @@ def extents(
     scale_bar(axes[0], base_map)
     handles = [Patch(color=colour, label=name) for name, colour in EXTENTS]
     words = f"wet: deeper than {wet_m:g} m"
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, title=words)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, frameon=False, title=words,
+        fontsize=8, title_fontsize=8,
+    )  # fmt: skip
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, metadata={"Software": None})
 

@@ -85,6 +85,11 @@ class BaseMap(NamedTuple):
         return abs(self._upright.a / self._upright.e)
 
     @property
+    def north_up(self) -> bool:
+        """Whether the upper edge is known to face north."""
+        return self._upright.e < 0 and self.crs is not None
+
+    @property
     def per_metre(self) -> float:
         """Units of the coordinates along x in a metre."""
         return abs(self._upright.a) / self.dx
@@ -145,6 +150,16 @@ def base_map(ground: Elevation, part: View, longest: int = LONGEST) -> BaseMap:
     moved = coordinates(ground) @ Affine.translation(part.left, part.top)
     transform = moved @ Affine.scale(wide, high)
     return BaseMap(ground.z[cells], ground.dx * wide, ground.missing[cells], transform, ground.crs)
+
+
+def sample_part(
+    values: Float[np.ndarray, "ny nx"], part: View, longest: int = LONGEST
+) -> Float[np.ndarray, "_ny _nx"]:
+    """A part of a field; of a large one a sample of its rows and columns, as of its base map."""
+    ny, nx = part.reduced(longest)
+    rows = part.top + np.arange(ny) * part.shape[0] // ny
+    columns = part.left + np.arange(nx) * part.shape[1] // nx
+    return values[np.ix_(rows, columns)]
 
 
 class Frames:

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from models.core import checkpoint, device, ranks
+from models.core import checkpoint, device, origin, ranks
 from models.core.errors import SpecError
 from models.core.run import Run, StoppedError
 from models.terrain.learning import samples, weights
@@ -51,7 +50,7 @@ class TrainingState:
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
     in_a_row: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     depths: list[Tensor] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
@@ -121,7 +120,8 @@ def _write_floods(plan: TrainingPlan, state: TrainingState) -> None:
 
 
 def _digest(spec: TerrainTrain) -> str:
-    return hashlib.sha256(spec.model_dump_json(exclude={"resume_from"}).encode()).hexdigest()
+    kept = spec.model_dump_json(exclude={"resume_from", "threads"})
+    return hashlib.sha256(kept.encode()).hexdigest()
 
 
 def save(plan: TrainingPlan, state: TrainingState) -> None:
@@ -143,6 +143,7 @@ def save(plan: TrainingPlan, state: TrainingState) -> None:
         "history": state.history,
         "baseline": state.baseline,
         "units": state.units,
+        "origin": origin.describe(plan.run),
     }
     checkpoint.write(plan.run.dir / name, tensors, metadata)
     plan.run.artifact(name, role="checkpoint", step=state.step)
@@ -152,10 +153,12 @@ def restore(plan: TrainingPlan, state: TrainingState) -> None:
     """Restore net, optimizer, random state and progress from a checkpoint.
 
     Raises:
-        SpecError: if it comes from another spec, whose fine floods are of other terrains.
+        SpecError: if it comes from another number of processes, or from another spec, whose fine
+            floods are of other terrains.
     """
     assert plan.run.resume is not None  # noqa: S101  # guaranteed by the caller
     tensors, metadata = checkpoint.read(plan.run.resume)
+    origin.check(metadata, plan.run)
     if metadata.get("spec_sha256") != _digest(plan.spec):
         raise SpecError("resume_from: the checkpoint comes from another spec; submit the same one")
     plan.net.load_state_dict(checkpoint.part(tensors, "net"))
@@ -202,8 +205,7 @@ def write_results(plan: TrainingPlan, state: TrainingState) -> None:
     }
     report |= {"train": [x.name for x in plan.train], "test": [x.name for x in plan.test]}
     report |= {"device": device.describe(run.device)}
-    (run.dir / "report.json").write_text(json.dumps(report, indent=1))
-    run.artifact("report.json", role="report")
+    run.report("report.json", report)
     run.result(**result)
 
 
@@ -212,7 +214,8 @@ def _draw(plan: TrainingPlan, state: TrainingState) -> None:
     figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in state.history]
-    left.semilogy(epochs, [row["loss"] for row in state.history], marker="o", markersize=3)
+    learned = [(row["epoch"], row["loss"]) for row in state.history if row["loss"] is not None]
+    left.semilogy([x for x, _ in learned], [y for _, y in learned], marker="o", markersize=3)
     left.set_ylabel(f"training loss ({plan.spec.loss}, mean of an epoch)")
     right.plot(epochs, [row["error_ratio"] for row in state.history], marker="o", markersize=3)
     right.axhline(1.0, color="grey", linestyle="--", label="mean pooling")

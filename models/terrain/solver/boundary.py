@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.core.errors import SpecError
-from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
+from models.terrain.solver.forcing import Forcing, HeldLevel, Inlet, Series, constant
 from models.terrain.solver.scheme import Ground, Physics, authors_physics
 from models.terrain.spec.fields import (
     Edge,
@@ -86,11 +86,13 @@ def _valley(
 
 
 def _check(item: Water, extent: Extent, field: str) -> None:
-    if isinstance(item, Source) and (item.x_m > extent.width or item.y_m > extent.height):
-        raise SpecError(
-            f"{field}: ({item.x_m:g}, {item.y_m:g}) m is off the terrain of {extent.width:g} x "
-            f"{extent.height:g} m"
-        )
+    if isinstance(item, Source):
+        x, y = item.centre_m
+        if x > extent.width or y > extent.height:
+            raise SpecError(
+                f"{field}: ({x:g}, {y:g}) m is off the terrain of {extent.width:g} x "
+                f"{extent.height:g} m"
+            )
     if isinstance(item, Segment):
         low, high = _span(item, extent)
         end = extent.along(item.edge)
@@ -132,37 +134,44 @@ def covered(item: Segment, extent: Extent, shape: tuple[int, int], dx: float) ->
 
 def _disc(item: Source, shape: tuple[int, int], dx: float) -> Cells:
     rows, columns = (np.arange(shape[0]) + 0.5) * dx, (np.arange(shape[1]) + 0.5) * dx
-    distance = np.hypot(rows[:, None] - item.y_m, columns[None] - item.x_m)
+    x, y = item.centre_m
+    distance = np.hypot(rows[:, None] - y, columns[None] - x)
     inside = distance <= max(item.radius_m, float(distance.min()))
     i, j = np.nonzero(inside if item.radius_m > 0 else distance == distance.min())
     keep = slice(None) if item.radius_m > 0 else slice(1)
     return tuple(i[keep].tolist()), tuple(j[keep].tolist())
 
 
-def _series(item: Inflow | Source | Rain, value: float | None, scale: float = 1.0) -> Series:
+def _series(
+    item: Inflow | Source | Rain | Level, value: float | None, scale: float = 1.0
+) -> Series:
     """The series of an item, or its constant value; nothing or its first value before it."""
     if item.series is None:
         return constant((value or 0.0) * scale)
-    times = [moment.time_s for moment in item.series]
-    values = [moment.value * scale for moment in item.series]
+    moments = item.series if isinstance(item.series, list) else []  # datasets are read before
+    times = [moment.time_s for moment in moments]
+    values = [moment.value * scale for moment in moments]
     if item.before == "nothing" and times[0] > 0:
         times, values = [math.nextafter(times[0], 0.0), *times], [0.0, *values]
     return Series(tuple(times), tuple(values))
 
 
-def forcing_of(water: list[Water], extent: Extent, shape: tuple[int, int], dx: float) -> Forcing:
-    """The inflow and rain of a grid.
+def forcing_of(
+    water: list[Water], extent: Extent, shape: tuple[int, int], dx: float, datum: float = 0.0
+) -> Forcing:
+    """The inflow and rain of a grid, and its levels that change.
 
     Args:
         water: resolved items.
         extent: of the fine terrain.
         shape: rows and columns of the grid.
         dx: side of a cell, m.
+        datum: of levels, m.
 
     Raises:
         SpecError: if there is more than one rain.
     """
-    inlets = []
+    inlets, levels = [], []
     rains = [item for item in water if isinstance(item, Rain)]
     if len(rains) > 1:
         raise SpecError("water: more than one rain; give one with a series")
@@ -173,8 +182,12 @@ def forcing_of(water: list[Water], extent: Extent, shape: tuple[int, int], dx: f
         elif isinstance(item, Source):
             cells = _disc(item, shape, dx)
             inlets.append(Inlet(_series(item, item.discharge_m3_s), *cells))
+        elif isinstance(item, Level) and item.series is not None:
+            times, heights = _series(item, None)
+            above = Series(times, tuple(height - datum for height in heights))
+            levels.append(HeldLevel(above, *covered(item, extent, shape, dx)))
     rain = _series(rains[0], rains[0].mm_per_h, M_PER_S) if rains else None
-    return Forcing(tuple(inlets), rain)
+    return Forcing(tuple(inlets), rain, levels=tuple(levels))
 
 
 def ground_of(
@@ -208,7 +221,7 @@ def ground_of(
         elif isinstance(item, Level):
             level = torch.full((1, *shape), -torch.inf) if level is None else level
             rows, columns = (list(cells) for cells in covered(item, extent, shape, dx))
-            level[0, rows, columns] = item.level_m - datum
+            level[0, rows, columns] = _series(item, item.level_m).values[0] - datum
     return Ground(
         z,
         solver.manning if manning is None else manning[None],

@@ -15,13 +15,17 @@ from models.terrain.dem.rasters import Elevation, Maps
 from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, resolve_water
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
+from models.terrain.solver.inputs import given_or_default, placed, with_series
+from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
+from models.terrain.solver.start import FirstWater, first_water
 from models.terrain.solver.subgrid import Subgrid, SubgridTerrain
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, Totals, advance
 from models.terrain.solver.voids import Voids, check_water, rain_share
 from models.terrain.spec.fields import Solver, Water
 from models.terrain.spec.floods import steps_of
 
+TRACKED_STEPS = 32  # between two looks at speeds; a look costs a CPU about two steps
 CHUNK_CELL_STEPS = 20_000_000  # between two checks for a stop: a fraction of a second
 LOAD_S = 0.6  # to load numba and the compiled engine, from the cache of machine code
 STEP_S, CELL_STEP_S = 1.1e-3, 1e-7  # of the reference step on a CPU; compiled: 7e-6, 3e-9
@@ -53,6 +57,18 @@ class Flood(Protocol):
     @property
     def totals(self) -> Totals:
         """Time, steps and the volumes that entered and left."""
+        ...
+
+    def flow_at(self, rows: list[int], columns: list[int]) -> FlowState:
+        """Depths of some cells and the discharges through their right and lower faces, each [k].
+
+        The discharge through the right face of the last column is 0, as through the lower face of
+        the last row.
+        """
+        ...
+
+    def track(self, maxima: Maxima) -> None:
+        """Take the present state into account in ``maxima``."""
         ...
 
     @property
@@ -100,6 +116,15 @@ class SingleGpuFlood:
         """Depth and discharges."""
         return FlowState(*(field.cpu() for field in self._flood.state))
 
+    def flow_at(self, rows: list[int], columns: list[int]) -> FlowState:
+        """Depths of some cells, discharges through their right and lower faces, each [k]."""
+        fields = self._flood.states[0]
+        return FlowState(*(self._flood.layout.inner(x)[0, rows, columns].cpu() for x in fields))
+
+    def track(self, maxima: Maxima) -> None:
+        """Take the present state into account in ``maxima``, on the device."""
+        maxima.update(self._flood.state, self.totals.t)
+
     @property
     def volume(self) -> float:
         """Water on the grid in m3, what rounding left over included."""
@@ -143,8 +168,8 @@ class TorchFlood:
         begin = dry(doubles["z"]) if start is None else start
         self._state = FlowState(*(field.double() for field in begin))
         self._clock, self._wet_m = Clock.start(1), wet_m
-        self.peak = torch.zeros_like(ground.z[0])
-        self.arrival = torch.full_like(self.peak, torch.inf)
+        self.peak = begin.h[0].float()
+        self.arrival = torch.where(self.peak > wet_m, 0.0, torch.inf)
 
     def advance(self, until: float, max_steps: int) -> bool:
         """Step to time ``until`` in s, at most ``max_steps``; whether it was reached."""
@@ -152,6 +177,16 @@ class TorchFlood:
             self._state, self._clock, *self._conditions, until, max_steps, self._track_peaks
         )
         return bool(self._clock.t[0] >= until)
+
+    def flow_at(self, rows: list[int], columns: list[int]) -> FlowState:
+        """Depths of some cells, discharges through their right and lower faces, each [k]."""
+        h, qx, qy = self._state
+        wide = torch.nn.functional.pad(qx, (0, 1)), torch.nn.functional.pad(qy, (0, 0, 0, 1))
+        return FlowState(*(field[0, rows, columns] for field in (h, *wide)))
+
+    def track(self, maxima: Maxima) -> None:
+        """Take the present state into account in ``maxima``."""
+        maxima.update(self._state, float(self._clock.t[0]))
 
     def _track_peaks(self, state: FlowState, clock: Clock) -> None:
         h, t = state.h[0].float(), float(clock.t[0])
@@ -185,6 +220,7 @@ class Scenario(NamedTuple):
     """Everything a flood needs besides the heights: resolved water, extent, solver, maps, voids.
 
     ``by_reference``: all its floods, fine and coarse, take the reference step; else none does.
+    ``start``: the water at 0 s; None: none.
     """
 
     water: list[Water]
@@ -196,6 +232,7 @@ class Scenario(NamedTuple):
     maps: Maps = Maps()
     voids: Voids | None = None
     by_reference: bool = False
+    start: FirstWater | None = None
 
     def boundary_conditions(
         self, bed: Tensor, datum: float, dx: float, grid: Subgrid | None = None
@@ -212,7 +249,7 @@ class Scenario(NamedTuple):
         manning = _on(self.maps.manning, shape)
         ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver, manning)
         ground = ground._replace(subgrid=grid)
-        forcing = forcing_of(self.water, self.extent, shape, dx)
+        forcing = forcing_of(self.water, self.extent, shape, dx, datum)
         forcing = forcing._replace(rain_map=_on(self.maps.rain, shape))
         if self.voids is not None:
             ground, forcing = self.voids.applied(ground, forcing)
@@ -226,25 +263,28 @@ class Scenario(NamedTuple):
         coarse: bool = False,
         subgrid: SubgridTerrain | None = None,
     ) -> Flood:
-        """A dry flood on heights ``z`` [ny, nx] in m with cells of ``dx`` m, or on a subgrid."""
+        """A flood at 0 s on heights ``z`` [ny, nx] in m with cells of ``dx`` m, or on a subgrid."""
         datum, tables = float(z.mean()), None
         bed = torch.from_numpy(z - np.float32(datum))[None].float().contiguous()
         if subgrid is not None:
-            bed, tables = subgrid.lowest - datum, subgrid.tables.over(datum)
+            bed, tables, _ = subgrid.over(datum)
         ground, forcing = self.boundary_conditions(bed, datum, dx, tables)
         physics = physics_of(self.solver, coarse=coarse)
+        begin = None if self.start is None else self.start.on(z, subgrid)
         if self.by_reference:
-            return TorchFlood(ground, forcing, physics, self.wet_m)
+            return TorchFlood(ground, forcing, physics, self.wet_m, begin)
         if self.device.startswith("cuda") and can_run(ground, forcing, physics):
             moved = {
                 k: v.to(self.device) for k, v in ground._asdict().items() if torch.is_tensor(v)
             }
             on_device = ground._replace(**moved)
-            return SingleGpuFlood(GpuFlood(on_device, [forcing], physics, wet_m=self.wet_m))
+            if begin is not None:
+                begin = FlowState(*(field.to(self.device) for field in begin))
+            return SingleGpuFlood(GpuFlood(on_device, [forcing], physics, begin, self.wet_m))
         from models.terrain.solver.cpu.engine import FusedFlood  # loading numba takes a second
 
         threads = min(torch.get_num_threads(), max(1, z.size // 65_536))
-        return FusedFlood(ground, forcing, physics, None, threads, self.wet_m)
+        return FusedFlood(ground, forcing, physics, begin, threads, self.wet_m)
 
 
 def _on(values: np.ndarray | None, shape: tuple[int, int]) -> Tensor | None:
@@ -256,7 +296,11 @@ def _on(values: np.ndarray | None, shape: tuple[int, int]) -> Tensor | None:
 
 
 def advance_to_times(
-    flood: Flood, times: list[float], run: Run, on_progress: Callable[[float], None]
+    flood: Flood,
+    times: list[float],
+    run: Run,
+    on_progress: Callable[[float], None],
+    maxima: Maxima | None = None,
 ) -> Iterator[float]:
     """Step from output time to output time, and yield each one.
 
@@ -265,6 +309,8 @@ def advance_to_times(
         times: output times, s, increasing.
         run: checked for a stop between chunks of steps.
         on_progress: called with the simulated time in s.
+        maxima: kept at the start, every ``TRACKED_STEPS`` steps and at the output times; no step is
+            shortened for it.
 
     Raises:
         StoppedError: if a stop was requested.
@@ -272,12 +318,18 @@ def advance_to_times(
     """
     cells = flood.depth[0].numel()
     chunk = max(1, CHUNK_CELL_STEPS // cells)
+    if maxima is not None:
+        chunk = min(chunk, TRACKED_STEPS)
+        flood.track(maxima)
     for until in times:
         run.check_stop()
-        while not flood.advance(until, chunk):
+        reached = False
+        while not reached:
+            reached = flood.advance(until, chunk)
+            if maxima is not None:
+                flood.track(maxima)
             on_progress(flood.totals.t)
             run.check_stop()
-        on_progress(until)
         yield until
 
 
@@ -305,7 +357,9 @@ def scenario_of(
         DataError: if a map cannot be used.
     """
     ny, nx = fine.z.shape
-    resolved = resolve_water(water or spec.water, fine.z, fine.missing, fine.dx)
+    given = given_or_default(spec, fine, run) if water is None else water
+    whole = placed(with_series(given, run), fine)
+    resolved = resolve_water(whole, fine.z, fine.missing, fine.dx)
     extent = Extent(ny * fine.dx, nx * fine.dx)
     maps, voids = rasters.maps_of(spec, fine, run), None
     if fine.missing.any():
@@ -315,6 +369,7 @@ def scenario_of(
     solver, duration_s = spec.solver, spec.duration_s
     tiny = is_tiny(fine.z.size, fine.dx, duration_s, solver, floods)
     by_reference = solver.reference_mode or tiny
+    start = first_water(getattr(spec, "start", None), fine, run)
     return Scenario(
-        resolved, extent, solver, wet_m, duration_s, run.device, maps, voids, by_reference
+        resolved, extent, solver, wet_m, duration_s, run.device, maps, voids, by_reference, start
     )

@@ -11,6 +11,7 @@ the level. They are rounded to 16 bits, so that a lookup reads little memory: th
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int32
 from torch import Tensor
@@ -92,6 +93,21 @@ class SubgridTerrain(NamedTuple):
     lowest: Tensor
     tables: Subgrid
     factor: int
+
+    def over(self, datum: float) -> "SubgridTerrain":
+        """The terrain with heights that count from ``datum`` m higher."""
+        return self._replace(lowest=self.lowest - datum, tables=self.tables.over(datum))
+
+    def bed_under(self, h: Float[np.ndarray, "ny nx"]) -> Float[np.ndarray, "ny nx"]:
+        """Heights in m of level beds on which mean depths ``h`` in m reach the same levels."""
+        depth = torch.from_numpy(h)[None]
+        rise = depth_over_lowest(depth, self.tables).double() - depth
+        return (self.lowest.double() + rise)[0].numpy()
+
+    def filled_to(self, level: Float[np.ndarray, "ny nx"]) -> Float[np.ndarray, "ny nx"]:
+        """Mean depths in m of water at levels in m."""
+        above = torch.from_numpy(level)[None].double() - self.lowest
+        return mean_depth(above, self.tables.mapped(Tensor.double))[0].numpy()
 
 
 class FaceShape(NamedTuple):

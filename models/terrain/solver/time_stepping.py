@@ -102,7 +102,8 @@ def _depth_after(h: Tensor, t: Tensor, dt: Tensor, ground: Ground, forcing: Forc
     step, counts as if the deepest cell were level.
     """
     shape, inflow = (h.shape[1], h.shape[2]), forcing._replace(rain=None)
-    rates = [inflow.rate(shape, ground.dx, x, torch.float64) for x in (t, t + dt / 2)]
+    at = torch.zeros_like(dt)
+    rates = [inflow.rate(shape, ground.dx, x, at, torch.float64) for x in (t, t + dt / 2)]
     rise = torch.maximum(*(torch.as_tensor(rate, dtype=torch.float64) for rate in rates))
     after = h.double() + dt[:, None, None] * rise
     deepest = water_depth(after.to(h), ground).double().amax((1, 2))
@@ -128,7 +129,7 @@ def advance(
         state: at ``clock``.
         clock: of the state.
         ground: bed, roughness, outlets.
-        forcing: water entering; its rate in a step is that of the step's middle.
+        forcing: water entering; its rate in a step is the mean over the step.
         physics: constants.
         until: target time, s; finished samples take steps of length 0.
         max_steps: stop after this many steps; None: no bound.
@@ -141,8 +142,9 @@ def advance(
     while bool((clock.t < until).any()) and taken != max_steps:
         check(state.h, clock)
         dt = next_dt(state.h, clock.t, until, ground, physics, forcing)
-        source = forcing.rate(shape, ground.dx, clock.t + dt / 2, state.h.dtype)
-        state, exchange = step(state, ground, dt, source, physics)
+        source = forcing.rate(shape, ground.dx, clock.t, dt, state.h.dtype)
+        held = forcing.ground_at(ground, clock.t + dt)
+        state, exchange = step(state, held, dt, source, physics)
         clock = _tick(clock, dt, source, exchange, until, ground.dx)
         after(state, clock)
         taken += 1

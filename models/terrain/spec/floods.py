@@ -18,19 +18,25 @@ from models.terrain.spec.fields import (
     Map,
     Method,
     NodataCells,
+    Observed,
     Solver,
+    Start,
     SyntheticTerrain,
     Terrain,
-    Valley,
+    Water,
     Waters,
     cap_solver,
+    check_constant_levels,
     hold_floods,
     hold_series,
     net_need,
+    series_needs,
 )
+from models.terrain.spec.places import Gauge, needs_of
 
 DEEP_M = 2.0  # depth assumed by the estimate of steps
 MAPS = ("manning_map", "rain_map")
+READINGS = 20_000  # of a gauge, at most
 TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
 
 
@@ -101,8 +107,11 @@ class _OnTerrain(Spec):
 class _Flood(_OnTerrain):
     """Fields of kinds that flood one terrain."""
 
-    water: Waters = Field(
-        default=[Valley(type="valley")], description="All that enters and leaves; edges are closed"
+    water: list[Water] | None = Field(
+        default=None,
+        max_length=64,
+        description="All that enters and leaves; edges are closed. Null: nothing beside start;"
+        " without start a valley of 50 m3/s, above 20 km2 rain of 50 mm/h and open edges",
     )
     solver: Solver = Solver()
     duration_s: float = Field(default=3600.0, gt=0, le=1e7, description="Simulated seconds")
@@ -114,6 +123,16 @@ class _Flood(_OnTerrain):
     )
 
     nodata_cells: NodataCells = "wall"
+    start: Start | None = Field(default=None, description="Water at 0 s; null: none")
+    observed: Observed | None = Field(
+        default=None, description="What was seen of this flood: extent, surveyed levels"
+    )
+
+    @model_validator(mode="after")
+    def _has_water(self) -> "_Flood":
+        if self.water == [] and self.start is None:
+            raise ValueError("water: give at least one item, or start")
+        return self
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
@@ -121,11 +140,12 @@ class _Flood(_OnTerrain):
         return cap_solver(stored.get("solver")) + hold_series(stored.get("water"), "water")
 
     def needs(self) -> Iterator[Need]:
-        """Maps are rasters too."""
+        """Series of the water; maps are rasters too."""
         yield from super().needs()
-        for name in MAPS:
-            if (given := getattr(self, name)) is not None:
-                yield given.need(f"/{name}")
+        yield from series_needs(self.water or (), "/water")
+        yield from needs_of(self, MAPS, "")
+        yield from needs_of(self.start, ("depth_map", "level_map", "state"), "/start")
+        yield from needs_of(self.observed, ("extent", "marks"), "/observed")
 
     def _check_maps(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
         shape = shape_of(self.terrain, counts)
@@ -152,9 +172,9 @@ class _Flood(_OnTerrain):
         rows, columns, dx = size
         steps = steps_of(self.duration_s, dx, self.solver)
         check_work(rows * columns, steps, "use terrain.area, a shorter duration_s or a coarser DEM")
-        return Estimate(
-            details={"cells": rows * columns, "steps": steps, "cell_steps": rows * columns * steps}
-        )
+        work = rows * columns * steps
+        details = {"cells": rows * columns, "steps": steps, "cell_steps": work}
+        return Estimate(work=work, work_unit="cell-steps", details=details)
 
 
 class TerrainSimulate(_Flood):
@@ -175,10 +195,24 @@ class TerrainSimulate(_Flood):
         ArtifactInfo("depth/t*.tif", "raster", "depth in metres at a time, GeoTIFF"),
         ArtifactInfo("depth.nc", "raster", "depth over time, NetCDF by the CF conventions"),
         ArtifactInfo("max_depth.tif", "raster", "greatest depth of each cell, GeoTIFF"),
+        ArtifactInfo("max_level.tif", "raster", "greatest level of the water, where it was wet"),
         ArtifactInfo("arrival.tif", "raster", "s until a cell was wet; nodata where never"),
+        ArtifactInfo("max_speed.tif", "raster", "greatest speed, m/s"),
+        ArtifactInfo("max_discharge.tif", "raster", "greatest depth times speed, m2/s"),
+        ArtifactInfo("max_hazard.tif", "raster", "greatest depth times (speed + 0.5 m/s), m2/s"),
+        ArtifactInfo("duration.tif", "raster", "s that a cell was wet"),
         ArtifactInfo("volume.csv", "table", "water entered, left, present, a row an output time"),
+        ArtifactInfo("gauges.csv", "table", "readings over time, a column each", on_request=True),
+        ArtifactInfo("marks.csv", "table", "surveyed and modelled levels", on_request=True),
         ArtifactInfo("flood.png", "image", "greatest depth over the hillshade"),
+        ArtifactInfo("maxima.png", "image", "speed, hazard, arrival, time under water"),
+        ArtifactInfo("gauges.png", "image", "readings of the gauges over time", on_request=True),
+        ArtifactInfo("extent.png", "image", "hits, misses, false alarms", on_request=True),
         ArtifactInfo("flood.gif", "image", "the flood over time"),
+        ArtifactInfo("flood.webp", "image", "the flood over time, in all colours"),
+        ArtifactInfo(
+            "state.safetensors", "state", "depth and discharges at the end", on_request=True
+        ),
         ArtifactInfo("report.json", "report", "all figures of the result, versions"),
     )
     minimal_example: ClassVar[Mapping[str, Any]] = {
@@ -191,7 +225,44 @@ class TerrainSimulate(_Flood):
     kind: Literal["terrain.simulate"]
     outputs: Int = Field(default=6, ge=1, le=200, description="Output times, evenly spread")
     wet_depth_m: float = Field(default=0.05, ge=1e-4, le=10, description="Depth that counts as wet")
-    animation: bool = Field(default=True, description="Leave flood.gif as well")
+    animation: bool = Field(default=True, description="Leave flood.gif and flood.webp as well")
+    maxima: bool = Field(
+        default=True,
+        description="Leave the greatest speed, discharge and hazard and the time under water too;"
+        " looked at every 32 steps",
+    )
+    gauges: list[Gauge] = Field(
+        default=[], max_length=64, description="Points and lines measured over time"
+    )
+    gauge_every_s: float | None = Field(
+        default=None, ge=0.01, le=1e7, description="Between two readings; null: 200 over the flood"
+    )
+    save_state: bool = Field(
+        default=False, description="Leave state.safetensors, from which another job can start"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> "TerrainSimulate":
+        names = [gauge.name for gauge in self.gauges]
+        if len(set(names)) < len(names):
+            raise ValueError("gauges: two have the same name")
+        every = self.gauge_every_s
+        if every is not None and not self.duration_s / READINGS <= every <= self.duration_s:
+            raise ValueError(
+                f"gauge_every_s: {every:g} s; from {self.duration_s / READINGS:g} s ({READINGS:,}"
+                f" readings) to duration_s, {self.duration_s:g} s"
+            )
+        return self
+
+    @property
+    def readings_s(self) -> list[float]:
+        """Times of the gauges' readings, the start included; none without gauges."""
+        if not self.gauges:
+            return []
+        every = self.gauge_every_s or self.duration_s / 200
+        count = math.floor(self.duration_s / every * (1 + 1e-9))
+        times = [min(k * every, self.duration_s) for k in range(count + 1)]
+        return times if times[-1] == self.duration_s else [*times, self.duration_s]
 
 
 class Tune(SpecGroup):
@@ -208,6 +279,7 @@ class Tune(SpecGroup):
     def _can_be_differentiated(self) -> "Tune":
         if self.solver.froude is not None or self.solver.reference_mode:
             raise ValueError("tune.solver: froude and reference_mode cannot be tuned through")
+        check_constant_levels([item for water in self.water for item in water], "tune.water")
         return self
 
 
@@ -267,6 +339,8 @@ class TerrainDownsample(_OnTerrain):
         yield from super().needs()
         if self.net is not None:
             yield net_need("/net")
+        for index, water in enumerate(self.tune.water if self.tune else ()):
+            yield from series_needs(water, f"/tune/water/{index}")
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cells and steps of the fine floods of a tuning.
@@ -275,12 +349,15 @@ class TerrainDownsample(_OnTerrain):
             SpecError: if there are more than a job may ask for.
         """
         size = size_of(self.terrain, counts)
-        if size is None or self.tune is None:
+        if size is None:
             return Estimate()
         rows, columns, dx = size
+        if self.tune is None:
+            return Estimate(work=rows * columns, work_unit="cells")
         steps = len(self.tune.water) * steps_of(self.tune.duration_s, dx, self.tune.solver)
         check_work(rows * columns, steps, "use terrain.area, fewer floods or a shorter duration_s")
-        return Estimate(details={"cells": rows * columns, "steps": steps})
+        details = {"cells": rows * columns, "steps": steps}
+        return Estimate(work=rows * columns * steps, work_unit="cell-steps", details=details)
 
 
 class TerrainCompare(_Flood):
@@ -320,6 +397,16 @@ class TerrainCompare(_Flood):
         le=10_000,
         description="Adam steps on the coarse terrain itself, from the first net or mean pooling",
     )
+
+    @model_validator(mode="after")
+    def _can_be_optimised(self) -> "TerrainCompare":
+        if self.optimise_steps:
+            check_constant_levels(self.water or [], "water with optimise_steps")
+        if self.optimise_steps and self.start is not None:
+            raise ValueError("start: a flood that begins with water is not optimised through")
+        if self.start is not None and self.start.state is not None:
+            raise ValueError("start.state is of one terrain; give depth_map for several")
+        return self
 
     def needs(self) -> Iterator[Need]:
         """Beside the terrain nets of ``terrain.train``."""

@@ -18,8 +18,10 @@ from models.terrain.spec.fields import (
     Valley,
     Waters,
     cap_solver,
+    check_constant_levels,
     hold_floods,
     hold_series,
+    series_needs,
 )
 from models.terrain.spec.floods import TINY, check_work, steps_of
 
@@ -120,6 +122,8 @@ class TerrainTrain(Spec):
             raise ValueError(f"scenes: {both[0]} is in rasters and test_rasters; split by source")
         if self.solver.froude is not None or self.solver.reference_mode:
             raise ValueError("solver: froude and reference_mode cannot be trained through")
+        every = [self.water, *self.more_water]
+        check_constant_levels([item for water in every for item in water], "water")
         return self
 
     @classmethod
@@ -140,6 +144,9 @@ class TerrainTrain(Spec):
                     for count in ("rows", "columns")
                 ]
                 yield raster.need(f"/scenes/{name}/{index}", *bounds)
+        yield from series_needs(self.water, "/water")
+        for index, water in enumerate(self.more_water):
+            yield from series_needs(water, f"/more_water/{index}")
         if self.floods is not None:
             kinds, names = ("terrain.train",), ("floods.safetensors",)
             yield ArtifactNeed("/floods", ("samples",), kinds, names)
@@ -191,4 +198,8 @@ class TerrainTrain(Spec):
         fine = waters * (scenes.train + scenes.test) * made.rows * made.columns
         check_work(made.rows * made.columns, steps, "use smaller terrains or a shorter duration_s")
         total = self.epochs * math.ceil(waters * scenes.train / self.batch_size)
-        return Estimate(total_steps=total, details={"fine_cell_steps": fine * steps})
+        # an epoch floods the training terrains, coarse: fewer cells and steps, forth and back
+        coarse = self.epochs * waters * scenes.train * made.rows * made.columns * steps
+        work = fine * steps + 3 * coarse / self.factor**3
+        details = {"fine_cell_steps": fine * steps}
+        return Estimate(total_steps=total, work=work, work_unit="cell-steps", details=details)

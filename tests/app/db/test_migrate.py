@@ -9,8 +9,9 @@ from alembic import command
 
 from app.db import migrate
 from app.db.session import get_engine, make_session
-from app.db.tables import JobInput
-from tests.app.factories import add_job
+from app.db.tables import JobInput, JobLabel, utc_now
+from app.services import counters
+from tests.app.factories import add_job, finish, start_run
 
 
 def tables() -> set[str]:
@@ -44,6 +45,24 @@ def test_references_of_waiting_jobs_are_held_after_the_upgrade(settings):
         rows = session.scalars(sa.select(JobInput).order_by(JobInput.source)).all()
     found = [(row.job_id, row.source, row.sha256) for row in rows]
     assert found == [(waiting, "d", "6" * 64), (waiting, "job_1", "5" * 64)]
+
+
+def test_labels_and_counters_are_there_after_the_upgrade(settings):
+    run = start_run(labels={"team": "a", "note": "it's"})
+    finish(run)
+    add_job(labels={"team": "b"})
+    add_job(labels={"team": "c"}, status="failed", deleted_at=utc_now())
+    with get_engine().connect() as connection:
+        command.downgrade(migrate.alembic_config(connection), "0003")
+        connection.commit()
+    migrate.upgrade(get_engine())
+    with make_session(write=False) as session:
+        labels = session.execute(sa.select(JobLabel.name, JobLabel.value)).all()
+        assert sorted(map(tuple, labels)) == [("note", "it's"), ("team", "a"), ("team", "b")]
+        counted = counters.recount(session)
+        assert {name: counters.read(session, name) for name in counted} == counted
+    assert sum(counted[counters.JOBS].values()) == 2
+    assert counted[counters.RUNS] == {("succeeded",): 1}
 
 
 def test_migrations_and_tables_agree(settings):

@@ -77,6 +77,16 @@ def test_foreign_safetensors_are_refused(tmp_path):
         load_net(path, "cpu")
 
 
+def test_deep_json_in_the_header_is_refused(tmp_path):
+    """Beyond Python's stack, by the reader of every net and every resumed run."""
+    path = tmp_path / "deep.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"sextant": "[" * 200_000 + "]" * 200_000})
+    with pytest.raises(DataError, match="nested too deeply"):
+        checkpoint.read(path)
+    with pytest.raises(DataError, match="nested too deeply"):
+        load_net(path, "cpu")
+
+
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     """The name points to whole bytes at all times."""
     path = tmp_path / "file.safetensors"

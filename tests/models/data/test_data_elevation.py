@@ -80,6 +80,17 @@ def test_refusals(make, size, match, tmp_path):
         elevation.check(make(tmp_path / "content"), size)
 
 
+@pytest.mark.parametrize("make", [npy, geotiff])
+def test_nan_is_declared_by_a_word_that_its_refusal_names(make, tmp_path):
+    path = make(tmp_path / "content", with_nan())
+    with pytest.raises(DataError, match='give `nodata` as "nan"'):
+        elevation.check(path, 2.0)
+    assert elevation.check(path, 2.0, "nan")["contents"]["notes"]
+    infinite = make(tmp_path / "content", with_nan() + np.inf)
+    with pytest.raises(DataError, match="infinite"):
+        elevation.check(infinite, 2.0, "nan")
+
+
 def test_declared_nodata_may_be_nan(tmp_path):
     actual = elevation.check(geotiff(tmp_path / "content", with_nan(), nodata=np.nan), None)
     assert actual["rows"] == 6

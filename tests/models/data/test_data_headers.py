@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.numpy import save
 
 from models.core.errors import DataError
+from models.core.json_text import parse_json
 from models.data import archives, files, programs, tables
 from models.data.decode import decode
-from models.data.headers import parse_json, safetensors_shapes
+from models.data.headers import safetensors_shapes
 from models.data.tables import expand
 
 DEEP = 200_000

@@ -129,6 +129,19 @@ def test_pictures_of_several_sizes_are_resized_as_they_are_read(new_run, tmp_pat
         images.load(ref, ImageOptions(), run, 0)
 
 
+def test_images_that_are_all_alike_are_refused(new_run):
+    run = new_run()
+    (run.dir / "inputs").mkdir(exist_ok=True)
+    ref = DatasetRef(dataset="grey", sha256="0" * 64)
+    parts = {"x_train": 8, "x_test": 2}
+    arrays = {name: np.full((count, 8, 8, 1), 51, np.uint8) for name, count in parts.items()}
+    labels = {f"y_{name[2:]}": np.arange(count) % 2 for name, count in parts.items()}
+    with (run.dir / "inputs" / str(ref.sha256)).open("wb") as file:
+        np.savez(file, **arrays, **labels)
+    with pytest.raises(DataError, match="the 8 training images of grey are all alike"):
+        images.load(ref, ImageOptions(), run, 0)
+
+
 def test_digits_load(new_run):
     pytest.importorskip("sklearn", reason="extra samples is not installed")
     options = ImageOptions(subset=100, image_size=16)
@@ -138,3 +151,20 @@ def test_digits_load(new_run):
     assert len(data.classes) == 10
     with pytest.raises(SpecError, match="more than the"):
         images.load(DatasetRef(dataset="digits"), ImageOptions(subset=5000), new_run(), seed=1)
+
+
+def test_validation_is_of_each_class_alike_and_drawn_by_the_seed(new_run):
+    """Parts of one set: nothing twice, nothing lost; each class within one image of its share."""
+    ref, options = DatasetRef(dataset="digits"), ImageOptions()
+    whole = images.load(ref, options, new_run(), 0)
+    one, same, other = (
+        images.load(ref, options, new_run(), s, lambda n: n // 10) for s in (0, 0, 1)
+    )
+    assert len(one.validation) == len(whole.train) // 10
+    assert torch.equal(one.validation, same.validation)
+    assert not torch.equal(one.validation, other.validation)
+    both = torch.cat([one.train, one.validation]).flatten(1)
+    assert torch.equal(both.unique(dim=0), whole.train.flatten(1).unique(dim=0))
+    counts = one.validation_labels.bincount() / whole.train_labels.bincount()
+    assert (counts - 0.1).abs().max() < 1 / whole.train_labels.bincount().min()
+    assert torch.equal(one.test, whole.test)

@@ -1,11 +1,14 @@
 """Built-in sets: the same images every time, and a clear word where the package is missing."""
 
+import re
 import sys
+from importlib.metadata import metadata
 
 import numpy as np
 import pytest
 
-from models.core.errors import DataError, DataMissingError
+from app.local.install import DISTRIBUTION
+from models.core.errors import INSTALL_SAMPLES, DataError, DataMissingError
 from models.data import samples
 from models.data.builtin import BUILTIN
 
@@ -42,7 +45,13 @@ def test_missing_package_says_what_to_install(package, monkeypatch):
     read = {"sklearn": lambda: samples.images("digits"), "skimage": lambda: samples.photo(0)}
     with pytest.raises(DataMissingError, match=package) as caught:
         read[package]()
-    assert "sextant-jobs[samples]" in caught.value.hint
+    assert "'.[worker,samples]'" in caught.value.hint
+
+
+def test_the_hint_is_a_command_that_this_distribution_understands():
+    """It is on no index, so only a path can be installed; its extras are those of pyproject."""
+    extras = re.search(r"'\.\[([a-z,]+)\]'", INSTALL_SAMPLES)
+    assert set(extras[1].split(",")) <= set(metadata(DISTRIBUTION).get_all("Provides-Extra"))
 
 
 def test_unknown_set_is_refused():

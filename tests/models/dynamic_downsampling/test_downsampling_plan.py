@@ -52,7 +52,7 @@ def timed(full_ms, cheap_ms):
         clock.counts[mode] = PROBED
         if ms is not None:
             clock._add(mode, ms / 1000)
-    return Fitted(Scores(0.5, 1.0, 0.0), 0.5, 1, 2 * PROBED, "steps", [], clock)
+    return Fitted(Scores(0.5, 1.0, 0.0), "test", 0.5, 1, 2 * PROBED, "steps", [], clock)
 
 
 def test_a_plan_has_the_fields_of_its_training():

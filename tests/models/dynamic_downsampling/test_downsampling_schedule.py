@@ -181,6 +181,11 @@ def test_expected_share_scales_down_long_runs():
         ({"type": "periodic", "period": 2, "n_cheap": 3}, "at most period 2"),
         ({"type": "block", "n_cheap_epochs": 0, "n_full_epochs": 0}, "cannot both be 0"),
         ({"type": "list", "intervals": [{"start": 0.5, "end": 0.5}]}, "must be above start"),
+        ({"type": "list"}, "intervals is empty: give one at least"),
+        (
+            {"type": "list", "intervals": [{"start": 0.4, "end": 1}, {"start": 0, "end": 0.5}]},
+            r"\[0.0, 0.5\) and \[0.4, 1.0\) overlap",
+        ),
     ],
 )
 def test_senseless_schedules_are_refused(fields, message):

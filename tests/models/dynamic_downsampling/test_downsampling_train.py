@@ -344,6 +344,23 @@ def test_impossible_specs_are_refused(make_spec, fields, message):
         make_spec(**fields)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"type": "bernoulli", "cheap_share": 0.0},
+        {"type": "periodic", "n_cheap": 0},
+        {"type": "anneal", "p0": 0.0},
+        {"type": "list", "intervals": [{"start": 0.9, "end": 1.0}]},  # refine_fraction is .2
+    ],
+)
+def test_a_run_without_a_cheap_step_is_refused(make_spec, schedule):
+    counts = {"none": {"train": 64, "height": 16, "width": 16, "channels": 1, "classes": 4}}
+    with pytest.raises(SpecError, match=r"none of the \d+ steps would be cheap") as refusal:
+        make_spec(downsample={"schedule": schedule}).estimate(counts)
+    assert refusal.value.pointer == "/downsample/schedule"
+    make_spec(downsample={"schedule": {"type": "off"}}).estimate(counts)
+
+
 def test_known_counts_refuse_small_images(make_spec):
     counts = {"none": {"train": 100, "height": 8, "width": 8, "channels": 1, "classes": 4}}
     with pytest.raises(SpecError, match="feature maps below 2 x 2"):
@@ -375,7 +392,8 @@ def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     gain = result["test_accuracy"] - result["shorter_test_accuracy"]
     assert result["gain_over_shorter"] == pytest.approx(gain)
     names = {name for event in events(run, "metric") for name in event["values"]}
-    assert names == {metric.name for metric in spec.metrics}
+    declared = {metric.name for metric in spec.metrics if "validation" not in metric.name}
+    assert names == declared  # nothing is held out of these data
     loaded = load_net(run.dir / "weights.safetensors", "cpu")
     x, labels = next(images.evaluation_batches(data))
     accuracy = (loaded.net(x).argmax(1) == labels).float().mean().item()
@@ -393,7 +411,7 @@ def fitted_in(seconds, warmup_seconds, steps=20):
     """A training that took so long."""
     clock = StepClock("cpu")
     clock.seconds, clock.warmup_seconds = seconds, warmup_seconds
-    return Fitted(Scores(0.5, 1.0, 0.0), 0.5, 1, steps, "steps", [], clock)
+    return Fitted(Scores(0.5, 1.0, 0.0), "test", 0.5, 1, steps, "steps", [], clock)
 
 
 def test_shorter_training_has_the_time_of_the_cheap_one():

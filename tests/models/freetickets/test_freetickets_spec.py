@@ -72,6 +72,9 @@ def test_masks_rest_at_the_end_of_phases(make_spec):
     ("fields", "words"),
     [
         ({"sparsity": 1.0}, "less than 1"),
+        ({"sparsity": 0.9999}, "leaves 8 weights to the .* units of resnet8.*at most 0.9"),
+        ({"evaluate": {"ood": [{"dataset": "none"}]}}, "the set that is trained on"),
+        ({"evaluate": {"ood": [{"dataset": "a"}, {"dataset": "a"}]}}, "names one set twice"),
         ({"explore": 10, "refine": 8}, "explore 10 [+] 2 members x refine 8 = 26, but the run"),
         ({"update_interval": 8}, "give at most 7"),
         ({"structure": "cap24", "sparsity": 0.1}, "raise sparsity to 0.6"),

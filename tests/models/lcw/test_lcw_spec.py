@@ -56,6 +56,7 @@ def message(**fields):
             "2048 dimensions of fid_inception",
         ),
         ({"evaluation": {"baselines": ["cwae", "cwae"]}}, "baselines names one twice"),
+        ({"phase1": {"objective": "ae", "penalty": 2}}, "has no effect with objective ae"),
         ({"phase1": {"lambda": 1.0}}, "lambda: Extra inputs are not permitted"),
     ],
 )

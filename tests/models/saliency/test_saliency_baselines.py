@@ -9,7 +9,13 @@ from saliency_nets import conv_net, noise
 from torch import nn
 
 from models.core.errors import SpecError
-from models.saliency.methods.baselines import baseline_impact, blur, replacements_of
+from models.saliency.methods.baselines import (
+    baseline_impact,
+    blur,
+    impact_warnings,
+    neutral_limit,
+    replacements_of,
+)
 from models.saliency.net import images
 from models.saliency.net.load import Subject
 from models.saliency.net.scores import Scorer, check_mode, probe
@@ -122,7 +128,7 @@ def test_noise_has_the_moments_it_promises():
 def test_impact_reports_the_baseline_itself():
     """README, eq. 3, against the definitions."""
     net, x, b = conv_net().double(), noise(3, 8, 8), noise(3, 8, 8, seed=1)
-    impact = baseline_impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), chunk=4)
+    impact = baseline_impact(Scorer(net, "prob"), x, [b], torch.tensor([2, 0]), 4, "abcde")
     with torch.no_grad():
         p, at_x = net(b[None]).softmax(1)[0], net(x[None]).softmax(1)[0]
         t = torch.linspace(0, 1, 11).double()
@@ -142,7 +148,7 @@ def test_impact_reports_the_baseline_itself():
 def test_impact_of_draws_is_their_mean_with_its_error():
     net, x = conv_net().double(), noise(3, 8, 8)
     draws = [noise(3, 8, 8, seed=seed) for seed in (1, 2, 3)]
-    impact = baseline_impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), chunk=64)
+    impact = baseline_impact(Scorer(net, "logit"), x, draws, torch.tensor([0]), 64, "abcde")
     with torch.no_grad():
         values = net(torch.stack(draws))[:, 0]
     assert impact["score"] == pytest.approx([values.mean().item()])
@@ -175,15 +181,31 @@ def test_rows_that_depend_on_their_batch_are_refused(net):
         probe(Scorer(net.eval(), "logit"), noise(3, 4, 4))
 
 
-def test_second_softmax_is_refused():
+def test_no_second_softmax_is_applied():
+    """Property 11: by the last module; outputs stay as they are for every score that reads them."""
     net = nn.Sequential(conv_net(), nn.Softmax(1)).eval().double()
     x = noise(3, 8, 8)
-    with pytest.raises(SpecError, match="already"):
-        probe(Scorer(net, "prob"), x)
-    scorer = Scorer(net, "logit")
-    probe(scorer, x)
-    outputs = scorer.outputs(x[None])
-    assert torch.equal(scorer.probabilities(outputs), outputs)
+    for kind in ("prob", "logit"):
+        scorer = Scorer(net, kind)
+        probe(scorer, x)
+        outputs = scorer.outputs(x[None])
+        assert torch.equal(scorer.scores(outputs), outputs)
+        assert torch.equal(scorer.probabilities(outputs), outputs)
+
+
+@pytest.mark.parametrize(("classes", "limit"), [(1000, 0.01), (100, 0.1), (10, 0.55), (2, 0.75)])
+def test_neutral_limit_can_be_exceeded_whatever_the_number_of_classes(classes, limit):
+    """Ten times chance is a certainty for ten classes, and was never exceeded."""
+    assert neutral_limit(classes) == pytest.approx(limit)
+
+
+def test_a_baseline_that_looks_like_any_class_is_not_neutral():
+    """The explained class has no share in it."""
+    numbers = {"moved": True, "outcomes": 1000, "max_probability": 0.24, "top_name": "bib"}
+    ((code, text),) = impact_warnings("blur", numbers)
+    assert code == "baseline_not_neutral"
+    assert "gives class 'bib' probability 0.24; chance is 0.001" in text
+    assert not list(impact_warnings("gray", numbers | {"max_probability": 0.009}))
 
 
 @pytest.mark.parametrize("kind", ["prob", "logit", "logprob"])

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from saliency_nets import Linear, case, conv_net, noise
+from scipy import sparse, stats
 from torch import nn
 
 from models.saliency.graders import agreement
@@ -25,6 +26,11 @@ from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.methods import Control
 
 SPACE = Space([0.0] * 3, [1.0] * 3)
+WEIGHTS = {  # of the 8 neighbours (README, eq. 11)
+    (a, b): 1 / 6 if 0 in (a, b) else 1 / 12
+    for a, b in itertools.product((-1, 0, 1), repeat=2)
+    if (a, b) != (0, 0)
+}
 
 
 def subject(kind="prob"):
@@ -109,9 +115,9 @@ def test_gradient_of_a_linear_score_has_no_infidelity():
     w, x = noise(1, 1, 12, 12), noise(1, 12, 12, seed=1)
     one = case(Linear(w), x)
     for kind in ("noise", "square"):
-        part = graders.Infidelity(id="infidelity", perturbation=kind, samples=20, side=4)
+        scaled = graders.Infidelity(id="infidelity", perturbation=kind, samples=20, side=4)
+        part = scaled.model_copy(update={"optimal_scale": False})
         assert infidelity(part, w[0, 0], one, 0) < 1e-20
-        scaled = part.model_copy(update={"optimal_scale": True})
         assert infidelity(scaled, 5 * w[0, 0], one, 0) < 1e-20
         assert infidelity(part, 5 * w[0, 0], one, 0) > 1e-3
 
@@ -143,11 +149,7 @@ def test_imputed_pixels_solve_the_published_system():
     x = noise(2, 7, 6)
     removed = noise(3, 7, 6, seed=4) > 0.2
     imputed = imputation.impute(x, removed)
-    weights = {
-        (a, b): 1 / 6 if 0 in (a, b) else 1 / 12
-        for a, b in itertools.product((-1, 0, 1), repeat=2)
-        if (a, b) != (0, 0)
-    }
+    weights = WEIGHTS
     for state, gone in enumerate(removed):
         for row, column in gone.nonzero().tolist():
             near = {
@@ -157,9 +159,29 @@ def test_imputed_pixels_solve_the_published_system():
             }
             mean = sum(w * imputed[state, :, i, j] for (i, j), w in near.items())
             torch.testing.assert_close(
-                imputed[state, :, row, column], mean / sum(near.values()), atol=1e-5, rtol=0
+                imputed[state, :, row, column], mean / sum(near.values()), atol=1e-9, rtol=0
             )
         assert torch.equal(imputed[state][:, ~gone], x[:, ~gone])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_imputed_pixels_are_those_of_a_direct_solution(share):
+    """README, eq. 11, solved by sparse elimination: 1e-8, with smooth holes as maps leave them."""
+    side, x = 64, noise(1, 64, 64)
+    smooth = nn.functional.avg_pool2d(noise(1, side + 8, side + 8, seed=3), 9, stride=1)
+    removed = smooth < smooth.flatten().quantile(share)
+    weight = sparse.lil_matrix((side * side, side * side))
+    for row, column in itertools.product(range(side), repeat=2):
+        for (a, b), w in WEIGHTS.items():
+            if 0 <= row + a < side and 0 <= column + b < side:
+                weight[row * side + column, (row + a) * side + column + b] = w
+    weight = weight.tocsr()
+    system = sparse.diags(np.asarray(weight.sum(1)).ravel()) - weight
+    gone, values = removed.flatten().numpy(), x.flatten().numpy()
+    right = weight[gone][:, ~gone] @ values[~gone]
+    exact = sparse.linalg.spsolve(system[gone][:, gone].tocsc(), right)
+    solved = imputation.impute(x, removed)[0, 0].flatten().numpy()[gone]
+    assert np.abs(solved - exact).max() < 1e-8
 
 
 @pytest.mark.parametrize("side", [17, 40, 150])
@@ -209,6 +231,32 @@ def test_top_sets_tied_at_the_threshold_are_not_compared():
     a = np.zeros((20, 20))
     a[:2] = 1.0
     assert agreement.top_iou(a, noise(20, 20).numpy(), 0.2) is None
+
+
+def test_pixels_tied_at_the_threshold_are_members_in_part():
+    """Four of 500 pixels: three above, the last place shared by two in one map, sole in the other.
+
+    Sums of the smaller and of the larger membership: 3.5 / 4.5.
+    """
+    a = np.arange(500.0).reshape(20, 25)
+    b = a.copy()
+    b.ravel()[495:497] = 496.0
+    assert agreement.top_iou(a, b, 4 / 500) == pytest.approx(3.5 / 4.5)
+    assert agreement.top_iou(b, a, 4 / 500) == pytest.approx(3.5 / 4.5)
+    assert agreement.top_iou(b, b, 4 / 500) == 1
+
+
+def test_kendalls_tau_is_named_by_the_size_it_compares():
+    a, b = noise(56, 60).numpy(), noise(56, 60, seed=1).numpy()
+    pooled = [torch.from_numpy(m)[None].unfold(1, 2, 2).mean(-1)[0] for m in (a[:, :56], b[:, :56])]
+    pooled = [m.unfold(1, 2, 2).mean(-1).ravel() for m in pooled]
+    expected = stats.kendalltau(*pooled).statistic
+    figures = agreement.compare(a[:, :56], b[:, :56])
+    assert figures["kendall_28x28"] == pytest.approx(expected)
+    small = agreement.compare(a[:9, :12], b[:9, :12])
+    assert small["kendall_9x12"] == pytest.approx(
+        stats.kendalltau(a[:9, :12].ravel(), b[:9, :12].ravel()).statistic
+    )
 
 
 def test_spearman_matrix_is_that_of_scipy():

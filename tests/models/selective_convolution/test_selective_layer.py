@@ -1,5 +1,6 @@
 """The unit: properties 1, 6, 8, 10 and 12 of the specification."""
 
+import math
 from copy import deepcopy
 
 import pytest
@@ -287,3 +288,20 @@ def test_slots_of_no_channel_are_refused(channel):
     source = torch.tensor([-1, 0, channel, 4, 2])
     with pytest.raises(ValueError, match=f"source: slot 2 reads channel {channel}, but must be"):
         unit.load_state_dict(unit.state_dict() | {"source": source})
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["x", "shift", "norm.weight", "norm.bias"])
+@pytest.mark.parametrize("size", [(6, 10), (1, 1)])
+def test_nan_is_seen(training, name, size):
+    """A NaN in what a slot reads or is shifted by is in all outputs that the slot has a part in.
+
+    Maps of one pixel too, where all of a shifted slot is border.
+    """
+    unit = make_unit(6, 4, 1, moved=(0, 2, 3, 5), closed=(1,)).train(training)
+    x = torch.randn(3, 6, *size, dtype=torch.float64)
+    if name == "x":
+        x[:, 4] = math.nan
+    else:
+        dict(unit.named_parameters())[name].data[3] = math.nan
+    assert unit(x.requires_grad_()).isnan().all()

@@ -101,7 +101,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, make_spec, new_run, stop):
     if stop % 4 == 0:
         saved = load_net(stopped.dir / checkpoint.name_of(stop), "cpu").net
         tested = events(stopped, "metric")[-1]["values"]["test_accuracy"]
-        assert score_of(saved, data, spec, "cpu").accuracy == tested
+        assert score_of(saved, data, spec, "cpu", "test").accuracy == tested
 
 
 def test_momentum_of_reused_slots_is_forgotten(data, make_spec, new_run):
@@ -233,10 +233,10 @@ def test_impossible_specs_are_refused(make_spec, fields, message):
 
 def test_estimate_counts_and_refuses(make_spec):
     """Steps of both arms and rounds; without a round, a way out."""
-    spec = make_spec(compare_with_plain=True)
+    spec = make_spec(compare_with_plain=True, validation=0.0)
     counts = {"none": {"train": 64, "classes": 4, "height": 8, "width": 8, "channels": 1}}
     actual = spec.estimate(counts)
     assert actual.total_steps == 48
     assert actual.details["rounds"] == 3
     with pytest.raises(SpecError, match="have no round"):
-        make_spec(epochs=None, max_steps=4).estimate(counts)
+        make_spec(epochs=None, max_steps=4, validation=0.0).estimate(counts)

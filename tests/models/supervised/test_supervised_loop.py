@@ -1,5 +1,6 @@
 """The supervised loop: rates, budget, stops, divergence, resuming, what it reports."""
 
+import hashlib
 import json
 import math
 
@@ -16,6 +17,7 @@ from models.nets.spec import ResidualNet
 from models.supervised.hooks import Hooks
 from models.supervised.loop import fit
 from models.supervised.spec import SupervisedSpec
+from models.supervised.state import spec_digest
 from models.supervised.steps import Mode, cross_entropy, learning_rate, make_optimizer
 
 
@@ -52,9 +54,13 @@ def events(run, kind):
     return [event for event in map(json.loads, lines) if event["type"] == kind]
 
 
-def test_learns_and_reports(data, new_run):
+def test_learns_and_reports(data, new_run, capsys):
     run = new_run()
     fitted = fit(net_of(), data, spec_of(epochs=8), run)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 8
+    assert told[2].startswith("epoch 3 of 8: ")
+    assert f"test_accuracy {fitted.history[2]['test_accuracy']:.4g}" in told[2]
     assert fitted.scores.accuracy > 0.9
     assert fitted.ended_by == "steps"
     losses = [e["values"]["loss"] for e in events(run, "metric") if "loss" in e["values"]]
@@ -257,3 +263,64 @@ def test_named_parameters_decay_by_their_own_rate(data, new_run):
     for name, p in net.named_parameters():
         decay = 0.1 if name == "head.weight" else 5e-4
         torch.testing.assert_close(p.detach(), start[name] * (1 - 0.5 * decay))
+
+
+@pytest.fixture(scope="module")
+def parted():
+    """The same images with labels of the test part that no net could learn."""
+    train, held, test = (synthetic.blobs(48, 3, 8, 3, seed) for seed in (1, 2, 3))
+    wrong = [test[0], (test[1] + 1) % 3]
+    return images.from_tensors(list(train), wrong, ["a", "b", "c"], "cpu", list(held))
+
+
+def test_validation_steers_and_the_test_part_is_read_once(parted, new_run, monkeypatch):
+    """Best step and target go by what was held out; the test images are read at the end."""
+    read, batches = [], images.evaluation_batches
+
+    def spy(data, size=1024, part="test"):
+        read.append(part)
+        return batches(data, size, part)
+
+    monkeypatch.setattr(images, "evaluation_batches", spy)
+    run = new_run()
+    fitted = fit(net_of(), parted, spec_of(epochs=8, budget={"target_accuracy": 0.9}), run)
+    assert fitted.watched == "validation"
+    assert fitted.ended_by == "target_accuracy"
+    assert fitted.best_accuracy >= 0.9 > 0.5 > fitted.scores.accuracy
+    assert read == ["validation"] * len(fitted.history) + ["test"]
+    assert {"validation_accuracy", "validation_ece"} <= fitted.history[0].keys()
+    told = [name for e in events(run, "metric") for name in e["values"] if "test" in name]
+    assert told == ["test_accuracy", "test_nll"]
+
+
+def test_a_checkpoint_of_another_split_is_refused(data, new_run):
+    """Its net has seen what this training holds out."""
+    first = new_run()
+    stopped_at(1, data, first, spec_of(validation=0.0))
+    with pytest.raises(SpecError, match="held out 0") as refused:
+        fit(net_of(), data, spec_of(validation=0.2), new_run(resume=first, step=1))
+    assert refused.value.pointer == "/validation"
+
+
+def test_stored_specs_of_earlier_releases_hold_nothing_out():
+    stored = spec_of().model_dump(mode="json")
+    del stored["validation"]
+    digest = spec_digest(Training.model_validate(stored | {"validation": 0.0}))
+    old = hashlib.sha256(
+        spec_of(validation=0.0)
+        .model_dump_json(exclude={"resume_from", "threads", "validation"})
+        .encode()
+    )
+    assert digest == old.hexdigest()
+    Training.upgrade(stored)
+    assert stored["validation"] == 0
+    by_hand = {"model": {"name": "resnet8"}, "data": {"dataset": "none"}}
+    Training.upgrade(by_hand)
+    assert "validation" not in by_hand
+
+
+@pytest.mark.parametrize(("images", "share", "held"), [(3, 0.5, 0), (4, 0.1, 1), (100, 0.1, 10)])
+def test_images_held_out(images, share, held):
+    spec = spec_of(validation=share, batch_size=2)
+    assert spec.held(images) == held
+    assert spec.used(images) == images - held

@@ -202,7 +202,7 @@ def test_a_damaged_subgrid_is_refused(tmp_path, damage):
             "no net and no tune",
         ),
         ({"terrain": {"synthetic": {"rows": 40_000, "columns": 40_000}}}, "less than or equal"),
-        ({"water": []}, "at least 1 item"),
+        ({"water": []}, "give at least one item, or start"),
         ({"water": [{"type": "inflow", "edge": "left"}]}, "give discharge_m3_s or series"),
         ({"solver": {"manning": -1.0}}, "greater than 0"),
         ({"terrain": {"file": "x"}}, "of an elevation"),
@@ -378,7 +378,7 @@ def test_a_series_begins_with_nothing_before_it(run_spec, item):
     assert entered["nothing"] == pytest.approx([0, full / 3, full * 2 / 3], rel=1e-3)
     assert entered["hold"] == pytest.approx([full / 3, full * 2 / 3, full], rel=1e-6)
     as_sent, _ = run_spec(heights(20, 24), water=[{**item, "series": LATE}], **fields)
-    assert float((as_sent / "volume.csv").read_text().splitlines()[1].split(",")[2]) == 0
+    assert float((as_sent / "volume.csv").read_text().splitlines()[1].split(",")[2]) < 1e-9
 
 
 def waters_of(kind, water):

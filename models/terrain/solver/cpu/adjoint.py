@@ -343,7 +343,7 @@ def _backward_steps(g, layout, m, tape, dts, steps, grads, grad_z, work):
         for i in range(len(g.held)):
             cell = g.held[i]
             index = 3 * old * cells + cell
-            if g.held_depth[i] > 0:
+            if g.level[i] > g.z[cell]:
                 grad_z[cell] -= grads[index]
             grads[index] = 0
         for r0 in range(0, layout.ny, ROWS):

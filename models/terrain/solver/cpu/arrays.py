@@ -31,8 +31,10 @@ class FlowArrays(NamedTuple):
         starts: where a series begins in ``times`` and ``values``; one more at the end (int64).
         times: s, float64.
         values: float64.
+        integrals: of each series from its first moment to these times (float64).
         held: flat indices of cells with a held level (int64).
-        held_depth: mean depth of these cells at their level, m.
+        level: of these cells, m.
+        level_series: of these cells, an index into ``starts``; -1 where the level is constant.
         held_tiles: tiles with such cells (int64).
         drains: of each tile, whether a cell in it or next to it has an outlet.
         max_depth_bits: of both states, bits of a tile's greatest depth [2, tiles] (int32).
@@ -64,8 +66,10 @@ class FlowArrays(NamedTuple):
     starts: np.ndarray
     times: np.ndarray
     values: np.ndarray
+    integrals: np.ndarray
     held: np.ndarray
-    held_depth: np.ndarray
+    level: np.ndarray
+    level_series: np.ndarray
     held_tiles: np.ndarray
     drains: np.ndarray
     max_depth_bits: np.ndarray

@@ -8,6 +8,7 @@ from numba import set_num_threads
 from torch import Tensor
 
 from models.terrain.solver.cpu import arrays, loop
+from models.terrain.solver.cpu.maxima import track
 from models.terrain.solver.cpu.tables import subgrid_arrays, table_pitch
 from models.terrain.solver.cpu.tile import (
     BUFFER,
@@ -18,8 +19,9 @@ from models.terrain.solver.cpu.tile import (
     SUBGRID_BUFFER,
     N,
 )
-from models.terrain.solver.forcing import Forcing
-from models.terrain.solver.scheme import FlowState, Ground, Physics, dt_cap, held_depth
+from models.terrain.solver.forcing import Forcing, constant, integrals_of
+from models.terrain.solver.maxima import Maxima
+from models.terrain.solver.scheme import FlowState, Ground, Physics, dt_cap
 from models.terrain.solver.subgrid import depth_over_lowest
 from models.terrain.solver.time_stepping import Totals, UnstableError
 
@@ -66,6 +68,9 @@ class FusedFlood:
         if start is not None:
             wide = (start.h, _widened(start.qx, 2), _widened(start.qy, 1))
             self.put(np.stack([_flat(field) for field in wide]), 0.0)
+            if wet_m is not None:
+                self.arrays.peak[:] = _flat(start.h)
+                self.arrays.arrival[self.arrays.peak > np.float32(wet_m)] = 0
 
     def advance(self, until: float, max_steps: int = UNBOUNDED) -> bool:
         """Step to time ``until`` in s, at most ``max_steps``; whether it was reached.
@@ -132,6 +137,19 @@ class FusedFlood:
     def arrival(self) -> Tensor:
         """Time in s at which a cell first became wet, inf if it never did [ny, nx]."""
         return torch.from_numpy(self.arrays.arrival.copy()).view(self.layout.ny, self.layout.nx)
+
+    def flow_at(self, rows: list[int], columns: list[int]) -> FlowState:
+        """Depths of some cells, discharges through their right and lower faces, each [k]."""
+        fields = (self.arrays.h, self.arrays.qx, self.arrays.qy)
+        return FlowState(*(self._field(both)[0, rows, columns] for both in fields))
+
+    def track(self, maxima: Maxima) -> None:
+        """Take the present state into account in ``maxima``."""
+        if maxima.subgrid is not None:
+            maxima.update(self.state, self.totals.t)
+            return
+        dt, fields = maxima.since(self.totals.t), [field.numpy() for field in maxima.fields]
+        track(self.arrays, self.layout, np.float32(maxima.wet_m), np.float32(dt), *fields)
 
     def _field(self, both: np.ndarray) -> Tensor:
         cells, now = self.layout.ny * self.layout.nx, int(self.arrays.clock[4])
@@ -202,10 +220,7 @@ def _flow_arrays(
 ) -> arrays.FlowArrays:
     cells, tiles = layout.ny * layout.nx, layout.down * layout.across
     n = ground.manning
-    held, depth = np.empty(0, np.int64), np.empty(0, np.float32)
-    if ground.level is not None:
-        held = np.flatnonzero(np.isfinite(_flat(ground.level)))
-        depth = _flat(held_depth(ground))[held]
+    held = np.flatnonzero(np.isfinite(_flat(ground.level)))
     return arrays.FlowArrays(
         z=_flat(ground.z),
         n=_flat(n) if isinstance(n, Tensor) else np.array([n], np.float32),
@@ -220,7 +235,8 @@ def _flow_arrays(
         arrival=np.full(cells if track_peaks else 0, np.inf, np.float32),
         **_inlets(forcing, layout.nx, ground.dx),
         held=held,
-        held_depth=depth,
+        level=_flat(ground.level)[held] if len(held) else np.empty(0, np.float32),
+        level_series=_level_series(forcing, held, layout.nx),
         held_tiles=np.unique(
             held // layout.nx // layout.tile_rows * layout.across
             + held % layout.nx // layout.tile_columns
@@ -251,8 +267,9 @@ def _inlets(forcing: Forcing, nx: int, dx: float) -> dict[str, np.ndarray]:
         gain += [1 / (len(inlet.rows) * dx * dx)] * len(inlet.rows)
         index += [k] * len(inlet.rows)
     order = np.argsort(np.array(cells, np.int64), kind="stable")
-    rain = ((0.0,), (0.0,)) if forcing.rain is None else forcing.rain
-    series = [*(inlet.series for inlet in forcing.inlets), rain]
+    rain = constant(0.0) if forcing.rain is None else forcing.rain
+    levels = [level.series for level in forcing.levels]
+    series = [*(inlet.series for inlet in forcing.inlets), *levels, rain]
     return {
         "inlet_cells": np.array(cells, np.int64)[order],
         "inlet_gain": np.array(gain, np.float64)[order],
@@ -260,7 +277,17 @@ def _inlets(forcing: Forcing, nx: int, dx: float) -> dict[str, np.ndarray]:
         "starts": np.cumsum([0, *(len(times) for times, _ in series)]),
         "times": np.concatenate([np.array(times, np.float64) for times, _ in series]),
         "values": np.concatenate([np.array(values, np.float64) for _, values in series]),
+        "integrals": np.concatenate([np.array(integrals_of(one), np.float64) for one in series]),
     }
+
+
+def _level_series(forcing: Forcing, held: np.ndarray, nx: int) -> np.ndarray:
+    """For each held cell the index of its series, which follow those of the inlets; -1: none."""
+    index = np.full(len(held), -1, np.int64)
+    for k, level in enumerate(forcing.levels, len(forcing.inlets)):
+        cells = np.array(level.rows, np.int64) * nx + np.array(level.columns, np.int64)
+        index[np.isin(held, cells)] = k
+    return index
 
 
 def _drains(drain: Tensor | None, layout: arrays.TileLayout) -> np.ndarray:

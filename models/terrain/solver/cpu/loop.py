@@ -10,7 +10,7 @@ from models.terrain.solver.cpu.arrays import StepConstants
 from models.terrain.solver.cpu.compile_cache import cached
 from models.terrain.solver.cpu.pointers import pointer
 from models.terrain.solver.cpu.step import copy, process_tile
-from models.terrain.solver.cpu.subgrid import cell_depth
+from models.terrain.solver.cpu.subgrid import cell_depth, mean_depth_over
 from models.terrain.solver.cpu.tile import compiled, from_bits
 
 DONE, STEP_LIMIT, UNSTABLE = 0, 1, 2  # reasons why the loop ended
@@ -30,16 +30,45 @@ def max_depth(g, now):
 
 @compiled
 @no_type_check
+def last_moment(g, k, t):
+    """Position of the last moment of series k at or before time t; the first before it."""
+    a, b = g.starts[k], g.starts[k + 1]
+    while b - a > 1:
+        middle = (a + b) // 2
+        if g.times[middle] <= t:
+            a = middle
+        else:
+            b = middle
+    return a
+
+
+@compiled
+@no_type_check
 def interpolate(g, k, t):
     """Value of series k at time t."""
-    a, b = g.starts[k], g.starts[k + 1]
-    if t <= g.times[a] or b - a == 1:
-        return g.values[a]
-    for i in range(a + 1, b):
-        if t <= g.times[i]:
-            share = (t - g.times[i - 1]) / (g.times[i] - g.times[i - 1])
-            return g.values[i - 1] + share * (g.values[i] - g.values[i - 1])
-    return g.values[b - 1]
+    i = last_moment(g, k, t)
+    if t <= g.times[i] or i + 1 == g.starts[k + 1]:
+        return g.values[i]
+    share = (t - g.times[i]) / (g.times[i + 1] - g.times[i])
+    return g.values[i] + share * (g.values[i + 1] - g.values[i])
+
+
+@compiled
+@no_type_check
+def integral(g, k, t):
+    """Of series k from its first moment to time t."""
+    i = last_moment(g, k, t)
+    return g.integrals[i] + (t - g.times[i]) * (g.values[i] + interpolate(g, k, t)) / 2
+
+
+@compiled
+@no_type_check
+def mean_value(g, k, t, dt):
+    """Mean of series k from t to t + dt."""
+    i = last_moment(g, k, t)
+    if t >= g.times[i] and i == last_moment(g, k, t + dt):
+        return interpolate(g, k, t + dt / 2)
+    return (integral(g, k, t + dt) - integral(g, k, t)) / dt
 
 
 @compiled
@@ -141,11 +170,15 @@ def add_water(g, layout, now, cell, rise):
 
 @compiled
 @no_type_check
-def hold_level(g, layout, now, k, m):
+def hold_level(g, layout, now, k, time, m):
     """Set the k-th held cell to its level; it gives water or takes it, by the sign."""
     cell = g.held[k]
     at = now * layout.ny * layout.nx + cell
-    depth, before = g.held_depth[k], float(g.h[at])
+    level = g.level[k]
+    if g.level_series[k] >= 0:
+        level = float32(interpolate(g, g.level_series[k], time))
+    depth = mean_depth_over(g, layout, cell, level - g.z[cell])
+    before = float(g.h[at])
     if len(g.remainder) > 0:
         before += float(g.remainder[remainder_index(layout, cell)])
         g.remainder[remainder_index(layout, cell)] = 0
@@ -158,13 +191,17 @@ def hold_level(g, layout, now, k, m):
 @no_type_check
 def apply_forcing(g, layout, now, time, dt, m):
     """Inflow and held levels, on the new state."""
+    last, rate = -1, 0.0
     for k in range(len(g.inlet_cells)):
-        rise = dt * g.inlet_gain[k] * interpolate(g, g.series[k], time - dt / 2)
+        if g.series[k] != last:
+            last = g.series[k]
+            rate = mean_value(g, last, time - dt, dt)
+        rise = dt * g.inlet_gain[k] * rate
         add_water(g, layout, now, g.inlet_cells[k], rise)
         g.clock[2] += rise * m.dx * m.dx
         mark_wet(g, layout, g.inlet_cells[k], now, time, m)
     for k in range(len(g.held)):
-        hold_level(g, layout, now, k, m)
+        hold_level(g, layout, now, k, time, m)
         mark_wet(g, layout, g.held[k], now, time, m)
     for t in g.held_tiles:  # a held level can lower the deepest cell
         g.max_depth_bits[now, t] = tile_max_depth_bits(g, layout, now, t)
@@ -259,7 +296,7 @@ def _advance(g, layout, m, until, max_steps):
             return UNSTABLE
         t, now = g.clock[0], int(g.clock[4])
         dt = next_dt(g, layout, now * layout.ny * layout.nx, depth, t, until, m)
-        rain = interpolate(g, len(g.starts) - 2, t + dt / 2)
+        rain = mean_value(g, len(g.starts) - 2, t, dt)
         everywhere = rain if len(g.rain) == 0 else 0.0
         for k in prange(threads):
             c = step_constants(dt, everywhere, m)

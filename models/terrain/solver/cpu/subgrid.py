@@ -153,6 +153,28 @@ def cell_depth(g, layout, cell, h):
 
 @compiled
 @no_type_check
+def mean_depth_over(g, layout, cell, d):
+    """Mean depth of a cell of the grid with water ``d`` m deep over its lowest height."""
+    if layout.entries == 0 or not d > ZERO:
+        return max(d, ZERO)
+    p, last, cells = padded(layout, cell), layout.entries - 1, cells_of(g)
+    full, rise = g.cell_fields[cells + p], g.cell_fields[2 * cells + p]
+    whole = full + rise
+    if not (full > ZERO and d < whole):
+        return d - rise
+    storage, k = pointer(g.storage), int32(0)
+    share = d / whole / UNIT
+    while k < last - 1 and share >= ((load_shorts(storage, p * (last + 1) + k) >> 16) & 0xFFFF):
+        k += int32(1)
+    entries = load_shorts(storage, p * (last + 1) + k)
+    low, high = float32(entries & 0xFFFF), float32((entries >> 16) & 0xFFFF)
+    part = min((share - low) / max(high - low, ONE), ONE)
+    i = float32(k)
+    return (i * i + (TWO * i + ONE) * part) / g.cell_fields[p]
+
+
+@compiled
+@no_type_check
 def padded(layout, cell):
     """Index of a cell of the grid in the padded fields."""
     return (cell // layout.nx + TOP) * layout.table_pitch + cell % layout.nx + LEFT

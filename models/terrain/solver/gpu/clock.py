@@ -6,16 +6,45 @@ import triton.language as tl  # ty: ignore
 
 
 @triton.jit
+def last_moment(moments, k, t, POINTS: tl.constexpr):
+    """Position of the last moment of series ``k`` at or before time t; the first before it."""
+    at = k * POINTS
+    for s in tl.static_range(1, 21):
+        if (POINTS >> s) > 0:
+            probe = at + (POINTS >> s)
+            at = tl.where(tl.load(moments + probe) <= t, probe, at)
+    return at
+
+
+@triton.jit
 def value_at(moments, values, k, t, POINTS: tl.constexpr):
     """Series ``k`` at time t: linear between its points, constant before and after."""
-    value = tl.load(values + k * POINTS)
-    for s in range(POINTS - 1):
-        at = k * POINTS + s
-        begin, low = tl.load(moments + at), tl.load(values + at)
-        span = tl.load(moments + at + 1) - begin
-        share = tl.minimum(tl.maximum((t - begin) / span, 0.0), 1.0)
-        value += share * (tl.load(values + at + 1) - low)
-    return value
+    at = last_moment(moments, k, t, POINTS)
+    after = tl.minimum(at + 1, k * POINTS + POINTS - 1)
+    begin, low = tl.load(moments + at), tl.load(values + at)
+    span = tl.where(after > at, tl.load(moments + after) - begin, 1.0)
+    share = tl.minimum(tl.maximum((t - begin) / span, 0.0), 1.0)
+    return low + share * (tl.load(values + after) - low)
+
+
+@triton.jit
+def integral(moments, values, integrals, k, t, POINTS: tl.constexpr):
+    """Of series ``k`` from its first moment to time t."""
+    at = last_moment(moments, k, t, POINTS)
+    both = tl.load(values + at) + value_at(moments, values, k, t, POINTS)
+    return tl.load(integrals + at) + (t - tl.load(moments + at)) * both / 2
+
+
+@triton.jit
+def mean_value(moments, values, integrals, k, t, dt, POINTS: tl.constexpr):
+    """Mean of series ``k`` from t to t + dt."""
+    first, last = last_moment(moments, k, t, POINTS), last_moment(moments, k, t + dt, POINTS)
+    inside = tl.where(first == last, t - tl.load(moments + first), -1.0) >= 0
+    whole = integral(moments, values, integrals, k, t + dt, POINTS)
+    whole -= integral(moments, values, integrals, k, t, POINTS)
+    middle = value_at(moments, values, k, t + dt / 2, POINTS)
+    mean = tl.where(inside, middle, whole / tl.where(dt > 0, dt, 1.0))
+    return tl.where(dt > 0, mean, middle)
 
 
 @triton.jit
@@ -53,6 +82,7 @@ def clock(
     series,  # [b, CELLS] which series of the sample
     moments,  # [b, SERIES, POINTS] s, float64; the first series is the rain
     values,
+    integrals,  # of each series from its first moment
     dts, dts_next, rains, times,  # [b] float64
     until,  # [b] s
     steps,  # [b] int64
@@ -84,7 +114,8 @@ def clock(
     at = tl.load(cells + k)
     feeds = tl.where(dt > 0, at, -1) >= 0
     which = b * SERIES + tl.load(series + k)
-    rise = dt * tl.load(gain + k) * value_at(moments, values, which, now + dt / 2, POINTS)
+    rate = mean_value(moments, values, integrals, which, now, dt, POINTS)
+    rise = dt * tl.load(gain + k) * rate
     rise = tl.where(feeds, rise, 0.0)
     before = tl.atomic_add(h + b * stride + at, rise.to(tl.float32), feeds)
     depth = before + rise.to(tl.float32)
@@ -116,7 +147,7 @@ def clock(
     step = tl.where(fine, tl.maximum(step, 0.0), 0.0)
     tl.store(bad + b, tl.where(fine, tl.load(bad + b), 1))
     tl.store(dts_next + b, step)
-    rain = value_at(moments, values, b * SERIES, now + step / 2, POINTS)
+    rain = mean_value(moments, values, integrals, b * SERIES, now, step, POINTS)
     tl.store(rains + b, rain)
     if LAZY:
         tl.debug_barrier()  # inflow can wet a tile

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.terrain.solver.forcing import Forcing, Series, constant
+from models.terrain.solver.forcing import Forcing, Series, constant, integrals_of
 
 PAD, LEFT = 4, 32  # wall rows above and below, wall columns before a field
 
@@ -98,6 +98,7 @@ class BoundaryTables(NamedTuple):
         series: index of their series [b, c]; series 0 is the rain.
         moments: s [b, series, points].
         values: at these moments, m3/s; of the rain m/s.
+        integrals: of each series from its first moment to these.
         drain: coefficients of outlets [b, rows, pitch].
         drains: whether an outlet is in a tile or next to it [b, tiles].
     """
@@ -109,6 +110,7 @@ class BoundaryTables(NamedTuple):
     series: Tensor
     moments: Tensor
     values: Tensor
+    integrals: Tensor
     drain: Tensor
     drains: Tensor
 
@@ -137,13 +139,13 @@ def boundary_tables(
     count = max(map(len, all_series))
     full = [[*one, *[constant(0.0)] * (count - len(one))] for one in all_series]
     tables = [[_padded_series(one, points) for one in sample] for sample in full]
-    moments, values = (
+    series = (
         torch.tensor(
             [[one[k] for one in sample] for sample in tables], dtype=torch.float64, device=device
         )
-        for k in (0, 1)
+        for k in (0, 1, 2)
     )
-    return BoundaryTables(*columns, moments, values, *_outlets(drain, len(forcings), layout))
+    return BoundaryTables(*columns, *series, *_outlets(drain, len(forcings), layout))
 
 
 def _inlets(
@@ -174,8 +176,9 @@ def _outlets(drain: Tensor | None, count: int, layout: Layout) -> tuple[Tensor, 
     return wide, (layout.by_tile(near) > 0).int()
 
 
-def _padded_series(series: Series, points: int) -> tuple[list[float], list[float]]:
-    """A series extended to ``points`` points by repeating its last value."""
+def _padded_series(series: Series, points: int) -> tuple[list[float], list[float], list[float]]:
+    """Times, values, integrals of a series, its last value repeated to ``points`` points."""
     more = points - len(series.times)
     times = [*series.times, *(series.times[-1] + k for k in range(1, more + 1))]
-    return times, [*series.values, *[series.values[-1]] * more]
+    longer = Series(tuple(times), (*series.values, *[series.values[-1]] * more))
+    return times, list(longer.values), integrals_of(longer)
