@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from models.data.elevation import length_unit
-from models.terrain.dem.rasters import NODATA, Elevation
+from models.terrain.dem.elevations import NODATA, Elevation
 
 CHUNK = 512
 

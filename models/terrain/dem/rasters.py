@@ -14,8 +14,9 @@ from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.data import elevation, heights
 from models.data.samples import heights_of
+from models.terrain.dem import subgrid_file
+from models.terrain.dem.elevations import NODATA, Elevation
 from models.terrain.dem.synthetic import generate
-from models.terrain.solver.subgrid import SubgridTerrain
 from models.terrain.spec.fields import (
     SUBGRID_FILE,
     Area,
@@ -26,7 +27,6 @@ from models.terrain.spec.fields import (
     Terrain,
 )
 
-NODATA = -9999.0
 ALIGNED = 0.01  # cells by which the corners of a map may be off the terrain's
 JACKSBORO_CELL_M = 83.0  # square root of its cells' area
 MAPS = {"manning": (1e-3, 1.0), "rain": (0.0, 100.0)}  # least and greatest value
@@ -48,36 +48,6 @@ class Maps(NamedTuple):
 
     manning: Float[np.ndarray, "ny nx"] | None = None
     rain: Float[np.ndarray, "ny nx"] | None = None
-
-
-class Elevation(NamedTuple):
-    """A terrain.
-
-    Attributes:
-        z: heights in m, float32, nodata filled from the nearest known cell.
-        missing: nodata cells.
-        dx: side of a cell in m.
-        crs: of the raster, or None.
-        transform: from (column, row) to coordinates; a grid in metres if the file has none.
-        name: for messages and titles.
-        notes: sentences about what was converted or assumed when it was read.
-        georeferenced: whether the file tells its coordinates.
-        subgrid: tables of the fine heights that ``z`` is the mean of; None: the cells are level.
-    """
-
-    z: Float[np.ndarray, "ny nx"]
-    missing: Bool[np.ndarray, "ny nx"]
-    dx: float
-    crs: Any
-    transform: Affine
-    name: str
-    notes: tuple[str, ...] = ()
-    georeferenced: bool = False
-    subgrid: SubgridTerrain | None = None
-
-    def bed_under(self, h: Float[np.ndarray, "ny nx"]) -> Float[np.ndarray, "ny nx"]:
-        """Heights in m to which depths ``h`` in m are added for levels: ``z`` without a subgrid."""
-        return self.z if self.subgrid is None else self.subgrid.bed_under(h)
 
 
 def load(terrain: Terrain, run: Run, seed: int) -> Elevation:
@@ -132,8 +102,6 @@ def _stored(terrain: DatasetTerrain | ArtifactTerrain, run: Run) -> Elevation:
     size = terrain.cell_size_m if isinstance(terrain, DatasetTerrain) else None
     nodata = terrain.nodata if isinstance(terrain, DatasetTerrain) else None
     if isinstance(terrain, ArtifactTerrain) and terrain.artifact == SUBGRID_FILE:
-        from models.terrain.dem import subgrid_file  # which imports this module
-
         return subgrid_file.read(run.input(terrain), name)
     return read(run.input(terrain), size, name, nodata)
 

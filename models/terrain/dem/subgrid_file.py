@@ -10,8 +10,8 @@ from rasterio import CRS, Affine
 from torch import Tensor
 
 from models.core.errors import DataError
+from models.terrain.dem.elevations import NODATA, Elevation
 from models.terrain.dem.netcdf import define_grid
-from models.terrain.dem.rasters import NODATA, Elevation
 from models.terrain.solver.subgrid import FaceTables, Subgrid, SubgridTerrain
 
 VERSION = 1
