@@ -14,14 +14,17 @@ from models.core.run import Run
 from models.terrain import measures, observations
 from models.terrain.dem import rasters
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
+from models.terrain.dem.rasters import refuse_coarse
 from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
 from models.terrain.measures import WET_M
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
+from models.terrain.solver.subgrid import subgrid_of
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
 from models.terrain.spec.fields import METHODS
 from models.terrain.spec.floods import TerrainCompare
 
+SUBGRID = "subgrid"  # of whose terrain the rasters show the mean heights
 HEIGHT, DEPTH = (
     rasters.BandInfo("height of the ground", "m"),
     rasters.BandInfo("depth of water", "m"),
@@ -63,6 +66,7 @@ def compare(spec: TerrainCompare, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     fine = rasters.load(spec.terrain, run, spec.seed)
+    refuse_coarse(fine)
     if min(fine.z.shape) < 2 * spec.factor:
         raise SpecError(f"factor {spec.factor}: the terrain has only {fine.z.shape} cells")
     rasters.warn_of(fine, run)
@@ -118,6 +122,9 @@ def _coarse_terrains(
     """Names and heights of every requested coarse terrain."""
     start = mean(z, spec.factor).numpy()
     for name in spec.methods:
+        if name == SUBGRID:
+            yield name, start
+            continue
         yield name, BASELINES[name](z, spec.factor).numpy()
     for index, ref in enumerate(spec.nets, 1):
         net = weights.load_for(spec, ref, run, spec.solver)
@@ -138,8 +145,11 @@ def _flood(
     fine: rasters.Elevation,
     truth: FineFlood,
 ) -> MethodResult:
+    tables = None
+    if name == SUBGRID:
+        tables = subgrid_of(pad_to_multiple(torch.from_numpy(fine.z), spec.factor), spec.factor)
     began = time.perf_counter()
-    flood = scenario.open(z, fine.dx * spec.factor, coarse=True)
+    flood = scenario.open(z, fine.dx * spec.factor, coarse=True, subgrid=tables)
     for _ in advance_to_times(flood, [spec.duration_s], run, lambda _: None):
         pass
     took = time.perf_counter() - began
@@ -147,8 +157,9 @@ def _flood(
     row: dict[str, float | str] = {"method": name, **measures.errors(depth, truth.depth)}
     peak = flood.peak.numpy()
     row |= measures.peak_errors(peak, truth.peak)
+    bed = z if tables is None else tables.bed_under(peak)
     if truth.seen is not None:
-        row |= observations.scores(truth.seen, z, peak, spec.factor)
+        row |= observations.scores(truth.seen, bed, peak, spec.factor)
     both = np.isfinite(truth.arrival) & np.isfinite(flood.arrival.numpy())
     late = np.abs(flood.arrival.numpy()[both] - truth.arrival[both])
     row |= {"arrival_error_s": float(late.mean()) if both.any() else 0.0}

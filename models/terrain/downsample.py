@@ -7,10 +7,12 @@ import torch
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain.dem import rasters
+from models.terrain.dem import rasters, subgrid_file
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
+from models.terrain.solver.subgrid import subgrid_of
+from models.terrain.spec.fields import SUBGRID_FILE
 from models.terrain.spec.floods import TerrainDownsample
 
 HEIGHT = rasters.BandInfo("height of the ground", "m")
@@ -19,12 +21,15 @@ HEIGHT = rasters.BandInfo("height of the ground", "m")
 def downsample(spec: TerrainDownsample, run: Run) -> None:
     """Write ``coarse.tif``: same corner and CRS, cells ``factor`` times as large, nodata kept.
 
+    With method ``subgrid`` it has the mean heights, and ``subgrid.nc`` the tables.
+
     Raises:
         SpecError: if the terrain is smaller than a coarse cell, or the net is for another factor.
         DataError: if the terrain or the net cannot be used.
         StoppedError: if a stop was requested.
     """
     fine = rasters.load(spec.terrain, run, spec.seed)
+    rasters.refuse_coarse(fine)
     ny, nx = fine.z.shape
     least = spec.factor * (1 if spec.tune is None else 2)
     if min(ny, nx) < least:
@@ -50,6 +55,8 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
         run.dir / "coarse.tif", coarse, target, HEIGHT, method=title, factor=spec.factor, **tags
     )
     run.artifact("coarse.tif", role="raster")
+    if spec.method == "subgrid":
+        _write_subgrid(run, target, z, spec.factor)
     moved, known = coarse - pooled, ~target.missing
     figures |= {"moved_rms_m": float(np.sqrt(np.mean(moved[known].astype(np.float64) ** 2)))}
     run.log(1, **figures)
@@ -66,8 +73,16 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     run.result(**figures)
 
 
+def _write_subgrid(run: Run, target: rasters.Elevation, z: torch.Tensor, factor: int) -> None:
+    terrain = subgrid_of(z, factor)
+    subgrid_file.write(run.dir / SUBGRID_FILE, target._replace(subgrid=terrain))
+    run.artifact(SUBGRID_FILE, role="raster", factor=factor)
+
+
 def _coarse_heights(spec: TerrainDownsample, run: Run, z: torch.Tensor) -> tuple[np.ndarray, str]:
     """Coarse heights in m by the net or the baseline, and its name."""
+    if spec.method == "subgrid":
+        return mean(z, spec.factor).numpy(), "mean heights of the subgrid"
     if spec.net is None:
         return BASELINES[spec.method](z, spec.factor).numpy(), spec.method
     solver = None if spec.tune is None else spec.tune.solver

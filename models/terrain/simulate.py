@@ -18,6 +18,7 @@ from models.terrain.solver.engines import Flood, advance_to_times, scenario_of
 from models.terrain.solver.gauges import Readings, stations
 from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.start import save_state
+from models.terrain.solver.subgrid import SubgridTerrain
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
 from models.terrain.spec.floods import TerrainSimulate
 
@@ -49,9 +50,12 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
     ground = rasters.load(spec.terrain, run, spec.seed)
     rasters.warn_of(ground, run)
     seen = observations.seen_on(spec.observed, ground, run)
-    gauges = Readings(stations(spec.gauges, ground), ground.dx)
-    flood = scenario_of(spec, ground, spec.wet_depth_m, run).open(ground.z, ground.dx)
-    result = Flooded(ground, flood, flood.volume, [], gauges, _maxima(spec, ground), seen)
+    local = ground.subgrid and ground.subgrid.over(float(ground.z.mean()))
+    gauges = Readings(stations(spec.gauges, ground), ground.dx, local)
+    scenario = scenario_of(spec, ground, spec.wet_depth_m, run)
+    flood = scenario.open(ground.z, ground.dx, subgrid=ground.subgrid)
+    maxima = Maxima(ground.z.shape, spec.wet_depth_m, local) if spec.maxima else None
+    result = Flooded(ground, flood, flood.volume, [], gauges, maxima, seen, local)
     outputs = set(_output_times(spec))
     times = sorted({*outputs, *spec.readings_s})
 
@@ -78,6 +82,7 @@ class Flooded(NamedTuple):
         readings: of the gauges.
         maxima: None where the spec asks for none.
         seen: observations; None without any.
+        local: the terrain's subgrid with heights around 0 m.
     """
 
     ground: Elevation
@@ -87,10 +92,7 @@ class Flooded(NamedTuple):
     readings: Readings
     maxima: Maxima | None
     seen: observations.Seen | None
-
-
-def _maxima(spec: TerrainSimulate, ground: Elevation) -> Maxima | None:
-    return Maxima(ground.z.shape, spec.wet_depth_m) if spec.maxima else None
+    local: SubgridTerrain | None
 
 
 def _output_times(spec: TerrainSimulate) -> list[float]:
@@ -132,7 +134,7 @@ def _row(result: Flooded, t: float, wet_m: float) -> dict[str, float]:
         / max(result.first_m3 + totals.entered, 1e-9),
         "wet_share": int(torch.count_nonzero(depth > wet_m)) / int((~ground.missing).sum()),
         "deepest_m": float(depth.max()),
-        "supercritical_share": supercritical_share(flood.state, wet_m),
+        "supercritical_share": supercritical_share(flood.state, wet_m, result.local),
     }
 
 
@@ -161,7 +163,7 @@ def _write_rasters(run: Run, result: Flooded) -> None:
         wet_m = result.maxima.wet_m
         for name, values in zip(MAXIMA, result.maxima.fields, strict=True):
             fields[name] = (values.cpu().numpy(), *MAXIMA[name])
-    level = np.where(peak > wet_m, ground.z + peak, np.nan)
+    level = np.where(peak > wet_m, ground.bed_under(peak) + peak, np.nan)
     fields["max_level.tif"] = (level, "greatest level of water", "m")
     for name, (values, words, unit) in fields.items():
         rasters.write(run.dir / name, values, ground, rasters.BandInfo(words, unit))
@@ -185,7 +187,9 @@ def _write_tables(run: Run, result: Flooded) -> None:
         run.artifact("gauges.csv", role="table")
     if result.seen is not None and len(result.seen.level_m):
         peak = result.flood.peak.numpy()
-        observations.write_marks(run.dir / "marks.csv", result.seen, result.ground.z, peak)
+        observations.write_marks(
+            run.dir / "marks.csv", result.seen, result.ground.bed_under(peak), peak
+        )
         run.artifact("marks.csv", role="table")
 
 
@@ -245,7 +249,8 @@ def _report(spec: TerrainSimulate, run: Run, result: Flooded) -> None:
     figures |= {"start_m3": result.first_m3, "wet_ever_share": _wet_ever(result, spec.wet_depth_m)}
     figures |= {"steps": flood.totals.steps, "cells": int(ground.z.size)}
     if result.seen is not None:
-        figures |= observations.scores(result.seen, ground.z, flood.peak.numpy())
+        peak = flood.peak.numpy()
+        figures |= observations.scores(result.seen, ground.bed_under(peak), peak)
     report: dict[str, Any] = {
         "result": figures,
         "spec": spec.model_dump(mode="json"),

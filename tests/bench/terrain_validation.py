@@ -90,13 +90,14 @@ def tide(folder: Path) -> dict[str, float]:
     return figures | {"amplification": float(amplified), "exact": float(shape[-1] / a)}
 
 
-def bowl(folder: Path) -> dict[str, float]:
+def bowl(folder: Path, eta: float = 0.5) -> dict[str, float]:
     """Thacker 1981: a plane surface that sways in a parabolic channel, with dry banks.
 
     z = D (x / a)^2, surface D - s x cos(wt) with w = sqrt(2 g D) / a: exact for the full equations
-    but for a rise and fall of s^2 a^2 / 4 D; local inertia leaves out terms of s^2 too.
+    but for a rise and fall of s^2 a^2 / 4 D; local inertia leaves out terms of s^2 too. ``eta``:
+    rise of the surface at x = a, m.
     """
-    d, a, eta, dx = 10.0, 3000.0, 0.5, 25.0
+    d, a, dx = 10.0, 3000.0, 25.0
     omega = np.sqrt(2 * G * d) / a
     nx = int(2.6 * a / dx) // 2 * 2
     x = (np.arange(nx) + 0.5) * dx - nx * dx / 2
@@ -120,6 +121,11 @@ def bowl(folder: Path) -> dict[str, float]:
         "amplitude_of_second_period": float(np.ptp(table["bank stage_m"][last]) / 2 / swing),
         "shoreline_travel_cells": float(eta * a / d / dx),
     }
+
+
+def high_bowl(folder: Path) -> dict[str, float]:
+    """The same with four times the amplitude, where the terms of s^2 count."""
+    return bowl(folder, 2.0)
 
 
 def backwater(folder: Path) -> dict[str, float]:
@@ -159,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     out, rows = parser.parse_args().out, {}
-    for case in (tide, bowl, backwater):
+    for case in (tide, bowl, high_bowl, backwater):
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             rows[case.__name__] = case(Path(folder) / "run")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from models.data.elevation import length_unit
-from models.terrain.dem.rasters import NODATA, Elevation
+from models.terrain.dem.elevations import NODATA, Elevation
 
 CHUNK = 512
 
@@ -46,11 +46,8 @@ def _define(file: h5netcdf.File, ground: Elevation) -> Any:
     """Dimensions, coordinates and the empty variable ``depth``; returns it."""
     ny, nx = ground.z.shape
     file.dimensions = {"time": None, "y": ny, "x": nx}
-    file.attrs["Conventions"] = "CF-1.11"
     _variable(file, "time", ("time",), np.float64, units="s", long_name="time since the start")
-    for name, values, attributes in _axes(ground):
-        _variable(file, name, (name,), np.float64, **attributes)[:] = values
-    mapping = _grid_mapping(file, ground)
+    mapping = define_grid(file, ground)
     depth = file.create_variable(
         "depth", ("time", "y", "x"), np.float32, fillvalue=np.float32(NODATA),
         chunks=(1, min(CHUNK, ny), min(CHUNK, nx)), compression="gzip", compression_opts=1,
@@ -59,6 +56,22 @@ def _define(file: h5netcdf.File, ground: Elevation) -> Any:
     names = {"standard_name": "flood_water_thickness", "long_name": "depth of water"}
     depth.attrs.update(names | {"units": "m"} | mapping)
     return depth
+
+
+def define_grid(file: h5netcdf.File, ground: Elevation) -> dict[str, str]:
+    """Coordinates and reference system of a file with dimensions ``y`` and ``x``.
+
+    Args:
+        file: open for writing.
+        ground: gives grid and reference system.
+
+    Returns:
+        Attributes of every field on the grid.
+    """
+    file.attrs["Conventions"] = "CF-1.11"
+    for name, values, attributes in _axes(ground):
+        _variable(file, name, (name,), np.float64, **attributes)[:] = values
+    return _grid_mapping(file, ground)
 
 
 def _variable(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
-from models.terrain.spec.fields import Method
+from models.terrain.spec.fields import HeightMethod
 
 BILATERAL_COLOUR_M, BILATERAL_SPACE = 2.0, 50.0  # of the authors' "edge preserving" baseline
 CHANNEL_CELLS = 24  # upstream area, in coarse cells, from which a flow path counts as a channel
@@ -99,7 +99,7 @@ def d8_accumulation(z: Float[np.ndarray, "ny nx"]) -> Float[np.ndarray, "ny nx"]
     return area.reshape(ny, nx)
 
 
-BASELINES: dict[Method, Callable[[Tensor, int], Tensor]] = {
+BASELINES: dict[HeightMethod, Callable[[Tensor, int], Tensor]] = {
     "mean": mean,
     "max": highest,
     "min": lowest,

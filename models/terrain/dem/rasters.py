@@ -14,8 +14,11 @@ from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.data import elevation, heights
 from models.data.samples import heights_of
+from models.terrain.dem import subgrid_file
+from models.terrain.dem.elevations import NODATA, Elevation
 from models.terrain.dem.synthetic import generate
 from models.terrain.spec.fields import (
+    SUBGRID_FILE,
     Area,
     ArtifactTerrain,
     DatasetTerrain,
@@ -24,7 +27,6 @@ from models.terrain.spec.fields import (
     Terrain,
 )
 
-NODATA = -9999.0
 ALIGNED = 0.01  # cells by which the corners of a map may be off the terrain's
 JACKSBORO_CELL_M = 83.0  # square root of its cells' area
 MAPS = {"manning": (1e-3, 1.0), "rain": (0.0, 100.0)}  # least and greatest value
@@ -46,30 +48,6 @@ class Maps(NamedTuple):
 
     manning: Float[np.ndarray, "ny nx"] | None = None
     rain: Float[np.ndarray, "ny nx"] | None = None
-
-
-class Elevation(NamedTuple):
-    """A terrain.
-
-    Attributes:
-        z: heights in m, float32, nodata filled from the nearest known cell.
-        missing: nodata cells.
-        dx: side of a cell in m.
-        crs: of the raster, or None.
-        transform: from (column, row) to coordinates; a grid in metres if the file has none.
-        name: for messages and titles.
-        notes: sentences about what was converted or assumed when it was read.
-        georeferenced: whether the file tells its coordinates.
-    """
-
-    z: Float[np.ndarray, "ny nx"]
-    missing: Bool[np.ndarray, "ny nx"]
-    dx: float
-    crs: Any
-    transform: Affine
-    name: str
-    notes: tuple[str, ...] = ()
-    georeferenced: bool = False
 
 
 def load(terrain: Terrain, run: Run, seed: int) -> Elevation:
@@ -97,6 +75,18 @@ def warn_of(terrain: Elevation, run: Run) -> None:
         )
 
 
+def refuse_coarse(terrain: Elevation) -> None:
+    """Refuse a subgrid where fine heights are needed.
+
+    Raises:
+        SpecError: if the terrain has a subgrid.
+    """
+    if terrain.subgrid is not None:
+        raise SpecError(
+            f"terrain: {terrain.name} is coarse already; name the fine terrain it was made of"
+        )
+
+
 def _is_built_in(terrain: DatasetTerrain | ArtifactTerrain) -> bool:
     return isinstance(terrain, DatasetTerrain) and terrain.sha256 is None
 
@@ -111,6 +101,8 @@ def _stored(terrain: DatasetTerrain | ArtifactTerrain, run: Run) -> Elevation:
     name = terrain.dataset if isinstance(terrain, DatasetTerrain) else terrain.artifact
     size = terrain.cell_size_m if isinstance(terrain, DatasetTerrain) else None
     nodata = terrain.nodata if isinstance(terrain, DatasetTerrain) else None
+    if isinstance(terrain, ArtifactTerrain) and terrain.artifact == SUBGRID_FILE:
+        return subgrid_file.read(run.input(terrain), name)
     return read(run.input(terrain), size, name, nodata)
 
 
@@ -322,6 +314,10 @@ def cut(whole: Elevation, area: Area) -> Elevation:
     """
     ny, nx = whole.z.shape
     last_row, last_column = area.row + area.rows, area.column + area.columns
+    if whole.subgrid is not None:
+        raise SpecError(
+            "terrain.area: a subgrid cannot be cut; cut the fine terrain, then downsample"
+        )
     if last_row > ny or last_column > nx:
         raise SpecError(
             f"terrain.area ends at row {last_row}, column {last_column}; {whole.name} has {ny} "

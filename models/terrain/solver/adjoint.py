@@ -41,7 +41,12 @@ def step_vjp(
 
     Returns:
         The derivatives with respect to ``state`` and to ``ground.z``.
+
+    Raises:
+        ValueError: if the ground has a subgrid.
     """
+    if ground.subgrid is not None:
+        raise ValueError("the derivative knows no subgrid; use autograd of the reference step")
     t = dt.to(state.h.dtype)[:, None, None]
     t_dx, still = t / ground.dx, t == 0
     g_h, g_z = grad.h, torch.zeros_like(grad.h)

@@ -19,6 +19,7 @@ from models.terrain.solver.inputs import given_or_default, placed, with_series
 from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.start import FirstWater, first_water
+from models.terrain.solver.subgrid import Subgrid, SubgridTerrain
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, Totals, advance
 from models.terrain.solver.voids import Voids, check_water, rain_share
 from models.terrain.spec.fields import Solver, Water
@@ -162,7 +163,8 @@ class TorchFlood:
         start: FlowState | None = None,
     ) -> None:
         doubles = {k: v.double() for k, v in ground._asdict().items() if torch.is_tensor(v)}
-        self._conditions = (ground._replace(**doubles), forcing, physics)
+        grid = ground.subgrid and ground.subgrid.mapped(Tensor.double)
+        self._conditions = (ground._replace(subgrid=grid, **doubles), forcing, physics)
         begin = dry(doubles["z"]) if start is None else start
         self._state = FlowState(*(field.double() for field in begin))
         self._clock, self._wet_m = Clock.start(1), wet_m
@@ -232,24 +234,43 @@ class Scenario(NamedTuple):
     by_reference: bool = False
     start: FirstWater | None = None
 
-    def boundary_conditions(self, bed: Tensor, datum: float, dx: float) -> BoundaryConditions:
-        """Boundary conditions of a bed [1, ny, nx] over ``datum`` m; maps are pooled to it."""
+    def boundary_conditions(
+        self, bed: Tensor, datum: float, dx: float, grid: Subgrid | None = None
+    ) -> BoundaryConditions:
+        """Boundary conditions of a bed [1, ny, nx] over ``datum`` m; maps are pooled to it.
+
+        Args:
+            bed: heights; with a subgrid the lowest fine ones.
+            datum: m.
+            dx: side of a cell, m.
+            grid: tables of the cells, over ``datum``.
+        """
         shape = (bed.shape[1], bed.shape[2])
         manning = _on(self.maps.manning, shape)
         ground = ground_of(bed, datum, self.water, self.extent, dx, self.solver, manning)
+        ground = ground._replace(subgrid=grid)
         forcing = forcing_of(self.water, self.extent, shape, dx, datum)
         forcing = forcing._replace(rain_map=_on(self.maps.rain, shape))
         if self.voids is not None:
             ground, forcing = self.voids.applied(ground, forcing)
         return BoundaryConditions(ground, forcing)
 
-    def open(self, z: np.ndarray, dx: float, *, coarse: bool = False) -> Flood:
-        """A flood at 0 s on heights ``z`` [ny, nx] in m with cells of ``dx`` m."""
-        datum = float(z.mean())
+    def open(
+        self,
+        z: np.ndarray,
+        dx: float,
+        *,
+        coarse: bool = False,
+        subgrid: SubgridTerrain | None = None,
+    ) -> Flood:
+        """A flood at 0 s on heights ``z`` [ny, nx] in m with cells of ``dx`` m, or on a subgrid."""
+        datum, tables = float(z.mean()), None
         bed = torch.from_numpy(z - np.float32(datum))[None].float().contiguous()
-        ground, forcing = self.boundary_conditions(bed, datum, dx)
+        if subgrid is not None:
+            bed, tables, _ = subgrid.over(datum)
+        ground, forcing = self.boundary_conditions(bed, datum, dx, tables)
         physics = physics_of(self.solver, coarse=coarse)
-        begin = None if self.start is None else self.start.on(z)
+        begin = None if self.start is None else self.start.on(z, subgrid)
         if self.by_reference:
             return TorchFlood(ground, forcing, physics, self.wet_m, begin)
         if self.device.startswith("cuda") and can_run(ground, forcing, physics):

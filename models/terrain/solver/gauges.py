@@ -10,10 +10,13 @@ from models.core.errors import SpecError
 from models.terrain.dem import places
 from models.terrain.dem.rasters import Elevation
 from models.terrain.solver.engines import Flood
+from models.terrain.solver.maxima import wet_part
+from models.terrain.solver.subgrid import SubgridTerrain, depth_over_lowest
 from models.terrain.spec.places import Gauge
 
 POINT = ("stage_m", "depth_m", "speed_m_s", "discharge_m2_s")
 LINE = ("discharge_m3_s",)
+FILM_M = 1e-3  # depth without a speed
 
 
 class Face(NamedTuple):
@@ -25,6 +28,14 @@ class Face(NamedTuple):
     sign: float
 
 
+class PointWater(NamedTuple):
+    """At a point: mean depth of the cell and depth over ``bed_m``, m; speed if it is known."""
+
+    depth: float
+    over_bed: float
+    speed: float | None
+
+
 class Station(NamedTuple):
     """A gauge on the cells of a grid.
 
@@ -32,7 +43,7 @@ class Station(NamedTuple):
         name: of the gauge.
         cell: row and column of a point; None: a line.
         faces: that a line follows; of a point its right, left, lower and upper one.
-        bed_m: height of the point's ground.
+        bed_m: height of the point's ground; with a subgrid the lowest fine one.
     """
 
     name: str
@@ -75,7 +86,8 @@ def _point(gauge: Gauge, point: np.ndarray, ground: Elevation, field: str) -> St
         raise SpecError(f"{field}: the terrain has no height at row {row}, column {column}")
     around = (Face(row, column, 0, 1), Face(row, column - 1, 0, 1), Face(row, column, 1, 1),
               Face(row - 1, column, 1, 1))  # fmt: skip
-    return Station(gauge.name, (row, column), around, float(ground.z[row, column]))
+    bed = ground.z if ground.subgrid is None else ground.subgrid.lowest[0].numpy()
+    return Station(gauge.name, (row, column), around, float(bed[row, column]))
 
 
 def _line(gauge: Gauge, points: np.ndarray, field: str) -> Station:
@@ -114,10 +126,13 @@ class Readings:
     Args:
         placed: the gauges.
         dx: side of a cell, m.
+        subgrid: of the flood; a depth is then the mean of a cell, and a speed that of its wet part.
     """
 
-    def __init__(self, placed: list[Station], dx: float) -> None:
-        self.stations, self._dx = placed, dx
+    def __init__(
+        self, placed: list[Station], dx: float, subgrid: SubgridTerrain | None = None
+    ) -> None:
+        self.stations, self._dx, self._subgrid = placed, dx, subgrid
         self.times: list[float] = []
         self.rows: list[list[float]] = []
         self._faces = [face for station in placed for face in station.faces]
@@ -137,19 +152,33 @@ class Readings:
             face.sign * sides[face.side][k] if min(face.row, face.column) >= 0 else 0.0
             for k, face in enumerate(self._faces)
         ]
-        depths = iter(h[len(q) :])
+        waters = iter(self._waters(flood, h[len(q) :]))
         row, at = [], 0
         for station in self.stations:
             mine = q[at : at + len(station.faces)]
             at += len(mine)
             line = station.cell is None
-            row += [sum(mine) * self._dx] if line else _read(station, mine, next(depths))
+            row += [sum(mine) * self._dx] if line else _read(station, mine, next(waters))
         self.times.append(t)
         self.rows.append([float(value) for value in row])
 
+    def _waters(self, flood: Flood, depths: np.ndarray) -> list[PointWater]:
+        """The water at the points, whose cells are the last of those that are looked at."""
+        if self._subgrid is None:
+            return [PointWater(depth, depth, None) for depth in depths]
+        state, first = flood.state, len(self._faces)
+        cells = (0, self._rows[first:], self._columns[first:])
+        stage = depth_over_lowest(state.h, self._subgrid.tables)[cells]
+        speed = wet_part(state, self._subgrid, FILM_M).speed[cells]
+        return [
+            PointWater(*each) for each in zip(depths, stage.tolist(), speed.tolist(), strict=True)
+        ]
 
-def _read(station: Station, q: list[float], depth: float) -> list[float]:
+
+def _read(station: Station, q: list[float], water: PointWater) -> list[float]:
     """Stage, depth, speed and discharge per metre of a point; the speed of dry ground is 0."""
-    flow = float(np.hypot(q[0] + q[1], q[2] + q[3])) / 2
-    speed = flow / depth if depth > 1e-3 else 0.0
-    return [station.bed_m + depth, depth, speed, flow]
+    flow, depth = float(np.hypot(q[0] + q[1], q[2] + q[3])) / 2, water.depth
+    speed = 0.0
+    if depth > FILM_M:
+        speed = flow / depth if water.speed is None else water.speed
+    return [station.bed_m + water.over_bed, depth, speed, flow]

@@ -12,6 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from models.terrain.solver.subgrid import (
+    FaceShape,
+    Subgrid,
+    depth_over_lowest,
+    face_shape,
+    mean_depth,
+    storage_slope,
+)
 from models.terrain.spec.fields import AUTHORS_ALPHA, AUTHORS_THETA, THETA, alpha_max
 
 SCHEME = 2  # of the equations below; stored fine floods are keyed by it
@@ -74,11 +82,13 @@ class Ground(NamedTuple):
     """What stays constant during a simulation: the bed and its properties.
 
     Attributes:
-        z: bed in metres [b, ny, nx]; in float32 its mean should be near 0.
+        z: bed in metres [b, ny, nx]; in float32 its mean should be near 0. With a subgrid the
+            lowest fine height of each cell.
         manning: roughness in s/m^(1/3), a number or [b, ny, nx].
         dx: side of a cell in metres.
         drain: sum over a cell's open edges of sqrt(slope)/n [b, ny, nx]; None without outlets.
         level: water level held in a cell, m [b, ny, nx]; -inf where free; None: free everywhere.
+        subgrid: storage of the cells and conveyance of the faces; None: the bed is level in a cell.
     """
 
     z: Tensor
@@ -86,10 +96,11 @@ class Ground(NamedTuple):
     dx: float
     drain: Tensor | None = None
     level: Tensor | None = None
+    subgrid: Subgrid | None = None
 
 
 class FlowState(NamedTuple):
-    """Water depth h [b, ny, nx] in m; discharges qx [b, ny, nx-1], qy [b, ny-1, nx] in m2/s."""
+    """Mean depth h [b, ny, nx] in m; discharges qx [b, ny, nx-1], qy [b, ny-1, nx] in m2/s."""
 
     h: Tensor
     qx: Tensor
@@ -118,6 +129,11 @@ def dt_cap(dx: float, physics: Physics) -> float:
     if physics.dt_max is not None:
         return physics.dt_max
     return float("inf") if physics.cfl == "reference" else min(DT_CAP_S, DT_CAP_PER_M * dx)
+
+
+def water_depth(h: Float[Tensor, "b ny nx"], ground: Ground) -> Float[Tensor, "b ny nx"]:
+    """Depth over the bed in m; with a subgrid over the lowest fine height."""
+    return h if ground.subgrid is None else depth_over_lowest(h, ground.subgrid)
 
 
 def stable_step(h: Float[Tensor, "b ny nx"], dx: float, physics: Physics) -> Float[Tensor, "b"]:
@@ -168,14 +184,19 @@ def step(
         h = h + (-h.detach()).clamp(min=0)  # rounding below zero; carries no gradient
     exchanged = torch.zeros_like(gone)
     if ground.level is not None:
-        held = torch.where(
-            (ground.level > -torch.inf) & (t > 0), (ground.level - ground.z).clamp(min=0), h
-        )
+        held = torch.where((ground.level > -torch.inf) & (t > 0), held_depth(ground), h)
         exchanged = torch.where(t > 0, (h - held) / t.clamp(min=1e-30), 0)
         h = held
     still = t == 0
     fluxes = torch.where(still, state.qx, qx), torch.where(still, state.qy, qy)
     return FlowState(h, *fluxes), Exchange(gone, exchanged)
+
+
+def held_depth(ground: Ground) -> Float[Tensor, "b ny nx"]:
+    """Mean depth in m of cells at the level that is held in them; 0 where none is."""
+    assert ground.level is not None  # noqa: S101  # guaranteed by the callers
+    above = ground.level - ground.z
+    return above.clamp(min=0) if ground.subgrid is None else mean_depth(above, ground.subgrid)
 
 
 def face_fluxes(
@@ -189,29 +210,40 @@ def face_fluxes(
         t: dt in s.
         physics: constants.
     """
-    h, qx, qy = state
-    transposed = Ground(ground.z.mT, _transposed(ground.manning), ground.dx)
-    x = _x_fluxes(h, qx, qy, ground, t, physics)
-    y = _x_fluxes(h.mT, qy.mT, qx.mT, transposed, t, physics).mT
+    w = water_depth(state.h, ground) + ground.z
+    x = _x_fluxes(w, state.qx, state.qy, ground, t, physics)
+    y = _x_fluxes(w.mT, state.qy.mT, state.qx.mT, transposed(ground), t, physics).mT
     return x, y
 
 
-def _transposed(manning: Tensor | float) -> Tensor | float:
-    return manning.mT if isinstance(manning, Tensor) else manning
+def transposed(ground: Ground) -> Ground:
+    """The ground with rows and columns exchanged, for its faces alone."""
+    n, grid = ground.manning, ground.subgrid
+    if grid is not None:
+        grid = grid._replace(x=grid.y.mT)
+    return Ground(ground.z.mT, n.mT if isinstance(n, Tensor) else n, ground.dx, subgrid=grid)
+
+
+def flow_shape(w: Tensor, ground: Ground) -> FaceShape:
+    """Flow depth and friction factor of the faces between columns at water levels ``w``."""
+    level = torch.maximum(w[:, :, 1:], w[:, :, :-1])
+    if ground.subgrid is not None:
+        return face_shape(level, ground.subgrid.x)
+    z = ground.z
+    return FaceShape(level - torch.maximum(z[:, :, 1:], z[:, :, :-1]), 1.0)
 
 
 def _x_fluxes(
-    h: Tensor, qx: Tensor, qy: Tensor, ground: Ground, t: Tensor, physics: Physics
+    w: Tensor, qx: Tensor, qy: Tensor, ground: Ground, t: Tensor, physics: Physics
 ) -> Tensor:
     """New discharge through the faces between columns [b, ny, nx-1]."""
-    z, w, gt = ground.z, h + ground.z, physics.gravity * t
-    depth = torch.maximum(w[:, :, 1:], w[:, :, :-1]) - torch.maximum(z[:, :, 1:], z[:, :, :-1])
+    gt, (depth, factor) = physics.gravity * t, flow_shape(w, ground)
     hf = depth.clamp(min=physics.h_min)
     slope = (w[:, :, 1:] - w[:, :, :-1]) / ground.dx
     n = ground.manning
     if isinstance(n, Tensor):
         n = (n[:, :, 1:] + n[:, :, :-1]) / 2
-    r = gt * n**2 / (hf * hf * cube_root(hf))
+    r = gt * n**2 * factor / (hf * hf * cube_root(hf))
     push = centred(qx, physics.theta) - gt * hf * slope
     q = push / drag(push, qx, across(qy), r, physics)
     if physics.froude is not None:
@@ -264,13 +296,18 @@ def across(qy: Float[Tensor, "b n m"]) -> Float[Tensor, "b _n _m"]:
 def outflow(
     h: Float[Tensor, "b ny nx"], ground: Ground, physics: Physics
 ) -> Float[Tensor, "b ny nx"]:
-    """Discharge through a cell's open edges in m2/s: Manning's normal depth, h^(5/3) sqrt(s)/n."""
+    """Discharge through a cell's open edges in m2/s: Manning's normal depth, h^(5/3) sqrt(s)/n.
+
+    With a subgrid the water of the cell's wet part, of depth h s, flows over the share 1 / s of its
+    width, where s is the slope of the storage table: h (h s)^(2/3) sqrt(slope)/n.
+    """
     if ground.drain is None:
         return torch.zeros_like(h)
     if physics.authors_terms:
         return torch.where(ground.drain > 0, physics.gravity * REFERENCE_OUTFLOW_SLOPE * h, 0)
     wet = h > physics.h_dry
-    root = cube_root(torch.where(wet, h, 1))
+    deep = h if ground.subgrid is None else h * storage_slope(h, ground.subgrid)
+    root = cube_root(torch.where(wet, deep, 1))
     return torch.where(wet, ground.drain * h * root * root, 0)
 
 

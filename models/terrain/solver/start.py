@@ -18,6 +18,7 @@ from models.terrain.dem import rasters
 from models.terrain.dem.pooling import mean, pad_to_multiple
 from models.terrain.dem.rasters import Elevation
 from models.terrain.solver.scheme import FlowState
+from models.terrain.solver.subgrid import SubgridTerrain
 from models.terrain.spec.fields import Start
 
 DEEPEST_M, LEVELS_M = 1e4, (-1e4, 1e4)
@@ -38,14 +39,21 @@ class FirstWater(NamedTuple):
     missing: np.ndarray
     flow: FlowState | None = None
 
-    def on(self, z: Float[np.ndarray, "nyc nxc"]) -> FlowState:
-        """The state on a bed z in m: pooled depths, or the ground below the pooled level filled."""
+    def on(
+        self, z: Float[np.ndarray, "nyc nxc"], subgrid: SubgridTerrain | None = None
+    ) -> FlowState:
+        """The state on a bed z in m: pooled depths, or the ground below the pooled level filled.
+
+        With a subgrid depths are mean depths, and a level fills the cells by their tables.
+        """
         if self.flow is not None:
             return self.flow
         wet = ~self.missing
         if self.level is not None:
             level, known = _pooled(self.level * wet, z.shape), _pooled(wet * 1.0, z.shape)
-            h = np.where(known > 0, np.maximum(level / np.maximum(known, 1e-9) - z, 0) * known, 0)
+            level = level / np.maximum(known, 1e-9)
+            full = np.maximum(level - z, 0) if subgrid is None else subgrid.filled_to(level)
+            h = np.where(known > 0, full * known, 0)
         else:
             h = _pooled(np.asarray(self.depth) * wet, z.shape)
         depth = torch.from_numpy(h.astype(np.float32))[None]
@@ -87,6 +95,8 @@ def save_state(path: Path, state: FlowState, ground: Elevation, t: float) -> Non
     """Write depths and discharges in float32, with what tells the terrain they are of."""
     tensors = {name: field[0].float().contiguous() for name, field in state._asdict().items()}
     about: dict[str, Any] = {"time_s": t, "cell_size_m": ground.dx, "heights": _digest(ground)}
+    if ground.subgrid is not None:
+        about["subgrid"] = _digest_of_tables(ground.subgrid)
     save_file(tensors, path, {"state": json.dumps(about)})
 
 
@@ -94,12 +104,20 @@ def _digest(ground: Elevation) -> str:
     return hashlib.sha256(np.ascontiguousarray(ground.z).tobytes()).hexdigest()
 
 
+def _digest_of_tables(subgrid: SubgridTerrain) -> str:
+    digest = hashlib.sha256()
+    full, storage, x, y = subgrid.tables
+    for field in (subgrid.lowest, full, storage, *x, *y):
+        digest.update(np.ascontiguousarray(field.numpy()).tobytes())
+    return digest.hexdigest()
+
+
 def read_state(path: Path, ground: Elevation, run: Run) -> FlowState:
     """The state of a file of :func:`save_state`.
 
     Raises:
         DataError: if it is no such file.
-        SpecError: if it is of a grid of another size.
+        SpecError: if it is of a grid of another size or of another subgrid.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -113,6 +131,12 @@ def read_state(path: Path, ground: Elevation, run: Run) -> FlowState:
         raise SpecError(
             f"start.state: {rows} x {columns} cells of {about['cell_size_m']:g} m, the terrain"
             f" {ny} x {nx} of {ground.dx:g} m; start on the terrain of the job that left it"
+        )
+    tables = None if ground.subgrid is None else _digest_of_tables(ground.subgrid)
+    if about.get("subgrid") != tables:
+        raise SpecError(
+            "start.state: the same depths are other levels on another subgrid, or with and without"
+            " one; start on the terrain of the job that left it"
         )
     if about["heights"] != _digest(ground):
         run.warn("other_heights", "start.state is of a terrain with other heights")

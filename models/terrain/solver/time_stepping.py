@@ -17,6 +17,7 @@ from models.terrain.solver.scheme import (
     stable_step,
     step,
     step_for,
+    water_depth,
 )
 
 STEP_SLACK = 1e-9  # relative: a shorter remainder is added to the last step
@@ -70,7 +71,7 @@ def next_dt(
     h: Float[Tensor, "b ny nx"],
     t: Float[Tensor, "b"],
     until: float,
-    dx: float,
+    ground: Ground,
     physics: Physics,
     forcing: Forcing,
 ) -> Float[Tensor, "b"]:
@@ -80,30 +81,32 @@ def next_dt(
     is that for the greatest depth after an inflow and rain of dt_0.
 
     Args:
-        h: depth, m.
+        h: mean depth, m.
         t: time of each sample, s.
         until: target time, s.
-        dx: side of a cell, m.
+        ground: side of a cell, subgrid.
         physics: constants.
         forcing: water entering.
     """
-    remaining = until - t
-    dt = stable_step(h, dx, physics)
+    remaining, dx = until - t, ground.dx
+    dt = stable_step(water_depth(h.detach(), ground), dx, physics)
     if forcing.inlets or forcing.rain is not None:
-        dt = step_for(_depth_after(h, t, dt, dx, forcing), dx, physics)
+        dt = step_for(_depth_after(h.detach(), t, dt, ground, forcing), dx, physics)
     return torch.where(dt >= remaining * (1 - STEP_SLACK), remaining, dt).clamp(min=0)
 
 
-def _depth_after(h: Tensor, t: Tensor, dt: Tensor, dx: float, forcing: Forcing) -> Tensor:
+def _depth_after(h: Tensor, t: Tensor, dt: Tensor, ground: Ground, forcing: Forcing) -> Tensor:
     """Greatest depth of each sample [b] if nothing flows during a step, m.
 
-    Rates are the larger of those at the beginning and in the middle of the step.
+    Rates are the larger of those at the beginning and in the middle of the step. Rain, little in a
+    step, counts as if the deepest cell were level.
     """
     shape, inflow = (h.shape[1], h.shape[2]), forcing._replace(rain=None)
     at = torch.zeros_like(dt)
-    rates = [inflow.rate(shape, dx, x, at, torch.float64) for x in (t, t + dt / 2)]
+    rates = [inflow.rate(shape, ground.dx, x, at, torch.float64) for x in (t, t + dt / 2)]
     rise = torch.maximum(*(torch.as_tensor(rate, dtype=torch.float64) for rate in rates))
-    deepest = (h.detach().double() + dt[:, None, None] * rise).amax((1, 2))
+    after = h.double() + dt[:, None, None] * rise
+    deepest = water_depth(after.to(h), ground).double().amax((1, 2))
     if forcing.rain is None:
         return deepest
     most = 1.0 if forcing.rain_map is None else float(forcing.rain_map.max())
@@ -138,7 +141,7 @@ def advance(
     shape, taken = (ground.z.shape[1], ground.z.shape[2]), 0
     while bool((clock.t < until).any()) and taken != max_steps:
         check(state.h, clock)
-        dt = next_dt(state.h, clock.t, until, ground.dx, physics, forcing)
+        dt = next_dt(state.h, clock.t, until, ground, physics, forcing)
         source = forcing.rate(shape, ground.dx, clock.t, dt, state.h.dtype)
         held = forcing.ground_at(ground, clock.t + dt)
         state, exchange = step(state, held, dt, source, physics)

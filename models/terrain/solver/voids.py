@@ -13,6 +13,7 @@ from models.terrain.dem.pooling import mean, pad_to_multiple
 from models.terrain.solver.boundary import Extent, covered, forcing_of
 from models.terrain.solver.forcing import Forcing, Inlet
 from models.terrain.solver.scheme import Ground
+from models.terrain.solver.subgrid import closed
 from models.terrain.spec.fields import NodataCells, Rain, Segment, Source, Water
 
 WALL_M = 100.0  # above the highest ground and the highest held level: no water is that deep
@@ -45,11 +46,15 @@ class Voids(NamedTuple):
 
 
 def _walled(ground: Ground, nowhere: Bool[Tensor, "ny nx"]) -> Ground:
-    known = ground.z.detach()[:, ~nowhere]
-    top = float(known.max())
+    highest = ground.z.detach()
+    if ground.subgrid is not None:
+        highest = highest + ground.subgrid.storage[..., -1]
+    top = float(highest[:, ~nowhere].max())
     if ground.level is not None:
         top = max(top, float(ground.level.max()))
-    return ground._replace(z=torch.where(nowhere, top + WALL_M, ground.z))
+    z = torch.where(nowhere, top + WALL_M, ground.z)
+    grid = ground.subgrid
+    return ground._replace(z=z, subgrid=grid and closed(grid, nowhere, top + WALL_M))
 
 
 def _opened(ground: Ground, nowhere: Bool[Tensor, "ny nx"]) -> Ground:

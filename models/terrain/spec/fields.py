@@ -30,6 +30,7 @@ NodataCells = Annotated[
         " by; no rain falls there"
     ),
 ]
+SUBGRID_FILE = "subgrid.nc"
 Metres = Annotated[float, Field(gt=0, le=1e7)]
 CELLS = 50_000_000
 CELL_STEPS = 1e13  # what one job may ask of the solver; hours on a GPU, a day on a few cores
@@ -87,13 +88,13 @@ class DatasetTerrain(DatasetRef):
 
 
 class ArtifactTerrain(ArtifactRef):
-    """A GeoTIFF that another job left, for example of ``terrain.downsample``."""
+    """A GeoTIFF that another job left, or the ``subgrid.nc`` of a ``terrain.downsample`` job."""
 
     area: Area | None = None
 
     def need(self, pointer: str) -> ArtifactNeed:
         """A raster in metres; ``pointer`` is that of this reference within the spec."""
-        return ArtifactNeed(pointer, ("raster",), names=("*.tif",))
+        return ArtifactNeed(pointer, ("raster",), names=("*.tif", SUBGRID_FILE))
 
 
 class Synthetic(SpecGroup):
@@ -562,8 +563,9 @@ def cap_solver(solver: Any) -> list[str]:
     return warnings
 
 
-Method = Literal["mean", "max", "min", "bilinear", "bilateral", "channel"]
-METHODS: tuple[Method, ...] = ("mean", "max", "min", "bilinear", "bilateral", "channel")
+HeightMethod = Literal["mean", "max", "min", "bilinear", "bilateral", "channel"]
+Method = Literal["mean", "max", "min", "bilinear", "bilateral", "channel", "subgrid"]
+METHODS: tuple[Method, ...] = ("mean", "max", "min", "bilinear", "bilateral", "channel", "subgrid")
 Factor = Annotated[
     Literal[2, 4, 8, 16, 32], Field(description="Fine cells a coarse cell, per side")
 ]

@@ -310,6 +310,9 @@ class TerrainDownsample(_OnTerrain):
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("coarse.tif", "raster", "the coarse terrain in metres, GeoTIFF"),
+        ArtifactInfo(
+            "subgrid.nc", "raster", "method subgrid: tables of the cells and faces, NetCDF"
+        ),
         ArtifactInfo("coarse.png", "image", "fine and coarse terrain, and their difference"),
         ArtifactInfo("report.json", "report", "sizes, padding, method, versions"),
     )
@@ -331,7 +334,11 @@ class TerrainDownsample(_OnTerrain):
 
     kind: Literal["terrain.downsample"]
     factor: Factor = 16
-    method: Method = Field(default="mean", description="Baseline; used where no net is given")
+    method: Method = Field(
+        default="mean",
+        description="Baseline; used where no net is given. subgrid: what the fine heights store and"
+        " convey, for floods on coarse cells",
+    )
     net: ArtifactRef | None = Field(default=None, description="weights of a terrain.train job")
     edges: Literal["pad", "crop"] = Field(
         default="pad", description="Rows and columns that do not fill a coarse cell"
@@ -339,6 +346,14 @@ class TerrainDownsample(_OnTerrain):
     tune: Tune | None = Field(
         default=None, description="Improve the result by floods of this terrain; costs fine floods"
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "TerrainDownsample":
+        if self.method == "subgrid" and (self.net is not None or self.tune is not None):
+            raise ValueError(
+                "method: subgrid has no net and no tune, which make heights; leave out"
+            )
+        return self
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
@@ -403,7 +418,7 @@ class TerrainCompare(_Flood):
 
     kind: Literal["terrain.compare"]
     factor: Factor = 16
-    methods: list[Method] = Field(default=list(METHODS), min_length=1, max_length=6)
+    methods: list[Method] = Field(default=list(METHODS), min_length=1, max_length=len(METHODS))
     nets: list[ArtifactRef] = Field(default=[], max_length=8, description="weights to compare")
     optimise_steps: Int = Field(
         default=0,

@@ -1,7 +1,9 @@
 """The four kinds from GeoTIFF to GeoTIFF: georeference, nodata, refusals, baselines."""
 
+import contextlib
 import json
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -13,13 +15,14 @@ from rasterio import Affine
 from models.catalog import JobSpec, load_entry, load_stored
 from models.core.errors import DataError, SpecError
 from models.terrain import measures
-from models.terrain.dem import rasters
+from models.terrain.dem import rasters, subgrid_file
 from models.terrain.dem.pooling import BASELINES, d8_accumulation, pad_to_multiple
 from models.terrain.dem.synthetic import generate
 from models.terrain.figures import animation, floods
 from models.terrain.learning import net
 from models.terrain.solver.boundary import Extent, covered, resolve_water
 from models.terrain.solver.engines import Scenario, is_tiny
+from models.terrain.solver.subgrid import subgrid_of
 from models.terrain.spec.fields import Inflow, Solver, Synthetic, Valley
 
 SHA = "0" * 64
@@ -128,14 +131,76 @@ def test_comparison_counts_from_mean_pooling(run_spec):
     ratio = result["error_ratio"]
     assert ratio["mean"] == 1.0
     assert ratio["optimised"] < 1.0
-    assert set(ratio) == {*BASELINES, "optimised"}
+    assert set(ratio) == {*BASELINES, "subgrid", "optimised"}
     with rasterio.open(folder / "depth" / "channel.tif") as raster:
         assert raster.res == (64.0, 64.0)
+
+
+def test_a_subgrid_is_written_read_and_flooded(run_spec, new_run, monkeypatch):
+    """The tables come back bit for bit, with grid and voids; their flood is that of compare."""
+    folder, _ = run_spec(heights(), kind="terrain.downsample", factor=4, method="subgrid")
+    terrain = subgrid_file.read(folder / "subgrid.nc", "subgrid.nc")
+    fine = pad_to_multiple(torch.from_numpy(rasters.read(folder / "inputs" / SHA, None, "z").z), 4)
+    made = subgrid_of(fine, 4)
+    assert torch.equal(terrain.subgrid.lowest, made.lowest)
+    for a, b in zip([*terrain.subgrid.tables.x, terrain.subgrid.tables.full],
+                    [*made.tables.x, made.tables.full], strict=True):  # fmt: skip
+        assert torch.equal(a, b)
+    with rasterio.open(folder / "coarse.tif") as raster:
+        assert raster.transform == terrain.transform
+        assert raster.crs == terrain.crs
+        assert (raster.read_masks(1) == 0).sum() == terrain.missing.sum() == 4
+    water = {"duration_s": 120.0, "water": [{"type": "rain", "mm_per_h": 60.0}]}
+    compared, _ = run_spec(
+        heights(), kind="terrain.compare", factor=4, methods=["subgrid", "mean"], **water
+    )
+    run = new_run()
+    (run.dir / "inputs").mkdir(exist_ok=True)
+    (run.dir / "inputs" / SHA).write_bytes((folder / "subgrid.nc").read_bytes())
+    ref = {"job": "job_" + "0" * 32, "artifact": "subgrid.nc", "sha256": SHA}
+    spec = TypeAdapter(JobSpec).validate_python(
+        {"kind": "terrain.simulate", "terrain": ref, "outputs": 1, "animation": False, **water}
+    )
+    load_entry(spec)(spec, run)
+    with rasterio.open(run.dir / "depth" / "t00000120.tif") as raster:
+        depth = raster.read(1, masked=True)
+    with rasterio.open(compared / "depth" / "subgrid.tif") as raster:
+        np.testing.assert_allclose(
+            depth.filled(0), raster.read(1, masked=True).filled(0), atol=1e-3
+        )
+    rained = 0.060 * 120 / 3600 * (~depth.mask).sum() * 64
+    assert float(depth.sum()) * 64 == pytest.approx(rained, rel=0.01)
+
+
+@pytest.mark.parametrize("damage", ["cut", "no attributes", "not finite"])
+def test_a_damaged_subgrid_is_refused(tmp_path, damage):
+    path = tmp_path / "subgrid.nc"
+    z = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
+    fine = rasters.from_heights(z, 2.0, "z")
+    coarse = rasters.coarsened(fine, z[::4, ::4], 4)
+    subgrid_file.write(path, coarse._replace(subgrid=subgrid_of(torch.from_numpy(z), 4)))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:2000])
+    with h5py.File(path, "a") if damage != "cut" else contextlib.nullcontext() as file:
+        if damage == "no attributes":
+            del file.attrs["subgrid_version"]
+        elif damage == "not finite":
+            file["x_sill"][0, 0] = np.nan
+    with pytest.raises(DataError, match=r"subgrid\.nc"):
+        subgrid_file.read(path, "subgrid.nc")
 
 
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
+        (
+            {
+                "method": "subgrid",
+                "kind": "terrain.downsample",
+                "tune": {"water": [[{"type": "rain", "mm_per_h": 9}]]},
+            },
+            "no net and no tune",
+        ),
         ({"terrain": {"synthetic": {"rows": 40_000, "columns": 40_000}}}, "less than or equal"),
         ({"water": []}, "give at least one item, or start"),
         ({"water": [{"type": "inflow", "edge": "left"}]}, "give discharge_m3_s or series"),

@@ -34,6 +34,7 @@ from models.terrain.solver.cpu.tile import (
     compiled,
     inlined,
     outlets,
+    plain_shape,
     resistance,
     rows_of_faces,
 )  # fmt: skip
@@ -62,7 +63,7 @@ def _store_face(s, plane, k, flux):
     store(s, to + ROOT + k, root)
 
 
-x_faces, y_faces = rows_of_faces(_store_face)
+x_faces, y_faces = rows_of_faces(_store_face, plain_shape)
 
 
 # Forward:   hf = max(wa, wb) - max(za, zb),  r = g dt n^2 / hf^(7/3),

@@ -17,6 +17,11 @@ class FlowArrays(NamedTuple):
         qy: discharge through a cell's lower face.
         remainder: depth that rounding left over, by tile, rows padded [tiles, tile_rows, pitch];
             of no element where it is not carried.
+        d: depth over the lowest heights, two states like ``h``; of no element without a subgrid.
+        cell_fields: of the subgrid, see :mod:`models.terrain.solver.cpu.subgrid`; padded.
+        storage: table of each cell.
+        face_fields: of x faces, then of y faces.
+        face_shapes: tables of x faces, then of y faces.
         rain: share of the rain a cell gets; of no element where all get 1.
         peak: greatest depth so far; of no element where it is not tracked.
         arrival: s at which the depth first exceeded ``wet_m``, inf before.
@@ -47,6 +52,11 @@ class FlowArrays(NamedTuple):
     qx: np.ndarray
     qy: np.ndarray
     remainder: np.ndarray
+    d: np.ndarray
+    cell_fields: np.ndarray
+    storage: np.ndarray
+    face_fields: np.ndarray
+    face_shapes: np.ndarray
     rain: np.ndarray
     peak: np.ndarray
     arrival: np.ndarray
@@ -71,7 +81,11 @@ class FlowArrays(NamedTuple):
 
 
 class TileLayout(NamedTuple):
-    """Sizes of a grid: cells, cells of a tile, tiles; ``pitch``: padded columns of a tile."""
+    """Sizes of a grid: cells, cells of a tile, tiles.
+
+    ``pitch``: padded columns of a tile; ``table_pitch``: padded columns of the grid in the fields
+    of a subgrid; ``entries`` of its tables, 0 without a subgrid.
+    """
 
     ny: int
     nx: int
@@ -80,6 +94,8 @@ class TileLayout(NamedTuple):
     down: int
     across: int
     pitch: int
+    table_pitch: int
+    entries: int
 
 
 class SchemeConstants(NamedTuple):

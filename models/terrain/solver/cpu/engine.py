@@ -9,10 +9,20 @@ from torch import Tensor
 
 from models.terrain.solver.cpu import arrays, loop
 from models.terrain.solver.cpu.maxima import track
-from models.terrain.solver.cpu.tile import BUFFER, COLUMNS, PLANE, ROWS, SHARE, N
+from models.terrain.solver.cpu.tables import subgrid_arrays, table_pitch
+from models.terrain.solver.cpu.tile import (
+    BUFFER,
+    COLUMNS,
+    PLANE,
+    ROWS,
+    SHARE,
+    SUBGRID_BUFFER,
+    N,
+)
 from models.terrain.solver.forcing import Forcing, constant, integrals_of
 from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dt_cap
+from models.terrain.solver.subgrid import depth_over_lowest
 from models.terrain.solver.time_stepping import Totals, UnstableError
 
 UNBOUNDED = 2**62
@@ -49,9 +59,9 @@ class FusedFlood:
         if physics.h_dry <= 0 or physics.authors_terms:
             raise ValueError("the fused engine needs h_dry > 0 and not the authors' terms")
         ny, nx = ground.z.shape[1:]
-        self.layout = _tile_layout(ny, nx)
+        self.layout = _tile_layout(ny, nx, _entries(ground))
         self.constants = _scheme_constants(ground.dx, forcing, physics, wet_m)
-        self.threads = threads
+        self.threads, self._grid = threads, ground.subgrid
         self.arrays = _flow_arrays(ground, forcing, self.layout, threads, wet_m is not None)
         if not carry:
             self.arrays = self.arrays._replace(remainder=np.empty(0, np.float32))
@@ -81,6 +91,11 @@ class FusedFlood:
                 hint="raise manning, set solver.froude to 1, or leave the limiter on",
             )
         return why == loop.DONE
+
+    def _depth_over_lowest(self, h: np.ndarray) -> np.ndarray:
+        assert self._grid is not None  # noqa: S101  # called with a subgrid alone
+        shape = (1, self.layout.ny, self.layout.nx)
+        return depth_over_lowest(torch.from_numpy(h).view(shape), self._grid).numpy().reshape(-1)
 
     @property
     def totals(self) -> Totals:
@@ -130,6 +145,9 @@ class FusedFlood:
 
     def track(self, maxima: Maxima) -> None:
         """Take the present state into account in ``maxima``."""
+        if maxima.subgrid is not None:
+            maxima.update(self.state, self.totals.t)
+            return
         dt, fields = maxima.since(self.totals.t), [field.numpy() for field in maxima.fields]
         track(self.arrays, self.layout, np.float32(maxima.wet_m), np.float32(dt), *fields)
 
@@ -145,9 +163,17 @@ class FusedFlood:
             (self.arrays.h, self.arrays.qx, self.arrays.qy), fields, strict=True
         ):
             both[:cells], both[cells:] = field, field
-        self.arrays.max_depth_bits[:] = fields[0].max().view(np.int32)
+        deepest = fields[0]
+        if self.arrays.d.size:
+            deepest = self._depth_over_lowest(fields[0])
+            self.arrays.d[:cells], self.arrays.d[cells:] = deepest, deepest
+        self.arrays.max_depth_bits[:] = deepest.max().view(np.int32)
         self.arrays.edge_wet[:], self.arrays.age[:], self.arrays.remainder[:] = 1, 0, 0
         self.arrays.clock[0] = t
+
+
+def _entries(ground: Ground) -> int:
+    return 0 if ground.subgrid is None else ground.subgrid.storage.shape[-1]
 
 
 def _widened(q: Tensor, axis: int) -> Tensor:
@@ -156,11 +182,11 @@ def _widened(q: Tensor, axis: int) -> Tensor:
     return torch.cat([q, q.new_zeros(shape)], axis)
 
 
-def _tile_layout(ny: int, nx: int) -> arrays.TileLayout:
+def _tile_layout(ny: int, nx: int, entries: int) -> arrays.TileLayout:
     down, across = math.ceil(ny / ROWS), math.ceil(nx / COLUMNS)
     rows, columns = math.ceil(ny / down), math.ceil(nx / across)
     counts, pitch = (math.ceil(ny / rows), math.ceil(nx / columns)), math.ceil(columns / 16) * 16
-    return arrays.TileLayout(ny, nx, rows, columns, *counts, pitch)
+    return arrays.TileLayout(ny, nx, rows, columns, *counts, pitch, table_pitch(nx), entries)
 
 
 def _scheme_constants(
@@ -194,9 +220,7 @@ def _flow_arrays(
 ) -> arrays.FlowArrays:
     cells, tiles = layout.ny * layout.nx, layout.down * layout.across
     n = ground.manning
-    held = np.empty(0, np.int64)
-    if ground.level is not None:
-        held = np.flatnonzero(np.isfinite(_flat(ground.level)))
+    held = np.flatnonzero(np.isfinite(_flat(ground.level)))
     return arrays.FlowArrays(
         z=_flat(ground.z),
         n=_flat(n) if isinstance(n, Tensor) else np.array([n], np.float32),
@@ -205,6 +229,7 @@ def _flow_arrays(
         qx=np.zeros(2 * cells, np.float32),
         qy=np.zeros(2 * cells, np.float32),
         remainder=np.zeros(tiles * layout.tile_rows * layout.pitch, np.float32),
+        **subgrid_arrays(ground.subgrid, layout),
         rain=_flat(forcing.rain_map),
         peak=np.zeros(cells if track_peaks else 0, np.float32),
         arrival=np.full(cells if track_peaks else 0, np.inf, np.float32),
@@ -222,13 +247,13 @@ def _flow_arrays(
         age=np.zeros(tiles, np.int64),
         lost=np.zeros(tiles),
         clock=np.zeros(5),
-        work=_work(threads, n),
+        work=_work(threads, n, BUFFER if ground.subgrid is None else SUBGRID_BUFFER),
     )
 
 
-def _work(threads: int, manning: Tensor | float) -> np.ndarray:
-    """Tile buffers [threads, BUFFER], with the planes filled that most tiles do not overwrite."""
-    work = np.zeros((threads, BUFFER), np.float32)
+def _work(threads: int, manning: Tensor | float, size: int) -> np.ndarray:
+    """Tile buffers [threads, size], with the planes filled that most tiles do not overwrite."""
+    work = np.zeros((threads, size), np.float32)
     if not isinstance(manning, Tensor):
         work[:, N : N + PLANE] = manning
     work[:, SHARE : SHARE + PLANE] = 1

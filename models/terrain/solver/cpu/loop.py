@@ -10,6 +10,7 @@ from models.terrain.solver.cpu.arrays import StepConstants
 from models.terrain.solver.cpu.compile_cache import cached
 from models.terrain.solver.cpu.pointers import pointer
 from models.terrain.solver.cpu.step import copy, process_tile
+from models.terrain.solver.cpu.subgrid import cell_depth, mean_depth_over
 from models.terrain.solver.cpu.tile import compiled, from_bits
 
 DONE, STEP_LIMIT, UNSTABLE = 0, 1, 2  # reasons why the loop ended
@@ -89,11 +90,11 @@ def highest_rate(g, k, t, dt):
 
 @compiled
 @no_type_check
-def depth_after(g, start, depth, t, dt, m):
+def depth_after(g, layout, start, depth, t, dt, m):
     """Greatest depth after the inflow and rain of a step of ``dt`` s if nothing flows, m.
 
     ``start``: of the present state in ``g.h``; ``depth``: its greatest. The entries of a cell with
-    several inlets follow each other.
+    several inlets follow each other. Rain counts as if the deepest cell were level.
     """
     most, h, before, last, rate = depth, 0.0, -1, -1, 0.0
     for k in range(len(g.inlet_cells)):
@@ -102,16 +103,27 @@ def depth_after(g, start, depth, t, dt, m):
             rate = highest_rate(g, last, t, dt)
         cell = g.inlet_cells[k]
         h = (h if cell == before else float(g.h[start + cell])) + dt * g.inlet_gain[k] * rate
-        most, before = max(most, h), cell
+        most, before = max(most, cell_depth(g, layout, cell, h)), cell
     return most + dt * m.rain_most * highest_rate(g, len(g.starts) - 2, t, dt)
 
 
 @compiled
 @no_type_check
-def next_dt(g, start, depth, t, until, m):
+def next_dt(g, layout, start, depth, t, until, m):
     """The stable step, the inflow within it counted as depth, cut so that it ends at ``until``."""
-    dt = step_for(depth_after(g, start, depth, t, step_for(depth, m), m), m)
+    dt = step_for(depth_after(g, layout, start, depth, t, step_for(depth, m), m), m)
     return until - t if dt >= (until - t) * (1 - STEP_SLACK) else dt
+
+
+@compiled
+@no_type_check
+def water_depth(g, layout, now, cell):
+    """Depth of a cell over its bed or lowest height, after its mean depth was changed."""
+    at = now * layout.ny * layout.nx + cell
+    if layout.entries == 0:
+        return g.h[at]
+    g.d[at] = cell_depth(g, layout, cell, g.h[at])
+    return g.d[at]
 
 
 @compiled
@@ -121,7 +133,8 @@ def mark_wet(g, layout, cell, now, time, m):
     t = cell // layout.nx // layout.tile_rows * layout.across
     t += cell % layout.nx // layout.tile_columns
     h = g.h[now * layout.ny * layout.nx + cell]
-    g.max_depth_bits[now, t] = max(g.max_depth_bits[now, t], tile.bits(h))
+    depth = water_depth(g, layout, now, cell)
+    g.max_depth_bits[now, t] = max(g.max_depth_bits[now, t], tile.bits(depth))
     if h > 0:
         g.edge_wet[now, t, :] = 1
     if len(g.peak) > 0 and h > g.peak[cell]:
@@ -164,7 +177,8 @@ def hold_level(g, layout, now, k, time, m):
     level = g.level[k]
     if g.level_series[k] >= 0:
         level = float32(interpolate(g, g.level_series[k], time))
-    depth, before = max(level - g.z[cell], float32(0)), float(g.h[at])
+    depth = mean_depth_over(g, layout, cell, level - g.z[cell])
+    before = float(g.h[at])
     if len(g.remainder) > 0:
         before += float(g.remainder[remainder_index(layout, cell)])
         g.remainder[remainder_index(layout, cell)] = 0
@@ -196,14 +210,13 @@ def apply_forcing(g, layout, now, time, dt, m):
 @compiled
 @no_type_check
 def tile_max_depth_bits(g, layout, now, t):
-    """Bits of a tile's greatest depth, from its cells."""
+    """Bits of a tile's greatest depth, from its cells, whose mean depths may have changed."""
     r0 = t // layout.across * layout.tile_rows
     c0 = t % layout.across * layout.tile_columns
     most = int32(0)
     for i in range(r0, min(r0 + layout.tile_rows, layout.ny)):
-        start = (now * layout.ny + i) * layout.nx
         for j in range(c0, min(c0 + layout.tile_columns, layout.nx)):
-            most = max(most, tile.bits(g.h[start + j]))
+            most = max(most, tile.bits(water_depth(g, layout, now, i * layout.nx + j)))
     return most
 
 
@@ -282,7 +295,7 @@ def _advance(g, layout, m, until, max_steps):
         if not depth < DEEPEST_M:
             return UNSTABLE
         t, now = g.clock[0], int(g.clock[4])
-        dt = next_dt(g, now * layout.ny * layout.nx, depth, t, until, m)
+        dt = next_dt(g, layout, now * layout.ny * layout.nx, depth, t, until, m)
         rain = mean_value(g, len(g.starts) - 2, t, dt)
         everywhere = rain if len(g.rain) == 0 else 0.0
         for k in prange(threads):

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-_FLOAT, _INT = ir.FloatType(), ir.IntType(32)
+_FLOAT, _INT, _SHORT = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
 
 @intrinsic
@@ -27,13 +27,66 @@ def pointer(typing, array):
 
 @intrinsic
 @no_type_check
+def moved(typing, address, count):
+    """The address of the float32 that lies ``count`` after ``address``."""
+
+    def emit(context, builder, signature, args):
+        return builder.gep(args[0], [args[1]], inbounds=True)
+
+    return address(address, types.intp), emit
+
+
+@intrinsic
+@no_type_check
 def load(typing, address, index):
     """The float32 at ``address[index]``."""
 
     def emit(context, builder, signature, args):
-        return builder.load(builder.gep(args[0], [args[1]], inbounds=True))
+        value = builder.load(builder.gep(args[0], [args[1]], inbounds=True))
+        value.set_metadata("noalias", _constants_scope(builder.module))
+        return value
 
     return types.float32(address, types.intp), emit
+
+
+@intrinsic
+@no_type_check
+def load_constant(typing, address, index):
+    """The float32 at ``address[index]``, apart from all that :func:`load` and :func:`store` touch.
+
+    So a loop that stores may gather it.
+    """
+
+    def emit(context, builder, signature, args):
+        return _gathered(builder, args, _FLOAT, _FLOAT)
+
+    return types.float32(address, types.intp), emit
+
+
+@intrinsic
+@no_type_check
+def load_shorts(typing, address, index):
+    """Like :func:`load_constant`: the 16-bit numbers ``index`` and ``index`` + 1, in an int32."""
+
+    def emit(context, builder, signature, args):
+        return _gathered(builder, args, _SHORT, _INT, 2)
+
+    return types.int32(address, types.intp), emit
+
+
+def _gathered(builder, args, unit, kind, align=None):
+    """Load a ``kind`` from the ``args[1]``-th ``unit`` after the address ``args[0]``."""
+    start = builder.bitcast(args[0], unit.as_pointer())
+    place = builder.gep(start, [args[1]], inbounds=True)
+    value = builder.load(builder.bitcast(place, kind.as_pointer()), align=align)
+    value.set_metadata("alias.scope", _constants_scope(builder.module))
+    return value
+
+
+def _constants_scope(module):
+    """LLVM's name for the memory that :func:`load_constant` reads."""
+    domain = module.add_metadata(["sextant"])
+    return module.add_metadata([module.add_metadata(["constants", domain])])
 
 
 @intrinsic
@@ -42,7 +95,8 @@ def store(typing, address, index, value):
     """``address[index] = value``."""
 
     def emit(context, builder, signature, args):
-        builder.store(args[2], builder.gep(args[0], [args[1]], inbounds=True))
+        stored = builder.store(args[2], builder.gep(args[0], [args[1]], inbounds=True))
+        stored.set_metadata("noalias", _constants_scope(builder.module))
         return context.get_dummy_value()
 
     return types.none(address, types.intp, types.float32), emit

@@ -10,7 +10,8 @@ import numpy as np
 from numba import float32, int32
 
 from models.terrain.solver.cpu import tile
-from models.terrain.solver.cpu.pointers import pointer
+from models.terrain.solver.cpu.pointers import moved, pointer
+from models.terrain.solver.cpu.subgrid import cells_of, depth_row, face_row, wet_slope
 from models.terrain.solver.cpu.tile import (
     FX,
     FY,
@@ -22,6 +23,7 @@ from models.terrain.solver.cpu.tile import (
     STRIDE,
     TOP,
     WALL,
+    D,
     H,
     N,
     Z,
@@ -36,6 +38,9 @@ from models.terrain.solver.cpu.tile import (
     row_max_depth_bits,
     shares,
     store,
+    subgrid_cap_froude,
+    subgrid_x_faces,
+    subgrid_y_faces,
     x_faces,
     y_faces,
 )  # fmt: skip
@@ -83,40 +88,83 @@ def fetch(g, layout, now, r0, c0, rows, s):
     fetch_window(pointer(g.qy), old, ny, nx, r, c, rows + 5, s, QY, dry)
     if len(g.n) > 1:
         fetch_window(pointer(g.n), 0, ny, nx, r, c, rows + 5, s, N, float32(1))
+    if layout.entries > 0:
+        fetch_window(pointer(g.d), old, ny, nx, r, c, rows + 5, s, D, dry)
 
 
 @compiled
 @no_type_check
 def fetch_outlets(g, layout, r0, c0, rows, s, c):
-    """Discharge through the outlets of the cells in and around a tile."""
+    """Discharge through the outlets of the cells in and around a tile.
+
+    With a subgrid the wet part of a cell, deeper by the slope of its storage, flows.
+    """
     for row in range(2, rows + 4):
         i = r0 - TOP + row
         for b in range(3, STRIDE - 8):
             j = c0 - LEFT + b
             inside = 0 <= i < layout.ny and 0 <= j < layout.nx
             value = g.drain[i * layout.nx + j] if inside else float32(0)
+            if value > 0 and layout.entries > 0:
+                h = load(s, H + row * STRIDE + b)
+                value *= float32(wet_slope(g, layout, i * layout.nx + j, h) ** (2 / 3))
             store(s, OUT + row * STRIDE + b, value)
     outlets(s, rows + 4, STRIDE - 16, c)
 
 
 @compiled
 @no_type_check
-def step_tile(s, rows, columns, first_y, last_y, first_x, last_x, remainder, at, pitch, c):
+def faces_of_row(g, layout, s, row, width, at, ends, c):
+    """New discharges right of and below a row of cells; in row 1 only below.
+
+    ``at``: of the tile in the fields of a subgrid; ``ends``: first and last y face, first and last
+    x face of the grid.
+    """
+    first_y, last_y, first_x, last_x = ends
+    if layout.entries > 0:
+        subgrid_faces_of_row(g, layout, s, row, width, at, ends, c)
+        return
+    if row > 1:
+        x_faces(s, row, width, first_x, last_x, c)
+    y_faces(s, row, width, first_y, last_y, c)
+    if c.froude > 0:
+        if row > 1:
+            cap_froude(s, row, width, FX, 1, c)
+        cap_froude(s, row, width, FY, STRIDE, c)
+
+
+@compiled
+@no_type_check
+def subgrid_faces_of_row(g, layout, s, row, width, at, ends, c):
+    """:func:`faces_of_row` with a subgrid."""
+    first_y, last_y, first_x, last_x = ends
+    pitch, last = layout.table_pitch, layout.entries - 1
+    cells = cells_of(g)
+    fields, shapes = pointer(g.face_fields), pointer(g.face_shapes)
+    if row > 1:
+        face_row(s, row, width, at, pitch, 1, fields, shapes, cells, last)
+        subgrid_x_faces(s, row, width, first_x, last_x, c)
+    y = moved(fields, 5 * cells), moved(shapes, cells * layout.entries)
+    face_row(s, row, width, at, pitch, STRIDE, y[0], y[1], cells, last)
+    subgrid_y_faces(s, row, width, first_y, last_y, c)
+    if c.froude > 0:
+        if row > 1:
+            subgrid_cap_froude(s, row, width, FX, 1, c)
+        subgrid_cap_froude(s, row, width, FY, STRIDE, c)
+
+
+@compiled
+@no_type_check
+def step_tile(g, layout, s, rows, columns, table, ends, remainder, at, c):
     """The step on a fetched tile, row by row: faces, shares, limited faces, depths.
 
     ``at``: of the tile in ``remainder``, whose rows have ``pitch`` cells; -1: it is not carried.
     """
     faces = min((columns + 3 + 15) // 16 * 16, STRIDE - 4)
     cells = (columns + 15) // 16 * 16
-    y_faces(s, 1, faces, first_y, last_y, c)
-    if c.froude > 0:
-        cap_froude(s, 1, faces, FY, STRIDE, c)
+    faces_of_row(g, layout, s, 1, faces, table, ends, c)
     for row in range(2, rows + 4):
-        x_faces(s, row, faces, first_x, last_x, c)
-        y_faces(s, row, faces, first_y, last_y, c)
-        if c.froude > 0:
-            cap_froude(s, row, faces, FX, 1, c)
-            cap_froude(s, row, faces, FY, STRIDE, c)
+        faces_of_row(g, layout, s, row, faces, table, ends, c)
         if c.limited:
             shares(s, row, faces, c)
             limit_x(s, row, faces)
@@ -125,7 +173,17 @@ def step_tile(s, rows, columns, first_y, last_y, first_x, last_x, remainder, at,
         if row > 3 and at < 0:
             depths(s, row - 1, cells, c)
         elif row > 3:
-            carried_depths(s, row - 1, cells, remainder, at + (row - 4) * pitch, c)
+            carried_depths(s, row - 1, cells, remainder, at + (row - 4) * layout.pitch, c)
+
+
+@compiled
+@no_type_check
+def look_up_depths(g, layout, s, rows, columns, at):
+    """Depths over the lowest heights of a tile, from its new mean depths."""
+    last, fields = layout.entries - 1, pointer(g.cell_fields)
+    cells = cells_of(g)
+    for row in range(TOP, TOP + rows):
+        depth_row(s, row, columns, at, layout.table_pitch, fields, pointer(g.storage), cells, last)
 
 
 @compiled
@@ -140,7 +198,9 @@ def write_tile(g, layout, new, r0, c0, rows, columns, s, time, constants):
         copy(s, H + base, pointer(g.h), to, columns)
         copy(s, FX + base, pointer(g.qx), to, columns)
         copy(s, FY + base, pointer(g.qy), to, columns)
-        row_max = row_max_depth_bits(s, row, columns)
+        if layout.entries > 0:
+            copy(s, D + base, pointer(g.d), to, columns)
+        row_max = row_max_depth_bits(s, D if layout.entries > 0 else H, row, columns)
         tile_max = max(tile_max, row_max)
         left = left or load(s, H + base) > 0
         right = right or load(s, H + base + columns - 1) > 0
@@ -198,10 +258,12 @@ def process_tile(g, layout, t, now, s, c, time, constants, raining):
     if g.drains[t]:
         fetch_outlets(g, layout, r0, c0, rows, s, c)
     first_y, first_x = TOP - r0, LEFT - c0
-    last_y, last_x = first_y + layout.ny - 2, first_x + layout.nx - 2
+    ends = first_y, first_y + layout.ny - 2, first_x, first_x + layout.nx - 2
     at = t * layout.tile_rows * layout.pitch if len(g.remainder) > 0 else -1
-    remainder, pitch = pointer(g.remainder), layout.pitch
-    step_tile(s, rows, columns, first_y, last_y, first_x, last_x, remainder, at, pitch, c)
+    table = r0 * layout.table_pitch + c0
+    step_tile(g, layout, s, rows, columns, table, ends, pointer(g.remainder), at, c)
+    if layout.entries > 0:
+        look_up_depths(g, layout, s, rows, columns, table)
     write_tile(g, layout, 1 - now, r0, c0, rows, columns, s, time, constants)
     if g.drains[t]:
         g.lost[t] += lost_depth(s, rows, columns) * c.dt_dx * constants.dx * constants.dx

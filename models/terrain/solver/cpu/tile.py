@@ -18,7 +18,8 @@ TOP, LEFT = 3, 4  # halo rows and columns before it; two rows and four columns f
 STRIDE, DEPTH = 192, 73  # floats of a row; rows of a plane, sized for the tile of the derivative
 PLANE = DEPTH * STRIDE
 Z, N, H, QX, QY, FX, FY, SHARE, OUT = (k * PLANE for k in range(9))
-BUFFER = 9 * PLANE
+D, FLOW_X, FLOW_Y, FRICTION_X, FRICTION_Y = (k * PLANE for k in range(9, 14))  # of a subgrid
+BUFFER, SUBGRID_BUFFER = 9 * PLANE, 14 * PLANE
 WALL = np.float32(1e6)
 ONE, ZERO, HALF, QUARTER = np.float32(1), np.float32(0), np.float32(0.5), np.float32(0.25)
 TWO, FOUR = np.float32(2), np.float32(4)
@@ -48,23 +49,40 @@ def cube_root_inverse(x):
 
 @inlined
 @no_type_check
-def face(s, a, b, own, adjacent, crossing, c):
-    """New discharge through the face between cells a and b (offsets in a plane) before the limiter.
+def plain_shape(s, plane, a, b):
+    """Flow depth, friction factor and fall of level from cell b to cell a of a face."""
+    za, zb = load(s, Z + a), load(s, Z + b)
+    wa, wb = za + load(s, H + a), zb + load(s, H + b)
+    return max(wa, wb) - max(za, zb), ONE, wb - wa
 
-    The friction of :func:`models.terrain.solver.scheme.drag`. ``own`` and ``adjacent``: the face's
+
+@inlined
+@no_type_check
+def subgrid_shape(s, plane, a, b):
+    """The same where :mod:`models.terrain.solver.cpu.subgrid` has looked it up."""
+    to = FLOW_X if plane == FX else FLOW_Y
+    factor = FRICTION_X if plane == FX else FRICTION_Y
+    fall = (load(s, Z + b) + load(s, D + b)) - (load(s, Z + a) + load(s, D + a))
+    return load(s, to + a), load(s, factor + a), fall
+
+
+@inlined
+@no_type_check
+def face(shape, n, own, adjacent, crossing, c):
+    """New discharge through a face before the limiter.
+
+    The friction of :func:`models.terrain.solver.scheme.drag`. ``shape``: flow depth, friction
+    factor and fall of the level; ``n``: twice the roughness; ``own`` and ``adjacent``: the face's
     old discharge and the sum of its two neighbours; ``crossing``: four times the mean discharge
     across. Returns q, hf^(-1/3), |q_old|, M and sqrt(1 + 4 r M).
     """
-    za, zb = load(s, Z + a), load(s, Z + b)
-    wa, wb = za + load(s, H + a), zb + load(s, H + b)
-    hf = max(wa, wb) - max(za, zb)
+    hf, factor, fall = shape
     wet = hf > c.h_dry
     x = hf if wet else ONE
     y = cube_root_inverse(x)
-    n = load(s, N + a) + load(s, N + b)  # twice the mean
-    r = resistance(n, y, c)
+    r = resistance(n, y, c) * factor
     qt = crossing * QUARTER
-    push = c.theta * own + c.rest * adjacent - c.g_dt_dx * x * (wb - wa)
+    push = c.theta * own + c.rest * adjacent - c.g_dt_dx * x * fall
     old = square_root(own * own + qt * qt + c.eps)
     across = qt + qt * r * old
     norm = square_root(push * push + across * across + c.eps)
@@ -83,50 +101,52 @@ def resistance(n, y, c):
 
 @inlined
 @no_type_check
-def x_face(s, k, before, after, c):
-    """The face right of cell k."""
-    ky = QY + k
-    crossing = (load(s, ky - STRIDE) + load(s, ky - STRIDE + 1)) + (load(s, ky) + load(s, ky + 1))
-    return face(s, k, k + 1, load(s, QX + k), before + after, crossing, c)
-
-
-@inlined
-@no_type_check
-def y_face(s, k, before, after, c):
-    """The face below cell k."""
-    kx = QX + k
-    crossing = (load(s, kx - 1) + load(s, kx + STRIDE - 1)) + (load(s, kx) + load(s, kx + STRIDE))
-    return face(s, k, k + STRIDE, load(s, QY + k), before + after, crossing, c)
-
-
-@inlined
-@no_type_check
 def _store_flux(s, plane, k, flux):
     """Store the discharge of a face only."""
     store(s, plane + k, flux[0])
 
 
-def rows_of_faces(store_face):
+def rows_of_faces(store_face, shape_of):
     """Compile the kernels of a row of x faces and of a row of y faces.
 
-    ``store_face(s, plane, k, flux)`` stores the result of :func:`face`. At the ends of the grid a
-    face replaces its missing neighbour.
+    ``store_face(s, plane, k, flux)`` stores what :func:`face` gives; ``shape_of(s, plane, a, b)``
+    is :func:`plain_shape` or :func:`subgrid_shape`, a and b offsets in a plane. At the ends of the
+    grid a face replaces its missing neighbour.
     """
+
+    @inlined
+    @no_type_check
+    def x_face(s, k, before, after, c):
+        ky, n = QY + k, load(s, N + k) + load(s, N + k + 1)
+        above = load(s, ky - STRIDE) + load(s, ky - STRIDE + 1)
+        crossing = above + (load(s, ky) + load(s, ky + 1))
+        shape = shape_of(s, FX, k, k + 1)
+        store_face(s, FX, k, face(shape, n, load(s, QX + k), before + after, crossing, c))
+
+    @inlined
+    @no_type_check
+    def y_face(s, k, before, after, c):
+        kx, n = QX + k, load(s, N + k) + load(s, N + k + STRIDE)
+        left = load(s, kx - 1) + load(s, kx + STRIDE - 1)
+        crossing = left + (load(s, kx) + load(s, kx + STRIDE))
+        shape = shape_of(s, FY, k, k + STRIDE)
+        store_face(s, FY, k, face(shape, n, load(s, QY + k), before + after, crossing, c))
 
     @compiled
     @no_type_check
     def x_faces(s, row, width, first, last, c):
+        """Right of the cells of a row."""
         base = row * STRIDE + 2
         for j in range(width):
             k = base + j
-            store_face(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k + 1), c))
+            x_face(s, k, load(s, QX + k - 1), load(s, QX + k + 1), c)
         if 2 <= first < 2 + width:
             k = row * STRIDE + first
             after = load(s, QX + k) if first == last else load(s, QX + k + 1)
-            store_face(s, FX, k, x_face(s, k, load(s, QX + k), after, c))
+            x_face(s, k, load(s, QX + k), after, c)
         if 2 <= last < 2 + width and last != first:
             k = row * STRIDE + last
-            store_face(s, FX, k, x_face(s, k, load(s, QX + k - 1), load(s, QX + k), c))
+            x_face(s, k, load(s, QX + k - 1), load(s, QX + k), c)
 
     @compiled
     @no_type_check
@@ -138,17 +158,17 @@ def rows_of_faces(store_face):
         if up == 0 or down == 0:
             for j in range(width):
                 k = base + j
-                store_face(s, FY, k, y_face(s, k, load(s, QY + k + up), load(s, QY + k + down), c))
+                y_face(s, k, load(s, QY + k + up), load(s, QY + k + down), c)
             return
         for j in range(width):
             k = base + j
-            before, after = load(s, QY + k - STRIDE), load(s, QY + k + STRIDE)
-            store_face(s, FY, k, y_face(s, k, before, after, c))
+            y_face(s, k, load(s, QY + k - STRIDE), load(s, QY + k + STRIDE), c)
 
     return x_faces, y_faces
 
 
-x_faces, y_faces = rows_of_faces(_store_flux)
+x_faces, y_faces = rows_of_faces(_store_flux, plain_shape)
+subgrid_x_faces, subgrid_y_faces = rows_of_faces(_store_flux, subgrid_shape)
 
 
 @compiled
@@ -188,18 +208,24 @@ def limit_y(s, row, width):
         store(s, FY + k, q * (upper if q > ZERO else lower))
 
 
-@compiled
-@no_type_check
-def cap_froude(s, row, width, plane, next_cell, c):
-    """Froude cap on a row of faces: |q| <= froude hf sqrt(g hf)."""
-    base = row * STRIDE + 2
-    for j in range(width):
-        a, b = base + j, base + j + next_cell
-        za, zb = load(s, Z + a), load(s, Z + b)
-        hf = max(max(za + load(s, H + a), zb + load(s, H + b)) - max(za, zb), ZERO)
-        limit = c.froude * hf * square_root(c.gravity * hf)
-        q = load(s, plane + a)
-        store(s, plane + a, min(max(q, -limit), limit))
+def row_of_caps(shape_of):
+    """Compile the Froude cap on a row of faces, |q| <= froude hf sqrt(g hf)."""
+
+    @compiled
+    @no_type_check
+    def cap_froude(s, row, width, plane, next_cell, c):
+        base = row * STRIDE + 2
+        for j in range(width):
+            a = base + j
+            hf = max(shape_of(s, plane, a, a + next_cell)[0], ZERO)
+            limit = c.froude * hf * square_root(c.gravity * hf)
+            q = load(s, plane + a)
+            store(s, plane + a, min(max(q, -limit), limit))
+
+    return cap_froude
+
+
+cap_froude, subgrid_cap_froude = row_of_caps(plain_shape), row_of_caps(subgrid_shape)
 
 
 @compiled
@@ -238,11 +264,11 @@ def carried_depths(s, row, width, remainder, at, c):
 
 @compiled
 @no_type_check
-def row_max_depth_bits(s, row, width):
+def row_max_depth_bits(s, plane, row, width):
     """Bits of the greatest depth of a row; NaN counts as more than infinite."""
     base, greatest = row * STRIDE + LEFT, int32(0)
     for j in range(width):
-        b = bits(load(s, H + base + j))
+        b = bits(load(s, plane + base + j))
         key = b if b >= 0 else (int32(0x7FFFFFFF) if (b & 0x7FFFFFFF) > INFINITE_BITS else int32(0))
         greatest = max(greatest, key)
     return greatest

@@ -30,6 +30,7 @@ UNBOUNDED = 2**62
 def can_run(ground: Ground, forcing: Forcing, physics: Physics) -> bool:
     """Whether this engine supports all features of a flood."""
     plain = ground.level is None and forcing.rain_map is None and physics.froude is None
+    plain = plain and ground.subgrid is None
     return plain and physics.h_dry > 0 and not physics.authors_terms
 
 
