@@ -6,7 +6,7 @@ from typing import Any
 
 from models.core.errors import DivergedError
 
-HINT = "lower the learning rate, or look at the data"
+HINT = "lower the learning rate (optimizer.lr, or lr of a phase), or look at the data"
 NAMED = 5  # figures in a message
 
 

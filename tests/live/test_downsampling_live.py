@@ -48,7 +48,8 @@ def test_from_parquet_to_plan_weights_program_and_report(client, tmp_path):
     job = done(client, SPEC)
     result = job["result"]
     assert plan["flop_ratio"] == result["flop_ratio"]
-    assert plan["cheap_share"] * 32 / 2 == result["steps"]["cheap"]
+    steps = result["steps"]  # a cheap one takes two batches; a tenth of the images is held out
+    assert plan["cheap_share"] * (steps["full"] + 2 * steps["cheap"]) == 2 * steps["cheap"] > 0
     assert job["progress"]["step"] == job["progress"]["total_steps"]
     assert 1 <= result["shorter_steps"] <= 32
     report = json.loads(client.download(job["id"], "report.json", tmp_path).read_text())

@@ -311,7 +311,10 @@ class TerrainDownsample(_OnTerrain):
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("coarse.tif", "raster", "the coarse terrain in metres, GeoTIFF"),
         ArtifactInfo(
-            "subgrid.nc", "raster", "method subgrid: tables of the cells and faces, NetCDF"
+            "subgrid.nc",
+            "raster",
+            "method subgrid: tables of the cells and faces, NetCDF",
+            on_request=True,
         ),
         ArtifactInfo("coarse.png", "image", "fine and coarse terrain, and their difference"),
         ArtifactInfo("report.json", "report", "sizes, padding, method, versions"),
