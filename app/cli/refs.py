@@ -23,16 +23,16 @@ def job_id(client: Client, ref: str) -> str:
     """
     if WHOLE.fullmatch(ref):
         return ref
-    found = _found(client, ref)
-    if not found:
+    meant = _meant(client, ref)
+    if not meant:
         raise ValueError(f"no job {ref!r}: give its id, the beginning of it, its name or {LAST}")
-    if len(found) > 1:
-        more = ", ..." if len(found) > NAMED else ""
-        raise ValueError(f"{ref!r} may be {', '.join(found[:NAMED])}{more}: give more of the id")
-    return found[0]
+    if len(meant) > 1:
+        more = ", ..." if len(meant) > NAMED else ""
+        raise ValueError(f"{ref!r} may be {', '.join(meant[:NAMED])}{more}: give more of the id")
+    return meant[0]
 
 
-def _found(client: Client, ref: str) -> list[str]:
+def _meant(client: Client, ref: str) -> list[str]:
     """Ids of the jobs that may be meant, newest first: by name, else by their beginning."""
     if ref == LAST:
         return [job["id"] for job in client.jobs(1)]

@@ -23,7 +23,17 @@ UNITS = {
     "mm_h": {"mm_h": 1.0, "mm_s": 3600.0, "m_s": 3.6e6, "in_h": 25.4},
     "s": {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
 }
-KNOWN = {unit for units in UNITS.values() for unit in units}
+SPELLINGS = {  # other words for a unit, as gauges and loggers write them
+    **dict.fromkeys(("m3s", "cms", "m3_sec"), "m3_s"),
+    **dict.fromkeys(("cfs", "cusec", "cusecs", "ft3s"), "ft3_s"),
+    **dict.fromkeys(("metre", "metres", "meter", "meters"), "m"),
+    **dict.fromkeys(("foot", "feet"), "ft"),
+    **dict.fromkeys(("mmh", "mm_hr"), "mm_h"),
+    **dict.fromkeys(("inches_h", "inches_hr", "in_hr"), "in_h"),
+}
+# a unit of these would be taken for one of none, and its numbers for those of another
+FOREIGN = {"gpm", "mgd", "mld", "kcfs", "inch", "inches", "yd", "yard", "yards", "km", "psi", "bar"}
+KNOWN = {unit for units in UNITS.values() for unit in units} | set(SPELLINGS) | FOREIGN
 BRACKETS = re.compile(r"^(.*?)[\[(]([^\])]*)[\])]\s*$")
 
 
@@ -53,7 +63,7 @@ def unit_of(name: str) -> str | None:
     words = [word for word in words if word not in ("per", "")]
     for count in (2, 1):
         if len(words) >= count and "_".join(words[-count:]) in KNOWN:
-            return "_".join(words[-count:])
+            return _same("_".join(words[-count:]))
     return None
 
 
@@ -62,7 +72,13 @@ def _spelled(unit: str) -> str:
     text = unit.strip().lower().replace("³", "3").replace("^", "")
     text = re.sub(r"\s*(/|\bper\b)\s*", "_", text).replace(" s-1", "_s").replace(" h-1", "_h")
     text = text.replace("hour", "h").replace("hr", "h")
-    return {"seconds": "s", "sec": "s", "minutes": "min", "hours": "h", "days": "d"}.get(text, text)
+    times = {"seconds": "s", "sec": "s", "minutes": "min", "hours": "h", "days": "d"}
+    return times.get(text, _same(text))
+
+
+def _same(unit: str) -> str:
+    """A unit by the word of ``UNITS`` for it."""
+    return SPELLINGS.get(unit, unit)
 
 
 def factor(name: str, unit: str) -> float:

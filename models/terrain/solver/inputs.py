@@ -80,7 +80,14 @@ def with_series(water: list[Water], run: Run) -> list[Water]:
 
 
 def _filled(item: Inflow | Source | Rain | Level, ref: SeriesRef, run: Run, field: str) -> Water:
-    times, values = _column(run.input(ref), ref, UNITS[item.type], field)
+    name, times, values = _column(run.input(ref), ref, UNITS[item.type], field)
+    if columns.unit_of(name) is None:
+        run.warn(
+            "unit_assumed",
+            f"{field}: the column {name!r} of {ref.dataset} names no unit and is taken as"
+            f" {UNITS[item.type]}; if it is of another, name it there, for example"
+            f" {name}_{list(columns.UNITS[UNITS[item.type]])[-1]}",
+        )
     if isinstance(item, Level):
         try:
             check_begin(float(times[0]), item.before)
@@ -99,8 +106,8 @@ def _filled(item: Inflow | Source | Rain | Level, ref: SeriesRef, run: Run, fiel
 
 def _column(
     path: Path, ref: SeriesRef, unit: str, field: str
-) -> tuple[Float[np.ndarray, "moments"], Float[np.ndarray, "moments"]]:
-    """Times in s, and the values of one column in ``unit``."""
+) -> tuple[str, Float[np.ndarray, "moments"], Float[np.ndarray, "moments"]]:
+    """Name of a column, times in s, and its values in ``unit``."""
     try:
         read = series.read(path)
     except DataError as error:
@@ -112,7 +119,7 @@ def _column(
     if name not in read.values:
         raise SpecError(f"{field}: {ref.dataset} has no column {name!r}; it has {names}")
     try:
-        return read.times_s, read.values[name] * columns.factor(name, unit)
+        return name, read.times_s, read.values[name] * columns.factor(name, unit)
     except DataError as error:
         raise SpecError(f"{field}: {error}") from error
 

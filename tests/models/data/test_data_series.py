@@ -75,14 +75,18 @@ def test_a_table_is_text_in_utf8(tmp_path):
     [("discharge_m3_s", "m3_s", 1), ("Q [m³/s]", "m3_s", 1), ("Q (l/s)", "m3_s", 1e-3),
      ("value", "m3_s", 1), ("flow cumecs", "m3_s", 1), ("tide_ft", "m", 0.3048),
      ("level_m", "m", 1), ("rain_mm_per_h", "mm_h", 1), ("rain [mm/h]", "mm_h", 1),
-     ("rain [mm per hour]", "mm_h", 1), ("rate_m_s", "mm_h", 3.6e6)],
+     ("rain [mm per hour]", "mm_h", 1), ("rate_m_s", "mm_h", 3.6e6),
+     ("inflow_cfs", "m3_s", 0.028316846592), ("Q [cfs]", "m3_s", 0.028316846592),
+     ("stage_feet", "m", 0.3048), ("inflow_m3s", "m3_s", 1)],
 )  # fmt: skip
 def test_units_in_names_of_columns(name, unit, expected):
     assert math.isclose(columns.factor(name, unit), expected)
 
 
 @pytest.mark.parametrize(("name", "unit"), [("level_m", "m3_s"), ("rain_mm", "mm_h"),
-                                            ("Q [gpm]", "m3_s"), ("Q_m3_s", "m")])  # fmt: skip
+                                            ("Q [gpm]", "m3_s"), ("Q_m3_s", "m"),
+                                            ("q_gpm", "m3_s"), ("rain_inches", "mm_h"),
+                                            ("stage_yards", "m")])  # fmt: skip
 def test_a_unit_of_something_else_is_refused(name, unit):
     with pytest.raises(DataError, match="no unit of what is asked for"):
         columns.factor(name, unit)

@@ -122,6 +122,15 @@ def test_files_that_do_not_fit(item, text, match, run_with):
         with_series([water], run_with(text))
 
 
+@pytest.mark.parametrize(("column", "warned"), [("value", True), ("inflow_cfs", False)])
+def test_a_unit_that_is_assumed_is_told(column, warned, run_with):
+    run = run_with(f"time_s,{column}\n0,1\n60,2\n")
+    water = Inflow(type="inflow", edge="left", series=SeriesRef(**SERIES))
+    with_series([water], run)
+    told = (run.dir / "events.jsonl").read_text()
+    assert ("taken as m3_s" in told) == warned
+
+
 def test_a_column_that_is_not_there_and_a_broken_file(run_with):
     water = Rain(type="rain", series=SeriesRef(**SERIES, column="x"))
     with pytest.raises(SpecError, match="has no column 'x'; it has value"):
