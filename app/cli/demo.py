@@ -224,7 +224,8 @@ def _print_results(result: dict[str, Any], files: list[tuple[str, Path]]) -> Non
         )
     ]
     table(("net", "test accuracy", "training"), arms)
-    say(f"time saved: {result['saving']:.1%}; change of accuracy: {result['accuracy_change']:+.1%}")
+    points = 100 * result["accuracy_change"]
+    say(f"time saved: {result['saving']:.1%}; change of accuracy: {points:+.1f} points")
     ratio = result["measured_ratio"]
     part = "too few to be measured" if ratio is None else f"{ratio:.2f} of a full one (medians)"
     say(f"time of a cheap step: {part}")

@@ -28,8 +28,9 @@ def confusion(path: Path, counts: Int64[Tensor, "classes classes"], classes: Seq
     axes = figure.subplots()
     shown = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= NAMED:
-        axes.set_xticks(range(len(classes)), [name[:24] for name in classes], rotation=90)
-        axes.set_yticks(range(len(classes)), [name[:24] for name in classes])
+        names = [name[:24] for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=90)
+        axes.set_yticks(range(len(classes)), names)
     if len(classes) <= COUNTED:
         for (row, column), count in zip(
             torch.cartesian_prod(*[torch.arange(len(classes))] * 2).tolist(),
@@ -40,6 +41,8 @@ def confusion(path: Path, counts: Int64[Tensor, "classes classes"], classes: Seq
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
+    right, total = int(counts.diagonal().sum()), int(counts.sum())
+    axes.set_title(f"{right:,} of {total:,} test images are classified right", fontsize=11)
     figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the images of the true class")
     figure.savefig(path, metadata={"Software": None})
 
@@ -64,6 +67,7 @@ def calibration(
     width = 1 / ECE_BINS
     edges = [k * width for k in range(ECE_BINS)]
     below.bar(edges, counts / len(labels), width=width, align="edge", alpha=0.7)
+    above.set_title(f"What confidence is worth on {len(labels):,} test images", fontsize=11)
     above.set_ylabel("accuracy (share of images)")
     above.set_ylim(0, 1.02)
     above.legend(loc="upper left")
