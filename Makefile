@@ -19,7 +19,7 @@ LOCK := $(BIN)/uv pip compile --quiet pyproject.toml requirements/build.in -c co
 help:
 	@echo "make demo       run real jobs over HTTP, write results to ./demo-output, exit"
 	@echo "make serve      the service on this machine until Ctrl-C"
-	@echo "make test       the test suite, at most 10 minutes on two idle cores"
+	@echo "make test       the test suite, on two cores; meant for 10 minutes"
 	@echo "make test-docs  the wheel in an empty environment, at most 5 minutes"
 	@echo "make test-slow  the tests over 10 seconds each"
 	@echo "make check      lint, format, types, import contracts, declared dependencies"

@@ -8,15 +8,13 @@ from app.http.deps import ReadSession
 from app.schemas.jobs import JobRead
 from app.services import artifacts
 from app.services import jobs as job_service
-from app.web import previews
+from app.web import job_ids, previews
 from app.web.page_route import PageRoute
 from app.web.spec_diff import ABSENT, Difference, differences, flatten
 from app.web.templates import render
 from app.web.visitor import JobsReader, Visitor
 
 COMPARED_MAX = 10
-HEX = 32
-JOBS = rf"^[0-9a-f]{{{HEX}}}(,[0-9a-f]{{{HEX}}}){{1,{COMPARED_MAX - 1}}}$"
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -26,7 +24,13 @@ def compare(
     request: Request,
     visitor: JobsReader,
     session: ReadSession,
-    jobs: Annotated[str, Query(pattern=JOBS, description="2 to 10 ids without job_, by commas")],
+    jobs: Annotated[
+        str,
+        Query(
+            pattern=job_ids.pattern(2, COMPARED_MAX),
+            description="2 to 10 ids without job_, by commas",
+        ),
+    ],
 ) -> Response:
     """Show 2 to 10 jobs beside each other."""
     compared = _read(session, visitor, jobs)
@@ -42,7 +46,7 @@ def compare(
 
 
 def _read(session: ReadSession, visitor: Visitor, ids: str) -> list[JobRead]:
-    unique = dict.fromkeys(f"job_{each}" for each in ids.split(","))
+    unique = dict.fromkeys(job_ids.whole(ids))
     rows = [job_service.get(session, visitor.tenant_id, each) for each in unique]
     return job_service.describe(session, rows)
 
