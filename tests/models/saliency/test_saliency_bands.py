@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from saliency_nets import noise
 from torch import nn
 from torch.nn import functional as F
 
@@ -11,6 +10,7 @@ from models.saliency.engine.bands import Chain
 from models.saliency.engine.conv import Conv, kernel_of
 from models.saliency.engine.plan import last_uses
 from models.saliency.engine.trace import trace
+from tests.models.saliency.saliency_nets import noise
 
 
 class Blocks(nn.Module):

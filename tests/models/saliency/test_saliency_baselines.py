@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from saliency_nets import conv_net, noise
 from torch import nn
 
 from models.core.errors import SpecError
@@ -22,6 +21,7 @@ from models.saliency.net.scores import Scorer, check_mode, probe
 from models.saliency.net.space import Space
 from models.saliency.spec.fields import Blur, Constant, GaussianNoise, Noise, Plain
 from models.saliency.spec.map import SaliencyMap
+from tests.models.saliency.saliency_nets import conv_net, noise
 from tests.smallest import smallest
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]

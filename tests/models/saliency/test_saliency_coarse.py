@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from saliency_nets import Linear, case, noise
 
 from models.saliency.graders.curves import COARSE, intervals_to_refine, pixel_curve
 from models.saliency.spec.graders import Curve
+from tests.models.saliency.saliency_nets import Linear, case, noise
 
 
 def curves(tolerance, points=100, **fields):

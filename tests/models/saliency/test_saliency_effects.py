@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from saliency_nets import conv_net
 from scipy import stats
 
 from models.catalog import load_stored
@@ -19,6 +18,7 @@ from models.saliency.net.space import Space
 from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.sweep import sweep
+from tests.models.saliency.saliency_nets import conv_net
 
 IMAGES = 11
 FIELDS = {

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from saliency_nets import case, conv_net, noise
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,6 +22,7 @@ from models.saliency.net import run
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.map import SaliencyMap
 from models.saliency.spec.masks import FeatureAblation, GridSegments, Occlusion, Rise
+from tests.models.saliency.saliency_nets import case, conv_net, noise
 
 
 class Mixed(nn.Module):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from saliency_nets import conv_net, noise
 
 from models.saliency.engine.trace import trace
 from models.saliency.methods.case import Case
@@ -11,6 +10,7 @@ from models.saliency.net import load
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.net import NamedNet
+from tests.models.saliency.saliency_nets import conv_net, noise
 
 pytestmark = pytest.mark.gpu
 PART = Occlusion(id="occlusion", window=32, stride=16)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from saliency_nets import Linear, case, conv_net, noise
 from scipy import sparse, stats
 from torch import nn
 
@@ -24,6 +23,7 @@ from models.saliency.ranks import ranks, spearman_matrix
 from models.saliency.spec import graders
 from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.methods import Control
+from tests.models.saliency.saliency_nets import Linear, case, conv_net, noise
 
 SPACE = Space([0.0] * 3, [1.0] * 3)
 WEIGHTS = {  # of the 8 neighbours (README, eq. 11)

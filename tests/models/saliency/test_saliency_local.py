@@ -3,7 +3,6 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from saliency_nets import Linear, case, conv_net, noise
 
 from models.catalog import kinds
 from models.saliency.engine.trace import trace
@@ -15,6 +14,7 @@ from models.saliency.net.space import Space
 from models.saliency.spec.evaluate import SaliencyEvaluate
 from models.saliency.spec.fields import LocalMean, NoisyLinear
 from models.saliency.spec.masks import FeatureAblation, GridSegments, KernelShap, Occlusion
+from tests.models.saliency.saliency_nets import Linear, case, conv_net, noise
 from tests.smallest import smallest
 
 SPACE = Space([0.5] * 3, [0.25] * 3)

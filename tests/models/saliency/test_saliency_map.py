@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from saliency_nets import conv_net
 
 from models.core.errors import DataError, DataMissingError, SpecError
 from models.core.run import Run, StoppedError
@@ -24,6 +23,7 @@ from models.saliency.net import images as inputs
 from models.saliency.net import load
 from models.saliency.net.space import Space
 from models.saliency.spec.map import SaliencyMap
+from tests.models.saliency.saliency_nets import conv_net
 from tests.smallest import smallest
 
 FIELDS = {

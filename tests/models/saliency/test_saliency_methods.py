@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from saliency_nets import Linear, case, conv_net, noise
 
 from models.core.errors import SpecError
 from models.saliency.methods.registry import compute_map
 from models.saliency.methods.segments import segment
 from models.saliency.methods.surrogates import draw_coalitions
 from models.saliency.spec import gradients, masks, methods
+from tests.models.saliency.saliency_nets import Linear, case, conv_net, noise
 
 GRID = masks.GridSegments(id="grid", rows=3)
 H, W = 12, 13

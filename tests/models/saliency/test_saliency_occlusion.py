@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency.methods.occlusion import average_over_windows, occlusion, score_drops, windows
 from models.saliency.methods.registry import compute_map
 from models.saliency.spec.masks import Occlusion, OcclusionRaw
+from tests.models.saliency.saliency_nets import Linear, case, conv_net, noise
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from saliency_nets import conv_net
 
 from models.core.errors import SpecError
 from models.saliency.evaluate import evaluate
@@ -21,6 +20,7 @@ from models.saliency.net.space import Space
 from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
 from models.saliency.spec.map import SaliencyMap
 from models.saliency.sweep import sweep
+from tests.models.saliency.saliency_nets import conv_net
 
 NETS = Path(__file__).parents[2] / "data" / "saliency"
 FIELDS = {

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from saliency_nets import Linear, case, conv_net, noise
 
 from models.saliency import philox
 from models.saliency.methods import rise_masks
 from models.saliency.methods.registry import compute_map
 from models.saliency.methods.rise import Sums, estimate, rise
 from models.saliency.spec.masks import Rise
+from tests.models.saliency.saliency_nets import Linear, case, conv_net, noise
 
 
 def part(**fields) -> Rise:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
-from saliency_nets import conv_net
 
 from models.core.errors import DataError, SpecError
 from models.core.run import Run, StoppedError
@@ -19,6 +18,7 @@ from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
 from models.saliency.spec.map import SaliencyMap
 from models.saliency.sweep import sweep
+from tests.models.saliency.saliency_nets import conv_net
 
 FIELDS = {
     "model": {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"},

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from flood_cases import flood, hills, puddles
 
 from models.terrain.solver.adjoint import step_vjp
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry, step
 from models.terrain.solver.time_stepping import Clock, advance
+from tests.models.terrain.flood_cases import flood, hills, puddles
 
 DOUBLE = torch.float64
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from flood_cases import flood, open_flood, puddles
 from pydantic import TypeAdapter, ValidationError
 from rasterio import Affine
 from rasterio.warp import transform
@@ -23,6 +22,7 @@ from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.start import FirstWater
 from models.terrain.spec.fields import Inflow, Source
 from models.terrain.spec.places import Gauge
+from tests.models.terrain.flood_cases import flood, open_flood, puddles
 
 SHA = [f"{k:064d}" for k in range(4)]
 CORNER = Affine(10.0, 0, 500_000, 0, -10.0, 6_000_000)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from flood_cases import flood, hills, puddles
 
 from models.core.errors import SpecError
 from models.terrain.solver.cpu.engine import FusedFlood
@@ -11,6 +10,7 @@ from models.terrain.solver.cpu.rollout import BoundaryConditions, rollout
 from models.terrain.solver.forcing import Forcing, Inlet, constant
 from models.terrain.solver.scheme import Ground, Physics, authors_physics, dry
 from models.terrain.solver.time_stepping import Clock, UnstableError, advance
+from tests.models.terrain.flood_cases import flood, hills, puddles
 
 SINGLE = torch.float32
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from flood_cases import flood, hills, puddles
 
 from models.terrain.learning.coarse_floods import depths
 from models.terrain.learning.losses import clip_per_sample
@@ -13,6 +12,7 @@ from models.terrain.solver.gpu.layout import LEFT, PAD, Tuning, boundary_tables,
 from models.terrain.solver.gpu.rollout import GpuTape
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, advance
+from tests.models.terrain.flood_cases import flood, hills, puddles
 
 SINGLE = torch.float32
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from flood_cases import open_flood
 
 from models.terrain.solver.cpu.engine import FusedFlood
 from models.terrain.solver.cpu.rollout import rollout
@@ -11,6 +10,7 @@ from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
 from models.terrain.solver.scheme import Ground, Physics, dry, face_fluxes
 from models.terrain.solver.time_stepping import BoundaryConditions
 from models.terrain.solver.validity import supercritical_share
+from tests.models.terrain.flood_cases import open_flood
 
 ENGINES = ["compiled", pytest.param("gpu", marks=pytest.mark.gpu)]
 WITH_REFERENCE = ["reference", *ENGINES]

@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from flood_cases import flood, hills, puddles, step_by_loops, wave_depth
 
 from models.terrain.solver.forcing import Forcing, Inlet, Series, constant
 from models.terrain.solver.scheme import (
@@ -20,6 +19,7 @@ from models.terrain.solver.scheme import (
     step,
 )
 from models.terrain.solver.time_stepping import Clock, UnstableError, advance
+from tests.models.terrain.flood_cases import flood, hills, puddles, step_by_loops, wave_depth
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from flood_cases import flood, open_flood
 from pydantic import TypeAdapter, ValidationError
 
 from models.catalog import JobSpec, load_entry
@@ -14,6 +13,7 @@ from models.terrain.solver.forcing import Forcing, HeldLevel, Inlet, Series, con
 from models.terrain.solver.inputs import with_series
 from models.terrain.solver.scheme import Ground, Physics, dry
 from models.terrain.spec.fields import Inflow, Level, Rain, SeriesRef
+from tests.models.terrain.flood_cases import flood, open_flood
 
 SHA = "1" * 64
 ENGINES = ["reference", "compiled", pytest.param("gpu", marks=pytest.mark.gpu)]

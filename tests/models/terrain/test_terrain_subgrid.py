@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from flood_cases import flood, hills, puddles
 
 from models.core.errors import SpecError
 from models.terrain.dem.pooling import mean
@@ -22,6 +21,7 @@ from models.terrain.solver.subgrid import (
     tables_of,
 )
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, advance
+from tests.models.terrain.flood_cases import flood, hills, puddles
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 

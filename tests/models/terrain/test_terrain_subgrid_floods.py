@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from flood_cases import open_flood
 from pydantic import TypeAdapter
 from rasterio import Affine
 
@@ -23,6 +22,7 @@ from models.terrain.solver.start import FirstWater
 from models.terrain.solver.subgrid import depth_over_lowest, mean_depth, subgrid_of
 from models.terrain.solver.validity import supercritical_share
 from models.terrain.spec.places import Gauge
+from tests.models.terrain.flood_cases import open_flood
 
 FACTOR = 8
 SHA = ["0" * 64, "1" * 64]
