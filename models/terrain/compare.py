@@ -21,8 +21,8 @@ from models.terrain.measures import WET_M
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
 from models.terrain.solver.subgrid import subgrid_of
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
-from models.terrain.spec.fields import METHODS
 from models.terrain.spec.floods import TerrainCompare
+from models.terrain.spec.terrains import METHODS
 
 SUBGRID = "subgrid"  # of whose terrain the rasters show the mean heights
 HEIGHT, DEPTH = (

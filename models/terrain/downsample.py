@@ -12,8 +12,8 @@ from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
 from models.terrain.solver.subgrid import subgrid_of
-from models.terrain.spec.fields import SUBGRID_FILE
 from models.terrain.spec.floods import TerrainDownsample
+from models.terrain.spec.terrains import SUBGRID_FILE
 
 HEIGHT = rasters.BandInfo("height of the ground", "m")
 

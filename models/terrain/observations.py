@@ -13,7 +13,7 @@ from models.data import marks
 from models.terrain import measures
 from models.terrain.dem import places, rasters
 from models.terrain.dem.rasters import Elevation
-from models.terrain.spec.fields import Observed
+from models.terrain.spec.observed import Observed
 
 LON_LAT = "EPSG:4326"
 

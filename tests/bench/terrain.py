@@ -29,7 +29,8 @@ from models.terrain.solver.cpu.rollout import BoundaryConditions, rollout
 from models.terrain.solver.forcing import Forcing, Inlet, constant
 from models.terrain.solver.scheme import FlowState, Ground, Physics, authors_physics, dry, step
 from models.terrain.solver.time_stepping import Clock, advance
-from models.terrain.spec.fields import AUTHORS_THETA, Synthetic
+from models.terrain.spec.solver import AUTHORS_THETA
+from models.terrain.spec.terrains import Synthetic
 
 MANNING, DX = 0.05, 8.0
 

@@ -28,7 +28,7 @@ from models.terrain.solver.gpu.layout import Tuning
 from models.terrain.solver.gpu.rollout import GpuTape
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry, step
 from models.terrain.solver.time_stepping import Clock, advance
-from models.terrain.spec.fields import Synthetic
+from models.terrain.spec.terrains import Synthetic
 
 MANNING, DX = 0.05, 8.0
 BYTES = 36  # a cell-step that reads z, h, qx, qy, remainder and writes all but z once

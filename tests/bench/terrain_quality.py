@@ -28,7 +28,7 @@ from models.terrain import measures
 from models.terrain.dem.pooling import BASELINES
 from models.terrain.learning.losses import CLIP_NORM, clip_per_sample
 from models.terrain.learning.net import Downsampler, coarse
-from models.terrain.spec.fields import Solver
+from models.terrain.spec.solver import Solver
 from tests.bench.terrain_samples import (
     TEST_WATERS,
     TRAIN_WATERS,

@@ -21,7 +21,9 @@ from models.terrain.solver.gpu.engine import GpuFlood
 from models.terrain.solver.gpu.layout import BoundaryTables, Tuning, boundary_tables, build_layout
 from models.terrain.solver.gpu.rollout import GpuTape
 from models.terrain.solver.scheme import Ground
-from models.terrain.spec.fields import Inflow, Rain, Solver, Source, Synthetic, Valley
+from models.terrain.spec.solver import Solver
+from models.terrain.spec.terrains import Synthetic
+from models.terrain.spec.water import Inflow, Rain, Source, Valley
 
 COARSE = Tuning(4, 32, 4)
 FINE_CELLS = 2**23  # of the fine floods at once

@@ -6,7 +6,7 @@ import rasterio
 from rasterio import Affine
 
 from models.terrain.dem.synthetic import generate
-from models.terrain.spec.fields import Synthetic
+from models.terrain.spec.terrains import Synthetic
 from sextant_client import ApiError, Client
 from tests.live.conftest import ONE_DATABASE
 

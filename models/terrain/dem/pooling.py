@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
-from models.terrain.spec.fields import HeightMethod
+from models.terrain.spec.terrains import HeightMethod
 
 BILATERAL_COLOUR_M, BILATERAL_SPACE = 2.0, 50.0  # of the authors' "edge preserving" baseline
 CHANNEL_CELLS = 24  # upstream area, in coarse cells, from which a flow path counts as a channel

@@ -17,7 +17,7 @@ from models.data.samples import heights_of
 from models.terrain.dem import subgrid_file
 from models.terrain.dem.elevations import NODATA, Elevation
 from models.terrain.dem.synthetic import generate
-from models.terrain.spec.fields import (
+from models.terrain.spec.terrains import (
     SUBGRID_FILE,
     Area,
     ArtifactTerrain,

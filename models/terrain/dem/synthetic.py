@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.core.device import generator
-from models.terrain.spec.fields import Synthetic
+from models.terrain.spec.terrains import Synthetic
 
 LEVEE_CELLS, ROAD_CELLS, GAP_CELLS = 2, 2, 4
 

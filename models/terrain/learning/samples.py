@@ -19,8 +19,9 @@ from models.terrain.dem.rasters import Elevation
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
 from models.terrain.solver.scheme import SCHEME
 from models.terrain.solver.time_stepping import BoundaryConditions
-from models.terrain.spec.fields import Area, SyntheticTerrain, Water
+from models.terrain.spec.terrains import Area, SyntheticTerrain
 from models.terrain.spec.train import TerrainTrain
+from models.terrain.spec.water import Water
 
 WET_M = 0.1
 

@@ -13,7 +13,7 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.terrain.dem.hydrology import flow_accumulation
 from models.terrain.learning.net import Downsampler, coarse
-from models.terrain.spec.fields import Solver
+from models.terrain.spec.solver import Solver
 from models.terrain.spec.train import TerrainTrain
 
 TILE_CELLS = 2048 * 2048  # larger rasters are processed in bands

@@ -10,14 +10,14 @@ from torch import Tensor
 from models.core.errors import SpecError
 from models.terrain.solver.forcing import Forcing, HeldLevel, Inlet, Series, constant
 from models.terrain.solver.scheme import Ground, Physics, authors_physics
-from models.terrain.spec.fields import (
+from models.terrain.spec.solver import Solver
+from models.terrain.spec.water import (
     Edge,
     Inflow,
     Level,
     Outflow,
     Rain,
     Segment,
-    Solver,
     Source,
     Valley,
     Water,

@@ -22,8 +22,9 @@ from models.terrain.solver.start import FirstWater, first_water
 from models.terrain.solver.subgrid import Subgrid, SubgridTerrain
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, Totals, advance
 from models.terrain.solver.voids import Voids, check_water, rain_share
-from models.terrain.spec.fields import Solver, Water
 from models.terrain.spec.floods import steps_of
+from models.terrain.spec.solver import Solver
+from models.terrain.spec.water import Water
 
 TRACKED_STEPS = 32  # between two looks at speeds; a look costs a CPU about two steps
 CHUNK_CELL_STEPS = 20_000_000  # between two checks for a stop: a fraction of a second

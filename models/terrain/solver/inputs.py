@@ -12,7 +12,7 @@ from models.core.spec import SpecGroup
 from models.data import columns, series
 from models.terrain.dem import places
 from models.terrain.dem.rasters import Elevation
-from models.terrain.spec.fields import (
+from models.terrain.spec.water import (
     Inflow,
     Level,
     LevelMoment,

@@ -20,7 +20,7 @@ from models.terrain.solver.subgrid import (
     mean_depth,
     storage_slope,
 )
-from models.terrain.spec.fields import AUTHORS_ALPHA, AUTHORS_THETA, THETA, alpha_max
+from models.terrain.spec.solver import AUTHORS_ALPHA, AUTHORS_THETA, THETA, alpha_max
 
 SCHEME = 2  # of the equations below; stored fine floods are keyed by it
 REFERENCE_OUTFLOW_SLOPE = 0.2  # of the authors' code; q = g h 0.2 is no discharge by its unit

@@ -19,7 +19,7 @@ from models.terrain.dem.pooling import mean, pad_to_multiple
 from models.terrain.dem.rasters import Elevation
 from models.terrain.solver.scheme import FlowState
 from models.terrain.solver.subgrid import SubgridTerrain
-from models.terrain.spec.fields import Start
+from models.terrain.spec.start import Start
 
 DEEPEST_M, LEVELS_M = 1e4, (-1e4, 1e4)
 

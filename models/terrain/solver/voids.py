@@ -14,7 +14,8 @@ from models.terrain.solver.boundary import Extent, covered, forcing_of
 from models.terrain.solver.forcing import Forcing, Inlet
 from models.terrain.solver.scheme import Ground
 from models.terrain.solver.subgrid import closed
-from models.terrain.spec.fields import NodataCells, Rain, Segment, Source, Water
+from models.terrain.spec.terrains import NodataCells
+from models.terrain.spec.water import Rain, Segment, Source, Water
 
 WALL_M = 100.0  # above the highest ground and the highest held level: no water is that deep
 OPEN_SLOPE, OPEN_MANNING = 1.0, 0.01  # a fall: what enters leaves with the next step

@@ -9,8 +9,11 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.needs import Need
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
-from models.terrain.spec.fields import (
-    CELL_STEPS,
+from models.terrain.spec.observed import Observed
+from models.terrain.spec.places import Gauge, needs_of
+from models.terrain.spec.solver import CELL_STEPS, Solver, cap_solver
+from models.terrain.spec.start import Start
+from models.terrain.spec.terrains import (
     CELLS,
     METHODS,
     DatasetTerrain,
@@ -18,21 +21,18 @@ from models.terrain.spec.fields import (
     Map,
     Method,
     NodataCells,
-    Observed,
-    Solver,
-    Start,
     SyntheticTerrain,
     Terrain,
+    net_need,
+)
+from models.terrain.spec.water import (
     Water,
     Waters,
-    cap_solver,
     check_constant_levels,
     hold_floods,
     hold_series,
-    net_need,
     series_needs,
 )
-from models.terrain.spec.places import Gauge, needs_of
 
 DEEP_M = 2.0  # depth assumed by the estimate of steps
 STEPS_MAX = 10**15  # counts stay exact in JSON readers that use float64

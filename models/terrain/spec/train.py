@@ -9,21 +9,18 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.needs import ArtifactNeed, Bound, Need
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
-from models.terrain.spec.fields import (
-    DatasetTerrain,
-    Factor,
+from models.terrain.spec.floods import check_work, steps_of
+from models.terrain.spec.solver import Solver, cap_solver
+from models.terrain.spec.terrains import DatasetTerrain, Factor, Synthetic
+from models.terrain.spec.water import (
     Rain,
-    Solver,
-    Synthetic,
     Valley,
     Waters,
-    cap_solver,
     check_constant_levels,
     hold_floods,
     hold_series,
     series_needs,
 )
-from models.terrain.spec.floods import check_work, steps_of
 
 
 class Scenes(SpecGroup):

@@ -20,8 +20,8 @@ from models.terrain.solver.inputs import given_or_default, placed
 from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.start import FirstWater
-from models.terrain.spec.fields import Inflow, Source
 from models.terrain.spec.places import Gauge
+from models.terrain.spec.water import Inflow, Source
 from tests.models.terrain.flood_cases import flood, open_flood, puddles
 
 SHA = [f"{k:064d}" for k in range(4)]

@@ -23,7 +23,9 @@ from models.terrain.learning import net
 from models.terrain.solver.boundary import Extent, covered, resolve_water
 from models.terrain.solver.engines import Scenario, is_tiny
 from models.terrain.solver.subgrid import subgrid_of
-from models.terrain.spec.fields import Inflow, Solver, Synthetic, Valley
+from models.terrain.spec.solver import Solver
+from models.terrain.spec.terrains import Synthetic
+from models.terrain.spec.water import Inflow, Valley
 
 SHA = "0" * 64
 ORIGIN = Affine(2.0, 0, 500_000, 0, -2.0, 6_000_000)

@@ -17,7 +17,7 @@ from models.data import ascii_grid, elevation, heights
 from models.terrain.dem import rasters
 from models.terrain.figures import floods, maps
 from models.terrain.solver.voids import Voids
-from models.terrain.spec.fields import Inflow
+from models.terrain.spec.water import Inflow
 
 CASES = Path(__file__).parents[2] / "data" / "terrain"
 PLAIN = CASES / "plain.tif"

@@ -12,7 +12,7 @@ from models.core.errors import DataError, SpecError
 from models.terrain.solver.forcing import Forcing, HeldLevel, Inlet, Series, constant
 from models.terrain.solver.inputs import with_series
 from models.terrain.solver.scheme import Ground, Physics, dry
-from models.terrain.spec.fields import Inflow, Level, Rain, SeriesRef
+from models.terrain.spec.water import Inflow, Level, Rain, SeriesRef
 from tests.models.terrain.flood_cases import flood, open_flood
 
 SHA = "1" * 64

@@ -14,7 +14,7 @@ from models.terrain.solver.cpu.engine import FusedFlood
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.scheme import Ground, Physics, dry
 from models.terrain.solver.time_stepping import Clock, advance
-from models.terrain.spec.fields import Solver, alpha_max
+from models.terrain.spec.solver import Solver, alpha_max
 
 NOISE_M = 1e-4
 

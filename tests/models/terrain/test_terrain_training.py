@@ -22,7 +22,7 @@ from models.terrain import train
 from models.terrain.dem import hydrology
 from models.terrain.dem.synthetic import generate
 from models.terrain.learning import losses, samples
-from models.terrain.spec.fields import Synthetic
+from models.terrain.spec.terrains import Synthetic
 
 SHA = "1" * 64
 TINY = {"rows": 32, "columns": 32, "cell_size_m": 10.0, "roads": 1, "levees": 1}
