@@ -26,8 +26,16 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytes
 LONGEST = ("live/test_live.py", "faults/", "models/test_conformance.py", "contract/", "live/")
 
 
+@pytest.hookimpl(tryfirst=True)  # before markers deselect
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules first: none is left to run alone in one of the processes at the end."""
+    """The longest modules first: none is left to run alone in one of the processes at the end.
+
+    Of the tests with kills the ordinary suite has those on PostgreSQL, the slow lot the others.
+    """
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if "faults" in item.path.parts and parameters.get("database_url") == "sqlite":
+            item.add_marker(pytest.mark.slow)
 
     def place(item: pytest.Item) -> int:
         path = item.path.relative_to(Path(__file__).parent).as_posix()
