@@ -25,7 +25,7 @@ def agreement(setup: Setup) -> tuple[float, float]:
     if setup.matcher is not None:
         setup.matcher.prepare(cheap=False)
     full = _conv_gradient(setup, batch)
-    with setup.switch.cheap():
+    with setup.mode.cheap():
         cheap = _conv_gradient(setup, batch._replace(images=setup.small(batch.images)))
     for tensor, copy in zip(kept, copies, strict=True):
         tensor.copy_(copy)

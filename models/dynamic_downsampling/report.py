@@ -106,7 +106,7 @@ def _cheap_scores(setup: Setup) -> Scores:
     """Scores of the cheap mode itself, which has statistics of its own under ``split``."""
     pairs = images.evaluation_batches(setup.data)
     batches = ((setup.small(x), labels) for x, labels in pairs)
-    with setup.switch.cheap(), device.autocast(setup.spec.precision, setup.device):
+    with setup.mode.cheap(), device.autocast(setup.spec.precision, setup.device):
         return score(*predict(setup.net, batches))
 
 

@@ -78,7 +78,7 @@ def fit_cheap(setup: Setup, run: Run, sub_run: SubRun) -> Fitted:
             matcher.prepare(cheap=mode is not FULL)
         if mode is FULL:
             return cross_entropy(net, batch)
-        with setup.switch.cheap():
+        with setup.mode.cheap():
             return cross_entropy(net, batch)
 
     def after_step(done: int, mode: Mode) -> None:
