@@ -1,6 +1,6 @@
 """All that a training with cheap steps needs, decided before its first step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -20,8 +20,9 @@ from models.dynamic_downsampling.cheap import (
 from models.dynamic_downsampling.cheap_mode import CheapMode
 from models.dynamic_downsampling.norms import NormMatcher
 from models.dynamic_downsampling.spec import Downsampled
-from models.nets.build import build_net
-from models.nets.layers import evaluate
+from models.nets.layers import evaluate, macs_of
+from models.nets.spec import ResidualNet
+from models.supervised.initial import initial_net
 from models.supervised.steps import Batch, Mode
 
 
@@ -39,6 +40,7 @@ class Setup:
         matcher: scales gradients with ``match_norm``, else None.
         sizes: height and width of cheap images in pixels, one a scale.
         decisions: 0 for each full step, 1 + index of its size for each cheap one.
+        fresh: tensors of the classifier that do not come from the weights of the spec.
     """
 
     spec: Downsampled
@@ -50,6 +52,7 @@ class Setup:
     matcher: NormMatcher | None
     sizes: list[tuple[int, int]]
     decisions: bytes
+    fresh: list[str] = field(default_factory=list)
 
     def small(self, x: Tensor, step: int | None = None) -> Tensor:
         """Images of a cheap step, without a step those of the first size; ``crop`` is by step.
@@ -70,6 +73,19 @@ class Setup:
             for name in names
         ]
 
+    def costs(self) -> list[cost.StepCosts]:
+        """Operations by scale of cheap images, layers that timing left full included."""
+        spec, data, down = self.spec, self.data, self.spec.downsample
+        if isinstance(spec.model, ResidualNet):
+            shape, slow = (data.channels, *data.size), frozenset(self.slow_layers())
+            count = len(data.classes)
+            return [cost.step_costs(spec.model, down, shape, count, x, slow) for x in down.scales]
+        full = macs_of(self.net, data.channels, data.size)
+        with self.mode.cheap():
+            return [
+                cost.StepCosts(full, macs_of(self.net, data.channels, size)) for size in self.sizes
+            ]
+
     def slow_layers(self) -> list[str]:
         """Layers left full because pooling them was timed and took longer."""
         return [layer.name for layer in self.layers if layer.reason == SLOWER]
@@ -86,12 +102,6 @@ class Setup:
 SLOWER = "slower pooled, when timed"
 
 
-def new_net(spec: Downsampled, data: ImageData, on: str) -> nn.Module:
-    """The plain net with the initial weights of the seed, on the device."""
-    device.seed_all(spec.seed)
-    return build_net(spec.model.model_dump(), len(data.classes), data.channels).to(on)
-
-
 def prepare(spec: Downsampled, data: ImageData, run: Run) -> Setup:
     """Build the net, see what cheap steps do with its layers, and decide every step.
 
@@ -103,12 +113,17 @@ def prepare(spec: Downsampled, data: ImageData, run: Run) -> Setup:
     down = spec.downsample
     per_epoch, total = spec.steps(len(data.train))
     sizes = [cost.cheap_size(*data.size, scale, down.size_multiple) for scale in down.scales]
-    net = new_net(spec, data, run.device)
+    net, fresh = initial_net(spec, data, run)
+    if fresh:
+        run.warn(
+            "new_classifier",
+            f"the weights are of other classes: {', '.join(fresh)} of {spec.model.name} start anew",
+        )
     poolings, layers = plan_layers(net, down, data.channels, data.size)
     mode = CheapMode(net, poolings, down.bn_mode)
     matcher = NormMatcher(net) if down.cheap_lr_scale == "match_norm" else None
     decisions = schedule.decide(down, total, per_epoch, spec.seed)
-    setup = Setup(spec, data, run.device, net, mode, layers, matcher, sizes, decisions)
+    setup = Setup(spec, data, run.device, net, mode, layers, matcher, sizes, decisions, fresh)
     for index in sorted(set(decisions) - {0}):
         _dry_run(setup, sizes[index - 1])
     if down.kernel_layers == "auto":

@@ -21,13 +21,15 @@ from models.dynamic_downsampling import train as method
 from models.dynamic_downsampling.cheap import plan_layers, shrink, time_layers
 from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.norms import NormMatcher, reestimate
-from models.dynamic_downsampling.setup import new_net, prepare
+from models.dynamic_downsampling.setup import prepare
 from models.nets.files import load_net
 from models.supervised.clock import StepClock
 from models.supervised.evaluate import Scores
 from models.supervised.hooks import SubRun
+from models.supervised.initial import Initial
 from models.supervised.loop import Fitted, fit
 from models.supervised.steps import FULL, Batch, cross_entropy, learning_rate
+from tests.models.dynamic_downsampling.plain import new_net
 
 STEPS = 24
 NONE = Augment()
@@ -271,7 +273,7 @@ def test_odd_sizes_train(size, policy, make_spec, new_run):
 def test_fixed_size_head_is_refused_with_its_name(data, make_spec, new_run, monkeypatch):
     """Property 16, second half."""
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 16 * 16, 4))
-    monkeypatch.setattr(cheap_setup, "new_net", lambda *_: net)
+    monkeypatch.setattr(cheap_setup, "initial_net", lambda *_: Initial(net, []))
     with pytest.raises(SpecError, match="layer 2 does not accept images of 8 x 8") as caught:
         prepare(make_spec(), data, new_run())
     assert caught.value.pointer == "/downsample/input_scale"
@@ -468,7 +470,7 @@ def test_sizes_follow_the_intervals(data, make_spec, new_run):
     assert [x.shape[-1] for x in seen] == [8] * 6 + [12] * 6 + [16] * 12
     assert fitted.clock.counts == {"cheap 8 x 8": 6, "cheap 12 x 12": 6, "full": 12}
     actual = report.values(setup, fitted, fitted.scores)
-    small, large = (costs.ratio for costs in report.costs_of(setup))
+    small, large = (costs.ratio for costs in setup.costs())
     assert small < large < 1
     assert actual["flop_ratio"] == pytest.approx((small + large) / 2)
     assert actual["predicted_saving"] == pytest.approx(0.5 * (1 - actual["flop_ratio"]))
@@ -491,7 +493,7 @@ def test_rates_over_operations(data, make_spec, new_run):
     down |= {"rate_over": "operations", "kernel_pool": "none"}
     optimizer = {"lr": 1.0, "schedule": "linear", "warmup": 0.0}
     setup = prepare(make_spec(downsample=down, optimizer=optimizer), data, new_run())
-    rate, ratio = method.rate_over_operations(setup), report.costs_of(setup)[0].ratio
+    rate, ratio = method.rate_over_operations(setup), setup.costs()[0].ratio
     rates = [rate(step) for step in range(STEPS)]
     assert rates[0] == 1
     assert rates[12] == pytest.approx(1 / (1 + ratio))  # full steps do this share of the work
