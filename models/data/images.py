@@ -285,12 +285,14 @@ def _augmented(
 
 
 def evaluation_batches(
-    data: ImageData, size: int = CHUNK, part: Literal["validation", "test"] = "test"
+    data: ImageData, size: int | None = None, part: Literal["validation", "test"] = "test"
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised images and labels of a part, in order.
 
-    Images are float32 [b, c, h, w], labels int64 [b]; b is ``size`` but for the last.
+    Images are float32 [b, c, h, w], labels int64 [b]; b is ``size`` but for the last, and without
+    one what a net keeps in memory: 1,024, and fewer above 64 x 64 pixels.
     """
+    size = size or max(1, min(CHUNK, CHUNK * 64 * 64 // (data.size[0] * data.size[1])))
     if part == "test":
         pixels, known = data.test, data.test_labels
     else:

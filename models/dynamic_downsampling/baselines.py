@@ -1,8 +1,9 @@
 """Plain trainings that one with cheap steps is compared with (README, comparison)."""
 
 from models.core.run import Run
-from models.dynamic_downsampling.setup import Setup, new_net
+from models.dynamic_downsampling.setup import Setup
 from models.supervised.hooks import Hooks, SubRun
+from models.supervised.initial import initial_net
 from models.supervised.loop import Fitted, fit
 
 
@@ -10,7 +11,7 @@ def train_plain(setup: Setup, run: Run) -> Fitted:
     """As many full steps as the method's run had steps; starts anew when a run is resumed in it."""
     total = len(setup.decisions)
     sub_run = SubRun("baseline_", step_offset=total, total=3 * total, saves_checkpoints=False)
-    net = new_net(setup.spec, setup.data, run.device)
+    net = initial_net(setup.spec, setup.data, run).net
     return fit(net, setup.data, setup.spec, run, Hooks(sub_run=sub_run))
 
 
@@ -32,7 +33,7 @@ def train_shorter(setup: Setup, run: Run, fitted: Fitted, plain: Fitted) -> Fitt
         return plain
     spec = setup.spec.model_copy(update={"epochs": None, "max_steps": steps})
     sub_run = SubRun("shorter_", 2 * total, total=2 * total + steps, saves_checkpoints=False)
-    net = new_net(spec, setup.data, run.device)
+    net = initial_net(spec, setup.data, run).net
     return fit(net, setup.data, spec, run, Hooks(sub_run=sub_run))
 
 

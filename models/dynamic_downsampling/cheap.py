@@ -1,12 +1,10 @@
-"""Makes a plain net able to take cheap steps, and takes them.
-
-Layers are replaced in place by ones that share their parameters: the net keeps its ``state_dict``
-and computes, outside cheap steps, what it computed before.
-"""
+"""What a cheap step is for a net: smaller images, and which of its filters are pooled and how."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,18 +16,10 @@ from torch.nn import functional
 from models.core.device import generator
 from models.core.errors import SpecError
 from models.dynamic_downsampling import cost
+from models.dynamic_downsampling.cheap_mode import CheapMode, pooled
 from models.dynamic_downsampling.fields import Downsample
-from models.dynamic_downsampling.norms import ModalBatchNorm2d
-from models.dynamic_downsampling.pooled_conv import (
-    GROW,
-    HIGH,
-    LOW,
-    SHRINK,
-    Extra,
-    PooledConv2d,
-    Switch,
-    gain_of,
-)
+from models.dynamic_downsampling.pooled_conv import GROW, HIGH, LOW, SHRINK, Extra, Pooling, gain_of
+from models.nets.layers import ConvCall, Layer, layers_of
 
 TIMINGS = 5  # of a layer in each form; the shortest counts
 
@@ -67,67 +57,77 @@ def shrink(
     return functional.interpolate(images, size=size, mode=how)
 
 
-def install(net: nn.Module, down: Downsample, switch: Switch) -> list[CheapLayer]:
-    """Replace the convolutions and batch norms that cheap steps change; the order is the net's.
+def plan_layers(
+    net: nn.Module, down: Downsample, channels: int, size: tuple[int, int]
+) -> tuple[dict[str, Pooling], list[CheapLayer]]:
+    """Which filters cheap steps pool, by name of the parameter, and a line for each convolution.
 
     Args:
-        net: any net; changed in place.
+        net: any net.
         down: which layers, how pooled, how padded.
-        switch: turns the new layers cheap.
+        channels: of its images.
+        size: height and width of full images in pixels.
 
-    Returns:
-        A line for each convolution, with the reason why it is pooled or not.
+    Raises:
+        SpecError: if the net does not take such images, or a pattern names no convolution.
     """
-    convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
-    reasons = {name: _why_not(name, conv, down) for name, conv in convs.items()}
-    pooled = {name: conv for name, conv in convs.items() if reasons[name] is None}
-    sides = {
-        name: cost.pooled_kernel(conv.kernel_size[0], down.kernel_rule)
-        for name, conv in pooled.items()
+    convs = [x for x in layers_of(net, channels, size) if x.kind == "conv"]
+    _check_patterns(convs, down)
+    reasons = {conv.parameter: _why_not(conv, down) for conv in convs}
+    chosen = [conv for conv in convs if reasons[conv.parameter] is None]
+    sides = {x.parameter: cost.pooled_kernel(x.shape[-1], down.kernel_rule) for x in chosen}
+    extras = _extras(chosen, sides, down.pad_policy)
+    poolings = {
+        x.parameter: Pooling(
+            side := sides[x.parameter],
+            down.kernel_pool,
+            gain_of(down.kernel_gain, x.shape[-1], side),
+            extras[x.parameter],
+        )
+        for x in chosen
     }
-    extras = _extras(pooled, sides, down.pad_policy)
-    for name, conv in pooled.items():
-        gain = gain_of(down.kernel_gain, conv.kernel_size[0], sides[name])
-        changed = PooledConv2d(conv, switch, sides[name], down.kernel_pool, gain, extras[name])
-        _replace(net, name, changed)
-    if down.bn_mode != "shared":
-        norms = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)]
-        for name, norm in norms:
-            _replace(net, name, ModalBatchNorm2d(norm, switch, split=down.bn_mode == "split"))
-    return [
-        CheapLayer(name, k := conv.kernel_size[0], sides.get(name, k), reasons[name] or "pooled")
-        for name, conv in convs.items()
+    rows = [
+        CheapLayer(x.name, k := x.shape[-1], sides.get(x.parameter, k), reason or "pooled")
+        for x, reason in zip(convs, reasons.values(), strict=True)
     ]
+    return poolings, rows
 
 
-def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    module.train(net.get_submodule(name).training)
-    setattr(net.get_submodule(parent), child, module)
+def _check_patterns(convs: list[Layer], down: Downsample) -> None:
+    large = [conv.name for conv in convs if conv.shape[-1] > 1]
+    for pattern in [] if isinstance(down.kernel_layers, str) else down.kernel_layers:
+        if not any(fnmatchcase(name, pattern) for name in large):
+            raise SpecError(
+                f"kernel_layers: {pattern!r} names no convolution of the net; its larger ones are"
+                f" {', '.join(large) or 'none'}"[:1000],
+                pointer="/downsample/kernel_layers",
+            )
 
 
-def _why_not(name: str, conv: nn.Conv2d, down: Downsample) -> str | None:
+def _why_not(conv: Layer, down: Downsample) -> str | None:
     """Reason to leave a convolution as it is, or None."""
+    kernel, stride, padding = conv.shape[2:], conv.stride, conv.padding
     reasons = {
         "kernel_pool is none": down.kernel_pool == "none",
-        "padding given by name": isinstance(conv.padding, str),
-        "not square": any(len(set(x)) > 1 for x in (conv.kernel_size, conv.stride, conv.padding)),
-        "1x1": conv.kernel_size[0] == 1,
+        "padding given by name": padding is None,
+        "not square": any(len(set(x)) > 1 for x in (kernel, stride, padding or ())),
+        "1x1": kernel[0] == 1,
+        "not larger than its stride": kernel[0] <= stride[0],
         "dilated": max(conv.dilation) > 1,
-        "depthwise: few operations, bound by memory": conv.groups == conv.in_channels > 1,
-        "not named in kernel_layers": not cost.is_named(name, down.kernel_layers),
+        "depthwise: few operations, bound by memory": conv.groups > 1 == conv.shape[1],
+        "not named in kernel_layers": not cost.is_named(conv.name, down.kernel_layers),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _extras(convs: dict[str, nn.Conv2d], sides: dict[str, int], policy: str) -> dict[str, Extra]:
-    """Where each pooled convolution puts its odd padded pixel.
+def _extras(convs: list[Layer], sides: dict[str, int], policy: str) -> dict[str, Extra]:
+    """Where each pooled convolution puts its odd padded pixel, by name of the parameter.
 
     A stride-1 convolution moves the features by half a pixel; alternating sides, or a pair of
     which the first grows the map and the second shrinks it, brings them back.
     """
-    extras: dict[str, Extra] = dict.fromkeys(convs, HIGH)
-    odd = [name for name, conv in convs.items() if _moves(conv, sides[name])]
+    extras: dict[str, Extra] = {conv.parameter: HIGH for conv in convs}
+    odd = [conv.parameter for conv in convs if _moves(conv, sides[conv.parameter])]
     paired = _pairs(odd) if policy == "pair" else {}
     flips = 0
     for name in odd:
@@ -141,59 +141,19 @@ def _extras(convs: dict[str, nn.Conv2d], sides: dict[str, int], policy: str) -> 
     return extras
 
 
-def _moves(conv: nn.Conv2d, side: int) -> bool:
+def _moves(conv: Layer, side: int) -> bool:
     """Whether a pooled convolution has stride 1 and an odd padding."""
-    return conv.stride[0] == 1 and (conv.kernel_size[0] - side) % 2 == 1
+    return conv.stride[0] == 1 and (conv.shape[-1] - side) % 2 == 1
 
 
 def _pairs(names: list[str]) -> dict[str, Extra]:
     """Neighbours ``conv1``, ``conv2`` of one block: nothing else reads the map between them."""
     extras: dict[str, Extra] = {}
     for first, second in pairwise(names):
-        block = first.rpartition(".")[0]
-        if first == f"{block}.conv1" and second == f"{block}.conv2":
+        block = first.removesuffix(".conv1.weight")
+        if block != first and second == f"{block}.conv2.weight":
             extras |= {first: GROW, second: SHRINK}
     return extras
-
-
-def dry_run(net: nn.Module, channels: int, size: tuple[int, int], switch: Switch) -> None:
-    """Run one cheap pass in eval mode, to refuse nets that accept one size only.
-
-    Args:
-        net: after :func:`install`.
-        channels: of its images.
-        size: height and width of cheap images in pixels.
-        switch: of the net.
-
-    Raises:
-        SpecError: naming the layer that failed.
-    """
-    layer_name = ""
-
-    def enter(name: str) -> None:
-        nonlocal layer_name
-        layer_name = name
-
-    hooks = [
-        module.register_forward_pre_hook(lambda *_, name=name: enter(name))
-        for name, module in net.named_modules()
-        if name
-    ]
-    image = torch.zeros(1, channels, *size, device=next(net.parameters()).device)
-    training = net.training
-    try:
-        with torch.no_grad(), switch.cheap():
-            net.eval()(image)
-    except (RuntimeError, ValueError) as error:
-        raise SpecError(
-            f"layer {layer_name} does not accept images of {size[0]} x {size[1]} in a cheap step: "
-            f"{error}",
-            hint="use input_scale 1 or a net whose head takes any size",
-        ) from error
-    finally:
-        net.train(training)
-        for hook in hooks:
-            hook.remove()
 
 
 class LayerTimes(NamedTuple):
@@ -208,31 +168,29 @@ class LayerTimes(NamedTuple):
         return self.pooled_s >= self.full_s
 
 
-def time_layers(net: nn.Module, images: Tensor, switch: Switch) -> dict[str, LayerTimes]:
+def time_layers(net: nn.Module, images: Tensor, mode: CheapMode) -> dict[str, LayerTimes]:
     """Time each pooled convolution in both forms, by name; of a few times the shortest counts.
 
     Args:
-        net: after :func:`install`.
+        net: whose passes ``mode`` makes cheap.
         images: [b, c, h, w] of a cheap step.
-        switch: of the net.
+        mode: of the net.
     """
-    convs = {name: m for name, m in net.named_modules() if isinstance(m, PooledConv2d)}
-    inputs: dict[str, Tensor] = {}
-    hooks = [
-        conv.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
-        for name, conv in convs.items()
-    ]
-    with torch.no_grad(), switch.cheap(), _in_eval(net):
+    calls = mode.seen = {}
+    with torch.no_grad(), mode.cheap(), _in_eval(net):
         net(images)
-    for hook in hooks:
-        hook.remove()
+    mode.seen = None
     times = {}
-    for name, conv in convs.items():
-        full = min(_seconds(conv, inputs[name]) for _ in range(TIMINGS))
-        with switch.cheap():
-            pooled = min(_seconds(conv, inputs[name]) for _ in range(TIMINGS))
-        times[name] = LayerTimes(full, pooled)
+    for name, call in calls.items():
+        pooling = mode.poolings[name]
+        full = min(_seconds(_full, call) for _ in range(TIMINGS))
+        small = min(_seconds(partial(pooled, pooling=pooling), call) for _ in range(TIMINGS))
+        times[name.removesuffix(".weight")] = LayerTimes(full, small)
     return times
+
+
+def _full(call: ConvCall) -> Tensor:
+    return torch.conv2d(*call)
 
 
 @contextmanager
@@ -243,12 +201,13 @@ def _in_eval(net: nn.Module) -> Generator[None]:
     net.train(training)
 
 
-def _seconds(conv: PooledConv2d, x: Tensor) -> float:
+def _seconds(form: Callable[[ConvCall], Tensor], call: ConvCall) -> float:
     """Forward and backward of one layer, input gradient included."""
-    x = x.detach().requires_grad_()
+    x = call.input.detach().requires_grad_()
+    weight = call.weight.detach().requires_grad_()
     _wait(x)
     started = time.perf_counter()
-    torch.autograd.grad(conv(x).sum(), [x, conv.weight])
+    torch.autograd.grad(form(call._replace(input=x, weight=weight)).sum(), [x, weight])
     _wait(x)
     return time.perf_counter() - started
 

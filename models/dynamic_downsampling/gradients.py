@@ -12,7 +12,7 @@ LEAST = 1e-150  # norm that is divided by
 
 
 def agreement(setup: Setup) -> tuple[float, float]:
-    """Compare both gradients of one fixed batch over the weights of all convolutions.
+    """Compare both gradients of one fixed batch over all filters; if none is trained, all weights.
 
     The net is left as it was, running statistics included.
 
@@ -24,9 +24,9 @@ def agreement(setup: Setup) -> tuple[float, float]:
     copies = [tensor.clone() for tensor in kept]
     if setup.matcher is not None:
         setup.matcher.prepare(cheap=False)
-    full = _conv_gradient(setup, batch)
-    with setup.switch.cheap():
-        cheap = _conv_gradient(setup, batch._replace(images=setup.small(batch.images)))
+    full = _gradient(setup, batch)
+    with setup.mode.cheap():
+        cheap = _gradient(setup, batch._replace(images=setup.small(batch.images)))
     for tensor, copy in zip(kept, copies, strict=True):
         tensor.copy_(copy)
     norm, other = full.norm(), cheap.norm()
@@ -35,8 +35,14 @@ def agreement(setup: Setup) -> tuple[float, float]:
     return (full @ cheap / (norm * other.clamp(min=LEAST))).item(), (other / norm).item()
 
 
-def _conv_gradient(setup: Setup, batch: Batch) -> Float64[Tensor, "weights"]:
-    weights = [m.weight for m in setup.net.modules() if isinstance(m, nn.Conv2d)]
+def _gradient(setup: Setup, batch: Batch) -> Float64[Tensor, "weights"]:
+    weights = _compared(setup.net)
     with device.autocast(setup.spec.precision, setup.device):
         loss = cross_entropy(setup.net, batch)
-    return torch.cat([g.double().flatten() for g in torch.autograd.grad(loss, weights)])
+    grads = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.double().flatten() for g in grads])
+
+
+def _compared(net: nn.Module) -> list[nn.Parameter]:
+    trained = [p for p in net.parameters() if p.requires_grad]
+    return [p for p in trained if p.ndim == 4] or trained

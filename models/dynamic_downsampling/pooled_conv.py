@@ -5,11 +5,10 @@ the chain rule brings its gradient to the full filter. Padding is chosen so that
 the size that the full filter would give.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from typing import NamedTuple
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 Extra = tuple[int, int]  # pixels added to half the padding, before and after
@@ -19,20 +18,20 @@ GROW: Extra = (1, 1)  # first of a pair: one pixel too many
 SHRINK: Extra = (0, 0)  # second of a pair: takes it back
 
 
-class Switch:
-    """Tells the layers of a net whether the present forward pass is a cheap one."""
+class Pooling(NamedTuple):
+    """What cheap steps do with the filter of one convolution, square in all and undilated.
 
-    def __init__(self) -> None:
-        self.is_cheap = False
+    Attributes:
+        side: k' of the pooled filter.
+        how: ``avg`` or ``max``.
+        gain: factor on the pooled filter.
+        extra: side of the odd padded pixel.
+    """
 
-    @contextmanager
-    def cheap(self) -> Generator[None]:
-        """Cheap inside, full again afterwards, whatever happens inside."""
-        self.is_cheap = True
-        try:
-            yield
-        finally:
-            self.is_cheap = False
+    side: int
+    how: str
+    gain: float
+    extra: Extra
 
 
 def pool_filter(
@@ -86,49 +85,33 @@ def paddings(
     return low, high - min(unused, max(high, 0))
 
 
-class PooledConv2d(nn.Conv2d):
-    """A convolution, square in all and undilated, that takes over the parameters of ``conv``.
+def pooled_conv2d(
+    x: Float[Tensor, "b i h w"],
+    filters: Float[Tensor, "o i2 k k"],
+    bias: Float[Tensor, "o"] | None,
+    stride: int,
+    padding: int,
+    groups: int,
+    pooling: Pooling,
+) -> Float[Tensor, "b o h2 w2"]:
+    """``torch.conv2d`` with the pooled filters; the output has the size that the full ones give.
+
+    A border filled in another way than with zeros comes with ``x``, and ``padding`` is 0 then.
 
     Args:
-        conv: the layer it replaces; parameters stay the same objects.
-        switch: says when to pool.
-        side: k' of the pooled filter.
-        how: ``avg`` or ``max``.
-        gain: factor on the pooled filter.
-        extra: side of the odd padded pixel.
+        x: features.
+        filters: in full.
+        bias: one for each output channel.
+        stride: in pixels.
+        padding: of the full convolution in pixels.
+        groups: of input channels.
+        pooling: of the filters.
     """
-
-    def __init__(
-        self, conv: nn.Conv2d, switch: Switch, side: int, how: str, gain: float, extra: Extra
-    ) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size[0],
-            conv.stride[0],
-            int(conv.padding[0]),
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            padding_mode=conv.padding_mode,
-            device="meta",
-        )
-        self.weight, self.bias = conv.weight, conv.bias
-        self.switch, self.side, self.how, self.gain, self.extra = switch, side, how, gain, extra
-        self.pools = True
-
-    def forward(self, input: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
-        if not (self.switch.is_cheap and self.pools):
-            return super().forward(input)
-        w = pool_filter(self.weight, self.side, self.how, self.gain)
-        top, bottom = self._paddings(input.shape[2])
-        left, right = self._paddings(input.shape[3])
-        fills = self.padding_mode != "zeros" and min(top, bottom, left, right) >= 0
-        if (top, left) == (bottom, right) and min(top, left) >= 0 and not fills:
-            return functional.conv2d(input, w, self.bias, self.stride, (top, left), 1, self.groups)
-        mode = self.padding_mode if fills else "constant"
-        x = functional.pad(input, (left, right, top, bottom), mode=mode)
-        return functional.conv2d(x, w, self.bias, self.stride, 0, 1, self.groups)
-
-    def _paddings(self, size: int) -> tuple[int, int]:
-        padding, kernel, stride = int(self.padding[0]), self.kernel_size[0], self.stride[0]
-        return paddings(size, padding, kernel, self.side, stride, self.extra)
+    side, kernel = pooling.side, filters.shape[-1]
+    w = pool_filter(filters, side, pooling.how, pooling.gain)
+    top, bottom = paddings(x.shape[2], padding, kernel, side, stride, pooling.extra)
+    left, right = paddings(x.shape[3], padding, kernel, side, stride, pooling.extra)
+    if (top, left) == (bottom, right) and min(top, left) >= 0:
+        return functional.conv2d(x, w, bias, stride, (top, left), 1, groups)
+    x = functional.pad(x, (left, right, top, bottom))
+    return functional.conv2d(x, w, bias, stride, 0, 1, groups)

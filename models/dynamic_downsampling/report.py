@@ -7,7 +7,7 @@ from typing import Any
 from models.core import device
 from models.core.run import Run
 from models.data import images
-from models.dynamic_downsampling import cost, schedule
+from models.dynamic_downsampling import schedule
 from models.dynamic_downsampling.setup import Setup
 from models.supervised import curves
 from models.supervised.clock import StepClock
@@ -58,7 +58,8 @@ def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:
     ratios = ratios_of(setup, clock, setup.decisions[: fitted.steps])
     per_ms = 1000 * setup.spec.batch(len(setup.data.train))
     speeds = [x.batches * per_ms / t if (t := ms[x.name]) else None for x in modes]
-    macs = [costs.cheap_macs for costs in costs_of(setup)]
+    costs = setup.costs()
+    macs = [each.cheap_macs for each in costs]
     return {
         "steps": {mode.name: clock.counts.get(mode.name, 0) for mode in modes},
         "median_step_ms": ms,
@@ -66,7 +67,7 @@ def _speed(setup: Setup, fitted: Fitted) -> dict[str, Any]:
         "train_seconds": clock.seconds,
         "warmup_seconds": clock.warmup_seconds,
         "peak_gpu_bytes": clock.peak_bytes,
-        "forward_macs": dict(zip(ms, [costs_of(setup)[0].full_macs, *macs], strict=True)),
+        "forward_macs": dict(zip(ms, [costs[0].full_macs, *macs], strict=True)),
         **ratios,
     }
 
@@ -85,7 +86,7 @@ def ratios_of(setup: Setup, clock: StepClock, decisions: bytes) -> dict[str, flo
     timed = [ms / full / count if ms and full else math.nan for ms, count in cheap]
     figures: dict[str, float | None] = {}
     for name, predicted, ratios in (
-        ("flop_ratio", "predicted_saving", [costs.ratio for costs in costs_of(setup)]),
+        ("flop_ratio", "predicted_saving", [costs.ratio for costs in setup.costs()]),
         ("measured_ratio", "predicted_saving_measured_ratio", timed),
     ):
         ratio = schedule.mean_ratio(ratios, shares)
@@ -94,19 +95,11 @@ def ratios_of(setup: Setup, clock: StepClock, decisions: bytes) -> dict[str, flo
     return figures
 
 
-def costs_of(setup: Setup) -> list[cost.StepCosts]:
-    """Operations by scale of cheap images, layers that timing left full included."""
-    data, spec, down = setup.data, setup.spec, setup.spec.downsample
-    shape, slow = (data.channels, *data.size), frozenset(setup.slow_layers())
-    count = len(data.classes)
-    return [cost.step_costs(spec.model, down, shape, count, x, slow) for x in down.scales]
-
-
 def _cheap_scores(setup: Setup) -> Scores:
     """Scores of the cheap mode itself, which has statistics of its own under ``split``."""
     pairs = images.evaluation_batches(setup.data)
     batches = ((setup.small(x), labels) for x, labels in pairs)
-    with setup.switch.cheap(), device.autocast(setup.spec.precision, setup.device):
+    with setup.mode.cheap(), device.autocast(setup.spec.precision, setup.device):
         return score(*predict(setup.net, batches))
 
 
@@ -151,6 +144,7 @@ def write(setup: Setup, arms: dict[str, Fitted], figures: dict[str, Any], run: R
         "device": device.describe(run.device),
         "layers": [layer._asdict() for layer in setup.layers],
         "cheap_sizes": [list(size) for size in setup.sizes],
+        "fresh_parameters": setup.fresh,
     }
     run.report("report.json", contents)
     rows = _rows(setup, next(iter(arms.values())))
@@ -167,7 +161,7 @@ def write(setup: Setup, arms: dict[str, Fitted], figures: dict[str, Any], run: R
 
 def _rows(setup: Setup, fitted: Fitted) -> list[dict[str, float | int]]:
     """The history with the steps of each mode and the operations until then."""
-    costs, batch = costs_of(setup), setup.spec.batch(len(setup.data.train))
+    costs, batch = setup.costs(), setup.spec.batch(len(setup.data.train))
     pairs = zip(setup.cheap_modes(), costs, strict=True)
     modes = [(mode.name, mode.batches * each.cheap_macs) for mode, each in pairs]
     rows = []

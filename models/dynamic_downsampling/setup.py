@@ -1,10 +1,11 @@
 """All that a training with cheap steps needs, decided before its first step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from models.core import checkpoint, device, ranks
+from models.core.errors import SpecError
 from models.core.run import Run
 from models.data import images
 from models.data.images import ImageData
@@ -12,15 +13,16 @@ from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.cheap import (
     CheapLayer,
     LayerTimes,
-    dry_run,
-    install,
+    plan_layers,
     shrink,
     time_layers,
 )
-from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher
-from models.dynamic_downsampling.pooled_conv import PooledConv2d, Switch
+from models.dynamic_downsampling.cheap_mode import CheapMode
+from models.dynamic_downsampling.norms import NormMatcher
 from models.dynamic_downsampling.spec import Downsampled
-from models.nets.build import build_net
+from models.nets.layers import evaluate, macs_of
+from models.nets.spec import ResidualNet
+from models.supervised.initial import initial_net
 from models.supervised.steps import Batch, Mode
 
 
@@ -32,23 +34,25 @@ class Setup:
         spec: of the job.
         data: on the device.
         device: ``cpu`` or ``cuda``.
-        net: with replaced layers; its ``state_dict`` is the plain net's.
-        switch: turns the net cheap.
+        net: the plain one.
+        mode: makes its passes cheap.
         layers: what cheap steps do with each convolution.
         matcher: scales gradients with ``match_norm``, else None.
         sizes: height and width of cheap images in pixels, one a scale.
         decisions: 0 for each full step, 1 + index of its size for each cheap one.
+        fresh: tensors of the classifier that do not come from the weights of the spec.
     """
 
     spec: Downsampled
     data: ImageData
     device: str
     net: nn.Module
-    switch: Switch
+    mode: CheapMode
     layers: list[CheapLayer]
     matcher: NormMatcher | None
     sizes: list[tuple[int, int]]
     decisions: bytes
+    fresh: list[str] = field(default_factory=list)
 
     def small(self, x: Tensor, step: int | None = None) -> Tensor:
         """Images of a cheap step, without a step those of the first size; ``crop`` is by step.
@@ -69,6 +73,19 @@ class Setup:
             for name in names
         ]
 
+    def costs(self) -> list[cost.StepCosts]:
+        """Operations by scale of cheap images, layers that timing left full included."""
+        spec, data, down = self.spec, self.data, self.spec.downsample
+        if isinstance(spec.model, ResidualNet):
+            shape, slow = (data.channels, *data.size), frozenset(self.slow_layers())
+            count = len(data.classes)
+            return [cost.step_costs(spec.model, down, shape, count, x, slow) for x in down.scales]
+        full = macs_of(self.net, data.channels, data.size)
+        with self.mode.cheap():
+            return [
+                cost.StepCosts(full, macs_of(self.net, data.channels, size)) for size in self.sizes
+            ]
+
     def slow_layers(self) -> list[str]:
         """Layers left full because pooling them was timed and took longer."""
         return [layer.name for layer in self.layers if layer.reason == SLOWER]
@@ -79,23 +96,14 @@ class Setup:
         Running norms [parameters] and second statistics [c], as far as the spec asks for them.
         """
         extras = {} if self.matcher is None else self.matcher.tensors()
-        for name, module in self.net.named_modules():
-            if isinstance(module, ModalBatchNorm2d):
-                extras |= {f"norm.{name}.{key}": x for key, x in module.cheap_buffers().items()}
-        return extras
+        return extras | {f"norm.{name}": x for name, x in self.mode.statistics().items()}
 
 
 SLOWER = "slower pooled, when timed"
 
 
-def new_net(spec: Downsampled, data: ImageData, on: str) -> nn.Module:
-    """The plain net with the initial weights of the seed, on the device."""
-    device.seed_all(spec.seed)
-    return build_net(spec.model.model_dump(), len(data.classes), data.channels).to(on)
-
-
 def prepare(spec: Downsampled, data: ImageData, run: Run) -> Setup:
-    """Build the net, replace its layers, and decide every step.
+    """Build the net, see what cheap steps do with its layers, and decide every step.
 
     Raises:
         SpecError: if data or net cannot be downsampled as asked.
@@ -105,16 +113,39 @@ def prepare(spec: Downsampled, data: ImageData, run: Run) -> Setup:
     down = spec.downsample
     per_epoch, total = spec.steps(len(data.train))
     sizes = [cost.cheap_size(*data.size, scale, down.size_multiple) for scale in down.scales]
-    net, switch = new_net(spec, data, run.device), Switch()
-    layers = install(net, down, switch)
+    net, fresh = initial_net(spec, data, run)
+    if fresh:
+        run.warn(
+            "new_classifier",
+            f"the weights are of other classes: {', '.join(fresh)} of {spec.model.name} start anew",
+        )
+    poolings, layers = plan_layers(net, down, data.channels, data.size)
+    mode = CheapMode(net, poolings, down.bn_mode)
     matcher = NormMatcher(net) if down.cheap_lr_scale == "match_norm" else None
     decisions = schedule.decide(down, total, per_epoch, spec.seed)
-    setup = Setup(spec, data, run.device, net, switch, layers, matcher, sizes, decisions)
+    setup = Setup(spec, data, run.device, net, mode, layers, matcher, sizes, decisions, fresh)
     for index in sorted(set(decisions) - {0}):
-        dry_run(net, data.channels, sizes[index - 1], switch)
+        _dry_run(setup, sizes[index - 1])
     if down.kernel_layers == "auto":
         leave_full(setup, _slow_layers(setup, run))
     return setup
+
+
+def _dry_run(setup: Setup, size: tuple[int, int]) -> None:
+    """Run one cheap pass in eval mode, to refuse nets that accept one size only.
+
+    Raises:
+        SpecError: naming net and layer.
+    """
+    try:
+        with setup.mode.cheap():
+            evaluate(setup.net, setup.data.channels, size)
+    except SpecError as error:
+        raise SpecError(
+            f"{setup.spec.model.name} takes no cheap steps: {error}",
+            hint="use input_scale 1, another images.image_size, or a net that takes any size",
+            pointer="/downsample/input_scale",
+        ) from error
 
 
 def first_batch(setup: Setup) -> Batch:
@@ -141,13 +172,11 @@ def slower_pooled(times: dict[str, LayerTimes]) -> list[str]:
 def layer_times(setup: Setup) -> dict[str, LayerTimes]:
     """Times of the pooled convolutions on the first batch at the cheap size, by name."""
     with device.autocast(setup.spec.precision, setup.device):
-        return time_layers(setup.net, setup.small(first_batch(setup).images), setup.switch)
+        return time_layers(setup.net, setup.small(first_batch(setup).images), setup.mode)
 
 
 def leave_full(setup: Setup, slow: list[str]) -> None:
     """Keep the filters of these layers whole in cheap steps, since pooling them takes longer."""
     for index, layer in enumerate(setup.layers):
-        module = setup.net.get_submodule(layer.name)
-        if layer.name in slow and isinstance(module, PooledConv2d):
-            module.pools = False
+        if layer.name in slow and setup.mode.poolings.pop(f"{layer.name}.weight", None):
             setup.layers[index] = layer._replace(cheap_kernel=layer.kernel, reason=SLOWER)

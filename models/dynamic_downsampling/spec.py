@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.core.errors import SpecError
 from models.core.spec import MACS, ArtifactInfo, Estimate, MetricInfo
 from models.data.spec import check_one_size
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.fields import Downsample
+from models.nets.library_spec import ForeignNet, library_tag
 from models.nets.spec import ResidualNet, conv_shapes
 from models.supervised.spec import (
     ASSESSMENT,
@@ -37,7 +38,10 @@ def _growing(half: float, three_quarters: float) -> dict[str, Any]:
 class Downsampled(SupervisedSpec):
     """A training with cheap steps: the fields that planning it and doing it have in common."""
 
-    model: ResidualNet
+    model: Annotated[
+        Annotated[ForeignNet, Tag("library")] | Annotated[ResidualNet, Tag("own")],
+        Discriminator(library_tag),
+    ]
     downsample: Downsample = Downsample()
     compare_baseline: bool = Field(
         default=False,
@@ -54,18 +58,18 @@ class Downsampled(SupervisedSpec):
         layers = self.downsample.kernel_layers
         if layers == "auto" and self.deterministic:
             raise ValueError("kernel_layers auto decides by timing: name the layers, or all")
-        if isinstance(layers, list):
-            self._check_layers(layers)
+        if isinstance(layers, list) and isinstance(self.model, ResidualNet):
+            self._check_layers(self.model, layers)
         if self.images.image_size is not None:
             self.check_sizes(self.images.image_size, self.images.image_size)
         return self
 
-    def _check_layers(self, patterns: list[str]) -> None:
-        large = [shape.name for shape in conv_shapes(self.model, 3, 32, 32) if shape.kernel > 1]
+    def _check_layers(self, model: ResidualNet, patterns: list[str]) -> None:
+        large = [shape.name for shape in conv_shapes(model, 3, 32, 32) if shape.kernel > 1]
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in large):
                 raise ValueError(
-                    f"kernel_layers: {pattern!r} names no convolution of {self.model.name};"
+                    f"kernel_layers: {pattern!r} names no convolution of {model.name};"
                     f" its 3x3 and larger ones are {', '.join(large)}"
                 )
 
@@ -94,6 +98,8 @@ class Downsampled(SupervisedSpec):
                 f" images of {height} x {width} as they are: lower size_multiple",
                 pointer="/downsample/size_multiple",
             )
+        if not isinstance(self.model, ResidualNet):
+            return  # a worker, which has its library, tries it at each size
         smallest = min(min(shape.out) for shape in conv_shapes(self.model, 3, *cheap))
         if smallest < 2:
             raise SpecError(
@@ -130,6 +136,7 @@ class Downsampled(SupervisedSpec):
         width = self.images.image_size or known.get("width")
         if height and width:
             self.check_sizes(height, width)
+        if height and width and isinstance(self.model, ResidualNet):
             shape = (known.get("channels", 3), height, width)
             down, classes = self.downsample, known.get("classes", 10)
             costs = [cost.step_costs(self.model, down, shape, classes, x) for x in down.scales]
@@ -179,7 +186,7 @@ class Downsampled(SupervisedSpec):
 
 
 class DynamicDownsamplingTrain(Downsampled):
-    """Train a residual net with some steps on shrunken images and pooled filters."""
+    """Train a net with some steps on shrunken images and pooled filters."""
 
     entry: ClassVar[str] = "models.dynamic_downsampling.train:train"
     resumable: ClassVar[bool] = True

@@ -59,7 +59,7 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
 def export(setup: Setup, run: Run) -> float:
     """Leave the final net, as the plain one that it is, in ``net.pt2``; its gap to the file."""
     spec, data, name = setup.spec, setup.data, "net.pt2"
-    plain = build_net(spec.net(), len(data.classes), data.channels)
+    plain = build_net(spec.net(), len(data.classes), data.channels, data.size)
     plain.load_state_dict(setup.net.state_dict())
     x = images.normalise(data.test[:3], data.mean, data.std).cpu()
     gap = program.write(run.dir / name, plain, x, describe(spec, data))
@@ -78,7 +78,7 @@ def fit_cheap(setup: Setup, run: Run, sub_run: SubRun) -> Fitted:
             matcher.prepare(cheap=mode is not FULL)
         if mode is FULL:
             return cross_entropy(net, batch)
-        with setup.switch.cheap():
+        with setup.mode.cheap():
             return cross_entropy(net, batch)
 
     def after_step(done: int, mode: Mode) -> None:
@@ -108,7 +108,7 @@ def rate_over_operations(setup: Setup) -> Callable[[int], float]:
     step counts r, its operations over those of a full one; without cheap steps nothing changes.
     """
     total = len(setup.decisions)
-    costs = [1.0, *(each.ratio for each in report.costs_of(setup))]
+    costs = [1.0, *(each.ratio for each in setup.costs())]
     before = list(accumulate((costs[kind] for kind in setup.decisions), initial=0.0))
     scale = total / before[-1]
     return lambda step: learning_rate(setup.spec.optimizer, before[step] * scale, total)

@@ -8,6 +8,7 @@ from torch import nn
 
 from models.nets.bottleneck_net import BottleneckNet
 from models.nets.densenet import DenseNet
+from models.nets.library import build_foreign
 from models.nets.preactivation import MakeUnit, Unit
 from models.nets.preactivation_spec import (
     DENSE_LAYERS,
@@ -67,17 +68,26 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
-def build_net(spec: Mapping[str, Any], num_classes: int, channels: int = 3) -> nn.Module:
+def build_net(
+    spec: Mapping[str, Any],
+    num_classes: int,
+    channels: int = 3,
+    size: tuple[int, int] | None = None,
+) -> nn.Module:
     """A net with fresh weights.
 
     Args:
-        spec: ``name`` and the net's own fields, as in a job's ``model``.
+        spec: ``name`` and the net's own fields, as in a job's ``model``; with ``library`` a net of
+            that library.
         num_classes: outputs of the classifier.
         channels: of the input images.
+        size: height and width of the images in pixels; some nets of libraries are made for one.
 
     Raises:
         ValueError: if no net has that name or a field is wrong.
     """
+    if "library" in spec:
+        return build_foreign(spec, num_classes, channels, size)
     name = spec.get("name")
     if name not in BUILDERS:
         raise ValueError(f"no net is called {name!r}; there are {', '.join(BUILDERS)}")

@@ -40,12 +40,12 @@ def load_net(path: Path, device: str) -> LoadedNet:
     weights = part(tensors, "net") or tensors
     try:
         shown, classes = description["input"], description["classes"]
-        net = build_net(description["net"], len(classes), shown["channels"])
+        size = (shown["height"], shown["width"])
+        net = build_net(description["net"], len(classes), shown["channels"], size)
         net.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{path.name} does not describe a net that fits its weights: {error}"
         ) from error
-    size = (shown["height"], shown["width"])
     net.to(device).eval()
     return LoadedNet(net, classes, shown["mean"], shown["std"], size, shown["channels"])

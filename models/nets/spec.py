@@ -5,7 +5,7 @@ The API counts operations and checks layer names with :func:`conv_shapes`; ``res
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,10 @@ class Net(SpecGroup):
     """A net by name; each family adds the fields that shape it."""
 
     name: str
+
+    def architecture(self) -> dict[str, Any]:
+        """What a file tells of the net, so that ``nets.build`` makes it again."""
+        return self.model_dump()
 
 
 class ResidualNet(Net):

@@ -6,9 +6,19 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.needs import DatasetNeed, Need
-from models.core.spec import ArtifactInfo, DatasetRef, Int, MetricInfo, Optimizer, Spec, SpecGroup
+from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
+from models.core.spec import (
+    ArtifactInfo,
+    ArtifactRef,
+    DatasetRef,
+    Int,
+    MetricInfo,
+    Optimizer,
+    Spec,
+    SpecGroup,
+)
 from models.data.spec import ImageOptions, image_bounds
+from models.nets.library_spec import ForeignNet
 from models.nets.spec import Net
 
 # kinds that leave a net as models/nets/files.py loads it, and the names of its files
@@ -46,6 +56,17 @@ def metrics_of(prefix: str, training: str) -> tuple[MetricInfo, ...]:
 
 
 BASELINE_METRICS = metrics_of("baseline_", "the plain run")
+
+
+def _need_of(weights: Any) -> Need | None:
+    """What must be that a training starts from; None if it is no file of a user."""
+    if isinstance(weights, ArtifactRef):
+        return ArtifactNeed("/model/weights", WEIGHTS, CLASSIFIERS, CLASSIFIER_FILES)
+    if not isinstance(weights, DatasetRef):
+        return None
+    remedy = "save the state_dict of the net by safetensors.torch.save_file and upload that"
+    bound = Bound("operations", 0, 0, field="/model/weights", remedy=remedy)
+    return DatasetNeed("/model/weights", {"a net": (bound,)})
 
 
 class Budget(SpecGroup):
@@ -115,6 +136,8 @@ class SupervisedSpec(Spec):
         yield from super().needs()
         bounds = image_bounds(self.images.image_size, self.images.subset)
         yield DatasetNeed("/data", {"labelled images": bounds})
+        if isinstance(self.model, ForeignNet) and (need := _need_of(self.model.weights)):
+            yield need
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
@@ -145,7 +168,7 @@ class SupervisedSpec(Spec):
 
     def net(self) -> dict[str, Any]:
         """What a file must tell so that ``nets.build`` makes the trained net again."""
-        return self.model.model_dump()
+        return self.model.architecture()
 
     def batch(self, images: int) -> int:
         """Images a step, given the number of training images."""

@@ -35,13 +35,14 @@ from models.data import images
 from models.data.images import ImageData
 from models.data.spec import ImageOptions
 from models.dynamic_downsampling.report import ratios_of
-from models.dynamic_downsampling.setup import new_net, prepare
+from models.dynamic_downsampling.setup import prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.dynamic_downsampling.train import finish, fit_cheap
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit
 from models.supervised.steps import Mode
 from tests.bench import cifar10
+from tests.models.dynamic_downsampling.plain import new_net
 
 PERIODIC = {"type": "periodic", "period": 5, "n_cheap": 3}  # in the first 80 %: near 2 of 5 in all
 NAIVE = {"schedule": PERIODIC | {"n_cheap": 2}, "refine_fraction": 0.0, "bn_mode": "shared"}

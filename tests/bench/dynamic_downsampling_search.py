@@ -26,13 +26,13 @@ from models.core.device import generator
 from models.core.run import Run
 from models.data.images import ImageData
 from models.dynamic_downsampling.cheap import shrink
-from models.dynamic_downsampling.setup import new_net
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import fit
 from models.supervised.steps import Batch, Mode, learning_rate
 from tests.bench import cifar10
 from tests.bench.dynamic_downsampling import figures, make_spec, progressive
+from tests.models.dynamic_downsampling.plain import new_net
 
 FIXED = 0.13  # part of a full step's time that does not shrink with the image; 16 of 32 px: .35
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from models.core import device as devices
 from models.core.graphs import GraphedStep
 from models.dynamic_downsampling import cost
-from models.dynamic_downsampling.cheap import install, shrink
-from models.dynamic_downsampling.pooled_conv import Switch
+from models.dynamic_downsampling.cheap import plan_layers, shrink
+from models.dynamic_downsampling.cheap_mode import CheapMode
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
 from models.nets.build import build_net
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, make_optimizer, make_step
@@ -54,7 +54,7 @@ def spec_of(name: str, stem: str, pooling: str) -> DynamicDownsamplingTrain:
 
 
 def stepper(
-    net: nn.Module, spec: DynamicDownsamplingTrain, switch: Switch, on: str, *, graphs: bool
+    net: nn.Module, spec: DynamicDownsamplingTrain, cheap: CheapMode, on: str, *, graphs: bool
 ) -> Callable[[Mode, Batch], Tensor]:
     """One step of either mode, recorded if asked."""
     optimizer = make_optimizer(net, spec.optimizer)
@@ -63,7 +63,7 @@ def stepper(
     def forward(net: nn.Module, batch: Batch, mode: Mode) -> Tensor:
         if mode is FULL:
             return cross_entropy(net, batch)
-        with switch.cheap():
+        with cheap.cheap():
             return cross_entropy(net, batch)
 
     step = make_step(net, optimizer, forward, spec, on)
@@ -92,10 +92,11 @@ def measure(case: tuple[str, str, int, int, int], on: str, *, graphs: bool) -> d
     name, stem, pixels, batch, classes = case
     row: dict[str, Any] = {"net": name, "pixels": pixels, "batch": batch, "graphs": graphs}
     for pooling, label in (("none", "input"), ("avg", "input_and_kernel")):
-        spec, switch = spec_of(name, stem, pooling), Switch()
+        spec = spec_of(name, stem, pooling)
         net = build_net(spec.model.model_dump(), classes).to(on, memory_format=torch.channels_last)
-        install(net, spec.downsample, switch)
-        step = stepper(net, spec, switch, on, graphs=graphs)
+        poolings, _ = plan_layers(net, spec.downsample, 3, (pixels, pixels))
+        cheap = CheapMode(net, poolings)
+        step = stepper(net, spec, cheap, on, graphs=graphs)
         images = torch.randn(batch, 3, pixels, pixels, device=on)
         labels = torch.randint(0, classes, (batch,), device=on)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.nets import efficientnet_lite
+from models.nets import library as net_library
 from models.saliency.methods.registry import compute_map
 from models.saliency.net import load
 from models.saliency.net.scores import Scorer
@@ -160,7 +161,7 @@ def libraries(bench: Bench) -> dict[str, Any]:
         label = f"{library}_{name}"
         try:
             part = NamedNet(library=library, name=name, weights="random")
-            net = load.named(part, None, pretrained=False).eval()
+            net = net_library.named(part, None, pretrained=False).eval()
             bench.use(net, bench.x, 1)
             figures[label] = against_plain(bench)
         except (SpecError, RuntimeError, ValueError) as error:

@@ -1,6 +1,5 @@
 """Loads the net of a spec from any source, with the preprocessing of its input."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -9,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from models.core.errors import DataError, DataMissingError, SpecError
+from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.data.headers import safetensors_shapes
 from models.data.programs import holds_program
@@ -17,6 +16,8 @@ from models.nets import efficientnet_lite
 from models.nets.build import build_net
 from models.nets.exported import load_program
 from models.nets.files import load_net
+from models.nets.library import named
+from models.nets.library_spec import LibraryNet
 from models.saliency.net.outputs import check_score, meaning_of
 from models.saliency.net.space import Space
 from models.saliency.spec.map import Explanation
@@ -25,7 +26,6 @@ from models.saliency.spec.net import (
     IMAGENET_MARGIN,
     PRETRAINED_SIZE,
     Input,
-    LibraryNet,
     NamedNet,
     Pretrained,
     UploadedNet,
@@ -160,31 +160,6 @@ def _from_weights(model: UploadedNet, path: Path) -> tuple[nn.Module, int]:
 def _outputs(shapes: dict[str, list[int]]) -> int | None:
     """Number of classes, from the last layer under its usual names."""
     return next((shapes[name][0] for name in HEAD if name in shapes), None)
-
-
-def named(part: LibraryNet, count: int | None, *, pretrained: bool) -> nn.Module:
-    """A net of timm or torchvision.
-
-    Raises:
-        SpecError: if the library is not installed or has no such net.
-        DataMissingError: if its weights cannot be obtained.
-    """
-    try:
-        library = import_module("timm" if part.library == "timm" else "torchvision.models")
-    except ImportError as error:
-        raise SpecError(
-            f"model.library: {part.library!r} is not installed where the worker is",
-            hint=f"install {part.library} there, or upload the net by torch.export.save",
-        ) from error
-    classes = {} if count is None else {"num_classes": count}
-    try:
-        if part.library == "timm":
-            return library.create_model(part.name, pretrained=pretrained, **classes)
-        return library.get_model(part.name, weights=None, **classes)
-    except (OSError, ConnectionError) as error:
-        raise DataMissingError(f"the weights of {part.name!r} cannot be had: {error}") from error
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise SpecError(f"model.name: {part.library} makes no {part.name!r}: {error}") from error
 
 
 def _described(

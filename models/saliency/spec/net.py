@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
 from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
+from models.nets.library_spec import LibraryNet, library_tag
 from models.nets.spec import ResidualFamily
 from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS
 
@@ -53,15 +54,6 @@ class Input(SpecGroup):
         return self
 
 
-class LibraryNet(SpecGroup):
-    """An architecture of timm or torchvision, where that package is installed."""
-
-    library: Literal["timm", "torchvision"]
-    name: str = Field(
-        pattern=r"^[a-z][a-z0-9_.]{1,100}$", description="Name in the library, such as resnet18"
-    )
-
-
 class NamedNet(LibraryNet):
     """A net of timm or torchvision by name."""
 
@@ -83,14 +75,9 @@ class NamedNet(LibraryNet):
         return self
 
 
-def _architecture_tag(value: Any) -> str:
-    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
-    return "library" if "library" in keys else "own"
-
-
 Architecture = Annotated[
     Annotated[LibraryNet, Tag("library")] | Annotated[ResidualFamily, Tag("own")],
-    Discriminator(_architecture_tag),
+    Discriminator(library_tag),
 ]
 
 

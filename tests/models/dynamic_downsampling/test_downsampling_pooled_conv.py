@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from models.dynamic_downsampling.cheap import install
+from models.dynamic_downsampling import pooled_conv
+from models.dynamic_downsampling.cheap import plan_layers
+from models.dynamic_downsampling.cheap_mode import CheapMode
 from models.dynamic_downsampling.fields import Downsample
 from models.dynamic_downsampling.pooled_conv import (
     GROW,
     HIGH,
     LOW,
     SHRINK,
-    PooledConv2d,
-    Switch,
+    Pooling,
     gain_of,
     paddings,
     pool_filter,
@@ -34,8 +35,13 @@ def conv(c_in=4, c_out=6, kernel=3, seed=0, **fields):
 
 
 def pooled(layer, side=2, how="avg", gain=1.0, extra=HIGH):
-    switch = Switch()
-    return PooledConv2d(layer, switch, side, how, gain, extra), switch
+    return layer, CheapMode(layer, {"weight": Pooling(side, how, gain, extra)})
+
+
+def planned(net, size, **fields):
+    """The mode of a net, and a line for each of its convolutions."""
+    poolings, layers = plan_layers(net, Downsample(**fields), *size)
+    return CheapMode(net, poolings), layers
 
 
 def test_small_filters_by_hand():
@@ -52,9 +58,9 @@ def test_small_filters_by_hand():
 def test_output_is_the_mean_over_sub_filters(n, groups, seed):
     """Property 2: one pooled filter or the mean over its four 2 x 2 sub-filters, the same."""
     layer = conv(4, 8, groups=groups, seed=seed)
-    module, switch = pooled(layer)
+    module, mode = pooled(layer)
     x = torch.randn(2, 4, n, n, dtype=torch.float64)
-    with switch.cheap():
+    with mode.cheap():
         out = module(x)
     w, padded = layer.weight, functional.pad(x, (0, 1, 0, 1))
     parts = [
@@ -68,15 +74,15 @@ def test_output_is_the_mean_over_sub_filters(n, groups, seed):
 @pytest.mark.parametrize("how", ["avg", "max"])
 def test_gradcheck(groups, how):
     """Property 3: exact gradients through pooling, padding and convolution, groups kept."""
-    module, switch = pooled(conv(4, 4, groups=groups), how=how, gain=1.5)
+    module, mode = pooled(conv(4, 4, groups=groups), how=how, gain=1.5)
     assert pool_filter(module.weight, 2, how, 1.0).shape == (4, 4 // groups, 2, 2)
     x = torch.randn(1, 4, 4, 5, dtype=torch.float64, requires_grad=True)
 
-    def call(x, w):
-        with switch.cheap():
-            return torch.func.functional_call(module, {"weight": w}, (x,))
+    def call(x, _):
+        with mode.cheap():
+            return module(x)
 
-    assert torch.autograd.gradcheck(call, (x, module.weight.detach().clone().requires_grad_()))
+    assert torch.autograd.gradcheck(call, (x, module.weight))
 
 
 def pooling_matrix():
@@ -105,10 +111,10 @@ def test_null_space_gets_no_gradient_and_only_decays():
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).view(1, 1, 3, 3)
     assert pool_filter(board.view(1, 1, 3, 3), 2, "avg", 1.0).abs().max() == 0
     assert pool_filter(sobel, 2, "avg", 1.0).flatten().tolist() == [-0.75, 0.75, -0.75, 0.75]
-    module, switch = pooled(conv(2, 2))
+    module, mode = pooled(conv(2, 2))
     optimizer = torch.optim.SGD([module.weight], lr=0.1, weight_decay=0.01)
     before = (module.weight.detach() * board).sum((2, 3))
-    with switch.cheap():
+    with mode.cheap():
         loss = module(torch.randn(4, 2, 6, 6, dtype=torch.float64)).square().mean()
     loss.backward()
     assert module.weight.grad.abs().max() > 1e-3
@@ -119,12 +125,12 @@ def test_null_space_gets_no_gradient_and_only_decays():
 
 def gradient_with_gain(gain, eps=1e-5):
     layer = conv(3, 5, seed=3)
-    module, switch = pooled(layer, gain=gain)
+    module, mode = pooled(layer, gain=gain)
     norm = nn.BatchNorm2d(5, eps=eps, dtype=torch.float64)
     torch.manual_seed(7)
     x = 10 * torch.randn(8, 3, 9, 9, dtype=torch.float64)
     head = torch.randn(5, 8, 8, dtype=torch.float64)
-    with switch.cheap():
+    with mode.cheap():
         out = norm(module(x))
     (out[..., :8, :8].tanh() * head).mean((0, 2, 3)).sum().backward()
     return layer.weight.detach(), layer.weight.grad
@@ -145,11 +151,11 @@ def test_gain_cancels_before_batch_norm():
 def test_one_by_one_layers_are_left_alone():
     """Property 6, second half: a 1x1 convolution is neither pooled nor scaled."""
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 3, padding=1))
-    x, switch = torch.randn(1, 2, 6, 6), Switch()
+    x = torch.randn(1, 2, 6, 6)
     plain = net[0](x)
-    layers = install(net, Downsample(kernel_gain="dc"), switch)
+    mode, layers = planned(net, (2, (6, 6)), kernel_gain="dc")
     assert [layer.reason for layer in layers] == ["1x1", "pooled"]
-    with switch.cheap():
+    with mode.cheap():
         assert torch.equal(net[0](x), plain)
 
 
@@ -172,10 +178,10 @@ def test_output_sizes_equal_those_of_the_full_filter(kernel, sides, stride, extr
 def test_modules_agree_on_sizes(padding, stride, size):
     """Properties 7 and 16: the module itself, odd and unequal sides, cropping without padding."""
     for extra in (LOW, HIGH):
-        module, switch = pooled(conv(padding=padding, stride=stride), extra=extra)
+        module, mode = pooled(conv(padding=padding, stride=stride), extra=extra)
         x = torch.randn(1, 4, *size, dtype=torch.float64)
         full = module(x)
-        with switch.cheap():
+        with mode.cheap():
             assert module(x).shape == full.shape
 
 
@@ -183,20 +189,19 @@ def test_modules_agree_on_sizes(padding, stride, size):
 def test_padding_modes_are_kept(mode):
     """A constant image stays constant only if the border is filled in the layer's own mode."""
     layer = conv(1, 1, padding_mode=mode)
-    module, switch = pooled(layer)
-    with switch.cheap():
+    module, mode = pooled(layer)
+    with mode.cheap():
         out = module(torch.ones(1, 1, 6, 6, dtype=torch.float64))
     torch.testing.assert_close(out, out[..., :1, :1].expand_as(out))
 
 
 def stack(depth, policy):
-    """``depth`` 3x3 convolutions of ones over nine, installed with a padding policy."""
-    net = nn.Sequential(*[conv(1, 1) for _ in range(depth)])
+    """``depth`` 3x3 convolutions of ones over nine, with a padding policy."""
+    net = nn.Sequential(*[conv(1, 1, dtype=torch.float32) for _ in range(depth)])
     for layer in net:
         nn.init.constant_(layer.weight, 1.0)
-    switch = Switch()
-    install(net, Downsample(pad_policy=policy), switch)
-    return net, switch
+    mode, _ = planned(net, (1, (65, 65)), pad_policy=policy)
+    return net.double(), mode
 
 
 def centroid(image):
@@ -208,10 +213,10 @@ def centroid(image):
 @pytest.mark.parametrize(("policy", "drift"), [("alternate", 0.0), ("low", 8.0), ("high", -8.0)])
 def test_alternated_sides_do_not_drift(policy, drift):
     """Property 8: 16 alternated layers keep an impulse's centroid; same-sided ones move it 8 px."""
-    net, switch = stack(16, policy)
+    net, mode = stack(16, policy)
     x = torch.zeros(1, 1, 65, 65, dtype=torch.float64)
     x[..., 32, 32] = 1
-    with switch.cheap():
+    with mode.cheap():
         out = net(x)[0, 0]
     torch.testing.assert_close(
         centroid(out) - 32, torch.full((2,), drift).double(), atol=1e-9, rtol=0
@@ -225,8 +230,8 @@ def test_constant_image_scales_by_the_pooled_taps(gain, factor):
     nn.init.constant_(layer.weight, 0.3)
     x = torch.ones(1, 1, 9, 9, dtype=torch.float64)
     full = layer(x)[0, 0, 4, 4]
-    module, switch = pooled(layer, gain=gain_of(gain, 3, 2))
-    with switch.cheap():
+    module, mode = pooled(layer, gain=gain_of(gain, 3, 2))
+    with mode.cheap():
         assert module(x)[0, 0, 4, 4].item() == pytest.approx(full.item() * factor)
 
 
@@ -247,8 +252,8 @@ def test_pair_padding_equals_explicit_padding_inside():
     for extras in ((GROW, SHRINK), (LOW, HIGH)):
         out = x
         for layer, extra in zip(layers, extras, strict=True):
-            module, switch = pooled(layer, extra=extra)
-            with switch.cheap():
+            module, mode = pooled(layer, extra=extra)
+            with mode.cheap():
                 out = module(out)
         outs.append(out)
     assert outs[0].shape == outs[1].shape == x.shape
@@ -262,8 +267,7 @@ def test_filters_are_pooled_in_float32():
     with torch.no_grad():
         conv.weight.fill_(1.0)
         conv.weight[0, 0, 0, 0] = 1 + 2**-7  # its mean with three ones needs 2 more bits than bf16
-    switch = Switch()
-    pooled = PooledConv2d(conv, switch, 2, "avg", 1.0, HIGH)
+    mode = CheapMode(conv, {"weight": Pooling(2, "avg", 1.0, HIGH)})
     seen = []
     functional_conv = torch.nn.functional.conv2d
 
@@ -271,18 +275,18 @@ def test_filters_are_pooled_in_float32():
         seen.append(w)
         return functional_conv(x, w, *rest)
 
-    with pytest.MonkeyPatch.context() as patch, switch.cheap():
-        patch.setattr(torch.nn.functional, "conv2d", watch)
+    with pytest.MonkeyPatch.context() as patch, mode.cheap():
+        patch.setattr(pooled_conv.functional, "conv2d", watch)
         with torch.autocast("cpu", torch.bfloat16):
-            out = pooled(torch.ones(1, 1, 4, 4))
+            out = conv(torch.ones(1, 1, 4, 4))
     assert out.dtype == torch.bfloat16
-    assert seen[0].dtype == torch.float32
-    assert seen[0][0, 0, 0, 0].item() == 1 + 2**-9
+    assert seen[-1].dtype == torch.float32  # after that of the layer itself
+    assert seen[-1][0, 0, 0, 0].item() == 1 + 2**-9
 
 
 def test_exception_inside_leaves_full_mode():
     """Property 15, second half."""
-    module, switch = pooled(conv())
-    with pytest.raises(RuntimeError), switch.cheap():
+    module, mode = pooled(conv())
+    with pytest.raises(RuntimeError), mode.cheap():
         module(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
-    assert not switch.is_cheap
+    assert not mode.is_cheap

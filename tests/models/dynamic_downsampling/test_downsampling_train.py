@@ -16,18 +16,20 @@ from models.core.run import StoppedError
 from models.data import images
 from models.data.spec import Augment
 from models.dynamic_downsampling import baselines, gradients, report
+from models.dynamic_downsampling import setup as cheap_setup
 from models.dynamic_downsampling import train as method
-from models.dynamic_downsampling.cheap import dry_run, install, shrink, time_layers
+from models.dynamic_downsampling.cheap import plan_layers, shrink, time_layers
 from models.dynamic_downsampling.fields import Downsample
-from models.dynamic_downsampling.norms import ModalBatchNorm2d, NormMatcher, reestimate
-from models.dynamic_downsampling.pooled_conv import Switch
-from models.dynamic_downsampling.setup import new_net, prepare
+from models.dynamic_downsampling.norms import NormMatcher, reestimate
+from models.dynamic_downsampling.setup import prepare
 from models.nets.files import load_net
 from models.supervised.clock import StepClock
 from models.supervised.evaluate import Scores
 from models.supervised.hooks import SubRun
+from models.supervised.initial import Initial
 from models.supervised.loop import Fitted, fit
 from models.supervised.steps import FULL, Batch, cross_entropy, learning_rate
+from tests.models.dynamic_downsampling.plain import new_net
 
 STEPS = 24
 NONE = Augment()
@@ -108,7 +110,7 @@ def test_skip_leaves_running_statistics(data, make_spec, new_run):
     setup = prepare(make_spec(), data, new_run())
     x = torch.randn(8, 1, 16, 16)
     before = norm_states(setup)
-    with setup.switch.cheap():
+    with setup.mode.cheap():
         setup.net(setup.small(x))
     after = norm_states(setup)
     assert all(torch.equal(a[k], b[k]) for a, b in zip(before, after, strict=True) for k in a)
@@ -132,13 +134,13 @@ def test_split_keeps_two_sets(data, make_spec, new_run):
             full.net(x)
             continue
         for setup in (split, cheap):
-            with setup.switch.cheap():
+            with setup.mode.cheap():
                 setup.net(setup.small(x))
     for a, b in zip(norm_states(split), norm_states(full), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
-    twins = [m.cheap_buffers() for m in split.net.modules() if isinstance(m, ModalBatchNorm2d)]
-    for a, b in zip(twins, norm_states(cheap), strict=True):
-        assert all(torch.equal(a[key], b[key]) for key in a)
+    second, state = split.mode.statistics(), cheap.net.state_dict()
+    assert second.keys() == {name for name in state if "running" in name}
+    assert all(torch.equal(x, state[name]) for name, x in second.items())
 
 
 def test_reestimation_is_the_mean_over_batches():
@@ -244,7 +246,7 @@ def test_evaluation_is_always_full(data, make_spec, new_run):
     spec = make_spec(downsample={"refine_fraction": 0.0, "schedule": {"period": 1, "n_cheap": 1}})
     setup, fitted = train_with(spec, data, new_run())
     assert all(setup.decisions)
-    assert not setup.switch.is_cheap
+    assert not setup.mode.is_cheap
     x, labels = next(images.evaluation_batches(data))
     plain = new_net(spec, data, "cpu")
     plain.load_state_dict(setup.net.state_dict())
@@ -262,20 +264,19 @@ def test_odd_sizes_train(size, policy, make_spec, new_run):
     odd = images.from_tensors(pair, pair, ["a", "b"], "cpu")
     setup = prepare(spec, odd, new_run())
     x = images.normalise(pixels, odd.mean, odd.std)
-    with setup.switch.cheap():
+    with setup.mode.cheap():
         loss = cross_entropy(setup.net, Batch(setup.small(x), pair[1]))
     loss.backward()
     assert all(p.grad.abs().sum() > 0 for p in setup.net.parameters())
 
 
-def test_fixed_size_head_is_refused_with_its_name():
+def test_fixed_size_head_is_refused_with_its_name(data, make_spec, new_run, monkeypatch):
     """Property 16, second half."""
-    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 16 * 16, 3))
-    switch = Switch()
-    install(net, Downsample(), switch)
-    with pytest.raises(SpecError, match="layer 2 does not accept images of 8 x 8"):
-        dry_run(net, 1, (8, 8), switch)
-    assert not switch.is_cheap
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 16 * 16, 4))
+    monkeypatch.setattr(cheap_setup, "initial_net", lambda *_: Initial(net, []))
+    with pytest.raises(SpecError, match="layer 2 does not accept images of 8 x 8") as caught:
+        prepare(make_spec(), data, new_run())
+    assert caught.value.pointer == "/downsample/input_scale"
     assert net.training
 
 
@@ -286,19 +287,21 @@ def test_layers_are_left_with_a_reason():
         nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
         nn.Conv2d(4, 4, 3, padding="same"),
         nn.Conv2d(4, 4, 3, padding=1, groups=2),
+        nn.Conv2d(4, 4, 4, stride=4),
     )
-    layers = install(net, Downsample(), Switch())
+    _, layers = plan_layers(net, Downsample(), 4, (16, 16))
     reasons = [layer.reason.split(":")[0] for layer in layers]
-    assert reasons == ["depthwise", "dilated", "not square", "padding given by name", "pooled"]
+    expected = ["depthwise", "dilated", "not square", "padding given by name", "pooled"]
+    assert reasons == [*expected, "not larger than its stride"]
 
 
 def test_auto_times_every_pooled_layer(data, make_spec, new_run):
     setup = prepare(make_spec(), data, new_run())
-    times = time_layers(setup.net, torch.randn(8, 1, 8, 8), setup.switch)
+    times = time_layers(setup.net, torch.randn(8, 1, 8, 8), setup.mode)
     assert set(times) == {layer.name for layer in setup.layers if layer.reason == "pooled"}
     assert all(min(each) > 0 for each in times.values())
     assert setup.net.training
-    assert not setup.switch.is_cheap
+    assert not setup.mode.is_cheap
 
 
 @pytest.mark.parametrize("how", ["area", "bilinear_aa", "nearest", "crop"])
@@ -467,7 +470,7 @@ def test_sizes_follow_the_intervals(data, make_spec, new_run):
     assert [x.shape[-1] for x in seen] == [8] * 6 + [12] * 6 + [16] * 12
     assert fitted.clock.counts == {"cheap 8 x 8": 6, "cheap 12 x 12": 6, "full": 12}
     actual = report.values(setup, fitted, fitted.scores)
-    small, large = (costs.ratio for costs in report.costs_of(setup))
+    small, large = (costs.ratio for costs in setup.costs())
     assert small < large < 1
     assert actual["flop_ratio"] == pytest.approx((small + large) / 2)
     assert actual["predicted_saving"] == pytest.approx(0.5 * (1 - actual["flop_ratio"]))
@@ -490,7 +493,7 @@ def test_rates_over_operations(data, make_spec, new_run):
     down |= {"rate_over": "operations", "kernel_pool": "none"}
     optimizer = {"lr": 1.0, "schedule": "linear", "warmup": 0.0}
     setup = prepare(make_spec(downsample=down, optimizer=optimizer), data, new_run())
-    rate, ratio = method.rate_over_operations(setup), report.costs_of(setup)[0].ratio
+    rate, ratio = method.rate_over_operations(setup), setup.costs()[0].ratio
     rates = [rate(step) for step in range(STEPS)]
     assert rates[0] == 1
     assert rates[12] == pytest.approx(1 / (1 + ratio))  # full steps do this share of the work

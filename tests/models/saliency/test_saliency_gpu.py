@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from models.nets import library as net_library
 from models.saliency.engine.trace import trace
 from models.saliency.methods.case import Case
 from models.saliency.methods.registry import compute_map
-from models.saliency.net import load
 from models.saliency.net.scores import Scorer
 from models.saliency.spec.masks import Occlusion
 from models.saliency.spec.net import NamedNet
@@ -49,7 +49,7 @@ def test_nets_of_libraries_by_name(library, name):
     """Built by the library itself: classes counted, traced, maps equal to the plain net's."""
     pytest.importorskip("timm" if library == "timm" else "torchvision")
     part = NamedNet(library=library, name=name, weights="random")
-    net = load.named(part, 7, pretrained=False)
+    net = net_library.named(part, 7, pretrained=False)
     plain, fast = both(net, 96)
     b = torch.zeros_like(plain.x)
     assert fast.scorer.outputs(fast.x[None]).shape == (1, 7)

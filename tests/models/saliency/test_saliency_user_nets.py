@@ -13,6 +13,7 @@ from torch import nn
 from models.core.errors import DataError, SpecError
 from models.data import files
 from models.data.programs import read_program
+from models.nets import library as net_library
 from models.nets.build import build_net
 from models.nets.exported import load_program
 from models.saliency.engine.trace import trace
@@ -336,7 +337,7 @@ def test_nets_of_libraries(monkeypatch):
     part = NamedNet(library="timm", name="resnet18", weights="random")
     monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
     with pytest.raises(SpecError, match="not installed") as caught:
-        load.named(part, None, pretrained=False)
+        net_library.named(part, None, pretrained=False)
     assert "install timm" in caught.value.hint
     made = {}
 
@@ -347,10 +348,10 @@ def test_nets_of_libraries(monkeypatch):
         return nn.Identity()
 
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
-    load.named(part, 7, pretrained=False)
+    net_library.named(part, 7, pretrained=False)
     assert made == {"name": "resnet18", "pretrained": False, "num_classes": 7}
     with pytest.raises(SpecError, match="makes no 'nothing'"):
-        load.named(NamedNet(library="timm", name="nothing"), None, pretrained=True)
+        net_library.named(NamedNet(library="timm", name="nothing"), None, pretrained=True)
 
 
 @pytest.mark.parametrize(

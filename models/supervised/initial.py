@@ -1,0 +1,82 @@
+"""The net of a spec before its first step."""
+
+from typing import NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.core import checkpoint, device
+from models.core.errors import DataError, SpecError
+from models.core.run import Run
+from models.core.spec import ArtifactRef
+from models.data.images import ImageData
+from models.data.programs import holds_program
+from models.nets.build import build_net
+from models.nets.library import build_foreign, library_classifier
+from models.nets.library_spec import ForeignNet
+from models.nets.start import check_answer, freeze, load_weights
+from models.supervised.spec import SupervisedSpec
+
+
+class Initial(NamedTuple):
+    """A net on the device, and the tensors of its classifier that do not come from its weights."""
+
+    net: nn.Module
+    fresh: list[str]
+
+
+def initial_net(spec: SupervisedSpec, data: ImageData, run: Run) -> Initial:
+    """The net of a spec with the initial weights of its seed, or those that it names.
+
+    Raises:
+        SpecError: if a library is not installed or its net cannot be trained on such images.
+        DataError: if the weights do not fit the net.
+        DataMissingError: if the library's weights cannot be obtained.
+    """
+    device.seed_all(spec.seed)
+    model, classes = spec.model, len(data.classes)
+    if not isinstance(model, ForeignNet):
+        net = build_net(model.architecture(), classes, data.channels)
+        return Initial(net.to(run.device), [])
+    about, pretrained = model.architecture(), model.weights == "pretrained"
+    net = build_foreign(about, classes, data.channels, data.size, pretrained=pretrained)
+    fresh = _load(net, model, classes, run)
+    freeze(net, model.freeze)
+    net.to(run.device)
+    check_answer(net, data.channels, data.size, classes)
+    return Initial(net, fresh)
+
+
+def _load(net: nn.Module, model: ForeignNet, classes: int, run: Run) -> list[str]:
+    """Load the weights that the spec names in a file; what starts anew all the same."""
+    if model.weights is None:
+        return []
+    if isinstance(model.weights, str):
+        return library_classifier(net, classes)
+    path = run.input(model.weights)
+    if isinstance(model.weights, ArtifactRef):
+        tensors, about = checkpoint.read(path)
+        if about["net"] != model.architecture():
+            raise SpecError(
+                f"model.weights are of the net {about['net']}, the model is"
+                f" {model.architecture()}: name the same net",
+                pointer="/model/weights",
+            )
+        return load_weights(net, _net_of(tensors), classes, model.weights.artifact)
+    if holds_program(path):
+        raise DataError(
+            f"model.weights: {model.weights.dataset} is a torch.export archive",
+            hint="save the state_dict by safetensors.torch.save_file and upload that file",
+        )
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"model.weights: {model.weights.dataset} is damaged: {error}") from error
+    checkpoint.check_finite(tensors, model.weights.dataset)
+    return load_weights(net, tensors, classes, model.weights.dataset)
+
+
+def _net_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by name from a file of weights or a checkpoint."""
+    return checkpoint.part(tensors, "net") or tensors
