@@ -31,6 +31,7 @@ class Viewer(NamedTuple):
 
 VIEWERS = {
     "maps": Viewer("Look into the maps", "Maps over their images"),
+    "rasters": Viewer("Look at the terrain", "Terrain and what lies on it"),
 }
 
 router = APIRouter(prefix="/jobs/{job_id}/view", route_class=PageRoute, include_in_schema=False)

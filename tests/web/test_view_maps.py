@@ -16,15 +16,15 @@ PIXEL = """([id, x, y]) =>
 def test_one_scale_for_all_maps_of_a_quantity_and_the_value_at_a_pixel(user, tmp_path):
     user.goto(f"/jobs/{maps_job(tmp_path)}")
     user.get_by_role("link", name="Look into the maps").click()
-    expect(user.locator("#ends")).to_have_text("-0.5fall of probability when covered0.5")
+    expect(user.locator("#bar")).to_have_text("-0.5fall of probability when covered0.5")
     strongest = user.evaluate(PIXEL, ["map", 23, 5])
     assert strongest == [0x67, 0x00, 0x1F, 255]  # the last colour of the scale
     user.get_by_role("combobox", name="Baseline").select_option("blur")
     expect(user).to_have_url(re.compile("baseline=blur"))
-    expect(user.locator("#ends")).to_contain_text("0.5")  # black's map reaches further
+    expect(user.locator("#bar")).to_contain_text("0.5")  # black's map reaches further
     assert user.evaluate(PIXEL, ["map", 23, 5]) != strongest
     user.get_by_role("combobox", name="Colours").select_option("one")
-    expect(user.locator("#ends")).to_contain_text("0.25")
+    expect(user.locator("#bar")).to_contain_text("0.25")
     assert user.evaluate(PIXEL, ["map", 23, 5]) == strongest
     user.locator("#stage").focus()
     user.keyboard.press("ArrowRight")

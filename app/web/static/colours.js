@@ -35,3 +35,17 @@ export function paint(canvas, values, [rows, columns], name, low, high, hide = (
 export function paintBar(canvas, name) {
   paint(canvas, Float32Array.from({ length: LEVELS }, (_, level) => level), [1, LEVELS], name, 0, LEVELS - 1);
 }
+
+// Values in colours, darkened by light from 0 to 1; without a scale grey by the light alone.
+export function shaded(canvas, values, [rows, columns], light, scale) {
+  if (scale) paint(canvas, values, [rows, columns], "sequential", ...scale);
+  else paint(canvas, values.map((value) => (Number.isFinite(value) ? 0 : NaN)), [rows, columns], "water", 0, 1);
+  const ink = canvas.getContext("2d");
+  const image = ink.getImageData(0, 0, columns, rows);
+  for (let at = 0; at < values.length; at++)
+    for (let channel = 0; channel < 3; channel++) {
+      const full = scale ? image.data[4 * at + channel] : 255;
+      image.data[4 * at + channel] = full * (0.35 + 0.65 * Math.min(1, Math.max(0, light[at] * 1.2)));
+    }
+  ink.putImageData(image, 0, 0);
+}

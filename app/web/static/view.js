@@ -1,4 +1,7 @@
 // What all viewers do: read the view and parts of files, fill choices, keep them in the address.
+import { short } from "./charts.js";
+
+const HEIGHT = 300;
 const files = document.body.dataset.view;
 
 export function broken(error) {
@@ -55,4 +58,42 @@ export function row(cells, shown = false) {
     if (numeric) cell.className = "right number";
   }
   return made;
+}
+
+// Arrow keys on a stage: step is [down, across] in cells.
+export function arrows(stage, moved) {
+  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  stage.addEventListener("keydown", (event) => {
+    if (!steps[event.key]) return;
+    event.preventDefault();
+    moved(steps[event.key]);
+  });
+}
+
+// A bar of colours with its ends and what it shows.
+export function legend(fill, words) {
+  const made = document.createElement("div");
+  made.className = "bar";
+  const canvas = document.createElement("canvas");
+  canvas.setAttribute("aria-hidden", "true");
+  fill(canvas);
+  const text = Object.assign(document.createElement("p"), { className: "small number" });
+  text.append(...words.map((each) => Object.assign(document.createElement("span"), { textContent: each })));
+  made.append(canvas, text);
+  return made;
+}
+
+// Lines over a common column of x; more are further options of the chart.
+export function chart(root, x, y, lines, data, more = {}) {
+  const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const axis = { stroke: ink("--muted"), font: "11px system-ui, sans-serif", grid: { stroke: ink("--grid"), width: 1 }, ticks: { show: false } };
+  const value = (_, each) => short(each);
+  return new uPlot({
+    width: root.clientWidth,
+    height: HEIGHT,
+    scales: { x: { time: false } },
+    series: [{ label: x, value }, ...lines.map((line) => ({ width: 1.6, spanGaps: true, value, ...line }))],
+    axes: [{ ...axis, label: x }, { ...axis, label: y, size: 56 }],
+    ...more,
+  }, data, root);
 }

@@ -1,10 +1,9 @@
 // Maps over their images: one scale, the value at a pixel, the curves and what each state replaces.
 import { colour, short } from "./charts.js";
 import { paint, paintBar } from "./colours.js";
-import { addressOf, asked, broken, keep, offer, readFloats, readView, row } from "./view.js";
+import { addressOf, arrows, asked, broken, chart, keep, legend, offer, readFloats, readView, row } from "./view.js";
 
 const FIELDS = ["class", "method", "baseline", "seed"];
-const HEIGHT = 300;
 const node = (id) => document.getElementById(id);
 const stage = node("stage");
 const read = new Map(); // values by map
@@ -24,11 +23,13 @@ async function valuesOf(map) {
   return read.get(map);
 }
 
+const scored = ({ name, score }) => `${name}, ${view.score} ${short(score)}`;
+
 // -- choices: each offers what the ones before it leave
 
 function offerAll(first = {}) {
   let left = image().maps;
-  const names = Object.fromEntries(image().classes.map((each) => [each.class, `${each.name}, ${view.score} ${short(each.score)}`]));
+  const names = Object.fromEntries(image().classes.map((each) => [each.class, scored(each)]));
   for (const field of FIELDS) {
     const words = (value) => (field === "class" ? (names[value] ?? value) : value === "none" ? "none used" : value);
     offer(node(field), distinct(left.map((map) => map[field])).map((value) => [value, words(value)]), first[field]);
@@ -54,17 +55,14 @@ async function show() {
   const { quantity, signed, open, described } = about(map);
   const colours = signed ? "diverging" : "sequential";
   paint(node("map"), values, map.shape, colours, low, high);
-  paintBar(node("bar"), colours);
-  node("ends").replaceChildren(...[`${open && signed ? "≤ " : ""}${short(low)}`, quantity, `${open ? "≥ " : ""}${short(high)}`].map(span));
+  const ends = [`${open && signed ? "≤ " : ""}${short(low)}`, quantity, `${open ? "≥ " : ""}${short(high)}`];
+  node("caption").textContent = `${image().name}: ${scored(image().classes.find((each) => each.class === map.class))}. ${described}.`;
+  node("bar").replaceChildren(legend((canvas) => paintBar(canvas, colours), ends));
   stage.setAttribute("aria-label", `${described}, baseline ${map.baseline}, over ${image().name}; arrow keys move the pixel`);
   keep(Object.fromEntries(["image", ...FIELDS].map((field) => [field, node(field).value])));
   clearState();
   showPixel();
   showCurves();
-}
-
-function span(text) {
-  return Object.assign(document.createElement("span"), { textContent: text });
 }
 
 // -- a pixel
@@ -91,10 +89,7 @@ stage.addEventListener("click", (event) => {
   spot = [(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width];
   showPixel();
 });
-stage.addEventListener("keydown", (event) => {
-  const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-  if (!step) return;
-  event.preventDefault();
+arrows(stage, (step) => {
   const { shape } = current();
   const at = spot ? cell(current()) : [shape[0] >> 1, shape[1] >> 1];
   spot = at.map((place, axis) => (Math.min(shape[axis] - 1, Math.max(0, place + step[axis])) + 0.5) / shape[axis]);
@@ -117,17 +112,9 @@ function showCurves() {
   if (!names.length) return;
   const chosen = names.includes(node("curve").value) ? node("curve").value : names[0];
   node("curve").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
-  const methods = Object.keys(view.methods);
   const shown = lines(); // the current one last, in front of the others
-  const label = (map) => (map.baseline === "none" ? map.method : `${map.method}, ${map.baseline}`);
-  const axis = (text) => ({ label: text, stroke: colourOf("--muted"), font: "11px system-ui, sans-serif", grid: { stroke: colourOf("--grid"), width: 1 }, ticks: { show: false } });
   plot?.destroy();
-  plot = new uPlot({
-    width: node("plot").clientWidth, height: HEIGHT, scales: { x: { time: false } },
-    series: [{ label: "share", value: (_, value) => short(value) }, ...shown.map((map) => ({ label: label(map), stroke: colour(Math.max(0, methods.indexOf(map.method))), width: map === current() ? 3 : 1.4, dash: map === current() ? [] : [6, 4], spanGaps: true, value: (_, value) => short(value) }))],
-    axes: [axis("share of the pixels"), { ...axis(view.score), size: 56 }],
-    hooks: { setCursor: [pointed] },
-  }, uPlot.join(shown.map((map) => map.curves[chosen])), node("plot"));
+  plot = chart(node("plot"), "share of the pixels", view.score, shown.map(line), uPlot.join(shown.map((map) => map.curves[chosen])), { hooks: { setCursor: [pointed] } });
   node("curve-hint").hidden = !view.orders[chosen];
   const ends = shown.map((map) => {
     const scores = map.curves[chosen][1];
@@ -137,7 +124,11 @@ function showCurves() {
   node("plot").setAttribute("aria-label", `Curves of the score for ${chosen}; their ends are in the table`);
 }
 
-const colourOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+function line(map) {
+  const label = map.baseline === "none" ? map.method : `${map.method}, ${map.baseline}`;
+  const stroke = colour(Math.max(0, Object.keys(view.methods).indexOf(map.method)));
+  return map === current() ? { label, stroke, width: 3 } : { label, stroke, width: 1.4, dash: [6, 4] };
+}
 
 function pointed(chart) {
   const at = chart.cursor.idx;
@@ -186,7 +177,7 @@ for (const field of ["image", ...FIELDS, "scale"])
   });
 node("curve").addEventListener("change", showCurves);
 for (const name of ["opacity", "grey"]) node(name).addEventListener("input", look);
-new ResizeObserver(() => plot?.setSize({ width: node("plot").clientWidth, height: HEIGHT })).observe(node("plot"));
+new ResizeObserver(() => plot?.setSize({ width: node("plot").clientWidth, height: plot.height })).observe(node("plot"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot && showCurves());
 
 try {
