@@ -21,6 +21,7 @@ from app.web.jobs_list import waits_for
 from app.web.page_route import PageRoute
 from app.web.spec_diff import ABSENT, Difference, differences
 from app.web.templates import render
+from app.web.viewers import VIEWERS, viewer_of
 from app.web.visitor import JobsReader, JobsWriter
 from models.catalog import kinds
 
@@ -65,6 +66,7 @@ def _state(session: ReadSession, tenant_id: str, job: JobRead) -> dict[str, Any]
         "waits": waits_for(job),
         "final": job.status in FINAL,
         "n_files": len(rows),
+        "viewer": VIEWERS.get(viewer_of(rows) or ""),
         "checkpoints": [row for row in rows if row.role == "checkpoint"],
         "headlines": _headlines(job.result or {}),
     }

@@ -12,6 +12,7 @@ from app.web import (
     live,
     login,
     new_job,
+    viewers,
     workers_page,
 )
 
@@ -19,6 +20,7 @@ PARTS = (
     login,
     jobs_list,
     job_page,
+    viewers,
     live,
     new_job,
     compare,

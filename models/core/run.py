@@ -17,6 +17,7 @@ from models.core.spec import ArtifactRef, DatasetRef
 
 LINE_LIMIT_BYTES = 65_536  # the runner refuses longer lines
 CHECKPOINT_INTERVAL_S = 60.0
+VIEW = "view.json"
 
 
 class StoppedError(Exception):
@@ -134,6 +135,21 @@ class Run:
         check_figures(contents, name)
         (self.dir / name).write_text(json.dumps(contents, indent=1, allow_nan=False))
         self.artifact(name, role="report")
+
+    def view(self, viewer: str, contents: Mapping[str, Any]) -> None:
+        """Leave ``view.json``: what a viewer of the page shows of the files left before.
+
+        Args:
+            viewer: its name; docs/web.md says which there are and what each one reads.
+            contents: names of files with their parts, titles and units.
+
+        Raises:
+            DivergedError: if a figure is not finite.
+        """
+        check_figures(contents, VIEW)
+        text = json.dumps(contents, separators=(",", ":"), allow_nan=False)
+        (self.dir / VIEW).write_text(text)
+        self.artifact(VIEW, role="view", viewer=viewer)
 
     # -- what the method receives -------------------------------------------------------------
 

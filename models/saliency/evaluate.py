@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from models.core.run import Run, StoppedError
+from models.saliency import view
 from models.saliency.figures import charts
 from models.saliency.graders.agreement import compare
 from models.saliency.results import EvaluationResults, write_tables
@@ -31,8 +32,10 @@ def evaluate(spec: SaliencyEvaluate, run: Run) -> None:
     except StoppedError:
         if results.maps:
             write_tables(results, run)
+            view.write(run, study.cases, view.of_results(run, results))
         raise
     write_tables(results, run)
+    view.write(run, study.cases, view.of_results(run, results))
     if results.curves:
         charts.curves(run.dir / "curves.png", results.curves)
         run.artifact("curves.png", role="image")

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.core.run import Run
+from models.core.run import Run, StoppedError
+from models.saliency import view
 from models.saliency.case_builder import CaseBuilder, image_name
 from models.saliency.figures.maps import Panel, draw, style
 from models.saliency.methods.baselines import (
@@ -43,8 +44,13 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
     """
     explainer = Explainer(spec, run)
     with arithmetic(spec):
-        for position in range(len(spec.images)):
-            explainer.explain(position)
+        try:
+            for position in range(len(spec.images)):
+                explainer.explain(position)
+        except StoppedError:
+            explainer.write_view()
+            raise
+    explainer.write_view()
     if "npz" in spec.outputs:
         write_archive(run.dir / "maps.npz", run.dir / "saliency", explainer.maps)
         run.artifact("maps.npz", role="table")
@@ -195,6 +201,10 @@ class Explainer:
             self.spec.overlay,
         )
         self.run.artifact(name, role="image", image=image, method=label)
+
+    def write_view(self) -> None:
+        """What the page shows of the maps that are finished."""
+        view.write(self.run, self.cases, view.of_files(self.run, self.images, self.maps))
 
     def write_report(self) -> None:
         """Write all numbers of the run but times, so that equal specs give equal bytes."""

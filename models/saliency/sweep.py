@@ -9,7 +9,7 @@ import torch
 from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.run import Run, StoppedError
-from models.saliency import analysis, effects, html_report
+from models.saliency import analysis, effects, html_report, view
 from models.saliency.evaluate import described
 from models.saliency.figures import charts
 from models.saliency.figures.maps import style
@@ -41,6 +41,7 @@ def sweep(spec: SaliencySweep, run: Run) -> None:
             save(results, run)
         raise
     write_tables(results, run)
+    view.write(run, study.cases, view.of_results(run, results))
     findings = analyse(spec, results)
     pictures = draw(study, results, findings, run)
     run.report("sweep.json", {"kind": spec.kind, **described(study, results), **findings})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.terrain import measures, observations
+from models.terrain import measures, observations, view
 from models.terrain.dem import rasters
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.dem.rasters import refuse_coarse
@@ -168,12 +168,16 @@ def _flood(
     return MethodResult(name, z, depth, row)
 
 
+def _stem(entry: MethodResult) -> str:
+    return entry.name.replace(" ", "-")
+
+
 def _write_entry(
     spec: TerrainCompare, run: Run, fine: rasters.Elevation, entry: MethodResult, index: int
 ) -> None:
     """Write rasters and log metrics of one method as soon as it is done."""
     grid = rasters.coarsened(fine, entry.z, spec.factor)
-    stem = entry.name.replace(" ", "-")
+    stem = _stem(entry)
     for folder, values, band in (("coarse", entry.z, HEIGHT), ("depth", entry.depth, DEPTH)):
         rasters.write(run.dir / folder / f"{stem}.tif", values, grid, band, method=entry.name)
         run.artifact(f"{folder}/{stem}.tif", role="raster", method=entry.name)
@@ -214,6 +218,7 @@ def _write_results(
         run.artifact(name, role="image")
     timed = ("speed_up",)
     rows = [{k: v for k, v in e.row.items() if k not in timed} for e in entries]
+    _leave_view(spec, run, fine, truth, entries)
     report: dict[str, Any] = {
         "methods": rows,
         "spec": spec.model_dump(mode="json"),
@@ -235,6 +240,30 @@ def _write_results(
         fine_seconds=truth.seconds,
         supercritical_share=truth.supercritical,
     )
+
+
+def _leave_view(
+    spec: TerrainCompare,
+    run: Run,
+    fine: rasters.Elevation,
+    truth: FineFlood,
+    entries: list[MethodResult],
+) -> None:
+    """Coarse terrains beside the fine one, and their depths beside its, for the page."""
+    grid, pooled = rasters.coarsened(fine, truth.depth, spec.factor), "depth/fine.tif"
+    rasters.write(run.dir / pooled, truth.depth, grid, DEPTH, method="fine, pooled")
+    run.artifact(pooled, role="raster", method="fine, pooled")
+    high = floods.full_depth([truth.depth])
+
+    def depth(name: str, file: str) -> view.Layer:
+        return view.Layer(name, "m", "water", [(file, None)], high, cells=spec.factor)
+
+    layers = [depth("depth, fine pooled", pooled), view.heights("fine", view.GROUND, fine.z)]
+    for entry in entries:
+        file = f"{_stem(entry)}.tif"
+        layers.append(depth(f"depth, {entry.name}", f"depth/{file}"))
+        layers.append(view.heights(entry.name, f"coarse/{file}", entry.z, spec.factor))
+    view.write(run, fine, layers, (layers[0].title, layers[2].title))
 
 
 def _best_hand_made(entries: list[MethodResult]) -> str | None:

@@ -7,6 +7,7 @@ import torch
 
 from models.core.errors import SpecError
 from models.core.run import Run
+from models.terrain import view
 from models.terrain.dem import rasters, subgrid_file
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods, maps
@@ -67,6 +68,11 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
         **tags,
     }
     _draw(run, fine, z.numpy(), coarse, moved, f"{fine.name}, {title}, factor {spec.factor}")
+    layers = [
+        view.heights("fine", view.GROUND, fine.z),
+        view.heights("coarse", "coarse.tif", coarse, spec.factor),
+    ]
+    view.write(run, fine, layers, ("fine", "coarse"))
     report = {"result": figures, "spec": spec.model_dump(mode="json"), "torch": torch.__version__}
     report["assumed"] = fine.notes
     run.report("report.json", report)

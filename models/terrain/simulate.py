@@ -9,7 +9,7 @@ import torch
 
 from models.core.errors import DataError
 from models.core.run import Run
-from models.terrain import observations
+from models.terrain import observations, view
 from models.terrain.dem import rasters
 from models.terrain.dem.netcdf import DepthStack, depth_stack
 from models.terrain.dem.rasters import Elevation
@@ -149,6 +149,7 @@ def _write_results(spec: TerrainSimulate, run: Run, result: Flooded) -> None:
         run.artifact(path.name, role="state", time_s=spec.duration_s)
     run.progress((SOLVED + ALL) // 2, ALL, phase="report", unit="per mille")
     _draw(spec, run, result)
+    _leave_view(run, result)
     _report(spec, run, result)
     run.progress(ALL, ALL, phase="report", unit="per mille")
 
@@ -238,6 +239,22 @@ def _draw_more(run: Run, result: Flooded, base_map: maps.BaseMap, part: maps.Vie
             seen.wet_m, title,
         )  # fmt: skip
         run.artifact("extent.png", role="image")
+
+
+def _leave_view(run: Run, result: Flooded) -> None:
+    """The flood over time, its greatest depth, arrival and other maxima, for the page."""
+    flood = result.flood
+    peak, times = flood.peak.numpy(), [row["time_s"] for row in result.rows]
+    high = floods.full_depth([peak])
+    layers = [
+        view.Layer("depth", "m", "water", [(_depth_name(t), t) for t in times], high),
+        view.Layer("greatest depth", "m", "water", [("max_depth.tif", None)], high),
+        view.measure("arrival", "s", "arrival.tif", flood.arrival.numpy()),
+    ]
+    if result.maxima is not None:
+        for name, values in zip(MAXIMA, result.maxima.fields, strict=True):
+            layers.append(view.measure(*MAXIMA[name], name, values.cpu().numpy()))
+    view.write(run, result.ground, layers, ("depth", None), result.readings.stations)
 
 
 def _report(spec: TerrainSimulate, run: Run, result: Flooded) -> None:

@@ -16,6 +16,7 @@ from models.saliency.spec.graders import Curve, Metric, maps_made
 from models.saliency.spec.map import (
     PATH_POINTS,
     PROBE_ROWS,
+    VIEW_FILES,
     Cell,
     Explanation,
 )
@@ -137,6 +138,7 @@ _ARTIFACTS = (
     ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
     ArtifactInfo("grades.csv", "table", "A row for each map and grader"),
     ArtifactInfo("curves.csv", "table", "A row for each state of each curve"),
+    *VIEW_FILES,
     ArtifactInfo("*.png", "image", "Pictures"),
     ArtifactInfo("*.json", "report", "All numbers, rows, warnings, versions"),
 )

@@ -76,6 +76,12 @@ Batch = Annotated[
 ]
 
 
+VIEW_FILES = (
+    ArtifactInfo("images/*.png", "image", "An image as the net sees it"),
+    ArtifactInfo("view.json", "view", "What the page's viewer of maps shows"),
+)
+
+
 class Overlay(SpecGroup):
     """Colours and opacity of maps drawn over the image."""
 
@@ -269,6 +275,7 @@ class SaliencyMap(Explanation):
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("saliency/*/*.npy", "saliency_map", "One map, float32, a value a pixel"),
         ArtifactInfo("saliency/*/*.png", "image", "Maps of one method and class over the image"),
+        *VIEW_FILES,
         ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
         ArtifactInfo("report.json", "report", "Scores, baseline impact, rows, warnings, versions"),
     )

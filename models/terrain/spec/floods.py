@@ -92,6 +92,12 @@ def check_work(cells: int, steps: int, hint: str) -> None:
         )
 
 
+VIEW_FILES = (
+    ArtifactInfo("ground.tif", "raster", "height of the ground in metres, GeoTIFF"),
+    ArtifactInfo("view.json", "view", "what the page's viewer of rasters shows"),
+)
+
+
 class _OnTerrain(Spec):
     """Fields of every kind that looks at one terrain."""
 
@@ -220,6 +226,7 @@ class TerrainSimulate(_Flood):
         ArtifactInfo(
             "state.safetensors", "state", "depth and discharges at the end", on_request=True
         ),
+        *VIEW_FILES,
         ArtifactInfo("report.json", "report", "all figures of the result, versions"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -317,6 +324,7 @@ class TerrainDownsample(_OnTerrain):
             on_request=True,
         ),
         ArtifactInfo("coarse.png", "image", "fine and coarse terrain, and their difference"),
+        *VIEW_FILES,
         ArtifactInfo("report.json", "report", "sizes, padding, method, versions"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -406,6 +414,7 @@ class TerrainCompare(_Flood):
         ArtifactInfo("depths.png", "image", "depth of every method over the hillshade"),
         ArtifactInfo("differences.png", "image", "coarse less pooled fine depth"),
         ArtifactInfo("extent.png", "image", "hits, misses, false alarms"),
+        *VIEW_FILES,
         ArtifactInfo("report.json", "report", "all figures, versions"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -91,7 +91,8 @@ def test_every_map_is_left_in_three_forms(small, explain):
     names = [event["name"] for event in events if event["type"] == "artifact"]
     maps = [name for name in names if name.endswith(".npy")]
     assert len(maps) == 3 * 2 * 2  # methods, baselines, classes
-    assert sum(name.endswith(".png") for name in names) == 3 * 2  # methods, classes
+    pictures = [name for name in names if name.endswith(".png")]
+    assert sum(name.startswith("saliency/") for name in pictures) == 3 * 2  # methods, classes
     archive = np.load(folder / "maps.npz", allow_pickle=False)
     index = json.loads(str(archive["index"]))
     assert [entry["artifact"] for entry in index] == maps
@@ -179,7 +180,9 @@ def test_stop_keeps_the_maps_made_so_far(small, explain, tmp_path):
         explain(stop_after=3)
     events = _events(tmp_path / "run.jsonl")
     made = [event["name"] for event in events if event["type"] == "artifact"]
-    assert len(made) == 4  # the two classes of a map are written together, without a picture
+    # the two classes of a map are written together, without a picture
+    assert sum(name.endswith(".npy") for name in made) == 4
+    assert made[-1] == "view.json"
     assert all((tmp_path / "run" / name).is_file() for name in made)
 
 
@@ -187,7 +190,7 @@ def test_pictures_are_readable_images(small, explain):
     folder, _ = explain(
         methods=[{"id": "rise", "masks": 10}], baselines=[{"id": "black"}] * 5, target="argmax"
     )
-    (file,) = folder.rglob("*.png")
+    (file,) = folder.glob("saliency/*/*.png")
     picture = np.asarray(Image.open(file).convert("RGB"))
     assert picture.shape[0] > 300
     assert picture.shape[1] > 600
@@ -229,7 +232,7 @@ def test_description_names_what_was_given():
 
 def test_outputs_can_be_left_out(small, explain):
     folder, _ = explain(outputs=[])
-    assert not [*folder.rglob("*.png"), *folder.rglob("*.npz")]
+    assert not [*folder.glob("saliency/*/*.png"), *folder.rglob("*.npz")]
     assert [*folder.rglob("*.npy")]
 
 
