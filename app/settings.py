@@ -270,6 +270,11 @@ class Settings(BaseSettings):
         return default if given is None and not _loopback(self.bind) else given
 
     @property
+    def heartbeat_limit_s(self) -> float:
+        """Seconds without a heartbeat after which a worker counts as gone."""
+        return max(3 * self.worker_dispatch_s, self.lease_s)
+
+    @property
     def database(self) -> str:
         """SQLAlchemy URL with the default filled in."""
         return self.database_url or f"sqlite:///{self.state_dir.resolve() / 'sextant.db'}"

@@ -203,10 +203,12 @@ class Service:
         assert answer.status_code == 201, f"{answer.text}\n{self.logs()}"
         return answer.json()["id"]
 
-    def post_job(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+    def post_job(
+        self, headers: dict[str, str] | None = None, url: str = "/v1/jobs", **body: Any
+    ) -> httpx.Response:
         """POST a job with the smallest spec of the first kind."""
         spec = smallest(next(iter(kinds())))
-        return self.client.post("/v1/jobs", json={"spec": spec} | body, headers=headers)
+        return self.client.post(url, json={"spec": spec} | body, headers=headers)
 
     def read(self, job_id: str) -> dict[str, Any]:
         """The job object."""

@@ -1,8 +1,10 @@
 """Brings the schema to the newest revision; one process at a time, never on a newer schema."""
 
 import fcntl
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from alembic import command
@@ -10,9 +12,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.orm import Session
 
 import migrations
+from app.db.session import database_now
+from app.db.tables import Worker
+from app.settings import get_settings
 
 LOCK_ID = 7_226_001  # advisory lock of PostgreSQL; any fixed number
 LIMIT_S = 4 * 3600.0  # an index over many millions of rows takes its time
@@ -55,9 +61,35 @@ def upgrade(engine: Engine) -> None:
                 f"the database is at revision {revision}, newer than this code; "
                 "update this installation"
             ) from error
+        if revision not in (None, known.get_current_head()):
+            _wait_for_older_workers(connection, str(revision))
         _lift_limits(connection)
         command.upgrade(alembic_config(connection), "head")
         connection.commit()
+
+
+def _wait_for_older_workers(connection: Connection, revision: str) -> None:
+    """Wait until the workers of the older schema are gone: they would not keep the new columns.
+
+    Raises:
+        RuntimeError: if some still run after the time in which a killed one counts as alive.
+    """
+    limit_s = get_settings().heartbeat_limit_s
+    deadline = time.monotonic() + limit_s + 1
+    while ids := _live_workers(connection, limit_s):
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"the database is at revision {revision} and workers of that version still run "
+                f"({', '.join(ids)}); stop them first, their runs save and go on afterwards"
+            )
+        time.sleep(0.5)
+
+
+def _live_workers(connection: Connection, limit_s: float) -> list[str]:
+    with Session(connection) as session:
+        since = database_now(session) - timedelta(seconds=limit_s)
+        live = select(Worker.id).where(Worker.heartbeat_at >= since)
+        return list(session.scalars(live.order_by(Worker.id)))
 
 
 def _lift_limits(connection: Connection) -> None:

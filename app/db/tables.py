@@ -219,7 +219,8 @@ class Job(Base):
     event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    not_before: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]  # null once it is in line, see lifecycle.release
+    requested_not_before: Mapped[datetime | None]
     queue_timeout_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     cancel_mode: Mapped[str | None]
@@ -245,18 +246,19 @@ def has_status(status: JobStatus) -> ColumnElement[bool]:
 
 
 class JobLabel(Base):
-    """An entry of a job's metadata, so that an index answers a filter by it."""
+    """An entry of a job's metadata, so that an index answers a filter by it and the status."""
 
     __tablename__ = "job_labels"
     __table_args__ = (
         PrimaryKeyConstraint("job_id", "name"),
-        Index(None, "tenant_id", "name", "value", "job_id"),
+        Index(None, "tenant_id", "name", "value", "status", "job_id"),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     name: Mapped[str]
     tenant_id: Mapped[str]
     value: Mapped[str]
+    status: Mapped[JobStatus] = mapped_column(server_default=JobStatus.QUEUED)
 
 
 class Run(Base):
@@ -348,13 +350,6 @@ class Artifact(Base):
             postgresql_where=text("status = 'ready'"),
         ),
         Index(None, "status", "created_at"),
-        Index(
-            "ix_artifacts_stored",
-            "tenant_id",
-            "size_bytes",
-            sqlite_where=text("status = 'ready'"),
-            postgresql_where=text("status = 'ready'"),
-        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

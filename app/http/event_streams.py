@@ -25,6 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app import queue
 from app.db.session import make_session
+from app.errors import UnauthorizedError
 from app.http.auth import ANYONE
 from app.services import changes, events, keys, logs
 from app.settings import get_settings
@@ -101,7 +102,8 @@ class Hub:
         self._known: dict[str, tuple[Any, ...]] = {}
         self._stop = threading.Event()
         self.streams: Counter[str] = Counter()
-        self.refused: set[str] = set()  # keys that are no longer valid
+        self.polls: Counter[str] = Counter()  # reads of a job that wait for a change
+        self.refused: set[str] = set()  # keys of either that are no longer valid
         self._tasks = [loop.create_task(self._poll()), loop.create_task(self._check_keys())]
         self._listener = threading.Thread(
             target=queue.listen, args=(self.notify, self._stop), name="listener", daemon=True
@@ -155,18 +157,17 @@ class Hub:
             self._wake(job_id)
 
     async def _check_keys(self) -> None:
-        """Find the keys with open streams that were revoked or have expired."""
+        """Find the keys that were revoked or have expired while something of theirs is open."""
         while True:
             await asyncio.sleep(KEYS_EVERY_S)
-            used = [key for key, count in self.streams.items() if count and key != ANYONE.key_id]
-            if used:
-                try:
-                    self.refused = await run_in_threadpool(_invalid_keys, used)
-                except SQLAlchemyError as error:
-                    log.warning("database_away", error=str(error))
-                    continue
-                if self.refused:
-                    self._wake_all()
+            used = (self.streams + self.polls).keys() - {ANYONE.key_id}
+            try:
+                self.refused = await run_in_threadpool(_invalid_keys, [*used]) if used else set()
+            except SQLAlchemyError as error:
+                log.warning("database_away", error=str(error))
+                continue
+            if self.refused:
+                self._wake_all()
 
     async def _poll(self) -> None:
         while True:
@@ -217,13 +218,23 @@ def _hub() -> Hub:
     return _hubs[-1]
 
 
-async def wait_for_update(job_id: str, timeout_s: float) -> None:
+async def wait_for_update(key_id: str, job_id: str, timeout_s: float) -> None:
     """Return when something of a job may have changed, at the latest after ``timeout_s`` seconds.
 
     It may return early without any change: read, compare, and wait again.
+
+    Raises:
+        UnauthorizedError: if the key was revoked meanwhile.
     """
-    with _hub().watch(job_id) as changed:
-        await _wait(changed, timeout_s)
+    hub = _hub()
+    hub.polls[key_id] += 1
+    try:
+        with hub.watch(job_id) as changed:
+            await _wait(changed, timeout_s)
+    finally:
+        hub.polls[key_id] -= 1
+    if key_id in hub.refused:
+        raise UnauthorizedError("this key is no longer valid; use another")
 
 
 async def _wait(changed: asyncio.Event, timeout_s: float) -> None:

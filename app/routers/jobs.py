@@ -107,7 +107,7 @@ async def read_job(
     if if_none_match is None or _matches(if_none_match, read.etag):
         seen, deadline = _version(read), time.monotonic() + wait_s
         while _waiting(read, deadline) and _version(read) == seen:
-            await wait_for_update(job_id, deadline - time.monotonic())
+            await wait_for_update(principal.key_id, job_id, deadline - time.monotonic())
             if await request.is_disconnected():
                 break
             read = await run_in_threadpool(load)

@@ -108,7 +108,8 @@ class JobFilters(Params):
         default=None,
         min_length=1,
         max_length=120,
-        description="Part of the name, in any case; or what the id begins with",
+        description="Part of the name, in any case; or what the id begins with (a text of job_ "
+        "and eight hexadecimal digits or more is that alone)",
     )
     parent: str | None = Field(default=None, max_length=64, description="Id of the job retried")
     created_after: Time | None = None
@@ -209,7 +210,7 @@ class JobRead(BaseModel):
     status_reason: StatusReason | None
     run_number: int
     queue_position: int | None = Field(description="1 is next; null beyond 1,000")
-    not_before: datetime | None
+    not_before: datetime | None = Field(description="Earliest start, as it was asked for")
     created_at: datetime
     queued_at: datetime
     started_at: datetime | None
@@ -228,7 +229,12 @@ class JobRead(BaseModel):
     def of(cls, job: Job, derived: Derived) -> Self:
         """The answer for a row; the ETag is a digest of everything else in it."""
         columns = {name: getattr(job, name) for name in _COLUMNS}
-        others = {"metadata": job.labels, "links": links(job.id), **derived._asdict()}
+        others = {
+            "metadata": job.labels,
+            "not_before": job.requested_not_before,
+            "links": links(job.id),
+            **derived._asdict(),
+        }
         read = cls.model_validate(columns | others)
         # sorted: PostgreSQL does not keep the order of names; without what never changes
         changing = read.model_dump(mode="json", exclude={"spec", "resolved_spec"})

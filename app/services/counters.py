@@ -43,6 +43,12 @@ def read(session: Session, name: str) -> dict[Labels, int]:
     }
 
 
+def total(session: Session, name: str, labels: Labels) -> int:
+    """The number of a name and these labels."""
+    of_these = (Counter.name == name, Counter.labels == " ".join(labels))
+    return int(session.scalar(select(func.sum(Counter.value)).where(*of_these)) or 0)
+
+
 def compact(session: Session) -> bool:
     """Replace some rows by their sums; whether there may be more to do. Safe in parallel."""
     rows = session.execute(

@@ -1,10 +1,11 @@
 """Jobs: submit, read, list, cancel, delete. Statuses change in ``lifecycle`` alone."""
 
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -18,6 +19,8 @@ from app.services.derived import derive
 from app.services.resolve import Placement, Resolved, placement, resolve
 
 CANCEL_TRIES = 5
+ID_BEGINNING = re.compile("job_[0-9a-f]{8,32}")
+AFTER_HEX = "g"
 ID_MARGIN = timedelta(minutes=1)  # a row's created_at is read a moment after its id is made
 
 
@@ -85,6 +88,7 @@ def submit(
         queue=queue_name,
         parent_job_id=parent_id,
         not_before=request.not_before,
+        requested_not_before=request.not_before,
         queue_timeout_at=_after(now, limits.queue_timeout_s),
         event_seq=1,
         created_at=now,
@@ -148,11 +152,12 @@ def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.R
         Job.tenant_id == tenant_id, Job.deleted_at.is_(None), *_conditions(filters)
     )
     read_by: InstrumentedAttribute[str] = Job.id
+    status: InstrumentedAttribute[JobStatus] = Job.status
     for name, value in filters.labels.items():
         label = aliased(JobLabel)
         entry = (label.tenant_id == tenant_id, label.name == name, label.value == value)
         query = query.join(label, label.job_id == read_by).where(*entry)
-        read_by = label.job_id
+        read_by, status = label.job_id, label.status
     return paging.fetch(
         session,
         query,
@@ -161,16 +166,15 @@ def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.R
         cursor=filters.cursor,
         filters=filters.model_dump(exclude={"limit", "cursor", "order"}),
         newest_first=filters.order == "-created_at",
-        any_of=[Job.status == status for status in _statuses(filters)],
+        any_of=[status == one for one in _statuses(filters)],
         read_by=read_by,
     )
 
 
 def _statuses(filters: JobFilters) -> Iterable[JobStatus]:
     """Those asked for; all where the index that serves has the status before the id."""
-    by_status = filters.kind or filters.method or filters.name
-    whole = by_status is not None and not filters.labels
-    return dict.fromkeys(filters.status) or (tuple(JobStatus) if whole else ())
+    by_status = filters.kind or filters.method or filters.name or filters.labels
+    return dict.fromkeys(filters.status) or (tuple(JobStatus) if by_status else ())
 
 
 def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
@@ -182,8 +186,7 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
     }
     conditions = [column == value for column, value in equal.items() if value is not None]
     if filters.search is not None:
-        in_name = Job.name.icontains(filters.search, autoescape=True)
-        conditions.append(or_(in_name, Job.id.startswith(filters.search, autoescape=True)))
+        conditions.append(_found(filters.search))
     # ids are sortable by time: the condition on them is what the index serves
     if filters.created_after is not None:
         conditions.append(Job.created_at >= filters.created_after)
@@ -192,6 +195,13 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
         conditions.append(Job.created_at < filters.created_before)
         conditions.append(Job.id < _id_at(filters.created_before, ID_MARGIN))
     return conditions
+
+
+def _found(text: str) -> ColumnElement[bool]:
+    """Jobs whose id begins with a text, or whose name holds it, which no index serves."""
+    if ID_BEGINNING.fullmatch(text):
+        return and_(Job.id >= text, Job.id < text + AFTER_HEX)
+    return or_(Job.name.icontains(text, autoescape=True), Job.id.startswith(text, autoescape=True))
 
 
 def _id_at(time: datetime, margin: timedelta) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.db.failures import is_temporary
-from app.db.session import make_session
+from app.db.session import database_now, make_session
 from app.db.tables import ApiKey, Tenant, new_id, utc_now
 from app.errors import ConflictError, NotFoundError, UnauthorizedError
 from app.services import paging, tenants
@@ -71,7 +71,7 @@ def verify(session: Session, token: str) -> ApiKey:
         raise UnauthorizedError("this key is not known; make one with POST /v1/keys")
     if key.revoked_at is not None:
         raise UnauthorizedError("this key was revoked; use another")
-    if key.expires_at is not None and key.expires_at <= utc_now():
+    if key.expires_at is not None and key.expires_at <= database_now(session):
         raise UnauthorizedError(f"this key expired at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}")
     if session.get_one(Tenant, key.tenant_id).disabled_at is not None:
         raise UnauthorizedError("the tenant of this key is disabled; ask the operator")
@@ -83,7 +83,7 @@ def invalid_of(session: Session, key_ids: Sequence[str]) -> set[str]:
     valid = select(ApiKey.id).where(
         ApiKey.id.in_(key_ids),
         ApiKey.revoked_at.is_(None),
-        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now()),
+        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > database_now(session)),
         ApiKey.tenant_id.not_in(tenants.disabled()),
     )
     return set(key_ids) - set(session.scalars(valid))

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app import queue
 from app.db.session import after_commit, database_now
-from app.db.tables import FINAL, Event, Job, JobStatus, Run, has_status
+from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, has_status
 from app.schemas.errors import ReportedError
 from app.services import counters, quotas, timings
 from app.services.outcome import Outcome, job_error, verdict
@@ -94,6 +94,9 @@ def transition(
     )
     if job is not None:
         session.add(_status_event(job, run, now))
+        if job.labels:
+            entries = update(JobLabel).where(JobLabel.job_id == job_id)
+            session.execute(entries.values(status=new))
         moved = [((job.kind, old, job.queue), -1), ((job.kind, new, job.queue), 1)]
         counters.add(session, counters.JOBS, moved)
         after_commit(session, lambda: queue.announce(job_id))

@@ -50,12 +50,15 @@ def fetch(
     if cursor is not None:
         last = _decode(cursor, filters)
         query = query.where(column < last if newest_first else column > last)
-    order = column.desc() if newest_first else column.asc()
+
+    def _ordered(by: InstrumentedAttribute[str]) -> ColumnElement[str]:
+        return by.desc() if newest_first else by.asc()
+
     # first the ids alone, for which no row need be fetched, then their rows
-    ids = query.with_only_columns(column).order_by(order).limit(limit + 1)
+    ids = query.with_only_columns(column).order_by(_ordered(column)).limit(limit + 1)
     parts = [select(ids.where(one).subquery()) for one in any_of or (true(),)]
-    query = query.where(column.in_(union_all(*parts) if any_of else parts[0]))
-    rows = list(session.scalars(query.order_by(order).limit(limit + 1)))
+    page = select(key.class_).where(key.in_(union_all(*parts) if any_of else parts[0]))
+    rows = list(session.scalars(page.order_by(_ordered(key)).limit(limit + 1)))
     if len(rows) <= limit:
         return RowPage(rows, None)
     return RowPage(rows[:limit], _encode(getattr(rows[limit - 1], key.key), filters))

@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, literal_column, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
-from app.db.tables import Artifact, Dataset, Job, JobStatus, Run, Tenant, has_status
+from app.db.tables import Dataset, Job, JobStatus, Run, Tenant, has_status
 from app.errors import QuotaExceededError, StorageQuotaError
+from app.services import counters
 from app.settings import get_settings
 
-# written out, not as a parameter: only so do both databases use the partial index
-READY = Artifact.status == literal_column("'ready'")
 NAMES = (
     "queued_jobs",
     "running_jobs",
@@ -129,15 +128,11 @@ def _count(session: Session, *conditions: Any) -> int:
 
 def _stored_bytes(session: Session, tenant_id: str) -> int:
     """Bytes of the tenant's datasets and of the files of its jobs."""
-    sums = (
-        select(func.coalesce(func.sum(Dataset.size_bytes), 0)).where(
-            Dataset.tenant_id == tenant_id, Dataset.deleted_at.is_(None)
-        ),
-        select(func.coalesce(func.sum(Artifact.size_bytes), 0)).where(
-            Artifact.tenant_id == tenant_id, READY
-        ),
+    datasets = select(func.sum(Dataset.size_bytes)).where(
+        Dataset.tenant_id == tenant_id, Dataset.deleted_at.is_(None)
     )
-    return sum(int(session.scalar(each) or 0) for each in sums)
+    files = counters.total(session, counters.ARTIFACT_BYTES, (tenant_id,))
+    return int(session.scalar(datasets) or 0) + files
 
 
 # -- delayed ---------------------------------------------------------------------------------

@@ -38,9 +38,7 @@ def forget_gone(session: Session) -> None:
 
 def live(session: Session) -> list[Worker]:
     """Workers whose heartbeat is younger than three passes of their dispatcher (or a lease)."""
-    settings = get_settings()
-    age_s = max(3 * settings.worker_dispatch_s, settings.lease_s)
-    since = database_now(session) - timedelta(seconds=age_s)
+    since = database_now(session) - timedelta(seconds=get_settings().heartbeat_limit_s)
     return list(session.scalars(select(Worker).where(Worker.heartbeat_at >= since)))
 
 

@@ -45,6 +45,14 @@ def read(client, path, headers=(), **params):
                 fields = {}
 
 
+def end_key(token, ended):
+    """Make a key invalid in one of the ways there are."""
+    with make_session() as session:
+        key = session.get_one(ApiKey, f"key_{token.split('_')[1]}")
+        row = session.get_one(Tenant, key.tenant_id) if ended == "disabled_at" else key
+        setattr(row, ended, utc_now())
+
+
 def later(seconds, call, *args):
     thread = threading.Timer(seconds, call, args)
     thread.start()
@@ -61,20 +69,47 @@ def test_the_streams_of_a_key_that_is_no_longer_valid_end_within_a_second(
     token = make_key("jobs:read")
     ended_at = []
 
-    def end_key():
-        with make_session() as session:
-            key = session.get_one(ApiKey, f"key_{token.split('_')[1]}")
-            row = session.get_one(Tenant, key.tenant_id) if ended == "disabled_at" else key
-            setattr(row, ended, utc_now())
+    def end():
+        end_key(token, ended)
         ended_at.append(time.monotonic())
 
     headers = {"Authorization": f"Bearer {token}"}
     stream = read(client, f"/v1/jobs/{run.job_id}/{part}", headers, **query)
     told = [next(stream)]  # it is open
-    worker = later(0.1, end_key)
+    worker = later(0.1, end)
     told += stream
-    assert time.monotonic() - ended_at[0] < 1.5  # half a second for a loaded machine
+    assert time.monotonic() - ended_at[0] < 5  # a loaded machine; the next ping is after 15 s
     assert "end" not in [kind for _, kind, _ in told]
+    worker.join()
+
+
+@pytest.mark.parametrize("ended", ["revoked_at", "expires_at", "disabled_at"])
+def test_a_long_poll_of_a_key_that_is_no_longer_valid_ends_within_a_second(client, make_key, ended):
+    job_id = start_run().job_id
+    token = make_key("jobs:read")
+    began = time.monotonic()
+    worker = later(0.1, end_key, token, ended)
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = client.get(f"/v1/jobs/{job_id}?wait_s=15", headers=headers)
+    assert time.monotonic() - began < 5
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    worker.join()
+
+
+def test_what_a_key_opens_after_its_tenant_was_enabled_again_stays_open(client, make_key):
+    run = start_run()
+    token = make_key("jobs:read")
+    headers = {"Authorization": f"Bearer {token}"}
+    stream = read(client, f"/v1/jobs/{run.job_id}/events", headers)
+    next(stream)
+    end_key(token, "disabled_at")
+    assert [kind for _, kind, _ in stream if kind == "end"] == []
+    with make_session() as session:
+        session.get_one(Tenant, keys.DEFAULT_TENANT).disabled_at = None
+    time.sleep(1.1)  # a key is looked up once a second
+    worker = later(1.2, finish, run)
+    *_, end = read(client, f"/v1/jobs/{run.job_id}/events", headers)
+    assert end == (None, "end", {"status": "succeeded"})
     worker.join()
 
 
@@ -262,11 +297,11 @@ def waited(job_id, act):
         streams.start()
         try:
             async with asyncio.timeout(10):
-                await streams.wait_for_update(job_id, 0.01)  # everything is connected
+                await streams.wait_for_update("key_none", job_id, 0.01)  # everything is connected
                 await asyncio.sleep(1.2)
                 timer = later(0.2, act)
                 started = time.monotonic()
-                await streams.wait_for_update(job_id, 5)
+                await streams.wait_for_update("key_none", job_id, 5)
                 found = time.monotonic() - started
                 timer.join()
                 return found

@@ -303,6 +303,16 @@ class TestRead:
             workers.beat(session, "w1", queues=["gpu"], **values)
         assert submit(resources={"device": "cuda"})["status_reason"] == "waiting_for_gpu"
 
+    def test_the_start_that_was_asked_for_is_shown_also_afterwards(self, client, submit):
+        asked = "2020-01-01T00:00:00Z"
+        job = submit(not_before=asked)
+        run = claim()
+        assert client.get(f"/v1/jobs/{job['id']}").json()["not_before"] == asked
+        finish(run, error=LOST)  # the wait for the next run is not what was asked for
+        read = client.get(f"/v1/jobs/{job['id']}").json()
+        assert (read["status_reason"], read["not_before"]) == ("backoff", asked)
+        assert submit()["not_before"] is None
+
     def test_stalled_when_the_lease_is_dead(self, client, submit):
         job = submit()
         claim()
@@ -372,6 +382,9 @@ class TestList:
         assert found("NIGHT") == {first["id"]}
         assert found("run") == {first["id"], other["id"]}
         assert found(other["id"][:20]) >= {other["id"]}
+        assert found(other["id"]) == {other["id"]}
+        assert found(other["id"][:-1] + "G") == set()
+        assert found("job_") >= {first["id"], other["id"]}
         assert found("0%") == {first["id"]}  # no wildcards
         assert found("y_r") == {other["id"]}
         assert found("yxr") == set()
@@ -405,6 +418,9 @@ class TestList:
         assert found("metadata.team=x") == [first["id"]]
         assert found("metadata.a.b=1") == [first["id"]]
         assert found("metadata.team=y&name=a") == []
+        assert found("metadata.team=x&status=running") == [first["id"]]
+        assert found("metadata.team=x&status=queued") == []
+        assert found("metadata.team=y&status=queued&status=failed") == [second["id"]]
         assert found("method=saliency") == both
         assert found("kind=lcw.train") == []
         assert found("parent=none") == []

@@ -13,7 +13,7 @@ from app import cli, storage
 from app.db.session import database_now, make_session
 from app.db.tables import Artifact, Dataset, Job, Run, Tenant, new_id
 from app.errors import InvalidError
-from app.services import keys, lifecycle, quotas, tenants
+from app.services import counters, keys, lifecycle, quotas, tenants
 from app.services.lifecycle import WorkerInfo
 from app.settings import get_settings
 from tests.app.factories import WORKER, add_job, claim, finish
@@ -57,6 +57,8 @@ def store(size_bytes: int, tenant_id: str = keys.DEFAULT_TENANT, status: str = "
                 status=status,
             )
         )
+        kept = size_bytes if status == "ready" else 0
+        counters.add(session, counters.ARTIFACT_BYTES, [((tenant_id,), kept)])
 
 
 def jobs_of(session, tenant_id: str = keys.DEFAULT_TENANT) -> int:

@@ -8,6 +8,7 @@ import time_machine
 from app import storage
 from app.db.session import make_session
 from app.db.tables import Job, utc_now
+from app.errors import UnauthorizedError
 from app.schemas.jobs import JobCreate
 from app.services import collection, jobs, keys, lifecycle
 from tests.app.factories import add_job, carry_out, claim
@@ -54,6 +55,22 @@ def test_a_queue_timeout_is_that_long_whatever_the_clock_of_the_api(shifted):
         row = session.get_one(Job, job.id)
         assert abs(row.queue_timeout_at - utc_now() - timedelta(seconds=600)) < timedelta(minutes=1)
         assert abs(row.created_at - utc_now()) < timedelta(minutes=1)
+
+
+def test_a_key_ends_by_the_clock_of_the_database(shifted, session):
+    keys.ensure_tenant(session)
+    half_an_hour = timedelta(minutes=30)
+    ends = {"valid": utc_now() + half_an_hour, "ended": utc_now() - half_an_hour}
+    made = {
+        name: keys.create(session, keys.DEFAULT_TENANT, name, ["admin"], end)
+        for name, end in ends.items()
+    }
+    with shifted():
+        assert keys.verify(session, made["valid"][1]).name == "valid"
+        with pytest.raises(UnauthorizedError, match="expired"):
+            keys.verify(session, made["ended"][1])
+        ids = [key.id for key, _ in made.values()]
+        assert keys.invalid_of(session, ids) == {made["ended"][0].id}
 
 
 def test_an_upload_under_way_is_not_swept_by_a_clock_ahead(shifted, tmp_path):

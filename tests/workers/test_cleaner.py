@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.db.session import make_session
-from app.db.tables import Chore, utc_now
-from app.services import chores
-from workers.cleaner import CHORES, REST, ChoreDefinition, Cleaner
+from app.db.tables import Chore, Worker, utc_now
+from app.services import chores, workers
+from tests.app.factories import carry_out
+from workers.cleaner import CHORES, REST, ChoreDefinition, Cleaner, tidy
 from workers.host import this_host
 
 
@@ -107,6 +108,17 @@ def test_every_chore_runs_on_an_empty_state(settings, each):
     this_host.cache_clear()
     assert Cleaner(each).pass_once() is True
     this_host.cache_clear()
+
+
+def test_workers_are_forgotten_a_day_after_their_last_heartbeat(settings):
+    values = {"host": "h", "boot_id": "b", "pid": 1, "queues": [], "slots": 1, "slots_free": 1}
+    with make_session() as session:
+        for hours in (0, 23, 25):
+            workers.beat(session, f"w{hours}", **values)
+            session.get_one(Worker, f"w{hours}").heartbeat_at -= timedelta(hours=hours)
+    carry_out(tidy())
+    with make_session(write=False) as session:
+        assert set(session.scalars(select(Worker.id))) == {"w0", "w23"}
 
 
 def test_one_that_fails_is_tried_again_a_period_later(settings):

@@ -179,6 +179,20 @@ def test_a_late_writer_changes_nothing(settings):
     assert read(job_id).result == {"stale": False}
 
 
+def test_the_number_of_a_run_without_its_lease_changes_nothing(settings):
+    """As after a restore of a backup, whose job gets the same run number from another worker."""
+    job_id = new_job()
+    run = claim("owner")
+    other = Run(job_id=job_id, number=run.number, worker_id="other")
+    with make_session() as session:
+        assert lifecycle.renew(session, other).lost
+        assert not lifecycle.add_event(session, job_id, "warning", {}, other)
+        lifecycle.mark_running(session, other)
+    assert read(job_id).status_reason == "starting"
+    assert finish(other, exit_code=0, result={"stale": True}) is None
+    assert read(job_id).status == "running"
+
+
 def test_a_dead_lease_is_not_revived(settings):
     job_id = new_job()
     run = claim()

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import threading
+import time
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -9,8 +12,9 @@ from alembic import command
 
 from app.db import migrate
 from app.db.session import get_engine, make_session
-from app.db.tables import JobInput, JobLabel, utc_now
-from app.services import counters
+from app.db.tables import Job, JobInput, JobLabel, utc_now
+from app.services import counters, workers
+from app.settings import get_settings
 from tests.app.factories import add_job, finish, start_run
 
 
@@ -57,12 +61,60 @@ def test_labels_and_counters_are_there_after_the_upgrade(settings):
         connection.commit()
     migrate.upgrade(get_engine())
     with make_session(write=False) as session:
-        labels = session.execute(sa.select(JobLabel.name, JobLabel.value)).all()
-        assert sorted(map(tuple, labels)) == [("note", "it's"), ("team", "a"), ("team", "b")]
+        labels = session.execute(sa.select(JobLabel.name, JobLabel.value, JobLabel.status)).all()
+        assert sorted(map(tuple, labels)) == [
+            ("note", "it's", "succeeded"),
+            ("team", "a", "succeeded"),
+            ("team", "b", "queued"),
+        ]
         counted = counters.recount(session)
         assert {name: counters.read(session, name) for name in counted} == counted
     assert sum(counted[counters.JOBS].values()) == 2
     assert counted[counters.RUNS] == {("succeeded",): 1}
+
+
+def test_the_start_that_was_asked_for_is_kept_in_the_upgrade(settings):
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    asked = add_job(not_before=later)
+    lost = add_job(not_before=later, failures=1)  # it waits for its next run, nobody asked
+    with get_engine().connect() as connection:
+        command.downgrade(migrate.alembic_config(connection), "0005")
+        connection.commit()
+    migrate.upgrade(get_engine())
+    with make_session(write=False) as session:
+        assert session.get_one(Job, asked).requested_not_before == later
+        assert session.get_one(Job, lost).requested_not_before is None
+
+
+def test_an_upgrade_waits_for_workers_of_the_older_schema_and_refuses_while_they_run(
+    settings, monkeypatch
+):
+    quick = {"LEASE_S": 1, "LEASE_KILL_S": 0.6, "LEASE_STOP_S": 0.4, "LEASE_RENEW_S": 0.2}
+    for name, value_s in (quick | {"WORKER_DISPATCH_S": 0.1}).items():
+        monkeypatch.setenv(f"SEXTANT_{name}", str(value_s))
+    get_settings.cache_clear()
+    values = {"host": "h", "boot_id": "b", "pid": 1, "queues": [], "slots": 1, "slots_free": 1}
+
+    def beat() -> None:
+        while not gone.wait(0.1):
+            with make_session() as session:
+                workers.beat(session, "w1", **values)
+
+    gone, beating = threading.Event(), threading.Thread(target=beat)
+    with get_engine().connect() as connection:
+        command.downgrade(migrate.alembic_config(connection), "0005")
+        connection.commit()
+    beating.start()
+    try:
+        time.sleep(0.3)
+        with pytest.raises(RuntimeError, match=r"0005 and workers of that version .*\(w1\); stop"):
+            migrate.upgrade(get_engine())
+        assert migrate.current(get_engine()) == "0005"
+    finally:
+        gone.set()
+        beating.join()
+    migrate.upgrade(get_engine())  # its last heartbeat is waited out
+    assert migrate.current(get_engine()) == migrate.head()
 
 
 def test_migrations_and_tables_agree(settings):

@@ -117,17 +117,22 @@ QUERIES = {
     "name that is absent": (page(name="none"), "ix_jobs_list_name"),
     "label and kind": (
         page(**{"metadata.team": "t2", "kind": "terrain.train"}),
-        "ix_job_labels_tenant_id_name_value_job_id",
+        "ix_job_labels_tenant_id_name_value_status_job_id",
     ),
-    "label": (page(**{"metadata.team": "t2"}), "ix_job_labels_tenant_id_name_value_job_id"),
+    "label": (page(**{"metadata.team": "t2"}), "ix_job_labels_tenant_id_name_value_status_job_id"),
     "label that is absent": (
         page(**{"metadata.team": "none"}),
-        "ix_job_labels_tenant_id_name_value_job_id",
+        "ix_job_labels_tenant_id_name_value_status_job_id",
     ),
     "rare label and status": (
         page(**{"metadata.note": "n41", "status": ["succeeded"]}),
-        "ix_job_labels_tenant_id_name_value_job_id",
+        "ix_job_labels_tenant_id_name_value_status_job_id",
     ),
+    "label and status that is absent": (
+        page(**{"metadata.team": "t8", "status": ["failed"]}),
+        "ix_job_labels_tenant_id_name_value_status_job_id",
+    ),
+    "beginning of an id": (page(search=LARGEST_JOB[:-2]), "pk_jobs"),
     "position in the queue": (page(status=["queued"]), "ix_jobs_claim"),
     "claim": (lambda session: lifecycle.claim(session, WORKER, "default"), "ix_jobs_claim"),
     "due jobs": (lambda session: lifecycle.release(session, utc_now()), "ix_jobs_due"),

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -76,6 +77,29 @@ def test_augmentation_is_a_window_of_the_padded_image_or_its_mirror(data):
     other, _ = images.batch(data, chosen, Augment(crop_padding=2, flip=True), 7, 4)
     assert torch.equal(x, again)
     assert not torch.equal(x, other)
+
+
+def test_crops_and_mirrors_are_drawn_evenly(data):
+    """One picture 5,000 times: each of the 25 offsets, the last included, and half mirrored."""
+    count, seen = 5000, Counter()
+    picture = torch.arange(1, 65, dtype=torch.uint8).view(1, 8, 8, 1).expand(1, 8, 8, 3)
+    one = images.from_tensors(
+        [picture, torch.zeros(1).long()], [picture, torch.zeros(1).long()], ["a"], "cpu"
+    )
+    chosen = torch.zeros(count, dtype=torch.int64)
+    x, _ = images.batch(one, chosen, Augment(crop_padding=2, flip=True), 7, 0)
+    pixels = (x[:, 0] * one.std[0] + one.mean[0]).mul(255).round().long()
+    for middle, beside in zip(pixels[:, 3, 3].tolist(), pixels[:, 3, 4].tolist(), strict=True):
+        mirrored = beside < middle
+        row, column = divmod(middle - 1, 8)
+        left = column - 4 if mirrored else column - 3
+        seen[row - 3, left, mirrored] += 1
+    assert set(seen) == {(i, j, m) for i in range(-2, 3) for j in range(-2, 3) for m in (0, 1)}
+    expected = count / 50
+    chi_square = sum((n - expected) ** 2 / expected for n in seen.values())
+    assert chi_square < 95  # 49 degrees of freedom: of true draws one in 10,000 is above
+    unchanged, _ = images.batch(one, chosen, Augment(crop_padding=2), 7, 0)
+    assert not any((unchanged[:, 0, 3, 4] < unchanged[:, 0, 3, 3]).tolist())
 
 
 @pytest.mark.gpu

@@ -18,7 +18,14 @@ from models.supervised.hooks import Hooks
 from models.supervised.loop import fit
 from models.supervised.spec import SupervisedSpec
 from models.supervised.state import spec_digest
-from models.supervised.steps import Mode, cross_entropy, learning_rate, make_optimizer
+from models.supervised.steps import (
+    Batch,
+    Mode,
+    cross_entropy,
+    learning_rate,
+    make_optimizer,
+    make_step,
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,21 @@ def test_learning_rate(kind):
 def test_whole_run_as_warmup():
     rates = [learning_rate(Optimizer(lr=1.0, warmup=1.0), step, 4) for step in range(4)]
     assert rates == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_weights_decay_in_the_modes_that_ask_for_it_alone():
+    """Without a gradient a step is decay alone; after a mode without it decay comes back."""
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 2.0)
+    spec = spec_of(optimizer={"lr": 1.0, "momentum": 0.0, "weight_decay": 0.1})
+    optimizer = make_optimizer(net, spec.optimizer)
+    optimizer.param_groups[0]["lr"].fill_(0.5)
+    step = make_step(net, optimizer, lambda net, batch, _: 0 * net(batch.images).sum(), spec, "cpu")
+    batch, weights = Batch(torch.ones(1, 1), torch.zeros(1).long()), []
+    for decaying in (True, False, True):
+        step(Mode("a", weight_decay=decaying), batch)
+        weights.append(net.weight.item())
+    assert weights == pytest.approx([1.9, 1.9, 1.805])
 
 
 def test_optimizer_is_sgd_by_hand():
