@@ -25,12 +25,14 @@ from app.routers import (
     kinds,
     logs,
     metrics,
+    pipelines,
     usage,
 )
 from app.services import keys as key_service
 from app.settings import get_settings
 from app.web import site
 
+PARTS = (jobs, pipelines, events, metrics, logs, artifacts, datasets, kinds, keys, usage)
 DESCRIPTION = "Trains and analyses neural networks by six published methods."
 
 
@@ -84,7 +86,7 @@ def create_app() -> FastAPI:
     if settings.auth_disabled:
         app.add_middleware(LoopbackMiddleware)
     app.add_middleware(RequestContextMiddleware)
-    for part in (jobs, events, metrics, logs, artifacts, datasets, kinds, keys, usage):
+    for part in PARTS:
         app.include_router(
             part.router, responses=problems.problems(400, 401, 403, 422, 429, 500, 503)
         )

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import psutil
 import structlog
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from app.db.session import database_now, make_session
 from app.db.tables import Job
-from app.services import datasets, lifecycle, workers
+from app.services import datasets, dependencies, lifecycle, workers
 from app.settings import get_settings
 from workers import run_folder, runner
 from workers.host import process_started_at, this_host, versions
@@ -48,6 +48,7 @@ class Dispatcher(threading.Thread):
             if time.monotonic() >= next_pass_at:
                 next_pass_at = time.monotonic() + self._period_s
                 _safely(self._pass)
+            _safely(settle_dependencies)
             _safely(self._fill)
             host.changed.wait(max(0.0, next_pass_at - time.monotonic()))
             host.changed.clear()
@@ -85,6 +86,24 @@ class Dispatcher(threading.Thread):
         )
         thread.start()
         self._working.append(thread)
+
+
+def settle_dependencies() -> None:
+    """Let jobs go on, or end them, once those that they wait for are final; chains at once."""
+    tried: set[str] = set()
+    while True:
+        with make_session(write=False) as session:
+            due = dependencies.due(session) - tried
+        if not due:
+            return
+        tried |= due
+        for job_id in sorted(due):
+            _safely(partial(_settle, job_id))
+
+
+def _settle(job_id: str) -> None:
+    with make_session() as session:
+        dependencies.settle(session, job_id)
 
 
 def _waiting(session: Session, name: str) -> bool:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from app.cli import datasets, jobs, keys, kinds, service, starts, tenants, usage
+from app.cli import datasets, jobs, keys, kinds, pipelines, service, starts, tenants, usage
 from app.cli.extras import MissingExtraError
 from app.cli.output import complain
 from app.cli.wording import HINTS, worded
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.callback()(service.about)
 service.register(app)
 jobs.register(app)
+pipelines.register(app)
 kinds.register(app)
 starts.register(app)
 usage.register(app)

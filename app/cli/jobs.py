@@ -52,6 +52,10 @@ def submit(
     follow: Follow = False,
     name: Annotated[str | None, typer.Option(help="Name for people")] = None,
     settings: Settings = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(metavar="JOB", help="Start once this job has succeeded; repeatable"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only check it and say what it costs")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,6 +64,8 @@ def submit(
     request["spec"] = with_values(request["spec"], settings or ())
     with connect() as client:
         _check_kind(client, request["spec"])
+        if after:
+            request["depends_on"] = [refs.job_id(client, each) for each in after]
         if dry_run:
             output.print_json(client.dry_run(**request))
             return
@@ -162,6 +168,7 @@ def show(ref: JobRef, as_json: AsJson = False) -> None:
                 "name": job["name"],
                 "status": _state(job),
                 "queue position": job["queue_position"],
+                "after": ", ".join(job["depends_on"]),
                 "run": job["run_number"] or None,
                 "worker": (job["worker"] or {}).get("id"),
                 "created": when(job["created_at"]),

@@ -175,7 +175,7 @@ class Job(Base):
             "device",
             "gpus",
             "tenant_id",
-            **_only("status = 'queued' AND not_before IS NULL"),
+            **_only("status = 'queued' AND not_before IS NULL AND waiting_since IS NULL"),
         ),
         Index("ix_jobs_due", "not_before", **_only("status = 'queued' AND not_before IS NOT NULL")),
         Index(
@@ -211,6 +211,8 @@ class Job(Base):
     queue: Mapped[str]
     priority: Mapped[int] = mapped_column(default=5)
     parent_job_id: Mapped[str | None] = mapped_column(index=True)
+    depends_on: Mapped[list[Any]] = mapped_column(default=list)  # ids of jobs, also final ones
+    on_dependency_failure: Mapped[str] = mapped_column(default="fail")
 
     status: Mapped[JobStatus] = mapped_column(default=JobStatus.QUEUED)
     status_reason: Mapped[str | None]
@@ -221,6 +223,7 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # null once it is in line, see lifecycle.release
     requested_not_before: Mapped[datetime | None]
+    waiting_since: Mapped[datetime | None]  # for jobs it depends on; null once they have succeeded
     queue_timeout_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     cancel_mode: Mapped[str | None]
@@ -299,6 +302,20 @@ class JobInput(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     source: Mapped[str] = mapped_column(index=True)  # id of a job, id or name of a dataset
     sha256: Mapped[str]
+
+
+class JobDependency(Base):
+    """A job that another waits for; ``services.dependencies`` removes the row once it is final.
+
+    No foreign key to the source: were its row gone, the job that waits must learn of it.
+    """
+
+    __tablename__ = "job_dependencies"
+    __table_args__ = (PrimaryKeyConstraint("job_id", "source_id"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    source_id: Mapped[str] = mapped_column(index=True)
+    tenant_id: Mapped[str]
 
 
 class Event(Base):

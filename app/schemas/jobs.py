@@ -19,6 +19,7 @@ from models.core.spec import Estimate, Int
 StatusReason = Literal[
     "waiting_for_worker",
     "waiting_for_gpu",
+    "waiting_for_dependency",
     "backoff",
     "not_before",
     "starting",
@@ -32,6 +33,9 @@ LABEL_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 Label = Annotated[str, StringConstraints(max_length=LABEL_CHARS)]
 LabelName = Annotated[str, StringConstraints(pattern=LABEL_NAME)]
 MAX_LABELS = 16
+MAX_SOURCES = 64
+SourceId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
+OnFailure = Literal["fail", "cancel"]
 EXCERPT_CHARS = 80
 LABEL_FILTER = "metadata."
 
@@ -72,10 +76,9 @@ class Limits(Body):
     )
 
 
-class JobCreate(Body):
-    """A job to carry out: a spec, and how."""
+class JobOptions(Body):
+    """How a job is carried out, whatever it does."""
 
-    spec: JobSpec = Field(description="What to do; `kind` decides the other fields")
     name: str | None = Field(default=None, max_length=120, description="For people; any text")
     metadata: dict[LabelName, Label] = Field(
         default={}, max_length=MAX_LABELS, description="Labels to filter lists by"
@@ -84,8 +87,24 @@ class JobCreate(Body):
         default=None, description="Queue; null: gpu where a GPU is asked for, else the kind's own"
     )
     not_before: Time | None = Field(default=None, description="Earliest start")
+    depends_on: list[SourceId] = Field(
+        default=[],
+        max_length=MAX_SOURCES,
+        description="Jobs that must succeed before this one starts; those whose files the spec "
+        "names before they are made are waited for without being listed",
+    )
+    on_dependency_failure: OnFailure = Field(
+        default="fail",
+        description="What becomes of this job when one it depends on fails or is cancelled",
+    )
     resources: Resources = Resources()
     limits: Limits = Limits()
+
+
+class JobCreate(JobOptions):
+    """A job to carry out: a spec, and how."""
+
+    spec: JobSpec = Field(description="What to do; `kind` decides the other fields")
 
     @model_validator(mode="before")
     @classmethod
@@ -205,6 +224,8 @@ class JobRead(BaseModel):
     queue: str
     priority: int
     parent_job_id: str | None
+    depends_on: list[str] = Field(description="Jobs that must succeed, or had to, before it")
+    on_dependency_failure: OnFailure
     etag: str = Field(default="", description="The ETag header without its quotes")
     status: JobStatus
     status_reason: StatusReason | None

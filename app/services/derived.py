@@ -19,7 +19,10 @@ POSITION_LIMIT = 1000
 
 # made once: building a statement costs more than running it
 _WAITING = select(Job.id).where(
-    has_status(JobStatus.QUEUED), Job.not_before.is_(None), Job.queue == bindparam("queue")
+    has_status(JobStatus.QUEUED),
+    Job.not_before.is_(None),
+    Job.waiting_since.is_(None),
+    Job.queue == bindparam("queue"),
 )
 _BEFORE = (
     _WAITING.where(Job.priority > bindparam("priority")),
@@ -36,7 +39,7 @@ FRONT = _WAITING.order_by(Job.priority.desc(), Job.id).limit(POSITION_LIMIT)
 def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
     """The derived part of each job, by id; a fixed number of statements for any number of jobs."""
     queued = [job for job in jobs if job.status == JobStatus.QUEUED]
-    positions = _positions(session, [job for job in queued if job.not_before is None])
+    positions = _positions(session, [job for job in queued if _in_line(job)])
     served = queues.served(session) if any(_needs_gpu(job) for job in queued) else set()
     now = database_now(session) if any(_depends_on_time(job) for job in jobs) else None
     by_job = _workers(session, jobs)
@@ -44,6 +47,10 @@ def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
         job.id: Derived(_reason(job, now, served), positions.get(job.id), by_job.get(job.id))
         for job in jobs
     }
+
+
+def _in_line(job: Job) -> bool:
+    return job.not_before is None and job.waiting_since is None
 
 
 def _depends_on_time(job: Job) -> bool:
@@ -59,6 +66,8 @@ def _needs_gpu(job: Job) -> bool:
 
 def _reason(job: Job, now: datetime | None, served: set[str]) -> str | None:
     if job.status == JobStatus.QUEUED:
+        if job.waiting_since is not None:
+            return "waiting_for_dependency"
         if now and job.not_before and job.not_before > now:
             return job.status_reason or "not_before"
         return (

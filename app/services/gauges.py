@@ -36,7 +36,10 @@ def _jobs(session: Session) -> Iterator[Metric]:
     yield _labelled("jobs_total", "Jobs stored", ["kind", "status"], total)
     yield _labelled("jobs_queue_depth", "Jobs waiting", ["queue"], +depth)
     oldest = session.scalar(
-        select(Job.queued_at).where(has_status(JobStatus.QUEUED)).order_by(Job.queued_at).limit(1)
+        select(Job.queued_at)
+        .where(has_status(JobStatus.QUEUED), Job.waiting_since.is_(None))
+        .order_by(Job.queued_at)
+        .limit(1)
     )
     age_s = (database_now(session) - oldest).total_seconds() if oldest else 0.0
     yield _plain("jobs_oldest_queued_seconds", "Age of the job that waits longest", age_s)

@@ -3,7 +3,7 @@
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.db.tables import FINAL, Artifact, Job, JobInput
+from app.db.tables import FINAL, Artifact, Job, JobDependency, JobInput
 from app.errors import UnavailableError
 from models.core.spec import ArtifactRef, Spec
 
@@ -56,9 +56,14 @@ def _holders(source: str) -> Select[JobInput]:
 
 
 def user(session: Session, job_id: str) -> str | None:
-    """A job that is not final and refers to a file of this one."""
+    """A job that is not final and refers to a file of this one, or waits for it."""
+    waiting = (
+        select(JobDependency.job_id)
+        .join(Job, Job.id == JobDependency.job_id)
+        .where(JobDependency.source_id == job_id, Job.status.not_in(FINAL))
+    )
     holder = session.scalar(_holders(job_id).limit(1))
-    return None if holder is None else holder.job_id
+    return session.scalar(waiting.limit(1)) if holder is None else holder.job_id
 
 
 def digests(session: Session, job_id: str) -> set[str]:

@@ -14,7 +14,7 @@ from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, new_id
 from app.errors import ConflictError, NotFoundError, QuotaExceededError, UnavailableError
 from app.schemas.jobs import CostRead, DryRun, JobCreate, JobFilters, JobRead
-from app.services import counters, holds, lifecycle, paging, queues, quotas, timings
+from app.services import counters, dependencies, holds, lifecycle, paging, queues, quotas, timings
 from app.services.derived import derive
 from app.services.resolve import Placement, Resolved, placement, resolve
 
@@ -52,19 +52,21 @@ def submit(
     tenant_id: str,
     request: JobCreate,
     *,
+    job_id: str | None = None,
     parent_id: str | None = None,
     root: str = "/spec",
 ) -> Job:
     """Store a queued job with its first event; a worker is woken after the commit.
 
-    ``parent_id`` is the job that this one retries; ``root`` the JSON pointer of the spec in the
-    request, for messages.
+    ``job_id`` is the id of the new job, one of its own where it is None; ``parent_id`` the job that
+    this one retries; ``root`` the JSON pointer of the spec in the request, for messages.
 
     Raises:
         InvalidError: with the pointer of a reference or a queue that cannot be used.
         QuotaExceededError: if the tenant has as many queued, or as much stored, as it may.
     """
     resolved = resolve(session, tenant_id, request.spec, root)
+    sources = dependencies.sources(session, tenant_id, request.depends_on, resolved.awaited)
     device, gpus, queue_name = place = placement(request)
     queues.check(session, queue_name)
     estimate = _estimate(session, request, resolved, place)
@@ -72,7 +74,7 @@ def submit(
     limits = request.limits
     now = database_now(session)
     job = Job(
-        id=new_id("job"),
+        id=job_id or new_id("job"),
         tenant_id=tenant_id,
         kind=request.spec.kind,
         method=request.spec.kind.partition(".")[0],
@@ -87,16 +89,20 @@ def submit(
         gpus=gpus,
         queue=queue_name,
         parent_job_id=parent_id,
+        depends_on=sources.all,
+        on_dependency_failure=request.on_dependency_failure,
+        waiting_since=now if sources.unmet else None,
         not_before=request.not_before,
         requested_not_before=request.not_before,
-        queue_timeout_at=_after(now, limits.queue_timeout_s),
+        queue_timeout_at=None if sources.unmet else _after(now, limits.queue_timeout_s),
         event_seq=1,
         created_at=now,
         queued_at=now,
         updated_at=now,
     )
     counters.add(session, counters.JOBS, [((job.kind, JobStatus.QUEUED, queue_name), 1)])
-    data = {"status": JobStatus.QUEUED, "status_reason": None, "run_number": 0}
+    reason = "waiting_for_dependency" if sources.unmet else None
+    data = {"status": JobStatus.QUEUED, "status_reason": reason, "run_number": 0}
     session.add(job)
     session.flush()
     session.add_all(
@@ -105,7 +111,10 @@ def submit(
     )
     holds.hold(session, job, request.spec.model_validate(resolved.spec))
     session.add(Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data))
-    after_commit(session, lambda: queue.enqueue(queue_name))
+    if sources.unmet:
+        dependencies.wait_for(session, job, sources.unmet)
+    else:
+        after_commit(session, lambda: queue.enqueue(queue_name))
     return job
 
 
@@ -124,6 +133,7 @@ def _after(now: datetime, seconds: int | None) -> datetime | None:
 def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     """What :func:`submit` would store, and what is in its way."""
     resolved = resolve(session, tenant_id, request.spec)
+    dependencies.sources(session, tenant_id, request.depends_on, resolved.awaited)
     place = placement(request)
     queue_name = place.queue
     queues.check(session, queue_name)

@@ -173,6 +173,7 @@ def eligible(
         has_status(JobStatus.QUEUED),
         Job.queue.in_(queues),
         Job.not_before.is_(None),
+        Job.waiting_since.is_(None),
         Job.tenant_id.not_in(held.all),
         device,
     )

@@ -9,6 +9,7 @@ from app.db.tables import Job
 from app.errors import InvalidError, NotFoundError, ServiceError, invalid
 from app.schemas.jobs import JobCreate, Resources
 from app.services import artifacts, datasets, needs
+from app.services.promised import promised
 from app.services.queues import GPU_QUEUE
 from app.services.validation_errors import did_you_mean
 from models.core.errors import SpecError
@@ -18,10 +19,14 @@ from models.data.builtin import BUILTIN
 
 
 class Resolved(NamedTuple):
-    """A spec with every default and digest, and what it will cost."""
+    """A spec with every default and digest, what it will cost, and the jobs it must wait for.
+
+    The digest of a file that one of these jobs is yet to make is null.
+    """
 
     spec: dict[str, Any]
     cost: Estimate
+    awaited: tuple[str, ...] = ()
 
 
 class Placement(NamedTuple):
@@ -39,8 +44,9 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
 
     Raises:
         InvalidError: with the pointer of the field, if a reference names nothing that is ready
-            and the tenant's own, or nothing that the kind can use.
+            or will be, and the tenant's own, or nothing that the kind can use.
     """
+    awaited: list[str] = []
     filled = spec.model_dump(mode="json")
     inputs: dict[str, DatasetInfo | StoredArtifact] = {}
     counts: dict[str, Mapping[str, Any]] = {}
@@ -48,18 +54,18 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
         at = root + pointer
         if isinstance(ref, ArtifactRef):
             sha256, inputs[pointer] = _artifact(session, tenant_id, spec, ref, at)
+            awaited += [ref.job] if sha256 is None else []
         else:
             ready = _dataset(session, tenant_id, ref, at)
             sha256, inputs[pointer] = ready.sha256, ready.info
             counts[ref.dataset] = ready.info.counts
             _part(filled, pointer).update(_options(ref, ready, at))
         if ref.sha256 not in (None, sha256):
-            raise invalid(
-                f"{at}/sha256", f"the digest there is {sha256}; leave sha256 out", "sha256"
-            )
+            there = f"the digest there is {sha256}" if sha256 else "the file is not made yet"
+            raise invalid(f"{at}/sha256", f"{there}; leave sha256 out", "sha256")
         _part(filled, pointer)["sha256"] = sha256
     needs.check(session, tenant_id, spec.needs(), inputs, root)
-    return Resolved(filled, _estimate(spec, counts, root))
+    return Resolved(filled, _estimate(spec, counts, root), tuple(awaited))
 
 
 def _estimate(spec: Spec, counts: Mapping[str, Mapping[str, Any]], root: str) -> Estimate:
@@ -88,9 +94,22 @@ def _artifact(
     try:
         artifact = artifacts.find(session, tenant_id, ref.job, ref.artifact)
     except ServiceError as error:
-        raise invalid(at, error.detail, "reference") from error
+        return None, _promised(session, tenant_id, ref, at, error)
     kind = session.get_one(Job, ref.job).kind
     return artifact.sha256, StoredArtifact(artifact.name, artifact.role, kind)
+
+
+def _promised(
+    session: Session, tenant_id: str, ref: ArtifactRef, at: str, missing: ServiceError
+) -> StoredArtifact:
+    """A file that its job is yet to make."""
+    try:
+        file = promised(session, tenant_id, ref)
+    except NotFoundError as error:
+        raise invalid(f"{at}/artifact", error.detail, "reference") from error
+    if file is None:
+        raise invalid(at, missing.detail, "reference") from missing
+    return file
 
 
 def _dataset(session: Session, tenant_id: str, ref: DatasetRef, at: str) -> datasets.ReadyDataset:

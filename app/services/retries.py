@@ -2,18 +2,17 @@
 
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from app.db.tables import FINAL, Artifact, Job
-from app.errors import ConflictError, InvalidError, NotFoundError, invalid
+from app.errors import ConflictError, NotFoundError, invalid
 from app.schemas.jobs import JobCreate, Limits, Resources, RetryRequest
 from app.services import artifacts, jobs
-from app.services.validation_errors import describe_errors
-from models.catalog import JobSpec, upgrade
+from app.services.specs import validated
+from models.catalog import upgrade
 
 ROOT = "/overrides"
-SPEC: TypeAdapter[Any] = TypeAdapter(JobSpec)
+REFUSED = "the spec with these overrides is not valid"
 
 
 def retry(session: Session, tenant_id: str, job_id: str, request: RetryRequest) -> Job:
@@ -33,7 +32,7 @@ def retry(session: Session, tenant_id: str, job_id: str, request: RetryRequest) 
     if request.overrides.get("kind", parent.kind) != parent.kind:
         raise invalid(f"{ROOT}/kind", f"a retry keeps its kind, {parent.kind}")
     again = JobCreate(
-        spec=_validated(merge(sent, request.overrides)),
+        spec=validated(merge(sent, request.overrides), ROOT, REFUSED),
         name=parent.name,
         metadata=parent.labels,
         queue=parent.queue,
@@ -67,14 +66,6 @@ def merge(target: Any, patch: Any) -> Any:
         else:
             kept[name] = merge(kept.get(name), value)
     return kept
-
-
-def _validated(spec: dict[str, Any]) -> Any:
-    try:
-        return SPEC.validate_python(spec)
-    except ValidationError as error:
-        errors = describe_errors(error.errors(), spec, SPEC, ROOT)
-        raise InvalidError("the spec with these overrides is not valid", errors) from error
 
 
 def _checkpoint(session: Session, job: Job, which: str | int) -> Artifact:

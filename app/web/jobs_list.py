@@ -96,6 +96,7 @@ def waits_for(job: JobRead) -> str:
         "waiting_for_worker": f"waits for a worker{line}",
         "waiting_for_gpu": f"waits for a GPU{line}",
         "not_before": "waits for its time",
+        "waiting_for_dependency": "waits for other jobs",
         "backoff": "waits after a lost run",
         "starting": "starting",
         "cancelling": "stopping",

@@ -204,6 +204,21 @@ def test_submit_and_look(call, tmp_path):
     assert call("delete", job_id).stdout.strip() == f"{job_id} is deleted"
 
 
+def test_jobs_one_after_another(call, client, tmp_path):
+    first = json.loads(call("submit", "-", "--json", text=json.dumps(SMALLEST)).stdout)["id"]
+    second = call("submit", "-", "--after", first, text=json.dumps(SMALLEST)).stdout.split()[0]
+    assert client.get(second)["depends_on"] == [first]
+    assert first in call("show", second).stdout
+    file = {
+        "jobs": [{"id": "b", "spec": SMALLEST, "depends_on": ["a"]}, {"id": "a", "spec": SMALLEST}]
+    }
+    printed = call("pipeline", "-", text=json.dumps(file)).stdout.splitlines()
+    assert [line.split()[1] for line in printed] == ["b:", "a:"]
+    assert "waiting_for_dependency" in printed[0]
+    with pytest.raises(ValueError, match="jobs alone"):
+        call("pipeline", "-", text=json.dumps(SMALLEST))
+
+
 def test_follow_draw_download(call, tmp_path):
     worker = threading.Timer(0.5, lambda: play(claim(), tmp_path))
     worker.start()

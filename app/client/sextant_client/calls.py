@@ -41,13 +41,29 @@ class Calls(ABC):
         Args:
             spec: a spec of ``models``, or its JSON with ``kind``.
             idempotency_key: makes several calls one job; a fresh key when None.
-            job: other fields of the request: ``name, metadata, queue, not_before, resources,
-                limits``.
+            job: other fields of the request: ``name, metadata, queue, not_before, depends_on,
+                on_dependency_failure, resources, limits``.
 
         Returns:
             The job object.
         """
         return self._run(_create("/v1/jobs", _job(spec, job), idempotency_key))
+
+    def pipeline(
+        self, jobs: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> Answer:
+        """Store jobs that use each other's files, all or none.
+
+        Args:
+            jobs: requests, each with an ``id`` of its own; ``depends_on``, and ``job`` of a
+                reference in a spec, may be the ``id`` of another.
+            idempotency_key: as for :meth:`submit`.
+
+        Returns:
+            The job objects by these ids.
+        """
+        body = {"jobs": [dict(job) for job in jobs]}
+        return self._run(_pipeline(body, idempotency_key))
 
     def dry_run(self, spec: SpecLike, **job: Any) -> Answer:
         """What ``submit`` would do: ``estimate``, ``resolved_spec``, ``warnings``."""
@@ -246,6 +262,10 @@ class Calls(ABC):
 def _job(spec: SpecLike, job: Mapping[str, Any]) -> dict[str, Any]:
     sent = spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, BaseModel) else spec
     return {"spec": sent, **job}
+
+
+def _pipeline(body: dict[str, Any], key: str | None) -> Flow[dict[str, Any]]:
+    return (yield from _create("/v1/pipelines", body, key))["jobs"]
 
 
 def _json(request: Request) -> Flow[Any]:
