@@ -111,9 +111,9 @@ def check(as_json: AsJson = False) -> None:
         raise ValueError(f"unknown settings {', '.join(unknown)}; there are {known}")
     settings = get_settings()
     values = {name: _masked(getattr(settings, name)) for name in Settings.model_fields}
-    told = {"url": connect.service_url(), "key": _masked(SecretStr(connect.service_key() or ""))}
+    address = {"url": connect.service_url(), "key": _masked(SecretStr(connect.service_key() or ""))}
     if as_json:
-        output.print_json(values | told)
+        output.print_json(values | address)
         return
     meanings = {name: field.description for name, field in Settings.model_fields.items()} | {
         "url": "Service that the commands talk to",
@@ -121,7 +121,7 @@ def check(as_json: AsJson = False) -> None:
     }
     rows = (
         (f"SEXTANT_{name.upper()}", value, meanings[name])
-        for name, value in (told | values).items()
+        for name, value in (address | values).items()
     )
     table(("setting", "value", "meaning"), rows)
 

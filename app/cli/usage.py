@@ -19,15 +19,15 @@ def register(app: typer.Typer) -> None:
 def usage(as_json: AsJson = False) -> None:
     """Show what the tenant uses of its quotas, and which keep its jobs waiting."""
     with connect() as client:
-        told = client.usage()
+        used = client.usage()
     if as_json:
-        output.print_json(told)
+        output.print_json(used)
         return
-    quotas = {name: value for name, value in told.items() if isinstance(value, dict)}
+    quotas = {name: value for name, value in used.items() if isinstance(value, dict)}
     rows = ((name, _shown(name, q.get("used")), _limit(name, q)) for name, q in quotas.items())
-    table((told["tenant"], "used", "limit"), rows)
-    for name in told["delayed_by"]:
-        until = f" until {when(told['resets_at'])}" if name == "gpu_seconds_a_day" else ""
+    table((used["tenant"], "used", "limit"), rows)
+    for name in used["delayed_by"]:
+        until = f" until {when(used['resets_at'])}" if name == "gpu_seconds_a_day" else ""
         say(f"jobs wait for {name}{until}")
 
 

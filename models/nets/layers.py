@@ -62,7 +62,7 @@ class Layer(NamedTuple):
         return self.parameter.removesuffix(".weight")
 
 
-class _Reader(TorchFunctionMode):
+class _CallReader(TorchFunctionMode):
     """Notes each call on a parameter of the net; a module for attention hides its linear layers."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -126,7 +126,7 @@ def layers_of(net: nn.Module, channels: int, size: tuple[int, int]) -> list[Laye
     Raises:
         SpecError: if the net does not take such an image.
     """
-    reader = _Reader(net)
+    reader = _CallReader(net)
     with reader:
         evaluate(net, channels, size)
     named = (name for name, _ in net.named_parameters())

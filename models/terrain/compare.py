@@ -255,8 +255,8 @@ def _leave_view(
     run.artifact(pooled, role="raster", method="fine, pooled")
     high = floods.full_depth([truth.depth])
 
-    def depth(name: str, file: str) -> view.Layer:
-        return view.Layer(name, "m", "water", [(file, None)], high, cells=spec.factor)
+    def depth(name: str, file: str) -> view.ViewLayer:
+        return view.ViewLayer(name, "m", "water", [(file, None)], high, cells=spec.factor)
 
     layers = [depth("depth, fine pooled", pooled), view.heights("fine", view.GROUND, fine.z)]
     for entry in entries:

@@ -247,8 +247,8 @@ def _leave_view(run: Run, result: Flooded) -> None:
     peak, times = flood.peak.numpy(), [row["time_s"] for row in result.rows]
     high = floods.full_depth([peak])
     layers = [
-        view.Layer("depth", "m", "water", [(_depth_name(t), t) for t in times], high),
-        view.Layer("greatest depth", "m", "water", [("max_depth.tif", None)], high),
+        view.ViewLayer("depth", "m", "water", [(_depth_name(t), t) for t in times], high),
+        view.ViewLayer("greatest depth", "m", "water", [("max_depth.tif", None)], high),
         view.measure("arrival", "s", "arrival.tif", flood.arrival.numpy()),
     ]
     if result.maxima is not None:

@@ -16,7 +16,7 @@ GROUND = "ground.tif"
 HEIGHT = rasters.BandInfo("height of the ground", "m")
 
 
-class Layer(NamedTuple):
+class ViewLayer(NamedTuple):
     """Rasters of one meaning, one or over time.
 
     Attributes:
@@ -39,21 +39,21 @@ class Layer(NamedTuple):
     cells: int = 1
 
 
-def heights(title: str, file: str, z: np.ndarray, cells: int = 1) -> Layer:
+def heights(title: str, file: str, z: np.ndarray, cells: int = 1) -> ViewLayer:
     """A layer of heights in m."""
-    return Layer(title, "m", "heights", [(file, None)], float(z.max()), float(z.min()), cells)
+    return ViewLayer(title, "m", "heights", [(file, None)], float(z.max()), float(z.min()), cells)
 
 
-def measure(title: str, unit: str, file: str, values: np.ndarray) -> Layer:
+def measure(title: str, unit: str, file: str, values: np.ndarray) -> ViewLayer:
     """A layer of anything that is 0 or more, such as speeds or times; infinity is no value."""
     greatest = float(values[np.isfinite(values)].max(initial=0))
-    return Layer(title, unit, "measure", [(file, None)], greatest)
+    return ViewLayer(title, unit, "measure", [(file, None)], greatest)
 
 
 def write(
     run: Run,
     ground: Elevation,
-    layers: Sequence[Layer],
+    layers: Sequence[ViewLayer],
     shown: tuple[str, str | None],
     stations: Sequence[Station] = (),
 ) -> None:
@@ -82,7 +82,7 @@ def write(
     run.view("rasters", contents)
 
 
-def _described(layer: Layer) -> dict[str, Any]:
+def _described(layer: ViewLayer) -> dict[str, Any]:
     frames = [{"file": file, "time_s": time_s} for file, time_s in layer.frames]
     high = layer.high if layer.high > layer.low else layer.low + 1  # level ground has a scale too
     return layer._asdict() | {"frames": frames, "high": high}
