@@ -24,6 +24,12 @@ class Sgd(_Bare, optim.SGD):
     step = torch.no_grad()(unwrap(optim.SGD.step))
 
 
+class AdamW(_Bare, optim.AdamW):
+    """``torch.optim.AdamW``."""
+
+    step = torch.no_grad()(unwrap(optim.AdamW.step))
+
+
 class Adam(_Bare, optim.Adam):
     """``torch.optim.Adam``."""
 

@@ -1,9 +1,17 @@
 """What every spec is made of. Torch-free: the API validates with these classes."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 
 from models.core.needs import ArtifactNeed, Need
@@ -104,19 +112,68 @@ class DatasetRef(SpecGroup):
 
 
 class Optimizer(SpecGroup):
-    """Stochastic gradient descent and its learning-rate schedule over the steps of the run."""
+    """How weights follow their gradients, and the learning-rate schedule over the run's steps."""
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd", "adamw"] = Field(
+        default="sgd",
+        description="Stochastic gradient descent, or AdamW (Loshchilov and Hutter, 2019), which"
+        " needs a rate of its own, such as 0.001",
+    )
     lr: float = Field(default=0.1, gt=0, le=100, description="Peak learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = True
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="Of sgd; with adamw the decay of the first moment"
+    )
+    beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="Decay of the second moment (adamw)"
+    )
+    nesterov: bool = Field(default=True, description="Look ahead by the momentum (sgd)")
     weight_decay: float = Field(default=5e-4, ge=0, le=1)
+    decay: Literal["all", "matrices"] | None = Field(
+        default=None,
+        description="What decays: all parameters, or those of two and more axes, which leaves out"
+        " norms and biases; all with sgd and matrices with adamw when null",
+    )
+    clip_norm: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="Scale gradients down so that their norm over all parameters is at most this",
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="Decay of the learning rate after the warm-up, to zero"
     )
     warmup: float = Field(
         default=0.05, ge=0, le=1, description="Share of the steps in which the rate rises from 0"
     )
+    warmup_steps: Int | None = Field(
+        default=None, ge=0, le=10_000_000, description="The same as a number, in place of warmup"
+    )
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> "Optimizer":
+        if self.name == "adamw" and "lr" not in self.model_fields_set:
+            raise ValueError("adamw needs a learning rate of its own: give lr, such as 0.001")
+        foreign = {"sgd": "beta2", "adamw": "nesterov"}[self.name]
+        if self._differs(foreign):
+            raise ValueError(f"{foreign} means nothing with {self.name}: leave it out")
+        if self.warmup_steps is not None and self._differs("warmup"):
+            raise ValueError("give warmup or warmup_steps, not both")
+        return self
+
+    def _differs(self, name: str) -> bool:
+        """Whether a field has another value than its default, which a stored spec holds too."""
+        return getattr(self, name) != type(self).model_fields[name].get_default()
+
+    def warm(self, total: int) -> int:
+        """Steps in which the rate rises, of a run of so many."""
+        if self.warmup_steps is None:
+            return math.ceil(self.warmup * total)
+        return min(self.warmup_steps, total)
+
+    def decays(self, axes: int) -> bool:
+        """Whether a parameter of so many axes decays."""
+        kept = self.decay or ("matrices" if self.name == "adamw" else "all")
+        return kept == "all" or axes > 1
 
 
 class MetricInfo(NamedTuple):

@@ -18,7 +18,7 @@ from models.core.device import generator
 from models.freetickets import masks
 from models.freetickets.densities import MaskableLayer, can_cap
 from models.freetickets.spec import FreeTicketsTrain
-from models.supervised.steps import momentum
+from models.supervised.steps import moments
 
 
 class UpdateStats(NamedTuple):
@@ -61,7 +61,7 @@ class Topology:
         self.surviving = {name: mask.clone() for name, mask in self.masks.items()}
         self.seen = {name: mask.clone() for name, mask in self.masks.items()}
         self.dense_gradients = False
-        self._optimizer: torch.optim.SGD | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
         self._net = net
 
     @property
@@ -69,7 +69,7 @@ class Topology:
         """Layers with a weight to spare: the others are dense, and no update touches them."""
         return [name for name, w in self.weights.items() if self.active[name] < w.numel()]
 
-    def attach(self, optimizer: torch.optim.SGD) -> None:
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Mask the gradients of every step from now on, also in a recorded one."""
         self._optimizer = optimizer
         pairs = [(self.weights[name], self.masks[name]) for name in self.open_layers]
@@ -99,17 +99,18 @@ class Topology:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Zero weights and momentum outside of the masks."""
-        buffers = self._momentum()
+        """Zero weights and moments outside of the masks."""
+        buffers = self._moments()
         for name in self.open_layers:
             self.weights[name].mul_(self.masks[name])
-            if buffers:
-                buffers[name].mul_(self.masks[name])
+            for buffer in buffers.get(name, []):
+                buffer.mul_(self.masks[name])
 
-    def _momentum(self) -> dict[str, Tensor]:
+    def _moments(self) -> dict[str, list[Tensor]]:
+        """Every state of the optimizer that has the shape of its weight, by layer."""
         if self._optimizer is None:
             return {}
-        state = momentum(self._net, self._optimizer)
+        state = moments(self._net, self._optimizer)
         return {name: state[f"{name}.weight"] for name in self.weights}
 
     @torch.no_grad()
@@ -138,10 +139,11 @@ class Topology:
         self._install()
 
     def forget(self) -> None:
-        """Set all momentum to 0."""
+        """Set all moments to 0."""
         if self._optimizer is not None:
-            for buffer in momentum(self._net, self._optimizer).values():
-                buffer.zero_()
+            for buffers in moments(self._net, self._optimizer).values():
+                for buffer in buffers:
+                    buffer.zero_()
 
     def _changed(
         self, rate: float, number: int, growth: str, purpose: str, *, regrow: bool
@@ -193,13 +195,13 @@ class Topology:
 
     def _install(self) -> None:
         """Apply the pending masks; what was grown begins at 0, its momentum too."""
-        buffers = self._momentum()
+        buffers = self._moments()
         for name in self.open_layers:
             self.masks[name].copy_(self.pending[name])
             self.seen[name] |= self.pending[name]
             self.weights[name].mul_(self.surviving[name])
-            if buffers:
-                buffers[name].mul_(self.surviving[name])
+            for buffer in buffers.get(name, []):
+                buffer.mul_(self.surviving[name])
 
     def explored(self) -> float:
         """Share of all maskable positions that were active at least once: R_s."""

@@ -66,10 +66,10 @@ class Rounds:
         """
         return {"rounds.record": self.record, "rounds.done": self.done}
 
-    def before_step(self, step: int, momentum: Mapping[str, Tensor]) -> None:
+    def before_step(self, step: int, moments: Mapping[str, list[Tensor]]) -> None:
         """Do the round that is due before a step, if any: a hook of ``fit``.
 
-        Momentum tensors have the shapes [...] of their parameters.
+        Moments have the shapes [...] of their parameters.
         """
         epoch, batch_index = divmod(step, self.per_epoch)
         due = epoch > 0 and batch_index == 0 and self.units
@@ -77,14 +77,14 @@ class Rounds:
             return
         started = time.perf_counter()
         number = int(self.done)
-        rows = [self._change(*item, momentum) for item in enumerate(self.units.items())]
+        rows = [self._change(*item, moments) for item in enumerate(self.units.items())]
         self.record[number] = torch.stack(rows).cpu()  # the one time that the host waits
         self.done += 1
         self.seconds.append(time.perf_counter() - started)
         self._report(step, self.record[number])
 
     def _change(
-        self, index: int, item: tuple[str, GatedUnit], momentum: Mapping[str, Tensor]
+        self, index: int, item: tuple[str, GatedUnit], moments: Mapping[str, list[Tensor]]
     ) -> Tensor:
         """A round of one unit; its row of the record."""
         chosen, (name, unit) = self.spec.selective, item
@@ -103,7 +103,7 @@ class Rounds:
                 max_copies=chosen.max_copies,
             )
             if chosen.reset_optimizer_state:
-                _forget(name, opened, momentum)
+                _forget(name, opened, moments)
         ranks.broadcast([*unit.parameters(), *unit.buffers()])
         return torch.stack(
             [x.float() for x in (unit.gate.sum(), closed.sum(), opened.sum())] + _shape(unit)
@@ -124,12 +124,13 @@ class Rounds:
         )
 
 
-def _forget(name: str, opened: Tensor, momentum: Mapping[str, Tensor]) -> None:
-    """Zero the momentum of re-used slots, which would move their zero weights at the next step."""
-    momentum[f"{name}.conv.weight"].masked_fill_(opened[:, None, None], 0)
-    momentum[f"{name}.shift"].masked_fill_(opened[:, None], 0)
-    for part in ("weight", "bias"):
-        momentum[f"{name}.norm.{part}"].masked_fill_(opened, 0)
+def _forget(name: str, opened: Tensor, moments: Mapping[str, list[Tensor]]) -> None:
+    """Zero the moments of re-used slots, which would move their zero weights at the next step."""
+    parts = {"conv.weight": opened[:, None, None], "shift": opened[:, None]}
+    parts |= {"norm.weight": opened, "norm.bias": opened}
+    for part, slots in parts.items():
+        for moment in moments[f"{name}.{part}"]:
+            moment.masked_fill_(slots, 0)
 
 
 @torch.no_grad()

@@ -38,8 +38,8 @@ class Hooks:
         prepare: (images [b, c, h, w], step) to the images of the step; steps count from 0.
         mode_of: mode of a step, from 0; all ranks must agree. After one of several batches the
             next step counts as many more.
-        before_step: called with (step, momentum by parameter name) after the test and the
-            checkpoint that end an epoch; may change net and momentum in place, on all ranks alike.
+        before_step: called with (step, moments by parameter name) after the test and the
+            checkpoint that end an epoch; may change net and moments in place, on all ranks alike.
         after_step: called with (steps done, mode of the last); gradients are still there.
         rate: learning rate of a step, from 0; None takes the optimizer's schedule.
         attach: called with the optimizer, once, when everything is restored.
@@ -52,10 +52,10 @@ class Hooks:
     forward: Forward = cross_entropy
     prepare: Callable[[Tensor, int], Tensor] = lambda images, _: images
     mode_of: Callable[[int], Mode] = lambda _: FULL
-    before_step: Callable[[int, Mapping[str, Tensor]], None] = lambda *_: None
+    before_step: Callable[[int, Mapping[str, list[Tensor]]], None] = lambda *_: None
     after_step: Callable[[int, Mode], None] = lambda *_: None
     rate: Callable[[int], float] | None = None
-    attach: Callable[[torch.optim.SGD], None] = lambda _: None
+    attach: Callable[[torch.optim.Optimizer], None] = lambda _: None
     weight_decays: Mapping[str, float] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)

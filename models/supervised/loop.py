@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.core import device, ranks
 from models.core.errors import DivergedError, SpecError
@@ -38,7 +39,7 @@ from models.supervised.steps import (
     learning_rate,
     make_optimizer,
     make_step,
-    momentum,
+    moments,
 )
 
 LOG_EVERY = 20  # steps, at least; reading a loss makes the host wait for the GPU
@@ -97,7 +98,7 @@ def fit(
         restore(context, state, run.resume)
     hooks.attach(context.optimizer)
     rate = hooks.rate or (lambda step: learning_rate(spec.optimizer, step, context.total))
-    advance, moving = _stepper(context), momentum(net, context.optimizer)
+    advance, moving = _stepper(context), moments(net, context.optimizer)
     net.train()
     while not (ended_by := _ended(context, state)):
         started = time.perf_counter()
@@ -164,7 +165,14 @@ def _batch(context: FitContext, state: FitState, count: int) -> Batch:
     x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws)
     x = context.hooks.prepare(x, state.step)
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
+    if spec.label_smoothing:
+        labels = _smoothed(labels, len(data.classes), spec.label_smoothing)
     return Batch(x.contiguous(memory_format=layout), labels)
+
+
+def _smoothed(labels: Tensor, classes: int, share: float) -> Tensor:
+    """Shares [b, classes]: 1 - s of the true class and s over all alike."""
+    return functional.one_hot(labels, classes) * (1 - share) + share / classes
 
 
 def _ended(context: FitContext, state: FitState) -> str | None:

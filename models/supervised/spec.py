@@ -114,6 +114,12 @@ class SupervisedSpec(Spec):
         " fewer images, all of them",
     )
     optimizer: Optimizer = Optimizer()
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of each training label that is spread over all classes alike",
+    )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         default="auto", description="Number format of the forward pass; auto is bf16 on a GPU"
     )

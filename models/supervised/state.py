@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from models.core import checkpoint, origin, ranks
 from models.core.errors import SpecError
 from models.core.run import Run
+from models.core.spec import Optimizer
 from models.data.images import ImageData
 from models.supervised.clock import StepClock
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
-from models.supervised.steps import momentum
+from models.supervised.steps import optimizer_tensors
+
+# fields of the optimizer that earlier releases did not have
+ADDED = ("beta2", "decay", "clip_norm", "warmup_steps")
 
 
 class FitContext(NamedTuple):
@@ -26,7 +30,7 @@ class FitContext(NamedTuple):
     spec: SupervisedSpec
     run: Run
     hooks: Hooks
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     per_epoch: int
     total: int
 
@@ -78,9 +82,15 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
 
 def spec_digest(spec: SupervisedSpec) -> str:
     """SHA-256 of a spec without the checkpoint it goes on from and threads, in hex."""
-    left_out = {"resume_from", "threads"}
+    left_out: dict[str, Any] = {"resume_from": True, "threads": True}
     if not spec.validation:  # as of earlier releases, whose digests hold
-        left_out.add("validation")
+        left_out["validation"] = True
+    if not spec.label_smoothing:
+        left_out["label_smoothing"] = True
+    usual = Optimizer()
+    left_out["optimizer"] = {
+        name for name in ADDED if getattr(spec.optimizer, name) == getattr(usual, name)
+    }
     kept = spec.model_dump_json(exclude=left_out)
     return hashlib.sha256(kept.encode()).hexdigest()
 
@@ -98,7 +108,7 @@ def tensors_of(context: FitContext) -> dict[str, Tensor]:
     """Everything that a checkpoint keeps besides random states, by name; no copies."""
     groups = {
         "net": context.net.state_dict(),
-        "momentum": momentum(context.net, context.optimizer),
+        **optimizer_tensors(context.net, context.optimizer),
         "extra": context.hooks.extras,
     }
     return {f"{group}.{key}": x for group, part in groups.items() for key, x in part.items()}
@@ -152,9 +162,15 @@ def restore(context: FitContext, state: FitState, path: Path) -> None:
     if saved["spec_sha256"] != spec_digest(context.spec):
         context.run.warn("resumed_with_other_spec", "the checkpoint comes from another spec")
     context.net.load_state_dict(checkpoint.part(tensors, "net"))
-    kept = {"momentum": momentum(context.net, context.optimizer), "extra": context.hooks.extras}
+    kept = optimizer_tensors(context.net, context.optimizer) | {"extra": context.hooks.extras}
     for group, present in kept.items():
         stored = checkpoint.part(tensors, group)
+        if present and not stored:
+            raise SpecError(
+                f"the checkpoint's optimizer kept no {group}: ask for the same optimizer.name, or"
+                " leave resume_from out",
+                pointer="/optimizer/name",
+            )
         for name, tensor in present.items():
             tensor.copy_(stored[name])
     checkpoint.restore_random_state(tensors, context.run.device)

@@ -16,7 +16,7 @@ from models.supervised.spec import SupervisedSpec
 
 
 class Batch(NamedTuple):
-    """Images float32 [b, c, h, w], normalised, and labels int64 [b]."""
+    """Images float32 [b, c, h, w], normalised, and labels: int64 [b] or shares [b, classes]."""
 
     images: Tensor
     labels: Tensor
@@ -39,6 +39,14 @@ class Mode(NamedTuple):
 
 
 FULL = Mode()
+MOMENTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+# groups of tensors in a checkpoint
+STORED = {
+    "momentum_buffer": "momentum",
+    "exp_avg": "momentum",
+    "exp_avg_sq": "second_moment",
+    "step": "updates",
+}
 Forward = Callable[[nn.Module, Batch, Mode], Tensor]
 
 
@@ -52,7 +60,7 @@ def learning_rate(spec: Optimizer, step: int | float, total: int) -> float:
 
     Runs count in batches of one size, so the share of steps is the share of samples seen.
     """
-    warm = math.ceil(spec.warmup * total)
+    warm = spec.warm(total)
     if step < warm:
         return spec.lr * min(step + 1, warm) / warm  # a position between steps rises no further
     return spec.lr * decay(spec.schedule, (step - warm) / max(1, total - warm))
@@ -65,43 +73,67 @@ def decay(schedule: Literal["cosine", "linear", "constant"], x: float) -> float:
 
 def make_optimizer(
     net: nn.Module, spec: Optimizer, decays: Mapping[str, float] = MappingProxyType({})
-) -> torch.optim.SGD:
-    """SGD whose rate is a tensor on the device and whose momentum is there from the start.
+) -> torch.optim.Optimizer:
+    """An optimizer whose rate is a tensor on the device and whose state is there from the start.
 
     Args:
         net: its parameters are trained.
-        spec: rate, momentum, weight decay.
+        spec: which one, rate, moments, weight decay.
         decays: weight decay of parameters, by name, that do not take the one of ``spec``.
     """
-    parameters = list(net.parameters())
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
-        groups.setdefault(decays.get(name, spec.weight_decay), []).append(parameter)
-    optimizer = optimizers.Sgd(
-        [{"params": group, "weight_decay": decay} for decay, group in groups.items()],
-        lr=torch.zeros((), device=parameters[0].device),
-        momentum=spec.momentum,
-        nesterov=spec.nesterov and spec.momentum > 0,
-        fused=True,
-    )
-    for parameter in parameters:
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        own = spec.weight_decay if spec.decays(parameter.ndim) else 0.0
+        groups.setdefault(decays.get(name, own), []).append(parameter)
+    rows = [{"params": group, "weight_decay": decay} for decay, group in groups.items()]
+    on = next(net.parameters()).device
+    rate = torch.zeros((), device=on)
+    if spec.name == "adamw":
+        betas = (spec.momentum, spec.beta2)
+        optimizer = optimizers.AdamW(rows, rate, betas, fused=True, capturable=on.type == "cuda")
+    else:
+        nesterov = spec.nesterov and spec.momentum > 0
+        optimizer = optimizers.Sgd(
+            rows, lr=rate, momentum=spec.momentum, nesterov=nesterov, fused=True
+        )
+    for parameter in net.parameters():
+        for key in MOMENTS[spec.name]:
+            optimizer.state[parameter][key] = torch.zeros_like(parameter)
+        if spec.name == "adamw":
+            optimizer.state[parameter]["step"] = torch.zeros((), device=on)
     return optimizer
 
 
-def momentum(net: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+def moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, list[Tensor]]:
     """The optimizer's state by parameter name; the tensors themselves, not copies.
 
-    Of the shapes [...] of the parameters.
+    Of the shapes [...] of the parameters: the momentum of sgd, both moments of adamw.
     """
+    keys = [key for names in MOMENTS.values() for key in names]
     return {
-        name: optimizer.state[parameter]["momentum_buffer"]
+        name: [state[key] for key in keys if key in state]
         for name, parameter in net.named_parameters()
+        if (state := optimizer.state[parameter])
     }
 
 
+def optimizer_tensors(
+    net: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint keeps of the optimizer: groups of tensors [...] by parameter name."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in net.named_parameters():
+        for key, tensor in optimizer.state[parameter].items():
+            groups.setdefault(STORED[key], {})[name] = tensor
+    return groups
+
+
 def make_step(
-    net: nn.Module, optimizer: torch.optim.SGD, forward: Forward, spec: SupervisedSpec, on: str
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    forward: Forward,
+    spec: SupervisedSpec,
+    on: str,
 ) -> Callable[[Mode, Batch], Tensor]:
     """The function that does one step and gives its loss; it never waits for a GPU.
 
@@ -109,16 +141,20 @@ def make_step(
         net: in training mode; of ``ranks.parallel`` where there are several processes.
         optimizer: of :func:`make_optimizer`; its rate is set by the caller.
         forward: the loss of a batch.
-        spec: names precision and weight decay.
+        spec: names precision, weight decay and the greatest norm of gradients.
         on: torch device, ``cpu`` or ``cuda``.
     """
     decays = [group["weight_decay"] for group in optimizer.param_groups]
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    limit = spec.optimizer.clip_norm
 
     def step(mode: Mode, batch: Batch) -> Tensor:
         optimizer.zero_grad(set_to_none=False)  # a CUDA graph holds the addresses
         with device.autocast(spec.precision, on):
             loss = forward(net, batch, mode)
         loss.backward()
+        if limit is not None:
+            nn.utils.clip_grad_norm_(trained, limit)
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay if mode.weight_decay else 0.0
         optimizer.step()

@@ -13,7 +13,7 @@ import sys
 import torch
 from models.core import optimizers
 w = torch.ones(3, requires_grad=True)
-for kind in (optimizers.Sgd, optimizers.Adam):
+for kind in (optimizers.Sgd, optimizers.Adam, optimizers.AdamW):
     optimizer = kind([w], lr=0.1)
     optimizer.zero_grad()
     w.square().sum().backward()
@@ -29,6 +29,7 @@ assert "torch._dynamo" not in sys.modules
         (optimizers.Sgd, torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "fused": True}),
         (optimizers.Sgd, torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
         (optimizers.Adam, torch.optim.Adam, {"betas": (0.8, 0.99)}),
+        (optimizers.AdamW, torch.optim.AdamW, {"weight_decay": 0.1, "fused": True}),
     ],
 )
 def test_same_bits(kind, other, settings):

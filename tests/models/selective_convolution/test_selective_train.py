@@ -20,7 +20,7 @@ from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import COLUMNS, Rounds, units_of
 from models.supervised.hooks import SubRun
 from models.supervised.loop import test as score_of
-from models.supervised.steps import make_optimizer, momentum
+from models.supervised.steps import make_optimizer, moments
 
 
 def trained(spec, data, run):
@@ -111,8 +111,8 @@ def test_momentum_of_reused_slots_is_forgotten(data, make_spec, new_run):
         spec = make_spec(selective={"reset_optimizer_state": reset, "threshold": 0.3})
         net = method.new_net(spec, data, "cpu")
         optimizer = make_optimizer(net, spec.optimizer.model_copy(update={"weight_decay": 0.0}))
-        kept = momentum(net, optimizer)
-        for buffer in kept.values():
+        kept = moments(net, optimizer)
+        for (buffer,) in kept.values():
             buffer.fill_(0.5)
         optimizer.param_groups[0]["lr"].fill_(0.1)
         Rounds(spec, net, 64, new_run()).before_step(4, kept)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from models.core.errors import DataError, DivergedError, SpecError
@@ -125,6 +126,98 @@ def test_optimizer_is_sgd_by_hand():
         velocity = 0.5 * velocity + gradient
         w -= 0.1 * (gradient + 0.5 * velocity)
         assert net.weight.item() == pytest.approx(w)
+
+
+def test_adamw_is_that_of_torch():
+    """Two groups by hand: norms and biases do not decay, unless all are asked to."""
+    torch.manual_seed(0)
+    for decay, spared in ((None, 0.0), ("all", 0.1)):
+        nets = [nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)) for _ in range(2)]
+        nets[1].load_state_dict(nets[0].state_dict())
+        spec = Optimizer(
+            name="adamw", lr=0.01, momentum=0.8, beta2=0.9, weight_decay=0.1, decay=decay
+        )
+        ours = make_optimizer(nets[0], spec)
+        ours.param_groups[0]["lr"].fill_(0.01)
+        few = [p for p in nets[1].parameters() if p.ndim == 1]
+        groups = [{"params": [nets[1][0].weight]}, {"params": few, "weight_decay": spared}]
+        torchs = torch.optim.AdamW(groups, 0.01, (0.8, 0.9), weight_decay=0.1, fused=True)
+        for _ in range(3):
+            x = torch.randn(5, 3)
+            for net, optimizer in zip(nets, (ours, torchs), strict=True):
+                optimizer.zero_grad()
+                net(x).square().sum().backward()
+                optimizer.step()
+        for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_are_clipped():
+    """A step of sgd at rate 1 moves the parameters by the norm that is allowed."""
+    net = nn.Linear(4, 3)
+    before = [p.detach().clone() for p in net.parameters()]
+    plain = {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
+    spec = spec_of(optimizer={"lr": 1.0, "clip_norm": 0.01, **plain})
+    optimizer = make_optimizer(net, spec.optimizer)
+    optimizer.param_groups[0]["lr"].fill_(1.0)
+    batch = Batch(100 * torch.randn(8, 4), torch.arange(8) % 3)
+    make_step(net, optimizer, cross_entropy, spec, "cpu")(Mode(), batch)
+    moved = [(a - b).flatten() for a, b in zip(net.parameters(), before, strict=True)]
+    assert torch.cat(moved).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_smoothed_labels(data, new_run):
+    """The loss is that of torch with the same smoothing."""
+    seen = []
+
+    def forward(net, batch, mode):
+        seen.append((net(batch.images), batch.labels))
+        return cross_entropy(net, batch)
+
+    fit(net_of(), data, spec_of(max_steps=1, epochs=None, label_smoothing=0.3), new_run(),
+        Hooks(forward=forward))  # fmt: skip
+    logits, shares = seen[0]
+    expected = nn.functional.cross_entropy(logits, shares.argmax(1), label_smoothing=0.3)
+    torch.testing.assert_close(nn.functional.cross_entropy(logits, shares), expected)
+
+
+def test_adamw_resumes_bit_for_bit(data, new_run):
+    """Moments and their count are in the checkpoint; another optimizer is refused."""
+    optimizer = {"name": "adamw", "lr": 0.01, "clip_norm": 1.0, "warmup_steps": 2}
+    spec, run, nets = spec_of(optimizer=optimizer, label_smoothing=0.1), new_run(), []
+    for resume in (None, run):
+        nets.append(net_of())
+        fit(nets[-1], data, spec, run if resume is None else new_run(run, 3))
+    for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    other, plain = new_run(), spec_of()
+    fit(net_of(), data, plain, other)
+    with pytest.raises(SpecError, match="kept no second_moment: ask for the same"):
+        fit(net_of(), data, spec, new_run(other, 3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "adamw"}, "adamw needs a learning rate of its own"),
+        ({"name": "adamw", "lr": 0.01, "nesterov": False}, "nesterov means nothing with adamw"),
+        ({"beta2": 0.9}, "beta2 means nothing with sgd"),
+        ({"warmup": 0.1, "warmup_steps": 5}, "warmup or warmup_steps, not both"),
+    ],
+)
+def test_optimizers_that_cannot_be_meant(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        Optimizer.model_validate(fields)
+
+
+def test_a_resolved_spec_is_accepted_again():
+    """A stored spec holds every default."""
+    spec = Optimizer(name="adamw", lr=0.01, warmup_steps=5)
+    assert Optimizer.model_validate(spec.model_dump()) == spec
+    assert [learning_rate(spec, step, 100) for step in range(5)] == pytest.approx(
+        [0.002 * k for k in range(1, 6)]
+    )
+    assert spec.warm(3) == 3
 
 
 def test_divergence_names_the_step(data, new_run):
@@ -261,7 +354,7 @@ def test_before_step_may_change_net_and_momentum(data, new_run):
         assert momentum.keys() == dict(net.named_parameters()).keys()
         with torch.no_grad():
             net.head.bias.zero_()
-            momentum["head.bias"].fill_(1.0)
+            momentum["head.bias"][0].fill_(1.0)
 
     fit(net, data, spec_of(max_steps=2, epochs=None), new_run(), Hooks(before_step=before_step))
     assert steps == [0, 1]
@@ -330,7 +423,12 @@ def test_stored_specs_of_earlier_releases_hold_nothing_out():
     digest = spec_digest(Training.model_validate(stored | {"validation": 0.0}))
     old = hashlib.sha256(
         spec_of(validation=0.0)
-        .model_dump_json(exclude={"resume_from", "threads", "validation"})
+        .model_dump_json(
+            exclude={
+                **dict.fromkeys(("resume_from", "threads", "validation", "label_smoothing"), True),
+                "optimizer": {"beta2", "decay", "clip_norm", "warmup_steps"},
+            }
+        )
         .encode()
     )
     assert digest == old.hexdigest()
