@@ -101,7 +101,9 @@ def _check(run: Run, _options: argparse.Namespace) -> None:
 
     run.emit("hello", pid=os.getpid(), versions={"python": platform.python_version()})
     request = json.loads((run.dir / "dataset.json").read_bytes())
-    run.result(**files.check(run.dir / "content", request["format"], request.get("options") or {}))
+    options = request.get("options") or {}
+    picture = run.dir / "preview.jpg"
+    run.result(**files.check(run.dir / "content", request["format"], options, picture))
 
 
 def _fetch(run: Run, options: argparse.Namespace) -> None:

@@ -1,9 +1,12 @@
 """The check of an uploaded dataset, in a child with caps of memory and time."""
 
+import os
 import shutil
+import stat
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -19,7 +22,9 @@ from workers import run_folder, runner
 from workers.host import Grant, this_host
 from workers.persist import LeaseLostError, internal_error, within_lease
 
-Verdict = tuple[dict[str, Any] | None, ReportedError | None]
+PICTURE = "preview.jpg"
+PICTURE_BYTES = 128 * 1024
+JPEG = b"\xff\xd8\xff"
 
 log = structlog.get_logger(__name__)
 
@@ -28,17 +33,24 @@ def check(dataset: Dataset, worker_id: str) -> None:
     """Validate an uploaded dataset; whatever happens, it gets a status or the lease is lost."""
     lease = _Lease(dataset, worker_id)
     try:
-        counts, error = within_lease(lambda: _examine(lease), lease.lost)
-        lease.finish(counts, error)
+        lease.finish(within_lease(lambda: _examine(lease), lease.lost))
     except _DrainingError:
         lease.release()
     except (LeaseLostError, UnavailableError) as error:  # another worker looks at it later
         log.warning("check_given_up", dataset_id=dataset.id, reason=str(error))
     except Exception as error:
         log.exception("check_failed", dataset_id=dataset.id)
-        lease.finish(None, internal_error("the check could not be carried out", error))
+        lease.finish(_Verdict(error=internal_error("the check could not be carried out", error)))
     finally:
         shutil.rmtree(run_folder.check_path_of(dataset), ignore_errors=True)
+
+
+class _Verdict(NamedTuple):
+    """What a check found: counts and a picture, or why the dataset cannot be used."""
+
+    counts: dict[str, Any] | None = None
+    error: ReportedError | None = None
+    picture: bytes | None = None
 
 
 class _DrainingError(Exception):
@@ -73,9 +85,9 @@ class _Lease:
         self._gone = not held
         return held
 
-    def finish(self, counts: dict[str, Any] | None, error: ReportedError | None) -> None:
+    def finish(self, verdict: "_Verdict") -> None:
         """Write the end of the check."""
-        self._write(datasets.finish_check, counts, error)
+        self._write(datasets.finish_check, *verdict)
 
     def release(self) -> None:
         """Leave the dataset to another worker."""
@@ -89,13 +101,13 @@ class _Lease:
         within_lease(once, self.lost)
 
 
-def _examine(lease: _Lease) -> Verdict:
+def _examine(lease: _Lease) -> _Verdict:
     try:
         path = run_folder.prepare_check(lease.dataset)
     except UnavailableError:
         raise
     except (ServiceError, run_folder.RefusedError, FileNotFoundError) as error:
-        return None, ReportedError(code="data_missing", message=str(error))
+        return _Verdict(error=ReportedError(code="data_missing", message=str(error)))
     settings = get_settings()
     child = runner.start(path, Grant((), 1), "check", memory_mb=settings.upload_memory_mb)
     try:
@@ -107,10 +119,24 @@ def _examine(lease: _Lease) -> Verdict:
     if lease.lost():
         raise LeaseLostError
     if code == 0 and isinstance(result := last.get("result"), ResultLine):
-        return result.values, None
+        return _Verdict(result.values, picture=_picture(path))
     if this_host().draining.is_set():
         raise _DrainingError
-    return None, _check_error(last, code)
+    return _Verdict(error=_check_error(last, code))
+
+
+def _picture(folder: Path) -> bytes | None:
+    """The picture that a child left; none where it is anything but a small JPEG of its own."""
+    try:
+        descriptor = os.open(folder / PICTURE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        content = os.read(descriptor, PICTURE_BYTES + 1) if regular else b""
+    finally:
+        os.close(descriptor)
+    return content if content.startswith(JPEG) and len(content) <= PICTURE_BYTES else None
 
 
 def _watch(child: runner.Child, lease: _Lease) -> dict[str, Line]:

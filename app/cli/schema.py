@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from models.core.units import unit_of
+
 Schema = Mapping[str, Any]
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 DEFAULT_MAX_CHARS = 40
 
 
 class FieldRow(NamedTuple):
-    """A field: its dotted name, type with bounds, default (or that it is required), meaning."""
+    """A field: its dotted name, type with bounds and unit, default or ``required``, meaning."""
 
     name: str
     type: str
@@ -45,9 +47,10 @@ class _SchemaReader:
     def rows(self, name: str, field: Schema, *, required: bool) -> Iterator[FieldRow]:
         """The row of a field, and those of the fields inside of it."""
         inside = list(self._inside(name, field))
+        unit = unit_of(name.rpartition(".")[2])
         yield FieldRow(
             name,
-            self._type(field),
+            self._type(field) + (f", in {unit}" if unit else ""),
             _default(field, required=required),
             field.get("description") or self._described(field),
         )

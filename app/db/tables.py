@@ -413,6 +413,7 @@ class Dataset(Base):
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     contents: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    preview: Mapped[bytes | None] = mapped_column(deferred=True)  # JPEG, at most 128 KiB
     error: Mapped[dict[str, Any] | None] = mapped_column(Json)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]

@@ -1,6 +1,6 @@
 """Datasets: created, referred to by specs, checked by a worker, deleted; uploads apart."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -134,6 +134,25 @@ def list_page(session: Session, tenant_id: str, limit: int, cursor: str | None) 
     """One page of the tenant's uploaded datasets, newest first."""
     query = select(Dataset).where(*_visible(tenant_id))
     return paging.fetch(session, query, Dataset.id, limit=limit, cursor=cursor)
+
+
+def preview(session: Session, tenant_id: str, ref: str) -> bytes:
+    """A small picture of what is in a dataset (JPEG).
+
+    Raises:
+        NotFoundError: if there is none.
+    """
+    content = get(session, tenant_id, ref).preview
+    if content is None:
+        raise NotFoundError(f"the dataset {ref!r} has no picture")
+    return content
+
+
+def pictured(session: Session, rows: Sequence[Dataset]) -> set[str]:
+    """The ids of those datasets that have a picture."""
+    ids = [row.id for row in rows]
+    there = select(Dataset.id).where(Dataset.id.in_(ids), Dataset.preview.is_not(None))
+    return set(session.scalars(there))
 
 
 def delete(session: Session, tenant_id: str, ref: str) -> None:
@@ -292,8 +311,17 @@ def finish_check(
     worker_id: str,
     result: dict[str, Any] | None = None,
     error: ReportedError | None = None,
+    preview: bytes | None = None,
 ) -> bool:
     """Make the dataset ``ready`` with the result of its check, or ``failed``.
+
+    Args:
+        session: of the caller.
+        dataset: that was checked.
+        worker_id: of the worker that holds it.
+        result: of the check; None where it failed.
+        error: why it failed.
+        preview: a small picture of what is in it (JPEG).
 
     Returns:
         False when the lease was lost.
@@ -307,6 +335,7 @@ def finish_check(
         status="failed" if result is None else "ready",
         counts=counts,
         contents=contents,
+        preview=preview,
         error=error and error.model_dump(),
         lease_owner=None,
         lease_expires_at=None,

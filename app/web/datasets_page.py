@@ -35,6 +35,7 @@ def datasets_page(
         request,
         "datasets.html",
         datasets=[DatasetRead.of(row) for row in rows],
+        pictured=datasets.pictured(session, rows),
         builtin=[DatasetRead.of_builtin(each) for each in BUILTIN.values()],
         unfinished=any(row.status in UNFINISHED for row in rows),
         next_page=f"/datasets?cursor={following}" if following else None,
@@ -47,6 +48,14 @@ def create(body: DatasetCreate, visitor: DatasetsWriter, session: DurableSession
     options = body.options.model_dump(exclude_none=True)
     row = datasets.create(session, visitor.tenant_id, body.name, body.format, options, body.sha256)
     return JSONResponse({"id": row.id}, 201)
+
+
+@router.get("/{dataset}/preview")
+def preview(dataset: Ref, visitor: DatasetsReader, session: ReadSession) -> Response:
+    """Show some images of a dataset, or the hillshade of a terrain."""
+    content = datasets.preview(session, visitor.tenant_id, dataset)
+    headers = {"Cache-Control": "private, max-age=3600", "Content-Security-Policy": "sandbox"}
+    return Response(content, media_type="image/jpeg", headers=headers)
 
 
 @router.put("/{dataset}/content")

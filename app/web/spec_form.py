@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models.core.spec import Spec
+from models.core.units import unit_of
 
 HIDDEN = ("sha256", "read")  # filled in by the service
 BOUNDS = {
@@ -25,7 +26,7 @@ class Field(NamedTuple):
         pointer: JSON pointer in the spec.
         form: ``number``, ``text``, ``truth``, ``choice``, ``dataset``, ``artifact``, ``value`` (any
             JSON or text in a line) or ``json`` (several lines).
-        hint: bounds, choices and default in words.
+        hint: unit, bounds, choices and default in words.
         value: what it is set to, as the input shows it; empty for the default.
         shown: whether it stands in the open, and not among the further fields.
     """
@@ -116,7 +117,7 @@ def _field(pointer: str, name: str, schema: Schema, value: Any, *, required: boo
         label=name,
         form=form,
         description=schema.get("description", ""),
-        hint=_hint(schema, required=required),
+        hint=_hint(schema, unit_of(name), required=required),
         choices=[_text(choice) for choice in schema.get("enum", ())],
         value="" if value is None else _shown(value, form),
         required=required,
@@ -148,8 +149,8 @@ def _objects(schema: Any) -> Iterator[bool]:
             yield from _objects(value)
 
 
-def _hint(schema: Schema, *, required: bool) -> str:
-    parts = []
+def _hint(schema: Schema, unit: str, *, required: bool) -> str:
+    parts = [f"in {unit}"] if unit else []
     for part in (schema, *schema.get("anyOf", ())):
         parts += [f"{words} {part[name]:g}" for name, words in BOUNDS.items() if name in part]
         parts += [", ".join(map(_text, part["enum"]))] if "enum" in part and part != schema else []

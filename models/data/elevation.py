@@ -14,7 +14,7 @@ from rasterio import Affine
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from models.core.errors import DataError
-from models.data import ascii_grid, heights
+from models.data import ascii_grid, heights, preview
 from models.data.contents import notes_alone
 from models.data.decode import PIXELS
 
@@ -65,7 +65,12 @@ class Grid(NamedTuple):
     blocks: Callable[[], Iterator[Block]]
 
 
-def check(path: Path, cell_size_m: float | None, nodata: Nodata | None = None) -> dict[str, Any]:
+def check(
+    path: Path,
+    cell_size_m: float | None,
+    nodata: Nodata | None = None,
+    picture: Path | None = None,
+) -> dict[str, Any]:
     """Validate a terrain by reading all of it, a band of rows at a time.
 
     Args:
@@ -74,6 +79,7 @@ def check(path: Path, cell_size_m: float | None, nodata: Nodata | None = None) -
             raster whose unit is the degree; elsewhere it must agree with the file.
         nodata: stored value of cells without a height, beside the one that the file declares;
             ``"nan"`` for NaN, which JSON cannot hold.
+        picture: where to leave a small hillshade, if anywhere.
 
     Returns:
         ``rows``, ``columns``, ``cell_size_m``, ``nodata`` where given, and ``contents`` with
@@ -83,9 +89,19 @@ def check(path: Path, cell_size_m: float | None, nodata: Nodata | None = None) -
         DataError: naming what is wrong.
     """
     with open_grid(path, cell_size_m, nodata) as grid:
-        known = sum(int((~block.missing).sum()) for block in grid.blocks())
+        every = -(-max(grid.rows, grid.columns) // preview.LONGEST)
+        known, shown = 0, []
+        for block in grid.blocks():
+            known += int((~block.missing).sum())
+            rows = slice(-block.top % every, None, every)
+            shown.append(np.where(block.missing, np.nan, block.values)[rows, ::every])
         if known == 0:
             raise DataError("the raster has no data: every cell is nodata")
+        if picture is not None:
+            heights = np.concatenate(shown)
+            southward = grid.transform is None or grid.transform.e < 0
+            rows = heights if southward else heights[::-1]
+            preview.write_heights(picture, rows, grid.cell_size_m * every)
         sizes = {"rows": grid.rows, "columns": grid.columns, "cell_size_m": grid.cell_size_m}
         if nodata is not None and nodata != "nan":
             sizes["nodata"] = nodata

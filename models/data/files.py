@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from pydantic import ValidationError
 
 from models.core.errors import DataError
 from models.core.spec import ReadOptions
-from models.data import folders, marks, programs, series, sets
+from models.data import folders, marks, preview, programs, series, sets
 from models.data.archives import Archive, open_archive
 from models.data.arrays import ImageArrays, Labelled
-from models.data.contents import Contents, ending, hidden
+from models.data.contents import MOST_LETTERS, MOST_LINES, Contents, ending, hidden
 from models.data.decode import decode
 from models.data.folders import picture_kind
 from models.data.idx import is_idx, open_idx
@@ -130,7 +131,9 @@ def _single(path: Path) -> ImageSet:
     return sets.photographs(ImagePart(1, sets.NO_LABELS, read), contents)
 
 
-def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def check(
+    path: Path, format: str, options: Mapping[str, Any], picture: Path | None = None
+) -> dict[str, Any]:
     """Validate an uploaded file by reading all of it.
 
     Args:
@@ -138,6 +141,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
         format: ``npz``, ``image_folder``, ``parquet``, ``idx``, ``elevation``, ``net``,
             ``series`` or ``marks``, as the user says.
         options: ``cell_size_m`` and ``nodata`` for elevation; ``label`` and ``split`` for images.
+        picture: where to leave a small picture of images or of a terrain (JPEG), if anywhere.
 
     Returns:
         ``train, test, classes, channels`` and ``validation`` of labelled images, ``images`` of
@@ -151,7 +155,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
         DataError: naming what is wrong, where, and the limit.
     """
     if format in FORMATS:
-        return _check_images(path, format, _read_options(options, format))
+        return _check_images(path, format, _read_options(options, format), picture)
     allowed = {"cell_size_m", "nodata"} if format == "elevation" else set()
     if unknown := set(options) - allowed:
         raise DataError(f"options {sorted(unknown)} are not known for format {format!r}")
@@ -162,7 +166,7 @@ def check(path: Path, format: str, options: Mapping[str, Any]) -> dict[str, Any]
     if format == "elevation":
         from models.data import elevation  # GDAL is for these files alone
 
-        return elevation.check(path, options.get("cell_size_m"), options.get("nodata"))
+        return elevation.check(path, options.get("cell_size_m"), options.get("nodata"), picture)
     others = ", ".join(TABLES)
     raise DataError(f"format {format!r}; use {', '.join(FORMATS)}, {others}, elevation or net")
 
@@ -175,16 +179,33 @@ def _read_options(options: Mapping[str, Any], format: str) -> ReadOptions:
         raise DataError(f"options {names} are not known for format {format!r}") from error
 
 
-def _check_images(path: Path, format: str, options: ReadOptions) -> dict[str, Any]:
+def _check_images(
+    path: Path, format: str, options: ReadOptions, picture: Path | None
+) -> dict[str, Any]:
     if (actual := _format_of(recognise(path))) != format:
         raise DataError(f"the file is of format {actual}, not {format}")
     with open_images(path, options) as opened:
         contents, channels = opened.contents, set()
-        for part in opened.parts.values():
-            for _, image in part.pictures():  # one at a time: photographs may be large
+        shown, wanted = [], set(preview.chosen(opened.part(TRAIN).count))
+        for name, part in opened.parts.items():
+            for position, (_, image) in enumerate(part.pictures()):  # one at a time: may be large
                 contents.sizes[image.shape[:2]] += 1
                 channels.add(image.shape[2])
-        return _counts(opened, channels) | {"contents": contents.answer()}
+                if name == TRAIN and position in wanted:
+                    shown.append(preview.square(image))
+        if picture is not None:
+            preview.write_images(picture, shown)
+        return _counts(opened, channels) | {"contents": contents.answer() | _classes(opened)}
+
+
+def _classes(opened: ImageSet) -> dict[str, Any]:
+    """Images of the training part by class, of the first classes; nothing for photographs."""
+    labels = opened.part(TRAIN).labels
+    if not opened.labelled:
+        return {}
+    counts = np.bincount(labels, minlength=len(opened.classes)).tolist()
+    named = zip(opened.classes, counts, strict=True)
+    return {"classes": {name[:MOST_LETTERS]: n for name, n in islice(named, MOST_LINES)}}
 
 
 def _counts(opened: ImageSet, channels: set[int]) -> dict[str, Any]:

@@ -547,6 +547,15 @@ def test_the_rows_of_a_schema():
     ]
 
 
+def test_units_stand_beside_bounds():
+    """They are the ends of the names; without one there is none."""
+    rows = schema.groups(kinds()["terrain.simulate"].model_json_schema())
+    types = {row.name: row.type for each in rows.values() for row in each}
+    assert types["duration_s"].endswith(", in s")
+    assert types["water[](type=rain).mm_per_h"].endswith(", in mm/h")
+    assert ", in" not in types["outputs"]
+
+
 def test_a_dataset_is_shown_and_deleted(call, client):
     """What was left out and how parts and labels were chosen, as text and as JSON."""
     with make_session() as session:

@@ -68,13 +68,15 @@ def site(admin_key) -> Iterator[str]:
         yield url
 
 
+def chromium() -> str | None:
+    """The system's browser, or None."""
+    return os.environ.get("TEST_CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """The system's Chromium; where there is none, these tests say so and are left out."""
-    program = os.environ.get("TEST_CHROMIUM") or next(
-        filter(None, map(shutil.which, CHROMIUM)), None
-    )
-    if program is None:
+    if (program := chromium()) is None:
         text = f"NO BROWSER: the page is not tested; install one of {', '.join(CHROMIUM)}"
         warnings.warn(pytest.PytestWarning(text), stacklevel=1)
         pytest.skip(text)
@@ -118,17 +120,28 @@ def visitor(site, admin_key) -> Iterator[httpx.Client]:
         yield client
 
 
-def photograph(page: Any, name: str, look: Look) -> None:
+def photograph(page: Any, name: str, look: Look, folder: Path | None = None) -> None:
     """A picture of the whole page; nothing on it may be wider than the screen.
 
-    With ``TEST_GALLERY`` the pictures go where the documents show them.
+    Args:
+        page: that is shown.
+        name: of the picture.
+        look: of the page.
+        folder: for the picture; without it ``TEST_GALLERY``, and without that none is taken.
     """
     assert page.evaluate("document.documentElement.scrollWidth") <= look.width
-    if folder := os.environ.get("TEST_GALLERY"):
-        page.evaluate("scrollTo(0, document.body.scrollHeight)")  # frames load when they are seen
-        page.wait_for_timeout(500)
-        page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=f"{folder}/{name}_{look}.png", full_page=True)
+    folder = folder or Path(os.environ.get("TEST_GALLERY", ""))
+    if folder == Path():
+        return
+    for frame in page.locator("iframe:visible").all():  # they load when they are seen
+        frame.scroll_into_view_if_needed()
+        frame.content_frame.locator("body").wait_for()
+    for image in page.locator("img:visible").all():
+        image.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.images].every(i => i.complete || !i.checkVisibility())")
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(300)
+    page.screenshot(path=folder / f"{name}_{look}.png", full_page=True)
 
 
 def token_of(html: str) -> str:

@@ -1,13 +1,16 @@
 """Datasets in a browser: what there is, upload by choice and by drop, refusals."""
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
 from app.db.session import make_session
 from app.db.tables import Dataset, utc_now
 from app.services import datasets, keys
+from models.data import preview
 from tests.web.conftest import LOOKS, photograph, token_of, violations
 
 DROP = """([name, text]) => {
@@ -23,6 +26,7 @@ FOUND = {
     "label": "the folder of each picture",
     "sizes": "32 x 32",
     "notes": ["transparent pixels are white"],
+    "classes": {"flat": 700, "gabled": 500},
 }
 
 
@@ -33,9 +37,17 @@ def add(name: str, status: str = "ready", **values) -> None:
             setattr(row, column, value)
 
 
-def three() -> None:
+def picture(folder: Path) -> bytes:
+    """Images of rising grey, as a check leaves them."""
+    images = [np.full((40, 30, 3), level, np.uint8) for level in range(20, 220, 25)]
+    preview.write_images(folder / "preview.jpg", [preview.square(image) for image in images])
+    return (folder / "preview.jpg").read_bytes()
+
+
+def three(folder: Path) -> None:
     """One of each: ready, refused, being checked."""
-    add("roofs", counts={"train": 1000, "test": 200, "classes": 2}, contents=FOUND)
+    counts = {"train": 1000, "test": 200, "classes": 2}
+    add("roofs", counts=counts, contents=FOUND, preview=picture(folder))
     error = {
         "code": "dataset_invalid",
         "message": "no pictures in it",
@@ -46,8 +58,8 @@ def three() -> None:
 
 
 @pytest.mark.parametrize("look", LOOKS[:3], ids=str)
-def test_looks(user, look):
-    three()
+def test_looks(user, tmp_path, look):
+    three(tmp_path)
     look.apply(user)
     user.goto("/datasets")
     user.get_by_text("What was found").click()
@@ -55,12 +67,23 @@ def test_looks(user, look):
     assert violations(user) == []
 
 
-def test_it_tells_what_was_found_and_what_was_refused(visitor):
-    three()
+def test_it_tells_what_was_found_and_what_was_refused(visitor, tmp_path):
+    three(tmp_path)
     text = visitor.get("/datasets").text
     assert re.search(r"train 1000.*test 200.*classes 2", text, re.DOTALL)
     for part in ("no pictures in it", "2 .txt: no picture", "transparent pixels", "digits"):
         assert part in text
+    assert "gabled 500" in text
+
+
+def test_images_of_a_dataset_are_shown_where_it_has_some(visitor, tmp_path):
+    three(tmp_path)
+    (address,) = re.findall(r'src="(/datasets/ds_\w+/preview)"', visitor.get("/datasets").text)
+    answer = visitor.get(address)
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["content-security-policy"] == "sandbox"
+    assert answer.content == picture(tmp_path)
+    assert visitor.get("/datasets/scans/preview").status_code == 404
 
 
 def test_a_chosen_file_is_uploaded_and_handed_to_a_check(user, tmp_path):

@@ -23,6 +23,8 @@ def test_depth_over_time_with_coordinates_and_gauges(user, tmp_path):
     user.keyboard.press("ArrowDown")  # row 20, column 30
     expect(user.locator("#where")).to_have_text("easting (m) 382152.5, northing (m) 6354897.5")
     values = user.locator("#values tbody tr")
+    expect(values).to_have_count(2)  # one layer, nothing beside it
+    expect(user.locator("#field-swipe")).to_be_hidden()
     expect(values.nth(0)).to_have_text(re.compile(r"ground\s*9.6"))
     expect(values.nth(1)).to_have_text(re.compile(r"depth\s*2\s*m"))
     assert user.evaluate(PIXEL, ["left-map", 30, 20])[3] == 255

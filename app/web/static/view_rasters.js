@@ -15,7 +15,7 @@ let spot = null; // place that a click keeps, shares of height and width
 let pointed = null; // place under the pointer
 let latest = 0;
 
-const chosen = () => [node("left"), node("right")].map((select) => view.layers[Number(select.value)]).filter(Boolean);
+const chosen = () => [node("left"), node("right")].filter((select) => select.value !== "").map((select) => view.layers[Number(select.value)]);
 const frameOf = (layer) => layer.frames[Math.min(Number(node("time").value), layer.frames.length - 1)];
 
 // Layers of one style and unit share one scale.
