@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet pyproject.toml requirements/build.in -c co
   --override requirements/torch_apart.in --generate-hashes --no-annotate --no-header \
   --python-version 3.11.9 --python-platform linux
 
-.PHONY: help install demo serve test test-docs test-slow check audit lock
+.PHONY: help install demo serve test test-docs test-slow mutants check audit lock
 
 help:
 	@echo "make demo       run real jobs over HTTP, write results to ./demo-output, exit"
@@ -22,6 +22,7 @@ help:
 	@echo "make test       the test suite, on two cores; meant for 10 minutes"
 	@echo "make test-docs  the wheel in an empty environment, at most 5 minutes"
 	@echo "make test-slow  the tests over 10 seconds each"
+	@echo "make mutants    changes of the code that no test notices, drawn at random; a night"
 	@echo "make check      lint, format, types, import contracts, declared dependencies"
 	@echo "make audit      known vulnerabilities of the locked packages, licences of all at run time"
 	@echo "make lock       requirements/*.txt and docs/licences.md anew, after a change of constraints.txt"
@@ -43,6 +44,9 @@ test-docs: .venv/.installed-dev
 
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
+
+mutants: .venv/.installed-dev
+	$(BIN)/python -m tests.mutation
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check

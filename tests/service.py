@@ -27,6 +27,7 @@ from tests.conftest import empty
 from tests.smallest import smallest
 
 STUB = Path(__file__).parent / "workers" / "stub.py"
+START_S = 90.0  # of a process, on a machine that others use too
 # every time of the service, a tenth of its default
 QUICK = {
     "LEASE_S": 3.0,
@@ -127,7 +128,7 @@ class Service:
     def start_api(self, **env: str) -> subprocess.Popen[bytes]:
         """Start the API and wait until it answers."""
         process = self._start("api", "app.serve", **env)
-        wait_until(lambda: self._answers(process), 30, "the API answers")
+        wait_until(lambda: self._answers(process), START_S, "the API answers")
         return process
 
     def _answers(self, process: subprocess.Popen[bytes]) -> bool:
@@ -139,7 +140,9 @@ class Service:
     def start_worker(self, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait for its first heartbeat."""
         process = self._start("worker", "workers", **env)
-        wait_until(lambda: self._beats(process.pid), 30, f"the worker's heartbeat\n{self.logs()}")
+        wait_until(
+            lambda: self._beats(process.pid), START_S, f"the worker's heartbeat\n{self.logs()}"
+        )
         return process
 
     def _beats(self, pid: int) -> bool:
@@ -239,6 +242,14 @@ class Service:
         except AssertionError as error:
             text = f"{self.read(job_id)} has not reached step {step}\n{self.logs()}"
             raise AssertionError(text) from error
+
+    def hold(self) -> None:
+        """Let the children of ``steps`` wait halfway, however slow the rest of the machine is."""
+        (self.journal / "hold").touch()
+
+    def go(self) -> None:
+        """Let them go on."""
+        (self.journal / "hold").unlink()
 
     def artifacts(self, job_id: str, role: str | None = None) -> list[dict[str, Any]]:
         """Ready artifacts of a job, by name."""

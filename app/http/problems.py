@@ -8,12 +8,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel, Field, TypeAdapter
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from structlog.contextvars import get_contextvars
 
+from app.db.failures import is_temporary
 from app.errors import ServiceError
 from app.services.idempotency import Answer
 from app.services.validation_errors import EXCERPT_CHARS, MAX_ERRORS, describe_errors
@@ -269,8 +270,10 @@ def adapter_of(route: APIRoute) -> TypeAdapter[Any]:
     return ADAPTERS[annotation]
 
 
-async def on_database_away(request: Request, _: Exception) -> Response:
-    """The database is away, locked or too slow."""
+async def on_database_error(request: Request, error: Exception) -> Response:
+    """The database is away, locked, too slow, or ended a transaction; else a defect of ours."""
+    if not is_temporary(error):
+        raise error
     return respond_problem(request, "unavailable", "the database does not answer; try again")
 
 
@@ -280,9 +283,8 @@ def install(app: FastAPI) -> None:
         ServiceError: on_service_error,
         HTTPException: on_http_error,
         RequestValidationError: on_invalid,
-        OperationalError: on_database_away,
-        InterfaceError: on_database_away,
-        PoolTimeoutError: on_database_away,
+        DBAPIError: on_database_error,
+        PoolTimeoutError: on_database_error,
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)

@@ -1,16 +1,18 @@
 """Every error is a problem document that names the field, the range and a way out."""
 
 import json
+import time
 
 import jsonschema
 import pytest
 from fastapi import APIRouter
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.http.problems import PROBLEMS, Problem
 from app.http.strict import StrictRoute, check
 from app.main import create_app
-from app.services import artifacts
+from app.services import artifacts, jobs
 from app.services.validation_errors import locate, pointer
 from models.catalog import kinds
 from tests.app.factories import claim, write
@@ -37,6 +39,30 @@ def post(client, body, **headers):
 def errors(client, body) -> dict[str, dict]:
     body = problem(post(client, body), 422, "validation_failed")
     return {error["pointer"]: error for error in body["errors"]}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_transaction_that_the_database_ended_is_503(client, monkeypatch):
+    """As on a loaded machine, where a request may rest for longer than PostgreSQL allows."""
+    list_page = jobs.list_page
+
+    def resting(session, *arguments):
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
+        time.sleep(0.3)
+        return list_page(session, *arguments)
+
+    monkeypatch.setattr(jobs, "list_page", resting)
+    answer = client.get("/v1/jobs")
+    problem(answer, 503, "unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_a_statement_that_is_always_wrong_is_500(client, monkeypatch):
+    def wrong(session, *_arguments):
+        session.execute(text("SELECT no_such_column FROM jobs"))
+
+    monkeypatch.setattr(jobs, "list_page", wrong)
+    problem(client.get("/v1/jobs"), 500, "internal")
 
 
 class TestFramework:

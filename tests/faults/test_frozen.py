@@ -66,6 +66,7 @@ def test_a_frozen_database_is_away_within_five_seconds(make_service, request, tm
     service = make_service(url, behaviour="steps", steps=400, step_s=0.02)
     service.start_api()
     service.start_worker()
+    service.hold()
     job_id = service.submit()
     service.wait_step(job_id, 5)
     with frozen(processes):
@@ -77,6 +78,7 @@ def test_a_frozen_database_is_away_within_five_seconds(make_service, request, tm
                 assert int(answer.headers["Retry-After"]) >= 1
         assert service.post_job().status_code == 503
         assert service.client.get("/healthz").status_code == 200
+    service.go()
     job = service.wait(job_id)
     assert job["result"] == {"total": 400 * 401 // 2}
     service.check(job_id)

@@ -126,6 +126,7 @@ def test_database_away(make_service, request, broker, tmp_path, away_s, runs):
     service = make_service(url, broker.url, behaviour="steps", steps=100, step_s=0.03)
     service.start_api()
     service.start_worker()
+    service.hold()
     job_id = service.submit()
     service.wait_step(job_id, 10)
     wire.cut()
@@ -138,6 +139,7 @@ def test_database_away(make_service, request, broker, tmp_path, away_s, runs):
     if runs == 2:
         assert not service.children()  # dead before the reaper may give the job away
     wire.join()
+    service.go()
     job = service.wait(job_id)
     assert job["result"] == {"total": 5050}
     assert job["run_number"] == runs

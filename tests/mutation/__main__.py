@@ -1,11 +1,12 @@
-"""Which changes of the code no test notices: a random sample of mutants, and those by hand.
+"""Which changes of the code no test notices: a random sample of mutants, or those by hand.
 
     python -m tests.mutation --count 200        # make mutants; writes the report
-    python -m tests.mutation --count 0          # those by hand alone
+    python -m tests.mutation --count 0          # those by hand
 
 Each mutant runs, in a copy of the checkout, the tests of its module on SQLite until the first that
 fails. A failure counts only where the same test passes without the change. Writes
-``tests/bench/results/mutation_<date>.json``; docs/mutation.md says how to read it.
+``tests/bench/results/mutation_<date>.json``, or ``mutation_by_hand_<date>.json``; docs/mutation.md
+says how to read it.
 """
 
 import argparse
@@ -41,15 +42,16 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "limit_s": arguments.limit,
     }
+    name_of_file = "mutation" if drawn else "mutation_by_hand"
     preload()
     with tempfile.TemporaryDirectory(prefix="sx-mutants-") as name:
         copy = Path(name)
         _copy_to(copy)
         tried: list[dict[str, Any]] = []
-        for mutant in (*NAMED, *drawn):
+        for mutant in drawn or NAMED:
             tried.append(_try(mutant, copy, arguments.limit))
             print(json.dumps(tried[-1]), flush=True)
-            _write(report | {"outcomes": _counts(tried), "mutants": tried})
+            _write(name_of_file, report | {"outcomes": _counts(tried), "mutants": tried})
 
 
 def _git(*words: str) -> str:
@@ -93,8 +95,8 @@ def _counts(tried: list[dict[str, Any]]) -> dict[str, int]:
     return dict(Counter(each["outcome"] for each in tried))
 
 
-def _write(report: dict[str, Any]) -> None:
-    (RESULTS / f"mutation_{report['date']}.json").write_text(json.dumps(report, indent=1) + "\n")
+def _write(name: str, report: dict[str, Any]) -> None:
+    (RESULTS / f"{name}_{report['date']}.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

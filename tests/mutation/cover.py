@@ -55,8 +55,8 @@ FOLDERS = {  # tests of a module that is not named above
     "workers": "workers/test_execute workers/test_recorder workers/test_runner "
     "workers/test_containment workers/test_cleaner",
     "models/core": "models/core/test_core_{0}",
-    "models/data": "models/data/test_data_files models/data/test_data_imports "
-    "models/data/test_data_headers",
+    "models/data": "models/data/test_data_{0} models/data/test_data_files "
+    "models/data/test_data_imports models/data/test_data_headers",
 }
 
 

@@ -49,13 +49,13 @@ class Mutant(NamedTuple):
 def mutants(root: Path, path: str) -> list[Mutant]:
     """Every mutant of a file."""
     source = (root / path).read_text()
-    ignored, tree = list(_ignored(ast.parse(source))), get_ast(source)
+    ignored, nodes = list(_ignored(ast.parse(source))), list(ast_nodes(get_ast(source)))
     found = []
     for name in operator_names():
         if any(word in name for word in LEFT_OUT):
             continue
         operator = get_operator(name)()
-        spans = [span for node in ast_nodes(tree) for span in operator.mutation_positions(node)]
+        spans = [span for node in nodes for span in operator.mutation_positions(node)]
         found += [
             Mutant(path, name, occurrence, span[0])
             for occurrence, span in enumerate(spans)

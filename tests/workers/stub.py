@@ -23,10 +23,14 @@ from models.core.run import Run, StoppedError
 
 STEPS = int(os.environ.get("LC_STUB_STEPS", "20"))  # LC_ passes the runner's allow-list
 STEP_S = float(os.environ.get("LC_STUB_STEP_S", "0.02"))
+HOLD = Path(os.environ.get("LC_STUB_JOURNAL", "nowhere"), "hold")  # while it is there nobody passes
 
 
 def steps(spec, run: Run) -> None:
-    """Count to STEPS, with a checkpoint each 5; the last file tells the sum of all steps."""
+    """Count to STEPS, with a checkpoint each 5; the last file tells the sum of all steps.
+
+    Halfway it waits as long as the test holds it.
+    """
     first, total = 1, 0
     if run.resume:
         first, total = (int(word) for word in run.resume.read_text().split())
@@ -37,6 +41,8 @@ def steps(spec, run: Run) -> None:
         run.progress(step, STEPS)
         if step % 5 == 0:
             _save(run, step, total)
+        while step == STEPS // 2 and HOLD.exists() and not run.stopping:
+            time.sleep(0.02)
         if run.stopping:
             if run.stop_wants_checkpoint and step % 5:
                 _save(run, step, total)
