@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, TypeAdapter
 
+from models.classify.spec import ClassifyPredict
 from models.core.run import Run
 from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan, DynamicDownsamplingTrain
@@ -34,7 +35,8 @@ JobSpec = Annotated[
     | TerrainCompare
     | FreeTicketsTrain
     | LcwTrain
-    | LcwSample,
+    | LcwSample
+    | ClassifyPredict,
     Field(discriminator="kind"),
 ]
 

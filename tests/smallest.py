@@ -86,6 +86,10 @@ _SMALLEST: dict[str, dict[str, Any]] = {
         "phase2": {"max_steps": 6, "batch_size": 32, "validate_every": 3},
         "evaluation": {"num_samples": 100, "classifier_steps": 10, "baselines": ["normal"]},
     },
+    "classify.predict": {
+        "model": {"pretrained": "efficientnet_lite0"},
+        "data": {"dataset": "photos"},
+    },
     "lcw.sample": {"model": {"pretrained": "digits"}, "count": 64},
 }
 

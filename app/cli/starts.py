@@ -1,4 +1,7 @@
-"""One line from a file to a picture: ``explain photo.jpg``, ``train FOLDER``, ``flood dem.tif``."""
+"""One line from a file to a picture.
+
+``explain photo.jpg``, ``train FOLDER``, ``predict JOB photo.jpg``, ``flood dem.tif``.
+"""
 
 import hashlib
 import re
@@ -12,8 +15,8 @@ import typer
 from app.cli import refs
 from app.cli.connect import connect
 from app.cli.follow import follow, report
-from app.cli.jobs import bytes_bar, fetch
-from app.cli.output import say, summary
+from app.cli.jobs import JobRef, bytes_bar, fetch
+from app.cli.output import one_line, say, summary
 from app.cli.values import Settings, with_values
 from sextant_client import ApiError, Client
 from sextant_client.download import within
@@ -22,6 +25,7 @@ from sextant_client.packing import members_of
 EPOCHS_OF_IMAGES = 3
 SUBSET = 5000  # of more training images, so that a first run is short
 SIDE = 32  # in pixels; images of other sizes are resized
+NETS = ("ensemble.safetensors", "weights.safetensors")
 SpecOf = Callable[[Client, dict[str, Any]], dict[str, Any]]
 
 To = Annotated[Path, typer.Option(help="Folder to put the picture in")]
@@ -29,7 +33,7 @@ To = Annotated[Path, typer.Option(help="Folder to put the picture in")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (explain, train, flood):
+    for command in (explain, train, predict, flood):
         app.command()(command)
 
 
@@ -51,6 +55,18 @@ def train(
     _start([folder], {}, _training, settings, to)
 
 
+def predict(
+    ref: JobRef,
+    photo: Annotated[Path, typer.Argument(exists=True, help="A picture, or a folder of them")],
+    settings: Settings = None,
+    to: To = Path(),
+) -> None:
+    """Ask a net that you trained what is in a picture."""
+    with connect() as client:
+        net = _net_of(client, ref)
+    _start([photo], {}, lambda _, dataset: _predicting(net, dataset), settings, to, _tell_classes)
+
+
 def flood(
     dem: Annotated[Path, typer.Argument(exists=True, help="Elevation: GeoTIFF, ASCII grid, npy")],
     cell_size_m: Annotated[
@@ -70,8 +86,12 @@ def _start(
     spec_of: SpecOf,
     settings: list[str] | None,
     to: Path,
+    tell: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> None:
-    """Import, submit, follow, download the main picture; exit code 1 unless it succeeded."""
+    """Import, submit, follow, download the main picture; exit code 1 unless it succeeded.
+
+    ``tell`` says what is special of a job that succeeded.
+    """
     with connect() as client:
         dataset = _imported(client, paths, options)
         spec = with_values(spec_of(client, dataset), settings or ())
@@ -81,6 +101,7 @@ def _start(
         if job["status"] != "succeeded":
             report(client, job)
             raise typer.Exit(1)
+        tell(job)
         picture = _main_picture(client, job)
         target = within(to / refs.short([job["id"]])[0], picture["name"])
         fetch(client, job["id"], picture, target)
@@ -129,6 +150,36 @@ def _explaining(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:
 def _training(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:
     check_classes(dataset)
     return on_images(client.kind("dynamic_downsampling.train")["presets"]["digits"], dataset)
+
+
+def _net_of(client: Client, ref: str) -> dict[str, str]:
+    """The trained net of a job, as a spec names it: all members of an ensemble, where it is one.
+
+    Raises:
+        ValueError: if there is no such job, or it left no net.
+    """
+    job_id = refs.job_id(client, ref)
+    left = {each["name"] for each in client.artifacts(job_id)}
+    name = next((each for each in NETS if each in left), None)
+    if name is None:
+        raise ValueError(
+            f"{job_id} left neither {' nor '.join(NETS)}: name a training of a classifier that has"
+            " succeeded, for example one of `sextant train FOLDER`"
+        )
+    return {"job": job_id, "artifact": name}
+
+
+def _predicting(net: Mapping[str, str], dataset: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "classify.predict",
+        "model": dict(net),
+        "data": {"dataset": dataset["name"]},
+    }
+
+
+def _tell_classes(job: dict[str, Any]) -> None:
+    for each in job["result"]["predictions"]:
+        say(one_line(f"{each['image']}: {each['class']} ({each['probability']:.0%})"))
 
 
 def _flooding(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:

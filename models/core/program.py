@@ -41,29 +41,3 @@ def gap(actual: Tensor, expected: Tensor) -> float:
     Both tensors have one shape [...].
     """
     return float(((actual - expected).abs() / expected.abs().clamp(min=1)).max())
-
-
-@torch.no_grad()
-def write(
-    path: Path, net: nn.Module, x: Float[Tensor, "b c h w"], description: Mapping[str, Any]
-) -> float:
-    """Write a net with its batch left open; read it back and compare both on one image more.
-
-    Args:
-        path: of the file.
-        net: on the CPU.
-        x: three or more normalised images of the size to come; they are not kept.
-        description: goes into the file as ``description.json``.
-
-    Returns:
-        The largest gap between file and net, relative where a value is above 1.
-
-    Raises:
-        RuntimeError: if it is above 1e-4.
-    """
-    net.eval()
-    answer = save(path, export(net, x[:2]), description)
-    off = gap(answer(x), net(x))
-    if not off <= TOLERANCE:
-        raise RuntimeError(f"{path.name} differs from its net by {off}, more than {TOLERANCE}")
-    return off

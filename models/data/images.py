@@ -161,16 +161,24 @@ def _subset(pair: list[Tensor], count: int, seed: int) -> list[Tensor]:
     return [tensor[chosen] for tensor in pair]
 
 
-def resize(images: UInt8[Tensor, "n h w c"], size: int) -> UInt8[Tensor, "n new_h new_w c"]:
-    """Images of ``size`` x ``size`` pixels: area means where they shrink, bilinear where not."""
-    shrinks = size <= min(images.shape[1:3])
+def resize(
+    images: UInt8[Tensor, "n h w c"], size: int | tuple[int, int]
+) -> UInt8[Tensor, "n new_h new_w c"]:
+    """Images of a size: area means where they shrink, bilinear where not.
+
+    Args:
+        images: of one size.
+        size: the new side of squares, or height and width, in pixels.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    shrinks = sides[0] <= images.shape[1] and sides[1] <= images.shape[2]
     parts = []
     for chunk in images.split(CHUNK):
         x = chunk.permute(0, 3, 1, 2).float()
         if shrinks:
-            x = functional.interpolate(x, size=(size, size), mode="area")
+            x = functional.interpolate(x, size=sides, mode="area")
         else:
-            x = functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+            x = functional.interpolate(x, size=sides, mode="bilinear", antialias=True)
         parts.append(x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
     return torch.cat(parts).contiguous()
 

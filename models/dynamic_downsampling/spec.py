@@ -17,6 +17,7 @@ from models.supervised.spec import (
     ASSESSMENT,
     BASELINE_METRICS,
     CALIBRATION,
+    EXPORTS,
     METRICS,
     SupervisedSpec,
     metrics_of,
@@ -48,10 +49,16 @@ class Downsampled(SupervisedSpec):
         description="Afterwards train plain nets of the same seed, one of as many steps and one cut"
         " to the time of this training; report the saving and what each comes to",
     )
-    export: bool = Field(
-        default=False,
-        description="Leave net.pt2, for torch.export.load: normalised images to logits, any batch",
+    export: bool | None = Field(
+        default=None,
+        description="Leave net.pt2, for torch.export.load: normalised images to logits, any batch;"
+        " null does from 100 steps on",
     )
+
+    @property
+    def program_asked(self) -> bool | None:
+        """Field ``export``."""
+        return self.export
 
     @model_validator(mode="after")
     def _fits(self) -> "Downsampled":
@@ -199,7 +206,7 @@ class DynamicDownsamplingTrain(Downsampled):
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("weights.safetensors", "weights", "final net, loads into the plain one"),
-        ArtifactInfo("net.pt2", "export", "for torch.export.load, any batch", on_request=True),
+        *EXPORTS,
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
         ArtifactInfo("report.json", "report", "all figures of the result, layers, versions"),
         ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds, operations"),

@@ -5,19 +5,18 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
-from models.core import checkpoint, device, program, ranks
+from models.core import device, ranks
 from models.core.run import Run
 from models.data import images
 from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling.norms import reestimate
 from models.dynamic_downsampling.setup import Setup, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
-from models.nets.build import build_net
+from models.supervised import outputs
 from models.supervised.assess import assess
 from models.supervised.evaluate import Scores
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
-from models.supervised.state import describe
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
 
@@ -36,15 +35,10 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
     total = 3 * len(setup.decisions) if spec.compare_baseline else None  # at most
     fitted = fit_cheap(setup, run, SubRun(total=total))
     scores = finish(setup, fitted)
-    if ranks.is_first():
-        weights = "weights.safetensors"
-        checkpoint.write(run.dir / weights, setup.net.state_dict(), describe(spec, data))
-        run.artifact(weights, role="weights", step=fitted.steps)
     values = report.values(setup, fitted, scores)
     if ranks.is_first():
         values |= assess(setup.net, data, spec, run)
-    if spec.export and ranks.is_first():
-        values["export_gap"] = export(setup, run)
+        values |= outputs.leave(setup.net, spec, data, run, values, fitted.steps)
     arms = {"some steps cheap": fitted}
     if spec.compare_baseline:
         plain = baselines.train_plain(setup, run)
@@ -54,17 +48,6 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
     if ranks.is_first():
         report.write(setup, arms, values, run)
         run.result(**values)
-
-
-def export(setup: Setup, run: Run) -> float:
-    """Leave the final net, as the plain one that it is, in ``net.pt2``; its gap to the file."""
-    spec, data, name = setup.spec, setup.data, "net.pt2"
-    plain = build_net(spec.net(), len(data.classes), data.channels, data.size)
-    plain.load_state_dict(setup.net.state_dict())
-    x = images.normalise(data.test[:3], data.mean, data.std).cpu()
-    gap = program.write(run.dir / name, plain, x, describe(spec, data))
-    run.artifact(name, role="export")
-    return gap
 
 
 def fit_cheap(setup: Setup, run: Run, sub_run: SubRun) -> Fitted:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from models.core import device
 from models.core.spec import DatasetRef
 from models.data import images
-from models.freetickets import corruptions, ensemble, shifts, tickets
+from models.freetickets import corruptions, ensemble, shifts
 from models.freetickets.spec import CORRUPTED_SETS
 from models.freetickets.training import Training
+from models.nets import tickets
 from models.supervised.evaluate import predict
 from models.supervised.state import describe
 

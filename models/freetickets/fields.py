@@ -75,10 +75,14 @@ class EnsembleEvaluation(SpecGroup):
 class Export(SpecGroup):
     """What is left of the ensemble for other programs, and how fast it runs here."""
 
-    program: bool = Field(
-        default=False, description="Leave ensemble.pt2, for torch.export.load, checked"
+    program: bool | None = Field(
+        default=None,
+        description="Leave ensemble.pt2, for torch.export.load, checked; null does from 100 steps"
+        " on",
     )
-    onnx: bool = Field(default=False, description="Leave ensemble.onnx, checked")
+    onnx: bool | None = Field(
+        default=None, description="Leave ensemble.onnx, checked; null does where it fits in a file"
+    )
     timings: list[Int] = Field(
         default=[],
         max_length=8,

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import time
 from statistics import median
 from typing import Any
 
@@ -9,35 +10,32 @@ import torch
 from torch import Tensor
 
 from models.core import device
-from models.core import program as programs
-from models.data import images
-from models.freetickets import cost, ensemble, infer, sparse, tickets
+from models.freetickets import cost, ensemble, infer, sparse
 from models.freetickets.evaluate import Tested, figures, mean_of, test_tickets, under_shift
 from models.freetickets.training import Training
+from models.nets import tickets
+from models.supervised import card, outputs
 from models.supervised.assess import assess_predictions
 from models.supervised.loop import Fitted
-from models.supervised.state import describe, spec_digest
+from models.supervised.state import spec_digest
 
 TIMED_ROUNDS = 7
+# what the ensemble gives other programs, and which axis is the batch
+EXPORTED = {"log_probabilities": 0, "member_log_probabilities": 1}
 
 
 def finish(training: Training, fitted: Fitted) -> None:
     """Leave ensemble file, result, report, tables and pictures of a training that has ended."""
     done = _complete(training, fitted)
-    run, about = training.run, describe(training.spec, training.data)
-    path = run.dir / "ensemble.safetensors"
-    checksum = tickets.write(path, training.kept[:done], training.form, about)
-    run.artifact(path.name, role="weights", step=fitted.steps, tickets=done)
     tested = test_tickets(training, done, fitted.steps)
     values = _values(training, tested, fitted)
-    values |= {"ensemble_bytes": path.stat().st_size, "content_sha256": checksum}
     together = ensemble.mixture(tested.logs)
-    values |= assess_predictions(together, tested.labels, training.data, run)
+    values |= assess_predictions(together, tested.labels, training.data, training.run)
+    values |= _leave_ensemble(training, tested, values, fitted)
     values |= under_shift(training, tested)
-    values |= _exported(training, tested)
     timings = _timed(training, tested)
     _write(training, tested, values, fitted, timings)
-    run.result(**brief(values))
+    training.run.result(**brief(values))
 
 
 def brief(results: Any) -> Any:
@@ -149,33 +147,33 @@ def work(training: Training, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _exported(training: Training, tested: Tested) -> dict[str, Any]:
-    """The files for other programs that the spec asks for, and how far they are from the nets."""
-    asked, run = training.spec.export, training.run
-    if not (asked.program or asked.onnx):
-        return {}
-    from models.freetickets import export  # onnx is for these files alone
-
-    about = describe(training.spec, training.data) | {"tickets": len(tested.nets)}
-    program = export.program_of(tested.nets, _samples(training, 2))
-    gaps = {}
-    for name, wanted, write in (
-        ("ensemble.pt2", asked.program, programs.save),
-        ("ensemble.onnx", asked.onnx, export.write_onnx),
-    ):
-        if wanted:
-            answer = write(run.dir / name, program, about)
-            # another batch size than the program was recorded with, so that it must be open
-            gaps[name] = export.distance(answer, tested.nets, _samples(training, 3))
-            run.artifact(name, role="export", tickets=len(tested.nets))
-    return {"export_gaps": gaps}
-
-
-def _samples(training: Training, count: int) -> Tensor:
-    """Normalised test images, over again where there are too few."""
-    data = training.data
-    some = data.test[torch.arange(count) % len(data.test)]
-    return images.normalise(some, data.mean, data.std).contiguous()
+def _leave_ensemble(
+    training: Training, tested: Tested, values: dict[str, Any], fitted: Fitted
+) -> dict[str, Any]:
+    """The file of all tickets, the ensemble for other programs, its card; sizes, gaps, seconds."""
+    spec, run, done = training.spec, training.run, len(tested.nets)
+    about = card.make(spec, training.data, run.device, outputs.figures_of(values, "ensemble_"))
+    path = run.dir / "ensemble.safetensors"
+    checksum = tickets.write(path, training.kept[:done], training.form, about)
+    run.artifact(path.name, role="weights", step=fitted.steps, tickets=done)
+    started = time.perf_counter()
+    gaps = outputs.export(
+        "ensemble",
+        infer.Ensemble([infer.fold(net) for net in tested.nets]),
+        EXPORTED,
+        about | {"tickets": done},
+        outputs.samples(training.data),
+        run,
+        program=spec.wants_program(fitted.steps),
+        onnx=spec.wants_onnx,
+        reference=infer.Ensemble(tested.nets),
+    )
+    seconds = time.perf_counter() - started
+    rows = {path.name: "all tickets without their zeros, with this card in the header"}
+    rows |= {f"tickets/ticket-{k}.safetensors": "a ticket as a plain net" for k in range(done)}
+    outputs.leave_card(run, about, rows, gaps)
+    sizes = {"ensemble_bytes": path.stat().st_size, "content_sha256": checksum}
+    return sizes | {"export_gaps": gaps, "export_seconds": seconds}
 
 
 def _timed(training: Training, tested: Tested) -> dict[str, list[dict[str, Any]]]:
@@ -186,7 +184,7 @@ def _timed(training: Training, tested: Tested) -> dict[str, list[dict[str, Any]]
         nets = [net.bfloat16() for net in nets]
     timings: dict[str, list[dict[str, Any]]] = {"ways": [], "layers": []}
     for size in training.spec.export.timings:
-        x = _samples(training, size).to(next(nets[0].parameters()).dtype)
+        x = outputs.samples(training.data, size).to(next(nets[0].parameters()))
         x = x.contiguous(memory_format=layout)
         name, _, ms, left_out = infer.fastest(nets, x, TIMED_ROUNDS)
         timings["ways"].append({"batch": size, "chosen": name, "ms": ms, "left_out": left_out})

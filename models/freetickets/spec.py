@@ -47,7 +47,8 @@ class FreeTicketsTrain(SupervisedSpec):
             "the ensemble for torch.export.load, any batch",
             on_request=True,
         ),
-        ArtifactInfo("ensemble.onnx", "export", "the ensemble as ONNX, any batch", on_request=True),
+        ArtifactInfo("ensemble.onnx", "export", "the ensemble as ONNX, any batch"),
+        ArtifactInfo("model_card.md", "report", "what the ensemble is, how good, how to use it"),
         ArtifactInfo("report.json", "report", "all figures, layers, updates, operations, times"),
         ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds"),
         ArtifactInfo("updates.csv", "table", "a row an update of the masks"),
@@ -194,14 +195,28 @@ class FreeTicketsTrain(SupervisedSpec):
             raise ValueError("evaluate.ood names one set twice: give each once")
 
     def _check_exports(self) -> None:
-        weights = sum(layer.size for layer in self.layers(3, 10, 32, 32))
-        size = 4 * weights * self.tickets
-        if self.export.onnx and size >= ONNX_LIMIT_BYTES:
+        if self.export.onnx and self._bytes >= ONNX_LIMIT_BYTES:
             raise ValueError(
                 f"export.onnx: {self.tickets} members of {self.model.name} take"
-                f" {size / 1e9:.1f} GB, a file of ONNX holds 2.1: lower members, or use"
+                f" {self._bytes / 1e9:.1f} GB, a file of ONNX holds 2.1: lower members, or use"
                 " export.program"
             )
+
+    @property
+    def _bytes(self) -> int:
+        """Of the weights of all members."""
+        return 4 * self.tickets * sum(layer.size for layer in self.layers(3, 10, 32, 32))
+
+    @property
+    def wants_onnx(self) -> bool:
+        """Whether the ensemble is left as ONNX."""
+        fits = self._bytes < ONNX_LIMIT_BYTES
+        return fits if self.export.onnx is None else self.export.onnx
+
+    @property
+    def program_asked(self) -> bool | None:
+        """Field ``export.program``."""
+        return self.export.program
 
     @property
     def tickets(self) -> int:

@@ -12,13 +12,14 @@ from models.core import device, ranks
 from models.core.run import Run
 from models.data import images
 from models.data.images import ImageData
-from models.freetickets import report, tickets
+from models.freetickets import report
 from models.freetickets.spec import FreeTicketsTrain
-from models.freetickets.tickets import Form
 from models.freetickets.timetable import Phase, Update, phase_at, refined
 from models.freetickets.topology import Topology, UpdateStats
 from models.freetickets.training import CHANGE_COLUMNS, Training
+from models.nets import tickets
 from models.nets.build import build_net
+from models.nets.tickets import Form
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate

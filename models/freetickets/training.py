@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from models.core import checkpoint
 from models.core.run import Run
 from models.data.images import ImageData
-from models.freetickets import tickets
 from models.freetickets.spec import FreeTicketsTrain
-from models.freetickets.tickets import Form, Ticket
 from models.freetickets.timetable import Phase, Update
 from models.freetickets.topology import Topology
-from models.supervised.state import describe
+from models.nets import tickets
+from models.nets.tickets import Form, Ticket
+from models.supervised import card
 
 CHANGE_COLUMNS = ("step", "escape", "prune_rate", "dropped", "regrown")
 
@@ -72,7 +72,8 @@ class Training:
     def leave_ticket(self, number: int, done: int) -> None:
         """Write a ticket as the weights of a plain net, for any kind that takes one."""
         name = f"tickets/ticket-{number}.safetensors"
-        about = describe(self.spec, self.data) | {"ticket": number, "step": done}
+        about = card.make(self.spec, self.data, self.run.device, {})  # it is tested at the end
+        about |= {"ticket": number, "step": done}
         state = tickets.state_of(self.kept[number], self.form)
         checkpoint.write(self.run.dir / name, state, about)
         self.run.artifact(name, role="weights", step=done, ticket=number)

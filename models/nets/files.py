@@ -1,12 +1,14 @@
 """Trained nets from their files: weights and checkpoints of every supervised method."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from models.core.checkpoint import part, read
 from models.core.errors import DataError
+from models.nets import tickets
 from models.nets.build import build_net
 
 
@@ -47,5 +49,24 @@ def load_net(path: Path, device: str) -> LoadedNet:
         raise DataError(
             f"{path.name} does not describe a net that fits its weights: {error}"
         ) from error
-    net.to(device).eval()
-    return LoadedNet(net, classes, shown["mean"], shown["std"], size, shown["channels"])
+    return _loaded(net.to(device).eval(), description)
+
+
+def load_members(path: Path, device: str) -> tuple[list[LoadedNet], dict[str, Any]]:
+    """All nets of a file, of which an ensemble has several, and what the file tells of itself.
+
+    Raises:
+        DataError: as for :func:`load_net`.
+    """
+    description = read(path)[1]
+    if "ensemble" in description:
+        nets = tickets.load(path, device).nets
+        return [_loaded(net, description) for net in nets], description
+    return [load_net(path, device)], description
+
+
+def _loaded(net: nn.Module, description: Mapping[str, Any]) -> LoadedNet:
+    shown = description["input"]
+    size = (shown["height"], shown["width"])
+    mean, std = shown["mean"], shown["std"]
+    return LoadedNet(net, description["classes"], mean, std, size, shown["channels"])

@@ -21,6 +21,7 @@ BLOCKS = {
     "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
 }
+IMAGENET_MARGIN = 256 / 224  # resize to 256, keep the central 224
 EXPANSION = 4  # of the bottleneck blocks of resnet50
 
 
@@ -32,6 +33,14 @@ class Net(SpecGroup):
     def architecture(self) -> dict[str, Any]:
         """What a file tells of the net, so that ``nets.build`` makes it again."""
         return self.model_dump()
+
+
+class Pretrained(SpecGroup):
+    """A net whose trained weights come with a Python package of the extra ``samples``."""
+
+    pretrained: Literal["efficientnet_lite0"] = Field(
+        description="EfficientNet-Lite0 trained on ImageNet, 1,000 classes, 224 x 224 RGB"
+    )
 
 
 class ResidualNet(Net):

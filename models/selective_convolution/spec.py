@@ -14,6 +14,7 @@ from models.supervised.spec import (
     ASSESSMENT,
     BASELINE_METRICS,
     CALIBRATION,
+    EXPORTS,
     METRICS,
     SupervisedSpec,
 )
@@ -35,7 +36,10 @@ class SelectiveConvolutionTrain(SupervisedSpec):
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("weights.safetensors", "weights", "final net with gates, sources and shifts"),
-        ArtifactInfo("export.safetensors", "weights", "the same net for inference, smaller"),
+        ArtifactInfo(
+            "export.safetensors", "weights", "the same net for inference, smaller", on_request=True
+        ),
+        *EXPORTS,
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
         ArtifactInfo("report.json", "report", "all figures of the result, units, versions"),
         ArtifactInfo("history.csv", "table", "a row an epoch: loss, accuracy, seconds"),
@@ -94,9 +98,19 @@ class SelectiveConvolutionTrain(SupervisedSpec):
         description="Also leave the net without closed slots and batch norms; integer_shift rounds"
         " the shifts to whole pixels, which then cost a copy",
     )
+    program: bool | None = Field(
+        default=None,
+        description="Leave net.pt2, for torch.export.load: normalised images to logits, any batch;"
+        " null does from 100 steps on",
+    )
     compare_with_plain: bool = Field(
         default=False, description="Train the plain net of the same seed afterwards"
     )
+
+    @property
+    def program_asked(self) -> bool | None:
+        """Field ``program``."""
+        return self.program
 
     @model_validator(mode="after")
     def _fits(self) -> "SelectiveConvolutionTrain":

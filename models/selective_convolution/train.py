@@ -9,17 +9,18 @@ from models.core.run import Run
 from models.data import images
 from models.data.images import ImageData
 from models.nets.build import build_net
+from models.nets.selective.portable import portable
 from models.nets.selective.unit import SelectiveUnit
 from models.selective_convolution import report
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import Rounds
 from models.selective_convolution.spec import SelectiveConvolutionTrain
+from models.supervised import card, outputs
 from models.supervised.assess import assess
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
-from models.supervised.state import describe
 
-WEIGHTS, EXPORT = "weights.safetensors", "export.safetensors"
+EXPORT = "export.safetensors"
 
 
 def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
@@ -42,9 +43,9 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     rounds, fitted = fit_selective(net, spec, data, run, SubRun(total=whole))
     figures = report.values(spec, data, net, rounds, fitted)
     if ranks.is_first():
-        checkpoint.write(run.dir / WEIGHTS, net.state_dict(), describe(spec, data))
-        run.artifact(WEIGHTS, role="weights", step=fitted.steps)
         figures |= assess(net, data, spec, run)
+        portable = portable_of(net, spec, data) if rounds.units else None
+        figures |= outputs.leave(net, spec, data, run, figures, fitted.steps, portable)
     if spec.export != "none":
         figures |= _export(net, spec, data, run)
     arms = {"selective" if spec.selective.enabled else "plain": fitted}
@@ -104,6 +105,12 @@ def fit_selective(
     return rounds, fitted
 
 
+def portable_of(net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData) -> nn.Module:
+    """The trained net without closed slots, in operations that other programs have."""
+    small, _ = compact(net, spec.model, len(data.classes), data.channels, whole=False)
+    return portable(small)
+
+
 def _export(
     net: nn.Module, spec: SelectiveConvolutionTrain, data: ImageData, run: Run
 ) -> dict[str, Any]:
@@ -112,7 +119,8 @@ def _export(
     small, units = compact(net, spec.model, len(data.classes), data.channels, whole=whole)
     scores = test(small, data, spec, run.device, "test")
     if ranks.is_first():
-        description = describe(spec, data)
+        figures = {"test_accuracy": scores.accuracy, "test_nll": scores.nll}
+        description = card.make(spec, data, run.device, outputs.figures_of(figures))
         description["net"] = spec.model.model_dump() | {"units": units.model_dump()}
         checkpoint.write(run.dir / EXPORT, small.state_dict(), description)
         run.artifact(EXPORT, role="weights", form=spec.export)

@@ -25,6 +25,7 @@ from models.nets.spec import Net
 CLASSIFIERS = ("dynamic_downsampling.train", "freetickets.train", "selective_convolution.train")
 CLASSIFIER_FILES = ("weights.*", "export.*", "tickets/*", "checkpoints/*")
 # fields that a stored spec always has, since defaults are filled in; one by hand may leave them out
+PROGRAM_FROM = 100  # steps: torch.export alone takes the 5 s of so short a training
 FILLED_IN = {"images", "optimizer", "budget", "precision"}
 # what models/supervised/loop.py reports of every training
 METRICS = (
@@ -43,6 +44,12 @@ ASSESSMENT = (
     ArtifactInfo("classes.csv", "table", "a row a class: images, predictions, test accuracy"),
     ArtifactInfo("confusion.csv", "table", "test images by true and predicted class"),
     ArtifactInfo("confusion.png", "image", "which classes are taken for which"),
+)
+# what models/supervised/outputs.py leaves of every training of one net
+EXPORTS = (
+    ArtifactInfo("net.onnx", "export", "normalised images to logits, any batch"),
+    ArtifactInfo("net.pt2", "export", "the same for torch.export.load", on_request=True),
+    ArtifactInfo("model_card.md", "report", "what the net is, how good, and how to use it"),
 )
 CALIBRATION = ArtifactInfo("calibration.png", "image", "accuracy of the test against confidence")
 
@@ -175,6 +182,16 @@ class SupervisedSpec(Spec):
     def net(self) -> dict[str, Any]:
         """What a file must tell so that ``nets.build`` makes the trained net again."""
         return self.model.architecture()
+
+    def wants_program(self, steps: int) -> bool:
+        """Whether a training of so many steps leaves a program of ``torch.export``."""
+        asked = self.program_asked
+        return steps >= PROGRAM_FROM if asked is None else asked
+
+    @property
+    def program_asked(self) -> bool | None:
+        """What the spec says of it; the field differs by kind."""
+        return None
 
     def batch(self, images: int) -> int:
         """Images a step, given the number of training images."""

@@ -483,6 +483,37 @@ def test_one_line_from_a_file_to_a_picture(
     assert re.fullmatch(path.stem + "-[0-9a-f]{12}", sent[0])
 
 
+def test_a_trained_net_is_asked_by_one_line(call, client, monkeypatch, tmp_path):
+    """The ensemble before other weights; the classes are said, the picture comes last."""
+    photo = write(tmp_path / "photo.jpg", b"content")
+    result = CliRunner().invoke(cli.app, ["predict", "@last", str(photo)])
+    assert result.exit_code != 0
+    trained = client.submit(SMALLEST)
+    result = CliRunner().invoke(cli.app, ["predict", trained["id"], str(photo)])
+    assert result.exit_code != 0  # it left no net
+    run = claim()
+    for name in ("weights.safetensors", "ensemble.safetensors"):
+        artifacts.store(run, write(tmp_path / name, b"net"), "weights", name)
+    finish(run, 0)
+    submit, asked = Client.submit, []
+    monkeypatch.setattr(Client, "upload", lambda *_, **__: {"name": "p", "counts": {"images": 1}})
+
+    def check(_: Client, spec: dict[str, Any], **_more: Any) -> dict[str, Any]:
+        asked.append(kinds()[spec["kind"]].model_validate(spec))
+        job = submit(client, SMALLEST | {"seed": 4})
+        threading.Timer(0.2, lambda: left(claim(), "predictions.png", tmp_path)).start()
+        return job | {"kind": spec["kind"]}
+
+    monkeypatch.setattr(Client, "submit", check)
+    followed, named = starts.follow, [{"image": "photo.jpg", "class": "jay", "probability": 0.93}]
+    result = {"kind": "classify.predict", "result": {"predictions": named}}
+    monkeypatch.setattr(starts, "follow", lambda c, job: followed(c, job) | result)
+    printed = call("predict", trained["id"], str(photo), "--to", str(tmp_path)).stdout.splitlines()
+    assert asked[0].model.artifact == "ensemble.safetensors"
+    assert "photo.jpg: jay (93%)" in printed
+    assert Path(printed[-1]).read_bytes() == b"picture"
+
+
 def left(run: Run, name: str, folder: Path) -> None:
     """A run that leaves one picture beside another file, and ends well."""
     artifacts.store(run, write(folder / "a", b"other"), "image", "zz.png")

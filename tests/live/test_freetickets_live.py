@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from models.data import synthetic
-from models.freetickets import tickets
 from models.freetickets.infer import Ensemble
+from models.nets import tickets
 from models.nets.files import load_net
 from sextant_client import ApiError
 from tests.live.conftest import ONE_DATABASE

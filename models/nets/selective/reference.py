@@ -22,8 +22,8 @@ def sample(
     """
     n, _, h, w = x.shape
     shift = torch.where((source < 0)[:, None], 0.0, shift)
-    top, bottom, fy = _taps(shift[:, 1], h)  # [s, h]
-    left, right, fx = _taps(shift[:, 0], w)  # [s, w]
+    top, bottom, fy = taps(shift[:, 1], h)  # [s, h]
+    left, right, fx = taps(shift[:, 0], w)  # [s, w]
     own = torch.arange(len(source), device=x.device)
     root = torch.where(source < 0, own, source)
     flat = x.index_select(1, root).flatten(2)  # [n, s, h w]
@@ -38,8 +38,13 @@ def sample(
     return torch.lerp(upper, lower, fy.expand(n, -1, -1, w))
 
 
-def _taps(shift: Float[Tensor, "c"], size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Both neighbours of each clamped coordinate along an axis, and the weight of the second."""
+def taps(shift: Float[Tensor, "c"], size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Both neighbours of each clamped coordinate along an axis, and the weight of the second.
+
+    Args:
+        shift: of each slot, in pixels.
+        size: of the axis, in pixels.
+    """
     position = torch.arange(size, device=shift.device) + shift[:, None]
     position = position.clamp(0, size - 1)
     low = position.detach().nan_to_num(0).floor()  # an index; the weight of the second stays NaN

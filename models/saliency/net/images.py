@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.data import files, samples
 from models.data.builtin import BUILTIN
+from models.data.fitting import fit
 from models.saliency.net.load import Subject
 from models.saliency.spec.fields import ImageRef
 from models.saliency.spec.map import Explanation
@@ -135,7 +135,6 @@ def prepare(
     Raises:
         DataError: if the channels do not fit.
     """
-    height, width = subject.size
     if image.shape[2] != subject.channels:
         if image.shape[2] != 1:
             raise DataError(
@@ -143,24 +142,5 @@ def prepare(
             )
         image = np.repeat(image, subject.channels, axis=2)
     if image.shape[:2] != subject.size:
-        image = np.stack(
-            [_fit(plane, height, width, subject.margin) for plane in np.moveaxis(image, 2, 0)],
-            axis=2,
-        )
+        image = fit(image, subject.size, subject.margin)
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, 2, 0))).float() / 255
-
-
-def _fit(plane: np.ndarray, height: int, width: int, margin: float) -> np.ndarray:
-    """One channel: central crop of the net's aspect ratio, resized, cropped to the input size."""
-    h, w = plane.shape
-    scale = min(h / height, w / width)
-    part_h, part_w = round(height * scale), round(width * scale)
-    part = _centre(plane, part_h, part_w)
-    wide, high = round(width * margin), round(height * margin)
-    resized = Image.fromarray(part).resize((wide, high), Image.Resampling.BICUBIC)
-    return _centre(np.asarray(resized), height, width)
-
-
-def _centre(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    top, left = (plane.shape[0] - height) // 2, (plane.shape[1] - width) // 2
-    return plane[top : top + height, left : left + width]

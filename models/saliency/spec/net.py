@@ -8,23 +8,14 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
 from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
 from models.nets.library_spec import LibraryNet, library_tag
-from models.nets.spec import ResidualFamily
+from models.nets.spec import IMAGENET_MARGIN, Pretrained, ResidualFamily
 from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS
 
 PRETRAINED_SIZE, PRETRAINED_CLASSES = 224, 1000
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-IMAGENET_MARGIN = 256 / 224  # resize to 256, keep the central 224
 
 Channels = Annotated[list[float], Field(min_length=1, max_length=16)]
 Sides = Annotated[list[Annotated[Int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
-
-
-class Pretrained(SpecGroup):
-    """A net whose trained weights come with a Python package of the extra ``samples``."""
-
-    pretrained: Literal["efficientnet_lite0"] = Field(
-        description="EfficientNet-Lite0 trained on ImageNet, 1,000 classes, 224 x 224 RGB"
-    )
 
 
 class Input(SpecGroup):

@@ -9,9 +9,10 @@ import torch
 
 from models.core.run import Run, StoppedError
 from models.data import images, synthetic
-from models.freetickets import infer, masks, report, sparse, tickets
+from models.freetickets import infer, masks, report, sparse
 from models.freetickets import train as method
 from models.freetickets.spec import FreeTicketsTrain
+from models.nets import tickets
 from models.nets.build import build_net
 from models.supervised.steps import moments
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from models.core.run import StoppedError
-from models.freetickets import ensemble, tickets
+from models.freetickets import ensemble
 from models.freetickets import train as method
+from models.nets import tickets
 from models.supervised.steps import moments
 
 VARIANTS = ["edst", "dst", "static", "dense_ensemble", "snapshot"]
