@@ -34,6 +34,12 @@ class InvalidError(ServiceError):
     code = "validation_failed"
 
 
+class PreconditionError(ServiceError):
+    """The row is no longer the version that the caller has seen."""
+
+    code = "precondition_failed"
+
+
 class IdempotencyMismatchError(ServiceError):
     """The same idempotency key came with another request."""
 

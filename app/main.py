@@ -15,6 +15,7 @@ from app.http import event_streams, problems, rates
 from app.http.examples import job_examples
 from app.http.loopback import LoopbackMiddleware
 from app.http.middleware import RequestContextMiddleware
+from app.http.webhook_sender import Sender
 from app.routers import (
     artifacts,
     datasets,
@@ -26,13 +27,36 @@ from app.routers import (
     logs,
     metrics,
     pipelines,
+    state,
+    sweeps,
     usage,
+    webhooks,
 )
 from app.services import keys as key_service
 from app.settings import get_settings
 from app.web import site
 
-PARTS = (jobs, pipelines, events, metrics, logs, artifacts, datasets, kinds, keys, usage)
+OF_JOBS = (jobs, pipelines, sweeps, events, metrics, logs, artifacts)
+PARTS = (*OF_JOBS, datasets, kinds, keys, usage, webhooks, state)
+TAGS = [
+    {"name": "jobs", "description": "What users ask for: submitted, followed, stopped, retried."},
+    {
+        "name": "pipelines",
+        "description": "Several jobs in one request, each after others.",
+    },
+    {"name": "sweeps", "description": "One spec with other values of some fields, over seeds."},
+    {"name": "events", "description": "What happened to a job, as pages and as a live stream."},
+    {"name": "metrics", "description": "Numbers at steps."},
+    {"name": "logs", "description": "What the process of a job wrote."},
+    {"name": "artifacts", "description": "Files that jobs leave."},
+    {"name": "datasets", "description": "Data that jobs take: built in or uploaded."},
+    {"name": "kinds", "description": "What jobs can do, with schemas and examples."},
+    {"name": "keys", "description": "Who may call."},
+    {"name": "usage", "description": "Quotas, and how much of them is used."},
+    {"name": "webhooks", "description": "Addresses that are told of jobs."},
+    {"name": "state", "description": "Workers and queues, of all tenants."},
+    {"name": "health", "description": "For operators and probes; no key is needed."},
+]
 DESCRIPTION = "Trains and analyses neural networks by six published methods."
 
 
@@ -44,9 +68,22 @@ class Api(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             document["components"]["schemas"] |= problems.schemas()
+            _show_defaults(document["components"]["schemas"])
             body = document["paths"]["/v1/jobs"]["post"]["requestBody"]
             body["content"]["application/json"]["examples"] = job_examples()
         return super().openapi()
+
+
+def _show_defaults(node: Any) -> None:
+    """Make objects that are the default of a choice into examples: generators take only null."""
+    if isinstance(node, dict):
+        if "anyOf" in node and isinstance(node.get("default"), dict):
+            node["examples"] = [node.pop("default")]
+        for inner in node.values():
+            _show_defaults(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            _show_defaults(inner)
 
 
 def _prepare_database() -> None:
@@ -62,9 +99,12 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
     queue.warm()
     event_streams.start()
     rates.start()
+    sender = Sender()
+    sender.start()
     try:
         yield
     finally:
+        await run_in_threadpool(sender.stop)
         event_streams.stop()
         await rates.stop()
 
@@ -74,7 +114,11 @@ def create_app() -> FastAPI:
     settings = get_settings()
     telemetry.configure(settings.log_level)
     app = Api(
-        title="Sextant",
+        title="Sextant service",
+        generate_unique_id_function=lambda route: route.name,
+        openapi_tags=TAGS,
+        servers=[{"url": "/", "description": "The service that gave this document"}],
+        contact={"name": "The maintainers of Sextant"},
         version=version("sextant-jobs"),
         description=DESCRIPTION,
         lifespan=lifespan,

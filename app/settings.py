@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         default="", description="Command instead of `python -m models` (tests use a stub)"
     )
 
+    webhook_private: bool = Field(
+        default=False,
+        description="Let webhooks call http and private addresses; for development",
+    )
+
     limits_queued_jobs: int | None = Field(
         default=None,
         ge=0,

@@ -14,7 +14,16 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import make_session
-from app.services import chores, collection, counters, growth, idempotency, retention, workers
+from app.services import (
+    chores,
+    collection,
+    counters,
+    growth,
+    idempotency,
+    outbox,
+    retention,
+    workers,
+)
 from app.settings import get_settings
 from workers.host import this_host
 
@@ -41,6 +50,7 @@ def tidy() -> Iterator[None]:
         yield
     with make_session() as session:
         workers.forget_gone(session)
+        outbox.forget_old(session)
     more = True
     while more:
         with make_session() as session:

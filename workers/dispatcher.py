@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from app.db.session import database_now, make_session
 from app.db.tables import Job
-from app.services import datasets, dependencies, lifecycle, workers
+from app.services import datasets, dependencies, lifecycle, sweeps, workers
 from app.settings import get_settings
 from workers import run_folder, runner
 from workers.host import process_started_at, this_host, versions
@@ -49,6 +49,7 @@ class Dispatcher(threading.Thread):
                 next_pass_at = time.monotonic() + self._period_s
                 _safely(self._pass)
             _safely(settle_dependencies)
+            _safely(advance_sweeps)
             _safely(self._fill)
             host.changed.wait(max(0.0, next_pass_at - time.monotonic()))
             host.changed.clear()
@@ -65,6 +66,7 @@ class Dispatcher(threading.Thread):
             lifecycle.release(session, database_now(session))
         if ended:
             run_folder.sweep()
+        _safely(partial(advance_sweeps, look_at_metrics=True))
         if time.monotonic() - self._cleaned_at >= CLEAN_EVERY_S:
             self._cleaned_at = time.monotonic()
             run_folder.sweep()
@@ -104,6 +106,19 @@ def settle_dependencies() -> None:
 def _settle(job_id: str) -> None:
     with make_session() as session:
         dependencies.settle(session, job_id)
+
+
+def advance_sweeps(*, look_at_metrics: bool = False) -> None:
+    """Make jobs of sweeps where there is room, and end those that have no more."""
+    with make_session(write=False) as session:
+        due = sweeps.due(session, look_at_metrics=look_at_metrics)
+    for sweep_id in due:
+        _safely(partial(_advance, sweep_id, look_at_metrics))
+
+
+def _advance(sweep_id: str, look_at_metrics: bool) -> None:
+    with make_session() as session:
+        sweeps.advance(session, sweep_id, look_at_metrics=look_at_metrics)
 
 
 def _waiting(session: Session, name: str) -> bool:

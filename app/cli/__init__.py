@@ -7,7 +7,20 @@ import sys
 
 import typer
 
-from app.cli import datasets, jobs, keys, kinds, pipelines, service, starts, tenants, usage
+from app.cli import (
+    datasets,
+    edits,
+    jobs,
+    keys,
+    kinds,
+    pipelines,
+    service,
+    starts,
+    sweeps,
+    tenants,
+    usage,
+    webhooks,
+)
 from app.cli.extras import MissingExtraError
 from app.cli.output import complain
 from app.cli.wording import HINTS, worded
@@ -24,12 +37,15 @@ app.callback()(service.about)
 service.register(app)
 jobs.register(app)
 pipelines.register(app)
+edits.register(app)
 kinds.register(app)
 starts.register(app)
 usage.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")
+app.add_typer(sweeps.app, name="sweeps")
 app.add_typer(tenants.app, name="tenants")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def main() -> None:

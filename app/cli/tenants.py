@@ -97,11 +97,13 @@ def disable(
     ] = False,
 ) -> None:
     """Refuse the tenant's keys and start none of its jobs, until it is enabled."""
-    from app.services import jobs, tenants
+    from app.services import jobs, sweeps, tenants
 
     with operator_session() as session:
         tenant = tenants.find(session, name)
         tenants.disable(session, tenant)
+        if stop_jobs:
+            sweeps.cancel_all(session, tenant.id)  # first: they would make others
         stopped = jobs.cancel_all(session, tenant.id) if stop_jobs else None
     say(f"{tenant.name} is disabled: its keys are refused, its queued jobs wait")
     if stopped is not None:

@@ -53,7 +53,9 @@ def database_now(session: Session) -> datetime:
 
 def after_commit(session: Session, call: Callable[[], None]) -> None:
     """Run ``call`` once the session's transaction is committed; never if it rolls back."""
+    waiting = [call]
 
-    @event.listens_for(session, "after_commit", once=True)
-    def _committed(_session: Session) -> None:
-        call()
+    @event.listens_for(session, "after_commit")
+    def _committed(committed: Session) -> None:
+        if waiting and not committed.in_nested_transaction():  # else a savepoint alone was released
+            waiting.pop()()

@@ -41,6 +41,7 @@ FINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 STATUS_REASONS = ("starting", "cancelling", "backoff")
 ARTIFACT_STATUSES = ("pending", "ready", "deleted")
 LISTED = "deleted_at IS NULL"
+SWEEP_STATUSES = ("running", "finished", "failed", "cancelled")
 DATASET_STATUSES = ("uploading", "checking", "ready", "failed")
 
 
@@ -194,6 +195,13 @@ class Job(Base):
             **_only("finished_at IS NOT NULL AND deleted_at IS NULL"),
         ),
         Index("ix_jobs_deleted", "deleted_at", **_only("deleted_at IS NOT NULL")),
+        Index(
+            "uq_jobs_sweep",
+            "sweep_id",
+            "sweep_place",
+            unique=True,
+            **_only("sweep_id IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -202,6 +210,7 @@ class Job(Base):
     method: Mapped[str]
     name: Mapped[str | None]
     labels: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
+    notes: Mapped[str | None]
     spec: Mapped[dict[str, Any]]
     resolved_spec: Mapped[dict[str, Any]]
     resources: Mapped[dict[str, Any]]
@@ -213,6 +222,8 @@ class Job(Base):
     parent_job_id: Mapped[str | None] = mapped_column(index=True)
     depends_on: Mapped[list[Any]] = mapped_column(default=list)  # ids of jobs, also final ones
     on_dependency_failure: Mapped[str] = mapped_column(default="fail")
+    sweep_id: Mapped[str | None]
+    sweep_place: Mapped[int | None]  # 0, 1, ...: trial by trial, in each seed by seed
 
     status: Mapped[JobStatus] = mapped_column(default=JobStatus.QUEUED)
     status_reason: Mapped[str | None]
@@ -437,6 +448,66 @@ class IdempotencyKey(Base):
     headers: Mapped[dict[str, Any]] = mapped_column(default=dict)
     body: Mapped[dict[str, Any]]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Sweep(Base):
+    """Many jobs of one spec; ``services.sweeps`` makes them a few at a time."""
+
+    __tablename__ = "sweeps"
+    __table_args__ = (
+        _one_of("status", SWEEP_STATUSES),
+        Index(None, "tenant_id", "id"),
+        Index("ix_sweeps_running", "tenant_id", **_only("status = 'running'")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str | None]
+    kind: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    trials: Mapped[list[Any]]  # values by field
+    status: Mapped[str] = mapped_column(default="running")
+    error: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    made: Mapped[int] = mapped_column(default=0)  # jobs submitted so far
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None]
+
+
+class Webhook(Base):
+    """An address that is told of a tenant's jobs; its secret is derived, never stored."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    url: Mapped[str]
+    progress: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    failing_since: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(Base):
+    """A message that is to be sent, written in the transaction of the event it tells of."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index(None, "webhook_id", "id"),
+        Index("ix_webhook_deliveries_due", "next_try_at", **_only("next_try_at IS NOT NULL")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    tenant_id: Mapped[str]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    seq: Mapped[int] = mapped_column(BigInteger)  # of the event
+    type: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+    tries: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime | None]  # null once it arrived or was given up
+    delivered_at: Mapped[datetime | None]
+    status_code: Mapped[int | None]
+    error: Mapped[str | None]
 
 
 class RunTiming(Base):

@@ -55,6 +55,9 @@ PROBLEMS = {
     "idempotency_in_flight": ProblemKind(
         409, "First request in flight", "Repeat the request after a second to get its answer."
     ),
+    "precondition_failed": ProblemKind(
+        412, "Changed meanwhile", "Read it again, and send the change with its new ETag."
+    ),
     "too_large": ProblemKind(413, "Too large", "Send fewer bytes; the detail names the limit."),
     "unsupported_media_type": ProblemKind(
         415, "Unsupported media type", "Send the body in the media type that the detail names."

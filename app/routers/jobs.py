@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.session import make_session
 from app.db.tables import Job
+from app.http import archives
 from app.http.deps import DurableSession, Idempotent, JobsRead, JobsWrite, ReadSession, WriteSession
 from app.http.event_streams import wait_for_update
 from app.http.problems import problems
@@ -17,18 +18,20 @@ from app.schemas.jobs import (
     DryRun,
     JobCreate,
     JobFilters,
+    JobPatch,
     JobRead,
     RetryRequest,
     RunRead,
 )
 from app.schemas.page import Page
-from app.services import jobs, retries
+from app.services import artifacts, job_edits, jobs, retries
 from app.services.idempotency import Answer
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$", description="Id of a job")]
 LOCATION = {"Location": {"description": "Address of the new job", "schema": {"type": "string"}}}
+ZIP = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 ETAG = {"ETag": {"description": "Changes with the job", "schema": {"type": "string"}}}
 
 
@@ -129,6 +132,44 @@ def _matches(header: str, etag: str) -> bool:
     """Whether ``If-None-Match`` names this version, compared weakly (RFC 9110, 13.1.2)."""
     tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
     return "*" in tags or f'"{etag}"' in tags
+
+
+@router.patch(
+    "/{job_id}",
+    response_model=JobRead,
+    responses={200: {"headers": ETAG}, **problems(400, 404, 412, 413, 415)},
+)
+def edit_job(
+    job_id: JobId,
+    body: JobPatch,
+    principal: JobsWrite,
+    session: WriteSession,
+    if_match: Annotated[
+        str | None, Header(max_length=4096, description="Only if the ETag is one of these")
+    ] = None,
+) -> Response:
+    """Change name, labels and notes of a job, whatever its status."""
+    tags = None if if_match is None else {tag.strip() for tag in if_match.split(",")}
+    read = job_edits.edit(session, principal.tenant_id, job_id, body, tags)
+    headers = {"ETag": f'"{read.etag}"'}
+    return Response(read.model_dump_json(), headers=headers, media_type="application/json")
+
+
+@router.get(
+    "/{job_id}/archive",
+    response_class=Response,
+    responses={200: {"description": "A zip file", "content": ZIP}, **problems(404)},
+)
+def download_archive(job_id: JobId, principal: JobsRead, session: ReadSession) -> Response:
+    """Download all files of a job as one zip, stored without compression.
+
+    It is made on the way: a download that was cut off begins anew. A file that goes away meanwhile
+    breaks the download off, so that what arrived is not taken for whole.
+    """
+    job = jobs.get(session, principal.tenant_id, job_id)
+    rows = artifacts.listing(session, principal.tenant_id, job_id)
+    about = jobs.describe(session, [job])[0].model_dump_json(indent=2).encode()
+    return archives.send(job_id, about, rows)
 
 
 @router.delete("/{job_id}", status_code=204, responses=problems(404, 409))

@@ -33,6 +33,7 @@ LABEL_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 Label = Annotated[str, StringConstraints(max_length=LABEL_CHARS)]
 LabelName = Annotated[str, StringConstraints(pattern=LABEL_NAME)]
 MAX_LABELS = 16
+NOTES_CHARS = 20_000
 MAX_SOURCES = 64
 SourceId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
 OnFailure = Literal["fail", "cancel"]
@@ -114,6 +115,20 @@ class JobCreate(JobOptions):
         return sent
 
 
+class JobPatch(Body):
+    """What may be changed of a job at any time; a field left out stays as it is."""
+
+    name: str | None = Field(default=None, max_length=120, description="null removes it")
+    metadata: dict[LabelName, Label | None] = Field(
+        default={},
+        max_length=2 * MAX_LABELS,
+        description="Merged into the labels there are; null removes one",
+    )
+    notes: str | None = Field(
+        default=None, max_length=NOTES_CHARS, description="For people; any text. null removes it"
+    )
+
+
 class JobFilters(Params):
     """Which jobs to list. Besides, `metadata.<key>=<value>` keeps jobs with that label."""
 
@@ -131,6 +146,7 @@ class JobFilters(Params):
         "and eight hexadecimal digits or more is that alone)",
     )
     parent: str | None = Field(default=None, max_length=64, description="Id of the job retried")
+    sweep: str | None = Field(default=None, max_length=64, description="Id of its sweep")
     created_after: Time | None = None
     created_before: Time | None = None
     order: Literal["-created_at", "created_at"] = "-created_at"
@@ -217,6 +233,7 @@ class JobRead(BaseModel):
     method: str
     name: str | None
     metadata: dict[str, str]
+    notes: str | None
     spec: dict[str, Any] = Field(description="As it was sent")
     resolved_spec: dict[str, Any] = Field(description="With defaults and digests filled in")
     resources: dict[str, Any]
@@ -226,6 +243,7 @@ class JobRead(BaseModel):
     parent_job_id: str | None
     depends_on: list[str] = Field(description="Jobs that must succeed, or had to, before it")
     on_dependency_failure: OnFailure
+    sweep_id: str | None
     etag: str = Field(default="", description="The ETag header without its quotes")
     status: JobStatus
     status_reason: StatusReason | None

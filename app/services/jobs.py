@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy import delete as delete_rows
@@ -22,6 +22,13 @@ CANCEL_TRIES = 5
 ID_BEGINNING = re.compile("job_[0-9a-f]{8,32}")
 AFTER_HEX = "g"
 ID_MARGIN = timedelta(minutes=1)  # a row's created_at is read a moment after its id is made
+
+
+class SweepPlace(NamedTuple):
+    """Where a job stands in a sweep."""
+
+    sweep_id: str
+    index: int
 
 
 def get(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -54,12 +61,14 @@ def submit(
     *,
     job_id: str | None = None,
     parent_id: str | None = None,
+    sweep: SweepPlace | None = None,
     root: str = "/spec",
 ) -> Job:
     """Store a queued job with its first event; a worker is woken after the commit.
 
     ``job_id`` is the id of the new job, one of its own where it is None; ``parent_id`` the job that
-    this one retries; ``root`` the JSON pointer of the spec in the request, for messages.
+    this one retries; ``sweep`` where it stands in a sweep, which counts against the quota in its
+    place; ``root`` the JSON pointer of the spec in the request, for messages.
 
     Raises:
         InvalidError: with the pointer of a reference or a queue that cannot be used.
@@ -70,7 +79,11 @@ def submit(
     device, gpus, queue_name = place = placement(request)
     queues.check(session, queue_name)
     estimate = _estimate(session, request, resolved, place)
-    quotas.admit_job(session, tenant_id)  # late: others wait for its lock
+    # late: others wait for its lock
+    if sweep is None:
+        quotas.admit_job(session, tenant_id)
+    else:
+        quotas.admit_bytes(session, tenant_id, 1)
     limits = request.limits
     now = database_now(session)
     job = Job(
@@ -91,6 +104,8 @@ def submit(
         parent_job_id=parent_id,
         depends_on=sources.all,
         on_dependency_failure=request.on_dependency_failure,
+        sweep_id=sweep.sweep_id if sweep else None,
+        sweep_place=sweep.index if sweep else None,
         waiting_since=now if sources.unmet else None,
         not_before=request.not_before,
         requested_not_before=request.not_before,
@@ -193,6 +208,7 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
         Job.method: filters.method,
         Job.name: filters.name,
         Job.parent_job_id: filters.parent,
+        Job.sweep_id: filters.sweep,
     }
     conditions = [column == value for column, value in equal.items() if value is not None]
     if filters.search is not None:

@@ -16,7 +16,7 @@ from app import queue
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, has_status
 from app.schemas.errors import ReportedError
-from app.services import counters, quotas, timings
+from app.services import counters, outbox, quotas, timings
 from app.services.outcome import Outcome, job_error, verdict
 from app.settings import get_settings
 
@@ -97,6 +97,7 @@ def transition(
         if job.labels:
             entries = update(JobLabel).where(JobLabel.job_id == job_id)
             session.execute(entries.values(status=new))
+        outbox.note(session, job.tenant_id, job_id, [(job.event_seq, f"job.{new}")])
         moved = [((job.kind, old, job.queue), -1), ((job.kind, new, job.queue), 1)]
         counters.add(session, counters.JOBS, moved)
         after_commit(session, lambda: queue.announce(job_id))
@@ -152,6 +153,8 @@ def add_events(
         )
         for seq, (kind, data) in enumerate(facts, start=job.event_seq - len(facts) + 1)
     )
+    progress = [job.event_seq] if facts and facts[-1][0] == "progress" else []
+    outbox.note(session, job.tenant_id, job_id, [(seq, "job.progress") for seq in progress])
     after_commit(session, lambda: queue.announce(job_id))
     return True
 

@@ -29,10 +29,9 @@ def submit(session: Session, tenant_id: str, request: PipelineCreate) -> dict[st
     if len(by_name) < len(request.jobs):
         raise _twice(request)
     ids = {name: new_id("job") for name in by_name}
-    made = {
-        name: _submit(session, tenant_id, by_name[name], ids, at[name])
-        for name in _ordered(by_name, at)
-    }
+    ordered = _ordered(by_name, at)
+    with session.begin_nested():  # of a refusal nothing stays but the answer kept for its key
+        made = {name: _submit(session, tenant_id, by_name[name], ids, at[name]) for name in ordered}
     return {name: made[name] for name in by_name}
 
 

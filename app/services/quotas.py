@@ -13,7 +13,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
-from app.db.tables import Dataset, Job, JobStatus, Run, Tenant, has_status
+from app.db.tables import Dataset, Job, JobStatus, Run, Sweep, Tenant, has_status
 from app.errors import QuotaExceededError, StorageQuotaError
 from app.services import counters
 from app.settings import get_settings
@@ -115,7 +115,14 @@ def _lock(session: Session, tenant_id: str) -> None:
 
 
 def _queued_jobs(session: Session, tenant_id: str) -> int:
-    return _count(session, Job.tenant_id == tenant_id, has_status(JobStatus.QUEUED))
+    """Queued jobs; a sweep that goes on counts as one, whatever it has queued."""
+    mine = (Job.tenant_id == tenant_id, Job.sweep_id.is_(None))
+    sweeps = (
+        select(func.count())
+        .select_from(Sweep)
+        .where(Sweep.tenant_id == tenant_id, Sweep.status == literal_column("'running'"))
+    )
+    return _count(session, *mine, has_status(JobStatus.QUEUED)) + (session.scalar(sweeps) or 0)
 
 
 def _running_jobs(session: Session, tenant_id: str) -> int:

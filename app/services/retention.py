@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.db.session import database_now, make_session
 from app.db.tables import Artifact, Dataset, Job
 from app.errors import ConflictError, NotFoundError
-from app.services import artifacts, chores, collection, datasets, holds, jobs
+from app.services import artifacts, chores, collection, datasets, holds, jobs, sweeps
 from app.settings import get_settings
 
 AT_ONCE = 100
@@ -34,6 +34,9 @@ def apply() -> Iterator[None]:
     settings = get_settings()
     if settings.retention_jobs_d:
         yield from _delete_jobs(settings.retention_jobs_d)
+        with make_session() as session:
+            sweeps.forget(session, _before(session, settings.retention_jobs_d))
+        yield
     if settings.retention_events_d:
         remove: Callable[[str], Iterator[None]] = collection.remove_events
         yield from _thin("retention_events", settings.retention_events_d, remove)

@@ -8,9 +8,9 @@ from app.http.deps import ReadSession
 from app.schemas.jobs import JobRead
 from app.services import artifacts
 from app.services import jobs as job_service
+from app.services.differences import ABSENT, Difference, differences, flatten
 from app.web import job_ids, previews
 from app.web.page_route import PageRoute
-from app.web.spec_diff import ABSENT, Difference, differences, flatten
 from app.web.templates import render
 from app.web.visitor import JobsReader, Visitor
 

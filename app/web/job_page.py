@@ -15,11 +15,11 @@ from app.schemas.artifacts import ArtifactRead
 from app.schemas.jobs import CancelRequest, JobRead, RetryRequest
 from app.schemas.page import SafeInt
 from app.services import artifacts, jobs, logs, metrics, retries
+from app.services.differences import ABSENT, Difference, differences
 from app.web import previews
 from app.web.charts import charts, columns
 from app.web.jobs_list import waits_for
 from app.web.page_route import PageRoute
-from app.web.spec_diff import ABSENT, Difference, differences
 from app.web.templates import render
 from app.web.viewers import VIEWERS, viewer_of
 from app.web.visitor import JobsReader, JobsWriter

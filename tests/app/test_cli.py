@@ -219,6 +219,27 @@ def test_jobs_one_after_another(call, client, tmp_path):
         call("pipeline", "-", text=json.dumps(SMALLEST))
 
 
+def test_a_sweep_from_its_file_to_its_report(call, client, tmp_path):
+    sweep = {
+        "name": "windows",
+        "job": {"spec": SMALLEST},
+        "parameters": {"batch": {"values": [1, 2]}},
+        "objective": {"metric": "score", "goal": "max"},
+    }
+    printed = call("sweeps", "submit", "-", text=json.dumps(sweep)).stdout
+    assert "2 trials, 2 jobs" in printed
+    sweep_id = printed.split()[0]
+    assert "0 of 2" in call("sweeps", "list").stdout
+    assert "batch=1" in call("sweeps", "show", "@last").stdout
+    file = tmp_path / "report.csv"
+    call("sweeps", "report", "@last", "--to", str(file))
+    assert file.read_text().startswith("trial,baseline,rank,batch,seed")
+    assert "is cancelled" in call("sweeps", "cancel", sweep_id).stdout
+    assert client.wait_sweep(sweep_id)["status"] == "cancelled"
+    call("sweeps", "delete", sweep_id)
+    assert list(client.sweeps()) == []
+
+
 def test_follow_draw_download(call, tmp_path):
     worker = threading.Timer(0.5, lambda: play(claim(), tmp_path))
     worker.start()

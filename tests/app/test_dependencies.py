@@ -290,6 +290,7 @@ class TestPipelines:
         ],
     )
     def test_nothing_is_stored_of_a_wrong_one(self, client, change, pointer, words):
+        client.headers["Idempotency-Key"] = "the refusal is kept"
         error = refused(client, pipeline(**change), "/v1/pipelines")
         assert error["pointer"] == pointer
         assert words in error["detail"]

@@ -178,9 +178,79 @@ class Calls(ABC):
         body = {"from": start, "overrides": dict(overrides or {})}
         return self._run(_create(f"/v1/jobs/{job_id}/retry", body))
 
+    def edit(self, job_id: str, *, etag: str | None = None, **changes: Any) -> Answer:
+        """Change ``name``, ``metadata`` (merged, None removes a label) or ``notes`` of a job.
+
+        With ``etag`` only if the job is still that version.
+        """
+        headers = {} if etag is None else {"If-Match": f'"{etag}"'}
+        path = f"/v1/jobs/{job_id}"
+        return self._run(_json(Request("PATCH", path, json=changes, headers=headers)))
+
+    def archive(self, job_id: str, to: Path) -> Answer:
+        """All files of a job as one zip, into the file ``to``; its path."""
+        return self._run(download.save(f"/v1/jobs/{job_id}/archive", to))
+
+    def compare(self, job_ids: Sequence[str]) -> Answer:
+        """Jobs beside each other: where specs and results differ, last values of metrics."""
+        query = {"jobs": ",".join(job_ids)}
+        return self._run(_json(Request("GET", "/v1/compare", query)))
+
     def delete(self, job_id: str) -> Answer:
         """Delete a final job and its artifacts."""
         return self._run(_nothing(Request("DELETE", f"/v1/jobs/{job_id}")))
+
+    # -- sweeps ------------------------------------------------------------------------------
+
+    def sweep(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Answer:
+        """Store a sweep: ``job, parameters, seeds, objective, baseline, max_parallel``, ...
+
+        Returns:
+            The sweep object with all trials.
+        """
+        return self._run(_create("/v1/sweeps", dict(request), idempotency_key))
+
+    def sweeps(self, limit: int | None = None, **filters: Any) -> Stream:
+        """Sweeps, newest first; ``status`` narrows them."""
+        return self._iterate(_pages("/v1/sweeps", filters, limit))
+
+    def get_sweep(self, sweep_id: str) -> Answer:
+        """The sweep object with its trials, the best first."""
+        return self._run(_json(Request("GET", f"/v1/sweeps/{sweep_id}")))
+
+    def wait_sweep(
+        self,
+        sweep_id: str,
+        *,
+        on_change: Callable[[dict[str, Any]], None] | None = None,
+        timeout_s: float = float("inf"),
+    ) -> Answer:
+        """Wait until the sweep has ended.
+
+        Args:
+            sweep_id: which sweep.
+            on_change: is given the sweep object whenever it changed.
+            timeout_s: how long to wait; the sweep itself goes on.
+
+        Returns:
+            The sweep object.
+
+        Raises:
+            ApiError: with code ``timeout`` after ``timeout_s``.
+        """
+        return self._run(waiting.wait_sweep(sweep_id, on_change, monotonic() + timeout_s))
+
+    def sweep_report(self, sweep_id: str, form: str = "html") -> Answer:
+        """The report as text: ``html``, ``csv`` or ``svg``."""
+        return self._run(_text(Request("GET", f"/v1/sweeps/{sweep_id}/report", {"format": form})))
+
+    def cancel_sweep(self, sweep_id: str) -> Answer:
+        """Make no more jobs of a sweep, and ask those that were made to stop."""
+        return self._run(_json(Request("POST", f"/v1/sweeps/{sweep_id}/cancel")))
+
+    def delete_sweep(self, sweep_id: str) -> Answer:
+        """Forget a sweep that has ended; its jobs stay."""
+        return self._run(_nothing(Request("DELETE", f"/v1/sweeps/{sweep_id}")))
 
     # -- datasets ----------------------------------------------------------------------------
 
@@ -250,9 +320,42 @@ class Calls(ABC):
         """Revoke a key at once."""
         return self._run(_nothing(Request("DELETE", f"/v1/keys/{key_id}")))
 
+    def create_webhook(self, url: str, *, progress: bool = False) -> Answer:
+        """An address that is told of all jobs; the secret of its signatures is in this answer."""
+        return self._run(_create("/v1/webhooks", {"url": url, "progress": progress}))
+
+    def webhooks(self) -> Answer:
+        """All webhooks of the tenant, without their secrets."""
+        return self._run(_list("/v1/webhooks"))
+
+    def test_webhook(self, webhook_id: str) -> Answer:
+        """Send a test now: ``delivered, status_code, error``."""
+        return self._run(_json(Request("POST", f"/v1/webhooks/{webhook_id}/test", read_s=45.0)))
+
+    def deliveries(self, webhook_id: str, limit: int | None = None) -> Stream:
+        """Messages to a webhook, newest first, and what became of them."""
+        return self._iterate(_pages(f"/v1/webhooks/{webhook_id}/deliveries", {}, limit))
+
+    def resend(self, webhook_id: str, message_id: str) -> Answer:
+        """Send a message once more."""
+        path = f"/v1/webhooks/{webhook_id}/deliveries/{message_id}/resend"
+        return self._run(_json(Request("POST", path)))
+
+    def delete_webhook(self, webhook_id: str) -> Answer:
+        """Delete a webhook."""
+        return self._run(_nothing(Request("DELETE", f"/v1/webhooks/{webhook_id}")))
+
     def usage(self) -> Answer:
         """Quotas of the tenant, each with ``limit`` and ``used``, and which keep jobs waiting."""
         return self._run(_json(Request("GET", "/v1/usage")))
+
+    def workers(self) -> Answer:
+        """Live workers, of all tenants; a key with scope admin is needed."""
+        return self._run(_list("/v1/workers"))
+
+    def queues(self) -> Answer:
+        """Queues and how many jobs wait in each; a key with scope admin is needed."""
+        return self._run(_list("/v1/queues"))
 
     def ready(self) -> Answer:
         """What ``/readyz`` reports; raises :class:`sextant_client.ApiError` while not ready."""

@@ -70,6 +70,24 @@ def download(
     return target
 
 
+def save(path: str, target: Path) -> Flow[Path]:
+    """Fetch what is made while it is sent, in one piece; the file appears when it is whole.
+
+    Raises:
+        ApiError: if the service refuses it, or it breaks off.
+    """
+    part = target.with_name(f".{target.name}.part")
+    checked((yield Open(Request("GET", path))))
+    with part.open("wb") as file:
+        while isinstance(data := (yield Read()), bytes):
+            file.write(data)
+    if data is not None:
+        part.unlink()
+        raise ApiError.own("unreachable", f"the download of {path} broke off: {data}")
+    part.replace(target)
+    return target
+
+
 def within(folder: Path, name: str) -> Path:
     """Where an artifact of this name goes in a folder.
 

@@ -8,10 +8,11 @@ import httpx
 
 from sextant_client import stream
 from sextant_client.errors import ApiError
-from sextant_client.flow import Flow, Request, send, with_callback
+from sextant_client.flow import Flow, Pause, Request, send, with_callback
 
 FINAL = ("succeeded", "failed", "cancelled")
 LONG_POLL_S = 30
+SWEEP_EVERY_S = 2.0
 
 
 def wait(
@@ -37,6 +38,21 @@ def wait(
         if job["status"] in FINAL:
             return job
         _check(deadline, job_id)
+
+
+def wait_sweep(
+    sweep_id: str, on_change: Callable[[dict[str, Any]], None] | None, deadline: float
+) -> Flow[dict[str, Any]]:
+    seen: dict[str, Any] = {}
+    while True:
+        sweep = (yield from send(Request("GET", f"/v1/sweeps/{sweep_id}"))).json()
+        if sweep != seen and on_change is not None:
+            on_change(sweep)
+        seen = sweep
+        if sweep["status"] != "running":
+            return sweep
+        _check(deadline, sweep_id)
+        yield Pause(SWEEP_EVERY_S)
 
 
 def _watch(job_id: str, on_event: Callable[[dict[str, Any]], None], deadline: float) -> Flow[None]:
