@@ -197,7 +197,7 @@ def evaluate(net: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
             return net.eval()(image)
     except Exception as error:  # whatever a net of another library raises
         raise SpecError(
-            f"layer {at} does not accept images of {size[0]} x {size[1]}: {error}",
+            f"{f'layer {at}' if at else 'the net'} does not accept images of {size[0]} x {size[1]}: {error}",
             hint="give another images.image_size, or a net that takes any size",
         ) from error
     finally:
