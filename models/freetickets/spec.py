@@ -28,6 +28,10 @@ class FreeTicketsTrain(SupervisedSpec):
     """Train an ensemble of sparse nets by dynamic sparse training, or a baseline beside it."""
 
     entry: ClassVar[str] = "models.freetickets.train:train"
+    own_nets: ClassVar[str] = (
+        "the densities of its masks follow from the layers, which are known of the project's own"
+        " nets alone: name one, such as resnet18"
+    )
     resumable: ClassVar[bool] = True
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         *METRICS,

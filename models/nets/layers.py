@@ -196,8 +196,9 @@ def evaluate(net: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
         with torch.no_grad():
             return net.eval()(image)
     except Exception as error:  # whatever a net of another library raises
+        where = f"layer {at}" if at else "the net"
         raise SpecError(
-            f"layer {at} does not accept images of {size[0]} x {size[1]}: {error}",
+            f"{where} does not accept images of {size[0]} x {size[1]}: {error}",
             hint="give another images.image_size, or a net that takes any size",
         ) from error
     finally:

@@ -24,6 +24,10 @@ class SelectiveConvolutionTrain(SupervisedSpec):
     """Train a net whose convolutions close channels of little use and read better ones twice."""
 
     entry: ClassVar[str] = "models.selective_convolution.train:train"
+    own_nets: ClassVar[str] = (
+        "its units are a norm, a ReLU and a convolution that alone reads them, and the net"
+        " is built of them: name one of its own, such as densenet40"
+    )
     resumable: ClassVar[bool] = True
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         *METRICS,

@@ -1,9 +1,9 @@
 """Fields that every training of an image classifier shares. Torch-free."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.core.errors import SpecError
 from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
@@ -91,7 +91,12 @@ class Budget(SpecGroup):
 
 
 class SupervisedSpec(Spec):
-    """A net, image data, and how long and how to train."""
+    """A net, image data, and how long and how to train.
+
+    A kind that trains no nets of libraries says why in ``own_nets``.
+    """
+
+    own_nets: ClassVar[str] = ""
 
     model: Net  # each kind narrows it to the families that it trains
     data: DatasetRef
@@ -137,6 +142,16 @@ class SupervisedSpec(Spec):
         " auto does on GPUs",
     )
     budget: Budget = Budget()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _of_a_library(cls, value: Any) -> Any:
+        if cls.own_nets and isinstance(value, dict) and "library" in value:
+            raise ValueError(
+                f"no net of {value['library']} is trained by this kind: {cls.own_nets}; or train it"
+                " by dynamic_downsampling.train"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> "SupervisedSpec":

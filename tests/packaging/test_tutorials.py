@@ -1,20 +1,30 @@
 """The tutorials do what they say: their files and specs are run as a child runs them."""
 
 import csv
+import io
 import json
 import re
+import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 
 from models.catalog import JobSpec, load_entry
 from models.core.run import Run
-from models.data import files
+from models.data import files, samples
+from models.nets.build import build_net
+from tests.models.nets.libraries import library
 
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(300)]
 
-FLOOD = (Path(__file__).parents[2] / "docs" / "tutorials" / "flood.md").read_text()
+TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+FLOOD, FINE_TUNE = ((TUTORIALS / f"{name}.md").read_text() for name in ("flood", "fine_tune"))
 BLOCK = re.compile(r"```\w+ file=(\S+)\n(.*?)```", re.DOTALL)
 
 
@@ -43,3 +53,46 @@ def test_the_flood_of_the_tutorial(tmp_path):
     assert max(float(row["section discharge_m3_s"]) for row in rows) > 50
     for name in ("maxima.png", "gauges.png", "flood.webp", "state.safetensors"):
         assert (tmp_path / name).is_file()
+
+
+def photographs(path):
+    """An archive of three classes, each of parts of one photograph, all of different sizes."""
+    numbers = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for index, name in enumerate(("chelsea", "coffee", "rocket")):
+            whole = samples.photo(index)
+            for k in range(40):
+                height, width = numbers.integers(100, 250, 2)
+                top = numbers.integers(0, whole.shape[0] - height)
+                left = numbers.integers(0, whole.shape[1] - width)
+                stream = io.BytesIO()
+                part = whole[top : top + height, left : left + width]
+                Image.fromarray(part).save(stream, "JPEG")
+                archive.writestr(f"{name}/{k}.jpg", stream.getvalue())
+
+
+@pytest.mark.timeout(900)
+def test_the_net_of_the_tutorial(tmp_path):
+    """Mixed sizes, weights of other classes, frozen layers, cheap steps; what is left loads."""
+    library("timm")
+    spec = json.loads(dict(BLOCK.findall(FINE_TUNE))["fine_tune.json"])
+    (tmp_path / "inputs").mkdir()
+    data, weights = (tmp_path / "inputs" / f"{k:064x}" for k in range(2))
+    photographs(data)
+    assert files.check(data, "image_folder", {})["sizes"] > 50
+    torch.manual_seed(0)
+    save_file(build_net({"library": "timm", "name": "resnet18"}, 1000, 3).state_dict(), weights)
+    spec["data"]["sha256"], spec["model"]["weights"]["sha256"] = data.name, weights.name
+    job = TypeAdapter(JobSpec).validate_python(spec)
+    torch.set_num_threads(1)
+    started = time.process_time()
+    with (tmp_path / "events.jsonl").open("w") as events:
+        load_entry(job)(job, Run(tmp_path, events))
+    assert time.process_time() - started < 240
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [x["code"] for x in lines if x.get("event") == "warning"] == ["new_classifier"]
+    result = next(line["values"] for line in lines if line["type"] == "result")
+    assert result["test_accuracy"] > 0.6  # of three classes, from weights at random
+    net = build_net({"library": "timm", "name": "resnet18"}, 3, 3)
+    net.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(net.conv1.weight, load_file(weights)["conv1.weight"])

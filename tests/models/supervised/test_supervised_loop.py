@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from models.catalog import JobSpec
 from models.core.errors import DataError, DivergedError, SpecError
 from models.core.run import Run, StoppedError
 from models.core.spec import Optimizer
@@ -208,6 +209,17 @@ def test_adamw_resumes_bit_for_bit(data, new_run):
 def test_optimizers_that_cannot_be_meant(fields, message):
     with pytest.raises(ValidationError, match=message):
         Optimizer.model_validate(fields)
+
+
+@pytest.mark.parametrize("kind", ["selective_convolution.train", "freetickets.train"])
+def test_kinds_without_nets_of_libraries_say_why(kind):
+    """And point at the net, with the way out."""
+    fields = {"kind": kind, "data": {"dataset": "digits"}}
+    model = {"library": "timm", "name": "resnet18"}
+    with pytest.raises(ValidationError, match=r"no net of timm.*: name .*or train it by") as caught:
+        TypeAdapter(JobSpec).validate_python(fields | {"model": model})
+    (error,) = caught.value.errors()
+    assert error["loc"] == (kind, "model")
 
 
 def test_a_resolved_spec_is_accepted_again():
