@@ -30,7 +30,8 @@ KINDS = (
     "terrain.downsample",
 )
 LOOK = Look(1280, "light")
-SETTLED_MS = 3000
+PATIENCE_MS = 120_000  # on a loaded machine
+SETTLED_MS = 5000
 
 
 def finished(client: Client, kind: str) -> str:
@@ -46,7 +47,6 @@ def finished(client: Client, kind: str) -> str:
 def shown(page: Any, address: str, name: str) -> None:
     """One page, once its curves and pictures are there."""
     page.goto(address)
-    page.wait_for_load_state("networkidle")
     page.wait_for_timeout(SETTLED_MS)
     photograph(page, name, LOOK, GALLERY)
     print(name, flush=True)
@@ -61,6 +61,7 @@ def main() -> None:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
             page = browser.new_page(base_url=address.url)
+            page.set_default_timeout(PATIENCE_MS)
             LOOK.apply(page)
             page.goto("/login")
             page.get_by_label("Key").fill(str(address.key))
