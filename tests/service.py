@@ -27,7 +27,7 @@ from tests.conftest import empty
 from tests.smallest import smallest
 
 STUB = Path(__file__).parent / "workers" / "stub.py"
-START_S = 90.0  # of a process, on a machine that others use too
+START_S = END_S = 90.0  # of a process, of a job, on a machine that others use too
 # every time of the service, a tenth of its default
 QUICK = {
     "LEASE_S": 3.0,
@@ -217,7 +217,7 @@ class Service:
         """The job object."""
         return self.client.get(f"/v1/jobs/{job_id}").json()
 
-    def wait(self, job_id: str, *statuses: str, timeout_s: float = 30) -> dict[str, Any]:
+    def wait(self, job_id: str, *statuses: str, timeout_s: float = END_S) -> dict[str, Any]:
         """Wait for one of the statuses; any final one by default."""
         wanted = statuses or ("succeeded", "failed", "cancelled")
 

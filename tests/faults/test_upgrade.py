@@ -12,7 +12,8 @@ def test_a_new_version_waits_for_the_workers_of_the_old_one(make_service, sqlite
     service = make_service(sqlite, behaviour="steps")
     old = service.start_worker()
     engine = make_engine(sqlite)
-    with engine.connect() as connection:  # now its schema is older than the code of what starts
+    # now its schema is older than the code of what starts
+    with engine.execution_options(write=True).connect() as connection:
         command.downgrade(migrate.alembic_config(connection), "-1")
         connection.commit()
     older = migrate.current(engine)

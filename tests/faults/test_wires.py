@@ -123,7 +123,8 @@ def _behind_wire(request, folder: Path) -> tuple[str, Wire]:
 def test_database_away(make_service, request, broker, tmp_path, away_s, runs):
     """Shorter than the grace: the run goes on and writes later. Longer: killed, then resumed."""
     url, wire = _behind_wire(request, tmp_path)
-    service = make_service(url, broker.url, behaviour="steps", steps=100, step_s=0.03)
+    lease = {"LEASE_S": 30, "LEASE_KILL_S": 25, "LEASE_STOP_S": 20} if runs == 1 else {}
+    service = make_service(url, broker.url, behaviour="steps", steps=100, step_s=0.03, **lease)
     service.start_api()
     service.start_worker()
     service.hold()
@@ -137,7 +138,8 @@ def test_database_away(make_service, request, broker, tmp_path, away_s, runs):
     assert service.client.get("/readyz").status_code == 503
     time.sleep(away_s)
     if runs == 2:
-        assert not service.children()  # dead before the reaper may give the job away
+        # dead before the reaper may give the job away
+        wait_until(lambda: not service.children(), 10, "the child is dead")
     wire.join()
     service.go()
     job = service.wait(job_id)
