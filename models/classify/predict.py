@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.classify import report
 from models.classify.classifier import Classifier, load, prepared
-from models.classify.source import Source, open_source
+from models.classify.source import ImageSource, open_source
 from models.classify.spec import ClassifyPredict
 from models.core import ranks
 from models.core.errors import DataError, SpecError
@@ -54,7 +54,7 @@ def predict(spec: ClassifyPredict, run: Run) -> None:
     report.write(spec, classifier, predicted, run)
 
 
-def matched(source: Source, classes: list[str], run: Run) -> Int64[Tensor, "n"]:
+def matched(source: ImageSource, classes: list[str], run: Run) -> Int64[Tensor, "n"]:
     """Labels of the images as those of the net, by the names of the classes; -1 if it has none.
 
     The numbers of two sets mean nothing to each other: folders may be in another order.
@@ -76,7 +76,7 @@ def matched(source: Source, classes: list[str], run: Run) -> Int64[Tensor, "n"]:
 
 
 def _classify(
-    spec: ClassifyPredict, classifier: Classifier, source: Source, truth: Tensor, run: Run
+    spec: ClassifyPredict, classifier: Classifier, source: ImageSource, truth: Tensor, run: Run
 ) -> Predicted:
     names, logs, shown = [], [], []
     pictures = iter(source.pictures)

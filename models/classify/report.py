@@ -67,8 +67,8 @@ def _rows(
         row: dict[str, Any] = {"image": name}
         if known:
             row["true_class"] = classes[label] if label >= 0 else ""
-        for place, (value, number) in enumerate(zip(values, numbers, strict=True), 1):
-            row |= {f"class_{place}": classes[number], f"probability_{place}": value}
+        for rank, (value, number) in enumerate(zip(values, numbers, strict=True), 1):
+            row |= {f"class_{rank}": classes[number], f"probability_{rank}": value}
         rows.append(row)
     return rows
 
