@@ -2,37 +2,21 @@
 
 from collections import Counter
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
 from models.classify import report
 from models.classify.classifier import Classifier, load, prepared
-from models.classify.source import Source, open_source
+from models.classify.predicted import Predicted
+from models.classify.source import ImageSource, open_source
 from models.classify.spec import ClassifyPredict
 from models.core import ranks
 from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.data import images
-
-
-class Predicted(NamedTuple):
-    """What a classifier says of images.
-
-    Attributes:
-        names: of the images.
-        log_probs: of the classes.
-        truth: class of each image, among those of the net; -1 where unknown.
-        shown: the first images as the net saw them, uint8 [k, h, w, c].
-    """
-
-    names: list[str]
-    log_probs: Float[Tensor, "n classes"]
-    truth: Int64[Tensor, "n"]
-    shown: UInt8[np.ndarray, "k h w c"]
 
 
 def predict(spec: ClassifyPredict, run: Run) -> None:
@@ -54,7 +38,7 @@ def predict(spec: ClassifyPredict, run: Run) -> None:
     report.write(spec, classifier, predicted, run)
 
 
-def matched(source: Source, classes: list[str], run: Run) -> Int64[Tensor, "n"]:
+def matched(source: ImageSource, classes: list[str], run: Run) -> Int64[Tensor, "n"]:
     """Labels of the images as those of the net, by the names of the classes; -1 if it has none.
 
     The numbers of two sets mean nothing to each other: folders may be in another order.
@@ -76,7 +60,7 @@ def matched(source: Source, classes: list[str], run: Run) -> Int64[Tensor, "n"]:
 
 
 def _classify(
-    spec: ClassifyPredict, classifier: Classifier, source: Source, truth: Tensor, run: Run
+    spec: ClassifyPredict, classifier: Classifier, source: ImageSource, truth: Tensor, run: Run
 ) -> Predicted:
     names, logs, shown = [], [], []
     pictures = iter(source.pictures)

@@ -3,25 +3,23 @@
 import csv
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from models.classify.classifier import Classifier
+from models.classify.predicted import Predicted
 from models.classify.spec import ClassifyPredict
 from models.core import device
 from models.core.run import Run
 from models.supervised.evaluate import score
 
-if TYPE_CHECKING:
-    from models.classify.predict import Predicted
-
 SHOWN = 24  # images in the picture
 TOLD = 20  # images in the result
 
 
-def write(spec: ClassifyPredict, classifier: Classifier, predicted: "Predicted", run: Run) -> None:
+def write(spec: ClassifyPredict, classifier: Classifier, predicted: Predicted, run: Run) -> None:
     """Leave everything and report the result.
 
     Args:
@@ -55,7 +53,7 @@ def write(spec: ClassifyPredict, classifier: Classifier, predicted: "Predicted",
 
 
 def _rows(
-    predicted: "Predicted", classes: list[str], top: Tensor, order: Tensor
+    predicted: Predicted, classes: list[str], top: Tensor, order: Tensor
 ) -> list[dict[str, Any]]:
     """A row an image: its class where it is known, then the likeliest classes."""
     rows = []
@@ -67,8 +65,8 @@ def _rows(
         row: dict[str, Any] = {"image": name}
         if known:
             row["true_class"] = classes[label] if label >= 0 else ""
-        for place, (value, number) in enumerate(zip(values, numbers, strict=True), 1):
-            row |= {f"class_{place}": classes[number], f"probability_{place}": value}
+        for rank, (value, number) in enumerate(zip(values, numbers, strict=True), 1):
+            row |= {f"class_{rank}": classes[number], f"probability_{rank}": value}
         rows.append(row)
     return rows
 
@@ -79,7 +77,7 @@ def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"image": row["image"]} | first
 
 
-def _arrays(predicted: "Predicted", classes: list[str], run: Run) -> None:
+def _arrays(predicted: Predicted, classes: list[str], run: Run) -> None:
     arrays = {
         "probabilities": predicted.log_probs.exp().numpy(),
         "classes": np.array(classes),
@@ -89,7 +87,7 @@ def _arrays(predicted: "Predicted", classes: list[str], run: Run) -> None:
     run.artifact("probabilities.npz", role="table")
 
 
-def _figures(predicted: "Predicted", classes: list[str], count: int) -> dict[str, Any]:
+def _figures(predicted: Predicted, classes: list[str], count: int) -> dict[str, Any]:
     """Of all images, and of those whose class is known."""
     top, named = predicted.log_probs.max(1)
     counts = Counter(classes[number] for number in named.tolist())
@@ -123,7 +121,7 @@ def _preparation(classifier: Classifier) -> dict[str, Any]:
     }
 
 
-def _draw(predicted: "Predicted", classes: list[str], run: Run) -> None:
+def _draw(predicted: Predicted, classes: list[str], run: Run) -> None:
     # matplotlib is for this picture alone
     from models.classify import pictures
 

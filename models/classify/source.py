@@ -15,7 +15,7 @@ from models.data.builtin import BUILTIN
 from models.data.sets import Picture
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """Images of one part of a set.
 
     Attributes:
@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
 
 @contextmanager
-def open_source(spec: ClassifyPredict, run: Run) -> Generator[Source, None, None]:
+def open_source(spec: ClassifyPredict, run: Run) -> Generator[ImageSource, None, None]:
     """The images that a spec names.
 
     Raises:
@@ -43,19 +43,19 @@ def open_source(spec: ClassifyPredict, run: Run) -> Generator[Source, None, None
     name = spec.data.dataset
     if name == "photos":
         pictures = ((f"photos {k}", samples.photo(k)) for k in range(len(samples.PHOTOS)))
-        yield Source(len(samples.PHOTOS), pictures, sets.NO_LABELS, [])
+        yield ImageSource(len(samples.PHOTOS), pictures, sets.NO_LABELS, [])
     elif name in BUILTIN:
         arrays = samples.images(name)
         _check_part(spec, ["train", "test"])
         images, labels = getattr(arrays, spec.split)
         part = sets.of_array(images, labels, name)
-        yield Source(part.count, part.pictures(), part.labels, arrays.classes)
+        yield ImageSource(part.count, part.pictures(), part.labels, arrays.classes)
     else:
         with files.open_images(run.input(spec.data), spec.data.read) as opened:
             if opened.labelled:
                 _check_part(spec, list(opened.parts))
             part = opened.part(spec.split)
-            yield Source(part.count, part.pictures(), part.labels, opened.classes)
+            yield ImageSource(part.count, part.pictures(), part.labels, opened.classes)
 
 
 def _check_part(spec: ClassifyPredict, parts: list[str]) -> None:

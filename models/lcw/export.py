@@ -1,6 +1,7 @@
 """The generator as ONNX, written layer by layer and compared with torch."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ TESTED = 4
 IMAGES = ["batch", None, None, None]
 
 
-def write(path: Path, net: nn.Sequential, inputs: int, sample: Tensor) -> float:
+def write(
+    path: Path,
+    net: nn.Sequential,
+    inputs: int,
+    sample: Tensor,
+    description: Mapping[str, Any],
+) -> float:
     """Write noise [batch, inputs] -> images [batch, c, h, w] and return its distance to torch.
 
     Args:
@@ -27,6 +34,7 @@ def write(path: Path, net: nn.Sequential, inputs: int, sample: Tensor) -> float:
         net: in evaluation mode.
         inputs: width of the noise.
         sample: noise to compare on; its first rows are used.
+        description: kept in the metadata of the file, each value as JSON.
 
     Raises:
         RuntimeError: if an output differs by more than 1e-4.
@@ -38,7 +46,8 @@ def write(path: Path, net: nn.Sequential, inputs: int, sample: Tensor) -> float:
     graph.nodes[-1].output[0] = "images"
     noise = helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["batch", inputs])
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, IMAGES)
-    onnx_file.save(path, "lcw", graph.nodes, [noise], [images], graph.weights)
+    about = {name: json.dumps(value, allow_nan=False) for name, value in description.items()}
+    onnx_file.save(path, "lcw", graph.nodes, [noise], [images], graph.weights, about)
     return _compare(path, net, sample[:TESTED])
 
 

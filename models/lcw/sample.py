@@ -1,6 +1,8 @@
 """Images from a trained generator: samples, interpolations, ONNX."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ def sample(spec: LcwSample, run: Run) -> None:
     if ranks.world_size() > 1:
         raise SpecError("lcw.sample runs on one device", hint="ask for one GPU, or none")
     path = BUNDLED if isinstance(spec.model, Bundled) else run.input(spec.model)
-    loaded, _ = load_nets(path, run.device)
+    loaded, about = load_nets(path, run.device)
     images = _draw(spec, loaded, run)
     title = f"{min(64, spec.count)} of {spec.count} samples, seed {spec.seed}, not selected"
     pictures.samples(run.dir / "samples.png", images, title)
@@ -41,7 +43,7 @@ def sample(spec: LcwSample, run: Run) -> None:
         count = spec.interpolations
         pictures.interpolations(path, loaded.nets, count, width, spec.seed, run.device)
         run.artifact("interpolations.png", role="image")
-    gap = _export(loaded, run) if spec.onnx else None
+    gap = _export(loaded, about, run) if spec.onnx else None
     run.result(
         count=spec.count,
         shape=[loaded.shape.side, loaded.shape.side, loaded.shape.channels],
@@ -70,9 +72,10 @@ def _draw(spec: LcwSample, loaded: LoadedNets, run: Run) -> torch.Tensor:
     return whole
 
 
-def _export(loaded: LoadedNets, run: Run) -> float:
+def _export(loaded: LoadedNets, about: Mapping[str, Any], run: Run) -> float:
     width = loaded.arch.inputs
     noise = torch.randn(export.TESTED, width, generator=generator(0, "onnx", 0)).to(run.device)
-    gap = export.write(run.dir / "generator.onnx", loaded.nets.whole(), width, noise)
+    path = run.dir / "generator.onnx"
+    gap = export.write(path, loaded.nets.whole(), width, noise, {"lcw": about["lcw"]})
     run.artifact("generator.onnx", role="export")
     return gap

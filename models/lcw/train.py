@@ -1,5 +1,7 @@
 """Training of a latent Cramer-Wold generator (Knop et al., arXiv 2009.07327), start to report."""
 
+from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -48,14 +50,15 @@ def _finish(training: StagedTraining, data: Data) -> None:
     """Weights, scores, pictures and reports of nets that have been trained."""
     spec, run = training.spec, training.run
     nets = Nets(training.nets["encoder"], training.nets["decoder"], training.nets["generator"])
-    _leave_weights(training, nets)
     figures, made = evaluate.evaluate(training, data, features.make(spec, data, run))
+    about = card(training, figures["scores"]["lcw"])
+    _leave_weights(training, nets, about)
     figures |= {
         "data": spec.data.dataset,
         "spec": spec.model_dump(mode="json"),
         "device": device.describe(run.device),
         "history": training.state.history,
-        "onnx_gap": _export(training, nets),
+        "onnx_gap": _export(training, nets, about),
     }
     report.write(run, figures, _draw(training, data, nets, made))
     _report_result(training, figures)
@@ -69,16 +72,36 @@ def _stage(training: StagedTraining, data: Data, name: str) -> TrainingStage:
     return baseline_stage(training, data, name)
 
 
-def _leave_weights(training: StagedTraining, nets: Nets) -> None:
+def card(training: StagedTraining, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What the files tell of their nets; the same training gives the same bytes.
+
+    Args:
+        training: after its last step.
+        scores: of the generator.
+    """
+    spec = training.spec
+    left_out = {"threads", "resume_from"}
+    return training.description | {
+        "kind": spec.kind,
+        "test": dict(scores),
+        "dataset": {"name": spec.data.dataset, "sha256": spec.data.sha256},
+        "seed": spec.seed,
+        "spec": spec.model_dump(mode="json", exclude=left_out),
+        "versions": {"sextant": version("sextant-jobs"), **device.describe(training.run.device)},
+    }
+
+
+def _leave_weights(training: StagedTraining, nets: Nets, about: Mapping[str, Any]) -> None:
     whole = torch.nn.ModuleDict(nets._asdict()).state_dict()
-    checkpoint.write(training.run.dir / "weights.safetensors", whole, training.description)
+    checkpoint.write(training.run.dir / "weights.safetensors", whole, about)
     training.run.artifact("weights.safetensors", role="weights", step=training.done())
 
 
-def _export(training: StagedTraining, nets: Nets) -> float:
+def _export(training: StagedTraining, nets: Nets, about: Mapping[str, Any]) -> float:
     width = training.spec.arch.inputs
     draws = noise(training.spec.seed, "onnx", 0, (export.TESTED, width), training.run.device)
-    gap = export.write(training.run.dir / "generator.onnx", nets.whole(), width, draws)
+    path = training.run.dir / "generator.onnx"
+    gap = export.write(path, nets.whole(), width, draws, about)
     training.run.artifact("generator.onnx", role="export")
     return gap
 

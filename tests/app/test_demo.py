@@ -111,8 +111,9 @@ def test_a_run_of_few_steps_has_no_ratio(capsys, ratio):
     names = ("test_accuracy", "train_seconds")
     result = {f"{arm}{name}": 0.5 for arm in ("", "baseline_", "shorter_") for name in names}
     result |= {"saving": 0.1, "accuracy_change": 0.0, "measured_ratio": ratio}
-    demo._print_results(result, [])
+    demo._print_results(result, result, [], digits=True)
     printed = capsys.readouterr().out
+    assert "plain, 16 px throughout" in printed
     assert ("too few to be measured" in printed) == (ratio is None)
 
 
@@ -130,6 +131,10 @@ def test_the_training_fits_the_images(counts, subset, batch_size, image_size, ma
     spec = kinds()["dynamic_downsampling.train"].model_validate(
         demo._training(Service(""), dataset)  # ty: ignore[invalid-argument-type]
     )
+    small = kinds()["dynamic_downsampling.train"].model_validate(
+        demo._small(demo._training(Service(""), dataset))  # ty: ignore[invalid-argument-type]
+    )
+    assert (small.images.image_size, small.images.subset) == (16, subset)
     assert (spec.images.subset, spec.batch_size) == (subset, batch_size)
     assert spec.images.image_size == image_size
     assert spec.used(int(counts["train"])) >= batch_size

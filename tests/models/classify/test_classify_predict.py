@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.classify.predict import matched, predict
-from models.classify.source import Source
+from models.classify.source import ImageSource
 from models.classify.spec import ClassifyPredict
 from models.core import checkpoint
 from models.core.errors import DataError, SpecError
@@ -103,12 +103,12 @@ def test_classes_are_matched_by_name(new_run):
     """Property 2 and 3: another order, classes that the net lacks, and one that it has twice."""
     labels = np.array([0, 1, 2, 3])
     run = new_run()
-    source = Source(4, [], labels, ["blue", "red", "violet", "grey"])
+    source = ImageSource(4, [], labels, ["blue", "red", "violet", "grey"])
     assert matched(source, [*CLASSES, "grey", "grey"], run).tolist() == [2, 0, -1, -1]
     assert warnings(run) == ["classes_unknown"]
     same = new_run()
-    assert matched(Source(4, [], labels % 3, CLASSES), CLASSES, same).tolist() == [0, 1, 2, 0]
-    assert matched(Source(2, [], labels[:0], []), CLASSES, same).tolist() == [-1, -1]
+    assert matched(ImageSource(4, [], labels % 3, CLASSES), CLASSES, same).tolist() == [0, 1, 2, 0]
+    assert matched(ImageSource(2, [], labels[:0], []), CLASSES, same).tolist() == [-1, -1]
     assert warnings(same) == []
 
 

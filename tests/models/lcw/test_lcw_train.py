@@ -285,8 +285,11 @@ def test_onnx_is_the_net(tmp_path, preset, shape):
         net.train()
     built.decoder(built.generator(torch.randn(64, 4)))  # statistics other than 0 and 1
     net = built.whole().eval()
-    export.write(tmp_path / "net.onnx", net, 4, torch.randn(4, 4))
+    about = {"lcw": {"image": [3]}}
+    export.write(tmp_path / "net.onnx", net, 4, torch.randn(4, 4), about)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    kept = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(text) for name, text in kept.items()} == about
     for batch in (1, 7):
         x = torch.randn(batch, 4)
         (actual,) = session.run(None, {"noise": x.numpy()})
