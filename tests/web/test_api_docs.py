@@ -14,7 +14,7 @@ def test_it_loads_nothing_from_elsewhere_and_has_an_example_for_each_kind(tab, s
     addresses: list[str] = []
     tab.on("request", lambda request: addresses.append(request.url))
     tab.goto("/docs")
-    post = tab.locator("#operations-jobs-create_job_v1_jobs_post")
+    post = tab.locator("#operations-jobs-create_job")
     post.locator(".opblock-summary-control").click(timeout=100_000)  # draws every kind
     choice = post.locator("select").filter(has_text="lcw.sample").first
     expect(choice.locator("option")).to_have_text(list(kinds()))

@@ -1,8 +1,5 @@
 """The calls of the service, one method each, written once for both clients."""
 
-import math
-import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
@@ -11,27 +8,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from sextant_client import download, stream, upload, waiting
+from sextant_client.asking import Answer, Stream, create, json_of, listing, nothing, pages, text_of
 from sextant_client.errors import ApiError
-from sextant_client.flow import Emit, Flow, Progress, Request, send, with_callback
+from sextant_client.flow import Flow, Progress, Request
+from sextant_client.together import TogetherCalls
 
-PAGE_MAX = 200  # rows of a page that the service gives at most
 SpecLike = BaseModel | Mapping[str, Any]
-# the value itself from Client; an awaitable of it from AsyncClient
-Answer = Any
-# an iterator from Client, an asynchronous one from AsyncClient
-Stream = Any
 
 
-class Calls(ABC):
+class Calls(TogetherCalls):
     """What both clients can do. Every call may raise :class:`sextant_client.ApiError`."""
-
-    @abstractmethod
-    def _run(self, flow: Flow[Any]) -> Answer:
-        """Carry out a flow and give its result."""
-
-    @abstractmethod
-    def _iterate(self, flow: Flow[None]) -> Stream:
-        """Carry out a flow and give what it emits, one by one."""
 
     # -- jobs --------------------------------------------------------------------------------
 
@@ -47,31 +33,15 @@ class Calls(ABC):
         Returns:
             The job object.
         """
-        return self._run(_create("/v1/jobs", _job(spec, job), idempotency_key))
-
-    def pipeline(
-        self, jobs: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
-    ) -> Answer:
-        """Store jobs that use each other's files, all or none.
-
-        Args:
-            jobs: requests, each with an ``id`` of its own; ``depends_on``, and ``job`` of a
-                reference in a spec, may be the ``id`` of another.
-            idempotency_key: as for :meth:`submit`.
-
-        Returns:
-            The job objects by these ids.
-        """
-        body = {"jobs": [dict(job) for job in jobs]}
-        return self._run(_pipeline(body, idempotency_key))
+        return self._run(create("/v1/jobs", _job(spec, job), idempotency_key))
 
     def dry_run(self, spec: SpecLike, **job: Any) -> Answer:
         """What ``submit`` would do: ``estimate``, ``resolved_spec``, ``warnings``."""
-        return self._run(_json(Request("POST", "/v1/jobs", {"dry_run": "true"}, _job(spec, job))))
+        return self._run(json_of(Request("POST", "/v1/jobs", {"dry_run": "true"}, _job(spec, job))))
 
     def get(self, job_id: str) -> Answer:
         """The job object as it is now."""
-        return self._run(_json(Request("GET", f"/v1/jobs/{job_id}")))
+        return self._run(json_of(Request("GET", f"/v1/jobs/{job_id}")))
 
     def jobs(self, limit: int | None = None, **filters: Any) -> Stream:
         """Jobs, newest first, fetched page by page as they are asked for.
@@ -80,7 +50,7 @@ class Calls(ABC):
             limit: at most so many; all when None.
             filters: ``status, kind, method, name``, ...
         """
-        return self._iterate(_pages("/v1/jobs", filters, limit))
+        return self._iterate(pages("/v1/jobs", filters, limit))
 
     def wait(
         self,
@@ -115,12 +85,12 @@ class Calls(ABC):
 
         With ``format="csv"`` it is text, a row a point.
         """
-        read = _text if query.get("format") == "csv" else _json
+        read = text_of if query.get("format") == "csv" else json_of
         return self._run(read(Request("GET", f"/v1/jobs/{job_id}/metrics", query)))
 
     def logs(self, job_id: str, **query: Any) -> Answer:
         """Text of the child; ``tail`` (lines) and ``run`` (number) narrow it."""
-        return self._run(_text(Request("GET", f"/v1/jobs/{job_id}/logs", query)))
+        return self._run(text_of(Request("GET", f"/v1/jobs/{job_id}/logs", query)))
 
     def follow_logs(self, job_id: str) -> Stream:
         """Events whose data holds log text, as it is written."""
@@ -128,7 +98,7 @@ class Calls(ABC):
 
     def artifacts(self, job_id: str) -> Answer:
         """All files of the job: ``name, role, size_bytes, sha256, step, ...``."""
-        return self._run(_list(f"/v1/jobs/{job_id}/artifacts"))
+        return self._run(listing(f"/v1/jobs/{job_id}/artifacts"))
 
     def download(
         self,
@@ -165,7 +135,7 @@ class Calls(ABC):
     ) -> Answer:
         """Cancel: ``graceful`` stops at the next step, ``kill`` at once."""
         body = {"mode": mode, "save_checkpoint": save_checkpoint}
-        return self._run(_create(f"/v1/jobs/{job_id}/cancel", body))
+        return self._run(create(f"/v1/jobs/{job_id}/cancel", body))
 
     def retry(
         self,
@@ -176,7 +146,7 @@ class Calls(ABC):
     ) -> Answer:
         """A new job from a final one: ``start`` is latest, best, a step or scratch."""
         body = {"from": start, "overrides": dict(overrides or {})}
-        return self._run(_create(f"/v1/jobs/{job_id}/retry", body))
+        return self._run(create(f"/v1/jobs/{job_id}/retry", body))
 
     def edit(self, job_id: str, *, etag: str | None = None, **changes: Any) -> Answer:
         """Change ``name``, ``metadata`` (merged, None removes a label) or ``notes`` of a job.
@@ -185,7 +155,7 @@ class Calls(ABC):
         """
         headers = {} if etag is None else {"If-Match": f'"{etag}"'}
         path = f"/v1/jobs/{job_id}"
-        return self._run(_json(Request("PATCH", path, json=changes, headers=headers)))
+        return self._run(json_of(Request("PATCH", path, json=changes, headers=headers)))
 
     def archive(self, job_id: str, to: Path) -> Answer:
         """All files of a job as one zip, into the file ``to``; its path."""
@@ -194,63 +164,11 @@ class Calls(ABC):
     def compare(self, job_ids: Sequence[str]) -> Answer:
         """Jobs beside each other: where specs and results differ, last values of metrics."""
         query = {"jobs": ",".join(job_ids)}
-        return self._run(_json(Request("GET", "/v1/compare", query)))
+        return self._run(json_of(Request("GET", "/v1/compare", query)))
 
     def delete(self, job_id: str) -> Answer:
         """Delete a final job and its artifacts."""
-        return self._run(_nothing(Request("DELETE", f"/v1/jobs/{job_id}")))
-
-    # -- sweeps ------------------------------------------------------------------------------
-
-    def sweep(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Answer:
-        """Store a sweep: ``job, parameters, seeds, objective, baseline, max_parallel``, ...
-
-        Returns:
-            The sweep object with all trials.
-        """
-        return self._run(_create("/v1/sweeps", dict(request), idempotency_key))
-
-    def sweeps(self, limit: int | None = None, **filters: Any) -> Stream:
-        """Sweeps, newest first; ``status`` narrows them."""
-        return self._iterate(_pages("/v1/sweeps", filters, limit))
-
-    def get_sweep(self, sweep_id: str) -> Answer:
-        """The sweep object with its trials, the best first."""
-        return self._run(_json(Request("GET", f"/v1/sweeps/{sweep_id}")))
-
-    def wait_sweep(
-        self,
-        sweep_id: str,
-        *,
-        on_change: Callable[[dict[str, Any]], None] | None = None,
-        timeout_s: float = float("inf"),
-    ) -> Answer:
-        """Wait until the sweep has ended.
-
-        Args:
-            sweep_id: which sweep.
-            on_change: is given the sweep object whenever it changed.
-            timeout_s: how long to wait; the sweep itself goes on.
-
-        Returns:
-            The sweep object.
-
-        Raises:
-            ApiError: with code ``timeout`` after ``timeout_s``.
-        """
-        return self._run(waiting.wait_sweep(sweep_id, on_change, monotonic() + timeout_s))
-
-    def sweep_report(self, sweep_id: str, form: str = "html") -> Answer:
-        """The report as text: ``html``, ``csv`` or ``svg``."""
-        return self._run(_text(Request("GET", f"/v1/sweeps/{sweep_id}/report", {"format": form})))
-
-    def cancel_sweep(self, sweep_id: str) -> Answer:
-        """Make no more jobs of a sweep, and ask those that were made to stop."""
-        return self._run(_json(Request("POST", f"/v1/sweeps/{sweep_id}/cancel")))
-
-    def delete_sweep(self, sweep_id: str) -> Answer:
-        """Forget a sweep that has ended; its jobs stay."""
-        return self._run(_nothing(Request("DELETE", f"/v1/sweeps/{sweep_id}")))
+        return self._run(nothing(Request("DELETE", f"/v1/jobs/{job_id}")))
 
     # -- datasets ----------------------------------------------------------------------------
 
@@ -284,82 +202,57 @@ class Calls(ABC):
 
     def datasets(self) -> Stream:
         """All datasets, the built-in ones too."""
-        return self._iterate(_pages("/v1/datasets", {}))
+        return self._iterate(pages("/v1/datasets", {}))
 
     def dataset(self, ref: str) -> Answer:
         """One dataset."""
-        return self._run(_json(Request("GET", f"/v1/datasets/{ref}")))
+        return self._run(json_of(Request("GET", f"/v1/datasets/{ref}")))
 
     def delete_dataset(self, ref: str) -> Answer:
         """Delete an uploaded dataset."""
-        return self._run(_nothing(Request("DELETE", f"/v1/datasets/{ref}")))
+        return self._run(nothing(Request("DELETE", f"/v1/datasets/{ref}")))
 
     # -- the service -------------------------------------------------------------------------
 
     def kinds(self) -> Answer:
         """Every kind of job in short."""
-        return self._run(_list("/v1/kinds"))
+        return self._run(listing("/v1/kinds"))
 
     def kind(self, name: str) -> Answer:
         """One kind with its metrics, artifacts, presets and an example."""
-        return self._run(_json(Request("GET", f"/v1/kinds/{name}")))
+        return self._run(json_of(Request("GET", f"/v1/kinds/{name}")))
 
     def schema(self, name: str) -> Answer:
         """JSON Schema of a kind's spec."""
-        return self._run(_json(Request("GET", f"/v1/kinds/{name}/schema")))
+        return self._run(json_of(Request("GET", f"/v1/kinds/{name}/schema")))
 
     def keys(self) -> Answer:
         """All keys of the tenant, without their secrets."""
-        return self._run(_list("/v1/keys"))
+        return self._run(listing("/v1/keys"))
 
     def create_key(self, name: str, scopes: Sequence[str]) -> Answer:
         """A new key; its secret is in this answer and nowhere else."""
-        return self._run(_create("/v1/keys", {"name": name, "scopes": list(scopes)}))
+        return self._run(create("/v1/keys", {"name": name, "scopes": list(scopes)}))
 
     def revoke_key(self, key_id: str) -> Answer:
         """Revoke a key at once."""
-        return self._run(_nothing(Request("DELETE", f"/v1/keys/{key_id}")))
-
-    def create_webhook(self, url: str, *, progress: bool = False) -> Answer:
-        """An address that is told of all jobs; the secret of its signatures is in this answer."""
-        return self._run(_create("/v1/webhooks", {"url": url, "progress": progress}))
-
-    def webhooks(self) -> Answer:
-        """All webhooks of the tenant, without their secrets."""
-        return self._run(_list("/v1/webhooks"))
-
-    def test_webhook(self, webhook_id: str) -> Answer:
-        """Send a test now: ``delivered, status_code, error``."""
-        return self._run(_json(Request("POST", f"/v1/webhooks/{webhook_id}/test", read_s=45.0)))
-
-    def deliveries(self, webhook_id: str, limit: int | None = None) -> Stream:
-        """Messages to a webhook, newest first, and what became of them."""
-        return self._iterate(_pages(f"/v1/webhooks/{webhook_id}/deliveries", {}, limit))
-
-    def resend(self, webhook_id: str, message_id: str) -> Answer:
-        """Send a message once more."""
-        path = f"/v1/webhooks/{webhook_id}/deliveries/{message_id}/resend"
-        return self._run(_json(Request("POST", path)))
-
-    def delete_webhook(self, webhook_id: str) -> Answer:
-        """Delete a webhook."""
-        return self._run(_nothing(Request("DELETE", f"/v1/webhooks/{webhook_id}")))
+        return self._run(nothing(Request("DELETE", f"/v1/keys/{key_id}")))
 
     def usage(self) -> Answer:
         """Quotas of the tenant, each with ``limit`` and ``used``, and which keep jobs waiting."""
-        return self._run(_json(Request("GET", "/v1/usage")))
+        return self._run(json_of(Request("GET", "/v1/usage")))
 
     def workers(self) -> Answer:
         """Live workers, of all tenants; a key with scope admin is needed."""
-        return self._run(_list("/v1/workers"))
+        return self._run(listing("/v1/workers"))
 
     def queues(self) -> Answer:
         """Queues and how many jobs wait in each; a key with scope admin is needed."""
-        return self._run(_list("/v1/queues"))
+        return self._run(listing("/v1/queues"))
 
     def ready(self) -> Answer:
         """What ``/readyz`` reports; raises :class:`sextant_client.ApiError` while not ready."""
-        return self._run(_json(Request("GET", "/readyz", read_s=5.0)))
+        return self._run(json_of(Request("GET", "/readyz", read_s=5.0)))
 
 
 def _job(spec: SpecLike, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -367,53 +260,10 @@ def _job(spec: SpecLike, job: Mapping[str, Any]) -> dict[str, Any]:
     return {"spec": sent, **job}
 
 
-def _pipeline(body: dict[str, Any], key: str | None) -> Flow[dict[str, Any]]:
-    return (yield from _create("/v1/pipelines", body, key))["jobs"]
-
-
-def _json(request: Request) -> Flow[Any]:
-    return (yield from send(request)).json()
-
-
-def _text(request: Request) -> Flow[str]:
-    return (yield from send(request)).text
-
-
-def _nothing(request: Request) -> Flow[None]:
-    yield from send(request)
-
-
-def _create(path: str, body: Any, key: str | None = None) -> Flow[Any]:
-    """A POST that may be repeated: the service knows it again by its key."""
-    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-    return (yield from _json(Request("POST", path, json=body, headers=headers)))
-
-
-def _pages(path: str, filters: Mapping[str, Any], limit: int | None = None) -> Flow[None]:
-    """The rows of all pages, or the first ``limit`` of them."""
-    cursor: dict[str, Any] = {}
-    left = math.inf if limit is None else limit
-    while left > 0:
-        size = {} if limit is None else {"limit": min(left, PAGE_MAX)}
-        page = yield from _json(Request("GET", path, {**filters, **size, **cursor}))
-        for row in page["data"]:
-            yield Emit(row)
-        left -= len(page["data"])
-        if not page.get("has_more"):
-            return
-        cursor = {"cursor": page["next_cursor"]}
-
-
-def _list(path: str) -> Flow[list[dict[str, Any]]]:
-    rows: list[dict[str, Any]] = []
-    yield from with_callback(_pages(path, {}), rows.append)
-    return rows
-
-
 def _download(
     job_id: str, name: str, to: Path, on_progress: Progress | None, *, overwrite: bool
 ) -> Flow[Path]:
-    artifacts = yield from _list(f"/v1/jobs/{job_id}/artifacts")
+    artifacts = yield from listing(f"/v1/jobs/{job_id}/artifacts")
     for artifact in artifacts:
         if artifact["name"] == name:
             return (yield from download.download(artifact, to, on_progress, overwrite=overwrite))
