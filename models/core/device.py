@@ -3,6 +3,7 @@
 import hashlib
 import os
 from contextlib import AbstractContextManager
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -42,6 +43,15 @@ def describe(device: str) -> dict[str, str | int | None]:
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+def versions(device: str) -> dict[str, str | int | None]:
+    """The release that made a file, None in a checkout that is not installed; :func:`describe`."""
+    try:
+        release = version("sextant-jobs")
+    except PackageNotFoundError:
+        release = None
+    return {"sextant": release, **describe(device)}
 
 
 def generator(seed: int, stream: str, index: int) -> torch.Generator:

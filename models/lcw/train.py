@@ -1,7 +1,6 @@
 """Training of a latent Cramer-Wold generator (Knop et al., arXiv 2009.07327), start to report."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -87,7 +86,7 @@ def card(training: StagedTraining, scores: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": {"name": spec.data.dataset, "sha256": spec.data.sha256},
         "seed": spec.seed,
         "spec": spec.model_dump(mode="json", exclude=left_out),
-        "versions": {"sextant": version("sextant-jobs"), **device.describe(training.run.device)},
+        "versions": device.versions(training.run.device),
     }
 
 

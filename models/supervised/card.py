@@ -5,7 +5,6 @@ Markdown with the front matter that Hugging Face's hub reads.
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 from models.core import device
@@ -46,7 +45,7 @@ def make(
         "seed": spec.seed,
         "spec": spec.model_dump(mode="json", exclude=left_out),
         "spec_sha256": spec_digest(spec),
-        "versions": {"sextant": version("sextant-jobs"), **device.describe(on)},
+        "versions": device.versions(on),
     }
 
 

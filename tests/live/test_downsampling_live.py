@@ -37,6 +37,7 @@ def done(client, spec):
     return job
 
 
+@pytest.mark.slow
 def test_from_parquet_to_plan_weights_program_and_report(client, tmp_path):
     """The plan has the training's body; weights and program are one function of the images."""
     files = [

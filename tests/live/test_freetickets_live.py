@@ -37,6 +37,7 @@ def write(path):
     return path
 
 
+@pytest.mark.slow
 def test_from_an_upload_to_tickets_ensemble_and_report(client, tmp_path):
     """The ensemble file holds the tickets bit for bit; report and files tell the same story."""
     client.upload("patterns", [write(tmp_path / "patterns.npz")])

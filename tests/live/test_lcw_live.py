@@ -19,6 +19,7 @@ def finished(client, spec):
     return training
 
 
+@pytest.mark.slow
 def test_from_training_to_samples(client, tmp_path):
     """Weights, ONNX, checkpoint and report come down; another job draws the same images again."""
     trained = finished(client, smallest("lcw.train"))

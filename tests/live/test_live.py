@@ -19,6 +19,8 @@ from tests.smallest import smallest
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 TRAINING = "dynamic_downsampling.train"
+# a training, what reads its weights, a flood, an explanation; tests/models runs all in one process
+ORDINARY = {TRAINING, "classify.predict", "terrain.simulate", "saliency.map"}
 
 
 def submit(client, spec):
@@ -39,7 +41,10 @@ def wall_s(job: dict) -> float:
 
 
 @ONE_DATABASE
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ORDINARY else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds()],
+)
 def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
     """Submitted, followed, downloaded: metrics, result, and each declared file, bytes checked."""
     spec = kinds()[kind]
@@ -118,6 +123,9 @@ def lines(live, tmp_path):
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_the_lines_of_the_readme(lines, tmp_path):
     """Submit, poll, stream, download a checkpoint and a saliency map, with curl alone."""
     types = {line[7:] for line in lines.splitlines() if line.startswith("event: ")}

@@ -42,6 +42,7 @@ def write(path, count, seed):
     return path
 
 
+@pytest.mark.slow
 def test_from_parquet_to_weights_export_and_report(client, tmp_path):
     """Slots were used again; both nets load, with their classes, and are the same function."""
     files = [

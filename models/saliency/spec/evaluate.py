@@ -140,8 +140,8 @@ _ARTIFACTS = (
     ArtifactInfo("curves.csv", "table", "A row for each state of each curve"),
     *VIEW_FILES,
     ArtifactInfo("*.png", "image", "Pictures"),
-    ArtifactInfo("*.json", "report", "All numbers, rows, warnings, versions"),
 )
+_NUMBERS = "All numbers, rows, warnings, versions"
 _METRICS = (
     MetricInfo("value", "1", None, "Grade of a map by a grader, in the order of grades.csv"),
     MetricInfo("map_min", "score", None, "Smallest value of the map"),
@@ -165,7 +165,10 @@ class SaliencyEvaluate(_EvaluationSpec):
 
     entry: ClassVar[str] = "models.saliency.evaluate:evaluate"
     metrics: ClassVar[tuple[MetricInfo, ...]] = _METRICS
-    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = _ARTIFACTS
+    artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
+        *_ARTIFACTS,
+        ArtifactInfo("metrics.json", "report", _NUMBERS),
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "curves": {
             "methods": [{"id": "occlusion"}, {"id": "edge"}, {"id": "random"}],
@@ -185,6 +188,7 @@ class SaliencySweep(_EvaluationSpec):
     metrics: ClassVar[tuple[MetricInfo, ...]] = _METRICS
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         *_ARTIFACTS,
+        ArtifactInfo("sweep.json", "report", _NUMBERS),
         ArtifactInfo("report.html", "report", "Tables and pictures in one file"),
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "Maps and grades so far"),
     )
