@@ -8,6 +8,7 @@ COMMANDS = {
     r"GET /v1/kinds/(\S+)/schema": "`sextant kinds KIND` lists the fields",
     r"GET /v1/kinds": "`sextant kinds` lists all",
     r"GET /v1/datasets lists": "`sextant datasets list` shows",
+    r"GET /v1/jobs lists": "`sextant jobs` lists",
     r"POST /v1/keys": "`sextant keys create`",
     r"GET /v1/usage": "`sextant usage`",
     r"send the header Authorization: Bearer <key>": "set SEXTANT_KEY to a key of the service",

@@ -24,7 +24,7 @@ EXAMPLE: Any = {
     },
     "parameters": {"optimizer.lr": {"values": [0.05, 0.1, 0.2]}},
     "seeds": [0, 1, 2],
-    "objective": {"metric": "test_accuracy"},
+    "objective": {"metric": "validation_accuracy"},
     "baseline": {"optimizer.lr": 0.1},
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models.core.spec import Spec
-from models.core.units import unit_of
+from sextant_client.units import unit_of
 
 HIDDEN = ("sha256", "read")  # filled in by the service
 BOUNDS = {

@@ -74,13 +74,13 @@ class TestFramework:
         ("path", "allow"),
         [
             ("/v1/jobs", "GET, POST"),
-            ("/v1/jobs/job_" + "0" * 32, "DELETE, GET"),
+            ("/v1/jobs/job_" + "0" * 32, "DELETE, GET, PATCH"),
             ("/v1/keys", "GET, POST"),
             ("/healthz", "GET"),
         ],
     )
     def test_allow_is_complete(self, client, path, allow):
-        answer = client.patch(path)
+        answer = client.put(path)
         problem(answer, 405, "method_not_allowed")
         assert answer.headers["Allow"] == allow
 

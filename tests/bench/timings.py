@@ -56,6 +56,7 @@ LARGER: dict[str, dict[str, Any]] = {
         "phase2": {"max_steps": 600, "batch_size": 128},
         "images": {},
     },
+    "classify.predict": {"data": {"dataset": "digits"}},
     "lcw.sample": {"count": 100_000},
 }
 
