@@ -316,9 +316,7 @@ def test_kinds_and_keys_and_datasets(call):
     assert "methods" in call("kinds", KIND).stdout
     shown = call("kinds", "terrain.simulate").stdout
     assert re.search(r"^solver\.alpha +number > 0, <= 1.* +null ", shown, re.MULTILINE)
-    assert re.search(
-        r"^duration_s +number > 0, <= 1.*, in s +3600.0 +Simul", shown, re.MULTILINE
-    )
+    assert re.search(r"^duration_s +number > 0, <= 1.*, in s +3600.0 +Simul", shown, re.MULTILINE)
     assert "`sextant submit spec.json --follow`" in shown
     lines = call("kinds", "dynamic_downsampling.train").stdout.splitlines()
     preset = json.loads(lines[lines.index("digits:") + 1])
