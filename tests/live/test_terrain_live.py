@@ -24,7 +24,7 @@ KINDS = {
 }
 
 
-FINE = ("ground.tif", "depth/fine.tif")  # on the cells of the terrain whatever the factor
+FINE = ("ground.tif",)  # on the cells of the terrain whatever the factor
 
 
 def write(path, z, crs="EPSG:28356", transform=ORIGIN):
