@@ -79,6 +79,7 @@ def assert_sound(examples: int, *phases: str, every: int = 1) -> Counter:
     return seen
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("phases", [("examples", "coverage"), ("fuzzing",), ("stateful",)])
 def test_contract(settings, phases):
