@@ -136,7 +136,10 @@ def _read(mean: Mean | None) -> MeanRead | None:
 
 
 def _with_ranks(trials: list[TrialRead], goal: Goal, seeds: int) -> list[TrialRead]:
-    """The trials in their order; only those with a value for every seed can be compared."""
+    """The trials in their order; only those with a value for every seed can be compared.
+
+    Equal means share a rank, and the next one counts them: 1, 1, 3.
+    """
     sign = -1 if goal.better == "max" else 1
 
     def order(trial: TrialRead) -> tuple[bool, float, int]:
@@ -146,6 +149,7 @@ def _with_ranks(trials: list[TrialRead], goal: Goal, seeds: int) -> list[TrialRe
 
     ordered = sorted(trials, key=order)
     whole = [each for each in ordered if not order(each)[0]]
-    for rank, trial in enumerate(whole, start=1):
-        trial.rank = rank
+    first: dict[float, int] = {}  # rank of each mean
+    for number, trial in enumerate(whole, start=1):
+        trial.rank = first.setdefault(order(trial)[1], number)
     return ordered

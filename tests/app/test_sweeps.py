@@ -117,6 +117,15 @@ class TestGoingOn:
         trials = read(sweep)["trials"]
         assert [(t["rank"], t["objective"]["count"]) for t in trials] == [(1, 2), (None, 1)]
 
+    def test_equal_means_share_a_rank(self, post, read):
+        values = {"optimizer.lr": {"values": [0.1, 0.2, 0.3]}}
+        sweep = post(seeds=[1], baseline=None, parameters=values)
+        advance_sweeps()
+        for value in (0.6, 0.7, 0.7):
+            run_next(value)
+        trials = read(sweep)["trials"]
+        assert [(t["trial"], t["rank"]) for t in trials] == [(1, 1), (2, 1), (0, 3)]
+
     def test_the_last_or_the_best_value_of_a_job(self, post, read):
         last, best = (
             post(objective={"metric": METRIC, "take": take}, seeds=[1], baseline=None)
