@@ -14,7 +14,7 @@ QUANTILES = (
 
 
 class Mean(NamedTuple):
-    """The mean of ``count`` numbers; the interval is None for a single one."""
+    """The mean of ``count`` numbers; the interval is None for a single one, or beyond floats."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -22,19 +22,20 @@ class Mean(NamedTuple):
 
 
 def mean_of(values: Sequence[float]) -> Mean | None:
-    """Mean and interval for the mean of a normal population; None of no values.
+    """Mean and interval for the mean of a normal population.
 
     Args:
-        values: finite.
+        values: None is the mean of no values, and of those of which one is not finite.
     """
     count = len(values)
-    if not count:
+    if not count or not all(map(math.isfinite, values)):
         return None
-    mean = statistics.fmean(values)
+    mean = math.fsum(value / count for value in values)  # the sum may be beyond floats
     if count == 1:
         return Mean(mean, None, 1)
     half = quantile(count - 1) * statistics.stdev(values) / math.sqrt(count)
-    return Mean(mean, (mean - half, mean + half), count)
+    interval = mean - half, mean + half
+    return Mean(mean, interval if all(map(math.isfinite, interval)) else None, count)
 
 
 def quantile(freedom: int) -> float:

@@ -14,3 +14,10 @@ def test_quantiles_are_those_of_students_t(freedom):
 def test_the_mean_of_none_and_of_one():
     assert mean_of([]) is None
     assert mean_of([2.0]) == (2.0, None, 1)
+
+
+def test_values_at_the_end_of_floats_have_a_mean_and_no_interval():
+    """What a job reports may be as large as floats go; differences of such values are infinite."""
+    assert mean_of([1e308, 1e308]) == (1e308, (1e308, 1e308), 2)
+    assert mean_of([1e308, -1e308]) == (0, None, 2)
+    assert mean_of([1e308 - -1e308, 0.0]) is None
