@@ -335,6 +335,20 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_RDWR)
 
 
+def start(server: uvicorn.Server, thread: threading.Thread, limit_s: float = 60.0) -> None:
+    """Start the thread of a server and wait until it takes requests.
+
+    Raises:
+        RuntimeError: if it ends before (what it logged says why), or needs longer than the limit.
+    """
+    thread.start()
+    end = time.monotonic() + limit_s
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > end:
+            raise RuntimeError("the API ended" if not thread.is_alive() else "the API hangs")
+        time.sleep(0.01)
+
+
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
     """The API in a thread of this process; the block gets its address."""
@@ -342,9 +356,7 @@ def serving() -> Iterator[str]:
         config = uvicorn.Config(create_app(), log_level="error", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
+        start(server, thread)
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:

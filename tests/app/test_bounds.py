@@ -18,6 +18,7 @@ from app.main import create_app
 from app.services.validation_errors import MAX_ERRORS
 from app.settings import get_settings
 from tests.app.test_problems import post, problem
+from tests.service import start
 
 
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
@@ -28,9 +29,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     config = uvicorn.Config(create_app(), **options | {"factory": False, "port": 0})
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    start(server, thread)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join(10)

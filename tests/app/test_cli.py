@@ -35,7 +35,7 @@ from models.catalog import kinds
 from sextant_client import ApiError, AsyncClient, Client
 from tests.app.factories import claim, finish, line, write
 from tests.conftest import make_database
-from tests.service import wait_until
+from tests.service import start, wait_until
 from tests.smallest import smallest
 
 KIND = "saliency.map"
@@ -57,9 +57,7 @@ def service(settings, monkeypatch) -> Iterator[str]:
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(create_app(), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    start(server, thread)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     monkeypatch.setenv("SEXTANT_URL", url)
     yield url

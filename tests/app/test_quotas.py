@@ -94,16 +94,16 @@ def test_a_retry_counts_as_a_job(client, spec):
     assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
 
 
-def test_500_posts_at_once_do_not_exceed_the_quota(client, spec):
+def test_many_posts_at_once_do_not_exceed_the_quota(client, spec):
     allow(queued_jobs=20)
     with ThreadPoolExecutor(40) as threads:
-        answers = threads.map(lambda _: client.post("/v1/jobs", json={"spec": spec}), range(500))
+        answers = threads.map(lambda _: client.post("/v1/jobs", json={"spec": spec}), range(150))
         codes = Counter(answer.status_code for answer in answers)
     with make_session(write=False) as session:
         assert jobs_of(session) == 20
     assert codes[201] == 20
     assert codes.keys() <= {201, 429, 503}  # 503: SQLite's one writer was waited for too long
-    assert codes[429] > 400
+    assert codes[429] > 100
 
 
 def test_started_jobs_and_those_of_others_do_not_count(client, spec):

@@ -10,7 +10,7 @@ from tests.conftest import make_database
 from tests.service import wait_until
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("backend", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)])
 def test_a_text_that_no_database_holds_ends_its_job_and_not_the_worker(
     make_service, request, tmp_path, backend
 ):
@@ -29,7 +29,7 @@ def test_a_text_that_no_database_holds_ends_its_job_and_not_the_worker(
     service.check(first, second)
 
 
-@pytest.mark.parametrize("way", ["cancel", "sigterm"])
+@pytest.mark.parametrize("way", ["cancel", pytest.param("sigterm", marks=pytest.mark.slow)])
 def test_stops_are_heard_while_files_are_stored(make_service, sqlite, way):
     service = make_service(sqlite, behaviour="many")
     service.start_api()

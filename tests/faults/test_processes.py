@@ -70,7 +70,9 @@ def test_kill_9_of_the_worker(service):
     service.check(job_id)
 
 
-@pytest.mark.parametrize("inits", [False, True], ids=["child", "init"])
+@pytest.mark.parametrize(
+    "inits", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["child", "init"]
+)
 def test_kill_9_of_the_child(service, inits):
     """Or of its init, with which it dies."""
     service.hold()
@@ -106,6 +108,7 @@ def test_sigterm_of_the_worker_is_a_deploy(service):
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_loses_its_job_and_its_child(service):
     service.hold()
     worker = service.start_worker()
@@ -123,6 +126,7 @@ def test_a_stopped_worker_loses_its_job_and_its_child(service):
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_no_worker_then_one(service):
     job_id = service.submit()
     assert service.read(job_id)["status_reason"] == "waiting_for_worker"
@@ -175,6 +179,7 @@ def test_cancel_at_every_stage(service, stage):
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_cancel_keeps_a_checkpoint_from_which_a_retry_goes_on(service):
     service.hold()
     service.start_worker()
@@ -206,6 +211,7 @@ def test_cancel_while_the_worker_dies(service):
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back(service):
     service.hold()
     worker = service.start_worker()
@@ -224,6 +230,7 @@ def test_a_damaged_checkpoint_falls_back(service):
     assert [e for e in events if e["type"] == "warning" and "damaged" in e["data"]["message"]]
 
 
+@pytest.mark.slow
 def test_deaf_child_is_killed_after_its_grace(make_service, sqlite):
     service = make_service(sqlite, behaviour="deaf")
     service.start_api()
@@ -237,7 +244,10 @@ def test_deaf_child_is_killed_after_its_grace(make_service, sqlite):
 
 @pytest.mark.parametrize(
     ("behaviour", "status", "code", "runs"),
-    [("crash", "failed", "worker_lost", 3), ("full", "failed", "storage_full", 1)],
+    [
+        ("crash", "failed", "worker_lost", 3),
+        pytest.param("full", "failed", "storage_full", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_poison_jobs_are_bounded(make_service, sqlite, behaviour, status, code, runs):
     service = make_service(sqlite, behaviour=behaviour)
@@ -250,6 +260,7 @@ def test_poison_jobs_are_bounded(make_service, sqlite, behaviour, status, code, 
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_limits_of_time_and_memory(make_service, sqlite):
     service = make_service(sqlite, behaviour="greedy")
     service.start_api()
@@ -261,6 +272,7 @@ def test_limits_of_time_and_memory(make_service, sqlite):
     service.check(late, large)
 
 
+@pytest.mark.slow
 def test_a_flood_of_output_is_capped(make_service, sqlite):
     service = make_service(sqlite, behaviour="flood", WORKER_LOG_LIMIT_BYTES=2**20)
     service.start_api()
@@ -289,6 +301,7 @@ def test_the_state_folder_is_private(make_service, tmp_path):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_child_are_killed(make_service, sqlite):
     service = make_service(sqlite, behaviour="parent")
     service.start_api()

@@ -44,6 +44,7 @@ def test_a_pipeline_outlives_its_worker(service):
     service.check(*ids)
 
 
+@pytest.mark.slow
 def test_a_sweep_outlives_its_worker(service):
     worker = service.start_worker()
     request = {

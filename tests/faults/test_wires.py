@@ -35,6 +35,7 @@ def test_broker_restarted(service, broker):
     service.check(running, meanwhile, after)
 
 
+@pytest.mark.slow
 def test_broker_flushed(service, broker):
     jobs = [service.submit() for _ in range(3)]
     broker.client().flushall()
@@ -43,6 +44,7 @@ def test_broker_flushed(service, broker):
     service.check(*jobs)
 
 
+@pytest.mark.slow
 def test_queues_named_like_keys_of_the_broker_library_are_queues(make_service, sqlite, broker):
     names = ("unacked", "unacked_index", "unacked_mutex")
     service = make_service(
@@ -68,6 +70,7 @@ def test_a_queue_that_nobody_serves_keeps_the_broker_small(make_service, sqlite,
     assert client.llen(name) == queue.WAITING_LIMIT
 
 
+@pytest.mark.slow
 def test_broker_full(service, broker):
     broker.client().config_set("maxmemory", "1")
     job_id = service.submit()
@@ -75,6 +78,7 @@ def test_broker_full(service, broker):
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_broker_absent_from_the_start(make_service, sqlite, tmp_path):
     service = make_service(sqlite, f"redis+socket://{tmp_path}/nobody.sock", behaviour="steps")
     service.start_api()
@@ -84,6 +88,7 @@ def test_broker_absent_from_the_start(make_service, sqlite, tmp_path):
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_no_broker_configured(make_service, sqlite):
     service = make_service(sqlite, behaviour="steps")
     service.start_api()
@@ -93,6 +98,7 @@ def test_no_broker_configured(make_service, sqlite):
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_api_killed_between_commit_and_publish(make_service, sqlite, broker, tmp_path):
     """The API's way to the broker swallows everything, so the wake-up cannot have been sent."""
     wire = Wire(tmp_path / "api.sock", broker.socket)
@@ -119,7 +125,9 @@ def _behind_wire(request, folder: Path) -> tuple[str, Wire]:
     return url.set(query=query).render_as_string(hide_password=False), wire
 
 
-@pytest.mark.parametrize(("away_s", "runs"), [(1.0, 1), (5.0, 2)])
+@pytest.mark.parametrize(
+    ("away_s", "runs"), [(1.0, 1), pytest.param(5.0, 2, marks=pytest.mark.slow)]
+)
 def test_database_away(make_service, request, broker, tmp_path, away_s, runs):
     """Shorter than the grace: the run goes on and writes later. Longer: killed, then resumed."""
     url, wire = _behind_wire(request, tmp_path)
@@ -148,7 +156,7 @@ def test_database_away(make_service, request, broker, tmp_path, away_s, runs):
     service.check(job_id)
 
 
-@pytest.mark.parametrize("full", ["store", "runs"])
+@pytest.mark.parametrize("full", ["store", pytest.param("runs", marks=pytest.mark.slow)])
 def test_disk_full(make_service, sqlite, tmp_path, full):
     """A file system of 1 MiB under store or run folder: the job fails, the service goes on."""
     small = tmp_path / "service0" / "state" / full

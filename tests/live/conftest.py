@@ -20,7 +20,10 @@ class Live(Service):
     """A service whose API asks for a key."""
 
     def __init__(self, folder: Path, database_url: str, broker_url: str) -> None:
-        super().__init__(folder, database_url, broker_url, AUTH_DISABLED="false")
+        # seldom at work while it waits: the tests of methods run beside it to their end
+        super().__init__(
+            folder, database_url, broker_url, AUTH_DISABLED="false", WORKER_DISPATCH_S=5
+        )
         command = [Path(sys.executable).with_name("sextant"), "keys", "create", "--first"]
         made = subprocess.run(command, env=self.env, capture_output=True, text=True, check=True)
         self.key = made.stdout.split()[-1]

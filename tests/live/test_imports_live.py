@@ -25,6 +25,7 @@ def write_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_is_listed_and_read_as_it_was_imported(client: Client, tmp_path):
     folder = write_folder(tmp_path / "vehicles")
     with pytest.raises(ApiError, match="--split hold_out"):

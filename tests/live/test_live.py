@@ -65,6 +65,7 @@ def test_every_kind_leaves_what_it_declares(kind, client, tmp_path):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == artifact["sha256"]
 
 
+@pytest.mark.slow
 @ONE_DATABASE
 def test_cancelled_then_retried_ends_with_the_same_bits(client, tmp_path):
     """Cancel with a checkpoint, retry from it: the weights of a training never interrupted."""

@@ -121,6 +121,7 @@ def test_rank_0_says_how_a_run_ended(new_run, tmp_path, monkeypatch, first, expe
     assert ended.value.exit_code == expected
 
 
+@pytest.mark.slow
 def test_stop_is_relayed(start, tmp_path):
     process = start(max_steps=100_000)
     wait_for_step(tmp_path)
@@ -131,6 +132,7 @@ def test_stop_is_relayed(start, tmp_path):
     assert not left_behind(tmp_path)
 
 
+@pytest.mark.slow
 def test_errors_keep_their_exit_code(start, tmp_path):
     process = start(batch_size=15)
     assert process.wait(120) == 64

@@ -97,6 +97,7 @@ def everyone(dist, value):
     return actual
 
 
+@pytest.mark.slow
 def test_two_ranks_have_one_topology(tmp_path):
     """Property 10: one set of masks after every update, and the training is that of one process.
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
@@ -55,6 +56,7 @@ def rank(folder):
     ranks.leave()
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_does(tmp_path):
     """Gradients of whole samples: weights agree up to rounding, and both processes hold one net."""
     script = tmp_path / "rank.py"

@@ -36,7 +36,6 @@ FIELDS = {
     "graders": [
         {"id": "deletion", "points": 3},
         {"id": "insertion", "points": 3, "baseline": {"id": "black"}},
-        {"id": "insertion", "points": 3, "baseline": {"id": "white"}},
     ],
     "seeds": [0, 1, 2],
     "control_draws": 4,

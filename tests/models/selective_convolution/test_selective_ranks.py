@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from models.core import ranks
@@ -67,6 +68,7 @@ def rank(folder):
     ranks.leave()
 
 
+@pytest.mark.slow
 def test_two_ranks_have_one_allocation(tmp_path):
     """Gates, sources, shifts, weights and statistics of the units agree after every round."""
     folder = Path(__file__).parent

@@ -29,7 +29,14 @@ INFINITE_BITS = 0x7F800000
 # fused multiply-add, reassociation, approximate functions; NaN and infinities stay valid
 MATH = {"contract", "reassoc", "nsz", "afn"}
 
-compiled = njit(fastmath=MATH, nogil=True, error_model="numpy")
+# Called from compiled code alone; wrappers for calls from Python took a third of the compilation.
+compiled = njit(
+    fastmath=MATH,
+    nogil=True,
+    error_model="numpy",
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+)
 # Reassociation would cancel a compensated sum.
 ordered = njit(fastmath={"contract", "nsz"}, nogil=True, error_model="numpy")
 # A call inside a loop prevents its vectorization.
