@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if "terrain" in item.nodeid:  # the first of them compiles the loops of the solver
+            item.add_marker(pytest.mark.timeout(900))
         if "faults" in item.path.parts and parameters.get("database_url") == "sqlite":
             item.add_marker(pytest.mark.slow)
 
