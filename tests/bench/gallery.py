@@ -3,8 +3,9 @@
     python -m tests.bench.gallery STATE [KIND ...]      # default: the kinds of docs/web.md
 
 Runs the catalogue's example of each kind in a service over the folder STATE, unless a job of the
-kind has succeeded there before, and photographs the jobs, their viewers and the list into
-``docs/gallery``.
+kind has succeeded there before, a training with full steps to compare with, and imports a folder of
+photographs. Photographs the jobs, their viewers, the list, the comparison, the form and the
+datasets into ``docs/gallery``.
 """
 
 import tests.conftest  # noqa: F401  # before models
@@ -15,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import skimage.data
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from app.local import up
@@ -29,7 +32,10 @@ KINDS = (
     "terrain.simulate",
     "terrain.downsample",
 )
-LOOK = Look(1280, "light")
+TRAINING = KINDS[0]
+FULL = "the same with full steps"
+PHOTOGRAPHS = "photographs"
+LOOK, DARK = Look(1280, "light"), Look(1280, "dark")
 PATIENCE_MS = 120_000  # on a loaded machine
 SETTLED_MS = 5000
 
@@ -44,11 +50,35 @@ def finished(client: Client, kind: str) -> str:
     return str(job["id"])
 
 
-def shown(page: Any, address: str, name: str) -> None:
+def trained_in_full(client: Client, cheap: str) -> str:
+    """The id of the training of another job without its cheap steps."""
+    for job in client.jobs(kind=TRAINING, status="succeeded"):
+        if job["name"] == FULL:
+            return str(job["id"])
+    spec = dict(client.get(cheap)["spec"])
+    spec.pop("downsample")
+    job = client.wait(client.submit(spec, name=FULL)["id"])
+    assert job["status"] == "succeeded", job["error"]
+    return str(job["id"])
+
+
+def import_photographs(client: Client, folder: Path) -> None:
+    """A dataset of the photographs that scikit-image carries, as PNG files of a folder a class."""
+    if any(dataset["name"] == PHOTOGRAPHS for dataset in client.datasets()):
+        return
+    for name in ("astronaut", "coffee", "chelsea"):
+        of_class = folder / ("animal" if name == "chelsea" else "other")
+        of_class.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(getattr(skimage.data, name)()).save(of_class / f"{name}.png")
+    client.upload(PHOTOGRAPHS, [folder])
+
+
+def shown(page: Any, address: str, name: str, look: Look = LOOK) -> None:
     """One page, once its curves and pictures are there."""
+    look.apply(page)
     page.goto(address)
     page.wait_for_timeout(SETTLED_MS)
-    photograph(page, name, LOOK, GALLERY)
+    photograph(page, name, look, GALLERY)
     print(name, flush=True)
 
 
@@ -58,21 +88,29 @@ def main() -> None:
     up.isolate(Path(state).resolve())
     with up.running(print) as address, Client(address.url, address.key) as client:
         jobs = {kind: finished(client, kind) for kind in asked or KINDS}
+        import_photographs(client, Path(state).resolve() / "photographs")
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
             page = browser.new_page(base_url=address.url)
             page.set_default_timeout(PATIENCE_MS)
-            LOOK.apply(page)
             page.goto("/login")
             page.get_by_label("Key").fill(str(address.key))
             page.get_by_role("button", name="Log in").click()
             page.wait_for_url("**/")
-            shown(page, "/", "real_jobs")
+            shown(page, f"/new?kind={TRAINING}&preset=digits", "new")
+            shown(page, "/datasets", "datasets")
             for kind, job in jobs.items():
                 stem = re.sub(r"\W", "_", kind)
-                shown(page, f"/jobs/{job}", f"real_{stem}")
-                if page.locator(f'a[href="/jobs/{job}/view"]').count():
+                page.goto(f"/jobs/{job}")
+                viewer = page.locator(f'a[href="/jobs/{job}/view"]').count()
+                if kind == TRAINING:
+                    shown(page, f"/jobs/{job}", f"job_{stem}")
+                    pair = (job, trained_in_full(client, job))
+                    ids = ",".join(x.removeprefix("job_") for x in pair)
+                    shown(page, f"/compare?jobs={ids}", "compare", DARK)
+                if viewer:
                     shown(page, f"/jobs/{job}/view", f"view_{stem}")
+            shown(page, "/", "jobs")
             browser.close()
 
 
