@@ -11,6 +11,7 @@ from app.schemas.page import Body, Cursor, Limit, Params
 from models.core.spec import Sha256
 from models.data.builtin import Builtin
 
+IMAGES = ("npz", "image_folder", "parquet", "idx")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,120}$")]
 
 
@@ -45,12 +46,12 @@ class DatasetCreate(Body):
 
     name: Name = Field(description="What specs will call it; unique, not one of a built-in set")
     format: Literal[
-        "npz", "image_folder", "parquet", "idx", "elevation", "net", "series", "marks"
+        "npz", "image_folder", "parquet", "idx", "elevation", "net", "series", "marks", "netcdf"
     ] = Field(
         description="npz without objects; zip of an image folder, or one picture; parquet with "
         "images and labels; zip of IDX files as MNIST has them; GeoTIFF, ASCII grid or npy of "
         "heights; net: a torch.export archive or safetensors weights; series: CSV of times and "
-        "values; marks: CSV of x, y and surveyed water levels"
+        "values; marks: CSV of x, y and surveyed water levels; netcdf: fields over time on a grid"
     )
     options: DatasetOptions = DatasetOptions()
     sha256: Sha256 | None = Field(default=None, description="What the content must have")
@@ -62,7 +63,7 @@ class DatasetCreate(Body):
             raise ValueError(f"cell_size_m with format {self.format}; only elevation has cells")
         if options.label is not None and self.format != "parquet":
             raise ValueError(f"label with format {self.format}; only parquet has columns")
-        if options.split is not None and self.format in ("elevation", "net", "series", "marks"):
+        if options.split is not None and self.format not in IMAGES:
             raise ValueError(f"split with format {self.format}; only images have parts")
         if options.nodata is not None and self.format != "elevation":
             raise ValueError(f"nodata with format {self.format}; only elevation has heights")

@@ -10,7 +10,13 @@ from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 Form = Literal[
-    "labelled images", "photographs", "an elevation", "a net", "a series", "surveyed levels"
+    "labelled images",
+    "photographs",
+    "an elevation",
+    "a net",
+    "a series",
+    "surveyed levels",
+    "fields over time",
 ]
 # a count that every dataset of the form has, and no other
 MARKS: Mapping[str, Form] = {
@@ -20,6 +26,7 @@ MARKS: Mapping[str, Form] = {
     "tensors": "a net",
     "moments": "a series",
     "marks": "surveyed levels",
+    "frames": "fields over time",
 }
 UNITS = {
     "train": "training images",
@@ -40,7 +47,8 @@ class DatasetInfo(NamedTuple):
         counts: such as ``train, test, classes, height, width, channels`` of labelled images,
             ``images`` of photographs, ``rows, columns, cell_size_m`` of an elevation, ``tensors,
             parameters, operations`` of a net, ``moments, values`` of a series, ``marks`` of
-            surveyed levels; what could not be known is absent.
+            surveyed levels, ``frames, variables`` of fields over time; what could not be known is
+            absent.
     """
 
     name: str
@@ -71,6 +79,8 @@ class DatasetInfo(NamedTuple):
                 return f"a series of {c['moments']} moments in {c.get('values', '?')} columns"
             case "surveyed levels":
                 return f"{c['marks']} surveyed levels"
+            case "fields over time":
+                return f"{c['frames']} fields over time of {c.get('variables', '?')} variables"
         return "data of unknown form"
 
 

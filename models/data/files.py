@@ -139,14 +139,15 @@ def check(
     Args:
         path: of the file.
         format: ``npz``, ``image_folder``, ``parquet``, ``idx``, ``elevation``, ``net``,
-            ``series`` or ``marks``, as the user says.
+            ``series``, ``marks`` or ``netcdf``, as the user says.
         options: ``cell_size_m`` and ``nodata`` for elevation; ``label`` and ``split`` for images.
         picture: where to leave a small picture of images or of a terrain (JPEG), if anywhere.
 
     Returns:
         ``train, test, classes, channels`` and ``validation`` of labelled images, ``images`` of
         pictures without labels, ``rows, columns, cell_size_m`` of an elevation, ``moments,
-        values`` of a series, ``marks`` of surveyed levels, or what
+        values`` of a series, ``marks`` of surveyed levels, ``frames, variables`` of fields over
+        time, or what
         :func:`models.data.programs.check` finds in a net. Images of one size have ``height`` and
         ``width``, others ``sizes``, the number of sizes. ``contents`` lists what was taken and
         left out of images.
@@ -167,7 +168,11 @@ def check(
         from models.data import elevation  # GDAL is for these files alone
 
         return elevation.check(path, options.get("cell_size_m"), options.get("nodata"), picture)
-    others = ", ".join(TABLES)
+    if format == "netcdf":
+        from models.data import fields  # HDF5 is for these files alone
+
+        return fields.check(path)
+    others = ", ".join((*TABLES, "netcdf"))
     raise DataError(f"format {format!r}; use {', '.join(FORMATS)}, {others}, elevation or net")
 
 

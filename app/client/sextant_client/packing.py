@@ -14,10 +14,11 @@ FORMATS = {
     ".parquet": "parquet",
     ".asc": "elevation",
     ".npy": "elevation",
+    ".nc": "netcdf",
     ".pt2": "net",
     ".safetensors": "net",
 }
-SINGLE = {"npz", "elevation", "net", "series", "marks"}  # formats of one file
+SINGLE = {"npz", "elevation", "net", "series", "marks", "netcdf"}  # formats of one file
 TABLE = ".csv"  # one alone; beside pictures it means nothing
 RASTERS = {".tif", ".tiff"}
 PICTURES = {

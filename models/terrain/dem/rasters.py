@@ -181,7 +181,7 @@ def _check_same_cells(values: Elevation, fine: Elevation, field: str) -> None:
         raise SpecError(f"{field}: cells of {values.dx:g} m, the terrain {fine.dx:g} m{way_out}")
     if not (values.georeferenced and fine.georeferenced):
         return
-    if values.crs and fine.crs and _horizontal(values.crs) != _horizontal(fine.crs):
+    if values.crs and fine.crs and horizontal(values.crs) != horizontal(fine.crs):
         raise SpecError(
             f"{field}: {values.crs.to_string()}, the terrain {fine.crs.to_string()}{way_out}"
         )
@@ -199,11 +199,11 @@ def _check_same_cells(values: Elevation, fine: Elevation, field: str) -> None:
 def _in_metres(crs: Any) -> Any:
     """A reference system without a vertical part in another unit than the heights now have."""
     vertical = heights.VERTICAL_UNIT.search(crs.to_wkt())
-    return crs if vertical is None or float(vertical.group(2)) == 1.0 else _horizontal(crs)
+    return crs if vertical is None or float(vertical.group(2)) == 1.0 else horizontal(crs)
 
 
-def _horizontal(crs: Any) -> Any:
-    """A reference system without its vertical part."""
+def horizontal(crs: Any) -> Any:
+    """A reference system of rasterio without its vertical part."""
     wkt = crs.to_wkt()
     if not wkt.startswith("COMPD_CS["):
         return crs

@@ -186,7 +186,8 @@ def forcing_of(
             times, heights = _series(item, None)
             above = Series(times, tuple(height - datum for height in heights))
             levels.append(HeldLevel(above, *covered(item, extent, shape, dx)))
-    rain = _series(rains[0], rains[0].mm_per_h, M_PER_S) if rains else None
+    uniform = rains and rains[0].stack is None  # a stack is read beside the other maps
+    rain = _series(rains[0], rains[0].mm_per_h, M_PER_S) if uniform else None
     return Forcing(tuple(inlets), rain, levels=tuple(levels))
 
 

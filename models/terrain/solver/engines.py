@@ -17,6 +17,7 @@ from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
 from models.terrain.solver.inputs import given_or_default, placed, with_series
 from models.terrain.solver.maxima import Maxima
+from models.terrain.solver.rain_stack import FineRain, GridRain, rain_stack
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dry
 from models.terrain.solver.start import FirstWater, first_water
 from models.terrain.solver.subgrid import Subgrid, SubgridTerrain
@@ -174,9 +175,17 @@ class TorchFlood:
 
     def advance(self, until: float, max_steps: int) -> bool:
         """Step to time ``until`` in s, at most ``max_steps``; whether it was reached."""
-        self._state, self._clock = advance(
-            self._state, self._clock, *self._conditions, until, max_steps, self._track_peaks
-        )
+        last = int(self._clock.steps[0]) + max_steps
+        while (t := float(self._clock.t[0])) < until and int(self._clock.steps[0]) < last:
+            ground, forcing, physics = self._conditions
+            stop = until
+            if forcing.stack is not None:
+                piece = forcing.stack.at(t)
+                forcing, stop = forcing._replace(piece=piece), min(until, piece.until)
+            self._state, self._clock = advance(
+                self._state, self._clock, ground, forcing, physics, stop,
+                last - int(self._clock.steps[0]), self._track_peaks,
+            )  # fmt: skip
         return bool(self._clock.t[0] >= until)
 
     def flow_at(self, rows: list[int], columns: list[int]) -> FlowState:
@@ -221,7 +230,7 @@ class Scenario(NamedTuple):
     """Everything a flood needs besides the heights: resolved water, extent, solver, maps, voids.
 
     ``by_reference``: all its floods, fine and coarse, take the reference step; else none does.
-    ``start``: the water at 0 s; None: none.
+    ``start``: the water at 0 s; None: none. ``stack``: rain in time and space.
     """
 
     water: list[Water]
@@ -234,6 +243,7 @@ class Scenario(NamedTuple):
     voids: Voids | None = None
     by_reference: bool = False
     start: FirstWater | None = None
+    stack: FineRain | None = None
 
     def boundary_conditions(
         self, bed: Tensor, datum: float, dx: float, grid: Subgrid | None = None
@@ -252,6 +262,9 @@ class Scenario(NamedTuple):
         ground = ground._replace(subgrid=grid)
         forcing = forcing_of(self.water, self.extent, shape, dx, datum)
         forcing = forcing._replace(rain_map=_on(self.maps.rain, shape))
+        if self.stack is not None:
+            grid_rain = GridRain(self.stack, lambda rate: _pooled(rate, shape))
+            forcing = forcing._replace(rain_map=None, stack=grid_rain)
         if self.voids is not None:
             ground, forcing = self.voids.applied(ground, forcing)
         return BoundaryConditions(ground, forcing)
@@ -290,8 +303,11 @@ class Scenario(NamedTuple):
 
 def _on(values: np.ndarray | None, shape: tuple[int, int]) -> Tensor | None:
     """A map [ny, nx] on the fine cells, or its means on coarser ones."""
-    if values is None:
-        return None
+    return None if values is None else _pooled(values, shape)
+
+
+def _pooled(values: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """Means of a field [ny, nx] on the fine cells over those of a grid."""
     factor = math.ceil(values.shape[0] / shape[0])
     return mean(pad_to_multiple(torch.from_numpy(values), factor), factor)
 
@@ -371,6 +387,8 @@ def scenario_of(
     tiny = is_tiny(fine.z.size, fine.dx, duration_s, solver, floods)
     by_reference = solver.reference_mode or tiny
     start = first_water(getattr(spec, "start", None), fine, run)
+    stack = rain_stack(resolved, fine, run, maps.rain)
     return Scenario(
-        resolved, extent, solver, wet_m, duration_s, run.device, maps, voids, by_reference, start
-    )
+        resolved, extent, solver, wet_m, duration_s, run.device, maps, voids, by_reference, start,
+        stack,
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -105,6 +105,41 @@ class HeldLevel(NamedTuple):
     columns: tuple[int, ...]
 
 
+class RainField(NamedTuple):
+    """Rain on each cell, as much of it as a weight over time says.
+
+    Attributes:
+        weight: of two moments.
+        rate: m/s [ny, nx].
+    """
+
+    weight: Series
+    rate: Tensor
+
+
+class RainPiece(NamedTuple):
+    """The rain of a stretch of time: its end in s, and the fields that fall until then."""
+
+    until: float
+    fields: tuple[RainField, ...]
+
+    @property
+    def most(self) -> float:
+        """Greatest rate of its fields, m/s."""
+        return max(float(field.rate.max()) for field in self.fields)
+
+
+@runtime_checkable
+class ChangingRain(Protocol):
+    """Rain in time and space, ``count`` fields at a time."""
+
+    count: int
+
+    def at(self, t: float) -> RainPiece:
+        """The piece of time that holds ``t`` or begins there, s."""
+        ...
+
+
 class Forcing(NamedTuple):
     """All water that enters, the same for every sample of a batch.
 
@@ -113,12 +148,16 @@ class Forcing(NamedTuple):
         rain: m/s over time.
         rain_map: share of ``rain`` that falls on each cell [ny, nx]; None: 1 everywhere.
         levels: held levels that change; ``Ground.level`` has all cells and those that do not.
+        stack: rain in time and space, which engines take piece by piece.
+        piece: what falls of it during the steps to come; no step goes beyond its end.
     """
 
     inlets: tuple[Inlet, ...] = ()
     rain: Series | None = None
     rain_map: Tensor | None = None
     levels: tuple[HeldLevel, ...] = ()
+    stack: ChangingRain | None = None
+    piece: RainPiece | None = None
 
     def ground_at(self, ground: Ground, t: Float[Tensor, "b"]) -> Ground:
         """The ground with the held levels of times t in s."""
@@ -146,12 +185,14 @@ class Forcing(NamedTuple):
             dt: s from there over which the mean is taken; 0: the value at t.
             dtype: of the result.
         """
-        if not self.inlets and self.rain is None:
+        if not self.inlets and self.rain is None and self.piece is None:
             return 0.0
         rise = torch.zeros(len(t), *shape, dtype=dtype, device=t.device)
         if self.rain is not None:
             amount = self.rain.mean(t, dt).to(dtype)[:, None, None]
             rise += amount if self.rain_map is None else amount * self.rain_map.to(rise)
+        for weight, rate in self.piece.fields if self.piece is not None else ():
+            rise += weight.mean(t, dt).to(dtype)[:, None, None] * rate.to(rise)
         for inlet in self.inlets:
             each = inlet.series.mean(t, dt) / (len(inlet.rows) * dx * dx)
             for row, column in zip(inlet.rows, inlet.columns, strict=True):

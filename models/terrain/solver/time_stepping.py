@@ -90,7 +90,7 @@ def next_dt(
     """
     remaining, dx = until - t, ground.dx
     dt = stable_step(water_depth(h.detach(), ground), dx, physics)
-    if forcing.inlets or forcing.rain is not None:
+    if forcing.inlets or forcing.rain is not None or forcing.piece is not None:
         dt = step_for(_depth_after(h.detach(), t, dt, ground, forcing), dx, physics)
     return torch.where(dt >= remaining * (1 - STEP_SLACK), remaining, dt).clamp(min=0)
 
@@ -101,12 +101,16 @@ def _depth_after(h: Tensor, t: Tensor, dt: Tensor, ground: Ground, forcing: Forc
     Rates are the larger of those at the beginning and in the middle of the step. Rain, little in a
     step, counts as if the deepest cell were level.
     """
-    shape, inflow = (h.shape[1], h.shape[2]), forcing._replace(rain=None)
+    shape, inflow = (h.shape[1], h.shape[2]), forcing._replace(rain=None, piece=None)
     at = torch.zeros_like(dt)
     rates = [inflow.rate(shape, ground.dx, x, at, torch.float64) for x in (t, t + dt / 2)]
     rise = torch.maximum(*(torch.as_tensor(rate, dtype=torch.float64) for rate in rates))
     after = h.double() + dt[:, None, None] * rise
     deepest = water_depth(after.to(h), ground).double().amax((1, 2))
+    if forcing.piece is not None:
+        weights = [field.weight for field in forcing.piece.fields]
+        most = sum(torch.maximum(weight.at(t), weight.at(t + dt / 2)) for weight in weights)
+        return deepest + dt * forcing.piece.most * most
     if forcing.rain is None:
         return deepest
     most = 1.0 if forcing.rain_map is None else float(forcing.rain_map.max())
@@ -129,7 +133,8 @@ def advance(
         state: at ``clock``.
         clock: of the state.
         ground: bed, roughness, outlets.
-        forcing: water entering; its rate in a step is the mean over the step.
+        forcing: water entering; its rate in a step is the mean over the step. Of a stack of rain
+            the piece counts that is set.
         physics: constants.
         until: target time, s; finished samples take steps of length 0.
         max_steps: stop after this many steps; None: no bound.

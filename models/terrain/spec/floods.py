@@ -28,7 +28,7 @@ from models.terrain.spec.terrains import (
 from models.terrain.spec.water import (
     Water,
     Waters,
-    check_constant_levels,
+    check_differentiable,
     hold_floods,
     hold_series,
     series_needs,
@@ -303,7 +303,7 @@ class Tune(SpecGroup):
     def _can_be_differentiated(self) -> "Tune":
         if self.solver.froude is not None or self.solver.reference_mode:
             raise ValueError("tune.solver: froude and reference_mode cannot be tuned through")
-        check_constant_levels([item for water in self.water for item in water], "tune.water")
+        check_differentiable([item for water in self.water for item in water], "tune.water")
         return self
 
 
@@ -442,7 +442,7 @@ class TerrainCompare(_Flood):
     @model_validator(mode="after")
     def _can_be_optimised(self) -> "TerrainCompare":
         if self.optimise_steps:
-            check_constant_levels(self.water or [], "water with optimise_steps")
+            check_differentiable(self.water or [], "water with optimise_steps")
         if self.optimise_steps and self.start is not None:
             raise ValueError("start: a flood that begins with water is not optimised through")
         if self.start is not None and self.start.state is not None:

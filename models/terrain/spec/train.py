@@ -16,7 +16,7 @@ from models.terrain.spec.water import (
     Rain,
     Valley,
     Waters,
-    check_constant_levels,
+    check_differentiable,
     hold_floods,
     hold_series,
     series_needs,
@@ -138,7 +138,7 @@ class TerrainTrain(Spec):
         if self.solver.froude is not None or self.solver.reference_mode:
             raise ValueError("solver: froude and reference_mode cannot be trained through")
         every = [self.water, *self.more_water]
-        check_constant_levels([item for water in every for item in water], "water")
+        check_differentiable([item for water in every for item in water], "water")
         return self
 
     @classmethod

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from models.core.needs import Bound, DatasetNeed
 from models.core.spec import DatasetRef, SpecGroup
 from models.terrain.spec.places import LinePlace, PointPlace, check_point
+from models.terrain.spec.stacks import RainStack
 
 Side = Literal["left", "right", "top", "bottom"]
 Compass = Literal["west", "east", "north", "south"]
@@ -228,14 +229,22 @@ class Source(Varying):
 
 
 class Rain(Varying):
-    """Rain on every cell."""
+    """Rain on every cell, the same everywhere or a stack of fields."""
 
     type: Literal["rain"]
     mm_per_h: float | None = Field(default=None, ge=0, le=1e4)
+    stack: RainStack | None = Field(
+        default=None, description="Rain that varies in time and space, in place of a number"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "Rain":
-        self.check(self.mm_per_h, "mm_per_h")
+        if self.stack is None:
+            self.check(self.mm_per_h, "mm_per_h (or stack)")
+        elif (self.mm_per_h, self.series) != (None, None):
+            raise ValueError("give mm_per_h, series or stack, one of the three")
+        elif self.before == "hold":
+            raise ValueError("before: hold needs a series; leave it out")
         return self
 
 
@@ -252,18 +261,20 @@ Water = Annotated[Inflow | Outflow | Level | Source | Rain | Valley, Field(discr
 Waters = Annotated[list[Water], Field(min_length=1, max_length=64)]
 
 
-def check_constant_levels(water: list[Any], field: str) -> None:
-    """Refuse levels that change, where a flood is differentiated.
+def check_differentiable(water: list[Any], field: str) -> None:
+    """Refuse levels that change and stacks of rain, where a flood is differentiated.
 
     Raises:
         ValueError: naming ``field``.
     """
     if any(isinstance(item, Level) and item.series is not None for item in water):
         raise ValueError(f"{field}: a level that changes has no derivative here; give level_m")
+    if any(isinstance(item, Rain) and item.stack is not None for item in water):
+        raise ValueError(f"{field}: a stack of rain has no derivative here; give a series")
 
 
 def series_needs(water: Any, pointer: str) -> Iterator[DatasetNeed]:
-    """Needs of the series that items of water name.
+    """Needs of the series and stacks that items of water name.
 
     Args:
         water: items of a spec.
@@ -272,6 +283,8 @@ def series_needs(water: Any, pointer: str) -> Iterator[DatasetNeed]:
     for index, item in enumerate(water):
         if isinstance(series := getattr(item, "series", None), SeriesRef):
             yield series.need(f"{pointer}/{index}/series")
+        if isinstance(item, Rain) and item.stack is not None:
+            yield item.stack.need(f"{pointer}/{index}/stack")
 
 
 def hold_series(water: Any, field: str) -> list[str]:

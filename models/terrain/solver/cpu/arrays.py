@@ -22,12 +22,14 @@ class FlowArrays(NamedTuple):
         storage: table of each cell.
         face_fields: of x faces, then of y faces.
         face_shapes: tables of x faces, then of y faces.
-        rain: share of the rain a cell gets; of no element where all get 1.
+        rain: share of the rain a cell gets; of no element where all get 1. Of a stack one field or
+            two of the piece of time, m/s.
         peak: greatest depth so far; of no element where it is not tracked.
         arrival: s at which the depth first exceeded ``wet_m``, inf before.
         inlet_cells: flat indices of cells with inflow, rising (int64).
         inlet_gain: of these cells, m/s per unit of their series (float64).
-        series: of these cells, an index into ``starts``; the rain's series is the last one.
+        series: of these cells, an index into ``starts``; the rain's series is the last one. The
+            weights of a stack's two fields are the last ones, that of the first at the end.
         starts: where a series begins in ``times`` and ``values``; one more at the end (int64).
         times: s, float64.
         values: float64.

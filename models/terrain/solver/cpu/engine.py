@@ -19,7 +19,14 @@ from models.terrain.solver.cpu.tile import (
     SUBGRID_BUFFER,
     N,
 )
-from models.terrain.solver.forcing import Forcing, constant, integrals_of
+from models.terrain.solver.forcing import (
+    ChangingRain,
+    Forcing,
+    RainPiece,
+    Series,
+    constant,
+    integrals_of,
+)
 from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dt_cap
 from models.terrain.solver.subgrid import depth_over_lowest
@@ -62,6 +69,8 @@ class FusedFlood:
         self.layout = _tile_layout(ny, nx, _entries(ground))
         self.constants = _scheme_constants(ground.dx, forcing, physics, wet_m)
         self.threads, self._grid = threads, ground.subgrid
+        self._stack = forcing.stack
+        self._piece: RainPiece | None = None
         self.arrays = _flow_arrays(ground, forcing, self.layout, threads, wet_m is not None)
         if not carry:
             self.arrays = self.arrays._replace(remainder=np.empty(0, np.float32))
@@ -78,12 +87,10 @@ class FusedFlood:
         Raises:
             UnstableError: if water is NaN, infinite or beyond all bounds.
         """
-        limit = min(max_steps, UNBOUNDED)
-        if self.threads > 1:
-            set_num_threads(self.threads)
-            why = loop.advance_together(self.arrays, self.layout, self.constants, until, limit)
-        else:
-            why = loop.advance_alone(self.arrays, self.layout, self.constants, until, limit)
+        last, why, reached = self.totals.steps + max_steps, loop.DONE, -np.inf
+        while why == loop.DONE and reached < until:
+            reached = until if self._stack is None else min(until, self._begin_piece())
+            why = self._advance(reached, min(last - self.totals.steps, UNBOUNDED))
         if why == loop.UNSTABLE:
             totals = self.totals
             raise UnstableError(
@@ -91,6 +98,26 @@ class FusedFlood:
                 hint="raise manning, set solver.froude to 1, or leave the limiter on",
             )
         return why == loop.DONE
+
+    def _advance(self, until: float, max_steps: int) -> int:
+        """Step with constant rain fields; why the loop ended."""
+        if self.threads > 1:
+            set_num_threads(self.threads)
+            return loop.advance_together(self.arrays, self.layout, self.constants, until, max_steps)
+        return loop.advance_alone(self.arrays, self.layout, self.constants, until, max_steps)
+
+    def _begin_piece(self) -> float:
+        """Put the rain that falls from now on in place; until when it does, s."""
+        assert self._stack is not None  # noqa: S101  # of the caller
+        piece = self._stack.at(float(self.arrays.clock[0]))
+        if piece is not self._piece:
+            self._piece = piece
+            self.constants = self.constants._replace(rain_most=piece.most)
+            self.arrays.rain[:] = np.concatenate([_flat(field.rate) for field in piece.fields])
+            weights = [field.weight for field in reversed(piece.fields)]
+            for column, values in _series_columns(weights).items():
+                getattr(self.arrays, column)[-len(values) :] = values
+        return piece.until
 
     def _depth_over_lowest(self, h: np.ndarray) -> np.ndarray:
         assert self._grid is not None  # noqa: S101  # called with a subgrid alone
@@ -209,6 +236,10 @@ def _scheme_constants(
     )
 
 
+def _empty(cells: int, stack: ChangingRain) -> np.ndarray:
+    return np.zeros(stack.count * cells, np.float32)
+
+
 def _flat(field: Tensor | None) -> np.ndarray:
     if field is None:
         return np.empty(0, np.float32)
@@ -230,7 +261,7 @@ def _flow_arrays(
         qy=np.zeros(2 * cells, np.float32),
         remainder=np.zeros(tiles * layout.tile_rows * layout.pitch, np.float32),
         **subgrid_arrays(ground.subgrid, layout),
-        rain=_flat(forcing.rain_map),
+        rain=_flat(forcing.rain_map) if forcing.stack is None else _empty(cells, forcing.stack),
         peak=np.zeros(cells if track_peaks else 0, np.float32),
         arrival=np.full(cells if track_peaks else 0, np.inf, np.float32),
         **_inlets(forcing, layout.nx, ground.dx),
@@ -267,14 +298,23 @@ def _inlets(forcing: Forcing, nx: int, dx: float) -> dict[str, np.ndarray]:
         gain += [1 / (len(inlet.rows) * dx * dx)] * len(inlet.rows)
         index += [k] * len(inlet.rows)
     order = np.argsort(np.array(cells, np.int64), kind="stable")
-    rain = constant(0.0) if forcing.rain is None else forcing.rain
+    rain = [constant(0.0) if forcing.rain is None else forcing.rain]
+    if forcing.stack is not None:  # written anew for every piece
+        rain = [Series((0.0, 1.0), (0.0, 0.0))] * forcing.stack.count
     levels = [level.series for level in forcing.levels]
-    series = [*(inlet.series for inlet in forcing.inlets), *levels, rain]
+    series = [*(inlet.series for inlet in forcing.inlets), *levels, *rain]
     return {
         "inlet_cells": np.array(cells, np.int64)[order],
         "inlet_gain": np.array(gain, np.float64)[order],
         "series": np.array(index, np.int64)[order],
         "starts": np.cumsum([0, *(len(times) for times, _ in series)]),
+        **_series_columns(series),
+    }
+
+
+def _series_columns(series: list[Series]) -> dict[str, np.ndarray]:
+    """Times, values and integrals of several series, one after the other."""
+    return {
         "times": np.concatenate([np.array(times, np.float64) for times, _ in series]),
         "values": np.concatenate([np.array(values, np.float64) for _, values in series]),
         "integrals": np.concatenate([np.array(integrals_of(one), np.float64) for one in series]),

@@ -90,6 +90,13 @@ def highest_rate(g, k, t, dt):
 
 @compiled
 @no_type_check
+def has_two_fields(g, layout):
+    """Whether the rain changes from one field to another."""
+    return len(g.rain) > layout.ny * layout.nx
+
+
+@compiled
+@no_type_check
 def depth_after(g, layout, start, depth, t, dt, m):
     """Greatest depth after the inflow and rain of a step of ``dt`` s if nothing flows, m.
 
@@ -104,7 +111,10 @@ def depth_after(g, layout, start, depth, t, dt, m):
         cell = g.inlet_cells[k]
         h = (h if cell == before else float(g.h[start + cell])) + dt * g.inlet_gain[k] * rate
         most, before = max(most, cell_depth(g, layout, cell, h)), cell
-    return most + dt * m.rain_most * highest_rate(g, len(g.starts) - 2, t, dt)
+    rain = highest_rate(g, len(g.starts) - 2, t, dt)
+    if has_two_fields(g, layout):
+        rain += highest_rate(g, len(g.starts) - 3, t, dt)
+    return most + dt * m.rain_most * rain
 
 
 @compiled
@@ -222,17 +232,20 @@ def tile_max_depth_bits(g, layout, now, t):
 
 @compiled
 @no_type_check
-def apply_rain_map(g, layout, now, rise, time, m):
-    """Rain that differs from cell to cell; ``rise``: m where the map is 1."""
+def apply_rain_map(g, layout, now, first, rise, time, m):
+    """Rain that differs from cell to cell, by the field that begins at ``first`` of ``g.rain``.
+
+    ``rise``: m where the field is 1.
+    """
     total = 0.0
     for t in range(layout.down * layout.across):
-        total += rain_on_tile(g, layout, now, t, rise, time, m)
+        total += rain_on_tile(g, layout, now, t, first, rise, time, m)
     g.clock[2] += total * m.dx * m.dx
 
 
 @compiled
 @no_type_check
-def rain_on_tile(g, layout, now, t, rise, time, m):
+def rain_on_tile(g, layout, now, t, first, rise, time, m):
     """Mapped rain on a tile, its flags and peaks; the sum of the depths added, m."""
     r0, c0 = t // layout.across * layout.tile_rows, t % layout.across * layout.tile_columns
     columns = min(layout.tile_columns, layout.nx - c0)
@@ -241,7 +254,7 @@ def rain_on_tile(g, layout, now, t, rise, time, m):
         k = (t * layout.tile_rows + i - r0) * layout.pitch
         cell = i * layout.nx + c0
         for j in range(columns):
-            share = float(g.rain[cell + j]) * rise
+            share = float(g.rain[first + cell + j]) * rise
             total += share
             depth = float(g.h[start + cell + j]) + share
             if len(g.remainder) > 0:
@@ -305,7 +318,11 @@ def _advance(g, layout, m, until, max_steps):
                     g, layout, index, now, pointer(g.work[k]), c, t + dt, m, everywhere > 0
                 )
         if len(g.rain) > 0 and rain > 0:
-            apply_rain_map(g, layout, 1 - now, dt * rain, t + dt, m)
+            apply_rain_map(g, layout, 1 - now, 0, dt * rain, t + dt, m)
+        if has_two_fields(g, layout):
+            later = mean_value(g, len(g.starts) - 3, t, dt)
+            if later > 0:
+                apply_rain_map(g, layout, 1 - now, layout.ny * layout.nx, dt * later, t + dt, m)
         apply_forcing(g, layout, 1 - now, t + dt, dt, m)
         g.clock[2] += dt * everywhere * m.dx * m.dx * layout.ny * layout.nx
         g.clock[0] = until if dt == until - t else t + dt
