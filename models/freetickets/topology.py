@@ -38,6 +38,7 @@ class Topology:
         spec: names seed, growth and structure.
 
     Attributes:
+        parameters: names of the weights in the net, by layer name.
         masks: bool by layer name, of the weight's shape.
         pending: masks chosen and not yet applied; those of an escape wait for the next step.
         surviving: positions whose value outlives the change to the pending masks.
@@ -50,7 +51,8 @@ class Topology:
     ) -> None:
         self.spec, self.layers = spec, list(layers)
         self.active = dict(zip([x.name for x in layers], spec.active(self.layers), strict=True))
-        self.weights = {x.name: _weight(net, x.name) for x in layers}
+        self.parameters = _parameters(net, layers)
+        self.weights = {name: net.get_parameter(p) for name, p in self.parameters.items()}
         shares = spec.shares(self.layers)
         cap = spec.structure == "cap24" and spec.is_sparse
         self.capped = {
@@ -111,7 +113,7 @@ class Topology:
         if self._optimizer is None:
             return {}
         state = moments(self._net, self._optimizer)
-        return {name: state[f"{name}.weight"] for name in self.weights}
+        return {name: state[parameter] for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
     def update(self, rate: float, number: int) -> UpdateStats:
@@ -179,7 +181,7 @@ class Topology:
         return UpdateStats(rate, dropped, int(regrown))
 
     def _check_finite(self) -> None:
-        weights = {f"{name}.weight": self.weights[name] for name in self.open_layers}
+        weights = {self.parameters[name]: self.weights[name] for name in self.open_layers}
         gradients = {f"{name} (gradient)": w.grad for name, w in weights.items()}
         checkpoint.check_finite(
             weights | {name: x for name, x in gradients.items() if x is not None},
@@ -203,6 +205,10 @@ class Topology:
             for buffer in buffers.get(name, []):
                 buffer.mul_(self.surviving[name])
 
+    def named_masks(self) -> dict[str, Tensor]:
+        """The masks, bool [out, in, ...], by the names of the weights in the net."""
+        return {self.parameters[name]: mask for name, mask in self.masks.items()}
+
     def explored(self) -> float:
         """Share of all maskable positions that were active at least once: R_s."""
         seen = torch.stack([seen.sum() for seen in self.seen.values()]).sum()
@@ -225,8 +231,11 @@ class Topology:
         }
 
 
-def _weight(net: nn.Module, name: str) -> nn.Parameter:
-    return cast("nn.Parameter", net.get_submodule(name).weight)
+def _parameters(net: nn.Module, layers: Sequence[MaskableLayer]) -> dict[str, str]:
+    """Layers by module have their ``weight``; others are a parameter of another name."""
+    names = {name for name, _ in net.named_parameters()}
+    own = {layer.name: f"{layer.name}.weight" for layer in layers}
+    return {name: weight if weight in names else name for name, weight in own.items()}
 
 
 def share_masks(tensors: Sequence[Tensor]) -> None:

@@ -1,7 +1,6 @@
 """Training: properties 1, 2, 4, 8 and 9; escapes, members."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,37 +12,6 @@ from models.nets import tickets
 from models.supervised.steps import moments
 
 VARIANTS = ["edst", "dst", "static", "dense_ensemble", "snapshot"]
-
-
-@pytest.fixture
-def watched(monkeypatch):
-    """Calls ``look(training, optimizer, done)`` before each step, when all of the last is over."""
-
-    def watch(spec, data, run, look):
-        training, actual = method.prepare(spec, data, run), {}
-        attach = training.topology.attach
-        training.topology.attach = lambda optimizer: (
-            attach(optimizer),
-            actual.update(optimizer=optimizer),
-        )
-        real = method.fit
-
-        def fit(*args):
-            *others, hooks = args
-
-            def begin(x, step):
-                changed = hooks.prepare(x, step)
-                look(training, actual["optimizer"], step)
-                return changed
-
-            return real(*others, replace(hooks, prepare=begin))
-
-        monkeypatch.setattr(method, "fit", fit)
-        fitted = method.fit_tickets(training)
-        monkeypatch.setattr(method, "fit", real)
-        return training, fitted
-
-    return watch
 
 
 @pytest.mark.parametrize(
