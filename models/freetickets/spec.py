@@ -163,6 +163,11 @@ class FreeTicketsTrain(SupervisedSpec):
         if not isinstance(self.model, ForeignNet):  # of which a worker alone knows the layers
             self.check_layers(layers_of(self.model, 3, 10, 32, 32))
         self._check_other_sets()
+        if self.budget.patience is not None:
+            raise ValueError(
+                "budget.patience: tickets are left at the ends of phases, whose lengths are fixed:"
+                " leave it out"
+            )
         self.explored_units()
         if self.max_steps is not None:
             self.check_interval(self.phases(1))

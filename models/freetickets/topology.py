@@ -18,6 +18,7 @@ from models.core.device import generator
 from models.freetickets import masks
 from models.freetickets.densities import MaskableLayer, can_cap
 from models.freetickets.spec import FreeTicketsTrain
+from models.supervised.average import Average
 from models.supervised.steps import moments
 
 
@@ -43,6 +44,7 @@ class Topology:
         pending: masks chosen and not yet applied; those of an escape wait for the next step.
         surviving: positions whose value outlives the change to the pending masks.
         seen: positions that were active at least once since the member began.
+        average: of the net's weights, if one is kept: masked as the weights are.
         dense_gradients: whether the present step leaves gradients as they are.
     """
 
@@ -62,6 +64,7 @@ class Topology:
         self.pending = {name: mask.clone() for name, mask in self.masks.items()}
         self.surviving = {name: mask.clone() for name, mask in self.masks.items()}
         self.seen = {name: mask.clone() for name, mask in self.masks.items()}
+        self.average: Average | None = None
         self.dense_gradients = False
         self._optimizer: torch.optim.Optimizer | None = None
         self._net = net
@@ -101,19 +104,21 @@ class Topology:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Zero weights and moments outside of the masks."""
-        buffers = self._moments()
+        """Zero weights, their moments and their average outside of the masks."""
+        buffers = self._followers()
         for name in self.open_layers:
             self.weights[name].mul_(self.masks[name])
             for buffer in buffers.get(name, []):
                 buffer.mul_(self.masks[name])
 
-    def _moments(self) -> dict[str, list[Tensor]]:
-        """Every state of the optimizer that has the shape of its weight, by layer."""
-        if self._optimizer is None:
-            return {}
-        state = moments(self._net, self._optimizer)
-        return {name: state[parameter] for name, parameter in self.parameters.items()}
+    def _followers(self) -> dict[str, list[Tensor]]:
+        """Whatever else has the shape of a weight, by layer: the optimizer's state, the average."""
+        state = moments(self._net, self._optimizer) if self._optimizer else {}
+        mean = self.average.tensors if self.average else {}
+        return {
+            name: [*state.get(parameter, []), *([mean[parameter]] if mean else [])]
+            for name, parameter in self.parameters.items()
+        }
 
     @torch.no_grad()
     def update(self, rate: float, number: int) -> UpdateStats:
@@ -196,8 +201,8 @@ class Topology:
         return torch.rand(weight.shape, generator=numbers).to(weight.device)
 
     def _install(self) -> None:
-        """Apply the pending masks; what was grown begins at 0, its momentum too."""
-        buffers = self._moments()
+        """Apply the pending masks; what was grown begins at 0, its momentum and average too."""
+        buffers = self._followers()
         for name in self.open_layers:
             self.masks[name].copy_(self.pending[name])
             self.seen[name] |= self.pending[name]

@@ -4,6 +4,7 @@ All variants are one training of phases, so one loop, one progress and one way t
 """
 
 import time
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from models.nets import tickets
 from models.nets.build import build_net
 from models.nets.library_spec import ForeignNet
 from models.nets.tickets import Form
+from models.supervised.average import Average
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.initial import Initial, admit, foreign_net
 from models.supervised.loop import Fitted, fit
@@ -65,6 +67,8 @@ def prepare(spec: FreeTicketsTrain, data: ImageData, run: Run) -> Training:
     found = layers.find(net, spec, data)
     topology = Topology(net, found.layers, spec)
     topology.draw(0)
+    if spec.ema is not None:
+        topology.average = Average(net, spec.ema)
     shapes = {name: tuple(mask.shape) for name, mask in topology.named_masks().items()}
     form = Form(shapes, sum(topology.active.values()))
     kept = [tickets.empty(net, form) for _ in range(spec.tickets)]
@@ -94,7 +98,7 @@ def new_net(spec: FreeTicketsTrain, data: ImageData, run: Run, member: int) -> I
 def fit_tickets(training: Training) -> Fitted:
     """The supervised loop over all phases."""
     spec, topology = training.spec, training.topology
-    starts = {phase.start: phase for phase in training.plan if (phase.ticket or 0) > 0}
+    starts = {phase.start: phase for phase in training.plan[1:]}
     changing = set(training.updates) | _escapes(training)
 
     def begin(x: Tensor, step: int) -> Tensor:
@@ -123,6 +127,7 @@ def fit_tickets(training: Training) -> Fitted:
         rate=lambda step: rate(spec, training.plan, step),
         attach=topology.attach,
         extras=training.extras(),
+        average=topology.average,
         sub_run=SubRun(total=training.whole),
     )
     return fit(training.net, training.data, spec, training.run, hooks)
@@ -176,8 +181,9 @@ def _end_phase(training: Training, done: int) -> None:
     if phase.ticket is not None:
         ranks.broadcast(list(training.net.buffers()))
         topology.apply()
-        kept = training.kept[phase.ticket]
-        tickets.keep(training.net, topology.named_masks(), training.form, kept)
+        kept, average = training.kept[phase.ticket], topology.average
+        with average.installed() if average else nullcontext():
+            tickets.keep(training.net, topology.named_masks(), training.form, kept)
         if ranks.is_first():
             training.leave_ticket(phase.ticket, done)
     if done in _escapes(training):
@@ -187,11 +193,17 @@ def _end_phase(training: Training, done: int) -> None:
 
 
 def _begin_phase(training: Training, phase: Phase) -> None:
-    """Before the first step after a ticket: escape, start anew, or go on (snapshot)."""
+    """Before the first step of a further phase: escape, start anew, or go on (snapshot).
+
+    An average begins anew: a ticket is one of its own phase.
+    """
     if training.spec.variant == "edst":
-        training.topology.escape()
+        if phase.ticket:  # after the exploration the same net is refined
+            training.topology.escape()
     elif training.spec.restarts and phase.ticket is not None:
         fresh = new_net(training.spec, training.data, training.run, phase.ticket).net
         training.net.load_state_dict(fresh.state_dict())
         training.topology.forget()
         training.topology.draw(phase.ticket)
+    if training.topology.average:
+        training.topology.average.restart()

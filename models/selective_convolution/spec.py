@@ -121,6 +121,11 @@ class SelectiveConvolutionTrain(SupervisedSpec):
     @model_validator(mode="after")
     def _fits(self) -> "SelectiveConvolutionTrain":
         chosen = self.selective
+        if self.ema is not None:
+            raise ValueError(
+                "ema: a slot that is opened again reads another channel, and an average over both"
+                " is of neither: leave it out"
+            )
         if self.export != "none" and not chosen.enabled:
             raise ValueError(
                 f"export {self.export} is of a selective net: set selective.enabled, or export none"
