@@ -211,9 +211,10 @@ class SupervisedSpec(Spec):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Specs of earlier releases held nothing out; see :meth:`Spec.upgrade`."""
+        """Specs of earlier releases held nothing out and squashed; see :meth:`Spec.upgrade`."""
         if stored.keys() >= FILLED_IN:
             stored.setdefault("validation", 0.0)
+            stored["images"] = {"fit": "squash"} | stored["images"]
         return []
 
     def held(self, train: int) -> int:

@@ -81,6 +81,7 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
         "channels": data.channels,
         "mean": data.mean,
         "std": data.std,
+        "fit": spec.images.fit,
     }
     return {"net": spec.net(), "classes": data.classes, "input": shown}
 
@@ -93,6 +94,8 @@ def spec_digest(spec: SupervisedSpec) -> str:
     if not spec.label_smoothing:
         left_out["label_smoothing"] = True
     left_out |= {name: True for name in PLAIN if getattr(spec, name) == PLAIN[name]}
+    if spec.images.fit == "squash":
+        left_out["images"] = {"fit"}
     if spec.budget.patience is None:
         left_out["budget"] = {"patience"}
     usual = Optimizer()
