@@ -26,8 +26,8 @@ class Classifier(NamedTuple):
     Attributes:
         nets: one, or the members of an ensemble; on the run's device, in eval mode.
         about: classes and input.
-        margin: of a resized picture around its central crop; None where the training resized
-            whole pictures.
+        margin: of a resized picture around its central crop; None where pictures come to the size
+            as those of the training did.
         card: what the file tells beside, as JSON.
     """
 
@@ -85,7 +85,7 @@ def prepared(
         )
     if classifier.margin is not None:
         return fit(image, size, classifier.margin)
-    return images.resize(torch.tensor(image)[None], size)[0].numpy()
+    return images.fitted(torch.tensor(image)[None], size, classifier.about.fit)[0].numpy()
 
 
 def _channels(image: np.ndarray, name: str, channels: int) -> np.ndarray:

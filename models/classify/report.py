@@ -110,7 +110,9 @@ def _figures(predicted: Predicted, classes: list[str], count: int) -> dict[str, 
 def _preparation(classifier: Classifier) -> dict[str, Any]:
     about = classifier.about
     height, width = about.size
-    way = "whole" if classifier.margin is None else f"central, margin {classifier.margin:.3f}"
+    way = {"crop": "central", "squash": "whole"}[about.fit]
+    if classifier.margin is not None:
+        way = f"central, margin {classifier.margin:.3f}"
     return {
         "height": height,
         "width": width,

@@ -1,8 +1,24 @@
 """A picture brought to the size of a net's input, as nets for photographs expect it."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+
+def central(images: Any, size: tuple[int, int]) -> Any:
+    """The largest central part [..., i, j, c] with the proportions of a size; a view.
+
+    Args:
+        images: array or tensor [..., h, w, c].
+        size: height and width, of which the ratio alone counts.
+    """
+    h, w = images.shape[-3:-1]
+    scale = min(h / size[0], w / size[1])
+    high, wide = (max(1, round(side * scale)) for side in size)
+    top, left = (h - high) // 2, (w - wide) // 2
+    return images[..., top : top + high, left : left + wide, :]
 
 
 def fit(

@@ -22,6 +22,7 @@ from models.core.run import Run
 from models.core.spec import DatasetRef
 from models.data.arrays import held_out
 from models.data.builtin import BUILTIN
+from models.data.fitting import central
 from models.data.spec import Augment, ImageOptions
 
 CHUNK = 1024  # images resized or normalised at once
@@ -99,14 +100,14 @@ def load(
         from models.data import files
 
         size = options.image_size
-        fit = None if size is None else lambda image: _resized(image, size)
+        fit = None if size is None else lambda image: _fitted(image, size, options.fit)
         arrays = files.read_images(run.input(ref), ref.read, fit)
     train = [torch.from_numpy(array) for array in arrays.train]
     test = [torch.from_numpy(array) for array in arrays.test]
     if options.subset is not None:
         train = _subset(train, options.subset, seed)
     if options.image_size is not None and train[0].shape[1:3] != (options.image_size,) * 2:
-        train[0], test[0] = (resize(x[0], options.image_size) for x in (train, test))
+        train[0], test[0] = (fitted(x[0], options.image_size, options.fit) for x in (train, test))
     if (train[0] == train[0][:1]).all():
         raise DataError(
             f"the {len(train[0])} training images of {ref.dataset} are all alike, so that there is"
@@ -183,8 +184,25 @@ def resize(
     return torch.cat(parts).contiguous()
 
 
-def _resized(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "size size c"]:
-    return resize(torch.tensor(image)[None], size)[0].numpy()
+def fitted(
+    images: UInt8[Tensor, "n h w c"], size: int | tuple[int, int], how: str
+) -> UInt8[Tensor, "n new_h new_w c"]:
+    """Images of a size, whatever the shape they had.
+
+    Args:
+        images: of one size.
+        size: as for :func:`resize`.
+        how: ``crop`` resizes the largest central part that has the proportions of the size,
+            ``squash`` the whole image.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    return resize(central(images, sides) if how == "crop" else images, sides)
+
+
+def _fitted(
+    image: UInt8[np.ndarray, "h w c"], size: int, how: str
+) -> UInt8[np.ndarray, "size size c"]:
+    return fitted(torch.tensor(image)[None], size, how)[0].numpy()
 
 
 def statistics(images: UInt8[Tensor, "n h w c"]) -> tuple[list[float], list[float]]:

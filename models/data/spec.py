@@ -1,6 +1,7 @@
 """How a job uses the images of a dataset. Torch-free."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -49,6 +50,11 @@ class ImageOptions(SpecGroup):
         ge=MIN_SIDE,
         le=1024,
         description="Resize all images once to this height and width in pixels",
+    )
+    fit: Literal["crop", "squash"] = Field(
+        default="crop",
+        description="What images that are no squares lose by it: crop, what lies beyond the central"
+        " square on the longer side; squash, their proportions",
     )
     augment: Augment = Augment()
 

@@ -114,11 +114,6 @@ def prepare(spec: Downsampled, data: ImageData, run: Run) -> Setup:
     per_epoch, total = spec.steps(len(data.train))
     sizes = [cost.cheap_size(*data.size, scale, down.size_multiple) for scale in down.scales]
     net, fresh = initial_net(spec, data, run)
-    if fresh:
-        run.warn(
-            "new_classifier",
-            f"the weights are of other classes: {', '.join(fresh)} of {spec.model.name} start anew",
-        )
     poolings, layers = plan_layers(net, down, data.channels, data.size)
     mode = CheapMode(net, poolings, down.bn_mode)
     matcher = NormMatcher(net) if down.cheap_lr_scale == "match_norm" else None

@@ -15,8 +15,9 @@ class MaskableLayer(NamedTuple):
         name: of the module.
         c_out: rows of the weight.
         c_in: columns of the weight.
-        kernel: side of the filter; 0 for a linear layer.
+        kernel: side of the filter, its height where it is no square; 0 for a linear layer.
         macs: multiply-accumulates of a forward pass over one image, dense.
+        width: of a filter that is no square.
     """
 
     name: str
@@ -24,11 +25,17 @@ class MaskableLayer(NamedTuple):
     c_in: int
     kernel: int
     macs: int
+    width: int | None = None
 
     @property
     def size(self) -> int:
         """Elements of the weight."""
-        return self.c_out * self.c_in * max(1, self.kernel) ** 2
+        return self.c_out * self.c_in * math.prod(max(1, side) for side in self.sides)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the filter; 0 and 0 for a linear layer."""
+        return self.kernel, self.kernel if self.width is None else self.width
 
 
 def layers_of(
@@ -97,7 +104,7 @@ def _raw(layer: MaskableLayer, distribution: str) -> float:
         return 1.0
     if distribution == "er":
         return (layer.c_out + layer.c_in) / (layer.c_out * layer.c_in)
-    return (layer.c_out + layer.c_in + 2 * layer.kernel) / layer.size
+    return (layer.c_out + layer.c_in + sum(layer.sides)) / layer.size
 
 
 def counts(layers: Sequence[MaskableLayer], shares: Sequence[float], sparsity: float) -> list[int]:

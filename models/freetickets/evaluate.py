@@ -134,7 +134,8 @@ def _grouped(rows: Sequence[dict[str, Any]], by: str) -> dict[str, dict[str, Fig
 
 def _strange(training: Training, tested: Tested, ref: DatasetRef) -> dict[str, Any]:
     """Detection of the test images of another set, brought to the size of this one."""
-    plain = images.ImageOptions(image_size=training.data.size[0])
+    fit = training.spec.images.fit
+    plain = images.ImageOptions(image_size=training.data.size[0], fit=fit)
     other = images.load(ref, plain, training.run, training.spec.seed).test
     if other.shape[3] != training.data.channels:
         mean = other.float().mean(3, keepdim=True).round().to(torch.uint8)

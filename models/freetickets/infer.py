@@ -18,7 +18,7 @@ from models.freetickets import timing
 from models.freetickets.ensemble import mixture
 from models.freetickets.timing import Way
 from models.nets.resnet import BasicBlock, Bottleneck, ResNet
-from models.nets.wide_resnet import WideBlock
+from models.nets.wide_resnet import WideBlock, WideNet
 
 # Convolutions and the norms right after them; in a wide net the other norms follow a sum.
 PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
@@ -45,8 +45,13 @@ class Ensemble(nn.Module):
 
 
 def fold(net: nn.Module) -> nn.Module:
-    """A copy in eval mode whose norms right after a convolution are part of it."""
+    """A copy in eval mode whose norms right after a convolution are part of it.
+
+    Nets of libraries stay as they are: only their code tells which norm follows which convolution.
+    """
     net = copy.deepcopy(net).eval()
+    if not is_own(net):
+        return net
     for module in list(net.modules()):
         for conv_name, norm_name in PAIRS.get(type(module), ()):
             conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
@@ -54,6 +59,11 @@ def fold(net: nn.Module) -> nn.Module:
                 setattr(module, conv_name, fusion.fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
     return net
+
+
+def is_own(net: nn.Module) -> bool:
+    """Whether the project made the net, so that its modules are known."""
+    return isinstance(net, ResNet | WideNet)
 
 
 class GroupedLinear(nn.Module):
@@ -130,13 +140,14 @@ def _joined_norm(norms: list[nn.BatchNorm2d]) -> nn.BatchNorm2d:
 
 def ways(nets: Sequence[nn.Module]) -> dict[str, Way]:
     """Ways from images to the logits [members, b, classes] of all members; nets in eval mode."""
-    whole, m = grouped(nets), len(nets)
-    by_name: dict[str, Way] = {
-        "sequential": lambda x: torch.stack([net(x) for net in nets]),
+    by_name: dict[str, Way] = {"sequential": lambda x: torch.stack([net(x) for net in nets])}
+    if is_own(nets[0]):
+        whole, m = grouped(nets), len(nets)
         # cat keeps NHWC, which repeat would undo
-        "grouped": lambda x: whole(torch.cat([x] * m, 1)).unflatten(1, (m, -1)).transpose(0, 1),
-        "vmap": _vmapped(nets),
-    }
+        by_name["grouped"] = lambda x: (
+            whole(torch.cat([x] * m, 1)).unflatten(1, (m, -1)).transpose(0, 1)
+        )
+    by_name["vmap"] = _vmapped(nets)
     if next(nets[0].parameters()).is_cuda:
         by_name["streams"] = _streamed(nets)
     return by_name
@@ -200,12 +211,12 @@ def fastest(nets: Sequence[nn.Module], x: Float[Tensor, "b c h w"], rounds: int 
     exact = x.dtype == torch.float32 and not x.is_cuda  # else TF32 or a half format
     tolerance = (1e-4 if exact else 3e-2) * float(expected.abs().max())
     ready: dict[str, Way] = {}
-    left_out: dict[str, str] = {}
+    left_out = {} if is_own(nets[0]) else {"grouped": "made for nets of the project alone"}
     for name, way in every.items():
         try:
             run = timing.recorded(way, x)
             gap = float((run(x) - expected).abs().max())
-        except RuntimeError as error:  # what torch cannot do under vmap or within a graph
+        except Exception as error:  # what torch or a net cannot do under vmap or within a graph
             left_out[name] = f"refused: {str(error).splitlines()[0]}"
             continue
         if gap <= tolerance:

@@ -58,8 +58,8 @@ def _complete(training: Training, fitted: Fitted) -> int:
         1 for phase in training.plan if phase.ticket is not None and phase.stop <= fitted.steps
     )
     if done == 0:
-        masks = {f"{name}.weight": mask for name, mask in training.topology.masks.items()}
         training.topology.apply()
+        masks = training.topology.named_masks()
         tickets.keep(training.net, masks, training.form, training.kept[0])
         training.run.warn("no_ticket", "the run ended before its first ticket; the net stands in")
     stops = {phase.ticket: phase.stop for phase in training.plan}
@@ -165,7 +165,7 @@ def _leave_ensemble(
         outputs.samples(training.data),
         run,
         program=spec.wants_program(fitted.steps),
-        onnx=spec.wants_onnx,
+        onnx=spec.wants_onnx(training.topology.layers),
         reference=infer.Ensemble(tested.nets),
     )
     seconds = time.perf_counter() - started
@@ -213,6 +213,8 @@ def _write(
             {**x._asdict(), "active": topology.active[x.name], "capped": x.name in topology.capped}
             for x in topology.layers
         ],
+        "unmasked": training.unmasked,
+        "fresh_parameters": training.fresh,
         "changes": changes,
         "timings": timings,
     }

@@ -38,8 +38,10 @@ class CsrLinear(nn.Module):
             )
         self.bias = bias
 
-    def forward(self, x: Float[Tensor, "b in"]) -> Float[Tensor, "b out"]:
-        y = torch.cat([self.rows @ part.T for part in x.split(CHUNK)], 1).T
+    def forward(self, x: Float[Tensor, "*b in"]) -> Float[Tensor, "*b out"]:
+        rows = x.reshape(-1, x.shape[-1])
+        y = torch.cat([self.rows @ part.T for part in rows.split(CHUNK)], 1).T
+        y = y.reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
 
@@ -211,18 +213,31 @@ def _inputs(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 def _tried(layer: nn.Conv2d | nn.Linear, x: Tensor, rounds: int) -> tuple[Timing, nn.Module | None]:
     """A layer's timing, and the layer that would replace it."""
-    if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-        return _left("no sparse kernel for windows larger than 1 x 1"), None
+    if reason := _unsuited(layer):
+        return _left(reason), None
     weight = layer.weight.flatten(1)
     if bool((weight != 0).all()):
         return _left("dense by rule"), None
     if not x.is_cuda:
         instead = _instead(layer, CsrLinear(weight, layer.bias))
         return _timed(layer, instead, x, rounds, "csr"), instead
-    rows = pixels(x, _stride(layer)).flatten(0, 2) if isinstance(layer, nn.Conv2d) else x
+    is_conv = isinstance(layer, nn.Conv2d)
+    rows = pixels(x, _stride(layer)).flatten(0, 2) if is_conv else x.flatten(0, -2)
     make = lambda: _instead(layer, Linear24(weight, layer.bias, rows))  # noqa: E731
     timed = _on_tensor_cores(layer, weight, make, x, rounds)
     return timed, make() if timed.kept == "2:4" else None
+
+
+def _unsuited(layer: nn.Conv2d | nn.Linear) -> str | None:
+    """Why no product of matrices is the layer; None if one is."""
+    if type(layer).forward not in (nn.Conv2d.forward, nn.Linear.forward):
+        return "has a forward pass of its own"
+    if isinstance(layer, nn.Linear):
+        return None
+    if layer.kernel_size != (1, 1):
+        return "no sparse kernel for windows larger than 1 x 1"
+    is_plain = layer.groups == 1 and layer.padding in ((0, 0), "same", "valid")
+    return None if is_plain else "grouped or padded"
 
 
 def _instead(layer: nn.Conv2d | nn.Linear, linear: nn.Module) -> nn.Module:

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.core.errors import SpecError
 from models.core.needs import Bound, DatasetNeed, Need
@@ -16,6 +16,7 @@ from models.freetickets.densities import MaskableLayer, can_cap, counts, densiti
 from models.freetickets.fields import EnsembleEvaluation, Escape, Export, PruneRate, Rates
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
+from models.nets.library_spec import ForeignNet, library_tag
 from models.nets.spec import ResidualFamily
 from models.supervised.spec import ASSESSMENT, METRICS, SupervisedSpec
 
@@ -28,10 +29,6 @@ class FreeTicketsTrain(SupervisedSpec):
     """Train an ensemble of sparse nets by dynamic sparse training, or a baseline beside it."""
 
     entry: ClassVar[str] = "models.freetickets.train:train"
-    own_nets: ClassVar[str] = (
-        "the densities of its masks follow from the layers, which are known of the project's own"
-        " nets alone: name one, such as resnet18"
-    )
     resumable: ClassVar[bool] = True
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         *METRICS,
@@ -88,7 +85,10 @@ class FreeTicketsTrain(SupervisedSpec):
     }
 
     kind: Literal["freetickets.train"]
-    model: ResidualFamily
+    model: Annotated[
+        Annotated[ForeignNet, Tag("library")] | Annotated[ResidualFamily, Tag("own")],
+        Discriminator(library_tag),
+    ]
     variant: Literal["edst", "dst", "static", "dense", "dense_ensemble", "snapshot"] = Field(
         default="edst",
         description="edst: one run, M tickets; dst: M runs; static: M runs with masks at rest;"
@@ -155,35 +155,46 @@ class FreeTicketsTrain(SupervisedSpec):
             raise ValueError("variant dense has one member: use dense_ensemble, or members 1")
         if self.prune_rate.final > self.prune_rate.initial:
             raise ValueError("prune_rate: final is above initial; lower final or raise initial")
-        self._check_names()
         if self.structure != "none" and not self.is_sparse:
             raise ValueError(
                 f"structure {self.structure}: the layers of variant {self.variant} are dense, and"
                 " nothing can be skipped: choose edst, dst or static, or structure none"
             )
-        self._check_exports()
-        self._check_live_weights()
+        if not isinstance(self.model, ForeignNet):  # of which a worker alone knows the layers
+            self.check_layers(layers_of(self.model, 3, 10, 32, 32))
         self._check_other_sets()
+        if self.budget.patience is not None:
+            raise ValueError(
+                "budget.patience: tickets are left at the ends of phases, whose lengths are fixed:"
+                " leave it out"
+            )
         self.explored_units()
         if self.max_steps is not None:
             self.check_interval(self.phases(1))
         return self
 
-    def _check_names(self) -> None:
-        names = [layer.name for layer in self.layers(3, 10, 32, 32)]
+    def check_layers(self, layers: list[MaskableLayer]) -> None:
+        """Refuse fields that do not fit the layers of the net.
+
+        Raises:
+            SpecError: if a pattern names no layer, too few weights would be active, or a file would
+                be too large.
+        """
+        names = [layer.name for layer in layers]
         for pattern in self.keep_dense:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(
+                raise SpecError(
                     f"keep_dense: {pattern!r} names no layer of {self.model.name};"
                     f" there are {', '.join(names)}"
                 )
+        self._check_exports(layers)
+        self._check_live_weights(layers)
 
-    def _check_live_weights(self) -> None:
-        layers = self.layers(3, 10, 32, 32)
+    def _check_live_weights(self, layers: list[MaskableLayer]) -> None:
         live, units = sum(self.active(layers)), sum(layer.c_out for layer in layers)
         if live < units:
             highest = math.floor(1e4 * (1 - units / sum(layer.size for layer in layers))) / 1e4
-            raise ValueError(
+            raise SpecError(
                 f"sparsity {self.sparsity} leaves {live} weights to the {units} units of"
                 f" {self.model.name}, so that most have no input: give at most {highest:.4f}"
             )
@@ -198,23 +209,22 @@ class FreeTicketsTrain(SupervisedSpec):
         if len(set(names)) < len(names):
             raise ValueError("evaluate.ood names one set twice: give each once")
 
-    def _check_exports(self) -> None:
-        if self.export.onnx and self._bytes >= ONNX_LIMIT_BYTES:
-            raise ValueError(
+    def _check_exports(self, layers: list[MaskableLayer]) -> None:
+        size = self._bytes(layers)
+        if self.export.onnx and size >= ONNX_LIMIT_BYTES:
+            raise SpecError(
                 f"export.onnx: {self.tickets} members of {self.model.name} take"
-                f" {self._bytes / 1e9:.1f} GB, a file of ONNX holds 2.1: lower members, or use"
+                f" {size / 1e9:.1f} GB, a file of ONNX holds 2.1: lower members, or use"
                 " export.program"
             )
 
-    @property
-    def _bytes(self) -> int:
+    def _bytes(self, layers: list[MaskableLayer]) -> int:
         """Of the weights of all members."""
-        return 4 * self.tickets * sum(layer.size for layer in self.layers(3, 10, 32, 32))
+        return 4 * self.tickets * sum(layer.size for layer in layers)
 
-    @property
-    def wants_onnx(self) -> bool:
-        """Whether the ensemble is left as ONNX."""
-        fits = self._bytes < ONNX_LIMIT_BYTES
+    def wants_onnx(self, layers: list[MaskableLayer]) -> bool:
+        """Whether the ensemble of a net with these layers is left as ONNX."""
+        fits = self._bytes(layers) < ONNX_LIMIT_BYTES
         return fits if self.export.onnx is None else self.export.onnx
 
     @property
@@ -248,17 +258,6 @@ class FreeTicketsTrain(SupervisedSpec):
     def restarts(self) -> bool:
         """Whether each member starts anew from weights of its own."""
         return self.variant not in ("edst", "snapshot")
-
-    def layers(self, channels: int, classes: int, height: int, width: int) -> list[MaskableLayer]:
-        """Every layer of the net whose weight may be masked.
-
-        Args:
-            channels: of the images.
-            classes: outputs of the classifier.
-            height: of the images, in pixels.
-            width: likewise.
-        """
-        return layers_of(self.model, channels, classes, height, width)
 
     def shares(self, layers: list[MaskableLayer]) -> list[float]:
         """Share of active weights of each layer.
@@ -341,18 +340,11 @@ class FreeTicketsTrain(SupervisedSpec):
         check_one_size(self.images.image_size, known)
         size = self.images.image_size
         shape = (size or known.get("height", 32), size or known.get("width", 32))
-        layers = self.layers(known.get("channels", 3), known.get("classes", 10), *shape)
-        active = self.active(layers)
-        shares = [k / layer.size for k, layer in zip(active, layers, strict=True)]
-        interval = self.update_interval if self.is_dynamic else None
-        costs = cost.costs(layers, shares, interval)
-        details: dict[str, float | int | str | None] = {
-            "weights": sum(layer.size for layer in layers),
-            "active_weights": sum(active),
-            "step_ratio_counted": costs.counted_ratio,
-            "step_ratio_executed": costs.executed_ratio,
-            "inference_ratio": self.tickets * costs.forward_ratio,
-        }
+        layers: list[MaskableLayer] = []
+        if not isinstance(self.model, ForeignNet):
+            channels, classes = known.get("channels", 3), known.get("classes", 10)
+            layers = layers_of(self.model, channels, classes, *shape)
+        details = self._details(layers)
         if "train" not in known:
             return Estimate(details=details)
         images = self.used(known["train"])
@@ -360,6 +352,25 @@ class FreeTicketsTrain(SupervisedSpec):
         plan = self.phases(per_epoch)
         self.check_interval(plan)
         details["updates"] = len(self.updates(plan))
-        work = steps * self.batch(images) * costs.dense  # the masks cost nothing less on a device
         total = steps + self.tests
+        if not layers:
+            return Estimate(total_steps=total, details=details)
+        dense = sum(layer.macs for layer in layers)
+        work = float(steps * self.batch(images) * dense)  # masks cost nothing less on a device
         return Estimate(total_steps=total, work=work, work_unit=MACS, details=details)
+
+    def _details(self, layers: list[MaskableLayer]) -> dict[str, float | int | str | None]:
+        """Weights and operations of a net with these layers; nothing where they are not known."""
+        if not layers:
+            return {}
+        active = self.active(layers)
+        shares = [k / layer.size for k, layer in zip(active, layers, strict=True)]
+        interval = self.update_interval if self.is_dynamic else None
+        costs = cost.costs(layers, shares, interval)
+        return {
+            "weights": sum(layer.size for layer in layers),
+            "active_weights": sum(active),
+            "step_ratio_counted": costs.counted_ratio,
+            "step_ratio_executed": costs.executed_ratio,
+            "inference_ratio": self.tickets * costs.forward_ratio,
+        }

@@ -18,6 +18,7 @@ from models.core.device import generator
 from models.freetickets import masks
 from models.freetickets.densities import MaskableLayer, can_cap
 from models.freetickets.spec import FreeTicketsTrain
+from models.supervised.average import Average
 from models.supervised.steps import moments
 
 
@@ -38,10 +39,12 @@ class Topology:
         spec: names seed, growth and structure.
 
     Attributes:
+        parameters: names of the weights in the net, by layer name.
         masks: bool by layer name, of the weight's shape.
         pending: masks chosen and not yet applied; those of an escape wait for the next step.
         surviving: positions whose value outlives the change to the pending masks.
         seen: positions that were active at least once since the member began.
+        average: of the net's weights, if one is kept: masked as the weights are.
         dense_gradients: whether the present step leaves gradients as they are.
     """
 
@@ -50,7 +53,8 @@ class Topology:
     ) -> None:
         self.spec, self.layers = spec, list(layers)
         self.active = dict(zip([x.name for x in layers], spec.active(self.layers), strict=True))
-        self.weights = {x.name: _weight(net, x.name) for x in layers}
+        self.parameters = _parameters(net, layers)
+        self.weights = {name: net.get_parameter(p) for name, p in self.parameters.items()}
         shares = spec.shares(self.layers)
         cap = spec.structure == "cap24" and spec.is_sparse
         self.capped = {
@@ -60,6 +64,7 @@ class Topology:
         self.pending = {name: mask.clone() for name, mask in self.masks.items()}
         self.surviving = {name: mask.clone() for name, mask in self.masks.items()}
         self.seen = {name: mask.clone() for name, mask in self.masks.items()}
+        self.average: Average | None = None
         self.dense_gradients = False
         self._optimizer: torch.optim.Optimizer | None = None
         self._net = net
@@ -99,19 +104,21 @@ class Topology:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Zero weights and moments outside of the masks."""
-        buffers = self._moments()
+        """Zero weights, their moments and their average outside of the masks."""
+        buffers = self._followers()
         for name in self.open_layers:
             self.weights[name].mul_(self.masks[name])
             for buffer in buffers.get(name, []):
                 buffer.mul_(self.masks[name])
 
-    def _moments(self) -> dict[str, list[Tensor]]:
-        """Every state of the optimizer that has the shape of its weight, by layer."""
-        if self._optimizer is None:
-            return {}
-        state = moments(self._net, self._optimizer)
-        return {name: state[f"{name}.weight"] for name in self.weights}
+    def _followers(self) -> dict[str, list[Tensor]]:
+        """Whatever else has the shape of a weight, by layer: the optimizer's state, the average."""
+        state = moments(self._net, self._optimizer) if self._optimizer else {}
+        mean = self.average.tensors if self.average else {}
+        return {
+            name: [*state.get(parameter, []), *([mean[parameter]] if mean else [])]
+            for name, parameter in self.parameters.items()
+        }
 
     @torch.no_grad()
     def update(self, rate: float, number: int) -> UpdateStats:
@@ -179,7 +186,7 @@ class Topology:
         return UpdateStats(rate, dropped, int(regrown))
 
     def _check_finite(self) -> None:
-        weights = {f"{name}.weight": self.weights[name] for name in self.open_layers}
+        weights = {self.parameters[name]: self.weights[name] for name in self.open_layers}
         gradients = {f"{name} (gradient)": w.grad for name, w in weights.items()}
         checkpoint.check_finite(
             weights | {name: x for name, x in gradients.items() if x is not None},
@@ -194,14 +201,18 @@ class Topology:
         return torch.rand(weight.shape, generator=numbers).to(weight.device)
 
     def _install(self) -> None:
-        """Apply the pending masks; what was grown begins at 0, its momentum too."""
-        buffers = self._moments()
+        """Apply the pending masks; what was grown begins at 0, its momentum and average too."""
+        buffers = self._followers()
         for name in self.open_layers:
             self.masks[name].copy_(self.pending[name])
             self.seen[name] |= self.pending[name]
             self.weights[name].mul_(self.surviving[name])
             for buffer in buffers.get(name, []):
                 buffer.mul_(self.surviving[name])
+
+    def named_masks(self) -> dict[str, Tensor]:
+        """The masks, bool [out, in, ...], by the names of the weights in the net."""
+        return {self.parameters[name]: mask for name, mask in self.masks.items()}
 
     def explored(self) -> float:
         """Share of all maskable positions that were active at least once: R_s."""
@@ -225,8 +236,11 @@ class Topology:
         }
 
 
-def _weight(net: nn.Module, name: str) -> nn.Parameter:
-    return cast("nn.Parameter", net.get_submodule(name).weight)
+def _parameters(net: nn.Module, layers: Sequence[MaskableLayer]) -> dict[str, str]:
+    """Layers by module have their ``weight``; others are a parameter of another name."""
+    names = {name for name, _ in net.named_parameters()}
+    own = {layer.name: f"{layer.name}.weight" for layer in layers}
+    return {name: weight if weight in names else name for name, weight in own.items()}
 
 
 def share_masks(tensors: Sequence[Tensor]) -> None:

@@ -4,6 +4,7 @@ All variants are one training of phases, so one loop, one progress and one way t
 """
 
 import time
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,18 @@ from models.core import device, ranks
 from models.core.run import Run
 from models.data import images
 from models.data.images import ImageData
-from models.freetickets import report
+from models.freetickets import layers, report
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.timetable import Phase, Update, phase_at, refined
 from models.freetickets.topology import Topology, UpdateStats
 from models.freetickets.training import CHANGE_COLUMNS, Training
 from models.nets import tickets
 from models.nets.build import build_net
+from models.nets.library_spec import ForeignNet
 from models.nets.tickets import Form
+from models.supervised.average import Average
 from models.supervised.hooks import Hooks, SubRun
+from models.supervised.initial import Initial, admit, foreign_net
 from models.supervised.loop import Fitted, fit
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
@@ -54,31 +58,47 @@ def prepare(spec: FreeTicketsTrain, data: ImageData, run: Run) -> Training:
     per_epoch, _ = spec.steps(len(data.train))
     plan = spec.phases(per_epoch)
     spec.check_interval(plan)
-    net = new_net(spec, data, 0).to(run.device)
+    initial = new_net(spec, data, run, 0)
+    net = initial.net.to(run.device)
+    if isinstance(spec.model, ForeignNet):
+        admit(initial, spec.model, data, run)
     if spec.channels_last:  # before the masks, which then lie in memory as the weights do
         net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
-    topology = Topology(net, spec.layers(data.channels, len(data.classes), *data.size), spec)
+    found = layers.find(net, spec, data)
+    topology = Topology(net, found.layers, spec)
     topology.draw(0)
-    shapes = {f"{name}.weight": tuple(w.shape) for name, w in topology.weights.items()}
+    if spec.ema is not None:
+        topology.average = Average(net, spec.ema)
+    shapes = {name: tuple(mask.shape) for name, mask in topology.named_masks().items()}
     form = Form(shapes, sum(topology.active.values()))
     kept = [tickets.empty(net, form) for _ in range(spec.tickets)]
     updates = spec.updates(plan)
     change_rows = torch.zeros(len(updates) + spec.tickets, len(CHANGE_COLUMNS), dtype=torch.float64)
-    return Training(spec, data, run, net, topology, form, plan, updates, kept, change_rows)
+    training = Training(spec, data, run, net, topology, form, plan, updates, kept, change_rows)
+    training.unmasked, training.fresh = found.unmasked, initial.fresh
+    return training
 
 
-def new_net(spec: FreeTicketsTrain, data: ImageData, member: int) -> nn.Module:
-    """The plain net with the initial weights of a member, on the CPU."""
+def new_net(spec: FreeTicketsTrain, data: ImageData, run: Run, member: int) -> Initial:
+    """The plain net with the initial weights of a member, on the CPU.
+
+    Members that start from weights of a file share them, but for a new classifier.
+
+    Raises:
+        DataError: if the weights do not fit the net.
+    """
     with torch.random.fork_rng(devices=[]):
         key = device.generator(spec.seed, "weights", member)
         device.seed_all(int(torch.randint(2**62, (), generator=key)))
-        return build_net(spec.model.model_dump(), len(data.classes), data.channels)
+        if isinstance(spec.model, ForeignNet):
+            return foreign_net(spec.model, data, run)
+        return Initial(build_net(spec.model.model_dump(), len(data.classes), data.channels), [])
 
 
 def fit_tickets(training: Training) -> Fitted:
     """The supervised loop over all phases."""
     spec, topology = training.spec, training.topology
-    starts = {phase.start: phase for phase in training.plan if (phase.ticket or 0) > 0}
+    starts = {phase.start: phase for phase in training.plan[1:]}
     changing = set(training.updates) | _escapes(training)
 
     def begin(x: Tensor, step: int) -> Tensor:
@@ -107,6 +127,7 @@ def fit_tickets(training: Training) -> Fitted:
         rate=lambda step: rate(spec, training.plan, step),
         attach=topology.attach,
         extras=training.extras(),
+        average=topology.average,
         sub_run=SubRun(total=training.whole),
     )
     return fit(training.net, training.data, spec, training.run, hooks)
@@ -160,8 +181,9 @@ def _end_phase(training: Training, done: int) -> None:
     if phase.ticket is not None:
         ranks.broadcast(list(training.net.buffers()))
         topology.apply()
-        masks = {f"{name}.weight": mask for name, mask in topology.masks.items()}
-        tickets.keep(training.net, masks, training.form, training.kept[phase.ticket])
+        kept, average = training.kept[phase.ticket], topology.average
+        with average.installed() if average else nullcontext():
+            tickets.keep(training.net, topology.named_masks(), training.form, kept)
         if ranks.is_first():
             training.leave_ticket(phase.ticket, done)
     if done in _escapes(training):
@@ -171,11 +193,17 @@ def _end_phase(training: Training, done: int) -> None:
 
 
 def _begin_phase(training: Training, phase: Phase) -> None:
-    """Before the first step after a ticket: escape, start anew, or go on (snapshot)."""
+    """Before the first step of a further phase: escape, start anew, or go on (snapshot).
+
+    An average begins anew: a ticket is one of its own phase.
+    """
     if training.spec.variant == "edst":
-        training.topology.escape()
+        if phase.ticket:  # after the exploration the same net is refined
+            training.topology.escape()
     elif training.spec.restarts and phase.ticket is not None:
-        fresh = new_net(training.spec, training.data, phase.ticket)
+        fresh = new_net(training.spec, training.data, training.run, phase.ticket).net
         training.net.load_state_dict(fresh.state_dict())
         training.topology.forget()
         training.topology.draw(phase.ticket)
+    if training.topology.average:
+        training.topology.average.restart()

@@ -27,6 +27,8 @@ class Training:
         kept: room for each ticket; filled in order.
         change_rows: a row of CHANGE_COLUMNS for each change of the masks, zeros until then.
         change_ms: milliseconds of each change in this process.
+        unmasked: further weights of a net of a library, by name, with why they stay dense.
+        fresh: tensors of its classifier that do not come from the weights of the spec.
     """
 
     spec: FreeTicketsTrain
@@ -40,6 +42,8 @@ class Training:
     kept: list[Ticket]
     change_rows: Tensor
     change_ms: list[float] = field(default_factory=list)
+    unmasked: dict[str, str] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
 
     def extras(self) -> dict[str, Tensor]:
         """Tensors that a checkpoint keeps beside net and optimizer.

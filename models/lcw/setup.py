@@ -50,7 +50,8 @@ def load(spec: LcwTrain, run: Run) -> Data:
         DataError: if the data is not there or too small.
         SpecError: if the architecture or a phase cannot use it.
     """
-    options = ImageOptions(subset=spec.images.subset, image_size=spec.images.image_size)
+    given = spec.images
+    options = ImageOptions(subset=given.subset, image_size=given.image_size, fit="squash")
     loaded = images.load(spec.data, options, run, spec.images.split_seed)
     height, width = loaded.size
     spec.arch.check(height, loaded.channels, square=height == width)

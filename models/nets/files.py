@@ -22,6 +22,7 @@ class LoadedNet(NamedTuple):
         std: of each channel, of pixel values in [0, 1].
         size: height and width in pixels of the images it was trained on.
         channels: of the images.
+        fit: how images of other proportions come to the size: ``crop`` or ``squash``.
     """
 
     net: nn.Module
@@ -30,6 +31,7 @@ class LoadedNet(NamedTuple):
     std: list[float]
     size: tuple[int, int]
     channels: int
+    fit: str = "squash"
 
 
 def load_net(path: Path, device: str) -> LoadedNet:
@@ -69,4 +71,5 @@ def _loaded(net: nn.Module, description: Mapping[str, Any]) -> LoadedNet:
     shown = description["input"]
     size = (shown["height"], shown["width"])
     mean, std = shown["mean"], shown["std"]
-    return LoadedNet(net, description["classes"], mean, std, size, shown["channels"])
+    fit = shown.get("fit", "squash")  # files of earlier releases do not tell
+    return LoadedNet(net, description["classes"], mean, std, size, shown["channels"], fit)

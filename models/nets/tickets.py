@@ -143,6 +143,7 @@ def rebuild(ticket: Ticket, form: Form, description: Mapping[str, Any], device: 
         device: torch device.
     """
     shown, classes = description["input"], description["classes"]
-    net = build_net(description["net"], len(classes), shown["channels"])
+    size = (shown["height"], shown["width"])
+    net = build_net(description["net"], len(classes), shown["channels"], size)
     net.load_state_dict(state_of(ticket, form))
     return net.to(device).eval()

@@ -12,6 +12,10 @@ from models.data.images import ImageData
 from models.supervised.spec import SupervisedSpec
 from models.supervised.state import describe, spec_digest
 
+FITTED = {
+    "crop": "cut at the centre to these proportions, then resized",
+    "squash": "resized whole, whatever their proportions",
+}
 SHOWN = ("accuracy", "nll", "ece")
 MEANING = {
     "accuracy": "share of the test images classified right",
@@ -67,7 +71,8 @@ def markdown(card: Mapping[str, Any], files: Sequence[tuple[str, str]]) -> str:
         _table(("figure", "value", "meaning"), _figures(card["test"])),
         "## Input",
         f"Float32 [batch, {shown['channels']}, {shown['height']}, {shown['width']}]: pixel values"
-        " divided by 255, then (value - mean) / std for each channel.",
+        " divided by 255, then (value - mean) / std for each channel. Pictures of other sizes were"
+        f" {FITTED[shown['fit']]}, by means over areas where that made them smaller.",
         _code({"mean": shown["mean"], "std": shown["std"]}),
         "## Classes",
         "In the order of the outputs:",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from models.supervised.average import Average
 from models.supervised.steps import FULL, Forward, Mode, cross_entropy
 
 
@@ -45,6 +46,8 @@ class Hooks:
         attach: called with the optimizer, once, when everything is restored.
         weight_decays: weight decay of parameters, by name, that do not take the spec's.
         extras: further tensors of the method to save and, on resuming, to restore in place.
+        average: of the net's weights, made by a method that changes it too; None leaves it to the
+            loop.
         notes: what the method wants to read back from a checkpoint, as JSON can hold it.
         sub_run: where the training stands in a job that trains more than once.
     """
@@ -58,5 +61,6 @@ class Hooks:
     attach: Callable[[torch.optim.Optimizer], None] = lambda _: None
     weight_decays: Mapping[str, float] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    average: Average | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     sub_run: SubRun = ONLY

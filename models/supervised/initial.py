@@ -39,12 +39,36 @@ def initial_net(spec: SupervisedSpec, data: ImageData, run: Run) -> Initial:
     if not isinstance(model, ForeignNet):
         net = build_net(model.architecture(), classes, data.channels)
         return Initial(net.to(run.device), [])
+    initial = foreign_net(model, data, run)
+    admit(initial, model, data, run)
+    return initial
+
+
+def admit(initial: Initial, model: ForeignNet, data: ImageData, run: Run) -> None:
+    """Bring a net of a library to the device, and try it; a warning tells of a new classifier.
+
+    Raises:
+        SpecError: if it cannot be trained on such images.
+    """
+    net, fresh = initial
+    check_answer(net.to(run.device), data.channels, data.size, len(data.classes))
+    if fresh:
+        run.warn(
+            "new_classifier",
+            f"the weights are of other classes: {', '.join(fresh)} of {model.name} start anew",
+        )
+
+
+def foreign_net(model: ForeignNet, data: ImageData, run: Run) -> Initial:
+    """A net of a library on the CPU, with what is random in it from torch's global stream.
+
+    Errors are those of :func:`initial_net`.
+    """
     about, pretrained = model.architecture(), model.weights == "pretrained"
+    classes = len(data.classes)
     net = build_foreign(about, classes, data.channels, data.size, pretrained=pretrained)
     fresh = _load(net, model, classes, run)
     freeze(net, model.freeze)
-    net.to(run.device)
-    check_answer(net, data.channels, data.size, classes)
     return Initial(net, fresh)
 
 

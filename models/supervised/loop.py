@@ -7,6 +7,7 @@ a run resumed from a checkpoint ends, on a CPU, with the bits of an uninterrupte
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from models.core.stopping import StepEnd
 from models.data import images
 from models.data.images import ImageData
 from models.supervised import evaluate
+from models.supervised.average import Average
 from models.supervised.clock import StepClock
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
@@ -34,6 +36,7 @@ from models.supervised.state import (
     save,
 )
 from models.supervised.steps import (
+    FULL,
     Batch,
     Mode,
     learning_rate,
@@ -56,7 +59,7 @@ class Fitted(NamedTuple):
         best_accuracy: on that part.
         best_step: after which it was reached.
         steps: done.
-        ended_by: ``steps``, ``target_accuracy`` or ``max_seconds``.
+        ended_by: ``steps``, ``target_accuracy``, ``patience`` or ``max_seconds``.
         history: a row a test of that part, in order.
         clock: times of the steps.
     """
@@ -110,6 +113,8 @@ def fit(
             # one tensor, shared by all groups
             context.optimizer.param_groups[0]["lr"].fill_(state.rate * mode.lr_scale)
             state.losses.append((mode.batches, advance(mode, batch)))
+            if context.average:
+                context.average.update()
             state.step += mode.batches
             hooks.after_step(state.step, mode)
         epoch_ends = state.step % context.per_epoch == 0
@@ -119,6 +124,8 @@ def fit(
         _end_of_step(context, state, epoch_ends=epoch_ends)
     best = (state.best_accuracy, state.best_step)
     scores, watched = _final_scores(context, state), data.watched
+    if context.average:
+        context.average.install()
     return Fitted(scores, watched, *best, state.step, ended_by, state.history, state.clock)
 
 
@@ -128,14 +135,19 @@ def _context(
     device.tune(run.device)
     ranks.start(run.device)
     batch = spec.batch(len(data.train))
-    if batch % ranks.world_size():
+    if batch % (ranks.world_size() * spec.accumulate):
+        parts = f" times accumulate {spec.accumulate}" if spec.accumulate > 1 else ""
         raise SpecError(
-            f"batch_size {batch} must be a multiple of the {ranks.world_size()} devices"
+            f"batch_size {batch} must be a multiple of the {ranks.world_size()} devices{parts}"
         )
     if spec.channels_last:
         net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
     optimizer = make_optimizer(net, spec.optimizer, hooks.weight_decays)
-    return FitContext(net, data, spec, run, hooks, optimizer, *spec.steps(len(data.train)))
+    average = hooks.average
+    if average is None and spec.ema is not None:
+        average = Average(net, spec.ema)
+    lengths = spec.steps(len(data.train))
+    return FitContext(net, data, spec, run, hooks, optimizer, *lengths, average)
 
 
 def _stepper(context: FitContext) -> Callable[[Mode, Batch], Tensor]:
@@ -182,7 +194,24 @@ def _ended(context: FitContext, state: FitState) -> str | None:
         return "steps"
     if budget.target_accuracy is not None and state.best_accuracy >= budget.target_accuracy:
         return "target_accuracy"
+    if budget.patience is not None and _tests_since_best(context, state) >= budget.patience:
+        return "patience"
     return "max_seconds" if state.over_time else None
+
+
+def _tests_since_best(context: FitContext, state: FitState) -> int:
+    """Epochs since the best accuracy.
+
+    A test within an epoch does not count, nor one after an epoch without full steps, in which the
+    statistics of batch norms may rest.
+    """
+    count = before = 0
+    for row in state.history:
+        full = row["steps"].get(FULL.name, 0)
+        is_whole = row["step"] % context.per_epoch == 0
+        count += row["step"] > state.best_step and is_whole and full > before
+        before = full
+    return count
 
 
 def _end_of_step(context: FitContext, state: FitState, *, epoch_ends: bool) -> None:
@@ -301,7 +330,8 @@ def _scores(
     Raises:
         DivergedError: if one is not finite.
     """
-    scores = test(context.net, context.data, context.spec, context.run.device, part)
+    with context.average.installed() if context.average else nullcontext():
+        scores = test(context.net, context.data, context.spec, context.run.device, part)
     check_figures(scores._asdict(), f"{part} figures after step {state.step}")
     return scores
 

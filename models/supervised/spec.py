@@ -88,6 +88,13 @@ class Budget(SpecGroup):
         le=1,
         description="Stop once the accuracy on validation images reaches this share",
     )
+    patience: Int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Stop after so many epochs without a better accuracy on validation images;"
+        " those of cheap steps alone do not count",
+    )
 
 
 class SupervisedSpec(Spec):
@@ -125,7 +132,21 @@ class SupervisedSpec(Spec):
         description="Images a step, over all devices together; where it is left out and there are"
         " fewer images, all of them",
     )
+    accumulate: Int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Parts of a batch that pass the net one after the other before a step, with the"
+        " memory of one part; batch norms see parts, and a batch is a multiple of them",
+    )
     optimizer: Optimizer = Optimizer()
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights over the steps, such as 0.999: it is"
+        " what is tested and left; null leaves the last weights",
+    )
     label_smoothing: float = Field(
         default=0.0,
         ge=0,
@@ -159,6 +180,27 @@ class SupervisedSpec(Spec):
             raise ValueError("give epochs or max_steps, not both")
         return self
 
+    @model_validator(mode="after")
+    def _parts_and_patience(self) -> "SupervisedSpec":
+        k = self.accumulate
+        if k > 1 and "batch_size" in self.model_fields_set and self.batch_size % k:
+            least, most = self.batch_size // k * k, -(-self.batch_size // k) * k
+            raise ValueError(
+                f"accumulate {k} does not divide batch_size {self.batch_size}: give a multiple,"
+                f" such as {max(least, 2 * k)} or {max(most, 2 * k)}, or another accumulate"
+            )
+        if 2 * k > self.batch_size:
+            raise ValueError(
+                f"accumulate {k} leaves fewer than 2 of the {self.batch_size} images of a batch to"
+                f" each part: give at most {self.batch_size // 2}"
+            )
+        if self.budget.patience is not None and not self.validation:
+            raise ValueError(
+                "budget.patience goes by validation images, and validation 0 holds none out: give a"
+                " share such as 0.1, or leave patience out"
+            )
+        return self
+
     def needs(self) -> Iterator[Need]:
         """Labelled images of two classes or more, and as many as are asked for."""
         yield from super().needs()
@@ -169,9 +211,10 @@ class SupervisedSpec(Spec):
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
-        """Specs of earlier releases held nothing out; see :meth:`Spec.upgrade`."""
+        """Specs of earlier releases held nothing out and squashed; see :meth:`Spec.upgrade`."""
         if stored.keys() >= FILLED_IN:
             stored.setdefault("validation", 0.0)
+            stored["images"] = {"fit": "squash"} | stored["images"]
         return []
 
     def held(self, train: int) -> int:
@@ -192,6 +235,12 @@ class SupervisedSpec(Spec):
                 " or leave it out, or hold out a smaller share for validation",
                 pointer="/batch_size",
             )
+        if images < 2 * self.accumulate:
+            raise SpecError(
+                f"accumulate {self.accumulate} leaves fewer than 2 of the {images} training images"
+                f" to each part: give at most {images // 2}",
+                pointer="/accumulate",
+            )
         return images
 
     def net(self) -> dict[str, Any]:
@@ -209,8 +258,9 @@ class SupervisedSpec(Spec):
         return None
 
     def batch(self, images: int) -> int:
-        """Images a step, given the number of training images."""
-        return min(self.batch_size, images)
+        """Images a step, given the number of training images; a multiple of ``accumulate``."""
+        whole = min(self.batch_size, images)
+        return whole - whole % self.accumulate
 
     def steps(self, images: int) -> tuple[int, int]:
         """Steps of an epoch and of the run; an incomplete last batch of an epoch is dropped."""

@@ -1,6 +1,7 @@
 """State of a supervised training, and its way into a checkpoint and back."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.core.spec import Optimizer
 from models.data.images import ImageData
+from models.supervised.average import Average
 from models.supervised.clock import StepClock
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
@@ -20,6 +22,8 @@ from models.supervised.steps import optimizer_tensors
 
 # fields of the optimizer that earlier releases did not have
 ADDED = ("beta2", "decay", "clip_norm", "warmup_steps")
+# further fields that they did not have, with what they did
+PLAIN: Mapping[str, Any] = {"accumulate": 1, "ema": None}
 
 
 class FitContext(NamedTuple):
@@ -33,6 +37,7 @@ class FitContext(NamedTuple):
     optimizer: torch.optim.Optimizer
     per_epoch: int
     total: int
+    average: Average | None
 
     @property
     def sub_run(self) -> SubRun:
@@ -76,6 +81,7 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
         "channels": data.channels,
         "mean": data.mean,
         "std": data.std,
+        "fit": spec.images.fit,
     }
     return {"net": spec.net(), "classes": data.classes, "input": shown}
 
@@ -87,6 +93,11 @@ def spec_digest(spec: SupervisedSpec) -> str:
         left_out["validation"] = True
     if not spec.label_smoothing:
         left_out["label_smoothing"] = True
+    left_out |= {name: True for name in PLAIN if getattr(spec, name) == PLAIN[name]}
+    if spec.images.fit == "squash":
+        left_out["images"] = {"fit"}
+    if spec.budget.patience is None:
+        left_out["budget"] = {"patience"}
     usual = Optimizer()
     left_out["optimizer"] = {
         name for name in ADDED if getattr(spec.optimizer, name) == getattr(usual, name)
@@ -110,6 +121,7 @@ def tensors_of(context: FitContext) -> dict[str, Tensor]:
         "net": context.net.state_dict(),
         **optimizer_tensors(context.net, context.optimizer),
         "extra": context.hooks.extras,
+        "average": context.average.state() if context.average else {},
     }
     return {f"{group}.{key}": x for group, part in groups.items() for key, x in part.items()}
 
@@ -163,13 +175,15 @@ def restore(context: FitContext, state: FitState, path: Path) -> None:
         context.run.warn("resumed_with_other_spec", "the checkpoint comes from another spec")
     context.net.load_state_dict(checkpoint.part(tensors, "net"))
     kept = optimizer_tensors(context.net, context.optimizer) | {"extra": context.hooks.extras}
+    kept["average"] = context.average.state() if context.average else {}
     for group, present in kept.items():
         stored = checkpoint.part(tensors, group)
         if present and not stored:
+            field = "ema" if group == "average" else "optimizer.name"
             raise SpecError(
-                f"the checkpoint's optimizer kept no {group}: ask for the same optimizer.name, or"
-                " leave resume_from out",
-                pointer="/optimizer/name",
+                f"the checkpoint's training kept no {group}: ask for the same {field}, or leave"
+                " resume_from out",
+                pointer=f"/{field.replace('.', '/')}",
             )
         for name, tensor in present.items():
             tensor.copy_(stored[name])

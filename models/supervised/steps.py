@@ -141,7 +141,7 @@ def make_step(
         net: in training mode; of ``ranks.parallel`` where there are several processes.
         optimizer: of :func:`make_optimizer`; its rate is set by the caller.
         forward: the loss of a batch.
-        spec: names precision, weight decay and the greatest norm of gradients.
+        spec: names precision, parts of a batch, weight decay and the greatest norm of gradients.
         on: torch device, ``cpu`` or ``cuda``.
     """
     decays = [group["weight_decay"] for group in optimizer.param_groups]
@@ -150,14 +150,25 @@ def make_step(
 
     def step(mode: Mode, batch: Batch) -> Tensor:
         optimizer.zero_grad(set_to_none=False)  # a CUDA graph holds the addresses
-        with device.autocast(spec.precision, on):
-            loss = forward(net, batch, mode)
-        loss.backward()
+        losses = []
+        for part in _parts(batch, spec.accumulate):
+            with device.autocast(spec.precision, on):
+                loss = forward(net, part, mode)
+            (loss if spec.accumulate == 1 else loss / spec.accumulate).backward()
+            losses.append(loss.detach())
         if limit is not None:
             nn.utils.clip_grad_norm_(trained, limit)
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay if mode.weight_decay else 0.0
         optimizer.step()
-        return loss.detach()
+        return losses[0] if spec.accumulate == 1 else torch.stack(losses).mean()
 
     return step
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """Equal parts of a batch, in order; their mean losses have the mean of the whole."""
+    if count == 1:
+        return [batch]
+    pairs = zip(batch.images.chunk(count), batch.labels.chunk(count), strict=True)
+    return [Batch(*pair) for pair in pairs]

@@ -120,7 +120,7 @@ def layers(quick):
     )
     device.seed_all(0)
     net = build_net(spec.model.model_dump(), 10)
-    Topology(net, spec.layers(3, 10, 32, 32), spec).draw(0)
+    Topology(net, layers_of(spec.model, 3, 10, 32, 32), spec).draw(0)
     for _ in range(3):
         net(torch.randn(8, 3, 32, 32))
     folded, rows = infer.fold(net.eval()), []
@@ -154,7 +154,7 @@ def masked_step(quick):
     for name in ("plain", "masked"):
         device.seed_all(0)
         net = build_net(spec.model.model_dump(), 10)
-        topology = Topology(net, spec.layers(3, 10, 32, 32), spec)
+        topology = Topology(net, layers_of(spec.model, 3, 10, 32, 32), spec)
         topology.draw(0)
         optimizer = make_optimizer(net, spec.optimizer)
         if name == "masked":

@@ -19,6 +19,7 @@ import torch
 
 from models.core import device
 from models.freetickets import infer, masks, sparse, timing
+from models.freetickets.densities import layers_of
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.topology import Topology
 from models.nets.build import build_net
@@ -93,7 +94,7 @@ def pieces(spec):
     device.seed_all(0)
     net = build_net(spec.model.model_dump(), 10).to(ON)
     net.to(memory_format=torch.channels_last)
-    topology = Topology(net, spec.layers(3, 10, 32, 32), spec)
+    topology = Topology(net, layers_of(spec.model, 3, 10, 32, 32), spec)
     topology.draw(0)
     return net, topology
 
@@ -187,7 +188,7 @@ def members_of(spec, count):
     for seed in range(count):
         device.seed_all(seed)
         net = build_net(spec.model.model_dump(), 10).to(ON)
-        topology = Topology(net, spec.layers(3, 10, 32, 32), spec)
+        topology = Topology(net, layers_of(spec.model, 3, 10, 32, 32), spec)
         topology.draw(seed)
         for _ in range(2):
             net(torch.randn(32, 3, 32, 32, device=ON))

@@ -52,13 +52,15 @@ def table(run):
 def ask(new_run):
     """Classifies images by a net of three colours, which finds the brightest channel."""
 
-    def ask(arrays, classes=CLASSES, channels=3, **fields):
+    def ask(arrays, classes=CLASSES, channels=3, fit=None, **fields):
         run = new_run()
         (run.dir / "inputs").mkdir()
         torch.manual_seed(0)
         net = build_net(RESNET, len(classes), channels).eval()
         shown = {"height": 16, "width": 16, "channels": channels}
         shown |= {"mean": [0.5] * channels, "std": [0.5] * channels}
+        if fit:
+            shown["fit"] = fit
         card = {"net": RESNET, "classes": classes, "input": shown}
         checkpoint.write(run.dir / "inputs" / NET, net.state_dict(), card)
         with (run.dir / "inputs" / DATA).open("wb") as file:
@@ -127,6 +129,23 @@ def test_other_sizes_are_resized_or_refused(ask, size):
     assert answers(run)["images"] == 6
     with pytest.raises(DataError, match="16 x 16: give such images, or other_sizes resize"):
         ask(arrays_of(images, labels), other_sizes="refuse")
+
+
+@pytest.mark.parametrize(
+    ("fit", "way"), [(None, "whole"), ("squash", "whole"), ("crop", "central")]
+)
+def test_pictures_come_to_the_size_as_those_of_the_training(ask, fit, way):
+    """What lies beside the central square counts for a net of whole pictures alone."""
+    images, labels = colours(6, (16, 32))
+    beside = images.copy()
+    beside[:, :, :8], beside[:, :, 24:] = 0, 255
+    found = []
+    for pixels in (images, beside):
+        run, _ = ask(arrays_of(pixels, labels), fit=fit)
+        found.append(np.load(run.dir / "probabilities.npz")["probabilities"])
+        report = json.loads((run.dir / "report.json").read_text())
+        assert report["preparation"]["resized"] == way
+    assert np.array_equal(*found) == (fit == "crop")
 
 
 def test_channels_are_made_to_fit_or_refused(ask):

@@ -34,7 +34,7 @@ def test_net_comes_back(net, prefix, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded.net(x), net(x))
     assert not loaded.net.training
-    assert loaded[1:] == (["cat", "dog"], [0.5], [0.25], (16, 12), 1)
+    assert loaded[1:] == (["cat", "dog"], [0.5], [0.25], (16, 12), 1, "squash")
 
 
 def test_damaged_files_are_refused(net, tmp_path):

@@ -129,8 +129,26 @@ def test_resize_by_area_and_bilinear():
     assert images.resize(pixels, 6).shape == (1, 6, 6, 1)
 
 
-def test_pictures_of_several_sizes_are_resized_as_they_are_read(new_run, tmp_path):
-    """Each becomes what :func:`images.resize` makes of it alone; a uniform set is unchanged."""
+@pytest.mark.parametrize("shape", [(2, 9, 9, 3), (2, 9, 14, 3), (2, 15, 9, 1), (1, 4, 400, 1)])
+@pytest.mark.parametrize("size", [(8, 8), (8, 12), (20, 20)])
+def test_the_central_part_of_the_asked_proportions(shape, size):
+    """As large as the image allows, in its middle; squares that become squares lose nothing."""
+    pixels = torch.arange(np.prod(shape) % 251, dtype=torch.uint8).repeat(np.prod(shape))
+    pixels = pixels[: np.prod(shape)].view(shape)
+    part = images.central(pixels, size)
+    (h, w), (high, wide) = shape[1:3], part.shape[1:3]
+    assert (high, wide) == (h, w) if h * size[1] == w * size[0] else high == h or wide == w
+    assert abs(high * size[1] - wide * size[0]) <= max(size)
+    top, left = (h - high) // 2, (w - wide) // 2
+    assert torch.equal(part, pixels[:, top : top + high, left : left + wide])
+    fitted = images.fitted(pixels, size, "crop")
+    assert torch.equal(fitted, images.resize(part.contiguous(), size))
+    assert torch.equal(images.fitted(pixels, size, "squash"), images.resize(pixels, size))
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_pictures_of_several_sizes_are_resized_as_they_are_read(new_run, tmp_path, fit):
+    """Each becomes what :func:`images.fitted` makes of it alone; a uniform set is unchanged."""
     numbers = np.random.default_rng(0)
     pictures = [numbers.integers(0, 256, (8 + i, 12, 3), dtype=np.uint8) for i in range(10)]
     run = new_run()
@@ -142,11 +160,12 @@ def test_pictures_of_several_sizes_are_resized_as_they_are_read(new_run, tmp_pat
             Image.fromarray(pixels).save(stream, "PNG")
             archive.writestr(f"train/{index}.png", stream.getvalue())
             archive.writestr(f"test/{index}.png", stream.getvalue())
-    data = images.load(ref, ImageOptions(image_size=8), run, 0)
+    data = images.load(ref, ImageOptions(image_size=8, fit=fit), run, 0)
     assert data.classes == ["test", "train"]
     assert data.train.shape == (16, 8, 8, 3)
     wanted = {
-        images.resize(torch.from_numpy(each)[None], 8)[0].numpy().tobytes() for each in pictures
+        images.fitted(torch.from_numpy(each)[None], 8, fit)[0].numpy().tobytes()
+        for each in pictures
     }
     assert {image.numpy().tobytes() for image in torch.cat([data.train, data.test])} == wanted
     with pytest.raises(DataError, match="several sizes"):

@@ -1,5 +1,7 @@
 """Small specs of this method."""
 
+from dataclasses import replace
+
 import pytest
 
 from models.freetickets import train as method
@@ -36,3 +38,34 @@ def trained():
         return training, method.fit_tickets(training)
 
     return train
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Calls ``look(training, optimizer, done)`` before each step, when all of the last is over."""
+
+    def watch(spec, data, run, look):
+        training, actual = method.prepare(spec, data, run), {}
+        attach = training.topology.attach
+        training.topology.attach = lambda optimizer: (
+            attach(optimizer),
+            actual.update(optimizer=optimizer),
+        )
+        real = method.fit
+
+        def fit(*args):
+            *others, hooks = args
+
+            def begin(x, step):
+                changed = hooks.prepare(x, step)
+                look(training, actual["optimizer"], step)
+                return changed
+
+            return real(*others, replace(hooks, prepare=begin))
+
+        monkeypatch.setattr(method, "fit", fit)
+        fitted = method.fit_tickets(training)
+        monkeypatch.setattr(method, "fit", real)
+        return training, fitted
+
+    return watch

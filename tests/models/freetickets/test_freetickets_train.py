@@ -1,7 +1,6 @@
 """Training: properties 1, 2, 4, 8 and 9; escapes, members."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,37 +14,6 @@ from models.supervised.steps import moments
 VARIANTS = ["edst", "dst", "static", "dense_ensemble", "snapshot"]
 
 
-@pytest.fixture
-def watched(monkeypatch):
-    """Calls ``look(training, optimizer, done)`` before each step, when all of the last is over."""
-
-    def watch(spec, data, run, look):
-        training, actual = method.prepare(spec, data, run), {}
-        attach = training.topology.attach
-        training.topology.attach = lambda optimizer: (
-            attach(optimizer),
-            actual.update(optimizer=optimizer),
-        )
-        real = method.fit
-
-        def fit(*args):
-            *others, hooks = args
-
-            def begin(x, step):
-                changed = hooks.prepare(x, step)
-                look(training, actual["optimizer"], step)
-                return changed
-
-            return real(*others, replace(hooks, prepare=begin))
-
-        monkeypatch.setattr(method, "fit", fit)
-        fitted = method.fit_tickets(training)
-        monkeypatch.setattr(method, "fit", real)
-        return training, fitted
-
-    return watch
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -57,8 +25,9 @@ def watched(monkeypatch):
         {"variant": "dst", "prune_rate": {"schedule": "cosine"}},
         {"structure": "cap24", "sparsity": 0.9},
         {"regrown_value": "keep", "escape": {"regrow_dropped": False}},
+        {"ema": 0.9, "accumulate": 2},
     ],
-    ids=["edst", "random", "bf16", "nesterov", "adamw", "dst", "cap24", "keep"],
+    ids=["edst", "random", "bf16", "nesterov", "adamw", "dst", "cap24", "keep", "average"],
 )
 def test_counts_stay_and_zeros_are_zeros(data, make_spec, new_run, watched, fields):
     """Properties 1 and 2: after every step and escape: counts exact, weights, momentum 0."""
@@ -70,6 +39,8 @@ def test_counts_stay_and_zeros_are_zeros(data, make_spec, new_run, watched, fiel
             assert int(mask.sum()) == topology.active[name]
             assert not topology.weights[name][~mask].any()
             assert not any(x[~mask].any() for x in buffers[f"{name}.weight"])
+            if topology.average:
+                assert not topology.average.tensors[f"{name}.weight"][~mask].any()
         steps.append(step)
 
     training, _ = watched(spec, data, new_run(), look)
@@ -155,6 +126,43 @@ def test_resumed_bits(data, make_spec, new_run, monkeypatch, variant, step, trai
         assert actual.keys() == expected.keys()
         for name, tensor in expected.items():
             assert torch.equal(actual[name], tensor), name
+
+
+@pytest.mark.parametrize("variant", ["edst", "dst"])
+def test_averaged_tickets(data, make_spec, new_run, monkeypatch, trained, variant):
+    """Of one phase each, resumed bit for bit; beside them the training is that without."""
+    spec, first, raw = make_spec(variant=variant, ema=0.8), new_run(), {}
+    plain, _ = trained(make_spec(variant=variant), data, new_run())
+    rate = method.rate
+
+    def stopping(spec, plan, at):
+        if at == 17:
+            first.request_stop("test")
+        return rate(spec, plan, at)
+
+    monkeypatch.setattr(method, "rate", stopping)
+    with pytest.raises(StoppedError):
+        trained(spec, data, first)
+    monkeypatch.setattr(method, "rate", rate)
+    end = method._end_phase
+
+    def seen(training, done):
+        raw[done] = {n: x.clone() for n, x in training.net.state_dict().items()}
+        end(training, done)
+
+    monkeypatch.setattr(method, "_end_phase", seen)
+    whole, _ = trained(spec, data, new_run())
+    again, _ = trained(spec, data, new_run(resume=first, step=18))
+    for name, tensor in whole.extras().items():
+        assert torch.equal(again.extras()[name], tensor), name
+    last = tickets.state_of(plain.kept[1], plain.form)
+    averaged = tickets.state_of(whole.kept[1], whole.form)
+    for name, tensor in plain.net.state_dict().items():
+        assert torch.equal(last[name], tensor), name
+        assert torch.equal(whole.net.state_dict()[name], averaged[name]), name
+    for name in ("head.weight", "stem.weight"):
+        assert torch.equal(raw[24][name], last[name]), name
+        assert not torch.equal(averaged[name], last[name])
 
 
 @pytest.mark.parametrize("variant", ["dst", "static", "dense_ensemble"])

@@ -16,7 +16,7 @@ SMALL = {"name": "resnet8", "width": 16}
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("test_resnet", (32, 48)), ("test_vit", (32, 32)), ("test_convnext", (32, 32))],
+    [("test_resnet", (32, 48)), ("test_vit", (32, 32)), ("test_convnext", (64, 64))],
 )
 def test_nets_of_timm_take_channels_classes_and_sizes(name, size):
     library("timm")
