@@ -125,12 +125,16 @@ def _row(result: Flooded, t: float, wet_m: float) -> dict[str, float]:
     if not math.isfinite(float(depth.max() + depth.min())):
         raise DataError(f"a depth is not finite at {t:g} s")
     volume = flood.volume
+    soaked = {} if flood.infiltrated is None else {"infiltrated_m3": totals.infiltrated}
     return {
         "time_s": t,
         "volume_m3": volume,
         "entered_m3": totals.entered,
         "left_m3": totals.left,
-        "balance_error": abs(volume - result.first_m3 - totals.entered + totals.left)
+        **soaked,
+        "balance_error": abs(
+            volume - result.first_m3 - totals.entered + totals.left + totals.infiltrated
+        )
         / max(result.first_m3 + totals.entered, 1e-9),
         "wet_share": int(torch.count_nonzero(depth > wet_m)) / int((~ground.missing).sum()),
         "deepest_m": float(depth.max()),
@@ -164,6 +168,12 @@ def _write_rasters(run: Run, result: Flooded) -> None:
         wet_m = result.maxima.wet_m
         for name, values in zip(MAXIMA, result.maxima.fields, strict=True):
             fields[name] = (values.cpu().numpy(), *MAXIMA[name])
+    if flood.infiltrated is not None:
+        fields["infiltrated.tif"] = (
+            flood.infiltrated.numpy(),
+            "water that went into the ground",
+            "m",
+        )
     level = np.where(peak > wet_m, ground.bed_under(peak) + peak, np.nan)
     fields["max_level.tif"] = (level, "greatest level of water", "m")
     for name, (values, words, unit) in fields.items():

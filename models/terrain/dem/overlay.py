@@ -35,7 +35,7 @@ class EvenGrid(NamedTuple):
         return float(self.x[1] - self.x[0]), float(self.y[0] - self.y[1])
 
 
-class Overlay(NamedTuple):
+class GridOverlay(NamedTuple):
     """How the cells of a terrain lie on a part of a grid.
 
     Attributes:
@@ -70,7 +70,7 @@ class Overlay(NamedTuple):
         return (self.along.T @ touched.T).T > 0
 
 
-def overlay_of(fine: Elevation, grid: EvenGrid, field: str) -> Overlay:
+def overlay_of(fine: Elevation, grid: EvenGrid, field: str) -> GridOverlay:
     """The cells of a terrain on a grid.
 
     By area where both have one reference system, which loses no water; else each cell takes the
@@ -101,7 +101,7 @@ def overlay_of(fine: Elevation, grid: EvenGrid, field: str) -> Overlay:
     if rows is None or columns is None:
         raise _not_covered(fine, grid, field)
     where = "" if fine.georeferenced else ", its coordinates as m from the lower left corner"
-    return Overlay(rows, columns, down, along, None, f"laid on the terrain by area{where}")
+    return GridOverlay(rows, columns, down, along, None, f"laid on the terrain by area{where}")
 
 
 def _shares(centres: np.ndarray, edges: np.ndarray) -> tuple[slice | None, Any]:
@@ -121,7 +121,7 @@ def _shares(centres: np.ndarray, edges: np.ndarray) -> tuple[slice | None, Any]:
     return slice(first, last), csr_array((share, (span, cell)), (len(at) - 1, last - first))
 
 
-def _nearest(fine: Elevation, grid: EvenGrid, field: str, *, apart: bool) -> Overlay:
+def _nearest(fine: Elevation, grid: EvenGrid, field: str, *, apart: bool) -> GridOverlay:
     """The cell of the grid at the centre of each cell of the terrain."""
     (ny, nx), (width, height) = fine.z.shape, grid.side
     index = np.empty((2, ny, nx), np.int32)
@@ -144,7 +144,7 @@ def _nearest(fine: Elevation, grid: EvenGrid, field: str, *, apart: bool) -> Ove
     row, column = (np.clip(index[0], top, bottom - 1) - top, np.clip(index[1], left, right - 1))
     flat = row * (right - left) + (column - left)
     words = "each cell of the terrain takes the value at its centre"
-    return Overlay(slice(top, bottom), slice(left, right), None, None, flat, words)
+    return GridOverlay(slice(top, bottom), slice(left, right), None, None, flat, words)
 
 
 def _centres(fine: Elevation, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray]:

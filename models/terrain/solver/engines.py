@@ -13,6 +13,7 @@ from models.terrain.dem import rasters
 from models.terrain.dem.pooling import mean, pad_to_multiple
 from models.terrain.dem.rasters import Elevation, Maps
 from models.terrain.solver.boundary import Extent, forcing_of, ground_of, physics_of, resolve_water
+from models.terrain.solver.fine_soil import FineSoil, soil_of
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gpu.engine import GpuFlood, can_run
 from models.terrain.solver.inputs import given_or_default, placed, with_series
@@ -59,6 +60,11 @@ class Flood(Protocol):
     @property
     def totals(self) -> Totals:
         """Time, steps and the volumes that entered and left."""
+        ...
+
+    @property
+    def infiltrated(self) -> Tensor | None:
+        """Depth that went into the ground in m [ny, nx]; None where none does."""
         ...
 
     def flow_at(self, rows: list[int], columns: list[int]) -> FlowState:
@@ -136,6 +142,11 @@ class SingleGpuFlood:
     def totals(self) -> Totals:
         """Time, steps and the volumes that entered and left."""
         return self._flood.totals[0]
+
+    @property
+    def infiltrated(self) -> None:
+        """None: this engine has no infiltration."""
+        return None
 
     @property
     def peak(self) -> Tensor:
@@ -223,14 +234,23 @@ class TorchFlood:
     def totals(self) -> Totals:
         """Time, steps and the volumes that entered and left."""
         t, steps, entered, left = (float(x[0]) for x in self._clock)
-        return Totals(t, int(steps), entered, left)
+        gone = self.infiltrated
+        soaked = 0.0 if gone is None else float(gone.sum()) * self._conditions[0].dx ** 2
+        return Totals(t, int(steps), entered, left, soaked)
+
+    @property
+    def infiltrated(self) -> Tensor | None:
+        """Depth that went into the ground in m [ny, nx], float64; None where none does."""
+        soil = self._conditions[0].soil
+        return None if soil is None else soil.taken[0]
 
 
 class Scenario(NamedTuple):
     """Everything a flood needs besides the heights: resolved water, extent, solver, maps, voids.
 
     ``by_reference``: all its floods, fine and coarse, take the reference step; else none does.
-    ``start``: the water at 0 s; None: none. ``stack``: rain in time and space.
+    ``start``: the water at 0 s; None: none. ``stack``: rain in time and space. ``soil``: None:
+    nothing goes into the ground.
     """
 
     water: list[Water]
@@ -244,6 +264,7 @@ class Scenario(NamedTuple):
     by_reference: bool = False
     start: FirstWater | None = None
     stack: FineRain | None = None
+    soil: FineSoil | None = None
 
     def boundary_conditions(
         self, bed: Tensor, datum: float, dx: float, grid: Subgrid | None = None
@@ -265,6 +286,10 @@ class Scenario(NamedTuple):
         if self.stack is not None:
             grid_rain = GridRain(self.stack, lambda rate: _pooled(rate, shape))
             forcing = forcing._replace(rain_map=None, stack=grid_rain)
+        if self.soil is not None:
+            soil = self.soil.on(lambda field: _pooled(field, shape))
+            held = None if ground.level is None else torch.isfinite(ground.level[0])
+            ground = ground._replace(soil=soil if held is None else soil.without(held))
         if self.voids is not None:
             ground, forcing = self.voids.applied(ground, forcing)
         return BoundaryConditions(ground, forcing)
@@ -388,7 +413,8 @@ def scenario_of(
     by_reference = solver.reference_mode or tiny
     start = first_water(getattr(spec, "start", None), fine, run)
     stack = rain_stack(resolved, fine, run, maps.rain)
+    soil = soil_of(getattr(spec, "infiltration", None), fine, run)
     return Scenario(
         resolved, extent, solver, wet_m, duration_s, run.device, maps, voids, by_reference, start,
-        stack,
+        stack, soil,
     )  # fmt: skip

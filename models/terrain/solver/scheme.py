@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from models.terrain.solver.soil import Soil
 from models.terrain.solver.subgrid import (
     FaceShape,
     Subgrid,
@@ -89,6 +90,7 @@ class Ground(NamedTuple):
         drain: sum over a cell's open edges of sqrt(slope)/n [b, ny, nx]; None without outlets.
         level: water level held in a cell, m [b, ny, nx]; -inf where free; None: free everywhere.
         subgrid: storage of the cells and conveyance of the faces; None: the bed is level in a cell.
+        soil: takes water up between steps, of one sample; None: none goes in.
     """
 
     z: Tensor
@@ -97,6 +99,7 @@ class Ground(NamedTuple):
     drain: Tensor | None = None
     level: Tensor | None = None
     subgrid: Subgrid | None = None
+    soil: Soil | None = None
 
 
 class FlowState(NamedTuple):
@@ -134,6 +137,11 @@ def dt_cap(dx: float, physics: Physics) -> float:
 def water_depth(h: Float[Tensor, "b ny nx"], ground: Ground) -> Float[Tensor, "b ny nx"]:
     """Depth over the bed in m; with a subgrid over the lowest fine height."""
     return h if ground.subgrid is None else depth_over_lowest(h, ground.subgrid)
+
+
+def wet_share(h: Float[Tensor, "b ny nx"], ground: Ground) -> Tensor | float:
+    """Share of each cell that is under water; 1 without a subgrid."""
+    return 1.0 if ground.subgrid is None else 1 / storage_slope(h, ground.subgrid)
 
 
 def stable_step(h: Float[Tensor, "b ny nx"], dx: float, physics: Physics) -> Float[Tensor, "b"]:

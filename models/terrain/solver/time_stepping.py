@@ -18,6 +18,7 @@ from models.terrain.solver.scheme import (
     step,
     step_for,
     water_depth,
+    wet_share,
 )
 
 STEP_SLACK = 1e-9  # relative: a shorter remainder is added to the last step
@@ -59,12 +60,13 @@ class BoundaryConditions(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Of one flood: time in s, steps, m3 that entered, m3 that left."""
+    """Of one flood: time in s, steps, m3 that entered, that left, that went into the ground."""
 
     t: float
     steps: int
     entered: float
     left: float
+    infiltrated: float = 0.0
 
 
 def next_dt(
@@ -147,6 +149,9 @@ def advance(
     while bool((clock.t < until).any()) and taken != max_steps:
         check(state.h, clock)
         dt = next_dt(state.h, clock.t, until, ground, physics, forcing)
+        if ground.soil is not None:
+            left = ground.soil.soak(state.h, dt, wet_share(state.h, ground))
+            state = state._replace(h=left)
         source = forcing.rate(shape, ground.dx, clock.t, dt, state.h.dtype)
         held = forcing.ground_at(ground, clock.t + dt)
         state, exchange = step(state, held, dt, source, physics)

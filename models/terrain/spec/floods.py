@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.needs import Need
 from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
+from models.terrain.spec.infiltration import GreenAmpt, Infiltration
 from models.terrain.spec.observed import Observed
 from models.terrain.spec.places import Gauge, needs_of
 from models.terrain.spec.solver import CELL_STEPS, Solver, cap_solver
@@ -16,6 +17,7 @@ from models.terrain.spec.start import Start
 from models.terrain.spec.terrains import (
     CELLS,
     METHODS,
+    SUBGRID_FILE,
     DatasetTerrain,
     Factor,
     Map,
@@ -135,6 +137,9 @@ class _Flood(_OnTerrain):
         default=None, description="What the rain is multiplied with, cell by cell"
     )
 
+    infiltration: Infiltration | None = Field(
+        default=None, description="Water that goes into the ground; null: none"
+    )
     nodata_cells: NodataCells = "wall"
     start: Start | None = Field(default=None, description="Water at 0 s; null: none")
     observed: Observed | None = Field(
@@ -145,7 +150,16 @@ class _Flood(_OnTerrain):
     def _has_water(self) -> "_Flood":
         if self.water == [] and self.start is None:
             raise ValueError("water: give at least one item, or start")
+        if isinstance(self.infiltration, GreenAmpt) and self._on_subgrid:
+            raise ValueError(
+                "infiltration: green_ampt has no form for a subgrid, whose cells are wet in part;"
+                " take constant, or leave the subgrid out"
+            )
         return self
+
+    @property
+    def _on_subgrid(self) -> bool:
+        return getattr(self.terrain, "artifact", None) == SUBGRID_FILE
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
@@ -158,6 +172,8 @@ class _Flood(_OnTerrain):
         yield from series_needs(self.water or (), "/water")
         yield from needs_of(self, MAPS, "")
         yield from needs_of(self.start, ("depth_map", "level_map", "state"), "/start")
+        if self.infiltration is not None:
+            yield from self.infiltration.needs("/infiltration")
         yield from needs_of(self.observed, ("extent", "marks"), "/observed")
 
     def _check_maps(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -199,6 +215,7 @@ class TerrainSimulate(_Flood):
         MetricInfo("volume_m3", "m3", None, "water on the terrain"),
         MetricInfo("entered_m3", "m3", None, "rain, inflow and from held levels so far"),
         MetricInfo("left_m3", "m3", None, "through outlets and into held levels so far"),
+        MetricInfo("infiltrated_m3", "m3", None, "that went into the ground so far"),
         MetricInfo("balance_error", "1", "min", "|volume - entered + left| / entered"),
         MetricInfo("wet_share", "1", None, "cells deeper than wet_depth_m"),
         MetricInfo("deepest_m", "m", None, "greatest depth"),
@@ -214,6 +231,7 @@ class TerrainSimulate(_Flood):
         ArtifactInfo("max_discharge.tif", "raster", "greatest depth times speed, m2/s"),
         ArtifactInfo("max_hazard.tif", "raster", "greatest depth times (speed + 0.5 m/s), m2/s"),
         ArtifactInfo("duration.tif", "raster", "s that a cell was wet"),
+        ArtifactInfo("infiltrated.tif", "raster", "that went into the ground, m", on_request=True),
         ArtifactInfo("volume.csv", "table", "water entered, left, present, a row an output time"),
         ArtifactInfo("gauges.csv", "table", "readings over time, a column each", on_request=True),
         ArtifactInfo("marks.csv", "table", "surveyed and modelled levels", on_request=True),
@@ -443,11 +461,17 @@ class TerrainCompare(_Flood):
     def _can_be_optimised(self) -> "TerrainCompare":
         if self.optimise_steps:
             check_differentiable(self.water or [], "water with optimise_steps")
+        if self.optimise_steps and self.infiltration is not None:
+            raise ValueError("infiltration: it has no derivative; leave optimise_steps out")
         if self.optimise_steps and self.start is not None:
             raise ValueError("start: a flood that begins with water is not optimised through")
         if self.start is not None and self.start.state is not None:
             raise ValueError("start.state is of one terrain; give depth_map for several")
         return self
+
+    @property
+    def _on_subgrid(self) -> bool:
+        return "subgrid" in self.methods
 
     def needs(self) -> Iterator[Need]:
         """Beside the terrain nets of ``terrain.train``."""

@@ -24,6 +24,10 @@ class FlowArrays(NamedTuple):
         face_shapes: tables of x faces, then of y faces.
         rain: share of the rain a cell gets; of no element where all get 1. Of a stack one field or
             two of the piece of time, m/s.
+        conductivity: of the soil, m/s; of no element where nothing goes in.
+        suction: suction head times moisture deficit, m; of no element for a constant rate.
+        deficit: of moisture, likewise.
+        taken: depth that went into the ground, m (float64).
         peak: greatest depth so far; of no element where it is not tracked.
         arrival: s at which the depth first exceeded ``wet_m``, inf before.
         inlet_cells: flat indices of cells with inflow, rising (int64).
@@ -60,6 +64,10 @@ class FlowArrays(NamedTuple):
     face_fields: np.ndarray
     face_shapes: np.ndarray
     rain: np.ndarray
+    conductivity: np.ndarray
+    suction: np.ndarray
+    deficit: np.ndarray
+    taken: np.ndarray
     peak: np.ndarray
     arrival: np.ndarray
     inlet_cells: np.ndarray

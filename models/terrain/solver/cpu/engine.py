@@ -29,6 +29,7 @@ from models.terrain.solver.forcing import (
 )
 from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.scheme import FlowState, Ground, Physics, dt_cap
+from models.terrain.solver.soil import Soil
 from models.terrain.solver.subgrid import depth_over_lowest
 from models.terrain.solver.time_stepping import Totals, UnstableError
 
@@ -128,7 +129,17 @@ class FusedFlood:
     def totals(self) -> Totals:
         """Time, steps and the volumes that entered and left."""
         t, steps, entered, held = self.arrays.clock[:4]
-        return Totals(float(t), int(steps), float(entered), float(held + self.arrays.lost.sum()))
+        left, soaked = held + self.arrays.lost.sum(), self.arrays.taken.sum()
+        area = self.constants.dx**2
+        return Totals(float(t), int(steps), float(entered), float(left), float(soaked) * area)
+
+    @property
+    def infiltrated(self) -> Tensor | None:
+        """Depth that went into the ground in m [ny, nx], float64; None where none does."""
+        taken = self.arrays.taken
+        if not taken.size:
+            return None
+        return torch.from_numpy(taken.copy()).view(self.layout.ny, self.layout.nx)
 
     @property
     def volume(self) -> float:
@@ -262,6 +273,7 @@ def _flow_arrays(
         remainder=np.zeros(tiles * layout.tile_rows * layout.pitch, np.float32),
         **subgrid_arrays(ground.subgrid, layout),
         rain=_flat(forcing.rain_map) if forcing.stack is None else _empty(cells, forcing.stack),
+        **_soil(ground.soil),
         peak=np.zeros(cells if track_peaks else 0, np.float32),
         arrival=np.full(cells if track_peaks else 0, np.inf, np.float32),
         **_inlets(forcing, layout.nx, ground.dx),
@@ -280,6 +292,18 @@ def _flow_arrays(
         clock=np.zeros(5),
         work=_work(threads, n, BUFFER if ground.subgrid is None else SUBGRID_BUFFER),
     )
+
+
+def _soil(soil: Soil | None) -> dict[str, np.ndarray]:
+    if soil is None:
+        names = ("conductivity", "suction", "deficit", "taken")
+        return {name: np.empty(0, np.float64 if name == "taken" else np.float32) for name in names}
+    return {
+        "conductivity": _flat(soil.conductivity),
+        "suction": _flat(soil.suction),
+        "deficit": _flat(soil.deficit),
+        "taken": np.zeros(soil.conductivity.numel()),
+    }
 
 
 def _work(threads: int, manning: Tensor | float, size: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from models.terrain.solver.cpu import tile
 from models.terrain.solver.cpu.arrays import StepConstants
 from models.terrain.solver.cpu.compile_cache import cached
 from models.terrain.solver.cpu.pointers import pointer
+from models.terrain.solver.cpu.soil import remainder_index, soak
 from models.terrain.solver.cpu.step import copy, process_tile
 from models.terrain.solver.cpu.subgrid import cell_depth, mean_depth_over
 from models.terrain.solver.cpu.tile import compiled, from_bits
@@ -151,16 +152,6 @@ def mark_wet(g, layout, cell, now, time, m):
         g.peak[cell] = h
         if h > float32(m.wet_m) and g.arrival[cell] == np.inf:
             g.arrival[cell] = time
-
-
-@compiled
-@no_type_check
-def remainder_index(layout, cell):
-    """Position of a cell in ``remainder``."""
-    i, j = cell // layout.nx, cell % layout.nx
-    t = i // layout.tile_rows * layout.across + j // layout.tile_columns
-    row = t * layout.tile_rows + i % layout.tile_rows
-    return row * layout.pitch + j % layout.tile_columns
 
 
 @compiled
@@ -311,6 +302,8 @@ def _advance(g, layout, m, until, max_steps):
         dt = next_dt(g, layout, now * layout.ny * layout.nx, depth, t, until, m)
         rain = mean_value(g, len(g.starts) - 2, t, dt)
         everywhere = rain if len(g.rain) == 0 else 0.0
+        if len(g.conductivity) > 0:
+            soak(g, layout, now, dt)
         for k in prange(threads):
             c = step_constants(dt, everywhere, m)
             for index in range(k, tiles, threads):

@@ -84,11 +84,13 @@ def rollout(
         span: steps between kept states; None: chosen to fit the memory of the tape.
 
     Raises:
-        SpecError: if a Froude cap, a stack of rain or a subgrid is asked for.
+        SpecError: if a Froude cap, infiltration, a stack of rain or a subgrid is asked for.
         UnstableError: if a flood blows up.
     """
     if physics.froude is not None:
         raise SpecError("solver.froude cannot be differentiated; leave it out for training")
+    if any(boundary.ground.soil is not None for boundary in boundaries):
+        raise SpecError("infiltration has no derivative; leave it out for training")
     if any(boundary.forcing.stack is not None for boundary in boundaries):
         raise SpecError("a stack of rain has no derivative here; give a series")
     if any(boundary.ground.subgrid is not None for boundary in boundaries):

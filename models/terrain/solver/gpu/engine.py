@@ -30,7 +30,7 @@ UNBOUNDED = 2**62
 def can_run(ground: Ground, forcing: Forcing, physics: Physics) -> bool:
     """Whether this engine supports all features of a flood."""
     plain = ground.level is None and forcing.rain_map is None and physics.froude is None
-    plain = plain and ground.subgrid is None and forcing.stack is None
+    plain = plain and ground.subgrid is None and ground.soil is None and forcing.stack is None
     return plain and physics.h_dry > 0 and not physics.authors_terms
 
 
@@ -63,7 +63,7 @@ class GpuFlood:
     ) -> None:
         every = forcings if isinstance(forcings, list) else [Forcing()]
         if not all(can_run(ground, forcing, physics) for forcing in every):
-            raise ValueError("the GPU engine has no held levels, rain maps, stacks or Froude caps")
+            raise ValueError("the GPU engine has no held levels, rain maps, soil or Froude caps")
         batch, ny, nx = ground.z.shape
         self.device, self.physics, self.dx = ground.z.device, physics, float(ground.dx)
         self.layout, self.tuning, self.slots = build_layout(batch, ny, nx, tuning), tuning, slots
