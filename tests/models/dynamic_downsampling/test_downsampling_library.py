@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from torch import nn
 
 from models.core.errors import DataError, SpecError
 from models.data import images, synthetic
@@ -19,6 +20,7 @@ from models.nets.build import build_net
 from models.nets.files import load_net
 from models.nets.library_spec import ForeignNet
 from models.supervised.hooks import SubRun
+from models.supervised.initial import in_safe_order
 from tests.models.nets.libraries import library
 
 PAGE = Path(__file__).parents[3] / "docs" / "use.md"
@@ -92,6 +94,19 @@ def test_weights_load_anywhere(data, make_spec, new_run, monkeypatch):
     other = make_spec(model={"library": "timm", "name": "test_vit", "weights": ref})
     with pytest.raises(SpecError, match="are of the net"):
         prepare(other, data, after)
+
+
+def test_images_lie_by_channels_where_torch_would_overrun(data, make_spec, new_run):
+    """Strided 1 x 1 convolutions of few channels on a CPU; nets with wider ones stay as NHWC."""
+    spec, run = make_spec(model=RESNET), new_run()
+    for channels, stride, safe in ((16, 2, True), (4, 1, True), (4, 2, False)):
+        pointwise = nn.Conv2d(channels, 4, 1, stride=stride)
+        net = nn.Sequential(nn.Conv2d(1, channels, 3), pointwise, nn.Flatten())
+        assert in_safe_order(spec, net, data, run).channels_last == safe
+    run._events.flush()
+    told = (run.dir / "events.jsonl").read_text()
+    assert told.count("channels_first") == 1
+    assert "out of bounds in 1, strided" in told
 
 
 def test_timm_loads_the_folder_of_the_page(data, make_spec, new_run, monkeypatch, capsys):
