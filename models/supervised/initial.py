@@ -77,7 +77,7 @@ def foreign_net(model: ForeignNet, data: ImageData, run: Run) -> Initial:
 
 
 def in_safe_order(spec: AnySpec, net: nn.Module, data: ImageData, run: Run) -> AnySpec:
-    """The spec, with ``channels_last`` off where torch would write out of bounds; a warning says so.
+    """The spec, ``channels_last`` off where torch would write out of bounds; a warning says so.
 
     On CPUs its backward pass in NHWC does, in strided 1 x 1 convolutions of few channels (oneDNN
     issue 6035): it ends the process, or changes what lies beside. The project's nets have none.
