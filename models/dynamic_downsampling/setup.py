@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from models.core import checkpoint, device, ranks
@@ -22,7 +23,7 @@ from models.dynamic_downsampling.norms import NormMatcher
 from models.dynamic_downsampling.spec import Downsampled
 from models.nets.layers import evaluate, macs_of
 from models.nets.spec import ResidualNet
-from models.supervised.initial import initial_net
+from models.supervised.initial import in_safe_order, initial_net
 from models.supervised.steps import Batch, Mode
 
 
@@ -114,6 +115,7 @@ def prepare(spec: Downsampled, data: ImageData, run: Run) -> Setup:
     per_epoch, total = spec.steps(len(data.train))
     sizes = [cost.cheap_size(*data.size, scale, down.size_multiple) for scale in down.scales]
     net, fresh = initial_net(spec, data, run)
+    spec = in_safe_order(spec, net, data, run)
     poolings, layers = plan_layers(net, down, data.channels, data.size)
     mode = CheapMode(net, poolings, down.bn_mode)
     matcher = NormMatcher(net) if down.cheap_lr_scale == "match_norm" else None
@@ -147,7 +149,8 @@ def first_batch(setup: Setup) -> Batch:
     """The first training images as they are, normalised, and their labels."""
     data = setup.data
     count = setup.spec.batch(len(data.train))
-    x = images.normalise(data.train[:count], data.mean, data.std)
+    layout = torch.channels_last if setup.spec.channels_last else torch.contiguous_format
+    x = images.normalise(data.train[:count], data.mean, data.std).contiguous(memory_format=layout)
     return Batch(x, data.train_labels[:count])
 
 

@@ -17,6 +17,7 @@ from models.supervised.spec import (
     ASSESSMENT,
     BASELINE_METRICS,
     CALIBRATION,
+    CONFIG,
     EXPORTS,
     METRICS,
     SupervisedSpec,
@@ -207,6 +208,7 @@ class DynamicDownsamplingTrain(Downsampled):
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("weights.safetensors", "weights", "final net, loads into the plain one"),
         *EXPORTS,
+        CONFIG,
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "state to resume from"),
         ArtifactInfo("report.json", "report", "all figures of the result, layers, versions"),
         ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds, operations"),

@@ -171,6 +171,7 @@ def _leave_ensemble(
     seconds = time.perf_counter() - started
     rows = {path.name: "all tickets without their zeros, with this card in the header"}
     rows |= {f"tickets/ticket-{k}.safetensors": "a ticket as a plain net" for k in range(done)}
+    outputs.leave_config(tested.nets[0], about, run)
     outputs.leave_card(run, about, rows, gaps)
     sizes = {"ensemble_bytes": path.stat().st_size, "content_sha256": checksum}
     return sizes | {"export_gaps": gaps, "export_seconds": seconds}

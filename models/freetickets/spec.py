@@ -18,7 +18,7 @@ from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
 from models.nets.library_spec import ForeignNet, library_tag
 from models.nets.spec import ResidualFamily
-from models.supervised.spec import ASSESSMENT, METRICS, SupervisedSpec
+from models.supervised.spec import ASSESSMENT, CONFIG, METRICS, SupervisedSpec
 
 ONNX_LIMIT_BYTES = 2**31
 RENAMED = {"escape": {"q": "fraction"}, "prune_rate": {"p": "initial", "p_min": "final"}}
@@ -49,6 +49,7 @@ class FreeTicketsTrain(SupervisedSpec):
             on_request=True,
         ),
         ArtifactInfo("ensemble.onnx", "export", "the ensemble as ONNX, any batch"),
+        CONFIG,
         ArtifactInfo("model_card.md", "report", "what the ensemble is, how good, how to use it"),
         ArtifactInfo("report.json", "report", "all figures, layers, updates, operations, times"),
         ArtifactInfo("history.csv", "table", "a row an epoch: accuracy, seconds"),

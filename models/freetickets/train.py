@@ -24,7 +24,7 @@ from models.nets.library_spec import ForeignNet
 from models.nets.tickets import Form
 from models.supervised.average import Average
 from models.supervised.hooks import Hooks, SubRun
-from models.supervised.initial import Initial, admit, foreign_net
+from models.supervised.initial import Initial, admit, foreign_net, in_safe_order
 from models.supervised.loop import Fitted, fit
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
@@ -62,6 +62,7 @@ def prepare(spec: FreeTicketsTrain, data: ImageData, run: Run) -> Training:
     net = initial.net.to(run.device)
     if isinstance(spec.model, ForeignNet):
         admit(initial, spec.model, data, run)
+    spec = in_safe_order(spec, net, data, run)
     if spec.channels_last:  # before the masks, which then lie in memory as the weights do
         net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
     found = layers.find(net, spec, data)

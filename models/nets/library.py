@@ -119,3 +119,34 @@ def library_classifier(net: nn.Module, classes: int) -> list[str]:
     heads = about.get("classifier") or ()
     prefixes = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
     return [name for name, _ in net.named_parameters() if prefixes and name.startswith(prefixes)]
+
+
+def timm_config(net: nn.Module, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm reads beside a file of weights, in a folder or from Hugging Face's hub.
+
+    Args:
+        net: made by timm.
+        about: name of the net, classes and input, as a file of weights tells them.
+    """
+    shown, known = about["input"], dict(getattr(net, "pretrained_cfg", {}))
+    channels = shown["channels"]
+    preparation = {
+        "input_size": [channels, shown["height"], shown["width"]],
+        "fixed_input_size": bool(known.get("fixed_input_size")),
+        "mean": shown["mean"],
+        "std": shown["std"],
+        "crop_pct": 1.0,
+        "crop_mode": {"crop": "center", "squash": "squash"}[shown["fit"]],
+        "interpolation": "box",  # means over areas
+        "num_classes": len(about["classes"]),
+        "classifier": known.get("classifier"),
+    }
+    if channels == 3:  # else timm would take the first weights for those of three channels
+        preparation["first_conv"] = known.get("first_conv")
+    return {
+        "architecture": about["net"]["name"].partition(".")[0],
+        "num_classes": len(about["classes"]),
+        "label_names": about["classes"],
+        "model_args": {"in_chans": channels},
+        "pretrained_cfg": preparation,
+    }

@@ -96,7 +96,7 @@ def markdown(card: Mapping[str, Any], files: Sequence[tuple[str, str]]) -> str:
 
 def _front_matter(card: Mapping[str, Any]) -> str:
     fields = {
-        "library_name": "sextant",
+        "library_name": "timm" if card["net"].get("library") == "timm" else "sextant",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", card["kind"]],
         "datasets": [card["dataset"]["name"]],

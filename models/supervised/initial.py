@@ -1,6 +1,6 @@
 """The net of a spec before its first step."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,10 +13,14 @@ from models.core.spec import ArtifactRef
 from models.data.images import ImageData
 from models.data.programs import holds_program
 from models.nets.build import build_net
+from models.nets.layers import Layer, layers_of
 from models.nets.library import build_foreign, library_classifier
 from models.nets.library_spec import ForeignNet
 from models.nets.start import check_answer, freeze, load_weights
 from models.supervised.spec import SupervisedSpec
+
+VECTOR = 16  # values of float32
+AnySpec = TypeVar("AnySpec", bound=SupervisedSpec)
 
 
 class Initial(NamedTuple):
@@ -70,6 +74,36 @@ def foreign_net(model: ForeignNet, data: ImageData, run: Run) -> Initial:
     fresh = _load(net, model, classes, run)
     freeze(net, model.freeze)
     return Initial(net, fresh)
+
+
+def in_safe_order(spec: AnySpec, net: nn.Module, data: ImageData, run: Run) -> AnySpec:
+    """The spec, ``channels_last`` off where torch would write out of bounds; a warning says so.
+
+    On CPUs its backward pass in NHWC does, in strided 1 x 1 convolutions of few channels (oneDNN
+    issue 6035): it ends the process, or changes what lies beside. The project's nets have none.
+
+    Args:
+        spec: of the job.
+        net: that it trains.
+        data: tells channels and size of the images.
+        run: names the device, takes the warning.
+    """
+    if run.device != "cpu" or not spec.channels_last or not isinstance(spec.model, ForeignNet):
+        return spec
+    unsafe = [x.name for x in layers_of(net, data.channels, data.size) if _overruns(x)]
+    if not unsafe:
+        return spec
+    run.warn(
+        "channels_first",
+        f"channels_last is off: on a CPU torch writes out of bounds in {', '.join(unsafe)}, strided"
+        f" 1 x 1 convolutions of fewer than {VECTOR} channels",
+    )
+    return spec.model_copy(update={"channels_last": False})
+
+
+def _overruns(layer: Layer) -> bool:
+    strided = layer.kind == "conv" and max(layer.stride) > 1
+    return strided and layer.shape[2:] == (1, 1) and layer.shape[1] < VECTOR
 
 
 def _load(net: nn.Module, model: ForeignNet, classes: int, run: Run) -> list[str]:

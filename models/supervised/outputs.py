@@ -5,6 +5,7 @@ differ; the training is then none the worse, and a warning says so.
 """
 
 import copy
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +21,9 @@ from models.core.run import Run
 from models.data import images
 from models.data.images import ImageData
 from models.nets.build import build_net
+from models.nets.library import timm_config
 from models.supervised import card
-from models.supervised.spec import SupervisedSpec
+from models.supervised.spec import CONFIG, SupervisedSpec
 
 WEIGHTS, CARD = "weights.safetensors", "model_card.md"
 LOGITS = {"logits": 0}  # and which of its axes is the batch
@@ -57,8 +59,22 @@ def leave(
     wanted = spec.wants_program(steps)
     gaps = export("net", portable, LOGITS, about, samples(data), run, program=wanted)
     seconds = time.perf_counter() - started
+    leave_config(net, about, run)
     leave_card(run, about, {WEIGHTS: "the weights, with this card in the header"}, gaps)
     return {"export_gaps": gaps, "export_seconds": seconds}
+
+
+def leave_config(net: nn.Module, about: Mapping[str, Any], run: Run) -> None:
+    """Leave what timm needs to load the weights of a net of its own; of another net nothing.
+
+    Args:
+        net: that was trained.
+        about: its card.
+        run: takes the file.
+    """
+    if about["net"].get("library") == "timm":
+        (run.dir / CONFIG.name).write_text(json.dumps(timm_config(net, about), indent=1))
+        run.artifact(CONFIG.name, role=CONFIG.role)
 
 
 def leave_card(

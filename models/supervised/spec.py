@@ -51,6 +51,13 @@ EXPORTS = (
     ArtifactInfo("net.pt2", "export", "the same for torch.export.load", on_request=True),
     ArtifactInfo("model_card.md", "report", "what the net is, how good, and how to use it"),
 )
+# what it leaves beside the weights of a net of timm
+CONFIG = ArtifactInfo(
+    "config.json",
+    "export",
+    "of a net of timm: with the weights as model.safetensors, a folder that timm loads",
+    on_request=True,
+)
 CALIBRATION = ArtifactInfo("calibration.png", "image", "accuracy of the test against confidence")
 
 

@@ -1,11 +1,15 @@
 """Cheap steps of nets of other libraries: trained, resumed, loaded, refused by name."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from torch import nn
 
 from models.core.errors import DataError, SpecError
 from models.data import images, synthetic
@@ -16,8 +20,10 @@ from models.nets.build import build_net
 from models.nets.files import load_net
 from models.nets.library_spec import ForeignNet
 from models.supervised.hooks import SubRun
+from models.supervised.initial import in_safe_order
 from tests.models.nets.libraries import library
 
+PAGE = Path(__file__).parents[3] / "docs" / "use.md"
 RESNET = {"library": "timm", "name": "test_resnet"}
 
 
@@ -88,6 +94,41 @@ def test_weights_load_anywhere(data, make_spec, new_run, monkeypatch):
     other = make_spec(model={"library": "timm", "name": "test_vit", "weights": ref})
     with pytest.raises(SpecError, match="are of the net"):
         prepare(other, data, after)
+
+
+def test_images_lie_by_channels_where_torch_would_overrun(data, make_spec, new_run):
+    """Strided 1 x 1 convolutions of few channels on a CPU; nets with wider ones stay as NHWC."""
+    spec, run = make_spec(model=RESNET), new_run()
+    for channels, stride, safe in ((16, 2, True), (4, 1, True), (4, 2, False)):
+        pointwise = nn.Conv2d(channels, 4, 1, stride=stride)
+        net = nn.Sequential(nn.Conv2d(1, channels, 3), pointwise, nn.Flatten())
+        assert in_safe_order(spec, net, data, run).channels_last == safe
+    run._events.flush()
+    told = (run.dir / "events.jsonl").read_text()
+    assert told.count("channels_first") == 1
+    assert "out of bounds in 1, strided" in told
+
+
+def test_timm_loads_the_folder_of_the_page(data, make_spec, new_run, monkeypatch, capsys):
+    """The code of docs/use.md, in this process: a build for CPUs makes torchvision load in it."""
+    library("timm")
+    monkeypatch.setattr(images, "load", lambda *_: data)
+    run = new_run()
+    method.train(make_spec(model={"library": "timm", "name": "test_vit"}, max_steps=2), run)
+    assert 'library_name: "timm"' in (run.dir / "model_card.md").read_text()
+    loaded = load_net(run.dir / "weights.safetensors", "cpu")
+    pixels = data.test[:1].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    Image.fromarray(pixels[0, :, :, 0].numpy()).save(run.dir / "photo.png")
+    (code,) = re.findall(r"```python\n(import shutil.*?)```", PAGE.read_text(), re.DOTALL)
+    monkeypatch.chdir(run.dir)
+    capsys.readouterr()
+    left = {}
+    exec(code, left)  # noqa: S102  # our own page
+    x = images.normalise(data.test[:1], loaded.mean, loaded.std)
+    torch.testing.assert_close(left["x"][None], x)
+    with torch.no_grad():
+        assert torch.equal(left["net"](x), loaded.net(x))
+        assert capsys.readouterr().out.split() == [loaded.classes[int(loaded.net(x).argmax())]]
 
 
 def test_uploaded_weights_of_other_classes(data, make_spec, new_run):

@@ -127,7 +127,8 @@ def test_the_ensemble_of_foreign_nets_for_other_programs(data, make_spec, new_ru
     library("timm")
     monkeypatch.setattr(images, "load", lambda *_: data)
     run = new_run()
-    method.train(make_spec(model=VIT, max_steps=6, export={"onnx": True, "program": True}), run)
+    export = {"onnx": True, "program": True}
+    method.train(make_spec(model=VIT, max_steps=6, update_interval=1, export=export), run)
     gaps = json.loads((run.dir / "report.json").read_text())["result"]["export_gaps"]
     assert set(gaps) == {"ensemble.pt2", "ensemble.onnx"}
 

@@ -25,6 +25,8 @@ FIELDS = {
     "members": 2,
     "batch_size": 8,
     "update_interval": 2,
+    "accumulate": 2,
+    "ema": 0.9,
     "optimizer": {"lr": 0.01, "nesterov": False},
 }
 
