@@ -20,7 +20,12 @@ from models.terrain.solver.subgrid import (
     storage_slope,
     tables_of,
 )
-from models.terrain.solver.time_stepping import BoundaryConditions, Clock, advance
+from models.terrain.solver.time_stepping import (
+    BoundaryConditions,
+    Clock,
+    UnstableError,
+    advance,
+)
 from tests.models.terrain.flood_cases import flood, hills, puddles
 
 DOUBLE, SINGLE = torch.float64, torch.float32
@@ -294,6 +299,35 @@ def test_the_compiled_engine_equals_the_reference(physics):
     entered, left = engines[0].totals.entered, engines[0].totals.left
     assert abs(engines[0].volume - begin - entered + left) <= 1e-6 * (begin + entered)
     assert float(engines[0].depth.min()) >= 0
+
+
+@pytest.mark.parametrize("has_subgrid", [False, True])
+def test_a_drop_on_a_cell_that_owes_more_leaves_it_dry(has_subgrid):
+    """What an emptied cell carries may lie below zero: rain and inflow pay that first."""
+    ground, forcing = rough_ground()
+    if not has_subgrid:
+        ground = ground._replace(subgrid=None)
+    drop = constant(1e-9)
+    inlets = tuple(one._replace(series=drop) for one in forcing.inlets)
+    forcing = forcing._replace(rain=drop, inlets=inlets)
+    level = torch.full_like(ground.level, -torch.inf)
+    engine = FusedFlood(ground._replace(level=level), forcing, Physics(dt_max=2.0), None, 1)
+    engine.arrays.remainder[:] = -1e-6
+    owed = engine.volume
+    assert engine.advance(20.0)
+    assert float(engine.depth.min()) == 0
+    assert engine.volume == pytest.approx(owed + engine.totals.entered - engine.totals.left)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_water_that_is_no_number_ends_the_run(bad):
+    """It looks nothing up outside of the tables, which would end the process."""
+    ground, forcing = rough_ground()
+    engine = FusedFlood(ground, forcing, Physics(dt_max=2.0), None, 1)
+    engine.arrays.h[:] = bad
+    engine.arrays.max_depth_bits[:] = 1
+    with pytest.raises(UnstableError):
+        engine.advance(50.0)
 
 
 def test_a_lake_rests_on_the_compiled_engine():

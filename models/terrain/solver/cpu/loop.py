@@ -156,16 +156,18 @@ def mark_wet(g, layout, cell, now, time, m):
 
 @compiled
 @no_type_check
-def add_water(g, layout, now, cell, rise):
-    """Raise the depth of a cell; what rounding leaves over is carried."""
-    at = now * layout.ny * layout.nx + cell
+def add_water(g, at, k, rise, m):
+    """Raise a depth, ``at`` in ``g.h`` and ``k`` in ``g.remainder``.
+
+    What rounding leaves over is carried, and with the limiter on what lies below zero: so much may
+    be owed by a cell that was emptied that a drop does not wet it.
+    """
     depth = float(g.h[at]) + rise
     if len(g.remainder) == 0:
         g.h[at] = float32(depth)
         return
-    k = remainder_index(layout, cell)
     depth += float(g.remainder[k])
-    g.h[at] = float32(depth)
+    g.h[at] = float32(0) if m.limited and depth < 0 else float32(depth)
     g.remainder[k] = float32(depth - float(g.h[at]))
 
 
@@ -198,9 +200,11 @@ def apply_forcing(g, layout, now, time, dt, m):
             last = g.series[k]
             rate = mean_value(g, last, time - dt, dt)
         rise = dt * g.inlet_gain[k] * rate
-        add_water(g, layout, now, g.inlet_cells[k], rise)
+        cell = g.inlet_cells[k]
+        at = now * layout.ny * layout.nx + cell
+        add_water(g, at, remainder_index(layout, cell), rise, m)
         g.clock[2] += rise * m.dx * m.dx
-        mark_wet(g, layout, g.inlet_cells[k], now, time, m)
+        mark_wet(g, layout, cell, now, time, m)
     for k in range(len(g.held)):
         hold_level(g, layout, now, k, time, m)
         mark_wet(g, layout, g.held[k], now, time, m)
@@ -247,11 +251,7 @@ def rain_on_tile(g, layout, now, t, first, rise, time, m):
         for j in range(columns):
             share = float(g.rain[first + cell + j]) * rise
             total += share
-            depth = float(g.h[start + cell + j]) + share
-            if len(g.remainder) > 0:
-                depth += float(g.remainder[k + j])
-                g.remainder[k + j] = float32(depth - float(float32(depth)))
-            g.h[start + cell + j] = float32(depth)
+            add_water(g, start + cell + j, k + j, share, m)
     if total > 0:
         mark_wet_tile(g, layout, t, now, time, m)
     return total

@@ -41,19 +41,19 @@ def soak_cell(g, layout, now, cell, dt):
     """:meth:`models.terrain.solver.soil.Soil.soak` of one cell."""
     at = now * layout.ny * layout.nx + cell
     k, h = g.conductivity[cell] * dt, np.float64(g.h[at])  # float() of a float32 is one
-    if k <= 0 or h <= 0:
-        return
     carried = len(g.remainder) > 0
     index = remainder_index(layout, cell)
     if carried:
         h += g.remainder[index]
+    if k <= 0 or h <= 0:
+        return
     most = k
     if len(g.suction) > 0:
         head, twice = g.suction[cell] + h * g.deficit[cell], 2 * g.taken[cell] + k
         most = k * (1 + 4 * head / (np.sqrt(twice * twice + 8 * k * head) + twice))
     if layout.entries > 0:
         most /= wet_slope(g, layout, cell, g.h[at])
-    amount = min(most, max(h, 0.0))
+    amount = min(most, h)
     g.taken[cell] += amount
     g.h[at] = float32(h - amount)
     if carried:

@@ -48,9 +48,12 @@ UNIT = float32(1 / STORAGE_UNITS)
 @inlined
 @no_type_check
 def face_entry(level, fields, p, cells, last):
-    """Position of a level in the table of face p: first entry, share of the next, if above all."""
+    """Position of a level in the table of face p: first entry, share of the next, if above all.
+
+    Within the table whatever the level is, NaN included: that is found after the step.
+    """
     x = (level - load_constant(fields, p)) * load_constant(fields, cells + p)
-    inside = min(max(x, ZERO), float32(last))
+    inside = min(x if x > ZERO else ZERO, float32(last))
     k = min(int32(inside), int32(last - 1))
     return k, inside - float32(k), x > float32(last)
 
@@ -116,10 +119,10 @@ def depth_at(h, fields, storage, p, cells, last):
     """Depth over the lowest height: :func:`models.terrain.solver.subgrid.depth_over_lowest`.
 
     ``fields``: last^2 / full, full, rise of a full cell [3, cells]; ``storage``: 16-bit shares of
-    the last entry [cells, last + 1].
+    the last entry [cells, last + 1]. The entry lies within it whatever ``h`` is, NaN included.
     """
     x = h * load_constant(fields, p)
-    k = min(int32(square_root(max(x, ZERO))), int32(last - 1))
+    k = int32(min(square_root(x if x > ZERO else ZERO), float32(last - 1)))
     i = float32(k)
     entries = load_shorts(storage, p * (last + 1) + k)
     low, high = float32(entries & 0xFFFF), float32((entries >> 16) & 0xFFFF)
@@ -194,7 +197,7 @@ def wet_slope(g, layout, cell, h):
     p, last = padded(layout, cell), layout.entries - 1
     cells, per_depth = cells_of(g), g.cell_fields[p]
     full = g.cell_fields[cells + p]
-    if h >= full:
+    if not 0 <= h < full:
         return 1.0
     k = min(int(square_root(h * per_depth)), last - 1)
     entry = p * layout.entries + k
