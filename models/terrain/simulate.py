@@ -169,11 +169,8 @@ def _write_rasters(run: Run, result: Flooded) -> None:
         for name, values in zip(MAXIMA, result.maxima.fields, strict=True):
             fields[name] = (values.cpu().numpy(), *MAXIMA[name])
     if flood.infiltrated is not None:
-        fields["infiltrated.tif"] = (
-            flood.infiltrated.numpy(),
-            "water that went into the ground",
-            "m",
-        )
+        gone = flood.infiltrated.numpy()
+        fields["infiltrated.tif"] = (gone, "water that went into the ground", "m")
     level = np.where(peak > wet_m, ground.bed_under(peak) + peak, np.nan)
     fields["max_level.tif"] = (level, "greatest level of water", "m")
     for name, (values, words, unit) in fields.items():
@@ -261,6 +258,9 @@ def _leave_view(run: Run, result: Flooded) -> None:
         view.ViewLayer("greatest depth", "m", "water", [("max_depth.tif", None)], high),
         view.measure("arrival", "s", "arrival.tif", flood.arrival.numpy()),
     ]
+    if flood.infiltrated is not None:
+        gone = flood.infiltrated.numpy()
+        layers.append(view.measure("into the ground", "m", "infiltrated.tif", gone))
     if result.maxima is not None:
         for name, values in zip(MAXIMA, result.maxima.fields, strict=True):
             layers.append(view.measure(*MAXIMA[name], name, values.cpu().numpy()))

@@ -538,6 +538,7 @@ def test_a_refused_upload_says_why(tmp_path):
         (["a.PNG", "b.jpg"], "image_folder"),
         (["a.parquet", "b.parquet"], "parquet"),
         (["dem.tif"], "elevation"),
+        (["radar.nc"], "netcdf"),
         (["a/1.tif", "b/2.TIFF"], "image_folder"),
         (["a.webp", "b.jpg", "metadata.csv", "c.tif"], "image_folder"),
         (["cat.jpg"], "image_folder"),
