@@ -53,7 +53,7 @@ def face_entry(level, fields, p, cells, last):
     Within the table whatever the level is, NaN included: that is found after the step.
     """
     x = (level - load_constant(fields, p)) * load_constant(fields, cells + p)
-    inside = min(x if x > ZERO else ZERO, float32(last))
+    inside = min(max(ZERO, x), float32(last))
     k = min(int32(inside), int32(last - 1))
     return k, inside - float32(k), x > float32(last)
 
@@ -122,7 +122,7 @@ def depth_at(h, fields, storage, p, cells, last):
     the last entry [cells, last + 1]. The entry lies within it whatever ``h`` is, NaN included.
     """
     x = h * load_constant(fields, p)
-    k = int32(min(square_root(x if x > ZERO else ZERO), float32(last - 1)))
+    k = int32(min(square_root(max(ZERO, x)), float32(last - 1)))
     i = float32(k)
     entries = load_shorts(storage, p * (last + 1) + k)
     low, high = float32(entries & 0xFFFF), float32((entries >> 16) & 0xFFFF)
