@@ -14,11 +14,12 @@ LOCK := $(BIN)/uv pip compile --quiet pyproject.toml requirements/build.in -c co
   --override requirements/torch_apart.in --generate-hashes --no-annotate --no-header \
   --python-version 3.11.9 --python-platform linux
 
-.PHONY: help install demo serve test test-docs test-slow mutants check audit lock
+.PHONY: help install demo serve docs test test-docs test-slow mutants check audit lock
 
 help:
 	@echo "make demo       run real jobs over HTTP, write results to ./demo-output, exit"
 	@echo "make serve      the service on this machine until Ctrl-C"
+	@echo "make docs       the documentation as a site, build/docs/site/index.html"
 	@echo "make test       the test suite, on two cores; meant for 10 minutes"
 	@echo "make test-docs  the wheel in an empty environment, at most 5 minutes"
 	@echo "make test-slow  the tests over 10 seconds each"
@@ -35,6 +36,10 @@ demo: .venv/.installed
 
 serve: .venv/.installed
 	$(BIN)/sextant up
+
+docs: .venv/.installed-dev
+	$(BIN)/python docs/site/pages.py build/docs
+	$(BIN)/zensical build --strict --config-file build/docs/mkdocs.yml
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
