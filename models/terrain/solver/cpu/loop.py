@@ -91,9 +91,9 @@ def highest_rate(g, k, t, dt):
 
 @compiled
 @no_type_check
-def has_two_fields(g, layout):
-    """Whether the rain changes from one field to another."""
-    return len(g.rain) > layout.ny * layout.nx
+def count_fields(g, layout):
+    """Number of rain series: 2 while the rain changes from one field to another, else 1."""
+    return 2 if len(g.rain) > layout.ny * layout.nx else 1
 
 
 @compiled
@@ -112,9 +112,9 @@ def depth_after(g, layout, start, depth, t, dt, m):
         cell = g.inlet_cells[k]
         h = (h if cell == before else float(g.h[start + cell])) + dt * g.inlet_gain[k] * rate
         most, before = max(most, cell_depth(g, layout, cell, h)), cell
-    rain = highest_rate(g, len(g.starts) - 2, t, dt)
-    if has_two_fields(g, layout):
-        rain += highest_rate(g, len(g.starts) - 3, t, dt)
+    rain = 0.0
+    for k in range(count_fields(g, layout)):
+        rain += highest_rate(g, len(g.starts) - 2 - k, t, dt)
     return most + dt * m.rain_most * rain
 
 
@@ -227,6 +227,16 @@ def tile_max_depth_bits(g, layout, now, t):
 
 @compiled
 @no_type_check
+def apply_rain_fields(g, layout, now, t, dt, m):
+    """The rain of a step that differs from cell to cell, by one call: inlined, it is large."""
+    for k in range(count_fields(g, layout)):
+        rain = mean_value(g, len(g.starts) - 2 - k, t, dt)
+        if rain > 0:
+            apply_rain_map(g, layout, now, k * layout.ny * layout.nx, dt * rain, t + dt, m)
+
+
+@compiled
+@no_type_check
 def apply_rain_map(g, layout, now, first, rise, time, m):
     """Rain that differs from cell to cell, by the field that begins at ``first`` of ``g.rain``.
 
@@ -300,8 +310,7 @@ def _advance(g, layout, m, until, max_steps):
             return UNSTABLE
         t, now = g.clock[0], int(g.clock[4])
         dt = next_dt(g, layout, now * layout.ny * layout.nx, depth, t, until, m)
-        rain = mean_value(g, len(g.starts) - 2, t, dt)
-        everywhere = rain if len(g.rain) == 0 else 0.0
+        everywhere = mean_value(g, len(g.starts) - 2, t, dt) if len(g.rain) == 0 else 0.0
         if len(g.conductivity) > 0:
             soak(g, layout, now, dt)
         for k in prange(threads):
@@ -310,12 +319,8 @@ def _advance(g, layout, m, until, max_steps):
                 process_tile(
                     g, layout, index, now, pointer(g.work[k]), c, t + dt, m, everywhere > 0
                 )
-        if len(g.rain) > 0 and rain > 0:
-            apply_rain_map(g, layout, 1 - now, 0, dt * rain, t + dt, m)
-        if has_two_fields(g, layout):
-            later = mean_value(g, len(g.starts) - 3, t, dt)
-            if later > 0:
-                apply_rain_map(g, layout, 1 - now, layout.ny * layout.nx, dt * later, t + dt, m)
+        if len(g.rain) > 0:
+            apply_rain_fields(g, layout, 1 - now, t, dt, m)
         apply_forcing(g, layout, 1 - now, t + dt, dt, m)
         g.clock[2] += dt * everywhere * m.dx * m.dx * layout.ny * layout.nx
         g.clock[0] = until if dt == until - t else t + dt
