@@ -48,7 +48,7 @@ test-docs: .venv/.installed-dev
 	TORCH_ARGS='$(TORCH_ARGS)' $(BIN)/python -m pytest -q -m docs
 
 test-slow: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -m slow
+	TEST_ALL_TYPES=1 $(BIN)/python -m pytest -q -m slow
 
 mutants: .venv/.installed-dev
 	$(BIN)/python -m tests.mutation

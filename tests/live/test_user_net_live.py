@@ -1,6 +1,7 @@
 """A user's own net over HTTP: exported, uploaded, explained."""
 
 import numpy as np
+import pytest
 import torch
 
 from models.nets.build import build_net
@@ -9,6 +10,7 @@ from tests.live.conftest import ONE_DATABASE
 pytestmark = ONE_DATABASE
 
 
+@pytest.mark.slow
 def test_an_exported_net_is_uploaded_and_explained(client, tmp_path):
     """An occlusion map of an exported net; no package of the user's is needed."""
     torch.manual_seed(0)

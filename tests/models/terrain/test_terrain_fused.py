@@ -44,6 +44,7 @@ def test_equals_the_reference(size, physics):
     assert engine.totals.left == pytest.approx(float(clock.left), rel=1e-4, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_equals_the_reference_after_two_thousand_steps():
     """Property 6: 1e-5 after 2000 steps, a flood that dries up again, dry tiles left out."""
     ground, forcing = flood(100, 40, dtype=SINGLE)

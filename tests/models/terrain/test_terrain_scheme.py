@@ -138,6 +138,7 @@ def test_equals_an_implementation_by_loops(physics):
         np.testing.assert_allclose(a[0].numpy(), b, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_batch_equals_single_runs():
     """Property 11: bit for bit, each sample with its own steps."""
     z = torch.cat([hills(12, 14, seed=s, height=1.0 + s) for s in range(3)])
@@ -213,6 +214,7 @@ def hunter(x, t, u, n):
     return (7 / 3 * n * n * u * u * np.maximum(u * t - x, 0)) ** (3 / 7)
 
 
+@pytest.mark.slow
 def test_travelling_wave_converges_at_first_order():
     """Property 7: analytic local-inertial wave, the error falls by 1.8 to 2.1 per halving."""
     errors = [wave_error(dx, wave_depth) for dx in (50.0, 25.0, 12.5)]

@@ -51,6 +51,7 @@ def test_beyond_the_limit_noise_grows(theta):
     assert unrest(3.0, physics) > 100 * NOISE_M
 
 
+@pytest.mark.slow
 def test_the_reference_step_is_as_calm():
     ground, state = lake(10.0, torch.float64, n=16)
     physics = Physics(dt_max=1e9)

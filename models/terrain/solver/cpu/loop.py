@@ -181,9 +181,9 @@ def hold_level(g, layout, now, k, time, m):
     if g.level_series[k] >= 0:
         level = float32(interpolate(g, g.level_series[k], time))
     depth = mean_depth_over(g, layout, cell, level - g.z[cell])
-    before = float(g.h[at])
+    before = np.float64(g.h[at])  # float() of a float32 is one
     if len(g.remainder) > 0:
-        before += float(g.remainder[remainder_index(layout, cell)])
+        before += g.remainder[remainder_index(layout, cell)]
         g.remainder[remainder_index(layout, cell)] = 0
     taken = (before - float(depth)) * m.dx * m.dx
     g.clock[3 if taken > 0 else 2] += abs(taken)
