@@ -2,8 +2,8 @@
 
 Importing this module installs the hook. Modules with Triton programs are left out: Triton compiles
 the source and the annotations of a program itself, and cannot do so once they are wrapped. What
-runs in every step of a flood is checked where ``TEST_ALL_TYPES`` is set, as ``make test-slow`` does:
-it takes two thirds of such a step.
+runs in every step of a flood is checked where ``TEST_ALL_TYPES`` is set, as ``make test-slow``
+does: checks take half of the time of such tests.
 """
 
 import os
