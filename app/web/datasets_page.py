@@ -1,5 +1,7 @@
 """Datasets: what there is and what was found in it; upload with progress."""
 
+from typing import get_args
+
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse
@@ -36,6 +38,7 @@ def datasets_page(
         "datasets.html",
         datasets=[DatasetRead.of(row) for row in rows],
         pictured=datasets.pictured(session, rows),
+        formats=get_args(DatasetCreate.model_fields["format"].annotation),
         builtin=[DatasetRead.of_builtin(each) for each in BUILTIN.values()],
         unfinished=any(row.status in UNFINISHED for row in rows),
         next_page=f"/datasets?cursor={following}" if following else None,

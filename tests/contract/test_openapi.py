@@ -1,7 +1,7 @@
 """Generated requests, wrong ones included, against every operation of the OpenAPI document."""
 
 from collections import Counter
-from itertools import count
+from collections.abc import Iterable
 
 import pytest
 import schemathesis
@@ -17,23 +17,11 @@ from app.services import keys
 # too early or too late for its job or dataset (409), or about another version of it (412): no
 # schema can say so.
 ACCEPTED = ["2xx", "304", "404", "409", "412", "416", "422"]
-
-
 WITH_SPECS = ("POST /v1/jobs", "POST /v1/pipelines", "POST /v1/sweeps")
 
 
-def thin_out(schema: schemathesis.BaseSchema, every: int) -> None:
-    """Of the bodies with specs send each ``every``-th: the kinds' schemas give 16,000."""
-    bodies = {label: count() for label in WITH_SPECS}
-
-    @schema.hook
-    def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
-        label = case.operation.label
-        return label not in bodies or next(bodies[label]) % every == 0
-
-
-def run(examples: int, phases: list[str], every: int) -> tuple[Counter, list[str]]:
-    """Requests of each operation, and everything that was found."""
+def run(examples: int, phases: list[str], left_out: Iterable[str]) -> tuple[Counter, list[str]]:
+    """Requests of each operation but those left out, and everything that was found."""
     with make_session() as session:
         key = keys.ensure_admin_key(session)
     config = SchemathesisConfig.from_dict(
@@ -51,7 +39,8 @@ def run(examples: int, phases: list[str], every: int) -> tuple[Counter, list[str
         }
     )
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(), config=config)
-    thin_out(schema, every)
+    for verb, path in (label.split() for label in left_out):
+        schema = schema.exclude(method=verb, path=path)
     seen: Counter = Counter()
     found: list[str] = []
     for event in from_schema(schema).execute():
@@ -74,8 +63,8 @@ def _failures(event: ScenarioFinished) -> list[str]:
     ]
 
 
-def assert_sound(examples: int, *phases: str, every: int = 1) -> Counter:
-    seen, found = run(examples, list(phases), every)
+def assert_sound(examples: int, *phases: str, left_out: Iterable[str] = ()) -> Counter:
+    seen, found = run(examples, list(phases), left_out)
     assert not found, f"{len(found)} findings\n\n" + "\n\n".join(found[:20])
     return seen
 
@@ -84,7 +73,8 @@ def assert_sound(examples: int, *phases: str, every: int = 1) -> Counter:
 @pytest.mark.parametrize("phases", [("examples", "coverage"), ("fuzzing",), ("stateful",)])
 def test_contract(settings, phases):
     """Zero server errors, zero undocumented answers, nothing wrong accepted."""
-    seen = assert_sound(8, *phases, every=150 if "coverage" in phases else 1)
+    # every value of every field of every kind makes 16,000 bodies: here those of the fuzzer only
+    seen = assert_sound(8, *phases, left_out=WITH_SPECS if "coverage" in phases else ())
     assert sum(seen.values()) > 50
     if phases == ("fuzzing",):
         operations = {

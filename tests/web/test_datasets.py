@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from playwright.sync_api import expect
 
 from app.db.session import make_session
 from app.db.tables import Dataset, utc_now
+from app.schemas.datasets import DatasetCreate
 from app.services import datasets, keys
 from models.data import preview
 from tests.web.conftest import LOOKS, photograph, token_of, violations
@@ -65,6 +67,19 @@ def test_looks(user, tmp_path, look):
     user.get_by_text("What was found").click()
     photograph(user, "datasets", look)
     assert violations(user) == []
+
+
+def test_every_format_of_the_api_can_be_chosen_and_endings_choose_it(user):
+    user.goto("/datasets")
+    offered = user.locator("#format option").all_text_contents()
+    assert offered == list(get_args(DatasetCreate.model_fields["format"].annotation))
+    for name, expected in {
+        "tide.csv": "series",
+        "radar.nc": "netcdf",
+        "dem.tif": "elevation",
+    }.items():
+        user.locator("#file").set_input_files({"name": name, "mimeType": "", "buffer": b"1"})
+        expect(user.locator("#format")).to_have_value(expected)
 
 
 def test_it_tells_what_was_found_and_what_was_refused(visitor, tmp_path):

@@ -2,7 +2,7 @@
 import { post, say } from "./page.js";
 
 const FORMATS = { npz: "npz", parquet: "parquet", zip: "image_folder", png: "image_folder", jpg: "image_folder", jpeg: "image_folder",
-  tif: "elevation", tiff: "elevation", asc: "elevation", npy: "elevation", pt2: "net", safetensors: "net" };
+  tif: "elevation", tiff: "elevation", asc: "elevation", npy: "elevation", csv: "series", nc: "netcdf", pt2: "net", safetensors: "net" };
 const form = document.getElementById("upload");
 const file = document.getElementById("file");
 const name = document.getElementById("dataset-name");

@@ -44,6 +44,7 @@ def result(run):
     return next(line["values"] for line in lines if line["type"] == "result")
 
 
+@pytest.mark.slow
 def test_training_under_several_waters_leaves_its_floods(new_run, monkeypatch):
     """A second training that reuses the floods of the first gives the same net."""
     first, second = new_run(), new_run()
@@ -101,6 +102,7 @@ def trained(folder):
     return {name: x.contiguous() for name, x in plan.net.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """Fine floods and batches are distributed; the net is that of one process, to rounding."""
     code = f"import {__name__} as t; t.rank({str(tmp_path)!r})"
@@ -225,6 +227,7 @@ def test_map_of_other_cells_or_values_is_refused(values, match, new_run):
         run_spec(run, kind="terrain.simulate", terrain=z, manning_map=raster(run, "2" * 64, values))
 
 
+@pytest.mark.slow
 def test_tuning_improves_the_error_under_all_its_waters(new_run):
     """Heights tuned under two floods at once: better than mean pooling, in the same raster grid."""
     made = {"rows": 50, "columns": 64, "cell_size_m": 8.0}
