@@ -37,7 +37,6 @@ FAMILIES = {
     ),
     "torchvision": ("resnet18", "squeezenet1_1", "shufflenet_v2_x0_5", "googlenet", "vit_b_32"),
 }  # fmt: skip
-BEGIN, END = "<!-- tried -->\n", "<!-- /tried -->\n"
 PAGE = Path(__file__).parents[2] / "docs" / "nets.md"
 
 
@@ -90,22 +89,32 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def put(table: str, name: str) -> None:
+    """Put a table into the page, between the marks of its name."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    before, rest = PAGE.read_text().split(begin)
+    PAGE.write_text(before + begin + table + end + rest.split(end)[1])
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries and of torch."""
+    return {name: library(name).__version__ for name in FAMILIES} | {"torch": torch.__version__}
+
+
 def main() -> None:
     """Try all nets, write the file, and put the table into the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     torch.set_num_threads(1)
-    versions = {name: library(name).__version__ for name in FAMILIES} | {"torch": torch.__version__}
     rows = []
     for source, names in FAMILIES.items():
         for name in names:
             rows.append(tried(source, name))
             print(rows[-1], flush=True)
-            about = {"versions": versions, "full": FULL, "half": HALF}
+            about = {"versions": versions(), "full": FULL, "half": HALF}
             out.write_text(json.dumps({**about, "rows": rows}, indent=1))
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(rows) + END + rest.split(END)[1])
+    put(table(rows), "tried")
 
 
 if __name__ == "__main__":

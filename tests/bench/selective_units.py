@@ -22,12 +22,9 @@ from models.core.errors import RunError
 from models.dynamic_downsampling.cheap_mode import NORMS
 from models.nets.build import build_net
 from models.nets.layers import CONV, ConvCall, evaluate, pair
-from tests.bench.nets_tried import CLASSES, FAMILIES, FULL
-from tests.models.nets.libraries import library
+from tests.bench.nets_tried import CLASSES, FAMILIES, FULL, put, versions
 
 RELUS = (functional.relu, functional.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
-BEGIN, END = "<!-- units -->\n", "<!-- /units -->\n"
-PAGE = Path(__file__).parents[2] / "docs" / "nets.md"
 
 
 class Value(NamedTuple):
@@ -108,7 +105,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
     torch.set_num_threads(1)
-    versions = {name: library(name).__version__ for name in FAMILIES} | {"torch": torch.__version__}
     rows = []
     for source, names in FAMILIES.items():
         for name in names:
@@ -117,9 +113,10 @@ def main() -> None:
                 rows.append({"library": source, "net": name, **counted(net)})
             except RunError as error:
                 print(name, str(error)[:160], flush=True)
-    out.write_text(json.dumps({"versions": versions, "size": FULL, "rows": rows}, indent=1) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(rows) + END + rest.split(END)[1])
+    out.write_text(
+        json.dumps({"versions": versions(), "size": FULL, "rows": rows}, indent=1) + "\n"
+    )
+    put(table(rows), "units")
 
 
 if __name__ == "__main__":

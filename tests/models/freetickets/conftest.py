@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from models.core.run import StoppedError
 from models.freetickets import train as method
 from models.freetickets.spec import FreeTicketsTrain
 
@@ -38,6 +39,27 @@ def trained():
         return training, method.fit_tickets(training)
 
     return train
+
+
+@pytest.fixture
+def stopped(monkeypatch, new_run, trained):
+    """Trains until a stop is asked for: the run, with its checkpoint after ``step`` steps."""
+
+    def stop(spec, data, step):
+        run, rate = new_run(), method.rate
+
+        def stopping(spec, plan, at):
+            if at == step - 1:
+                run.request_stop("test")
+            return rate(spec, plan, at)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(method, "rate", stopping)
+            with pytest.raises(StoppedError):
+                trained(spec, data, run)
+        return run
+
+    return stop
 
 
 @pytest.fixture

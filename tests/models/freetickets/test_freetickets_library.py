@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from models.classify.classifier import load as load_classifier
 from models.classify.spec import ClassifyPredict
 from models.core.errors import SpecError
-from models.core.run import Run, StoppedError
+from models.core.run import Run
 from models.data import images, synthetic
 from models.freetickets import infer, layers, sparse
 from models.freetickets import train as method
@@ -61,23 +61,12 @@ def test_counts_stay_and_zeros_are_zeros(data, make_spec, new_run, watched, mode
 
 
 @pytest.mark.parametrize(("model", "variant"), [(VIT, "dst"), (CONVS, "edst")])
-def test_resumed_bits(data, make_spec, new_run, monkeypatch, trained, model, variant):
+def test_resumed_bits(data, make_spec, new_run, trained, stopped, model, variant):
     """Property 9, in the second member."""
     library("timm")
-    spec, first = make_spec(model=model, variant=variant, max_steps=12), new_run()
+    spec = make_spec(model=model, variant=variant, max_steps=12)
     whole, _ = trained(spec, data, new_run())
-    rate = method.rate
-
-    def stopping(spec, plan, at):
-        if at == 8:
-            first.request_stop("test")
-        return rate(spec, plan, at)
-
-    monkeypatch.setattr(method, "rate", stopping)
-    with pytest.raises(StoppedError):
-        trained(spec, data, first)
-    monkeypatch.setattr(method, "rate", rate)
-    again, _ = trained(spec, data, new_run(resume=first, step=9))
+    again, _ = trained(spec, data, new_run(resume=stopped(spec, data, 9), step=9))
     expected = whole.net.state_dict() | whole.extras()
     for name, tensor in (again.net.state_dict() | again.extras()).items():
         assert torch.equal(tensor, expected[name]), name

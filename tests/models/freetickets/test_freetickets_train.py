@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from models.core.run import StoppedError
 from models.freetickets import ensemble
 from models.freetickets import train as method
 from models.nets import tickets
@@ -103,22 +102,11 @@ def test_masks_do_not_depend_on_history(data, make_spec, new_run):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("step", [11, 16])
-def test_resumed_bits(data, make_spec, new_run, monkeypatch, variant, step, trained):
+def test_resumed_bits(data, make_spec, new_run, variant, step, trained, stopped):
     """Property 9: stopped within a phase and at an escape; tickets, masks and weights alike."""
-    spec, first = make_spec(variant=variant), new_run()
+    spec = make_spec(variant=variant)
     whole, _ = trained(spec, data, new_run())
-    rate = method.rate
-
-    def stopping(spec, plan, at):
-        if at == step - 1:
-            first.request_stop("test")
-        return rate(spec, plan, at)
-
-    monkeypatch.setattr(method, "rate", stopping)
-    with pytest.raises(StoppedError):
-        trained(spec, data, first)
-    monkeypatch.setattr(method, "rate", rate)
-    again, _ = trained(spec, data, new_run(resume=first, step=step))
+    again, _ = trained(spec, data, new_run(resume=stopped(spec, data, step), step=step))
     for actual, expected in (
         (again.net.state_dict(), whole.net.state_dict()),
         (again.extras(), whole.extras()),
@@ -129,22 +117,11 @@ def test_resumed_bits(data, make_spec, new_run, monkeypatch, variant, step, trai
 
 
 @pytest.mark.parametrize("variant", ["edst", "dst"])
-def test_averaged_tickets(data, make_spec, new_run, monkeypatch, trained, variant):
+def test_averaged_tickets(data, make_spec, new_run, monkeypatch, trained, stopped, variant):
     """Of one phase each, resumed bit for bit; beside them the training is that without."""
-    spec, first, raw = make_spec(variant=variant, ema=0.8), new_run(), {}
+    spec, raw = make_spec(variant=variant, ema=0.8), {}
     plain, _ = trained(make_spec(variant=variant), data, new_run())
-    rate = method.rate
-
-    def stopping(spec, plan, at):
-        if at == 17:
-            first.request_stop("test")
-        return rate(spec, plan, at)
-
-    monkeypatch.setattr(method, "rate", stopping)
-    with pytest.raises(StoppedError):
-        trained(spec, data, first)
-    monkeypatch.setattr(method, "rate", rate)
-    end = method._end_phase
+    first, end = stopped(spec, data, 18), method._end_phase
 
     def seen(training, done):
         raw[done] = {n: x.clone() for n, x in training.net.state_dict().items()}

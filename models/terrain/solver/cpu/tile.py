@@ -29,7 +29,7 @@ INFINITE_BITS = 0x7F800000
 # fused multiply-add, reassociation, approximate functions; NaN and infinities stay valid
 MATH = {"contract", "reassoc", "nsz", "afn"}
 
-# Called from compiled code alone; wrappers for calls from Python took a third of the compilation.
+# Called from compiled code alone: wrappers for calls from Python would take long to compile.
 compiled = njit(
     fastmath=MATH,
     nogil=True,
