@@ -16,7 +16,12 @@ from models.data.field_units import seconds_of
 FRAMES = 1_000_000
 EVEN = 0.01  # of a cell, by which coordinates may be off an even grid
 CALENDARS = ("", "standard", "gregorian", "proleptic_gregorian")
-METRES = {"m": 1.0, "metre": 1.0, "metres": 1.0, "meter": 1.0, "meters": 1.0, "km": 1000.0}
+METRES = {
+    **dict.fromkeys(("m", "metre", "metres", "meter", "meters"), 1.0),
+    **dict.fromkeys(("km", "kilometre", "kilometres", "kilometer", "kilometers"), 1000.0),
+    **dict.fromkeys(("ft", "foot", "feet"), 0.3048),
+    **dict.fromkeys(("us_survey_foot", "us_survey_feet", "us-ft"), 1200 / 3937),
+}
 
 
 def axis_of(name: str, variable: Any) -> str:
@@ -77,8 +82,10 @@ def centres_of(axis: Any, name: str, crs: Any) -> np.ndarray:
     in_degrees = crs is not None and crs.is_geographic
     if in_degrees != unit.startswith("degree") and unit:
         raise DataError(f"{name} is in {unit!r}, which does not fit the reference system")
-    factor = 1.0 if in_degrees else METRES.get(unit, 0.0) / length_unit(crs)[1]
-    values = np.asarray(axis[...], np.float64) * (factor or 1.0)
+    if unit and not in_degrees and unit not in METRES:
+        raise DataError(f"{name} is in {unit!r}; give m, km, ft, US_survey_foot or degrees")
+    factor = METRES[unit] / length_unit(crs)[1] if unit and not in_degrees else 1.0
+    values = np.asarray(axis[...], np.float64) * factor
     step = (values[-1] - values[0]) / max(len(values) - 1, 1)
     even = values[0] + step * np.arange(len(values))
     if len(values) < 2 or not np.abs(values - even).max() <= EVEN * abs(step):

@@ -102,6 +102,8 @@ def check(path: Path) -> dict[str, Any]:
                 missing += int(np.isnan(values).sum())
                 low = np.fmin.reduce(values, axis=None, initial=low)
                 high = np.fmax.reduce(values, axis=None, initial=high)
+            if low > high:
+                raise DataError(f"{name} has no value in any of its cells; leave it out")
             frames = max(frames, len(fields.times_s))
             gaps = f", {missing} without a value" if missing else ""
             notes.append(

@@ -43,6 +43,14 @@ def test_parts_of_frames_are_read_north_up(tmp_path):
         assert fields.frame(0, slice(0, 1), slice(1, 3)).tolist() == [[4, 3]]
 
 
+@pytest.mark.parametrize(("unit", "metres"), [("km", 1000), ("ft", 0.3048), ("", 1)])
+def test_coordinates_are_metres_whatever_their_unit(unit, metres, tmp_path):
+    rates = np.ones((1, 2, 3), np.float32)
+    path = write_stack(tmp_path / "a.nc", [0], rates, [5, 15, 25], [15, 5], xy_units=unit)
+    with open_fields(path) as fields:
+        np.testing.assert_allclose(fields.x, np.array([5, 15, 25]) * metres)
+
+
 def test_values_out_of_the_valid_range_are_none(tmp_path):
     rates = np.arange(6, dtype=np.int16).reshape(1, 2, 3)
     about = {"valid_range": np.array([1, 4], np.int16), "missing_value": np.int16(2)}
@@ -77,6 +85,10 @@ def break_file(path, how):
             file.create_dataset("big", (1, 20_000, 20_000), "f8", chunks=(1, 20_000, 20_000))
         elif how == "calendar":
             file["time"].attrs["calendar"] = "noleap"
+        elif how == "chains":
+            file["x"].attrs["units"] = "chain"
+        elif how == "no value":
+            file["rain"][:] = np.nan
         else:
             del file["rain"]
 
@@ -84,7 +96,8 @@ def break_file(path, how):
 @pytest.mark.parametrize(
     ("how", "match"),
     [("link", "'other' is a link"), ("external", "lie in another file"), ("huge", "unpacks to"),
-     ("calendar", "'noleap' is not known"), ("empty", "no variable has the dimensions")],
+     ("calendar", "'noleap' is not known"), ("chains", "x is in 'chain'; give m, km, ft"),
+     ("no value", "no value in any of its cells"), ("empty", "no variable has the dimensions")],
 )  # fmt: skip
 def test_files_that_are_refused(how, match, path):
     break_file(path, how)
