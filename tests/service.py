@@ -28,6 +28,7 @@ from tests.smallest import smallest
 
 STUB = Path(__file__).parent / "workers" / "stub.py"
 START_S = END_S = 90.0  # of a process, of a job, on a machine that others use too
+ANSWER_S = 60.0  # of a request
 # every time of the service, a tenth of its default
 QUICK = {
     "LEASE_S": 3.0,
@@ -50,6 +51,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def connect(url: str, **headers: str) -> httpx.Client:
+    """A client that waits as long as a machine may stand still that others use too."""
+    return httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S)
 
 
 def wait_until(holds: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
@@ -107,7 +113,7 @@ class Service:
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             headers={"Content-Type": "application/json"},  # without keys every POST needs it
-            timeout=60,
+            timeout=ANSWER_S,
             limits=httpx.Limits(max_connections=256),
         )
 

@@ -18,7 +18,7 @@ from app.main import create_app
 from app.services.validation_errors import MAX_ERRORS
 from app.settings import get_settings
 from tests.app.test_problems import post, problem
-from tests.service import start
+from tests.service import connect, start
 
 
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
@@ -74,7 +74,7 @@ def test_a_header_without_end_keeps_nobody_from_the_service(port):
 
     def measure() -> None:
         nonlocal longest
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with connect(f"http://127.0.0.1:{port}") as client:
             while not stop.is_set():
                 began = time.perf_counter()
                 assert client.get("/healthz").status_code == 200
@@ -166,7 +166,7 @@ class TestErrors:
 
         thread = threading.Thread(target=hostile)
         longest = 0.0
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with connect(f"http://127.0.0.1:{port}") as client:
             client.get("/healthz")
             thread.start()
             while thread.is_alive():
@@ -234,7 +234,7 @@ class TestWithoutKeys:
         yield from served(monkeypatch)
 
     def test_only_names_of_this_machine_and_json(self, open_port, spec):
-        with httpx.Client(base_url=f"http://127.0.0.1:{open_port}") as client:
+        with connect(f"http://127.0.0.1:{open_port}") as client:
             assert client.post("/v1/jobs", json={"spec": spec}).status_code == 201
             for host in ("evil.example", f"evil.example:{open_port}", "127.0.0.1.evil.example", ""):
                 answer = client.get("/v1/jobs", headers={"Host": host})
@@ -247,7 +247,8 @@ class TestWithoutKeys:
             assert client.post(f"{job}/cancel", json={}).status_code == 202
 
     def test_with_keys_any_name_is_served(self, port):
-        answer = httpx.get(f"http://127.0.0.1:{port}/healthz", headers={"Host": "sextant.example"})
+        with connect(f"http://127.0.0.1:{port}", Host="sextant.example") as client:
+            answer = client.get("/healthz")
         assert answer.status_code == 200
 
     @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from app.http import event_streams as streams
 from app.services import artifacts, events, keys, lifecycle
 from app.settings import get_settings
 from tests.app.factories import add_job, claim, events_of, finish, line, start_run, write
-from tests.service import serving
+from tests.service import connect, serving
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def client(settings):
     """A client of a real server, with an admin key."""
     with make_session() as session:
         key = keys.ensure_admin_key(session)
-    with serving() as url, httpx.Client(base_url=url, timeout=20) as found:
+    with serving() as url, connect(url) as found:
         found.headers["Authorization"] = f"Bearer {key}"
         yield found
 
@@ -239,7 +239,7 @@ def test_open_streams_end_with_the_server(settings):
         key = keys.ensure_admin_key(session)
     run = start_run()
     with serving() as url:
-        client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"})
+        client = connect(url, Authorization=f"Bearer {key}")
         stream = read(client, f"/v1/jobs/{run.job_id}/events")
         next(stream)
         started = time.monotonic()

@@ -14,7 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 from app.db.session import make_session
 from app.services import keys
 from tests.conftest import make_database
-from tests.service import serving
+from tests.service import connect, serving
 
 PATIENCE_MS = 30_000  # on a loaded machine
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -115,7 +115,7 @@ def user(tab, admin_key) -> Any:
 @pytest.fixture
 def visitor(site, admin_key) -> Iterator[httpx.Client]:
     """A client without scripts that has logged in, as a browser would."""
-    with httpx.Client(base_url=site, headers={"Accept": "text/html"}) as client:
+    with connect(site, Accept="text/html") as client:
         log_in(client, admin_key)
         yield client
 

@@ -2,12 +2,12 @@
 
 import re
 
-import httpx
 from playwright.sync_api import expect
 
 from app.main import create_app
 from app.schemas.jobs import JobCreate
 from models.catalog import kinds
+from tests.service import connect
 
 
 def test_it_loads_nothing_from_elsewhere_and_has_an_example_for_each_kind(tab, site):
@@ -33,6 +33,7 @@ def test_every_example_is_a_body_that_is_accepted():
 
 
 def test_no_page_of_the_framework_is_left(site):
-    assert httpx.get(f"{site}/redoc").status_code == 404
-    text = httpx.get(f"{site}/docs").text
+    with connect(site) as client:
+        assert client.get("/redoc").status_code == 404
+        text = client.get("/docs").text
     assert re.findall(r'(?:src|href)="(?!/)', text) == []

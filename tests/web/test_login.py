@@ -12,7 +12,7 @@ from app.errors import UnauthorizedError
 from app.services import datasets, keys, logins
 from tests.app.factories import add_job
 from tests.conftest import fresh_caches
-from tests.service import serving
+from tests.service import connect, serving
 from tests.web.conftest import log_in, token_of
 from tests.web.sample import SPEC, every_status
 
@@ -55,7 +55,7 @@ def enter(site):
     opened = []
 
     def log_in_with(key: str) -> httpx.Client:
-        client = httpx.Client(base_url=site, headers={"Accept": "text/html"})
+        client = connect(site, Accept="text/html")
         opened.append(client)
         assert log_in(client, key).status_code == 303
         return client
@@ -71,19 +71,20 @@ def post(client, path, content, token=None):
 
 
 def test_without_a_login_every_page_leads_to_the_login_and_back(site):
-    with httpx.Client(base_url=site, headers={"Accept": "text/html"}) as client:
+    with connect(site, Accept="text/html") as client:
         answer = client.get("/?search=a b")
         assert answer.status_code == 303
         assert answer.headers["location"] == "/login?next=/%3Fsearch%3Da%2520b"
         assert client.get("/jobs/job_" + "0" * 32).status_code == 303
         assert client.get("/stream").status_code == 303
-    assert httpx.get(f"{site}/", headers={"Accept": "application/json"}).status_code == 401
+    with connect(site, Accept="application/json") as client:
+        assert client.get("/").status_code == 401
 
 
 def test_a_wrong_key_is_refused_and_a_right_one_gives_a_cookie_that_no_script_reads(
     site, admin_key
 ):
-    with httpx.Client(base_url=site, headers={"Accept": "text/html"}) as client:
+    with connect(site, Accept="text/html") as client:
         refused = log_in(client, "sx_nothing")
         assert refused.status_code == 401
         assert "this key is not known" in refused.text
@@ -99,7 +100,7 @@ def test_a_wrong_key_is_refused_and_a_right_one_gives_a_cookie_that_no_script_re
 
 @pytest.mark.parametrize("elsewhere", ["//evil.test/", "https://evil.test", "/\\evil.test"])
 def test_a_login_leads_to_no_other_site(site, admin_key, elsewhere):
-    with httpx.Client(base_url=site, headers={"Accept": "text/html"}) as client:
+    with connect(site, Accept="text/html") as client:
         token = token_of(client.get("/login").text)
         fields = {"csrf_token": token, "key": admin_key, "next": elsewhere}
         assert client.post("/login", data=fields).headers["location"] == "/"
@@ -133,7 +134,8 @@ def test_a_login_that_was_changed_is_worth_nothing(site, enter, make_key):
     assert key_id == f"key_{ours.split('_')[1]}"
     for forged in (f"key_{other.split('_')[1]}.{rest}", f"{key_id}.9{rest}", "", "a.b.c", "é"):
         headers = {"Cookie": f"{cookie.name}={forged}".encode()}
-        assert httpx.get(f"{site}/", headers={"Accept": "text/html"} | headers).status_code == 303
+        with connect(site, Accept="text/html") as client:
+            assert client.get("/", headers=headers).status_code == 303
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -237,7 +239,7 @@ def test_keys_off_needs_no_login(database_url, tmp_path, monkeypatch):
     monkeypatch.setenv("SEXTANT_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("SEXTANT_AUTH_DISABLED", "true")
     fresh_caches()
-    with serving() as url, httpx.Client(base_url=url, headers={"Accept": "text/html"}) as client:
+    with serving() as url, connect(url, Accept="text/html") as client:
         assert "Log out" not in client.get("/").text
         assert client.get("/login").headers["location"] == "/"
         job = add_job()
