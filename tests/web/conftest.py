@@ -73,7 +73,7 @@ def chromium() -> str | None:
     return os.environ.get("TEST_CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """The system's Chromium; where there is none, these tests say so and are left out."""
     if (program := chromium()) is None:
