@@ -128,7 +128,7 @@ def export(
 
     Args:
         stem: of the names.
-        net: is copied to the CPU, in eval mode.
+        net: is copied to the CPU, in eval mode; so is ``reference``.
         outputs: its outputs and which axis of each is the batch.
         about: goes into the files.
         x: three normalised images [3, c, h, w] on the CPU.
@@ -140,8 +140,8 @@ def export(
     Returns:
         The largest gap of each file to the net, relative where a value is above 1.
     """
-    net = copy.deepcopy(net).cpu().float().eval()
-    expected = _answers((reference or net), x)
+    net = _on_cpu(net)
+    expected = _answers(net if reference is None else _on_cpu(reference), x)
     gaps: dict[str, float] = {}
     if onnx:
         from models.core import onnx_net  # the package is for these files alone
@@ -179,6 +179,11 @@ def _written(run: Run, name: str, write: Callable[[Path], list[float]]) -> dict[
         path.unlink()
     run.warn("not_exported", f"{name} could not be left: {reason}; the weights are not affected")
     return {}
+
+
+def _on_cpu(net: nn.Module) -> nn.Module:
+    """A copy in float32 and eval mode."""
+    return copy.deepcopy(net).cpu().float().eval()
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ def new_run(tmp_path):
     with ExitStack() as stack:
         count = 0
 
-        def make(resume=None, step=None):
+        def make(resume=None, step=None, device="cpu"):
             nonlocal count
             count += 1
             folder = tmp_path / f"run{count}"
@@ -25,7 +25,7 @@ def new_run(tmp_path):
                 saved = (resume.dir / "checkpoints" / name).read_bytes()
                 (folder / "resume" / name).write_bytes(saved)
             events = stack.enter_context((folder / "events.jsonl").open("w"))
-            return Run(folder, events, checkpoint_interval_s=1e9)
+            return Run(folder, events, device=device, checkpoint_interval_s=1e9)
 
         yield make
 

@@ -137,6 +137,27 @@ def test_resumes_bit_for_bit(kind, whole, new_run):
     assert_same(found, {name: x for name, x in contents(whole(kind)).items() if name in found})
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", kinds())
+def test_a_gpu_leaves_what_a_cpu_leaves(kind, whole, new_run):
+    """Stopped before its first step and resumed: the same files, and nothing fell away."""
+    run = new_run(device="cuda")
+    if kinds()[kind].resumable:
+        run.request_stop("test")
+        with pytest.raises(StoppedError):
+            carry_out(kind, run)
+        (left,) = [event for event in events(run, "artifact") if event["role"] == "checkpoint"]
+        run = new_run(resume=run, step=left["step"], device="cuda")
+    carry_out(kind, run)
+    names, expected = (
+        {event["name"] for event in events(each, "artifact") if event["role"] != "checkpoint"}
+        for each in (run, whole(kind))
+    )
+    assert names == expected
+    codes = {event.get("code") for event in events(run, "event")}
+    assert "not_exported" not in codes
+
+
 @pytest.mark.parametrize("kind", kinds())
 def test_declares_what_the_service_shows(kind):
     """Kind, description, an estimate, an example, presets that the example completes."""

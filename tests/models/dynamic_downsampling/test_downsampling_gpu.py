@@ -20,10 +20,12 @@ def on_gpu():
     return images.from_tensors(*map(list, pairs), list("abcd"), "cuda")
 
 
+@pytest.mark.usefixtures("_deterministic")
+@pytest.mark.parametrize("fields", [{}, {"accumulate": 2, "ema": 0.9}], ids=["plain", "averaged"])
 @pytest.mark.parametrize("bn_mode", ["skip", "shared", "split"])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_recorded_cheap_steps_are_those_without_graphs(
-    on_gpu, make_spec, tmp_path, monkeypatch, bn_mode, name
+    on_gpu, make_spec, tmp_path, monkeypatch, bn_mode, name, fields
 ):
     warned = []
     monkeypatch.setattr(Run, "warn", lambda *warning: warned.append(warning[1]))
@@ -35,6 +37,7 @@ def test_recorded_cheap_steps_are_those_without_graphs(
             deterministic=True,
             optimizer={"name": name, "lr": 0.01},
             downsample={"schedule": PERIODIC, "kernel_pool": "avg", "bn_mode": bn_mode},
+            **fields,
         )
         folder = tmp_path / compile_
         folder.mkdir()

@@ -1,5 +1,6 @@
 """What a training leaves for others: card, ONNX and program, used without Sextant."""
 
+import copy
 import json
 import re
 import subprocess
@@ -47,6 +48,14 @@ def onnx_answer(path, x):
 def exported(net, run, x, **wanted):
     about = {"classes": ["a"]}
     return outputs.export("net", net, outputs.LOGITS, about, x, run, program=False, **wanted)
+
+
+def test_a_reference_may_lie_elsewhere_and_in_another_type(new_run):
+    """As the tickets do that were trained on a GPU."""
+    run, x = new_run(), torch.randn(3, 3, 32, 32)
+    net = build_net(NETS[0], 7, 3)
+    gaps = exported(net, run, x, reference=copy.deepcopy(net).double().train())
+    assert gaps["net.onnx"] < outputs.programs.TOLERANCE
 
 
 @pytest.mark.parametrize("model", NETS, ids=lambda model: model["name"])
