@@ -87,7 +87,10 @@ lock: .venv/.installed-dev
 	$(PIP) -e '.[embedded,samples]'
 	@touch $@
 
+# Nets of timm are tested as they are. Without dependencies: those name torch, and pip would replace
+# a build for CPUs by one of several GB.
 .venv/.installed-dev: .venv/.torch pyproject.toml
 	@echo "Installing Sextant and its tools into .venv ..."
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps timm torchvision huggingface_hub
 	@touch $@ .venv/.installed
