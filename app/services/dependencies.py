@@ -5,8 +5,8 @@ each job that it waits for. :func:`settle` alone removes the rows and decides: t
 or ends. It reads what is there and repeats nothing, so it may be killed anywhere and run twice.
 """
 
-from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import delete, or_, select
@@ -67,16 +67,26 @@ def wait_for(session: Session, job: Job, unmet: Iterable[str]) -> None:
     )
 
 
-def due(session: Session) -> set[str]:
-    """Some jobs that have something to learn: one that they wait for is final or gone."""
+def due(session: Session, since: datetime | None, besides: Collection[str] = ()) -> set[str]:
+    """Some jobs that have something to learn: one that they wait for is final or gone.
+
+    Args:
+        session: to read with.
+        since: of those whose source ended after it alone, by an index; None: of all, which
+            reads a row of each job that waits.
+        besides: jobs that are left out.
+    """
     source = aliased(Job)
-    query = (
-        select(JobDependency.job_id)
-        .outerjoin(source, source.id == JobDependency.source_id)
-        .where(or_(source.id.is_(None), source.status.in_(FINAL)))
-        .limit(SETTLED_AT_ONCE)
-    )
-    return set(session.scalars(query))
+    query = select(JobDependency.job_id).limit(SETTLED_AT_ONCE + len(besides))
+    if since is None:
+        query = query.outerjoin(source, source.id == JobDependency.source_id).where(
+            or_(source.id.is_(None), source.status.in_(FINAL))
+        )
+    else:
+        query = query.join(source, source.id == JobDependency.source_id).where(
+            source.finished_at > since, source.deleted_at.is_(None)
+        )
+    return set(session.scalars(query)) - set(besides)
 
 
 def settle(session: Session, job_id: str) -> None:
