@@ -262,6 +262,7 @@ class TestLooks:
         self, post, read, train, spec, settle, tmp_path, monkeypatch
     ):
         monkeypatch.setattr(dependencies, "SETTLED_AT_ONCE", 1)
+        monkeypatch.setattr(dependencies, "LOOKED_AT_ONCE", 2)
         ids = [post({"spec": spec, "depends_on": [train]})["id"] for _ in range(4)]
         with make_session() as session:
             broken = update(Job).where(Job.id.in_(ids[:3])).values(resolved_spec={"kind": "?"})
@@ -269,6 +270,18 @@ class TestLooks:
         succeed(tmp_path, train)
         settle_dependencies(settle)
         assert read(ids[3])["status_reason"] == "waiting_for_worker"
+
+    def test_every_row_is_looked_at_a_few_at_a_time(
+        self, post, read, train, spec, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(dependencies, "LOOKED_AT_ONCE", 2)
+        monkeypatch.setattr(settler, "LATE", -settler.LATE)  # so that no end is recent
+        others = [add_job() for _ in range(2)]
+        ids = [post({"spec": spec, "depends_on": [train, *others]})["id"] for _ in range(2)]
+        for source in (train, *others):
+            succeed(tmp_path, source)
+        settle_dependencies()
+        assert [read(job_id)["status_reason"] for job_id in ids] == ["waiting_for_worker"] * 2
 
     def test_many_at_once_leave_the_dispatcher_its_turns(
         self, post, train, spec, settle, tmp_path, monkeypatch

@@ -188,15 +188,18 @@ def _first_of(number: int) -> sa.ScalarSelect[str]:
 
 def _looks() -> dict[str, Any]:
     """What a dispatcher asks about jobs that wait for others: at each pass, and every 5 min."""
-    seconds: dict[str, list[float]] = {"pass": [], "all": []}
-    for _ in range(REPEATS):
-        with make_session(write=False) as session:
-            since = database_now(session) - timedelta(seconds=65)
-            for name, after in (("pass", since), ("all", None)):
-                began = time.perf_counter()
-                assert not dependencies.due(session, after)
-                seconds[name].append(time.perf_counter() - began)
-    return {name: percentiles(each) for name, each in seconds.items()}
+    pages = []
+    place: dependencies.Place | None = dependencies.BEGINNING
+    with make_session(write=False) as session:
+        since = database_now(session) - timedelta(seconds=65)
+        passes = [_seconds(lambda: dependencies.due(session, since)) for _ in range(REPEATS)]
+        while place is not None:
+            began = time.perf_counter()
+            found = dependencies.look(session, place)
+            pages.append(time.perf_counter() - began)
+            assert not found.due
+            place = found.last
+    return {"pass": percentiles(passes), "pages_of_all": len(pages), "page": percentiles(pages)}
 
 
 def _sweep(service: Service) -> dict[str, Any]:

@@ -142,6 +142,10 @@ QUERIES = {
         lambda session: dependencies.due(session, utc_now()),
         "ix_jobs_finished",
     ),
+    "jobs that wait for others": (
+        lambda session: dependencies.look(session, dependencies.BEGINNING),
+        "pk_job_dependencies",
+    ),
     "dependents of a job": (
         lambda session: holds.user(session, LARGEST_JOB),
         "ix_job_dependencies_source_id",
