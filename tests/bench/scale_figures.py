@@ -74,7 +74,7 @@ def measure(url: str, folder: Path, jobs: int, *, reads: bool) -> dict[str, Any]
         result["lists"]["page 200"] = _deep(service)
         result["prometheus"] = _timed(service, path="/metrics")
         if reads:
-            return result | {"claim": _claims()}
+            return result | {"claim": _claims(), "dependencies": _looks()}
         result["series_of_largest_job_s"] = _seconds(
             lambda: service.client.get(f"/v1/jobs/{LARGEST_JOB}/metrics?max_points=1000")
         )
@@ -96,10 +96,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _timed(service: Service, query: str = "", path: str = "/v1/jobs") -> dict[str, Any]:
-    """Times of a request as a client sees them, how many jobs it answers, how often 503.
-
-    The least time is what the request costs where other processes leave the cores alone.
-    """
+    """Times of a request as a client sees them, how many jobs it answers, how often 503."""
     url = f"{path}?{query}" if query else path
     answer = service.client.get(url)
     seconds, refused, deadline = [], 0, time.monotonic() + 20
@@ -113,9 +110,13 @@ def _timed(service: Service, query: str = "", path: str = "/v1/jobs") -> dict[st
         "answered": answered,
         "requests": len(seconds),
         "refused": refused,
-        "min_ms": round(min(seconds) * 1000, 2),
-        **percentiles(seconds),
+        **_spread(seconds),
     }
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """Percentiles, and the least time: what something costs where others leave the cores alone."""
+    return {"min_ms": round(min(seconds) * 1000, 2), **percentiles(seconds)}
 
 
 def _deep(service: Service) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _claims() -> dict[str, Any]:
         with make_session() as session:
             assert lifecycle.claim(session, worker, "default") is not None
         seconds.append(time.perf_counter() - began)
-    return percentiles(seconds)
+    return _spread(seconds)
 
 
 def _make_later(url: str, jobs: int) -> int:
@@ -199,7 +200,7 @@ def _looks() -> dict[str, Any]:
             pages.append(time.perf_counter() - began)
             assert not found.due
             place = found.last
-    return {"pass": percentiles(passes), "pages_of_all": len(pages), "page": percentiles(pages)}
+    return {"pass": _spread(passes), "pages_of_all": len(pages), "page": _spread(pages)}
 
 
 def _sweep(service: Service) -> dict[str, Any]:
