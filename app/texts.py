@@ -5,12 +5,13 @@ What it cannot hold is taken out, and what users need not see: paths of the serv
 
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 DEPTH_LIMIT = 64  # PostgreSQL and Python's JSON both end somewhere beyond a thousand
 ERROR_CHARS = 4000
-PATH = re.compile(r"(?<![\w.:/])/([^\s/'\",:;()<>\[\]]+)((?:/[^\s/'\",:;()<>\[\]]+)+)/?")
+PATH = re.compile(r"(?:file://|(?<![\w./]))/([^\s/'\",:;()<>\[\]]+)((?:/[^\s/'\",:;()<>\[\]]+)+)/?")
 
 
 def storable(value: Any, depth: int = DEPTH_LIMIT) -> Any:
@@ -39,9 +40,13 @@ def without_paths(text: str) -> str:
 
 
 def _last_name(match: re.Match[str]) -> str:
-    if not Path("/", match[1]).exists():
-        return match[0]
-    return match[2].rpartition("/")[2]
+    return match[2].rpartition("/")[2] if match[1] in _root_folders() else match[0]
+
+
+@cache
+def _root_folders() -> frozenset[str]:
+    """Names in the root directory: looked up once, for a text may hold any name and thousands."""
+    return frozenset(path.name for path in Path("/").iterdir())
 
 
 def error_text(text: str) -> str:

@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session
 
 from app.db.session import database_now, make_session
 from app.db.tables import Job
-from app.services import datasets, dependencies, lifecycle, sweeps, workers
+from app.services import datasets, lifecycle, sweeps, workers
 from app.settings import get_settings
 from workers import run_folder, runner
 from workers.host import process_started_at, this_host, versions
+from workers.settler import Settler
 from workers.work import run_next
 
 CLEAN_EVERY_S = 60.0
@@ -38,6 +39,7 @@ class Dispatcher(threading.Thread):
         self._period_s = period_s
         self._cleaned_at = -CLEAN_EVERY_S
         self._working: list[threading.Thread] = []
+        self._settle = Settler(_safely)
 
     def run(self) -> None:
         """A pass each period, and at once when a slot became free."""
@@ -48,10 +50,10 @@ class Dispatcher(threading.Thread):
             if time.monotonic() >= next_pass_at:
                 next_pass_at = time.monotonic() + self._period_s
                 _safely(self._pass)
-            _safely(settle_dependencies)
+            more = _safely(self._settle)
             _safely(advance_sweeps)
             _safely(self._fill)
-            host.changed.wait(max(0.0, next_pass_at - time.monotonic()))
+            host.changed.wait(0.0 if more else max(0.0, next_pass_at - time.monotonic()))
             host.changed.clear()
         _safely(_heartbeat)
         for thread in self._working:
@@ -88,24 +90,6 @@ class Dispatcher(threading.Thread):
         )
         thread.start()
         self._working.append(thread)
-
-
-def settle_dependencies() -> None:
-    """Let jobs go on, or end them, once those that they wait for are final; chains at once."""
-    tried: set[str] = set()
-    while True:
-        with make_session(write=False) as session:
-            due = dependencies.due(session) - tried
-        if not due:
-            return
-        tried |= due
-        for job_id in sorted(due):
-            _safely(partial(_settle, job_id))
-
-
-def _settle(job_id: str) -> None:
-    with make_session() as session:
-        dependencies.settle(session, job_id)
 
 
 def advance_sweeps(*, look_at_metrics: bool = False) -> None:
@@ -167,14 +151,15 @@ def end_orphans() -> None:
             runner.signal_family(run.pid, signal.SIGKILL)
 
 
-def _safely(call: Callable[[], object]) -> None:
-    """Run ``call``; the thread must outlive whatever happens in it."""
+def _safely(call: Callable[[], object]) -> object:
+    """What ``call`` returns, None if it fails; the thread must outlive whatever happens in it."""
     try:
-        call()
+        return call()
     except SQLAlchemyError as error:
         log.warning("database_away", error=str(error)[:200])
     except Exception:
         log.exception("dispatcher_failed")
+    return None
 
 
 @cache

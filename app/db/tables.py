@@ -184,7 +184,11 @@ class Job(Base):
             "queue_timeout_at",
             **_only("status = 'queued' AND queue_timeout_at IS NOT NULL"),
         ),
-        Index("ix_jobs_queued_at", "queued_at", **_only("status = 'queued'")),
+        Index(
+            "ix_jobs_queued_at",
+            "queued_at",
+            **_only("status = 'queued' AND waiting_since IS NULL"),
+        ),
         Index("ix_jobs_queued", "tenant_id", **_only("status = 'queued'")),  # counted for a quota
         # not the lease itself: a renewal would have to write every index of its row
         Index("ix_jobs_running", "id", **_only("status = 'running'")),

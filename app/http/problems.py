@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from structlog.contextvars import get_contextvars
 
@@ -280,12 +281,18 @@ async def on_database_error(request: Request, error: Exception) -> Response:
     return respond_problem(request, "unavailable", "the database does not answer; try again")
 
 
+async def on_cut_off(request: Request, _error: ClientDisconnect) -> Response:
+    """The client went away before its body was there: no defect, and nobody reads the answer."""
+    return respond_problem(request, "invalid_request", "the body was cut off")
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers."""
     handlers: dict[Any, Any] = {
         ServiceError: on_service_error,
         HTTPException: on_http_error,
         RequestValidationError: on_invalid,
+        ClientDisconnect: on_cut_off,
         DBAPIError: on_database_error,
         PoolTimeoutError: on_database_error,
     }

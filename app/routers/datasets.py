@@ -44,6 +44,8 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictR
 Ref = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9._-]{1,120}$", description="Id or name of a dataset")
 ]
+# of HTTP itself, which every client sends: no parameter of the operation
+Length = Annotated[int | None, Header(ge=0, le=2**63 - 1, include_in_schema=False)]
 Digest = Annotated[str | None, Header(max_length=1000, description="`sha-256=:<base64>:`")]
 
 
@@ -82,7 +84,7 @@ async def put_content(
     request: Request,
     principal: DatasetsWrite,
     content_type: Annotated[str, Header()] = OCTETS,
-    content_length: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
+    content_length: Length = None,
     repr_digest: Digest = None,
     content_digest: Digest = None,
 ) -> DatasetRead:

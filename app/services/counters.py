@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from app.db.tables import Artifact, Counter, Job, Run
+from app.db.tables import Artifact, Counter, Job, JobStatus, Run
 
 JOBS = "jobs"  # kind, status, queue; deleted ones do not count
 RUNS = "runs"  # outcome; those of deleted jobs too
@@ -41,6 +41,14 @@ def read(session: Session, name: str) -> dict[Labels, int]:
     return {
         tuple(labels.split(" ")): int(value) for labels, value in session.execute(query) if value
     }
+
+
+def queued(session: Session) -> dict[str, int]:
+    """Jobs that wait, by queue."""
+    depths: Sums[str] = Sums()
+    for (_kind, status, queue), count in read(session, JOBS).items():
+        depths[queue] += count * (status == JobStatus.QUEUED)
+    return dict(+depths)
 
 
 def total(session: Session, name: str, labels: Labels) -> int:

@@ -5,11 +5,11 @@ each job that it waits for. :func:`settle` alone removes the rows and decides: t
 or ends. It reads what is there and repeats nothing, so it may be killed anywhere and run twice.
 """
 
-from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from app import queue
@@ -23,8 +23,13 @@ from app.services.resolve import resolve
 from models.catalog import load_stored
 
 SETTLED_AT_ONCE = 100
+LOOKED_AT_ONCE = 1000
 HINT = "submit the job that it depends on again, and this one after it"
 ENDS = {"fail": JobStatus.FAILED, "cancel": JobStatus.CANCELLED}
+
+
+Place = tuple[str, str]  # of a row: the job that waits, and its source
+BEGINNING: Place = ("", "")
 
 
 class Sources(NamedTuple):
@@ -67,16 +72,43 @@ def wait_for(session: Session, job: Job, unmet: Iterable[str]) -> None:
     )
 
 
-def due(session: Session) -> set[str]:
-    """Some jobs that have something to learn: one that they wait for is final or gone."""
+def due(session: Session, since: datetime, besides: Collection[str] = ()) -> set[str]:
+    """Some jobs of which one that they wait for has ended.
+
+    Args:
+        session: to read with.
+        since: only ends after it, which an index finds however many jobs wait.
+        besides: jobs that are left out.
+    """
     source = aliased(Job)
     query = (
         select(JobDependency.job_id)
-        .outerjoin(source, source.id == JobDependency.source_id)
-        .where(or_(source.id.is_(None), source.status.in_(FINAL)))
-        .limit(SETTLED_AT_ONCE)
+        .join(source, source.id == JobDependency.source_id)
+        .where(source.finished_at > since, source.deleted_at.is_(None))
+        .limit(SETTLED_AT_ONCE + len(besides))
     )
-    return set(session.scalars(query))
+    return set(session.scalars(query)) - set(besides)
+
+
+class Look(NamedTuple):
+    """Rows of jobs that wait: those of which the source is final or gone, and the last one read."""
+
+    due: list[Place]
+    last: Place | None
+
+
+def look(session: Session, after: Place) -> Look:
+    """The next rows in the order of job and source, whenever their sources ended."""
+    source = aliased(Job)
+    rows = session.execute(
+        select(JobDependency.job_id, JobDependency.source_id, source.status)
+        .outerjoin(source, source.id == JobDependency.source_id)
+        .where(tuple_(JobDependency.job_id, JobDependency.source_id) > after)
+        .order_by(JobDependency.job_id, JobDependency.source_id)
+        .limit(LOOKED_AT_ONCE)
+    ).all()
+    found = [(job_id, source_id) for job_id, source_id, status in rows if status in (None, *FINAL)]
+    return Look(found, (rows[-1][0], rows[-1][1]) if len(rows) == LOOKED_AT_ONCE else None)
 
 
 def settle(session: Session, job_id: str) -> None:

@@ -2,11 +2,9 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.db.tables import Job, JobStatus
-from app.services import queues
+from app.services import counters, queues
 
 
 class QueueState(NamedTuple):
@@ -19,8 +17,7 @@ class QueueState(NamedTuple):
 
 def states(session: Session) -> list[QueueState]:
     """Every queue that a job may name or waits in, by name."""
-    query = select(Job.queue, func.count()).where(Job.status == JobStatus.QUEUED)
-    depths = dict(session.execute(query.group_by(Job.queue)).all())
+    depths = counters.queued(session)
     served = queues.served(session)
     names = sorted(queues.allowed(session) | depths.keys())
     return [QueueState(name, depths.get(name, 0), name in served) for name in names]

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ from app.services.outbox import Attempt
 from app.services.pepper import pepper
 from app.settings import get_settings
 
+HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
+HOST_CHARS = 253
 MAX_WEBHOOKS = 20  # of a tenant; each costs a row an event
 
 
@@ -63,6 +66,9 @@ def check_url(url: str) -> None:
         raise invalid("/url", f"no address: {error}") from error
     if not host or parts.username is not None or parts.fragment:
         raise invalid("/url", "give https://host/path, without user and fragment")
+    if ":" not in host and (not HOST.fullmatch(host) or len(host) > HOST_CHARS):
+        text = f"{host[:HOST_CHARS]!r} is no name of a host: letters, digits, '-' and dots"
+        raise invalid("/url", text)
     if get_settings().webhook_private:
         return
     if parts.scheme != "https":

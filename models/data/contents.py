@@ -9,6 +9,7 @@ MOST_LINES = 50  # of each list in the answer
 MOST_LETTERS = 200  # of a line: names come from strangers
 SYSTEM_FILES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
+    | {"thumbs.db:encryptable", "system volume information", "lost+found", "#recycle"}
 )
 HIDDEN = "hidden, or left by an operating system"
 
@@ -16,7 +17,7 @@ HIDDEN = "hidden, or left by an operating system"
 def hidden(name: str) -> str | None:
     """The part of a path that is hidden or was left by an operating system, if there is one."""
     parts = PurePosixPath(name).parts
-    return next((x for x in parts if x.startswith(".") or x.lower() in SYSTEM_FILES), None)
+    return next((x for x in parts if x.startswith((".", "~$")) or x.lower() in SYSTEM_FILES), None)
 
 
 def ending(name: str) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from models.core.errors import DataError
 
@@ -21,6 +22,7 @@ CLEAR_MODES = {"LA": "L", "La": "L", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 DEEP_TO_BYTE = 257  # 65535 / 255
 OPAQUE = 255
+WHITE_IS_ZERO = 0
 FEW_LEVELS = 1 << 12  # 16-bit pictures below this highest value come out nearly black
 
 TURNED = "turned upright by their EXIF orientation"
@@ -54,7 +56,9 @@ def decode(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_header(image, name)
-                return _pixels(_upright(image, noted), name, noted)
+                from_white = _zero_is_white(image)
+                pixels = _pixels(_upright(image, noted), name, noted)
+                return OPAQUE - pixels if from_white else pixels
     except DataError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -115,6 +119,12 @@ def _pixels(image: Image.Image, name: str, noted: Counter[str]) -> np.ndarray:
         return _of_16_bits(np.asarray(image).astype(np.int64), name, noted)[..., None]
     hint = "a raster of heights is imported alone, as elevation" if image.mode == "F" else None
     raise DataError(f"{name}: pixels of mode {image.mode}; use 8 or 16 bits a channel", hint=hint)
+
+
+def _zero_is_white(image: Image.Image) -> bool:
+    """Whether a TIFF of 16 bits counts from white to black: Pillow turns 8 bits round alone."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode in DEEP_MODES and tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
 
 
 def _flattened(image: Image.Image, noted: Counter[str]) -> np.ndarray:

@@ -13,6 +13,7 @@ from models.data import sets
 from models.data.archives import Archive
 from models.data.contents import Contents, ending
 from models.data.decode import NAMES_OF_FORMATS, decode
+from models.data.labels import one_form
 from models.data.parts import KEYWORDS, grouped, part_of
 from models.data.sets import ImagePart, ImageSet, Picture
 
@@ -25,6 +26,10 @@ SUFFIXES, OTHER_PICTURES = frozenset(_READ.split()), frozenset(_OTHER.split())
 MAGICS: Mapping[bytes, str] = {
     b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"II*\0": "tiff",
     b"MM\0*": "tiff",
+}  # fmt: skip
+BRANDS: Mapping[bytes, str] = {  # of the boxes that HEIF, AVIF and JPEG 2000 begin with
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), ".heic"),
+    **dict.fromkeys((b"avif", b"avis"), ".avif"), b"jp2 ": ".jp2",
 }  # fmt: skip
 LAYOUT = "<class>/<picture>, or train|validation|test/<class>/<picture>"
 
@@ -77,6 +82,15 @@ def picture_kind(head: bytes) -> str | None:
     return next((kind for magic, kind in MAGICS.items() if head.startswith(magic)), None)
 
 
+def unread_kind(head: bytes) -> str | None:
+    """The ending that a picture of a format which is not read should have, by its first bytes."""
+    if head[4:8] == b"ftyp":
+        return BRANDS.get(head[8:12])
+    magics = {b"8BPS": ".psd", b"\xff\x0a": ".jxl", b"\0\0\0\x0cjP  ": ".jp2",
+              b"\0\0\0\x0cJXL ": ".jxl"}  # fmt: skip
+    return next((kind for magic, kind in magics.items() if head.startswith(magic)), None)
+
+
 def _pictures(archive: Archive, contents: Contents) -> list[str]:
     """Names of the pictures, sorted; everything else is listed as left out.
 
@@ -86,11 +100,12 @@ def _pictures(archive: Archive, contents: Contents) -> list[str]:
     taken, unread = [], Counter[str]()
     for name in sorted(contents.visible(archive.names)):
         kind = ending(name)
-        if kind in SUFFIXES or (kind not in OTHER_PICTURES and _is_picture(archive, name)):
+        head = b"" if kind in SUFFIXES | OTHER_PICTURES else _head(archive, name)
+        if kind in SUFFIXES or picture_kind(head) is not None:
             taken.append(name)
             contents.taken[kind] += 1
-        elif kind in OTHER_PICTURES:
-            unread[kind] += 1
+        elif kind in OTHER_PICTURES or unread_kind(head):
+            unread[unread_kind(head) or kind] += 1
         else:
             contents.left_out[f"*{kind}", "no picture"] += 1
     if unread:
@@ -104,10 +119,10 @@ def _pictures(archive: Archive, contents: Contents) -> list[str]:
     return taken
 
 
-def _is_picture(archive: Archive, name: str) -> bool:
-    """Whether a file of an unknown ending is a picture nevertheless."""
+def _head(archive: Archive, name: str) -> bytes:
+    """The first bytes of a file of an unknown ending: it may be a picture nevertheless."""
     with archive.open(name) as stream:
-        return picture_kind(stream.read(16)) is not None
+        return stream.read(16)
 
 
 def _located(names: Sequence[str], options: ReadOptions) -> list[_Entry]:
@@ -158,12 +173,13 @@ def _check_classes(entries: Sequence[_Entry]) -> None:
     for entry in entries:
         if not entry.folders:
             raise DataError(
-                f"{entry.name}: lies in no class folder, but others do; expected {LAYOUT}",
+                f"{entry.name}: lies in no class folder; expected {LAYOUT}",
                 hint="put it into the folder of its class, or remove it",
             )
 
 
 def _labelled(archive: Archive, entries: Sequence[_Entry], contents: Contents) -> ImageSet:
+    entries = [entry._replace(folders=tuple(map(one_form, entry.folders))) for entry in entries]
     classes = sorted({entry.folders[0] for entry in entries})
     label = {name: index for index, name in enumerate(classes)}
     deeper = sum(len(entry.folders) > 1 for entry in entries)

@@ -1,5 +1,6 @@
 """Class labels and class names from strangers."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,6 +9,11 @@ from jaxtyping import Int64
 from models.core.errors import DataError
 
 CLASSES = 100_000
+
+
+def one_form(name: str) -> str:
+    """A name in composed letters: systems write one name in two ways, which look alike."""
+    return unicodedata.normalize("NFC", name)
 
 
 def checked_labels(values: np.ndarray, count: int, name: str) -> Int64[np.ndarray, "n"]:
@@ -63,7 +69,7 @@ def numbered(
     """
     flat = {part: _flat(array) for part, array in values.items()}
     if all(array.dtype.kind in "UTb" for array in flat.values()):
-        words = {part: array.astype(str) for part, array in flat.items()}
+        words = {part: _words(array, name) for part, array in flat.items()}
         classes, joined = np.unique(np.concatenate(list(words.values())), return_inverse=True)
         sizes = [len(array) for array in words.values()]
         flat = dict(zip(words, np.split(joined, np.cumsum(sizes)[:-1]), strict=True))
@@ -71,6 +77,15 @@ def numbered(
     labels = {part: checked_labels(array, counts[part], name) for part, array in flat.items()}
     highest = max(int(array.max()) for array in labels.values())
     return labels, class_names(names, highest, name)
+
+
+def _words(values: np.ndarray, name: str) -> np.ndarray:
+    words = np.array([one_form(word) for word in values.astype(str).tolist()])
+    if missing := sum(not word.strip() for word in words.tolist()):
+        raise DataError(
+            f"{name}: {missing} of {len(words)} labels are empty texts", hint="leave the rows out"
+        )
+    return words
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from models.data.sets import ImagePart, ImageSet, Picture
 from models.data.tables import open_parquet_file, read_batches
 
 ROWS = 10_000_000
+IMAGE_NAMES = ("image", "img", "images")
 LABEL_NAMES = ("label", "labels", "fine_label")
 
 
@@ -124,20 +125,32 @@ def _table(file: IO[bytes], name: str, options: ReadOptions, contents: Contents)
     _check_label(schema, label, name)
     image = _image_column(schema, name)
     for column in set(schema.names) - {label, image}:
-        contents.left_out[f"column {column}", "neither image nor label"] = 1
+        contents.left_out[f"column {column}", f"neither {image} nor {label}"] = 1
     opened = open_parquet_file(file, (image, label), name)
     return Table(name, opened, image, label, size_bytes, _classes(features, label))
 
 
 def _image_column(schema: pa.Schema, name: str) -> str:
-    for field in schema:
-        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
-            kind = field.type.field("bytes").type
-            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-                return field.name
-    raise DataError(
-        f"{name}: no image column among {', '.join(schema.names)}; expected a struct with bytes"
-    )
+    """The only column of images, or of several the one with the name of an image."""
+    columns = [field.name for field in schema if _holds_images(field)]
+    chosen = [column for column in IMAGE_NAMES if column in columns] or columns
+    if not columns:
+        raise DataError(
+            f"{name}: no image column among {', '.join(schema.names)}; expected a struct with bytes"
+        )
+    if len(columns) > 1 and chosen == columns:
+        raise DataError(
+            f"{name}: several columns hold images: {', '.join(columns)}",
+            hint=f"keep one of them, or call it {IMAGE_NAMES[0]}",
+        )
+    return chosen[0]
+
+
+def _holds_images(field: pa.Field) -> bool:
+    if not pa.types.is_struct(field.type) or field.type.get_field_index("bytes") < 0:
+        return False
+    kind = field.type.field("bytes").type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _label_column(schema: pa.Schema, features: Mapping[str, Any], name: str) -> str:

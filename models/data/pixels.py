@@ -82,17 +82,18 @@ def _unlikely(channels: int) -> int:
 
 def _scale(arrays: Mapping[str, np.ndarray], contents: Contents) -> float:
     """The factor that makes white 255."""
-    low = min(values.min() for values in arrays.values())
-    high = max(values.max() for values in arrays.values())
     kinds = {values.dtype.kind for values in arrays.values()}
     names = ", ".join(arrays)
     if kinds - set("buif"):
         raise DataError(f"{names}: values of {', '.join(str(v.dtype) for v in arrays.values())}")
+    highest = {name: float(values.max()) for name, values in arrays.items()}
+    low, high = float(min(values.min() for values in arrays.values())), max(highest.values())
     if not 0 <= low <= high <= np.iinfo(np.uint16).max:  # NaN too
         raise DataError(
             f"{names}: values from {low:g} to {high:g}; give uint8 from 0 to 255, or floats from 0 "
             "to 1 (undo a normalisation by mean and deviation)"
         )
+    _check_alike(arrays, highest)
     if kinds == {"b"} or (kinds == {"f"} and high <= 1):
         contents.notes.append(f"{names}: values from 0 to 1 multiplied by {WHITE}")
         return float(WHITE)
@@ -106,8 +107,29 @@ def _scale(arrays: Mapping[str, np.ndarray], contents: Contents) -> float:
     if any(values.dtype != np.uint8 for values in arrays.values()):
         contents.notes.append(f"{names}: values from {low:g} to {high:g} rounded to whole numbers")
     elif high <= WHITE // 8:
-        contents.notes.append(f"{names}: dark, the highest value is {high} of {WHITE}")
+        contents.notes.append(f"{names}: dark, the highest value is {high:g} of {WHITE}")
     return 1.0
+
+
+def _check_alike(arrays: Mapping[str, np.ndarray], highest: Mapping[str, float]) -> None:
+    """Refuse parts of different scales: those of the lesser one would come out black.
+
+    Raises:
+        DataError: naming an array of either scale.
+    """
+    most = max(highest, key=highest.__getitem__)
+    for name, values in arrays.items():
+        is_share = highest[name] <= 1 < highest[most] and _has_shares(values)
+        if is_share or (values.dtype.itemsize == 1 and highest[most] > WHITE):
+            raise DataError(
+                f"{name}: {values.dtype} up to {highest[name]:g}, but {most} goes up to "
+                f"{highest[most]:g}; bring all parts to one scale"
+            )
+
+
+def _has_shares(values: np.ndarray) -> bool:
+    """Whether values from 0 to 1 are shares of white; whole floats may be a dark picture."""
+    return values.dtype.kind == "b" or bool((values != np.rint(values)).any())
 
 
 def _bytes(values: np.ndarray, scale: float) -> UInt8[np.ndarray, "n h w c"]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from models.core.errors import DataError
 from models.data import parts
 from models.data.contents import Contents
 from models.data.parts import TRAIN
@@ -72,6 +73,9 @@ def labelled(brought: dict[str, ImagePart], classes: list[str], contents: Conten
         brought: parts by name; one under "" if none is named.
         classes: names by label.
         contents: takes note of the choice.
+
+    Raises:
+        DataError: if a class is written differently in training and other parts.
     """
     labels = {name: part.labels for name, part in brought.items()}
     views = {
@@ -81,10 +85,27 @@ def labelled(brought: dict[str, ImagePart], classes: list[str], contents: Conten
     used = np.unique(np.concatenate([part.labels for part in views.values()]))
     trained = np.unique(views[TRAIN].labels)
     if unseen := [classes[label] for label in used if label not in trained]:
+        _check_spelling(unseen, [classes[label] for label in trained])
         contents.notes.append(f"no training image is of class {', '.join(unseen[:10])}")
     if empty := len(classes) - len(used):
         contents.notes.append(f"{empty} of {len(classes)} classes have no image")
     return ImageSet(views, classes, contents)
+
+
+def _check_spelling(unseen: Sequence[str], trained: Sequence[str]) -> None:
+    """Refuse a class of the test images that is one of training, written otherwise.
+
+    Raises:
+        DataError: naming both.
+    """
+    plain = {name.strip().casefold(): name for name in trained}
+    for name in unseen:
+        if other := plain.get(name.strip().casefold()):
+            raise DataError(
+                f"the class {name!r} has no training image, but {other!r} has: they differ in case "
+                "or spaces alone",
+                hint="write the name of the class alike in all parts",
+            )
 
 
 def _view(part: ImagePart, positions: Int64[np.ndarray, "m"]) -> ImagePart:

@@ -1,5 +1,6 @@
 """One request takes little of the API: headers, queries and bodies are bounded before they cost."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -52,6 +53,8 @@ def exchange(port: int, *pieces: bytes) -> tuple[int, dict]:
 
 
 LONG = b"x" * (HEADERS_LIMIT_BYTES + 4096)
+CHUNKED = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHUNKED += b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,17 @@ LONG = b"x" * (HEADERS_LIMIT_BYTES + 4096)
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\na: " + LONG, 431, "headers_too_large"),
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 12_000, 431, "headers_too_large"),
         (b"no request at all\r\n\r\n", 400, "invalid_request"),
+        (
+            b"PUT /v1/datasets/x/content HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n",
+            400,
+            "invalid_request",
+        ),
+        (
+            b"PUT /v1/datasets/x/content HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            400,
+            "invalid_request",
+        ),
+        (CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n0\r\n\r\n", 400, "invalid_request"),
     ],
 )
 def test_long_headers_are_refused_as_problems(port, request_bytes, status, code):
@@ -91,8 +105,27 @@ def test_a_header_without_end_keeps_nobody_from_the_service(port):
     assert longest < 1.0
 
 
-CHUNKED = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-CHUNKED += b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/jobs"), ("PATCH", f"/v1/jobs/job_{'0' * 32}")]
+)
+def test_a_body_that_is_cut_off_is_no_defect(settings, method, path):
+    """Else each client that goes away writes a trace into the log."""
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True},
+                     {"type": "http.disconnect"}])  # fmt: skip
+    sent = []
+
+    async def receive() -> dict:
+        return next(messages)
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(),
+             "query_string": b"", "headers": [(b"content-type", b"application/json")],
+             "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "http",
+             "root_path": ""}  # fmt: skip
+    asyncio.run(create_app()(scope, receive, send))
+    assert sent[0]["status"] == 400
 
 
 def test_trailers_and_chunk_extensions_are_bounded_too(port):

@@ -89,8 +89,25 @@ def test_errors_show_no_path_of_the_server(tmp_path):
     assert str(tmp_path) not in line(type="event", event="warning", message=f"{file} odd").message
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot open:/usr/x/y.tif", "cannot open:y.tif"),
+        ("file:///usr/x/y.tif is no raster", "y.tif is no raster"),
+        ("/usr/" + "a/" * 10_000 + "y", "y"),
+        (f"/{'a' * 300}/b", f"/{'a' * 300}/b"),  # longer than a name of a file may be
+        ("/" + "a" * 200_000, "/" + "a" * 200_000),
+    ],
+)
+def test_paths_of_every_form_and_length(text, shown):
+    assert without_paths(text) == shown
+    message = line(type="event", event="warning", code="c", message=text).message
+    assert message == shown
+
+
 def test_pointers_addresses_and_long_texts_stay_readable():
+    addresses = "https://example.org/usr/lib", "http://localhost:8722/usr/x", "../usr/x"
     for kept in ("/spec/model/depth: too small", "GET /v1/datasets lists all", "1/2 and a/b/c",
-                 "https://example.org/usr/lib"):  # fmt: skip
+                 *addresses):  # fmt: skip
         assert without_paths(kept) == kept
     assert len(ReportedError(code="c", message="x" * 10_000).message) == ERROR_CHARS

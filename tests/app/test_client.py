@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from models.catalog import kinds
+from models.data import contents
 from sextant_client import ApiError, AsyncClient, Client, download, flow, packing, stream, upload
 from sextant_client.download import RANGE_MIN_BYTES, cut, digest
 from tests.smallest import smallest
@@ -441,6 +442,21 @@ def test_of_hidden_files_only_the_names_are_sent(tmp_path):
     with zipfile.ZipFile(io.BytesIO(b"".join(upload.zip_chunks(members)))) as archive:
         assert archive.read("cat/0.png") == b"x"
         assert archive.read(".env") == b""
+
+
+def test_client_and_service_hide_the_same():
+    names = {*packing.SYSTEM_FILES, *contents.SYSTEM_FILES, ".a", "~$a.png", "a~$.png", "a"}
+    assert {name for name in names if packing._is_hidden(name)} == set(
+        filter(contents.hidden, names)
+    )
+
+
+def test_a_link_to_a_folder_above_repeats_no_file(tmp_path):
+    write(tmp_path / "set", "cat/0.png", "dog/1.png")
+    write(tmp_path / "elsewhere", "0.png")
+    (tmp_path / "set" / "cat" / "up").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "fox").symlink_to(tmp_path / "elsewhere")
+    assert sorted(names_of(tmp_path / "set")) == ["cat/0.png", "dog/1.png", "fox/0.png"]
 
 
 def test_names_tell_files_of_different_folders_apart(tmp_path):

@@ -1,6 +1,8 @@
 """Jobs that wait for others: refused early, let go or ended once those are final."""
 
+import itertools
 import threading
+import time
 from itertools import pairwise
 
 import pytest
@@ -13,9 +15,17 @@ from app.services import artifacts, dependencies, lifecycle
 from app.services.keys import DEFAULT_TENANT
 from tests.app.factories import add_job, claim, events_of, finish, write
 from tests.smallest import smallest
-from workers.dispatcher import settle_dependencies
+from workers import settler
+from workers.dispatcher import _safely
 
 WEIGHTS = "weights.safetensors"
+
+
+def settle_dependencies(settle: settler.Settler | None = None) -> None:
+    """What a dispatcher does, one that has just started or a given one."""
+    settle = settle or settler.Settler(_safely)
+    while settle():
+        pass
 
 
 def sample(job_id: str, name: str = WEIGHTS, **more) -> dict:
@@ -212,6 +222,82 @@ class TestEnding:
         answer = client.delete(f"/v1/jobs/{train}")
         assert answer.status_code == 409
         assert job["id"] in answer.json()["detail"]
+
+
+class TestLooks:
+    """A look costs what has ended since the one before, not what waits."""
+
+    @pytest.fixture
+    def settle(self, settings) -> settler.Settler:
+        """One that has looked at every row before."""
+        made = settler.Settler(_safely)
+        assert not made()
+        return made
+
+    def test_what_has_ended_since_is_settled_with_all_behind_it(
+        self, post, read, train, spec, settle
+    ):
+        chain = [train]
+        for _ in range(3):
+            chain.append(post({"spec": spec, "depends_on": chain[-1:]})["id"])
+        settle_dependencies(settle)
+        fail()
+        settle_dependencies(settle)
+        assert [read(job_id)["status"] for job_id in chain] == ["failed"] * 4
+
+    def test_what_is_found_by_no_time_is_found_within_five_minutes(
+        self, post, read, train, spec, settle, monkeypatch
+    ):
+        job = post({"spec": spec, "depends_on": [train]})
+        with make_session() as session:
+            session.execute(delete(Job).where(Job.id == train))
+        settle_dependencies(settle)
+        assert read(job["id"])["status"] == "queued"
+        later = time.monotonic() + 301
+        monkeypatch.setattr(settler.time, "monotonic", lambda: later)
+        settle_dependencies(settle)
+        assert read(job["id"])["status"] == "failed"
+
+    def test_many_defective_rows_keep_no_other_waiting(
+        self, post, read, train, spec, settle, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(dependencies, "SETTLED_AT_ONCE", 1)
+        monkeypatch.setattr(dependencies, "LOOKED_AT_ONCE", 2)
+        ids = [post({"spec": spec, "depends_on": [train]})["id"] for _ in range(4)]
+        with make_session() as session:
+            broken = update(Job).where(Job.id.in_(ids[:3])).values(resolved_spec={"kind": "?"})
+            session.execute(broken)
+        succeed(tmp_path, train)
+        settle_dependencies(settle)
+        assert read(ids[3])["status_reason"] == "waiting_for_worker"
+
+    def test_every_row_is_looked_at_a_few_at_a_time(
+        self, post, read, train, spec, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(dependencies, "LOOKED_AT_ONCE", 2)
+        monkeypatch.setattr(settler, "LATE", -settler.LATE)  # so that no end is recent
+        others = [add_job() for _ in range(2)]
+        ids = [post({"spec": spec, "depends_on": [train, *others]})["id"] for _ in range(2)]
+        for source in (train, *others):
+            succeed(tmp_path, source)
+        settle_dependencies()
+        assert [read(job_id)["status_reason"] for job_id in ids] == ["waiting_for_worker"] * 2
+
+    def test_many_at_once_leave_the_dispatcher_its_turns(
+        self, post, train, spec, settle, tmp_path, monkeypatch
+    ):
+        for _ in range(5):
+            post({"spec": spec, "depends_on": [train]})
+        succeed(tmp_path, train)
+        now = itertools.count()
+        monkeypatch.setattr(settler.time, "monotonic", lambda: next(now) / 10)
+        monkeypatch.setattr(settler, "SHARE_S", 0.35)
+        left = []
+        while settle():
+            left.append(waiting())
+        assert left
+        assert sorted(left, reverse=True) == left
+        assert waiting() == 0
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

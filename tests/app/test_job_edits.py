@@ -104,7 +104,9 @@ def test_jobs_beside_each_other(client, spec):
     assert client.get("/v1/compare", params={"jobs": ids[0]}).status_code == 422
 
 
-def test_workers_and_queues_are_for_operators(client, make_key):
+def test_workers_and_queues_are_for_operators(client, make_key, spec):
+    waiting = [client.post("/v1/jobs", json={"spec": spec}).json()["id"] for _ in range(2)]
+    client.post(f"/v1/jobs/{waiting[0]}/cancel", json={})
     with make_session() as session:
         workers.beat(
             session, "w1", host="h", boot_id="b", pid=1, queues=["default"], gpus=[], slots=2,
@@ -113,7 +115,7 @@ def test_workers_and_queues_are_for_operators(client, make_key):
     live = client.get("/v1/workers").json()["data"]
     assert [(each["id"], each["slots_free"]) for each in live] == [("w1", 1)]
     queues = {each["name"]: each for each in client.get("/v1/queues").json()["data"]}
-    assert queues["default"] == {"name": "default", "waiting": 0, "served": True}
+    assert queues["default"] == {"name": "default", "waiting": 1, "served": True}
     reader = {"Authorization": f"Bearer {make_key('jobs:read')}"}
     assert client.get("/v1/workers", headers=reader).status_code == 403
     assert client.get("/v1/queues", headers=reader).status_code == 403

@@ -219,7 +219,8 @@ class TestAddresses:
             "http://example.org/", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/",
             "https://169.254.169.254/", "https://[::ffff:127.0.0.1]/", "https://[64:ff9b::7f00:1]/",
             "https://user@example.org/", "https://example.org/#part", "https://[::1", "ftp://a/",
-            "https://example.org:99999/", "https:///path",
+            "https://example.org:99999/", "https:///path", "https://VPw%P9j}x<(P)P", "https://a..b/",
+            f"https://{'a' * 64}.org/", f"https://{'a.' * 127}org/", "https://[::zz]/", "https://a,b/",
         ],
     )  # fmt: skip
     def test_what_may_not_be_called_is_refused(self, client, url):

@@ -3,23 +3,24 @@
 import os
 import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import sqlalchemy as sa
 
-from app.db.session import get_engine, make_engine, make_session
-from app.db.tables import Artifact, Job, Metric
-from app.services import collection, lifecycle
+from app.db.session import database_now, get_engine, make_engine, make_session
+from app.db.tables import Artifact, Job, JobDependency, Metric
+from app.services import collection, dependencies, lifecycle
 from app.services.lifecycle import WorkerInfo
 from app.settings import get_settings
 from models.catalog import kinds
 from tests.app.factories import carry_out
 from tests.bench.load import percentiles
-from tests.bench.scale_fill import BASE_MS, analyze
+from tests.bench.scale_fill import BASE_MS, JOB_EVERY_MS, analyze
 from tests.bench.service import DEFAULTS
 from tests.service import Service
 from tests.smallest import smallest
@@ -50,6 +51,10 @@ FILTERS = {
     "metadata and status, none there": "metadata.team=t8&status=failed",
     "name and status": "name=sweep+6&status=succeeded",
     "name and status, none there": "name=sweep+6&status=cancelled",
+    "search, in many names": "search=SWEEP",
+    "search, in one name": "search=run+3456",
+    "search, in none": "search=none+such",
+    "beginning of an id": f"search={LARGEST_JOB[:-2]}",
     "created within an hour": "created_after=2025-01-02T00:00:00Z"
     "&created_before=2025-01-02T01:00:00Z",
 }
@@ -69,7 +74,7 @@ def measure(url: str, folder: Path, jobs: int, *, reads: bool) -> dict[str, Any]
         result["lists"]["page 200"] = _deep(service)
         result["prometheus"] = _timed(service, path="/metrics")
         if reads:
-            return result | {"claim": _claims()}
+            return result | {"claim": _claims(), "dependencies": _looks()}
         result["series_of_largest_job_s"] = _seconds(
             lambda: service.client.get(f"/v1/jobs/{LARGEST_JOB}/metrics?max_points=1000")
         )
@@ -77,6 +82,7 @@ def measure(url: str, folder: Path, jobs: int, *, reads: bool) -> dict[str, Any]
         result["claim"] = _claims()
         later = _make_later(url, jobs)
         result["claim_not_before"] = {"waiting_later": later} | _claims()
+        result["dependencies"] = {"waiting": make_waiting(url, jobs)} | _looks()
         result["deletion"] = _deletion(service)
     finally:
         service.stop()
@@ -90,10 +96,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _timed(service: Service, query: str = "", path: str = "/v1/jobs") -> dict[str, Any]:
-    """Times of a request as a client sees them, how many jobs it answers, how often 503.
-
-    The least time is what the request costs where other processes leave the cores alone.
-    """
+    """Times of a request as a client sees them, how many jobs it answers, how often 503."""
     url = f"{path}?{query}" if query else path
     answer = service.client.get(url)
     seconds, refused, deadline = [], 0, time.monotonic() + 20
@@ -107,9 +110,13 @@ def _timed(service: Service, query: str = "", path: str = "/v1/jobs") -> dict[st
         "answered": answered,
         "requests": len(seconds),
         "refused": refused,
-        "min_ms": round(min(seconds) * 1000, 2),
-        **percentiles(seconds),
+        **_spread(seconds),
     }
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """Percentiles, and the least time: what something costs where others leave the cores alone."""
+    return {"min_ms": round(min(seconds) * 1000, 2), **percentiles(seconds)}
 
 
 def _deep(service: Service) -> dict[str, Any]:
@@ -129,7 +136,7 @@ def _claims() -> dict[str, Any]:
         with make_session() as session:
             assert lifecycle.claim(session, worker, "default") is not None
         seconds.append(time.perf_counter() - began)
-    return percentiles(seconds)
+    return _spread(seconds)
 
 
 def _make_later(url: str, jobs: int) -> int:
@@ -137,18 +144,63 @@ def _make_later(url: str, jobs: int) -> int:
     engine = make_engine(url)
     last = int(jobs * 0.98)
     count = min(WAITING_LATER, last // 2)
-    first, after = (f"job_{BASE_MS + n * 30_000:012x}" for n in (last - count, last))
-    unlimited = engine.execution_options(write=True, limit_s=3600)
-    with unlimited.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-        connection.execute(
-            sa.update(Job)
-            .where(Job.id >= first, Job.id < after)
-            .values(status="queued", finished_at=None, not_before=LATER)
-        )
+    with _unlimited(engine) as connection:
+        waiting = {"status": "queued", "finished_at": None, "not_before": LATER}
+        connection.execute(sa.update(Job).where(_numbers(last - count, last)).values(waiting))
     analyze(engine)
     return count
+
+
+def make_waiting(url: str, jobs: int) -> int:
+    """Let many final jobs wait, each for the one before it; the first of them for one that runs."""
+    engine = make_engine(url)
+    last = int(jobs * 0.98)
+    count = min(WAITING_LATER, last // 4)
+    chosen = _numbers(last // 2 - count, last // 2)
+    before = sa.func.lag(Job.id, 1, _first_of(last)).over(order_by=Job.id)
+    rows = sa.select(Job.id, before, Job.tenant_id).where(chosen)
+    with _unlimited(engine) as connection:
+        waiting = {"status": "queued", "finished_at": None, "waiting_since": LATER}
+        connection.execute(sa.update(Job).where(chosen).values(waiting))
+        names = ["job_id", "source_id", "tenant_id"]
+        connection.execute(sa.insert(JobDependency).from_select(names, rows))
+    analyze(engine)
+    return count
+
+
+@contextmanager
+def _unlimited(engine: sa.Engine) -> Iterator[sa.Connection]:
+    with engine.execution_options(write=True, limit_s=3600).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        yield connection
+
+
+def _numbers(first: int, after: int) -> sa.ColumnElement[bool]:
+    """Jobs whose numbers are in a range."""
+    low, high = (f"job_{BASE_MS + n * JOB_EVERY_MS:012x}" for n in (first, after))
+    return sa.and_(Job.id >= low, Job.id < high)
+
+
+def _first_of(number: int) -> sa.ScalarSelect[str]:
+    """Id of the job of a number."""
+    return sa.select(Job.id).where(_numbers(number, number + 1)).scalar_subquery()
+
+
+def _looks() -> dict[str, Any]:
+    """What a dispatcher asks about jobs that wait for others: at each pass, and every 5 min."""
+    pages = []
+    place: dependencies.Place | None = dependencies.BEGINNING
+    with make_session(write=False) as session:
+        since = database_now(session) - timedelta(seconds=65)
+        passes = [_seconds(lambda: dependencies.due(session, since)) for _ in range(REPEATS)]
+        while place is not None:
+            began = time.perf_counter()
+            found = dependencies.look(session, place)
+            pages.append(time.perf_counter() - began)
+            assert not found.due
+            place = found.last
+    return {"pass": _spread(passes), "pages_of_all": len(pages), "page": _spread(pages)}
 
 
 def _sweep(service: Service) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Trial:
             os.dup2(opened, descriptor)
         os.chdir(self._copy)
         sys.path[:0] = [str(self._copy)]
+        os.environ["PYTHONPATH"] = str(self._copy)  # else the children of tests run unchanged code
         for name in [n for n in sys.modules if n.partition(".")[0] in OURS]:
             del sys.modules[name]
         sys.argv = ["pytest"]

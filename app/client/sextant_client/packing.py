@@ -31,6 +31,7 @@ PLACE = re.compile(r"\W*(x|y|lon|lat|easting|northing|longitude|latitude|id|name
 SYSTEM_FILES = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
     *("__macosx", "@eadir", "$recycle.bin"),
+    *("thumbs.db:encryptable", "system volume information", "lost+found", "#recycle"),
 }
 # of TIFF: what a photograph has, and what a georeferenced raster has
 BITS, SAMPLES, GEOREFERENCE = 258, 277, {33550, 33922, 34264, 34735}
@@ -68,20 +69,25 @@ def _root(paths: Sequence[Path]) -> Path:
     return root if root.is_dir() else root.parent
 
 
-def _below(path: Path, root: Path) -> Iterator[Member]:
-    """A file, or all in a folder; of hidden folders the name alone."""
+def _below(path: Path, root: Path, above: frozenset[Path] = frozenset()) -> Iterator[Member]:
+    """A file, or all in a folder; of hidden folders the name alone.
+
+    A link to a folder that it lies in, one of ``above``, is left out: it would repeat every file.
+    """
     path = path.absolute()
     if path != root and _is_hidden(path.name):
         yield Member(path.relative_to(root).as_posix(), None)
     elif path.is_dir():
+        if (folder := path.resolve()) in above:
+            return
         for inside in path.iterdir():
-            yield from _below(inside, root)
+            yield from _below(inside, root, above | {folder})
     elif path.is_file():
         yield Member(path.relative_to(root).as_posix(), path)
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SYSTEM_FILES
+    return name.startswith((".", "~$")) or name.lower() in SYSTEM_FILES
 
 
 def format_of(members: Sequence[Member]) -> str:

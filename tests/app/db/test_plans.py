@@ -16,13 +16,14 @@ from sqlalchemy.orm import Session
 from app.db.session import get_engine, make_session
 from app.db.tables import utc_now
 from app.schemas.jobs import JobFilters
-from app.services import events, gauges, jobs, lifecycle, metrics, workers
+from app.services import dependencies, events, gauges, holds, jobs, lifecycle, metrics, workers
 from app.services.lifecycle import WorkerInfo
+from tests.bench.scale_figures import make_waiting
 from tests.bench.scale_fill import BASE_MS, TENANT, fill
 from tests.conftest import fresh_caches, named
 
 JOBS, METRICS = 20_000, 100_000
-LARGE = {"jobs", "job_labels", "runs", "events", "metrics", "artifacts"}
+LARGE = {"job_dependencies", "jobs", "job_labels", "runs", "events", "metrics", "artifacts"}
 LARGEST_JOB = f"job_{BASE_MS:012x}70008{0:015x}"
 WORKER = WorkerInfo(id="w2", host="here", boot_id="b2", queues=("default",))
 
@@ -38,6 +39,7 @@ def filled_url(postgres_url) -> str:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
     admin.dispose()
     fill(named(postgres_url, name), JOBS, METRICS)
+    make_waiting(named(postgres_url, name), JOBS)
     return named(postgres_url, name)
 
 
@@ -136,6 +138,18 @@ QUERIES = {
     "position in the queue": (page(status=["queued"]), "ix_jobs_claim"),
     "claim": (lambda session: lifecycle.claim(session, WORKER, "default"), "ix_jobs_claim"),
     "due jobs": (lambda session: lifecycle.release(session, utc_now()), "ix_jobs_due"),
+    "jobs whose source has ended": (
+        lambda session: dependencies.due(session, utc_now()),
+        "ix_jobs_finished",
+    ),
+    "jobs that wait for others": (
+        lambda session: dependencies.look(session, dependencies.BEGINNING),
+        "pk_job_dependencies",
+    ),
+    "dependents of a job": (
+        lambda session: holds.user(session, LARGEST_JOB),
+        "ix_job_dependencies_source_id",
+    ),
     "dead leases": (lifecycle.expire, "ix_jobs_running"),
     "queue timeouts": (lifecycle.time_out_queued, "ix_jobs_queue_timeout"),
     "numbers for Prometheus": (lambda session: [*gauges.families(session)], "ix_jobs_queued_at"),

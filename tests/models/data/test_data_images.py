@@ -29,6 +29,12 @@ def test_statistics_are_numpys():
     np.testing.assert_allclose(std, shares.std((0, 1, 2)), rtol=1e-12)
 
 
+def test_the_size_is_height_and_width():
+    parts = [[torch.zeros(3, 5, 7, 2, dtype=torch.uint8), torch.arange(3)] for _ in range(2)]
+    data = images.from_tensors(*parts, ["a", "b", "c"], "cpu")
+    assert (data.size, data.channels) == ((5, 7), 2)
+
+
 def test_constant_channel_is_not_divided_by_zero():
     pixels = torch.full((2, 4, 4, 1), 51, dtype=torch.uint8)
     mean, std = images.statistics(pixels)

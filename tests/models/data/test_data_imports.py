@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import struct
 import zipfile
 from collections import Counter
 
@@ -58,7 +59,8 @@ def refusal(path, kind, options=None):
 
 
 def test_hidden_files_are_left_out_and_listed(tmp_path):
-    hidden = [".DS_Store", "cat/Thumbs.db", "dog/Thumbs.db", "__MACOSX/cat/._0.png", "cat/._1.png",
+    hidden = ["System Volume Information/a.png", "cat/~$a.png", "lost+found/a.png",
+              ".DS_Store", "cat/Thumbs.db", "dog/Thumbs.db", "__MACOSX/cat/._0.png", "cat/._1.png",
               "desktop.ini", ".git/objects/a.png", "dog/.ipynb_checkpoints/0.png"]  # fmt: skip
     entries = dict.fromkeys([*named("cat", "dog"), *hidden], picture())
     path = zipped(tmp_path / "content", entries | {"cat/notes.txt": b"in text"})
@@ -115,6 +117,40 @@ def test_parts_by_the_names_of_folders(parts, expected, tmp_path):
     assert checked["classes"] == 3
     for part, count in expected.items():
         assert f"{part} {count}" in checked["contents"]["split"] or "used for it" in str(checked)
+
+
+@pytest.mark.parametrize(
+    ("head", "ending"),
+    [
+        (b"\0\0\0\x18ftypheic", ".heic"),
+        (b"\0\0\0\x18ftypavif", ".avif"),
+        (b"8BPS\0\1", ".psd"),
+        (b"\xff\x0a", ".jxl"),
+    ],
+)
+def test_a_class_of_unread_pictures_without_their_ending_does_not_vanish(head, ending, tmp_path):
+    entries = dict.fromkeys(named("cat", "dog"), picture())
+    entries |= {f"fox/{index}{name}": head + bytes(40) for index, name in enumerate(("", ".img"))}
+    message = refusal(zipped(tmp_path / "content", entries), "image_folder")
+    assert f"2 pictures cannot be read: 2 {ending}" in message
+
+
+def test_a_class_is_one_however_its_letters_are_composed(tmp_path):
+    names = ["train/caf\u00e9", "train/tea", "test/cafe\u0301", "test/tea"]
+    checked = files.check(folder(tmp_path, named(*names)), "image_folder", {})
+    assert checked["classes"] == 2
+    assert checked["contents"]["notes"] == []
+    (tmp_path / "content").write_bytes(table(label=pa.array(["caf\u00e9", "cafe\u0301"] * 10)))
+    assert files.check(tmp_path / "content", "parquet", {})["classes"] == 1
+
+
+@pytest.mark.parametrize("other", ["cat", "Cat ", "CAT"])
+def test_a_class_spelled_otherwise_in_the_test_part_is_refused(other, tmp_path):
+    names = ["train/Cat", "train/Dog", f"test/{other}", "test/Dog"]
+    message = refusal(folder(tmp_path, named(*names)), "image_folder")
+    assert f"the class {other!r} has no training image, but 'Cat' has" in message
+    both = [f"{part}/{name}" for part in ("train", "test") for name in ("a", "A")]
+    assert files.check(folder(tmp_path, named(*both)), "image_folder", {})["classes"] == 2
 
 
 def test_a_class_called_train_is_no_part_without_asking(tmp_path):
@@ -213,6 +249,17 @@ def test_16_bits_become_8(kind):
     assert "divided by 257" in next(iter(noted))
     decode(picture(kind, image=Image.fromarray(values // 16)), "x", noted)
     assert any("nearly black" in note for note in noted)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_that_counts_from_white_is_no_negative(bits):
+    kept = np.full((4, 4), 200 * (257 if bits == 16 else 1), np.uint16 if bits == 16 else np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(kept).save(stream, "TIFF")
+    content = bytearray(stream.getvalue())
+    tag = content.index(struct.pack("<HHI", 262, 3, 1))
+    content[tag + 8] = 0  # photometric interpretation: white is zero
+    assert (decode(bytes(content), "x") == 55).all()
 
 
 def test_transparent_pixels_lie_over_white():
@@ -346,6 +393,21 @@ def test_a_label_column_is_chosen_by_name_or_declaration_never_by_type(tmp_path)
     assert files.check(path, "parquet", {})["classes"] == 2
 
 
+def test_of_several_columns_of_images_the_one_called_so_is_taken(tmp_path):
+    path, images = tmp_path / "content", pq.read_table(io.BytesIO(table())).column("image")
+    for names, left in ((("mask", "image"), "column mask"), (("image", "mask"), "column mask")):
+        pq.write_table(pa.table({**dict.fromkeys(names, images), "label": labels()}), path)
+        left_out = files.check(path, "parquet", {})["contents"]["left_out"]
+        assert [line["what"] for line in left_out] == [left]
+    pq.write_table(pa.table({"left": images, "right": images, "label": labels()}), path)
+    assert "several columns hold images: left, right" in refusal(path, "parquet")
+
+
+def test_an_empty_word_is_no_class(tmp_path):
+    (tmp_path / "content").write_bytes(table(label=pa.array(["cat", " "] * 10)))
+    assert "10 of 20 labels are empty texts" in refusal(tmp_path / "content", "parquet")
+
+
 def test_words_of_all_parts_are_one_list_of_classes(tmp_path):
     entries = {
         "train.parquet": table(label=pa.array(["b", "c"] * 10)),
@@ -435,6 +497,29 @@ def test_the_scale_is_that_of_all_parts(tmp_path):
         tmp_path, x_train=train, y_train=np.arange(4) % 2, x_test=test, y_test=np.arange(2)
     )
     assert files.read_images(path).test.images.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (np.full((4, 5, 5), 255, np.uint8), np.full((2, 5, 5), 0.5)),
+        (np.full((4, 5, 5), 255.0), np.full((2, 5, 5), 0.5)),
+        (np.full((4, 5, 5), 255, np.uint8), np.ones((2, 5, 5), bool)),
+        (np.full((4, 5, 5), 60_000, np.uint16), np.full((2, 5, 5), 255, np.uint8)),
+    ],
+)
+def test_parts_of_two_scales_are_refused(train, test, tmp_path):
+    """The lesser one would come out black."""
+    for x, other in ((train, test), (test, train)):
+        y_train, y_test = np.arange(len(x)) % 2, np.arange(len(other)) % 2
+        path = save_npz(tmp_path, x_train=x, y_train=y_train, x_test=other, y_test=y_test)
+        assert "bring all parts to one scale" in refusal(path, "npz")
+
+
+def test_halves_up_to_one_are_compared_without_overflow(tmp_path):
+    images = RNG.random((20, 6, 5)).astype(np.float16)
+    path = save_npz(tmp_path, images=images, labels=np.arange(20) % 2)
+    assert "multiplied by 255" in files.check(path, "npz", {})["contents"]["notes"][0]
 
 
 def test_names_of_keras_and_medmnist(tmp_path):
