@@ -13,7 +13,7 @@ from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
 from models.terrain.learning.faces import improve_faces
-from models.terrain.learning.search import Found
+from models.terrain.learning.search import Searched
 from models.terrain.solver.subgrid import SubgridTerrain, subgrid_of
 from models.terrain.spec.floods import TerrainDownsample, Tune
 from models.terrain.spec.terrains import SUBGRID_FILE
@@ -48,9 +48,9 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     tables = subgrid_of(z, spec.factor) if spec.method == "subgrid" else None
     figures: dict[str, Any] = {}
     if spec.tune is not None:
-        coarse, tables, found = _tuned(spec, spec.tune, fine, coarse, tables, run)
-        figures = {"error_ratio": found.error, "start_ratio": found.first}
-        title = f"{title}, tuned" if found.step else title
+        coarse, tables, best = _tuned(spec, spec.tune, fine, coarse, tables, run)
+        figures = {"error_ratio": best.error, "start_ratio": best.first}
+        title = f"{title}, tuned" if best.step else title
     run.progress(1, 1, phase="downsample")
     padding = {"rows": z.shape[0] - ny, "columns": z.shape[1] - nx}
     target = rasters.coarsened(fine, coarse, spec.factor)
@@ -90,7 +90,7 @@ def _tuned(
     coarse: np.ndarray,
     tables: SubgridTerrain | None,
     run: Run,
-) -> tuple[np.ndarray, SubgridTerrain | None, Found]:
+) -> tuple[np.ndarray, SubgridTerrain | None, Searched]:
     """Coarse heights and subgrid after tuning: of a subgrid the faces are tuned, else the heights.
 
     Where no step was better under the floods that judge, what it began with.
@@ -102,12 +102,12 @@ def _tuned(
         for waters in (tune.water, tune.validation)
     )
     if tables is None:
-        coarse, found = tuning.improve(coarse, dx, tasks, tune.steps, run, held_out)
+        coarse, best = tuning.improve(coarse, dx, tasks, tune.steps, run, held_out)
     else:
-        tables, found = improve_faces(tables, dx, tasks, held_out, tune.steps, run)
-    if found.step == 0:
+        tables, best = improve_faces(tables, dx, tasks, held_out, tune.steps, run)
+    if best.step == 0:
         run.warn("not_tuned", "no step of the tuning was better: the terrain is the untuned one")
-    return coarse, tables, found
+    return coarse, tables, best
 
 
 def _coarse_heights(spec: TerrainDownsample, run: Run, z: torch.Tensor) -> tuple[np.ndarray, str]:

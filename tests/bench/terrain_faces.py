@@ -22,7 +22,7 @@ from models.core.run import Run
 from models.terrain import measures
 from models.terrain.dem.pooling import mean
 from models.terrain.learning.coarse_floods import depths
-from models.terrain.learning.faces import Goal, faces_of, learn
+from models.terrain.learning.faces import FloodConstants, faces_of, learn
 from models.terrain.learning.losses import relative
 from models.terrain.learning.search import Matches, search
 from models.terrain.solver.cpu.engine import FusedFlood
@@ -111,10 +111,10 @@ def tuned_faces(window, steps, run):
     untrained = subgrid_of(torch.from_numpy(window.z), FACTOR)
     floods = window.matches(TUNED, untrained)
     judges = window.matches(JUDGES, untrained)
-    goal = Goal(COARSE, window.duration, by_reference=False)
-    found = learn(untrained, floods, judges, goal, steps, run)
-    tables = changed(untrained.tables, untrained.lowest, *faces_of(found.values))
-    return untrained, untrained._replace(tables=tables), found
+    constants = FloodConstants(COARSE, window.duration, by_reference=False)
+    best = learn(untrained, floods, judges, constants, steps, run)
+    tables = changed(untrained.tables, untrained.lowest, *faces_of(best.values))
+    return untrained, untrained._replace(tables=tables), best
 
 
 def tuned_heights(window, steps, run):
@@ -127,19 +127,19 @@ def tuned_heights(window, steps, run):
         got = depths(beds, some.boundaries, COARSE, [window.duration])
         return relative(got, some.target, some.units)
 
-    found = search([z], [0.03], error, floods, judges, steps, run)
-    return found.values[0][0], found
+    best = search([z], [0.03], error, floods, judges, steps, run)
+    return best.values[0][0], best
 
 
 def row_of(window, steps, run):
     began = time.process_time()
-    untrained, faces, found = tuned_faces(window, steps, run)
+    untrained, faces, best = tuned_faces(window, steps, run)
     took = time.process_time() - began
     heights, by_heights = tuned_heights(window, steps, run)
     terrains = {"mean": window.pooled, "subgrid": untrained, "faces": faces, "heights": heights}
     return {
         "errors": {name: window.errors(terrain) for name, terrain in terrains.items()},
-        "faces_judged": [found.first, found.error, found.step],
+        "faces_judged": [best.first, best.error, best.step],
         "heights_judged": [by_heights.first, by_heights.error, by_heights.step],
         "tuning_cpu_s": took,
     }  # fmt: skip

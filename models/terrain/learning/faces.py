@@ -8,7 +8,7 @@ from torch import Tensor
 from models.core.run import Run
 from models.terrain.learning.coarse_floods import GRADIENT_FLOODS, depths_by_faces
 from models.terrain.learning.losses import relative
-from models.terrain.learning.search import Found, Matches, TuningTask, matches, search
+from models.terrain.learning.search import Matches, Searched, TuningTask, matches, search
 from models.terrain.solver.boundary import physics_of
 from models.terrain.solver.engines import is_tiny
 from models.terrain.solver.scheme import Physics
@@ -22,10 +22,10 @@ class TunedFaces(NamedTuple):
     """A subgrid with learned faces, and how it was found; at step 0 the untrained one."""
 
     terrain: SubgridTerrain
-    found: Found
+    best: Searched
 
 
-class Goal(NamedTuple):
+class FloodConstants(NamedTuple):
     """What of a coarse flood is matched: the depths at ``duration_s``, by these constants."""
 
     physics: Physics
@@ -65,22 +65,22 @@ def improve_faces(
     count = GRADIENT_FLOODS * (len(tasks) + len(held_out)) * (steps + 1)
     cells, solver, duration_s = local.lowest.numel(), scenario.solver, scenario.duration_s
     tiny = is_tiny(cells, dx, duration_s, solver, count)
-    goal = Goal(physics_of(solver, coarse=True), duration_s, tiny)
-    found = learn(local, floods, judges, goal, steps, run)
-    if found.step == 0:
-        return TunedFaces(terrain, found)
-    tables = changed(terrain.tables, terrain.lowest, *faces_of(found.values))
-    return TunedFaces(terrain._replace(tables=tables), found)
+    constants = FloodConstants(physics_of(solver, coarse=True), duration_s, tiny)
+    best = learn(local, floods, judges, constants, steps, run)
+    if best.step == 0:
+        return TunedFaces(terrain, best)
+    tables = changed(terrain.tables, terrain.lowest, *faces_of(best.values))
+    return TunedFaces(terrain._replace(tables=tables), best)
 
 
 def learn(
     local: SubgridTerrain,
     floods: Matches,
     judges: Matches | None,
-    goal: Goal,
+    constants: FloodConstants,
     steps: int,
     run: Run,
-) -> Found:
+) -> Searched:
     """Search changes of the faces, from none; arguments as of :func:`improve_faces`."""
     x, y = local.tables.x.sill, local.tables.y.sill
     leaves = [torch.zeros_like(sill).requires_grad_() for sill in (x, x, x, y, y, y)]
@@ -89,8 +89,8 @@ def learn(
         b = len(some.boundaries)
         faces = faces_of([leaf.expand(b, -1, -1) for leaf in leaves])
         got = depths_by_faces(
-            *faces, some.boundaries, goal.physics, [goal.duration_s],
-            by_reference=goal.by_reference,
+            *faces, some.boundaries, constants.physics, [constants.duration_s],
+            by_reference=constants.by_reference,
         )  # fmt: skip
         return relative(got, some.target, some.units)
 

@@ -33,7 +33,7 @@ class Matches(NamedTuple):
     units: Float[Tensor, "b"]
 
 
-class Found(NamedTuple):
+class Searched(NamedTuple):
     """The best values of a search.
 
     Attributes:
@@ -80,7 +80,7 @@ def search(
     held_out: Matches | None,
     steps: int,
     run: Run,
-) -> Found:
+) -> Searched:
     """Minimize the error of floods; of all steps, keep the best under the held-out ones.
 
     So the result is no worse there than what the search began with.
@@ -101,14 +101,14 @@ def search(
     optimiser = optimizers.Adam(
         [{"params": [leaf], "lr": rate} for leaf, rate in zip(leaves, rates, strict=True)]
     )
-    best = Found([], float("inf"), float("inf"), 0)
+    best = Searched([], float("inf"), float("inf"), 0)
     for step in range(steps + 1):
         run.check_stop()
         loss = error(floods)
         judged = loss.item() if held_out is None else _judged(error, held_out)
         first = judged if step == 0 else best.first
         if judged < best.error:
-            best = Found([leaf.detach().clone() for leaf in leaves], judged, first, step)
+            best = Searched([leaf.detach().clone() for leaf in leaves], judged, first, step)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - (1 - LAST_SHARE) * step / steps)
         optimiser.zero_grad()

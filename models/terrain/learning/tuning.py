@@ -11,7 +11,7 @@ from models.terrain import measures
 from models.terrain.dem.rasters import Elevation
 from models.terrain.learning.coarse_floods import GRADIENT_FLOODS, depths
 from models.terrain.learning.losses import relative
-from models.terrain.learning.search import Found, Matches, TuningTask, matches, search
+from models.terrain.learning.search import Matches, Searched, TuningTask, matches, search
 from models.terrain.solver.boundary import physics_of
 from models.terrain.solver.engines import Scenario, advance_to_times, is_tiny, scenario_of
 from models.terrain.spec.floods import Tune
@@ -28,7 +28,7 @@ def improve(
     steps: int,
     run: Run,
     held_out: list[TuningTask] | None = None,
-) -> tuple[np.ndarray, Found]:
+) -> tuple[np.ndarray, Searched]:
     """The best heights in m [ny, nx] of ``steps`` optimizer steps on the error of depth.
 
     Args:
@@ -58,8 +58,8 @@ def improve(
         got = depths(beds, some.boundaries, physics, [duration_s], by_reference=tiny)
         return relative(got, some.target, some.units)
 
-    found = search([z], [LR_M], error, floods, judges, steps, run)
-    return found.values[0][0].numpy() + np.float32(datum), found
+    best = search([z], [LR_M], error, floods, judges, steps, run)
+    return best.values[0][0].numpy() + np.float32(datum), best
 
 
 def _without_height(scenario: Scenario, z: Tensor) -> Tensor:

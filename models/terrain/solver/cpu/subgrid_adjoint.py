@@ -164,12 +164,12 @@ def slopes_row(s, row, width, p0, next_cell, fields, shapes, cells, last):
         a = base + j
         b = a + next_cell
         level = max(load(s, Z + a) + load(s, D + a), load(s, Z + b) + load(s, D + b))
-        found = slopes_at(level, fields, shapes, p0 + j, cells, last)
-        store(s, flow + a, found[0])
-        store(s, friction + a, found[1])
-        store(s, slopes + DEPTH_SLOPE + a, found[2])
-        store(s, slopes + FRICTION_SLOPE + a, found[3])
-        store(s, slopes + FILM + a, found[4])
+        shape = slopes_at(level, fields, shapes, p0 + j, cells, last)
+        store(s, flow + a, shape[0])
+        store(s, friction + a, shape[1])
+        store(s, slopes + DEPTH_SLOPE + a, shape[2])
+        store(s, slopes + FRICTION_SLOPE + a, shape[3])
+        store(s, slopes + FILM + a, shape[4])
 
 
 x_faces, y_faces = rows_of_faces(store_face, subgrid_shape)
