@@ -2,29 +2,25 @@
 
 import csv
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models.core.errors import SpecError
 from models.core.run import Run
 from models.terrain import measures, observations, view
+from models.terrain.candidates import Candidate, candidates
 from models.terrain.dem import rasters
-from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
+from models.terrain.dem.pooling import mean, pad_to_multiple
 from models.terrain.dem.rasters import refuse_coarse
 from models.terrain.figures import floods, maps
-from models.terrain.learning import tuning, weights
 from models.terrain.measures import WET_M
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
-from models.terrain.solver.subgrid import subgrid_of
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
 from models.terrain.spec.floods import TerrainCompare
 from models.terrain.spec.terrains import METHODS
 
-SUBGRID = "subgrid"  # of whose terrain the rasters show the mean heights
 HEIGHT, DEPTH = (
     rasters.BandInfo("height of the ground", "m"),
     rasters.BandInfo("depth of water", "m"),
@@ -70,24 +66,25 @@ def compare(spec: TerrainCompare, run: Run) -> None:
     if min(fine.z.shape) < 2 * spec.factor:
         raise SpecError(f"factor {spec.factor}: the terrain has only {fine.z.shape} cells")
     rasters.warn_of(fine, run)
-    coarse_count = len(spec.methods) + len(spec.nets) + (spec.optimise_steps > 0)
+    coarse_count = len(spec.methods) + len(spec.subgrids) + len(spec.nets)
+    coarse_count += spec.optimise_steps > 0
     scenario = scenario_of(spec, fine, WET_M, run, floods=1 + coarse_count)
     z = pad_to_multiple(torch.from_numpy(fine.z), spec.factor)
     _warm_up(scenario, mean(z, spec.factor).numpy(), fine.dx * spec.factor)
     truth = _fine_flood(spec, run, scenario, fine, 1 + coarse_count)
     dx = fine.dx * spec.factor
     entries: list[MethodResult] = []
-    baseline = _flood("mean", mean(z, spec.factor).numpy(), spec, run, scenario, fine, truth)
-    for name, coarse in _coarse_terrains(spec, run, z, scenario, truth, dx):
-        entry = (
-            baseline if name == "mean" else _flood(name, coarse, spec, run, scenario, fine, truth)
-        )
+    pooled = Candidate("mean", mean(z, spec.factor).numpy())
+    baseline = _flood(pooled, spec, run, scenario, fine, truth)
+    for coarse in candidates(spec, run, z, scenario, truth.depth, dx):
+        is_mean = coarse.name == "mean"
+        entry = baseline if is_mean else _flood(coarse, spec, run, scenario, fine, truth)
         ratio = float(entry.row["mae_m"]) / max(float(baseline.row["mae_m"]), 1e-12)
         moved = float(np.sqrt(np.mean((entry.z - baseline.z) ** 2)))
         entry.row.update(error_ratio=ratio, moved_rms_m=moved)
         entries.append(entry)
         _write_entry(spec, run, fine, entry, len(entries))
-        run.progress(1 + len(entries), 1 + coarse_count, phase=name, unit="flood")
+        run.progress(1 + len(entries), 1 + coarse_count, phase=coarse.name, unit="flood")
     _write_results(spec, run, fine, truth, entries)
 
 
@@ -116,38 +113,15 @@ def _fine_flood(
     return FineFlood(depth, peak, arrival.numpy(), took, cell_steps, share, seen, scores)
 
 
-def _coarse_terrains(
-    spec: TerrainCompare, run: Run, z: Tensor, scenario: Scenario, truth: FineFlood, dx: float
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and heights of every requested coarse terrain."""
-    start = mean(z, spec.factor).numpy()
-    for name in spec.methods:
-        if name == SUBGRID:
-            yield name, start
-            continue
-        yield name, BASELINES[name](z, spec.factor).numpy()
-    for index, ref in enumerate(spec.nets, 1):
-        net = weights.load_for(spec, ref, run, spec.solver)
-        z_coarse = weights.apply(net, z, run.device)
-        start = z_coarse if index == 1 else start
-        yield f"net {index}" if len(spec.nets) > 1 else "net", z_coarse
-    if spec.optimise_steps:
-        task = tuning.TuningTask(scenario, truth.depth, 1.0)
-        yield "optimised", tuning.improve(start, dx, [task], spec.optimise_steps, run).z
-
-
 def _flood(
-    name: str,
-    z: np.ndarray,
+    coarse: Candidate,
     spec: TerrainCompare,
     run: Run,
     scenario: Scenario,
     fine: rasters.Elevation,
     truth: FineFlood,
 ) -> MethodResult:
-    tables = None
-    if name == SUBGRID:
-        tables = subgrid_of(pad_to_multiple(torch.from_numpy(fine.z), spec.factor), spec.factor)
+    name, z, tables = coarse
     began = time.perf_counter()
     flood = scenario.open(z, fine.dx * spec.factor, coarse=True, subgrid=tables)
     for _ in advance_to_times(flood, [spec.duration_s], run, lambda _: None):

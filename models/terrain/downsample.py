@@ -12,8 +12,10 @@ from models.terrain.dem import rasters, subgrid_file
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods, maps
 from models.terrain.learning import tuning, weights
-from models.terrain.solver.subgrid import subgrid_of
-from models.terrain.spec.floods import TerrainDownsample
+from models.terrain.learning.faces import improve_faces
+from models.terrain.learning.search import Searched
+from models.terrain.solver.subgrid import SubgridTerrain, subgrid_of
+from models.terrain.spec.floods import TerrainDownsample, Tune
 from models.terrain.spec.terrains import SUBGRID_FILE
 
 HEIGHT = rasters.BandInfo("height of the ground", "m")
@@ -43,11 +45,12 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     z = pad_to_multiple(torch.from_numpy(fine.z), spec.factor)
     pooled = mean(z, spec.factor).numpy()
     coarse, title = _coarse_heights(spec, run, z)
+    tables = subgrid_of(z, spec.factor) if spec.method == "subgrid" else None
     figures: dict[str, Any] = {}
     if spec.tune is not None:
-        tasks = tuning.tasks_of(spec.tune, fine, pooled, spec.factor, run)
-        coarse, ratio = tuning.improve(coarse, fine.dx * spec.factor, tasks, spec.tune.steps, run)
-        figures, title = {"error_ratio": ratio}, f"{title}, tuned"
+        coarse, tables, best = _tuned(spec, spec.tune, fine, coarse, tables, run)
+        figures = {"error_ratio": best.error, "start_ratio": best.first}
+        title = f"{title}, tuned" if best.step else title
     run.progress(1, 1, phase="downsample")
     padding = {"rows": z.shape[0] - ny, "columns": z.shape[1] - nx}
     target = rasters.coarsened(fine, coarse, spec.factor)
@@ -56,8 +59,9 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
         run.dir / "coarse.tif", coarse, target, HEIGHT, method=title, factor=spec.factor, **tags
     )
     run.artifact("coarse.tif", role="raster")
-    if spec.method == "subgrid":
-        _write_subgrid(run, target, z, spec.factor)
+    if tables is not None:
+        subgrid_file.write(run.dir / SUBGRID_FILE, target._replace(subgrid=tables))
+        run.artifact(SUBGRID_FILE, role="raster", factor=spec.factor)
     moved, known = coarse - pooled, ~target.missing
     figures |= {"moved_rms_m": float(np.sqrt(np.mean(moved[known].astype(np.float64) ** 2)))}
     run.log(1, **figures)
@@ -79,10 +83,31 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     run.result(**figures)
 
 
-def _write_subgrid(run: Run, target: rasters.Elevation, z: torch.Tensor, factor: int) -> None:
-    terrain = subgrid_of(z, factor)
-    subgrid_file.write(run.dir / SUBGRID_FILE, target._replace(subgrid=terrain))
-    run.artifact(SUBGRID_FILE, role="raster", factor=factor)
+def _tuned(
+    spec: TerrainDownsample,
+    tune: Tune,
+    fine: rasters.Elevation,
+    coarse: np.ndarray,
+    tables: SubgridTerrain | None,
+    run: Run,
+) -> tuple[np.ndarray, SubgridTerrain | None, Searched]:
+    """Coarse heights and subgrid after tuning: of a subgrid the faces are tuned, else the heights.
+
+    Where no step was better under the floods that judge, what it began with.
+    """
+    dx = fine.dx * spec.factor
+    pooled = mean(pad_to_multiple(torch.from_numpy(fine.z), spec.factor), spec.factor).numpy()
+    tasks, held_out = (
+        tuning.tasks_of(tune, waters, fine, pooled, spec.factor, run)
+        for waters in (tune.water, tune.validation)
+    )
+    if tables is None:
+        coarse, best = tuning.improve(coarse, dx, tasks, tune.steps, run, held_out)
+    else:
+        tables, best = improve_faces(tables, dx, tasks, held_out, tune.steps, run)
+    if best.step == 0:
+        run.warn("not_tuned", "no step of the tuning was better: the terrain is the untuned one")
+    return coarse, tables, best
 
 
 def _coarse_heights(spec: TerrainDownsample, run: Run, z: torch.Tensor) -> tuple[np.ndarray, str]:

@@ -14,6 +14,7 @@ from models.terrain.solver.gpu.engine import can_run
 from models.terrain.solver.gpu.layout import BoundaryTables, boundary_tables, build_layout
 from models.terrain.solver.gpu.rollout import GpuTape
 from models.terrain.solver.scheme import Ground, Physics, dry
+from models.terrain.solver.subgrid import FaceChange, changed
 from models.terrain.solver.time_stepping import BoundaryConditions, Clock, advance
 from models.terrain.spec.floods import steps_of
 from models.terrain.spec.train import TerrainTrain
@@ -50,6 +51,44 @@ def depths(
     from models.terrain.solver.cpu.rollout import rollout  # loading numba takes a second
 
     return rollout(z, boundaries, physics, times)
+
+
+def depths_by_faces(
+    x: FaceChange,
+    y: FaceChange,
+    boundaries: list[BoundaryConditions],
+    physics: Physics,
+    times: list[float],
+    *,
+    by_reference: bool = False,
+) -> Float[Tensor, "times b ny nx"]:
+    """Mean depth in m at the given times, on the CPU.
+
+    Args:
+        x: changes of the faces between columns, on top of the tables [b, ny, nx-1].
+        y: of the faces between rows [b, ny-1, nx].
+        boundaries: boundary conditions of each sample, with subgrid.
+        physics: constants.
+        times: s, increasing.
+        by_reference: by autograd of the reference step, for tiny floods.
+
+    Raises:
+        SpecError: if a Froude cap is asked for.
+        UnstableError: if a flood blows up.
+    """
+    if by_reference and physics.froude is None:
+        outputs = []
+        for k, boundary in enumerate(boundaries):
+            ground = boundary.ground
+            assert ground.subgrid is not None  # noqa: S101  # of the callers
+            own = [FaceChange(*(field[k : k + 1] for field in faces)) for faces in (x, y)]
+            tables = changed(ground.subgrid, ground.z, *own)
+            on = boundary._replace(ground=ground._replace(subgrid=tables))
+            outputs.append(_by_reference(ground.z, on, physics, times))
+        return torch.cat(outputs, 1)
+    from models.terrain.solver.cpu.rollout import rollout_of_faces  # loading numba takes a second
+
+    return rollout_of_faces(x, y, boundaries, physics, times)
 
 
 def _by_reference(

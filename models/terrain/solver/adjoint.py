@@ -22,8 +22,11 @@ from models.terrain.solver.scheme import (
     centred,
     cube_root,
     face_fluxes,
+    flow_shape,
     outflow,
     supply,
+    transposed,
+    water_depth,
 )
 
 
@@ -46,15 +49,60 @@ def step_vjp(
         ValueError: if the ground has a subgrid.
     """
     if ground.subgrid is not None:
-        raise ValueError("the derivative knows no subgrid; use autograd of the reference step")
-    t = dt.to(state.h.dtype)[:, None, None]
-    t_dx, still = t / ground.dx, t == 0
-    g_h, g_z = grad.h, torch.zeros_like(grad.h)
-    # held level: h' = max(level - z, 0), so dh'/dz = -1 where level > z, and dh'/dh = 0
+        raise ValueError("with a subgrid take subgrid_adjoint.subgrid_step_vjp")
+    z, back = ground.z, back_to_faces(state, ground, dt, physics, grad)
+    (x, y), w = (back.x, back.y), state.h + ground.z
+    g_w = level_vjp(w, x.hf, x.fall) + level_vjp(w.mT, y.hf, y.fall).mT
+    # of a face: hf = max(w_l, w_r) - max(z_l, z_r), so dhf/dz_r = -[z_r > z_l], 1/2 at a tie
+    still = torch.zeros_like
+    g_z = g_w + level_vjp(z, -x.hf, still(x.hf)) + level_vjp(z.mT, -y.hf, still(y.hf)).mT
+    # held level: h' = max(level - z, 0), so dh'/dz = -1 where level > z
     if ground.level is not None:
-        held = (ground.level > -torch.inf) & ~still
-        g_z = torch.where(held & (ground.level > ground.z), -g_h, g_z)
-        g_h = torch.where(held, 0, g_h)
+        g_z = g_z - torch.where((ground.level > z) & (dt > 0)[:, None, None], grad.h, 0)
+    return back.state._replace(h=back.state.h + g_w), g_z
+
+
+class FaceGradient(NamedTuple):
+    """Derivatives through the momentum equation of the faces of one direction [b, ny, nx-1].
+
+    Attributes:
+        hf: with respect to the flow depth.
+        fall: to w_r - w_l, at fixed flow depth.
+        log_r: to the logarithm of r, that is of n^2 and of the friction factor.
+        along: to the old discharges along the direction.
+        across: to those across it [b, ny-1, nx].
+    """
+
+    hf: Tensor
+    fall: Tensor
+    log_r: Tensor
+    along: Tensor
+    across: Tensor
+
+
+class BackToFaces(NamedTuple):
+    """Derivatives of a step but for what the faces get from the cells.
+
+    Attributes:
+        state: with respect to the old state; that to h leaves out the levels at the faces.
+        x: of the faces between columns.
+        y: of the faces between rows, rows and columns exchanged.
+    """
+
+    state: FlowState
+    x: FaceGradient
+    y: FaceGradient
+
+
+def back_to_faces(
+    state: FlowState, ground: Ground, dt: Float[Tensor, "b"], physics: Physics, grad: FlowState
+) -> BackToFaces:
+    """Continuity, limiter, outlets and momentum in reverse; arguments as of :func:`step_vjp`."""
+    t = dt.to(state.h.dtype)[:, None, None]
+    t_dx, still, g_h = t / ground.dx, t == 0, grad.h
+    # held level: dh'/dh = 0
+    if ground.level is not None:
+        g_h = torch.where((ground.level > -torch.inf) & ~still, 0, g_h)
     qx, qy = face_fluxes(state, ground, t, physics)
     out = outflow(state.h, ground, physics)
     # continuity: h' = h - dt/dx (qx'[j] - qx'[j-1] + qy'[i] - qy'[i-1] + out'), so
@@ -70,15 +118,12 @@ def step_vjp(
         wet = state.h > physics.h_dry
         safe = torch.where(wet, state.h, 1)
         g_old = g_old + torch.where(wet, g_out * 5 / 3 * out / safe, 0)
-    x = _x_vjp(state.h, state.qx, state.qy, ground, t, physics, lx)
-    transposed_n = ground.manning.mT if isinstance(ground.manning, Tensor) else ground.manning
-    transposed = Ground(ground.z.mT, transposed_n, ground.dx)
-    y = _x_vjp(state.h.mT, state.qy.mT, state.qx.mT, transposed, t, physics, ly.mT)
+    w = water_depth(state.h, ground) + ground.z
+    x = _x_vjp(w, state.qx, state.qy, ground, t, physics, lx)
+    y = _x_vjp(w.mT, state.qy.mT, state.qx.mT, transposed(ground), t, physics, ly.mT)
     keep = [torch.where(still, old, 0) for old in (grad.qx, grad.qy)]
-    grad_state = FlowState(
-        g_old + x.w + y.w.mT, keep[0] + x.along + y.across.mT, keep[1] + x.across + y.along.mT
-    )
-    return grad_state, g_z + x.w + y.w.mT + x.z + y.z.mT
+    old = FlowState(g_old, keep[0] + x.along + y.across.mT, keep[1] + x.across + y.along.mT)
+    return BackToFaces(old, x, y)
 
 
 def _limiter_vjp(
@@ -115,47 +160,30 @@ def _limiter_vjp(
     return g_h + torch.where(short, g_h_share, 0), lx, ly, g_out * share + g_leaving
 
 
-class FaceGradient(NamedTuple):
-    """Derivatives that reach the cells and the old discharges from the faces of one direction.
-
-    Attributes:
-        w: with respect to the water level w = h + z [b, ny, nx].
-        z: with respect to the bed at fixed water level [b, ny, nx].
-        along: with respect to the discharges along the direction [b, ny, nx-1].
-        across: with respect to the discharges across it [b, ny-1, nx].
-    """
-
-    w: Tensor
-    z: Tensor
-    along: Tensor
-    across: Tensor
-
-
 def _x_vjp(
-    h: Tensor, qx: Tensor, qy: Tensor, ground: Ground, t: Tensor, physics: Physics, g: Tensor
+    w: Tensor, qx: Tensor, qy: Tensor, ground: Ground, t: Tensor, physics: Physics, g: Tensor
 ) -> FaceGradient:
     """Derivative of the momentum equation on the faces between columns.
 
-    With l, r the cells left and right of a face and c the theta-weighted discharge:
+    With l, r the cells left and right of a face, c the theta-weighted discharge and f the friction
+    factor, 1 without a subgrid:
 
-        hf = max(w_l, w_r) - max(z_l, z_r),  r = g dt n^2 / hf^(7/3)
+        hf = max(w_l, w_r) - max(z_l, z_r),  r = g dt n^2 f / hf^(7/3)
         N = c - g dt hf (w_r - w_l) / dx,  Q^2 = qx^2 + qt^2 + eps,  F = 1 + r Q
         M^2 = N^2 + (qt F)^2 + eps,  s = sqrt(1 + 4 r M),  q = 2 N / (1 + s)
 
         dq/d(rM) = -2 q / ((1 + s) s) = B,  dq/dM = B r
         dq/dN = 2 / (1 + s) + B r N / M,  dq/dF = B r qt^2 F / M,  dq/dQ = dq/dF r
-        dq/dr = B M + dq/dF Q,  dr/dhf = -7/3 r / hf,  dN/dhf = -g dt (w_r - w_l) / dx
+        dq/dlog r = r (B M + dq/dF Q),  dlog r/dhf = -7/3 / hf,  dN/dhf = -g dt (w_r - w_l) / dx
         dq/dqt = B r F^2 qt / M + dq/dQ qt / Q,  dq/dqx = dq/dQ qx / Q   (c is gathered from dq/dN)
-        dN/dw_r = -g dt hf / dx = -dN/dw_l
-        dhf/dw_r = [w_r > w_l],  dhf/dz_r = -[z_r > z_l]   (1/2 at a tie)
+        dN/d(w_r - w_l) = -g dt hf / dx
     """
-    z, w, gt, dx = ground.z, h + ground.z, physics.gravity * t, ground.dx
-    wl, wr, zl, zr = w[:, :, :-1], w[:, :, 1:], z[:, :, :-1], z[:, :, 1:]
-    depth = torch.maximum(wr, wl) - torch.maximum(zr, zl)
-    hf, slope, n = depth.clamp(min=physics.h_min), (wr - wl) / dx, ground.manning
+    gt, dx, (depth, friction) = physics.gravity * t, ground.dx, flow_shape(w, ground)
+    hf, slope = depth.clamp(min=physics.h_min), (w[:, :, 1:] - w[:, :, :-1]) / dx
+    n = ground.manning
     if isinstance(n, Tensor):
         n = (n[:, :, 1:] + n[:, :, :-1]) / 2
-    qt, r = across(qy), gt * n**2 / (hf * hf * cube_root(hf))
+    qt, r = across(qy), gt * n**2 * friction / (hf * hf * cube_root(hf))
     push = centred(qx, physics.theta) - gt * hf * slope
     old = torch.sqrt(qx**2 + qt**2 + physics.eps)
     factor = 1 + r * old
@@ -167,14 +195,21 @@ def _x_vjp(
     g_push = 2 * g / (1 + s) + g_m * push
     g_factor = g_m * qt**2 * factor
     g_old = g_factor * r / old  # over Q, for dQ/dqx = qx / Q and dQ/dqt = qt / Q
-    g_hf = -(7 / 3) * r / hf * (g_rm * norm + g_factor * old) - g_push * gt * slope
+    g_log_r = r * (g_rm * norm + g_factor * old)
+    g_hf = -(7 / 3) / hf * g_log_r - g_push * gt * slope
     g_hf = torch.where(depth >= physics.h_min, g_hf, 0)
-    g_slope = -g_push * gt * hf / dx
-    right, bed = _share_of_right(wl, wr), _share_of_right(zl, zr)
-    g_w = pad(g_hf * right + g_slope, (1, 0)) + pad(g_hf * (1 - right) - g_slope, (0, 1))
-    g_z = pad(-g_hf * bed, (1, 0)) + pad(-g_hf * (1 - bed), (0, 1))
     along = _centred_vjp(g_push, physics.theta) + g_old * qx
-    return FaceGradient(g_w, g_z, along, _across_vjp((g_m * factor**2 + g_old) * qt))
+    crossing = _across_vjp((g_m * factor**2 + g_old) * qt)
+    return FaceGradient(g_hf, -g_push * gt * hf / dx, g_log_r, along, crossing)
+
+
+def level_vjp(
+    w: Float[Tensor, "b n m"], by_highest: Float[Tensor, "b n _m"], by_fall: Float[Tensor, "b n _m"]
+) -> Float[Tensor, "b n m"]:
+    """Derivatives with respect to levels, from those to max(w_l, w_r) and to w_r - w_l."""
+    right = _share_of_right(w[:, :, :-1], w[:, :, 1:])
+    to_right, to_left = by_highest * right + by_fall, by_highest * (1 - right) - by_fall
+    return pad(to_right, (1, 0)) + pad(to_left, (0, 1))
 
 
 def _share_of_right(left: Tensor, right: Tensor) -> Tensor:

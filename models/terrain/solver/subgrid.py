@@ -327,18 +327,29 @@ def changed(
         x: changes of the faces between columns.
         y: of the faces between rows.
     """
-    return grid._replace(x=_changed(grid.x, lowest, x), y=_changed(grid.y.mT, lowest.mT, y.mT).mT)
+    x, y = possible(grid, lowest, x, y)
+    return grid._replace(x=_changed(grid.x, x), y=_changed(grid.y, y))
 
 
-def _changed(faces: FaceTables, lowest: Tensor, change: FaceChange) -> FaceTables:
+def possible(
+    grid: Subgrid, lowest: Float[Tensor, "b ny nx"], x: FaceChange, y: FaceChange
+) -> tuple[FaceChange, FaceChange]:
+    """The changes with sills no lower than the lowest heights of both cells; as :func:`changed`."""
+    return _possible(grid.x, lowest, x), _possible(grid.y.mT, lowest.mT, y.mT).mT
+
+
+def _possible(faces: FaceTables, lowest: Tensor, change: FaceChange) -> FaceChange:
     least = torch.maximum(lowest[:, :, 1:], lowest[:, :, :-1]) - faces.sill
-    shift = torch.maximum(change.shift, least)
+    return change._replace(shift=torch.maximum(change.shift, least))
+
+
+def _changed(faces: FaceTables, change: FaceChange) -> FaceTables:
     weight = deep_share(faces.depth)
     film, deep = change.film[..., None], change.deep[..., None]
     factor = torch.exp(film * (1 - weight) + deep * weight)
     return faces._replace(
-        sill=faces.sill + shift,
-        mean=faces.mean + shift,
+        sill=faces.sill + change.shift,
+        mean=faces.mean + change.shift,
         friction=faces.friction * factor,
         far=faces.far * factor[..., -1],
     )

@@ -26,6 +26,7 @@ from models.terrain.spec.terrains import (
     SyntheticTerrain,
     Terrain,
     net_need,
+    subgrid_need,
 )
 from models.terrain.spec.water import (
     Water,
@@ -150,7 +151,7 @@ class _Flood(_OnTerrain):
     def _has_water(self) -> "_Flood":
         if self.water == [] and self.start is None:
             raise ValueError("water: give at least one item, or start")
-        if isinstance(self.infiltration, GreenAmpt) and self._on_subgrid:
+        if isinstance(self.infiltration, GreenAmpt) and self.on_subgrid:
             raise ValueError(
                 "infiltration: green_ampt has no form for a subgrid, whose cells are wet in part;"
                 " take constant, or leave the subgrid out"
@@ -158,7 +159,8 @@ class _Flood(_OnTerrain):
         return self
 
     @property
-    def _on_subgrid(self) -> bool:
+    def on_subgrid(self) -> bool:
+        """Whether a flood of this job has cells with a subgrid."""
         return getattr(self.terrain, "artifact", None) == SUBGRID_FILE
 
     @classmethod
@@ -313,7 +315,14 @@ class Tune(SpecGroup):
     water: list[Waters] = Field(
         min_length=1, max_length=16, description="Floods, each by itself; one terrain serves all"
     )
-    steps: Int = Field(default=50, ge=1, le=10_000, description="Adam steps on the heights")
+    validation: list[Waters] = Field(
+        default=[],
+        max_length=16,
+        description="Further floods: the step that is best under them is kept; none: under water",
+    )
+    steps: Int = Field(
+        default=50, ge=1, le=10_000, description="Adam steps on the heights or the subgrid's faces"
+    )
     solver: Solver = Solver()
     duration_s: float = Field(default=3600.0, gt=0, le=1e7, description="Simulated seconds")
 
@@ -321,7 +330,8 @@ class Tune(SpecGroup):
     def _can_be_differentiated(self) -> "Tune":
         if self.solver.froude is not None or self.solver.reference_mode:
             raise ValueError("tune.solver: froude and reference_mode cannot be tuned through")
-        check_differentiable([item for water in self.water for item in water], "tune.water")
+        for name, floods in (("water", self.water), ("validation", self.validation)):
+            check_differentiable([item for water in floods for item in water], f"tune.{name}")
         return self
 
 
@@ -332,6 +342,7 @@ class TerrainDownsample(_OnTerrain):
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo("moved_rms_m", "m", None, "root mean square difference from mean pooling"),
         MetricInfo("error_ratio", "1", "min", "tuning: error of depth over that of mean pooling"),
+        MetricInfo("start_ratio", "1", "min", "the same before the tuning"),
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("coarse.tif", "raster", "the coarse terrain in metres, GeoTIFF"),
@@ -378,10 +389,8 @@ class TerrainDownsample(_OnTerrain):
 
     @model_validator(mode="after")
     def _one_way(self) -> "TerrainDownsample":
-        if self.method == "subgrid" and (self.net is not None or self.tune is not None):
-            raise ValueError(
-                "method: subgrid has no net and no tune, which make heights; leave out"
-            )
+        if self.method == "subgrid" and self.net is not None:
+            raise ValueError("method: subgrid has no net, which makes heights; leave net out")
         return self
 
     @classmethod
@@ -395,8 +404,9 @@ class TerrainDownsample(_OnTerrain):
         yield from super().needs()
         if self.net is not None:
             yield net_need("/net")
-        for index, water in enumerate(self.tune.water if self.tune else ()):
-            yield from series_needs(water, f"/tune/water/{index}")
+        for name in ("water", "validation"):
+            for index, water in enumerate(getattr(self.tune, name) if self.tune else ()):
+                yield from series_needs(water, f"/tune/{name}/{index}")
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cells and steps of the fine floods of a tuning.
@@ -410,7 +420,8 @@ class TerrainDownsample(_OnTerrain):
         rows, columns, dx = size
         if self.tune is None:
             return Estimate(work=rows * columns, work_unit="cells")
-        steps = len(self.tune.water) * steps_of(self.tune.duration_s, dx, self.tune.solver)
+        floods = len(self.tune.water) + len(self.tune.validation)
+        steps = floods * steps_of(self.tune.duration_s, dx, self.tune.solver)
         check_work(rows * columns, steps, "use terrain.area, fewer floods or a shorter duration_s")
         details = {"cells": rows * columns, "steps": steps}
         return Estimate(work=rows * columns * steps, work_unit="cell-steps", details=details)
@@ -449,6 +460,11 @@ class TerrainCompare(_Flood):
     kind: Literal["terrain.compare"]
     factor: Factor = 16
     methods: list[Method] = Field(default=list(METHODS), min_length=1, max_length=len(METHODS))
+    subgrids: list[ArtifactRef] = Field(
+        default=[],
+        max_length=8,
+        description="subgrid.nc of terrain.downsample jobs on this terrain, such as tuned ones",
+    )
     nets: list[ArtifactRef] = Field(default=[], max_length=8, description="weights to compare")
     optimise_steps: Int = Field(
         default=0,
@@ -470,12 +486,15 @@ class TerrainCompare(_Flood):
         return self
 
     @property
-    def _on_subgrid(self) -> bool:
-        return "subgrid" in self.methods
+    def on_subgrid(self) -> bool:
+        """Whether one of the coarse terrains has a subgrid."""
+        return "subgrid" in self.methods or bool(self.subgrids)
 
     def needs(self) -> Iterator[Need]:
-        """Beside the terrain nets of ``terrain.train``."""
+        """Beside the terrain subgrids of ``terrain.downsample``, nets of ``terrain.train``."""
         yield from super().needs()
+        for index, _ in enumerate(self.subgrids):
+            yield subgrid_need(f"/subgrids/{index}")
         for index, _ in enumerate(self.nets):
             yield net_need(f"/nets/{index}")
 

@@ -143,3 +143,8 @@ Factor = Annotated[
 def net_need(pointer: str) -> ArtifactNeed:
     """A net of ``terrain.train`` at a pointer of the spec."""
     return ArtifactNeed(pointer, WEIGHTS, ("terrain.train",))
+
+
+def subgrid_need(pointer: str) -> ArtifactNeed:
+    """A subgrid of ``terrain.downsample`` at a pointer of the spec."""
+    return ArtifactNeed(pointer, ("raster",), ("terrain.downsample",), names=(SUBGRID_FILE,))

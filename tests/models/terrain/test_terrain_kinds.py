@@ -199,9 +199,9 @@ def test_a_damaged_subgrid_is_refused(tmp_path, damage):
             {
                 "method": "subgrid",
                 "kind": "terrain.downsample",
-                "tune": {"water": [[{"type": "rain", "mm_per_h": 9}]]},
+                "net": {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"},
             },
-            "no net and no tune",
+            "subgrid has no net",
         ),
         ({"terrain": {"synthetic": {"rows": 40_000, "columns": 40_000}}}, "less than or equal"),
         ({"water": []}, "give at least one item, or start"),

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.core.errors import SpecError
 from models.terrain.dem.pooling import mean
-from models.terrain.solver.adjoint import step_vjp
 from models.terrain.solver.cpu.engine import FusedFlood
-from models.terrain.solver.cpu.rollout import rollout
 from models.terrain.solver.forcing import Forcing, Inlet, constant
 from models.terrain.solver.scheme import Ground, Physics, dry, stable_step, step, water_depth
 from models.terrain.solver.subgrid import (
@@ -21,7 +18,6 @@ from models.terrain.solver.subgrid import (
     tables_of,
 )
 from models.terrain.solver.time_stepping import (
-    BoundaryConditions,
     Clock,
     UnstableError,
     advance,
@@ -250,16 +246,6 @@ def test_changes_of_faces_shift_sills_and_scale_friction():
     deep = face_shape(level + 90, change(0.0, 1.0, 0.0).x).friction
     assert (thin > 2.5).all()
     assert (deep < 1.8).all()
-
-
-def test_the_derivative_refuses_a_subgrid():
-    """No derivative that leaves the tables out."""
-    ground, forcing = subgrid_flood(SINGLE)
-    with pytest.raises(SpecError, match="cannot be differentiated"):
-        rollout(ground.z, [BoundaryConditions(ground, forcing)], Physics(), [1.0])
-    state, dt = dry(ground.z), torch.ones(1)
-    with pytest.raises(ValueError, match="knows no subgrid"):
-        step_vjp(state, ground, dt, Physics(), state)
 
 
 def test_coarse_terrain_of_a_subgrid_is_mean_pooling_when_full():

@@ -25,6 +25,7 @@ from models.terrain.solver.cpu.tile import (
     QY,
     SHARE,
     STRIDE,
+    SUBGRID_BUFFER,
     TWO,
     WALL,
     ZERO,
@@ -41,18 +42,18 @@ from models.terrain.solver.cpu.tile import (
 
 ROWS, COLUMNS = DEPTH - 10, 167  # of the largest tile
 TOP, LEFT = 5, 8  # halo rows and columns before it; five rows and eight columns follow
-GH, GQX, GQY, G_LEAVING, GH_CELL = (k * PLANE for k in range(9, 14))
-FACE_X, FACE_Y = 14 * PLANE, 21 * PLANE  # of faces, seven planes each:
+GH, GQX, GQY, G_LEAVING, GH_CELL = (SUBGRID_BUFFER + k * PLANE for k in range(5))
+FACE_X, FACE_Y = GH + 5 * PLANE, GH + 13 * PLANE  # of faces, eight planes each, the last of
 G_NUM, G_OWN, G_CROSS, G_W_RIGHT, G_W_LEFT, G_Z_RIGHT, G_Z_LEFT = (k * PLANE for k in range(7))
-SAVED_X, SAVED_Y = 28 * PLANE, 32 * PLANE  # of faces, four planes each:
+SAVED_X, SAVED_Y = GH + 21 * PLANE, GH + 25 * PLANE  # a subgrid; of faces, four planes each:
 INV_CUBE_ROOT, OLD, NORM, ROOT = (k * PLANE for k in range(4))
-BUFFER = 36 * PLANE
+BUFFER = GH + 29 * PLANE
 HALF, FIVE_THIRDS, SEVEN_THIRDS = float32(0.5), float32(5 / 3), float32(7 / 3)
 
 
 @inlined
 @no_type_check
-def _store_face(s, plane, k, flux):
+def store_face(s, plane, k, flux):
     """Keep the discharge of a face and its intermediate values, so that no root is taken twice."""
     q, y, old, norm, root = flux
     to = SAVED_X if plane == FX else SAVED_Y
@@ -63,7 +64,7 @@ def _store_face(s, plane, k, flux):
     store(s, to + ROOT + k, root)
 
 
-x_faces, y_faces = rows_of_faces(_store_face, plain_shape)
+x_faces, y_faces = rows_of_faces(store_face, plain_shape)
 
 
 # Forward:   hf = max(wa, wb) - max(za, zb),  r = g dt n^2 / hf^(7/3),
@@ -81,20 +82,18 @@ x_faces, y_faces = rows_of_faces(_store_face, plain_shape)
 # x is hf, y is hf^(-1/3): 1/hf = y^3.
 @inlined
 @no_type_check
-def face_backward(s, a, b, own, crossing, q, g, to, saved, c):
-    """Derivatives through the momentum equation of the face between cells a and b.
+def momentum_backward(s, shape, n, own, crossing, q, g, at, c):
+    """Derivatives through the momentum equation of a face.
 
-    ``q``: its discharge before the limiter; ``g``: dL/dq; ``to`` and ``saved``: planes written and
-    read.
+    ``shape``: flow depth, friction factor and fall of its level; ``q``: its discharge before the
+    limiter; ``g``: dL/dq; ``at``: of the first of its saved planes. Returns G_NUM, G_OWN, G_CROSS
+    and the derivatives by hf, by the fall and by log r.
     """
-    za, zb = load(s, Z + a), load(s, Z + b)
-    wa, wb = za + load(s, H + a), zb + load(s, H + b)
-    hf = max(wa, wb) - max(za, zb)
+    hf, friction, fall = shape
     wet = hf > c.h_dry
-    x, y = hf if wet else ONE, load(s, saved + INV_CUBE_ROOT + a)
-    r, qt = resistance(load(s, N + a) + load(s, N + b), y, c), crossing * QUARTER
-    old, norm = load(s, saved + OLD + a), load(s, saved + NORM + a)
-    root = load(s, saved + ROOT + a)
+    x, y = hf if wet else ONE, load(s, at + INV_CUBE_ROOT)
+    r, qt = resistance(n, y, c) * friction, crossing * QUARTER
+    old, norm, root = load(s, at + OLD), load(s, at + NORM), load(s, at + ROOT)
     factor = ONE + r * old
     twice = TWO * (g if wet else ZERO) / ((ONE + root) * root)
     g_rm = -twice * q
@@ -102,18 +101,37 @@ def face_backward(s, a, b, own, crossing, q, g, to, saved, c):
     g_num = twice * root + g_m * HALF * q * (ONE + root)
     g_factor = g_m * qt * qt * factor
     g_old = g_factor * r / old
-    g_hf = -SEVEN_THIRDS * r * y * y * y * (g_rm * norm + g_factor * old)
-    g_hf -= g_num * c.g_dt_dx * (wb - wa)
-    g_slope = -g_num * c.g_dt_dx * x
-    right = HALF * float32(wb > wa) + HALF * float32(wb >= wa)
+    g_log_r = r * (g_rm * norm + g_factor * old)
+    g_hf = -SEVEN_THIRDS * y * y * y * g_log_r - g_num * c.g_dt_dx * fall
+    g_cross = (g_m * factor * factor + g_old) * qt * QUARTER
+    return g_num, g_old * own, g_cross, g_hf, -g_num * c.g_dt_dx * x, g_log_r
+
+
+@inlined
+@no_type_check
+def level_backward(s, fall, g_level, g_fall, to):
+    """Of the derivative by the higher level of a face and by its fall, the parts of both cells."""
+    right = HALF * float32(fall > ZERO) + HALF * float32(fall >= ZERO)
+    store(s, to + G_W_RIGHT, g_level * right + g_fall)
+    store(s, to + G_W_LEFT, g_level * (ONE - right) - g_fall)
+
+
+@inlined
+@no_type_check
+def _face_backward(s, a, b, own, crossing, q, g, to, saved, c):
+    """Derivatives through the face between cells a and b, into its planes from ``to`` on."""
+    shape = plain_shape(s, FX, a, b)
+    n, k = load(s, N + a) + load(s, N + b), to + a
+    by = momentum_backward(s, shape, n, own, crossing, q, g, saved + a, c)
+    g_num, g_own, g_cross, g_hf, g_fall, _ = by
+    za, zb = load(s, Z + a), load(s, Z + b)
     bed = HALF * float32(zb > za) + HALF * float32(zb >= za)
-    store(s, to + G_NUM + a, g_num)
-    store(s, to + G_OWN + a, g_old * own)
-    store(s, to + G_CROSS + a, (g_m * factor * factor + g_old) * qt * QUARTER)
-    store(s, to + G_W_RIGHT + a, g_hf * right + g_slope)
-    store(s, to + G_W_LEFT + a, g_hf * (ONE - right) - g_slope)
-    store(s, to + G_Z_RIGHT + a, -g_hf * bed)
-    store(s, to + G_Z_LEFT + a, -g_hf * (ONE - bed))
+    store(s, k + G_NUM, g_num)
+    store(s, k + G_OWN, g_own)
+    store(s, k + G_CROSS, g_cross)
+    level_backward(s, shape[2], g_hf, g_fall, k)
+    store(s, k + G_Z_RIGHT, -g_hf * bed)
+    store(s, k + G_Z_LEFT, -g_hf * (ONE - bed))
 
 
 # Continuity: h' = h - dt/dx (qx'[j] - qx'[j-1] + qy'[i] - qy'[i-1] + out')
@@ -165,41 +183,48 @@ def limiter_backward(s, row, width, c):
 
 # Face: q' = share[U] q with U the cell that the water leaves
 # dL/dq = share[U] g_q' + sign(q) dL/dleaving[U]
-@compiled
-@no_type_check
-def x_faces_backward(s, row, width, c):
-    """Derivatives through a row of x faces: limiter, then momentum."""
-    base = row * STRIDE + 3
-    for j in range(width):
-        k = base + j
-        q, ky = load(s, FX + k), QY + k
-        from_left = q > ZERO
-        left, right = load(s, SHARE + k), load(s, SHARE + k + 1)
-        leave_left, leave_right = load(s, G_LEAVING + k), load(s, G_LEAVING + k + 1)
-        g = grad_qx(s, k, c) * (left if from_left else right)
-        g += leave_left if from_left else -leave_right
-        above, below = (
-            load(s, ky - STRIDE) + load(s, ky - STRIDE + 1),
-            load(s, ky) + load(s, ky + 1),
-        )
-        face_backward(s, k, k + 1, load(s, QX + k), above + below, q, g, FACE_X, SAVED_X, c)
+def rows_backward(face_backward):
+    """Compile the derivatives through a row of x faces and of y faces: limiter, then momentum.
+
+    ``face_backward(s, a, b, own, crossing, q, g, to, saved, c)`` stores those of a face.
+    """
+
+    @compiled
+    @no_type_check
+    def x_faces_backward(s, row, width, c):
+        base = row * STRIDE + 3
+        for j in range(width):
+            k = base + j
+            q, ky = load(s, FX + k), QY + k
+            from_left = q > ZERO
+            left, right = load(s, SHARE + k), load(s, SHARE + k + 1)
+            leave_left, leave_right = load(s, G_LEAVING + k), load(s, G_LEAVING + k + 1)
+            g = grad_qx(s, k, c) * (left if from_left else right)
+            g += leave_left if from_left else -leave_right
+            above = load(s, ky - STRIDE) + load(s, ky - STRIDE + 1)
+            crossing = above + (load(s, ky) + load(s, ky + 1))
+            face_backward(s, k, k + 1, load(s, QX + k), crossing, q, g, FACE_X, SAVED_X, c)
+
+    @compiled
+    @no_type_check
+    def y_faces_backward(s, row, width, c):
+        base = row * STRIDE + 3
+        for j in range(width):
+            k = base + j
+            q, kx = load(s, FY + k), QX + k
+            from_above = q > ZERO
+            upper, lower = load(s, SHARE + k), load(s, SHARE + k + STRIDE)
+            leave_upper, leave_lower = load(s, G_LEAVING + k), load(s, G_LEAVING + k + STRIDE)
+            g = grad_qy(s, k, c) * (upper if from_above else lower)
+            g += leave_upper if from_above else -leave_lower
+            left = load(s, kx - 1) + load(s, kx + STRIDE - 1)
+            crossing = left + (load(s, kx) + load(s, kx + STRIDE))
+            face_backward(s, k, k + STRIDE, load(s, QY + k), crossing, q, g, FACE_Y, SAVED_Y, c)
+
+    return x_faces_backward, y_faces_backward
 
 
-@compiled
-@no_type_check
-def y_faces_backward(s, row, width, c):
-    """Derivatives through a row of y faces: limiter, then momentum."""
-    base = row * STRIDE + 3
-    for j in range(width):
-        k = base + j
-        q, kx = load(s, FY + k), QX + k
-        from_above = q > ZERO
-        upper, lower = load(s, SHARE + k), load(s, SHARE + k + STRIDE)
-        leave_upper, leave_lower = load(s, G_LEAVING + k), load(s, G_LEAVING + k + STRIDE)
-        g = grad_qy(s, k, c) * (upper if from_above else lower)
-        g += leave_upper if from_above else -leave_lower
-        left, right = load(s, kx - 1) + load(s, kx + STRIDE - 1), load(s, kx) + load(s, kx + STRIDE)
-        face_backward(s, k, k + STRIDE, load(s, QY + k), left + right, q, g, FACE_Y, SAVED_Y, c)
+x_faces_backward, y_faces_backward = rows_backward(_face_backward)
 
 
 # c[j] = theta q[j] + rest (q[j-1] + q[j+1]), where the end faces stand in for those beyond them;
@@ -273,7 +298,7 @@ def write_rows(s, grads, grad_z, new, to, base, sizes):
 
 @compiled
 @no_type_check
-def fetch_tile(g, layout, tape, at, grads, old, r, left, height, width, s, c):
+def fetch_tile(g, layout, tape, at, grads, old, r, left, height, s):
     """Rows from ``r`` on, columns from ``left`` on, into the buffer; walls outside of the grid."""
     ny, nx = layout.ny, layout.nx
     cells = ny * nx
@@ -287,7 +312,6 @@ def fetch_tile(g, layout, tape, at, grads, old, r, left, height, width, s, c):
         fetch_window(pointer(g.n), 0, ny, nx, r, left, height, s, N, ONE)
     if len(g.drain) > 0:
         fetch_window(pointer(g.drain), 0, ny, nx, r, left, height, s, OUT, ZERO)
-        outlets(s, height, width, c)
 
 
 @compiled
@@ -301,7 +325,9 @@ def tile_backward(g, layout, tape, at, grads, old, grad_z, r0, c0, s, c):
     ny, nx = layout.ny, layout.nx
     rows, columns, cells = min(ROWS, ny - r0), min(COLUMNS, nx - c0), ny * nx
     height, width = rows + 10, (columns + 9 + 15) // 16 * 16
-    fetch_tile(g, layout, tape, at, grads, old, r0 - TOP, c0 - LEFT, height, width, s, c)
+    fetch_tile(g, layout, tape, at, grads, old, r0 - TOP, c0 - LEFT, height, s)
+    if len(g.drain) > 0:
+        outlets(s, height, width, c)
     first_y, first_x = TOP - r0, LEFT - c0
     last_y, last_x = first_y + ny - 2, first_x + nx - 2
     for row in range(1, TOP + rows + 2):

@@ -8,7 +8,17 @@ from typing import Any
 from models.core.compiled import compile_cached
 from models.terrain.solver.cpu.tile import MATH
 
-SOURCES = ("pointers", "tile", "arrays", "subgrid", "soil", "step", "loop", "adjoint")
+SOURCES = (
+    "pointers",
+    "tile",
+    "arrays",
+    "subgrid",
+    "soil",
+    "step",
+    "loop",
+    "adjoint",
+    "subgrid_adjoint",
+)
 
 
 def _digest() -> str:

@@ -194,8 +194,17 @@ class FusedFlood:
         current = torch.from_numpy(both[now * cells : (now + 1) * cells])
         return current.view(1, self.layout.ny, self.layout.nx)
 
-    def put(self, fields: np.ndarray, t: float) -> None:
-        """Set the state: depth and padded discharges [3, cells] at time ``t`` in s."""
+    @property
+    def over_lowest(self) -> np.ndarray | None:
+        """Depths over the lowest heights in m [cells], a copy; None without a subgrid."""
+        return self._field(self.arrays.d).numpy().reshape(-1).copy() if self.arrays.d.size else None
+
+    def put(self, fields: np.ndarray, t: float, over_lowest: np.ndarray | None = None) -> None:
+        """Set the state: depth and padded discharges [3, cells] at time ``t`` in s.
+
+        Depths over the lowest heights of a subgrid are looked up where they are not given; the
+        compiled steps round otherwise.
+        """
         cells = self.layout.ny * self.layout.nx
         for both, field in zip(
             (self.arrays.h, self.arrays.qx, self.arrays.qy), fields, strict=True
@@ -203,7 +212,8 @@ class FusedFlood:
             both[:cells], both[cells:] = field, field
         deepest = fields[0]
         if self.arrays.d.size:
-            deepest = self._depth_over_lowest(fields[0])
+            looked_up = over_lowest is None
+            deepest = self._depth_over_lowest(fields[0]) if looked_up else over_lowest
             self.arrays.d[:cells], self.arrays.d[cells:] = deepest, deepest
         self.arrays.max_depth_bits[:] = deepest.max().view(np.int32)
         self.arrays.edge_wet[:], self.arrays.age[:], self.arrays.remainder[:] = 1, 0, 0
