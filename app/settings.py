@@ -63,6 +63,13 @@ class Settings(BaseSettings):
         description="Comma-separated queues that jobs may name besides default, gpu and those "
         "that a live worker serves",
     )
+    queue_ageing_s: float = Field(
+        default=3600,
+        ge=0,
+        le=86_400 * 365,
+        description="Seconds of waiting that are worth one step of a job's priority, so that none "
+        "waits for ever; 0: a higher priority always comes first",
+    )
 
     auth_disabled: bool = Field(
         default=False, description="Accept calls without a key; only on a loopback bind"

@@ -10,6 +10,7 @@ import typer
 from app.cli import (
     datasets,
     edits,
+    happenings,
     jobs,
     keys,
     kinds,
@@ -38,6 +39,7 @@ service.register(app)
 jobs.register(app)
 pipelines.register(app)
 edits.register(app)
+happenings.register(app)
 kinds.register(app)
 starts.register(app)
 usage.register(app)

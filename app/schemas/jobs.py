@@ -22,7 +22,9 @@ StatusReason = Literal[
     "waiting_for_dependency",
     "backoff",
     "not_before",
+    "paused",
     "starting",
+    "pausing",
     "cancelling",
     "stalled",
 ]
@@ -86,6 +88,12 @@ class JobOptions(Body):
     )
     queue: Queue | None = Field(
         default=None, description="Queue; null: gpu where a GPU is asked for, else the kind's own"
+    )
+    priority: Int = Field(
+        default=5,
+        ge=0,
+        le=9,
+        description="9 is the most urgent; a step is worth SEXTANT_QUEUE_AGEING_S of waiting",
     )
     not_before: Time | None = Field(default=None, description="Earliest start")
     depends_on: list[SourceId] = Field(
@@ -256,6 +264,9 @@ class JobRead(BaseModel):
     finished_at: datetime | None
     updated_at: datetime
     cancel_requested_at: datetime | None
+    paused_at: datetime | None = Field(
+        description="Since when it is paused, or is asked to stop for it"
+    )
     worker: WorkerRead | None
     progress: Progress | None
     estimate: dict[str, Any] | None

@@ -8,7 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.schemas.page import Body, Cursor, Limit, Params
 
 MessageType = Literal[
-    "job.started", "job.progress", "job.succeeded", "job.failed", "job.cancelled", "webhook.test"
+    "job.started",
+    "job.progress",
+    "job.paused",
+    "job.resumed",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "webhook.test",
 ]
 
 

@@ -17,6 +17,8 @@ from app.db.tables import Webhook, WebhookDelivery, new_id
 
 TYPES = {  # by what happened; anything else is not told
     "job.running": "job.started",
+    "job.paused": "job.paused",
+    "job.resumed": "job.resumed",
     "job.progress": "job.progress",
     "job.succeeded": "job.succeeded",
     "job.failed": "job.failed",

@@ -36,6 +36,7 @@ def retry(session: Session, tenant_id: str, job_id: str, request: RetryRequest) 
         name=parent.name,
         metadata=parent.labels,
         queue=parent.queue,
+        priority=parent.priority,
         resources=Resources(**parent.resources),
         limits=Limits(**parent.limits),
     )
