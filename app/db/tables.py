@@ -226,6 +226,7 @@ class Job(Base):
     depends_on: Mapped[list[Any]] = mapped_column(default=list)  # ids of jobs, also final ones
     on_dependency_failure: Mapped[str] = mapped_column(default="fail")
     sweep_id: Mapped[str | None]
+    webhook_id: Mapped[str | None]  # of the webhook that is told of this job alone
     sweep_place: Mapped[int | None]  # 0, 1, ...: trial by trial, in each seed by seed
 
     status: Mapped[JobStatus] = mapped_column(default=JobStatus.QUEUED)
@@ -503,10 +504,13 @@ class Webhook(Base):
     """An address that is told of a tenant's jobs; its secret is derived, never stored."""
 
     __tablename__ = "webhooks"
-    __table_args__ = (Index("ix_webhooks_job_id", "job_id", **_only("job_id IS NOT NULL")),)
+    __table_args__ = (
+        Index("ix_webhooks_tenant_id", "tenant_id", **_only("job_id IS NULL")),
+        Index("ix_webhooks_job_id", "job_id", **_only("job_id IS NOT NULL")),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     job_id: Mapped[str | None]  # of a webhook that is told of this job alone
     url: Mapped[str]
     progress: Mapped[bool] = mapped_column(default=False)

@@ -14,6 +14,7 @@ from app.schemas.webhooks import (
     WebhookCreate,
     WebhookCreated,
     WebhookRead,
+    WebhookSecret,
     WebhookTestRead,
 )
 from app.services import webhooks
@@ -50,6 +51,12 @@ def list_webhooks(principal: Admin, session: ReadSession) -> Page[WebhookRead]:
     rows = webhooks.listing(session, principal.tenant_id)
     data = [WebhookRead.model_validate(row) for row in rows]
     return Page(data=data, has_more=False, next_cursor=None)
+
+
+@router.get("/secret")
+def read_webhook_secret(principal: Admin) -> WebhookSecret:
+    """Read the secret that signs the messages to the field `webhook` of jobs."""
+    return WebhookSecret(secret=webhooks.jobs_secret(principal.tenant_id))
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=problems(404))

@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 
 from app.db.tables import Job, JobStatus
 from app.schemas.errors import JobError
-from app.schemas.page import Body, Cursor, Limit, Params, Time
+from app.schemas.page import Body, CallUrl, Cursor, Limit, Params, Time
 from models.catalog import JobSpec
 from models.core.spec import Estimate, Int
 
@@ -108,6 +108,11 @@ class JobOptions(Body):
     )
     resources: Resources = Resources()
     limits: Limits = Limits()
+    webhook: CallUrl | None = Field(
+        default=None,
+        description="Address that is told of this job alone: its starts, pauses and end; "
+        "GET /v1/webhooks/secret gives the secret of the signatures",
+    )
 
 
 class JobCreate(JobOptions):
@@ -252,6 +257,7 @@ class JobRead(BaseModel):
     depends_on: list[str] = Field(description="Jobs that must succeed, or had to, before it")
     on_dependency_failure: OnFailure
     sweep_id: str | None
+    webhook_id: str | None = Field(description="Of the webhook that is told of this job alone")
     etag: str = Field(default="", description="The ETag header without its quotes")
     status: JobStatus
     status_reason: StatusReason | None

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.page import Body, Cursor, Limit, Params
+from app.schemas.page import Body, CallUrl, Cursor, Limit, Params
 
 MessageType = Literal[
     "job.started",
@@ -22,11 +22,7 @@ MessageType = Literal[
 class WebhookCreate(Body):
     """An address that is told of the tenant's jobs."""
 
-    url: str = Field(
-        max_length=2000,
-        pattern=r"^https?://[!-~]+$",
-        description="https; the host has a public address",
-    )
+    url: CallUrl = Field(description="https; the host has a public address")
     progress: bool = Field(
         default=False, description="Also of progress; starts and ends are always told"
     )
@@ -53,6 +49,12 @@ class WebhookCreated(WebhookRead):
     """A new webhook with its secret."""
 
     secret: str | None = Field(description="`whsec_...`, in this answer alone")
+
+
+class WebhookSecret(BaseModel):
+    """What signs the messages to addresses of single jobs."""
+
+    secret: str = Field(description="`whsec_...`")
 
 
 class DeliveryRead(BaseModel):

@@ -25,6 +25,7 @@ from app.db.tables import (
     JobInput,
     JobStatus,
     Metric,
+    Webhook,
 )
 from app.services import artifacts
 from app.services.storage_keys import LOG_KEY, job_folder
@@ -110,6 +111,7 @@ def _collect_job(tenant_id: str, job_id: str) -> Iterator[None]:
     yield from _remove_artifacts(job_id)
     with make_session() as session:
         session.execute(delete(Job).where(Job.id == job_id))
+        session.execute(delete(Webhook).where(Webhook.job_id == job_id))
     yield
 
 

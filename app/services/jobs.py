@@ -24,6 +24,7 @@ from app.services import (
     queues,
     quotas,
     timings,
+    webhooks,
 )
 from app.services.derived import derive
 from app.services.resolve import Placement, Resolved, placement, resolve
@@ -136,6 +137,8 @@ def submit(
         JobLabel(job_id=job.id, name=label, tenant_id=tenant_id, value=value)
         for label, value in request.metadata.items()
     )
+    if request.webhook is not None:
+        webhooks.attach(session, job, request.webhook)
     holds.hold(session, job, request.spec.model_validate(resolved.spec))
     first = Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data)
     feed.add(session, [first])
@@ -165,6 +168,8 @@ def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     place = placement(request)
     queue_name = place.queue
     queues.check(session, queue_name)
+    if request.webhook is not None:
+        webhooks.check_url(request.webhook, "/webhook")
     warnings = []
     if queue_name not in queues.served(session):
         warnings.append(f"no live worker serves the queue {queue_name!r}")

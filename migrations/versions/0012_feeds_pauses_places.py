@@ -32,7 +32,10 @@ def upgrade() -> None:
     op.drop_index("ix_jobs_claim", "jobs")
     columns = ["queue", "line_at", "id", "device", "gpus", "tenant_id"]
     _index("ix_jobs_claim", "jobs", columns, f"{IN_LINE} AND paused_at IS NULL")
+    op.add_column("jobs", sa.Column("webhook_id", sa.String(), nullable=True))
     op.add_column("webhooks", sa.Column("job_id", sa.String(), nullable=True))
+    op.drop_index("ix_webhooks_tenant_id", "webhooks")
+    _index("ix_webhooks_tenant_id", "webhooks", ["tenant_id"], "job_id IS NULL")
     _index("ix_webhooks_job_id", "webhooks", ["job_id"], "job_id IS NOT NULL")
 
 
@@ -42,13 +45,15 @@ def _index(name: str, table: str, columns: list, condition: str) -> None:
 
 
 def downgrade() -> None:
-    op.drop_index("ix_webhooks_job_id", "webhooks")
+    for index in ("ix_webhooks_job_id", "ix_webhooks_tenant_id"):
+        op.drop_index(index, "webhooks")
     op.execute("DELETE FROM webhooks WHERE job_id IS NOT NULL")
     op.drop_column("webhooks", "job_id")
+    op.create_index("ix_webhooks_tenant_id", "webhooks", ["tenant_id"])
     op.drop_index("ix_jobs_claim", "jobs")
     columns = ["queue", sa.text("priority DESC"), "id", "device", "gpus", "tenant_id"]
     _index("ix_jobs_claim", "jobs", columns, IN_LINE)
-    for column in ("line_at", "paused_at"):
+    for column in ("webhook_id", "line_at", "paused_at"):
         op.drop_column("jobs", column)
     for index in ("ix_events_feed_status", "ix_events_feed"):
         op.drop_index(index, "events")

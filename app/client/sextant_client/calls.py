@@ -29,7 +29,7 @@ class Calls(TogetherCalls):
             spec: a spec of ``models``, or its JSON with ``kind``.
             idempotency_key: makes several calls one job; a fresh key when None.
             job: other fields of the request: ``name, metadata, queue, priority, not_before,
-                depends_on, on_dependency_failure, resources, limits``.
+                depends_on, on_dependency_failure, resources, limits, webhook``.
 
         Returns:
             The job object.
