@@ -19,6 +19,8 @@ from app.cli import (
     starts,
     sweeps,
     tenants,
+    top,
+    upkeep,
     usage,
     webhooks,
 )
@@ -42,6 +44,8 @@ edits.register(app)
 happenings.register(app)
 kinds.register(app)
 starts.register(app)
+top.register(app)
+upkeep.register(app)
 usage.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")

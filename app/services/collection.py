@@ -182,7 +182,7 @@ def sweep() -> Iterator[None]:
     while some := [*islice(objects, SWEPT_AT_ONCE)]:
         keys = [info.key for info in some if info.modified_at < before]
         with make_session(write=False) as session:
-            named = _named(session, keys)
+            named = named_of(session, keys)
         for key in keys:
             if key not in named:
                 storage.delete(key)
@@ -190,7 +190,7 @@ def sweep() -> Iterator[None]:
     storage.delete_unfinished(before)
 
 
-def _named(session: Session, keys: list[str]) -> set[str]:
+def named_of(session: Session, keys: list[str]) -> set[str]:
     """Those of the keys that a row accounts for."""
     named: set[str] = set()
     for table in (Artifact, Dataset):

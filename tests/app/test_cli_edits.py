@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from app import cli
 from app.db.session import make_session
 from app.http import webhook_sender
-from app.services import workers
+from app.services import events, workers
 from app.services.lifecycle import Outcome, finish
 from app.settings import get_settings
 from sextant_client import ApiError, AsyncClient
-from tests.app.factories import claim
+from tests.app.factories import claim, line
 from tests.app.test_cli import SMALLEST, play
 from tests.app.test_cli import call as call
 from tests.app.test_cli import client as client
@@ -93,6 +93,28 @@ def test_workers_and_queues(client, call):
     assert ["default", "1", "True"] in rows
     shown = json.loads(call("workers", "--json").output)
     assert [each["id"] for each in shown["workers"]] == ["w1"]
+
+
+def test_top(client, call, make_key, monkeypatch):
+    assert "none" in call("top", "--once").output
+    for name in ("first", "second"):
+        client.submit(SMALLEST, name=name)
+    run = claim()
+    with make_session() as session:
+        steps = [line(type="progress", step=1, total_steps=4)]
+        events.record_many(session, run, steps)
+    output = call("top", "--once").output
+    assert "waiting: default 1" in output
+    assert "served by nobody: default" in output
+    rows = [each.split() for each in output.splitlines()]
+    assert any(row[1:2] == ["running"] and row[-2:] == ["first", "25%"] for row in rows)
+    assert [row[-2:] for row in rows[-3:]] == [
+        ["first", "running"], ["second", "queued"], ["first", "queued"]
+    ]  # fmt: skip
+    monkeypatch.setenv("SEXTANT_KEY", make_key("jobs:read"))
+    shown = json.loads(call("top", "--json").output)
+    assert "workers" not in shown
+    assert [job["name"] for job in shown["jobs"]] == ["second", "first"]
 
 
 def test_events(client, call, tmp_path):
