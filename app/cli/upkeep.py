@@ -62,9 +62,9 @@ def verify(
     if folder is not None:
         faults = [*backups.check(folder)]
     else:
-        found = [*verification.faults()]
-        say(f"{len(found)} files read")
-        faults = [fault for fault in found if fault is not None]
+        checked = [*verification.faults()]
+        say(f"{len(checked)} files read")
+        faults = [fault for fault in checked if fault is not None]
     if not faults:
         say("all is as it should be")
     _end(faults)

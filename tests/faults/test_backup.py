@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import make_database
 
 JOBS, STEPS = 100, 8
+SLOW = {"LEASE_S": 60, "LEASE_RENEW_S": 5, "LEASE_STOP_S": 40, "LEASE_KILL_S": 50}
 TOTAL = STEPS * (STEPS + 1) // 2
 
 
@@ -27,27 +28,27 @@ def test_restored_elsewhere_every_job_of_the_backup_ends(make_service, request, 
         (tmp_path / name).mkdir()
         return make_database(backend, request, tmp_path / name)
 
-    old = make_service(database("old"), behaviour="steps", steps=STEPS)
+    old = make_service(database("old"), behaviour="steps", steps=STEPS, **SLOW)
     old.start_api()
     old.start_worker(SEXTANT_WORKER_SLOTS="3")
     answered = [old.submit() for _ in range(JOBS)]
     more: list[str] = []
     submitting = threading.Thread(target=lambda: more.extend(old.submit() for _ in range(30)))
     submitting.start()
-    old.wait(answered[10])
+    old.wait(answered[3], timeout_s=300)
     folder = tmp_path / "backup"
     before = [*answered, *more]
     sextant(old, "backup", str(folder))
     submitting.join()
     old.stop()  # its machine is gone
 
-    new = make_service(database("new"), behaviour="steps", steps=STEPS)
+    new = make_service(database("new"), behaviour="steps", steps=STEPS, **SLOW)
     sextant(new, "verify", str(folder))
     sextant(new, "restore", str(folder))
     sextant(new, "verify")
     new.start_api()
     new.start_worker(SEXTANT_WORKER_SLOTS="3")
     for job_id in before:
-        job = new.wait(job_id, timeout_s=300)
+        job = new.wait(job_id, timeout_s=600)
         assert (job["status"], job["result"]) == ("succeeded", {"total": TOTAL}), job
     new.check(*before)
