@@ -111,7 +111,7 @@ class JobOptions(Body):
     webhook: CallUrl | None = Field(
         default=None,
         description="Address that is told of this job alone: its starts, pauses and end; "
-        "GET /v1/webhooks/secret gives the secret of the signatures",
+        "GET /v1/webhook-secret gives the secret of the signatures",
     )
 
 

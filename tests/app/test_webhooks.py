@@ -284,7 +284,7 @@ class TestOneJob:
         while send_due():
             pass
         assert types(receiver) == ["job.started", "job.succeeded"]
-        secret = client.get("/v1/webhooks/secret").json()["secret"]
+        secret = client.get("/v1/webhook-secret").json()["secret"]
         for headers, body in receiver.got:
             assert Verifier(secret).verify(body, headers)["data"]["job"]["id"] == job["id"]
         sent = client.get(f"/v1/webhooks/{job['webhook_id']}/deliveries").json()["data"]

@@ -101,7 +101,7 @@ class TogetherCalls(ABC):
 
     def webhook_secret(self) -> Answer:
         """``secret`` of the messages to the field ``webhook`` of jobs."""
-        return self._run(json_of(Request("GET", "/v1/webhooks/secret")))
+        return self._run(json_of(Request("GET", "/v1/webhook-secret")))
 
     def test_webhook(self, webhook_id: str) -> Answer:
         """Send a test now: ``delivered, status_code, error``."""
