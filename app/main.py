@@ -20,6 +20,7 @@ from app.routers import (
     artifacts,
     datasets,
     events,
+    feed,
     health,
     jobs,
     keys,
@@ -36,7 +37,7 @@ from app.services import keys as key_service
 from app.settings import get_settings
 from app.web import site
 
-OF_JOBS = (jobs, pipelines, sweeps, events, metrics, logs, artifacts)
+OF_JOBS = (jobs, pipelines, sweeps, events, feed, metrics, logs, artifacts)
 PARTS = (*OF_JOBS, datasets, kinds, keys, usage, webhooks, state)
 TAGS = [
     {"name": "jobs", "description": "What users ask for: submitted, followed, stopped, retried."},

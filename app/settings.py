@@ -48,6 +48,13 @@ class Settings(BaseSettings):
         default="", description="file:///path or s3://bucket/prefix; empty: in the state directory"
     )
     store_endpoint: str = Field(default="", description="Address of an S3-compatible server")
+    store_redirect_s: int = Field(
+        default=0,
+        ge=0,
+        le=604_800,
+        description="Seconds for which the signed address in the bucket holds to which downloads "
+        "are redirected; 0, and always for a local store: the API sends the bytes",
+    )
     bind: str = Field(default="127.0.0.1:8722", description="host:port of the API")
     instance: str = Field(
         default="",
@@ -62,6 +69,13 @@ class Settings(BaseSettings):
         default="",
         description="Comma-separated queues that jobs may name besides default, gpu and those "
         "that a live worker serves",
+    )
+    queue_ageing_s: float = Field(
+        default=3600,
+        ge=0,
+        le=86_400 * 365,
+        description="Seconds of waiting that are worth one step of a job's priority, so that none "
+        "waits for ever; 0: a higher priority always comes first",
     )
 
     auth_disabled: bool = Field(

@@ -145,6 +145,19 @@ def _read_object(key: str, start: int, end: int | None) -> Iterator[bytes]:
             yield bytes(chunk)
 
 
+def signed_address(key: str, seconds: int) -> str | None:
+    """Address at which the bucket gives an object to whoever knows it; None for a local store.
+
+    Raises:
+        StoreAwayError: if there are no credentials to sign with.
+    """
+    store = get_store()
+    if isinstance(store, LocalStore):
+        return None
+    with _translated():
+        return obstore.sign(store, "GET", checked(key), timedelta(seconds=seconds))
+
+
 def local_path(key: str) -> Path | None:
     """Where the object lies on this machine; None when the store is not local."""
     url = get_settings().store

@@ -117,11 +117,17 @@ class Guard(threading.Thread):
         self._renewed_at = now
         if self.child is not None:
             self.child.alive(self._settings.lease_kill_s)
+        self._obey(renewal)
+
+    def _obey(self, renewal: lifecycle.RenewalResult) -> None:
+        """Stop for a cancel or a pause."""
         if renewal.cancel_mode == "kill":
             self.stop("cancel", 0, save=False)
         elif renewal.cancel_mode is not None:
             grace_s = self._settings.worker_save_s if renewal.save else self._settings.worker_stop_s
             self.stop("cancel", grace_s, save=renewal.save)
+        elif renewal.pause:
+            self.stop("pause", self._settings.worker_save_s)
 
     def _without_database(self, silent_s: float) -> None:
         """The old run must be dead before the reaper may give the job to another worker."""

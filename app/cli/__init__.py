@@ -10,6 +10,7 @@ import typer
 from app.cli import (
     datasets,
     edits,
+    happenings,
     jobs,
     keys,
     kinds,
@@ -18,6 +19,8 @@ from app.cli import (
     starts,
     sweeps,
     tenants,
+    top,
+    upkeep,
     usage,
     webhooks,
 )
@@ -38,8 +41,11 @@ service.register(app)
 jobs.register(app)
 pipelines.register(app)
 edits.register(app)
+happenings.register(app)
 kinds.register(app)
 starts.register(app)
+top.register(app)
+upkeep.register(app)
 usage.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")

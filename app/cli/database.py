@@ -10,22 +10,29 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
+def open_database() -> None:
+    """Bring the service's database up to date; needs no running API."""
+    require("server", "alembic", "sqlalchemy")
+    from app.db import migrate
+    from app.db.session import get_engine
+    from app.private import keep_private
+
+    keep_private()
+    migrate.upgrade(get_engine())
+
+
 @contextmanager
 def operator_session() -> Generator["Session"]:
-    """A write session in the service's database, brought up to date; needs no running API.
+    """A write session in the service's database, brought up to date.
 
     Raises:
         ValueError: for what a service refuses.
     """
-    require("server", "alembic", "sqlalchemy")
-    from app.db import migrate
-    from app.db.session import get_engine, make_session
+    open_database()
+    from app.db.session import make_session
     from app.errors import ServiceError
-    from app.private import keep_private
     from app.services.keys import ensure_tenant
 
-    keep_private()
-    migrate.upgrade(get_engine())
     try:
         with make_session() as session:
             ensure_tenant(session)

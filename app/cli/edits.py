@@ -14,7 +14,7 @@ from app.cli.output import AsJson, number, say, table
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (edit, archive, compare, workers):
+    for command in (edit, pause, resume, archive, compare, workers):
         app.command()(command)
 
 
@@ -44,6 +44,20 @@ def _label(text: str) -> tuple[str, str | None]:
     if not sign or not name:
         raise ValueError(f"--label {text}: write NAME=VALUE")
     return name, value or None
+
+
+def pause(ref: JobRef) -> None:
+    """Hold a job until it is resumed; one that runs saves a checkpoint first."""
+    with connect() as client:
+        job = client.pause(refs.job_id(client, ref))
+    say(f"{job['id']} is {job['status_reason']}; sextant resume {job['id']} lets it go on")
+
+
+def resume(ref: JobRef) -> None:
+    """Let a paused job go on from its newest checkpoint."""
+    with connect() as client:
+        job = client.resume(refs.job_id(client, ref))
+    say(f"{job['id']} is {job['status']}")
 
 
 def archive(

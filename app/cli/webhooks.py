@@ -49,6 +49,13 @@ def _state(webhook: dict[str, Any]) -> str:
 
 
 @app.command()
+def secret() -> None:
+    """Print the secret that signs the messages to the field webhook of jobs."""
+    with connect() as client:
+        say(client.webhook_secret()["secret"])
+
+
+@app.command()
 def test(ref: WebhookRef) -> None:
     """Send a test now; exit code 1 unless it arrives."""
     with connect() as client:

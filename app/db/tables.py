@@ -18,7 +18,6 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     TypeDecorator,
-    desc,
     literal,
     text,
 )
@@ -171,12 +170,15 @@ class Job(Base):
         Index(
             "ix_jobs_claim",
             "queue",
-            desc("priority"),
+            "line_at",
             "id",
             "device",
             "gpus",
             "tenant_id",
-            **_only("status = 'queued' AND not_before IS NULL AND waiting_since IS NULL"),
+            **_only(
+                "status = 'queued' AND not_before IS NULL AND waiting_since IS NULL "
+                "AND paused_at IS NULL"
+            ),
         ),
         Index("ix_jobs_due", "not_before", **_only("status = 'queued' AND not_before IS NOT NULL")),
         Index(
@@ -223,10 +225,12 @@ class Job(Base):
     gpus: Mapped[int] = mapped_column(default=0)
     queue: Mapped[str]
     priority: Mapped[int] = mapped_column(default=5)
+    line_at: Mapped[datetime | None] = mapped_column(default=utc_now)  # see lifecycle.line_at
     parent_job_id: Mapped[str | None] = mapped_column(index=True)
     depends_on: Mapped[list[Any]] = mapped_column(default=list)  # ids of jobs, also final ones
     on_dependency_failure: Mapped[str] = mapped_column(default="fail")
     sweep_id: Mapped[str | None]
+    webhook_id: Mapped[str | None]  # of the webhook that is told of this job alone
     sweep_place: Mapped[int | None]  # 0, 1, ...: trial by trial, in each seed by seed
 
     status: Mapped[JobStatus] = mapped_column(default=JobStatus.QUEUED)
@@ -238,6 +242,7 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # null once it is in line, see lifecycle.release
     requested_not_before: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]  # set while it is held, or runs and is to be held
     waiting_since: Mapped[datetime | None]  # for jobs it depends on; null once they have succeeded
     queue_timeout_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
@@ -337,7 +342,16 @@ class Event(Base):
     """An immutable fact of a job, ordered by ``seq`` = 1, 2, 3, ... without gaps."""
 
     __tablename__ = "events"
-    __table_args__ = (PrimaryKeyConstraint("job_id", "seq"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "seq"),
+        Index("ix_events_feed", "tenant_id", "position", **_only("position IS NOT NULL")),
+        Index(
+            "ix_events_feed_status",
+            "tenant_id",
+            "position",
+            **_only("position IS NOT NULL AND type = 'status'"),
+        ),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     seq: Mapped[int] = mapped_column(BigInteger)
@@ -346,6 +360,19 @@ class Event(Base):
     type: Mapped[str]
     at: Mapped[datetime] = mapped_column(default=utc_now)
     data: Mapped[dict[str, Any]]
+    position: Mapped[int | None] = mapped_column(BigInteger)  # in the feed; null before 0012
+
+
+class Feed(Base):
+    """The position of a tenant's newest event; ``services.feed`` alone writes it.
+
+    No column of the tenant: its row is locked early in a transaction, this one last.
+    """
+
+    __tablename__ = "feeds"
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger)
 
 
 class Metric(Base):
@@ -481,9 +508,14 @@ class Webhook(Base):
     """An address that is told of a tenant's jobs; its secret is derived, never stored."""
 
     __tablename__ = "webhooks"
+    __table_args__ = (
+        Index("ix_webhooks_tenant_id", "tenant_id", **_only("job_id IS NULL")),
+        Index("ix_webhooks_job_id", "job_id", **_only("job_id IS NOT NULL")),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str | None]  # of a webhook that is told of this job alone
     url: Mapped[str]
     progress: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

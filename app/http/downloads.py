@@ -18,6 +18,7 @@ from fastapi.responses import Response, StreamingResponse
 from app import storage
 from app.db.tables import Artifact
 from app.errors import NotFoundError
+from app.settings import get_settings
 
 MAX_RANGES = 100
 RANGE = re.compile(r"(\d{0,18})-(\d{0,18})")
@@ -28,7 +29,30 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "All bytes", "content": BYTES},
     206: {"description": "The ranges that were asked for", "content": BYTES},
     304: {"description": "The client has these bytes"},
+    307: {"description": "The bucket has them, at an address that holds for some seconds"},
 }
+
+
+def redirect_or_send(request: Request, row: Artifact) -> Response:
+    """The address of a ready artifact in the bucket where that is set up, else its bytes.
+
+    With ``If-Range`` it is always the bytes: the bucket does not know our tags.
+
+    Raises:
+        HTTPException, NotFoundError: as :func:`send_artifact`.
+    """
+    seconds = get_settings().store_redirect_s
+    plain = {"if-none-match", "if-range"}.isdisjoint(request.headers)
+    address = storage.signed_address(row.storage_key, seconds) if seconds and plain else None
+    if address is None:
+        return send_artifact(request, row)
+    headers = {"Location": address, "Cache-Control": "no-store", **_digests(row)}
+    return Response(status_code=307, headers=headers)
+
+
+def _digests(row: Artifact) -> dict[str, str]:
+    digest = base64.b64encode(bytes.fromhex(row.sha256 or "")).decode()
+    return {"ETag": f'"{row.sha256}"', "Repr-Digest": f"sha-256=:{digest}:"}
 
 
 def send_artifact(request: Request, row: Artifact) -> Response:
@@ -38,11 +62,9 @@ def send_artifact(request: Request, row: Artifact) -> Response:
         HTTPException: 416 for a range outside of it.
         NotFoundError: if the bytes are gone.
     """
-    digest = base64.b64encode(bytes.fromhex(row.sha256 or "")).decode()
     filename = PurePosixPath(row.name).name
     headers = {
-        "ETag": f'"{row.sha256}"',
-        "Repr-Digest": f"sha-256=:{digest}:",
+        **_digests(row),
         "Content-Disposition": f'attachment; filename="{filename}"',
         "Cache-Control": "private, no-cache",
     }

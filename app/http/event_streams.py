@@ -27,7 +27,7 @@ from app import queue
 from app.db.session import make_session
 from app.errors import UnauthorizedError
 from app.http.auth import ANYONE
-from app.services import changes, events, keys, logs
+from app.services import changes, events, feed, keys, logs
 from app.settings import get_settings
 
 STREAM = "text/event-stream"
@@ -46,6 +46,7 @@ POLL_S = 1.0
 CHANGES_EVERY_S = 0.5  # least time between two events of a stream of changes
 KEYS_EVERY_S = 0.5  # a revoked key's streams end within a second
 LISTENER_STOP_S = 2.0  # it checks for a stop twice a second
+FEED_ROWS = 100
 SEND_S = 30.0  # a reader that takes nothing for so long is dropped; it reconnects by id
 CHUNK_BYTES = 2**20  # unsent bytes held for one reader at most
 
@@ -376,6 +377,26 @@ def job_events(key_id: str, tenant_id: str, job_id: str, after: int) -> EventStr
         return StreamChunk(bytes(frames), more, end)
 
     return EventStream(key_id, _frames(key_id, job_id, next_chunk))
+
+
+def tenant_events(
+    key_id: str, tenant_id: str, after: int, *, only_status: bool = False
+) -> EventStream:
+    """The stream of the events of all jobs of a tenant behind a position; it has no end."""
+    seen = after
+
+    def next_chunk() -> StreamChunk:
+        nonlocal seen
+        with make_session(write=False) as session:
+            page = feed.page(session, tenant_id, seen, FEED_ROWS, only_status=only_status)
+        frames = bytearray()
+        for each in page.data:
+            data = each.model_dump_json(exclude={"position", "type"})
+            frames += format_sse_event(id=str(each.position), event=each.type, data_str=data)
+        seen = page.next_after
+        return StreamChunk(bytes(frames), page.has_more)
+
+    return EventStream(key_id, _frames(key_id, changes.FEED + tenant_id, next_chunk))
 
 
 def job_changes(key_id: str, tenant_id: str, job_ids: list[str]) -> EventStream:

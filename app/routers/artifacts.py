@@ -38,7 +38,7 @@ def download_by_name(
 ) -> Response:
     """Download a file of a job, whole or in ranges."""
     row = artifacts.find(session, principal.tenant_id, job_id, name)
-    return downloads.send_artifact(request, row)
+    return downloads.redirect_or_send(request, row)
 
 
 @router.get("/artifacts/{artifact_id}/content", response_class=Response, responses=BYTES)
@@ -47,7 +47,7 @@ def download(
 ) -> Response:
     """Download a file by its id, whole or in ranges."""
     row = artifacts.get(session, principal.tenant_id, artifact_id)
-    return downloads.send_artifact(request, row)
+    return downloads.redirect_or_send(request, row)
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=problems(404))
@@ -67,4 +67,4 @@ def download_checkpoint(
 ) -> Response:
     """Download the newest, the best, or the checkpoint of a step."""
     row = artifacts.checkpoint(session, principal.tenant_id, job_id, which)
-    return downloads.send_artifact(request, row)
+    return downloads.redirect_or_send(request, row)

@@ -24,7 +24,7 @@ from app.schemas.jobs import (
     RunRead,
 )
 from app.schemas.page import Page
-from app.services import artifacts, job_edits, jobs, retries
+from app.services import artifacts, job_edits, jobs, pauses, retries
 from app.services.idempotency import Answer
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -199,6 +199,33 @@ def cancel_job(
     if not jobs.cancel(session, tenant_id, job_id, asked.mode, save=asked.save_checkpoint):
         response.status_code = 200
     return jobs.read(session, tenant_id, job_id)
+
+
+@router.post(
+    "/{job_id}/pause",
+    status_code=202,
+    responses={
+        200: {"model": JobRead, "description": "It was paused before"},
+        **problems(404, 409),
+    },
+)
+def pause_job(
+    job_id: JobId, principal: JobsWrite, session: WriteSession, response: Response
+) -> JobRead:
+    """Hold a queued job, or one that runs once its child has saved a checkpoint.
+
+    While it waits to be resumed its status is `queued`, with the reason `paused`.
+    """
+    if not pauses.pause(session, principal.tenant_id, job_id):
+        response.status_code = 200
+    return jobs.read(session, principal.tenant_id, job_id)
+
+
+@router.post("/{job_id}/resume", responses=problems(404, 409))
+def resume_job(job_id: JobId, principal: JobsWrite, session: WriteSession) -> JobRead:
+    """Let a paused job go on from its newest checkpoint. One that is not paused stays as it is."""
+    pauses.resume(session, principal.tenant_id, job_id)
+    return jobs.read(session, principal.tenant_id, job_id)
 
 
 @router.post(

@@ -14,19 +14,23 @@ from app.schemas.webhooks import (
     WebhookCreate,
     WebhookCreated,
     WebhookRead,
+    WebhookSecret,
     WebhookTestRead,
 )
 from app.services import webhooks
 from app.services.idempotency import Answer
 
-router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictRoute)
 
 WebhookId = Annotated[str, Path(pattern=r"^wh_[0-9a-f]{32}$", description="Id of a webhook")]
 MessageId = Annotated[str, Path(pattern=r"^msg_[0-9a-f]{32}$", description="Id of a message")]
 
 
 @router.post(
-    "", status_code=201, response_model=WebhookCreated, responses=problems(400, 409, 413, 415)
+    "/webhooks",
+    status_code=201,
+    response_model=WebhookCreated,
+    responses=problems(400, 409, 413, 415),
 )
 def create_webhook(
     body: WebhookCreate, principal: Admin, session: DurableSession, idempotent: Idempotent
@@ -44,7 +48,7 @@ def create_webhook(
     return idempotent(work)
 
 
-@router.get("")
+@router.get("/webhooks")
 def list_webhooks(principal: Admin, session: ReadSession) -> Page[WebhookRead]:
     """List webhooks, newest first, without their secrets."""
     rows = webhooks.listing(session, principal.tenant_id)
@@ -52,20 +56,26 @@ def list_webhooks(principal: Admin, session: ReadSession) -> Page[WebhookRead]:
     return Page(data=data, has_more=False, next_cursor=None)
 
 
-@router.delete("/{webhook_id}", status_code=204, responses=problems(404))
+@router.get("/webhook-secret")
+def read_webhook_secret(principal: Admin) -> WebhookSecret:
+    """Read the secret that signs the messages to the field `webhook` of jobs."""
+    return WebhookSecret(secret=webhooks.jobs_secret(principal.tenant_id))
+
+
+@router.delete("/webhooks/{webhook_id}", status_code=204, responses=problems(404))
 def delete_webhook(webhook_id: WebhookId, principal: Admin, session: WriteSession) -> None:
     """Delete a webhook; what was not sent yet is dropped."""
     webhooks.delete(session, principal.tenant_id, webhook_id)
 
 
-@router.post("/{webhook_id}/test", responses=problems(404))
+@router.post("/webhooks/{webhook_id}/test", responses=problems(404))
 def test_webhook(webhook_id: WebhookId, principal: Admin) -> WebhookTestRead:
     """Send a message of the type `webhook.test` now, and answer what came of it."""
     attempt = webhooks.test(principal.tenant_id, webhook_id)
     return WebhookTestRead(delivered=attempt.delivered, **attempt._asdict())
 
 
-@router.get("/{webhook_id}/deliveries", responses=problems(404))
+@router.get("/webhooks/{webhook_id}/deliveries", responses=problems(404))
 def list_deliveries(
     webhook_id: WebhookId,
     filters: Annotated[DeliveryFilters, Query()],
@@ -80,7 +90,9 @@ def list_deliveries(
 
 
 @router.post(
-    "/{webhook_id}/deliveries/{message_id}/resend", status_code=202, responses=problems(404, 409)
+    "/webhooks/{webhook_id}/deliveries/{message_id}/resend",
+    status_code=202,
+    responses=problems(404, 409),
 )
 def resend_delivery(
     webhook_id: WebhookId, message_id: MessageId, principal: Admin, session: WriteSession

@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 
 from app.db.tables import Job, JobStatus
 from app.schemas.errors import JobError
-from app.schemas.page import Body, Cursor, Limit, Params, Time
+from app.schemas.page import Body, CallUrl, Cursor, Limit, Params, Time
 from models.catalog import JobSpec
 from models.core.spec import Estimate, Int
 
@@ -22,7 +22,9 @@ StatusReason = Literal[
     "waiting_for_dependency",
     "backoff",
     "not_before",
+    "paused",
     "starting",
+    "pausing",
     "cancelling",
     "stalled",
 ]
@@ -87,6 +89,12 @@ class JobOptions(Body):
     queue: Queue | None = Field(
         default=None, description="Queue; null: gpu where a GPU is asked for, else the kind's own"
     )
+    priority: Int = Field(
+        default=5,
+        ge=0,
+        le=9,
+        description="9 is the most urgent; a step is worth SEXTANT_QUEUE_AGEING_S of waiting",
+    )
     not_before: Time | None = Field(default=None, description="Earliest start")
     depends_on: list[SourceId] = Field(
         default=[],
@@ -100,6 +108,11 @@ class JobOptions(Body):
     )
     resources: Resources = Resources()
     limits: Limits = Limits()
+    webhook: CallUrl | None = Field(
+        default=None,
+        description="Address that is told of this job alone: its starts, pauses and end; "
+        "GET /v1/webhook-secret gives the secret of the signatures",
+    )
 
 
 class JobCreate(JobOptions):
@@ -244,6 +257,7 @@ class JobRead(BaseModel):
     depends_on: list[str] = Field(description="Jobs that must succeed, or had to, before it")
     on_dependency_failure: OnFailure
     sweep_id: str | None
+    webhook_id: str | None = Field(description="Of the webhook that is told of this job alone")
     etag: str = Field(default="", description="The ETag header without its quotes")
     status: JobStatus
     status_reason: StatusReason | None
@@ -256,6 +270,9 @@ class JobRead(BaseModel):
     finished_at: datetime | None
     updated_at: datetime
     cancel_requested_at: datetime | None
+    paused_at: datetime | None = Field(
+        description="Since when it is paused, or is asked to stop for it"
+    )
     worker: WorkerRead | None
     progress: Progress | None
     estimate: dict[str, Any] | None

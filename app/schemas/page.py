@@ -41,6 +41,7 @@ Time = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}),
 ]
 
+CallUrl = Annotated[str, Field(max_length=2000, pattern=r"^https?://[!-~]+$")]
 SafeInt = Annotated[int, Field(ge=0, le=2**53 - 1)]  # exact in JSON readers that use float64
 Limit = Annotated[int, Field(ge=1, le=200, description="Rows a page, 1 to 200")]
 Cursor = Annotated[

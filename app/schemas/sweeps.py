@@ -13,6 +13,7 @@ from models.core.spec import Int
 
 FieldPath = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}(\.[a-z0-9_]{1,64}){0,15}$")]
 SweepStatus = Literal["running", "finished", "failed", "cancelled"]
+LEARNING = ("tpe", "cmaes")  # samplers that look at the trials before
 MAX_PARAMETERS, MAX_VALUES, MAX_TRIALS, MAX_SEEDS, MAX_PARALLEL = 16, 100, 500, 32, 64
 EXAMPLE: Any = {
     "job": {
@@ -36,7 +37,7 @@ class ValueList(Body):
 
 
 class ValueRange(Body):
-    """Numbers to draw from, both ends included; for the sampler random."""
+    """Numbers to draw from, both ends included; not for the sampler grid."""
 
     low: float
     high: float
@@ -93,11 +94,13 @@ class SweepCreate(Body):
         max_length=MAX_PARAMETERS,
         description="By the path of a field in the spec, with dots: `optimizer.lr`",
     )
-    sampler: Literal["grid", "random"] = Field(
-        default="grid", description="grid: every combination; random: independent draws"
+    sampler: Literal["grid", "random", "tpe", "cmaes"] = Field(
+        default="grid",
+        description="grid: every combination; random: independent draws; tpe, cmaes: draws that "
+        "learn from the trials before (Optuna)",
     )
     trials: Int | None = Field(
-        default=None, ge=1, le=MAX_TRIALS, description="How many to draw; for the sampler random"
+        default=None, ge=1, le=MAX_TRIALS, description="How many to draw; not for grid"
     )
     sampler_seed: Int = Field(default=0, ge=0, lt=2**32, description="Of the draws")
     seeds: list[Annotated[Int, Field(ge=0, lt=2**32)]] = Field(
@@ -119,14 +122,14 @@ class SweepCreate(Body):
     def _consistent(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must differ from each other")
-        if self.sampler == "random" and self.trials is None:
+        if self.sampler != "grid" and self.trials is None:
             raise ValueError(f"trials: say how many to draw, 1 to {MAX_TRIALS}")
         if self.sampler == "grid":
             if self.trials is not None:
                 raise ValueError("trials: the sampler grid takes every combination; leave it out")
             ranges = [n for n, each in self.parameters.items() if isinstance(each, ValueRange)]
             if ranges:
-                raise ValueError(f"{ranges[0]} is a range: give values, or the sampler random")
+                raise ValueError(f"{ranges[0]} is a range: give values, or another sampler")
         return self
 
 

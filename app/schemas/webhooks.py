@@ -5,21 +5,24 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.page import Body, Cursor, Limit, Params
+from app.schemas.page import Body, CallUrl, Cursor, Limit, Params
 
 MessageType = Literal[
-    "job.started", "job.progress", "job.succeeded", "job.failed", "job.cancelled", "webhook.test"
+    "job.started",
+    "job.progress",
+    "job.paused",
+    "job.resumed",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "webhook.test",
 ]
 
 
 class WebhookCreate(Body):
     """An address that is told of the tenant's jobs."""
 
-    url: str = Field(
-        max_length=2000,
-        pattern=r"^https?://[!-~]+$",
-        description="https; the host has a public address",
-    )
+    url: CallUrl = Field(description="https; the host has a public address")
     progress: bool = Field(
         default=False, description="Also of progress; starts and ends are always told"
     )
@@ -46,6 +49,12 @@ class WebhookCreated(WebhookRead):
     """A new webhook with its secret."""
 
     secret: str | None = Field(description="`whsec_...`, in this answer alone")
+
+
+class WebhookSecret(BaseModel):
+    """What signs the messages to addresses of single jobs."""
+
+    secret: str = Field(description="`whsec_...`")
 
 
 class DeliveryRead(BaseModel):

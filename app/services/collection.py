@@ -25,6 +25,7 @@ from app.db.tables import (
     JobInput,
     JobStatus,
     Metric,
+    Webhook,
 )
 from app.services import artifacts
 from app.services.storage_keys import LOG_KEY, job_folder
@@ -110,6 +111,7 @@ def _collect_job(tenant_id: str, job_id: str) -> Iterator[None]:
     yield from _remove_artifacts(job_id)
     with make_session() as session:
         session.execute(delete(Job).where(Job.id == job_id))
+        session.execute(delete(Webhook).where(Webhook.job_id == job_id))
     yield
 
 
@@ -180,7 +182,7 @@ def sweep() -> Iterator[None]:
     while some := [*islice(objects, SWEPT_AT_ONCE)]:
         keys = [info.key for info in some if info.modified_at < before]
         with make_session(write=False) as session:
-            named = _named(session, keys)
+            named = named_of(session, keys)
         for key in keys:
             if key not in named:
                 storage.delete(key)
@@ -188,7 +190,7 @@ def sweep() -> Iterator[None]:
     storage.delete_unfinished(before)
 
 
-def _named(session: Session, keys: list[str]) -> set[str]:
+def named_of(session: Session, keys: list[str]) -> set[str]:
     """Those of the keys that a row accounts for."""
     named: set[str] = set()
     for table in (Artifact, Dataset):

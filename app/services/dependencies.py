@@ -178,9 +178,11 @@ def _line_up(session: Session, job: Job) -> None:
     now, wait_s = database_now(session), job.limits["queue_timeout_s"]
     job.waiting_since = None
     job.queued_at = job.updated_at = now
-    job.queue_timeout_at = None if wait_s is None else now + timedelta(seconds=wait_s)
+    held = job.paused_at is not None
+    job.queue_timeout_at = None if wait_s is None or held else now + timedelta(seconds=wait_s)
     session.flush()
-    data = {"status": JobStatus.QUEUED, "status_reason": None, "run_number": job.run_number}
+    reason = "paused" if held else None
+    data = {"status": JobStatus.QUEUED, "status_reason": reason, "run_number": job.run_number}
     lifecycle.add_event(session, job.id, "status", data)
     queue_name = job.queue
     after_commit(session, lambda: queue.enqueue(queue_name))

@@ -22,18 +22,19 @@ _WAITING = select(Job.id).where(
     has_status(JobStatus.QUEUED),
     Job.not_before.is_(None),
     Job.waiting_since.is_(None),
+    Job.paused_at.is_(None),
     Job.queue == bindparam("queue"),
 )
 _BEFORE = (
-    _WAITING.where(Job.priority > bindparam("priority")),
-    _WAITING.where(Job.priority == bindparam("priority"), Job.id < bindparam("id")),
+    _WAITING.where(Job.line_at < bindparam("line_at")),
+    _WAITING.where(Job.line_at == bindparam("line_at"), Job.id < bindparam("id")),
 )
 _COUNTS = [
     select(func.count()).select_from(part.limit(POSITION_LIMIT).subquery()).scalar_subquery()
     for part in _BEFORE
 ]
 AHEAD = select(_COUNTS[0] + _COUNTS[1])
-FRONT = _WAITING.order_by(Job.priority.desc(), Job.id).limit(POSITION_LIMIT)
+FRONT = _WAITING.order_by(Job.line_at, Job.id).limit(POSITION_LIMIT)
 
 
 def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
@@ -50,7 +51,7 @@ def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
 
 
 def _in_line(job: Job) -> bool:
-    return job.not_before is None and job.waiting_since is None
+    return job.not_before is None and job.waiting_since is None and job.paused_at is None
 
 
 def _depends_on_time(job: Job) -> bool:
@@ -66,6 +67,8 @@ def _needs_gpu(job: Job) -> bool:
 
 def _reason(job: Job, now: datetime | None, served: set[str]) -> str | None:
     if job.status == JobStatus.QUEUED:
+        if job.paused_at is not None:
+            return "paused"
         if job.waiting_since is not None:
             return "waiting_for_dependency"
         if now and job.not_before and job.not_before > now:
@@ -80,7 +83,8 @@ def _reason(job: Job, now: datetime | None, served: set[str]) -> str | None:
         and job.lease_expires_at < now
     ):
         return "stalled"
-    return job.status_reason
+    pausing = job.status == JobStatus.RUNNING and job.paused_at and not job.cancel_requested_at
+    return "pausing" if pausing else job.status_reason
 
 
 def _positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
@@ -96,7 +100,7 @@ def _positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
 
 
 def _named(job: Job) -> dict[str, Any]:
-    return {"queue": job.queue, "priority": job.priority, "id": job.id}
+    return {"queue": job.queue, "line_at": job.line_at, "id": job.id}
 
 
 def _workers(session: Session, jobs: Sequence[Job]) -> dict[str, WorkerRead]:

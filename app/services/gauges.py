@@ -37,7 +37,7 @@ def _jobs(session: Session) -> Iterator[Metric]:
     yield _labelled("jobs_queue_depth", "Jobs waiting", ["queue"], +depth)
     oldest = session.scalar(
         select(Job.queued_at)
-        .where(has_status(JobStatus.QUEUED), Job.waiting_since.is_(None))
+        .where(has_status(JobStatus.QUEUED), Job.waiting_since.is_(None), Job.paused_at.is_(None))
         .order_by(Job.queued_at)
         .limit(1)
     )

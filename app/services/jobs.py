@@ -14,7 +14,18 @@ from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, new_id
 from app.errors import ConflictError, NotFoundError, QuotaExceededError, UnavailableError
 from app.schemas.jobs import CostRead, DryRun, JobCreate, JobFilters, JobRead
-from app.services import counters, dependencies, holds, lifecycle, paging, queues, quotas, timings
+from app.services import (
+    counters,
+    dependencies,
+    feed,
+    holds,
+    lifecycle,
+    paging,
+    queues,
+    quotas,
+    timings,
+    webhooks,
+)
 from app.services.derived import derive
 from app.services.resolve import Placement, Resolved, placement, resolve
 
@@ -101,6 +112,8 @@ def submit(
         device=device,
         gpus=gpus,
         queue=queue_name,
+        priority=request.priority,
+        line_at=lifecycle.line_at(now, request.priority),
         parent_job_id=parent_id,
         depends_on=sources.all,
         on_dependency_failure=request.on_dependency_failure,
@@ -124,8 +137,11 @@ def submit(
         JobLabel(job_id=job.id, name=label, tenant_id=tenant_id, value=value)
         for label, value in request.metadata.items()
     )
+    if request.webhook is not None:
+        webhooks.attach(session, job, request.webhook)
     holds.hold(session, job, request.spec.model_validate(resolved.spec))
-    session.add(Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data))
+    first = Event(job_id=job.id, seq=1, tenant_id=tenant_id, type="status", data=data)
+    feed.add(session, [first])
     if sources.unmet:
         dependencies.wait_for(session, job, sources.unmet)
     else:
@@ -152,6 +168,8 @@ def dry_run(session: Session, tenant_id: str, request: JobCreate) -> DryRun:
     place = placement(request)
     queue_name = place.queue
     queues.check(session, queue_name)
+    if request.webhook is not None:
+        webhooks.check_url(request.webhook, "/webhook")
     warnings = []
     if queue_name not in queues.served(session):
         warnings.append(f"no live worker serves the queue {queue_name!r}")

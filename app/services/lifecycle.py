@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from app import queue
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, has_status
 from app.schemas.errors import ReportedError
-from app.services import counters, outbox, quotas, timings
+from app.services import counters, feed, outbox, quotas, timings
 from app.services.outcome import Outcome, job_error, verdict
 from app.settings import get_settings
 
@@ -25,6 +25,7 @@ TRANSITIONS = {
     JobStatus.RUNNING: {*FINAL, JobStatus.QUEUED},
 }
 CLAIM_TRIES = 8
+STRICT_S = 10 * 365 * 86_400  # of a step of priority that no waiting outweighs
 RELEASED_AT_ONCE = 100
 
 
@@ -46,11 +47,12 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class RenewalResult:
-    """What a renewal found: a lost lease, or a request to cancel."""
+    """What a renewal found: a lost lease, or a request to cancel or to pause."""
 
     lost: bool = False
     cancel_mode: str | None = None
     save: bool = True
+    pause: bool = False
 
 
 def fence(run: Run | None) -> Sequence[ColumnElement[bool]]:
@@ -66,9 +68,13 @@ def transition(
     old: JobStatus,
     new: JobStatus,
     run: Run | None = None,
+    *,
+    only: ColumnElement[bool] | None = None,
     **values: Any,
 ) -> Job | None:
     """Compare-and-set of ``jobs.status`` with its event; None when someone else decided.
+
+    ``only`` is a further condition on the row.
 
     Raises:
         ForbiddenTransitionError: if (old, new) is not in the table of ARCHITECTURE.md.
@@ -78,12 +84,12 @@ def transition(
     now = database_now(session)
     job = session.scalar(
         update(Job)
-        .where(Job.id == job_id, Job.status == old, *fence(run))
+        .where(Job.id == job_id, Job.status == old, *fence(run), true() if only is None else only)
         .values(
             {
                 "status_reason": None,
                 "updated_at": now,
-                **({"finished_at": now} if new in FINAL else {}),
+                **({"finished_at": now, "paused_at": None} if new in FINAL else {}),
                 **values,
                 "status": new,
                 "event_seq": Job.event_seq + 1,
@@ -93,21 +99,27 @@ def transition(
         .execution_options(populate_existing=True)
     )
     if job is not None:
-        session.add(_status_event(job, run, now))
+        feed.add(session, [_status_event(job, run, now)])
         if job.labels:
             entries = update(JobLabel).where(JobLabel.job_id == job_id)
             session.execute(entries.values(status=new))
-        outbox.note(session, job.tenant_id, job_id, [(job.event_seq, f"job.{new}")])
+        told = "job.paused" if is_held(job) else f"job.{new}"
+        outbox.note(session, job.tenant_id, job_id, [(job.event_seq, told)])
         moved = [((job.kind, old, job.queue), -1), ((job.kind, new, job.queue), 1)]
         counters.add(session, counters.JOBS, moved)
         after_commit(session, lambda: queue.announce(job_id))
     return job
 
 
+def is_held(job: Job) -> bool:
+    """Whether a job waits to be resumed; one that runs is asked to stop first."""
+    return job.status == JobStatus.QUEUED and job.paused_at is not None
+
+
 def _status_event(job: Job, run: Run | None, now: datetime) -> Event:
     data: dict[str, Any] = {
         "status": job.status,
-        "status_reason": job.status_reason,
+        "status_reason": "paused" if is_held(job) else job.status_reason,
         "run_number": job.run_number,
     }
     if job.status in FINAL:
@@ -142,16 +154,19 @@ def add_events(
     ).one_or_none()
     if job is None:
         return False
-    session.add_all(
-        Event(
-            job_id=job_id,
-            seq=seq,
-            tenant_id=job.tenant_id,
-            run_number=run.number if run else None,
-            type=kind,
-            data=data,
-        )
-        for seq, (kind, data) in enumerate(facts, start=job.event_seq - len(facts) + 1)
+    feed.add(
+        session,
+        [
+            Event(
+                job_id=job_id,
+                seq=seq,
+                tenant_id=job.tenant_id,
+                run_number=run.number if run else None,
+                type=kind,
+                data=data,
+            )
+            for seq, (kind, data) in enumerate(facts, start=job.event_seq - len(facts) + 1)
+        ],
     )
     progress = [job.event_seq] if facts and facts[-1][0] == "progress" else []
     outbox.note(session, job.tenant_id, job_id, [(seq, "job.progress") for seq in progress])
@@ -160,6 +175,16 @@ def add_events(
 
 
 # -- claim and hold ------------------------------------------------------------------------------
+
+
+def line_at(now: datetime, priority: int) -> datetime:
+    """Where a job that is submitted now stands in line; the least is the first.
+
+    That is the time of its submission, earlier by ``queue_ageing_s`` for each step of priority:
+    as good as a priority that grows by one in that time, and an index keeps the order.
+    """
+    step_s = get_settings().queue_ageing_s or STRICT_S
+    return now - timedelta(seconds=priority * step_s)
 
 
 def eligible(
@@ -177,6 +202,7 @@ def eligible(
         Job.queue.in_(queues),
         Job.not_before.is_(None),
         Job.waiting_since.is_(None),
+        Job.paused_at.is_(None),
         Job.tenant_id.not_in(held.all),
         device,
     )
@@ -213,7 +239,7 @@ def claim(session: Session, worker: WorkerInfo, queue: str) -> Run | None:
     candidates = session.execute(
         select(Job.id, Job.tenant_id)  # with no other column the index alone answers
         .where(eligible(session, worker, [queue], now))
-        .order_by(Job.priority.desc(), Job.id)
+        .order_by(Job.line_at, Job.id)
         .limit(CLAIM_TRIES)
     ).all()
     for job_id, tenant_id in candidates:
@@ -224,6 +250,7 @@ def claim(session: Session, worker: WorkerInfo, queue: str) -> Run | None:
             job_id,
             JobStatus.QUEUED,
             JobStatus.RUNNING,
+            only=Job.paused_at.is_(None),
             status_reason="starting",
             run_number=Job.run_number + 1,
             lease_owner=worker.id,
@@ -253,7 +280,7 @@ def _open_run(session: Session, job: Job, worker: WorkerInfo, now: datetime) -> 
 
 
 def renew(session: Session, run: Run) -> RenewalResult:
-    """Extend the lease of a run; returns whether it is lost and whether a cancel was requested.
+    """Extend the lease of a run; returns whether it is lost, and whether it is to stop.
 
     A dead lease is not revived: the reaper may already be deciding about it.
     """
@@ -267,12 +294,12 @@ def renew(session: Session, run: Run) -> RenewalResult:
             *fence(run),
         )
         .values(lease_expires_at=now + timedelta(seconds=get_settings().lease_s))
-        .returning(Job.cancel_requested_at, Job.cancel_mode, Job.cancel_save)
+        .returning(Job.cancel_requested_at, Job.cancel_mode, Job.cancel_save, Job.paused_at)
     ).one_or_none()
     if row is None:
         return RenewalResult(lost=True)
     if row.cancel_requested_at is None:
-        return RenewalResult()
+        return RenewalResult(pause=row.paused_at is not None)
     return RenewalResult(cancel_mode=row.cancel_mode or "graceful", save=row.cancel_save)
 
 
@@ -306,7 +333,7 @@ def finish(session: Session, run: Run, outcome: Outcome) -> Job | None:
         failure = values.get("error")
         if new == JobStatus.SUCCEEDED:
             timings.note(session, done, run, database_now(session))
-        again = failure["code"] if failure else "requeued"
+        again = failure["code"] if failure else "paused" if is_held(done) else "requeued"
         _close_run(session, run, again if new == JobStatus.QUEUED else new, outcome)
     return done
 

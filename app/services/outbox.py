@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, delete, select, union_all, update
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
@@ -17,6 +17,8 @@ from app.db.tables import Webhook, WebhookDelivery, new_id
 
 TYPES = {  # by what happened; anything else is not told
     "job.running": "job.started",
+    "job.paused": "job.paused",
+    "job.resumed": "job.resumed",
     "job.progress": "job.progress",
     "job.succeeded": "job.succeeded",
     "job.failed": "job.failed",
@@ -44,7 +46,7 @@ class Attempt(NamedTuple):
 def note(
     session: Session, tenant_id: str, job_id: str, happened: Iterable[tuple[int, str]]
 ) -> None:
-    """Put messages to the tenant's webhooks into the outbox.
+    """Put messages to the webhooks of the tenant and of the job into the outbox.
 
     Args:
         session: of the transaction that writes the events.
@@ -55,8 +57,10 @@ def note(
     messages = [(seq, TYPES[kind]) for seq, kind in happened if kind in TYPES]
     if not messages:
         return
-    query = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.disabled_at.is_(None))
-    webhooks = session.scalars(query).all()
+    of_all = select(Webhook.id).where(Webhook.tenant_id == tenant_id, Webhook.job_id.is_(None))
+    of_this = select(Webhook.id).where(Webhook.job_id == job_id)
+    listed = Webhook.id.in_(union_all(of_all, of_this))  # each from its index
+    webhooks = session.scalars(select(Webhook).where(listed, Webhook.disabled_at.is_(None))).all()
     now = database_now(session) if webhooks else None
     for webhook in webhooks:
         session.add_all(

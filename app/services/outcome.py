@@ -21,7 +21,8 @@ class Outcome:
         exit_code: of the child; None when a signal ended it.
         error: what the child or the runner reported.
         result: the child's result, if it reported one.
-        stop_reason: why the runner stopped it (``cancel``, ``shutdown``, ``timeout``), if it did.
+        stop_reason: why the runner stopped it (``cancel``, ``pause``, ``shutdown``,
+            ``timeout``), if it did.
     """
 
     exit_code: int | None = None
@@ -45,7 +46,7 @@ def verdict(
         return JobStatus.SUCCEEDED, free | {"result": outcome.result, "error": None}
     if job.cancel_requested_at is not None:
         return JobStatus.CANCELLED, free | {"result": outcome.result}
-    if outcome.stop_reason == "shutdown":
+    if outcome.stop_reason in ("shutdown", "pause"):  # held or not, the row says
         return JobStatus.QUEUED, free | {"queued_at": now}
     error = job_error(outcome, run.number)
     if _may_run_again(job, error["code"]):

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from app.db.tables import FINAL, Artifact, Job
 from app.errors import ConflictError, NotFoundError, invalid
 from app.schemas.jobs import JobCreate, Limits, Resources, RetryRequest
-from app.services import artifacts, jobs
+from app.services import artifacts, jobs, webhooks
 from app.services.specs import validated
 from models.catalog import upgrade
 
@@ -36,6 +36,8 @@ def retry(session: Session, tenant_id: str, job_id: str, request: RetryRequest) 
         name=parent.name,
         metadata=parent.labels,
         queue=parent.queue,
+        priority=parent.priority,
+        webhook=webhooks.url_of(session, parent),
         resources=Resources(**parent.resources),
         limits=Limits(**parent.limits),
     )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import InvalidError, ServiceError, invalid
 from app.schemas.jobs import JobCreate
-from app.schemas.sweeps import MAX_TRIALS, Objective, SweepCreate, ValueList, ValueRange
+from app.schemas.sweeps import LEARNING, MAX_TRIALS, Objective, SweepCreate, ValueList, ValueRange
 from app.services import dependencies, queues
 from app.services.resolve import placement, resolve
 from app.services.specs import validated
@@ -54,14 +54,43 @@ def goal_of(objective: Objective, kind: str) -> Goal:
 def plan(session: Session, tenant_id: str, request: SweepCreate) -> list[Values]:
     """The values of every trial, the baseline first if there is one; each was checked.
 
+    Of a sampler that learns it is the baseline alone, and the ends of what it may draw are checked.
+
     Raises:
         InvalidError: with the parameter or field of the first trial that cannot be carried out.
     """
     _check_paths(request)
     trials = [*_trials(request)]
-    for number, values in enumerate(trials):
+    looked_at = [*trials, *_extremes(request)] if request.sampler in LEARNING else trials
+    for number, values in enumerate(looked_at):
         _check_trial(session, tenant_id, request, values, number)
     return trials
+
+
+def job_count(request: SweepCreate, trials: Sequence[Values]) -> int:
+    """How many jobs a sweep makes; a sampler that learns has not yet drawn all its trials."""
+    drawn = len(trials)
+    if request.sampler in LEARNING:
+        drawn = (request.trials or 0) + (request.baseline is not None)
+    return drawn * len(request.seeds)
+
+
+def _extremes(request: SweepCreate) -> Iterator[Values]:
+    """Choices that hold each end of a range and each value of a list."""
+    ends = [
+        each.values if isinstance(each, ValueList) else _ends(each)
+        for each in request.parameters.values()
+    ]
+    for row in range(max(map(len, ends))):
+        yield {
+            path: values[min(row, len(values) - 1)]
+            for path, values in zip(request.parameters, ends, strict=True)
+        }
+
+
+def _ends(domain: ValueRange) -> list[float]:
+    ends = [domain.low, domain.high]
+    return [int(end) for end in ends] if domain.integer else ends
 
 
 def _check_paths(request: SweepCreate) -> None:
@@ -83,6 +112,8 @@ def _check_paths(request: SweepCreate) -> None:
 def _trials(request: SweepCreate) -> Iterator[Values]:
     if request.baseline is not None:
         yield dict(request.baseline)
+    if request.sampler in LEARNING:
+        return
     if request.sampler == "random":
         yield from _drawn(request)
         return

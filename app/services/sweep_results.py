@@ -19,7 +19,7 @@ from app.schemas.sweeps import (
     TrialRead,
 )
 from app.services.intervals import Mean, mean_of
-from app.services.sweep_plan import Goal, goal_of
+from app.services.sweep_plan import Goal, goal_of, job_count
 
 
 class SweepJobRow(NamedTuple):
@@ -49,7 +49,7 @@ def detail(session: Session, sweep: Sweep) -> SweepDetail:
     """A sweep with its trials, the best first."""
     request = SweepCreate.model_validate(sweep.request)
     goal = goal_of(request.objective, sweep.kind)
-    rows = _rows(session, sweep.id, request.objective, goal)
+    rows = job_rows(session, sweep.id, request.objective, goal)
     counts = Counter(str(row.status) for row in rows)
     return SweepDetail(
         **_fields(sweep, counts),
@@ -61,13 +61,15 @@ def detail(session: Session, sweep: Sweep) -> SweepDetail:
 
 
 def _fields(sweep: Sweep, counts: Mapping[str, int]) -> dict[str, Any]:
-    total = len(sweep.trials) * len(sweep.request.get("seeds", [0]))
+    total = job_count(SweepCreate.model_validate(sweep.request), sweep.trials)
     names = ("id", "name", "kind", "status", "error", "created_at", "finished_at")
     jobs = JobCounts(total=total, unmade=total - sweep.made, **counts)
     return {name: getattr(sweep, name) for name in names} | {"jobs": jobs}
 
 
-def _rows(session: Session, sweep_id: str, objective: Objective, goal: Goal) -> list[SweepJobRow]:
+def job_rows(
+    session: Session, sweep_id: str, objective: Objective, goal: Goal
+) -> list[SweepJobRow]:
     """The jobs that were made, in their order; one statement for any number of them."""
     of_job = (Metric.job_id == Job.id, Metric.name == objective.metric)
     if objective.take == "best":

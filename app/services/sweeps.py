@@ -21,7 +21,7 @@ from app.errors import (
     QuotaExceededError,
 )
 from app.schemas.sweeps import SweepCreate, SweepFilters
-from app.services import jobs, paging, quotas, sweep_plan
+from app.services import jobs, paging, quotas, sweep_plan, sweep_search
 from app.services.sweep_stop import stop_early
 
 RUNNING, FINISHED, FAILED, CANCELLED = "running", "finished", "failed", "cancelled"
@@ -37,6 +37,7 @@ def create(session: Session, tenant_id: str, request: SweepCreate) -> Sweep:
         InvalidError: with the pointer of what is wrong.
         QuotaExceededError: if the tenant has as much queued as it may; a sweep counts as one job.
     """
+    sweep_search.check_installed(request)
     trials = sweep_plan.plan(session, tenant_id, request)
     kind = str(request.job.spec.get("kind"))
     sweep_plan.goal_of(request.objective, kind)
@@ -152,7 +153,7 @@ def due(session: Session, *, look_at_metrics: bool) -> list[str]:
 def _has_room(sweep: Sweep, unfinished: int) -> bool:
     """Whether a job may be made now, or none is left to wait for."""
     request = SweepCreate.model_validate(sweep.request)
-    left = len(sweep.trials) * len(request.seeds) - sweep.made
+    left = sweep_plan.job_count(request, sweep.trials) - sweep.made
     return unfinished < request.max_parallel if left else not unfinished
 
 
@@ -170,8 +171,10 @@ def advance(session: Session, sweep_id: str, *, look_at_metrics: bool) -> None:
         return
     request = SweepCreate.model_validate(sweep.request)
     unfinished = len(session.scalars(_unfinished(sweep.id)).all())
-    total = len(sweep.trials) * len(request.seeds)
+    total = sweep_plan.job_count(request, sweep.trials)
     while sweep.made < total and unfinished < request.max_parallel:
+        if not _has_values(session, sweep, request):
+            break
         if not _make_job(session, sweep, request):
             return
         unfinished += 1
@@ -183,6 +186,17 @@ def advance(session: Session, sweep_id: str, *, look_at_metrics: bool) -> None:
 
 def _unfinished(sweep_id: str) -> Any:
     return select(Job.id).where(Job.sweep_id == sweep_id, Job.status.not_in(FINAL))
+
+
+def _has_values(session: Session, sweep: Sweep, request: SweepCreate) -> bool:
+    """Whether the next job's trial is drawn; if not it is drawn now, where that can be."""
+    if sweep.made // len(request.seeds) < len(sweep.trials):
+        return True
+    values = sweep_search.propose(session, sweep, request)
+    if values is None:
+        return False
+    sweep.trials = [*sweep.trials, values]
+    return True
 
 
 def _make_job(session: Session, sweep: Sweep, request: SweepCreate) -> bool:

@@ -38,7 +38,8 @@ def create(session: Session, tenant_id: str, url: str, *, progress: bool) -> tup
         ConflictError: if the tenant has as many as it may.
     """
     check_url(url)
-    count = len(session.scalars(select(Webhook.id).where(Webhook.tenant_id == tenant_id)).all())
+    mine = (Webhook.tenant_id == tenant_id, Webhook.job_id.is_(None))
+    count = len(session.scalars(select(Webhook.id).where(*mine)).all())
     if count >= MAX_WEBHOOKS:
         raise ConflictError(f"there are {count} webhooks already; delete one first")
     webhook = Webhook(
@@ -50,10 +51,35 @@ def create(session: Session, tenant_id: str, url: str, *, progress: bool) -> tup
     )
     session.add(webhook)
     session.flush()
-    return webhook, secret_of(webhook.id)
+    return webhook, secret_of(webhook)
 
 
-def check_url(url: str) -> None:
+def attach(session: Session, job: Job, url: str) -> None:
+    """Let an address be told of one job; its messages are signed with the tenant's secret.
+
+    Raises:
+        InvalidError: for an address that may not be called.
+    """
+    check_url(url, "/webhook")
+    webhook = Webhook(
+        id=new_id("wh"),
+        tenant_id=job.tenant_id,
+        job_id=job.id,
+        url=url,
+        progress=False,
+        created_at=database_now(session),
+    )
+    session.add(webhook)
+    job.webhook_id = webhook.id
+
+
+def url_of(session: Session, job: Job) -> str | None:
+    """The address that is told of this job alone."""
+    webhook = session.get(Webhook, job.webhook_id) if job.webhook_id else None
+    return webhook.url if webhook else None
+
+
+def check_url(url: str, pointer: str = "/url") -> None:
     """Refuse what could not be called; names are looked up at each call alone.
 
     Raises:
@@ -63,23 +89,33 @@ def check_url(url: str) -> None:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
     except ValueError as error:
-        raise invalid("/url", f"no address: {error}") from error
+        raise invalid(pointer, f"no address: {error}") from error
     if not host or parts.username is not None or parts.fragment:
-        raise invalid("/url", "give https://host/path, without user and fragment")
+        raise invalid(pointer, "give https://host/path, without user and fragment")
     if ":" not in host and (not HOST.fullmatch(host) or len(host) > HOST_CHARS):
         text = f"{host[:HOST_CHARS]!r} is no name of a host: letters, digits, '-' and dots"
-        raise invalid("/url", text)
+        raise invalid(pointer, text)
     if get_settings().webhook_private:
         return
     if parts.scheme != "https":
-        raise invalid("/url", "give an address that begins with https://")
+        raise invalid(pointer, "give an address that begins with https://")
     if (refusal := calling.refused_literal(host)) is not None:
-        raise invalid("/url", refusal)
+        raise invalid(pointer, refusal)
 
 
-def secret_of(webhook_id: str) -> str:
-    """The secret of a webhook, derived from the server's own: a copy of the database signs none."""
-    key = hmac.new(pepper(), f"webhook {webhook_id}".encode(), hashlib.sha256).digest()
+def secret_of(webhook: Webhook) -> str:
+    """The secret of a webhook; those of single jobs share that of their tenant."""
+    return jobs_secret(webhook.tenant_id) if webhook.job_id else _secret(webhook.id)
+
+
+def jobs_secret(tenant_id: str) -> str:
+    """The secret of all addresses that are told of single jobs of a tenant."""
+    return _secret(f"jobs of {tenant_id}")
+
+
+def _secret(name: str) -> str:
+    """Derived from the server's own, so that a copy of the database signs nothing."""
+    key = hmac.new(pepper(), f"webhook {name}".encode(), hashlib.sha256).digest()
     return f"whsec_{base64.b64encode(key).decode()}"
 
 
@@ -96,9 +132,9 @@ def get(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
 
 
 def listing(session: Session, tenant_id: str) -> list[Webhook]:
-    """All webhooks of a tenant, newest first."""
-    query = select(Webhook).where(Webhook.tenant_id == tenant_id).order_by(Webhook.id.desc())
-    return [*session.scalars(query)]
+    """All webhooks of a tenant but those of single jobs, newest first."""
+    mine = (Webhook.tenant_id == tenant_id, Webhook.job_id.is_(None))
+    return [*session.scalars(select(Webhook).where(*mine).order_by(Webhook.id.desc()))]
 
 
 def delete(session: Session, tenant_id: str, webhook_id: str) -> None:
@@ -149,9 +185,9 @@ def resend(session: Session, tenant_id: str, webhook_id: str, message_id: str) -
 def test(tenant_id: str, webhook_id: str) -> Attempt:
     """Send a message of the type ``webhook.test`` now; one that arrives enables the webhook."""
     with make_session(write=False) as session:
-        url, now = get(session, tenant_id, webhook_id).url, database_now(session)
+        webhook, now = get(session, tenant_id, webhook_id), database_now(session)
     body = _body("webhook.test", now, {"webhook": webhook_id})
-    attempt = calling.call(url, secret_of(webhook_id), new_id("msg"), body)
+    attempt = calling.call(webhook.url, secret_of(webhook), new_id("msg"), body)
     with make_session() as session:
         outbox.judge(session, webhook_id, delivered=attempt.delivered)
     return attempt
@@ -165,8 +201,8 @@ def send(delivery: WebhookDelivery) -> Attempt | None:
         job = session.get(Job, delivery.job_id)
         if webhook is None or event is None or job is None or job.deleted_at is not None:
             return None
-        url, body = webhook.url, _body(delivery.type, event.at, _data(job, event))
-    return calling.call(url, secret_of(delivery.webhook_id), delivery.id, body)
+        body = _body(delivery.type, event.at, _data(job, event))
+    return calling.call(webhook.url, secret_of(webhook), delivery.id, body)
 
 
 def _data(job: Job, event: Event) -> dict[str, Any]:

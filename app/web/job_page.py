@@ -14,7 +14,7 @@ from app.routers.jobs import JobId
 from app.schemas.artifacts import ArtifactRead
 from app.schemas.jobs import CancelRequest, JobRead, RetryRequest
 from app.schemas.page import SafeInt
-from app.services import artifacts, jobs, logs, metrics, retries
+from app.services import artifacts, jobs, logs, metrics, pauses, retries
 from app.services.differences import ABSENT, Difference, differences
 from app.web import previews
 from app.web.charts import charts, columns
@@ -180,6 +180,20 @@ def cancel(
 ) -> Response:
     """Ask the job to stop."""
     jobs.cancel(session, visitor.tenant_id, job_id, body.mode, save=body.save_checkpoint)
+    return Response(status_code=204)
+
+
+@router.post("/pause")
+def pause(job_id: JobId, visitor: JobsWriter, session: WriteSession) -> Response:
+    """Hold the job."""
+    pauses.pause(session, visitor.tenant_id, job_id)
+    return Response(status_code=204)
+
+
+@router.post("/resume")
+def resume(job_id: JobId, visitor: JobsWriter, session: WriteSession) -> Response:
+    """Let the job go on."""
+    pauses.resume(session, visitor.tenant_id, job_id)
     return Response(status_code=204)
 
 

@@ -98,7 +98,9 @@ def waits_for(job: JobRead) -> str:
         "not_before": "waits for its time",
         "waiting_for_dependency": "waits for other jobs",
         "backoff": "waits after a lost run",
+        "paused": "paused",
         "starting": "starting",
+        "pausing": "saving before the pause",
         "cancelling": "stopping",
         "stalled": "its worker is silent",
     }

@@ -12,7 +12,9 @@ from app.web import (
     live,
     login,
     new_job,
+    sweeps_page,
     viewers,
+    webhooks_page,
     workers_page,
 )
 
@@ -25,6 +27,8 @@ PARTS = (
     new_job,
     compare,
     datasets_page,
+    sweeps_page,
+    webhooks_page,
     workers_page,
     api_docs,
 )

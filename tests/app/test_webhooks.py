@@ -17,10 +17,10 @@ from app.db.session import database_now, make_session
 from app.db.tables import Webhook, WebhookDelivery
 from app.http import webhook_sender
 from app.http.webhook_sender import send_due
-from app.services import jobs, lifecycle, outbox
+from app.services import collection, jobs, lifecycle, outbox
 from app.services.keys import DEFAULT_TENANT
 from app.settings import get_settings
-from tests.app.factories import add_job, claim, finish
+from tests.app.factories import add_job, carry_out, claim, finish
 
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -269,3 +269,43 @@ class TestAddresses:
 )  # fmt: skip
 def test_public_addresses(address, public):
     assert calling.is_public(ip_address(address)) is public
+
+
+@ONE_DATABASE
+class TestOneJob:
+    def test_its_address_is_told_of_it_alone(self, client, receiver, private, spec):
+        url = f"http://localhost:{receiver.server_port}/mine"
+        job = client.post("/v1/jobs", json={"spec": spec, "webhook": url}).json()
+        add_job()
+        while send_due():
+            pass
+        assert client.get("/v1/webhooks").json()["data"] == []
+        for _ in range(2):
+            finish(claim())
+        while send_due():
+            pass
+        assert types(receiver) == ["job.started", "job.succeeded"]
+        secret = client.get("/v1/webhook-secret").json()["secret"]
+        for headers, body in receiver.got:
+            assert Verifier(secret).verify(body, headers)["data"]["job"]["id"] == job["id"]
+        sent = client.get(f"/v1/webhooks/{job['webhook_id']}/deliveries").json()["data"]
+        assert [each["job"] for each in sent] == [job["id"]] * 2
+        again = client.post(f"/v1/jobs/{job['id']}/retry", json={"from": "scratch"}).json()
+        assert again["webhook_id"] not in (None, job["webhook_id"])
+
+    def test_a_refused_address_stores_no_job(self, client, spec):
+        for path in ("/v1/jobs", "/v1/jobs?dry_run=true"):
+            body = {"spec": spec, "webhook": "https://127.0.0.1/x"}
+            answer = client.post(path, json=body)
+            assert answer.status_code == 422
+            assert answer.json()["errors"][0]["pointer"] == "/webhook"
+        assert client.get("/v1/jobs").json()["data"] == []
+
+    def test_it_goes_with_its_job(self, client, private, spec):
+        url = "http://localhost:1/mine"
+        job = client.post("/v1/jobs", json={"spec": spec, "webhook": url}).json()
+        finish(claim())
+        client.delete(f"/v1/jobs/{job['id']}")
+        carry_out(collection.collect())
+        with make_session(write=False) as session:
+            assert session.scalars(select(Webhook)).all() == []

@@ -65,8 +65,27 @@ def fill(url: str, jobs: int, metrics: int) -> dict[str, float]:
     filled = time.monotonic()
     migrate.upgrade(engine)
     upgraded = time.monotonic()
+    _number_events(engine)
     analyze(engine)
     return {"fill_s": round(filled - began, 1), "upgrade_s": round(upgraded - filled, 1)}
+
+
+def _number_events(engine: Engine) -> None:
+    """Give each event its place in the feed of its tenant, as if none was older than that."""
+    number = "row_number() OVER (PARTITION BY tenant_id ORDER BY job_id, seq)"
+    unlimited = engine.execution_options(write=True, limit_s=migrate.LIMIT_S)
+    with unlimited.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SET statement_timeout = 0"))
+        numbered = f"(SELECT job_id, seq, {number} AS n FROM events) AS numbered"  # noqa: S608
+        for sql in (
+            f"UPDATE events SET position = n FROM {numbered} "  # noqa: S608
+            "WHERE numbered.job_id = events.job_id AND numbered.seq = events.seq",
+            "INSERT INTO feeds SELECT tenant_id, max(position) FROM events GROUP BY tenant_id",
+        ):
+            connection.execute(sa.text(sql))
+        connection.commit()
+    engine.dispose()
 
 
 def analyze(engine: Engine) -> None:

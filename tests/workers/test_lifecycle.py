@@ -21,6 +21,7 @@ from app.db.tables import FINAL, Event, Job, Run, Tenant, new_id
 from app.schemas.errors import ReportedError
 from app.services import lifecycle
 from app.services.lifecycle import Outcome, WorkerInfo
+from app.settings import get_settings
 
 TENANT = "tenant_test"
 LIMITS = {"timeout_s": 60, "queue_timeout_s": None, "max_runs": 3}
@@ -86,9 +87,29 @@ def expire() -> list[str]:
 
 
 def test_claims_follow_priority_then_age(settings):
-    first, second, urgent = new_job(), new_job(), new_job(priority=9)
+    now = datetime.now(UTC)
+    first, second = new_job(), new_job()
+    urgent = new_job(line_at=lifecycle.line_at(now, 9))
     assert [claim().job_id for _ in range(3)] == [urgent, first, second]
     assert claim() is None
+
+
+@pytest.mark.parametrize(("ageing_s", "first"), [("3600", "old"), ("0", "urgent")])
+def test_waiting_outweighs_priority_unless_that_is_off(settings, monkeypatch, ageing_s, first):
+    monkeypatch.setenv("SEXTANT_QUEUE_AGEING_S", ageing_s)
+    get_settings.cache_clear()
+    now = datetime.now(UTC)
+    places = {
+        "old": (now - timedelta(hours=5), 5),
+        "urgent": (now, 9),
+        "newer": (now - timedelta(hours=3), 5),
+        "least": (now - timedelta(hours=6), 0),
+    }
+    ids = {new_job(line_at=lifecycle.line_at(*place)): name for name, place in places.items()}
+    found = [ids[claim().job_id] for _ in ids]
+    assert found[0] == first
+    assert found == ["old", "urgent", "newer", "least"] or ageing_s == "0"
+    assert found == ["urgent", "old", "newer", "least"] or ageing_s != "0"
 
 
 def test_a_job_waits_for_its_time_and_its_device(settings):

@@ -13,6 +13,7 @@ from sextant_client.errors import ApiError
 from sextant_client.flow import Flow, Progress, Request
 from sextant_client.together import TogetherCalls
 
+FEED_READ_S = 75.0  # it may be asked to wait for 60
 SpecLike = BaseModel | Mapping[str, Any]
 
 
@@ -27,8 +28,8 @@ class Calls(TogetherCalls):
         Args:
             spec: a spec of ``models``, or its JSON with ``kind``.
             idempotency_key: makes several calls one job; a fresh key when None.
-            job: other fields of the request: ``name, metadata, queue, not_before, depends_on,
-                on_dependency_failure, resources, limits``.
+            job: other fields of the request: ``name, metadata, queue, priority, not_before,
+                depends_on, on_dependency_failure, resources, limits, webhook``.
 
         Returns:
             The job object.
@@ -79,6 +80,23 @@ class Calls(TogetherCalls):
     def events(self, job_id: str, after: int = 0) -> Stream:
         """Events of the job as they happen, from ``seq`` after+1 to its end."""
         return self._iterate(stream.follow(f"/v1/jobs/{job_id}/events", str(after or "")))
+
+    def all_events(self, after: int = 0, **query: Any) -> Stream:
+        """Events of all jobs as they happen, from a position on; it has no end.
+
+        Args:
+            after: the ``seq`` of the last event that is known, which is its position; 0: all.
+            query: ``type="status"`` leaves all others out.
+        """
+        return self._iterate(stream.follow("/v1/events", str(after or ""), **query))
+
+    def events_page(self, after: int = 0, **query: Any) -> Answer:
+        """Events of all jobs behind a position: ``data, has_more, next_after, latest``.
+
+        ``type``, ``limit`` and ``wait_s`` (seconds to wait where there is none yet) narrow it.
+        """
+        request = Request("GET", "/v1/events", {"after": after, **query}, read_s=FEED_READ_S)
+        return self._run(json_of(request))
 
     def metrics(self, job_id: str, **query: Any) -> Answer:
         """Series of numbers; ``names, from_step, to_step, max_points`` narrow them.
@@ -136,6 +154,14 @@ class Calls(TogetherCalls):
         """Cancel: ``graceful`` stops at the next step, ``kill`` at once."""
         body = {"mode": mode, "save_checkpoint": save_checkpoint}
         return self._run(create(f"/v1/jobs/{job_id}/cancel", body))
+
+    def pause(self, job_id: str) -> Answer:
+        """Hold a job until :meth:`resume`; a running one saves a checkpoint first."""
+        return self._run(create(f"/v1/jobs/{job_id}/pause", {}))
+
+    def resume(self, job_id: str) -> Answer:
+        """Let a paused job go on."""
+        return self._run(create(f"/v1/jobs/{job_id}/resume", {}))
 
     def retry(
         self,

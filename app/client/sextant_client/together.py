@@ -99,6 +99,10 @@ class TogetherCalls(ABC):
         """All webhooks of the tenant, without their secrets."""
         return self._run(listing("/v1/webhooks"))
 
+    def webhook_secret(self) -> Answer:
+        """``secret`` of the messages to the field ``webhook`` of jobs."""
+        return self._run(json_of(Request("GET", "/v1/webhook-secret")))
+
     def test_webhook(self, webhook_id: str) -> Answer:
         """Send a test now: ``delivered, status_code, error``."""
         return self._run(

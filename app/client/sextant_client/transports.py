@@ -134,7 +134,8 @@ class _Executor:
         self.release()
         request, keep = (step.request, True) if isinstance(step, Open) else (step, False)
         content = request.body() if request.body else None
-        answer = self._http.send(_build(self._http, request, content), stream=keep)
+        built = _build(self._http, request, content)
+        answer = self._http.send(built, stream=keep, follow_redirects=request.method == "GET")
         if keep and answer.is_success:
             self._held, self._bytes = answer, answer.iter_bytes()
         else:
@@ -219,7 +220,8 @@ class _AsyncExecutor:
         await self.release()
         request, keep = (step.request, True) if isinstance(step, Open) else (step, False)
         content = _asynchronous(request.body()) if request.body else None
-        answer = await self._http.send(_build(self._http, request, content), stream=keep)
+        built = _build(self._http, request, content)
+        answer = await self._http.send(built, stream=keep, follow_redirects=request.method == "GET")
         if keep and answer.is_success:
             self._held, self._bytes = answer, answer.aiter_bytes()
         else:

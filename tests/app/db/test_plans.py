@@ -16,7 +16,17 @@ from sqlalchemy.orm import Session
 from app.db.session import get_engine, make_session
 from app.db.tables import utc_now
 from app.schemas.jobs import JobFilters
-from app.services import dependencies, events, gauges, holds, jobs, lifecycle, metrics, workers
+from app.services import (
+    dependencies,
+    events,
+    feed,
+    gauges,
+    holds,
+    jobs,
+    lifecycle,
+    metrics,
+    workers,
+)
 from app.services.lifecycle import WorkerInfo
 from tests.bench.scale_figures import make_waiting
 from tests.bench.scale_fill import BASE_MS, TENANT, fill
@@ -157,6 +167,14 @@ QUERIES = {
     "events": (
         lambda session: events.page(session, TENANT, LARGEST_JOB, 0, 100),
         "pk_events",
+    ),
+    "events of a tenant": (
+        lambda session: feed.page(session, TENANT, 1000, 100),
+        "ix_events_feed",
+    ),
+    "changes of status of a tenant": (
+        lambda session: feed.page(session, TENANT, 1000, 100, only_status=True),
+        "ix_events_feed_status",
     ),
     "metrics": (
         lambda session: metrics.read(session, metrics.Query(TENANT, LARGEST_JOB), 1000),
