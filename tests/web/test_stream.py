@@ -3,6 +3,7 @@
 import json
 import time
 
+import pytest
 from playwright.sync_api import expect
 
 from app.http import event_streams
@@ -14,6 +15,7 @@ from tests.web.sample import report_steps, training
 TABS = 12
 
 
+@pytest.mark.slow
 def test_twelve_tabs_hold_one_stream_and_all_hear(user, tmp_path):
     run = training(tmp_path, "for all tabs", 40)
     tabs = [user] + [user.context.new_page() for _ in range(TABS - 1)]

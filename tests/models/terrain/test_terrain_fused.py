@@ -72,6 +72,7 @@ def test_volume_and_lake():
     assert (engine.depth - start.h).abs().max() <= 2e-5
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_a_bit():
     ground, forcing = flood(90, 200, dtype=SINGLE)
     ends = []
