@@ -21,10 +21,10 @@ from app.services import keys
 ACCEPTED = ["2xx", "304", "404", "409", "412", "416", "422"]
 NUMBERS = itertools.count()
 KEY_CHARS = 100  # what is longer may be meant to be too long
+PHASES = [("examples", "coverage"), ("fuzzing",), ("stateful",)]
 WITH_SPECS = ("POST /v1/jobs", "POST /v1/pipelines", "POST /v1/sweeps")
 
 
-@schemathesis.hook
 def before_call(_context: Any, case: schemathesis.Case, _options: dict[str, Any]) -> None:
     """Send no key of idempotency twice: its first answer may name what is deleted since."""
     key = (case.headers or {}).get("Idempotency-Key")
@@ -76,13 +76,18 @@ def _failures(event: ScenarioFinished) -> list[str]:
 
 
 def assert_sound(examples: int, *phases: str, left_out: Iterable[str] = ()) -> Counter:
-    seen, found = run(examples, list(phases), left_out)
+    if "coverage" not in phases:  # of a changed request it would not know what it lacks
+        schemathesis.hook(before_call)
+    try:
+        seen, found = run(examples, list(phases), left_out)
+    finally:
+        schemathesis.hooks.unregister_all()
     assert not found, f"{len(found)} findings\n\n" + "\n\n".join(found[:20])
     return seen
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("phases", [("examples", "coverage"), ("fuzzing",), ("stateful",)])
+@pytest.mark.parametrize("phases", PHASES)
 def test_contract(settings, phases):
     """Zero server errors, zero undocumented answers, nothing wrong accepted."""
     # every value of every field of every kind makes 16,000 bodies: here those of the fuzzer only
@@ -101,4 +106,5 @@ def test_contract(settings, phases):
 @pytest.mark.timeout(1800)
 def test_contract_at_length(settings):
     """The same on both databases, with more of everything."""
-    assert_sound(100, "examples", "coverage", "fuzzing", "stateful")
+    for phases in PHASES:
+        assert_sound(100, *phases)
