@@ -107,8 +107,8 @@ def look(session: Session, after: Place) -> Look:
         .order_by(JobDependency.job_id, JobDependency.source_id)
         .limit(LOOKED_AT_ONCE)
     ).all()
-    found = [(job_id, source_id) for job_id, source_id, status in rows if status in (None, *FINAL)]
-    return Look(found, (rows[-1][0], rows[-1][1]) if len(rows) == LOOKED_AT_ONCE else None)
+    ended = [(job_id, source_id) for job_id, source_id, status in rows if status in (None, *FINAL)]
+    return Look(ended, (rows[-1][0], rows[-1][1]) if len(rows) == LOOKED_AT_ONCE else None)
 
 
 def settle(session: Session, job_id: str) -> None:

@@ -25,6 +25,7 @@ TRANSITIONS = {
     JobStatus.RUNNING: {*FINAL, JobStatus.QUEUED},
 }
 CLAIM_TRIES = 8
+ORDINARY = 5  # priority of a job that names none
 STRICT_S = 10 * 365 * 86_400  # of a step of priority that no waiting outweighs
 RELEASED_AT_ONCE = 100
 
@@ -180,11 +181,12 @@ def add_events(
 def line_at(now: datetime, priority: int) -> datetime:
     """Where a job that is submitted now stands in line; the least is the first.
 
-    That is the time of its submission, earlier by ``queue_ageing_s`` for each step of priority:
-    as good as a priority that grows by one in that time, and an index keeps the order.
+    That is the time of its submission, earlier by ``queue_ageing_s`` for each step of priority
+    above the ordinary one: as good as a priority that grows by one in that time, and an index
+    keeps the order. Jobs from before there were priorities stand where they were submitted.
     """
     step_s = get_settings().queue_ageing_s or STRICT_S
-    return now - timedelta(seconds=priority * step_s)
+    return now - timedelta(seconds=(priority - ORDINARY) * step_s)
 
 
 def eligible(

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from app.db.session import make_session
 from app.db.tables import Event, Job, Run, Tenant, new_id
-from app.services import keys, lifecycle
+from app.services import counters, keys, lifecycle
 from app.services.child_lines import Line, read_line
 from app.services.lifecycle import WorkerInfo
 from tests.smallest import smallest
@@ -40,6 +40,8 @@ def add_job(tenant_id: str = keys.DEFAULT_TENANT, **values: Any) -> str:
             session.add(Tenant(id=tenant_id, name=tenant_id))
             session.flush()
         session.add(job)
+        session.flush()
+        counters.add(session, counters.JOBS, [((job.kind, job.status, job.queue), 1)])
     return job.id
 
 
