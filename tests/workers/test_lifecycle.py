@@ -94,8 +94,11 @@ def test_claims_follow_priority_then_age(settings):
     assert claim() is None
 
 
-@pytest.mark.parametrize(("ageing_s", "first"), [("3600", "old"), ("0", "urgent")])
-def test_waiting_outweighs_priority_unless_that_is_off(settings, monkeypatch, ageing_s, first):
+@pytest.mark.parametrize(
+    ("ageing_s", "order"),
+    [("3600", ["old", "urgent", "newer", "least"]), ("0", ["urgent", "old", "newer", "least"])],
+)
+def test_waiting_outweighs_priority_unless_that_is_off(settings, monkeypatch, ageing_s, order):
     monkeypatch.setenv("SEXTANT_QUEUE_AGEING_S", ageing_s)
     get_settings.cache_clear()
     now = datetime.now(UTC)
@@ -106,10 +109,16 @@ def test_waiting_outweighs_priority_unless_that_is_off(settings, monkeypatch, ag
         "least": (now - timedelta(hours=6), 0),
     }
     ids = {new_job(line_at=lifecycle.line_at(*place)): name for name, place in places.items()}
-    found = [ids[claim().job_id] for _ in ids]
-    assert found[0] == first
-    assert found == ["old", "urgent", "newer", "least"] or ageing_s == "0"
-    assert found == ["urgent", "old", "newer", "least"] or ageing_s != "0"
+    assert [ids[claim().job_id] for _ in ids] == order
+
+
+def test_jobs_from_before_priorities_stand_where_they_were_submitted(settings):
+    """The upgrade gave them the time of their submission as their place."""
+    now = datetime.now(UTC)
+    later = new_job(line_at=lifecycle.line_at(now, 5))
+    upgraded = new_job(line_at=now - timedelta(minutes=1))
+    earlier = new_job(line_at=lifecycle.line_at(now - timedelta(minutes=2), 5))
+    assert [claim().job_id for _ in range(3)] == [earlier, upgraded, later]
 
 
 def test_a_job_waits_for_its_time_and_its_device(settings):
