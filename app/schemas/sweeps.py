@@ -3,7 +3,15 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 from app.db.tables import JobStatus
 from app.schemas.errors import ReportedError
@@ -55,6 +63,18 @@ class ValueRange(Body):
         return self
 
 
+def _form(value: Any) -> str:
+    """Which of the two forms is meant, so that errors are of that one alone."""
+    is_range = value.keys() & {"low", "high"} if isinstance(value, dict) else None
+    return "range" if is_range or isinstance(value, ValueRange) else "values"
+
+
+Domain = Annotated[
+    Annotated[ValueList, Tag("values")] | Annotated[ValueRange, Tag("range")],
+    Discriminator(_form),
+]
+
+
 class SweepJob(JobOptions):
     """What every job of the sweep has in common, as for `POST /v1/jobs`."""
 
@@ -89,7 +109,7 @@ class SweepCreate(Body):
 
     name: str | None = Field(default=None, max_length=100, description="For people; any text")
     job: SweepJob
-    parameters: dict[FieldPath, ValueList | ValueRange] = Field(
+    parameters: dict[FieldPath, Domain] = Field(
         min_length=1,
         max_length=MAX_PARAMETERS,
         description="By the path of a field in the spec, with dots: `optimizer.lr`",

@@ -271,7 +271,12 @@ class TestStopping:
         ({"parameters": {"optimiser.lr": {"values": [1]}}}, "/parameters/optimiser.lr", "optim"),
         ({"parameters": {"epochs.x": {"values": [1]}}}, "/parameters/epochs.x", ""),
         ({"parameters": {"seed": {"values": [1]}}}, "/parameters/seed", "give seeds"),
-        ({"parameters": {"optimizer.lr": {"low": 1, "high": 0}}}, None, "below high"),
+        (
+            {"parameters": {"optimizer.lr": {"low": 1, "high": 0}}},
+            "/parameters/optimizer.lr/low",
+            "below",
+        ),
+        ({"parameters": {"optimizer.lr": {"low": 1}}}, "/parameters/optimizer.lr/high", "required"),
         ({"parameters": {"optimizer.lr": {"low": 0, "high": 1}}}, None, "another sampler"),
         ({"baseline": {"optimizer.momentum": 0.1}}, "/baseline/optimizer.momentum", "parameters"),
         ({"objective": {"metric": "test_acuracy"}}, "/objective/metric", "test_accuracy"),
