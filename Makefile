@@ -22,7 +22,7 @@ help:
 	@echo "make docs       the documentation as a site, build/docs/site/index.html"
 	@echo "make test       the test suite, on two cores; meant for 10 minutes"
 	@echo "make test-docs  the wheel in an empty environment, at most 5 minutes"
-	@echo "make test-slow  the tests over 10 seconds each"
+	@echo "make test-slow  the longer tests, and all of models with its annotations checked"
 	@echo "make mutants    changes of the code that no test notices, drawn at random; a night"
 	@echo "make check      lint, format, types, import contracts, declared dependencies"
 	@echo "make audit      known vulnerabilities of the locked packages, licences of all at run time"
@@ -48,7 +48,8 @@ test-docs: .venv/.installed-dev
 	TORCH_ARGS='$(TORCH_ARGS)' $(BIN)/python -m pytest -q -m docs
 
 test-slow: .venv/.installed-dev
-	TEST_ALL_TYPES=1 $(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m 'slow or other_database' --ignore tests/models
+	TEST_TYPES=1 $(BIN)/python -m pytest -q -m 'not gpu and not bench and not docs' tests/models
 
 mutants: .venv/.installed-dev
 	$(BIN)/python -m tests.mutation

@@ -1,6 +1,6 @@
 """Fixtures: a real PostgreSQL and SQLite, a real Valkey, settings, a Run over a folder."""
 
-import tests.runtime_types  # noqa: F401  # installs its import hook before models is imported
+import tests.runtime_types  # noqa: F401  # its import hook comes before models
 
 # isort: split
 import os
@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import uuid
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,14 +31,24 @@ LONGEST = ("live/test_live.py", "faults/", "models/test_conformance.py", "contra
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest modules first: none is left to run alone in one of the processes at the end.
 
-    Of the tests with kills the ordinary suite has those on PostgreSQL, the slow lot the others.
+    Of the tests with kills the ordinary suite has those on PostgreSQL. A test of the API that
+    is there for both databases runs on one of them, chosen by its name, unless it is marked
+    ``both_databases``. The slow lot has the others.
     """
+    names = {item.nodeid for item in items}
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        backend = parameters.get("database_url")
         if "terrain" in item.nodeid:  # the first of them compiles the loops of the solver
             item.add_marker(pytest.mark.timeout(900))
-        if "faults" in item.path.parts and parameters.get("database_url") == "sqlite":
+        if "faults" in item.path.parts and backend == "sqlite":
             item.add_marker(pytest.mark.slow)
+        in_api = item.path.parent.name == "app"
+        if in_api and backend and not item.get_closest_marker("both_databases"):
+            both = [item.nodeid.replace(backend, name) for name in DATABASES]
+            in_turn = both[zlib.crc32(both[0].encode()) % 2]
+            if names.issuperset(both) and item.nodeid != in_turn:
+                item.add_marker(pytest.mark.other_database)
 
     def place(item: pytest.Item) -> int:
         path = item.path.relative_to(Path(__file__).parent).as_posix()
@@ -146,10 +157,14 @@ def empty(engine: sa.Engine, keep: tuple[str, ...] = ()) -> None:
     """Delete the rows of all tables but those to keep."""
     from app.db.tables import Base
 
+    tables = [table for table in Base.metadata.sorted_tables if table.name not in keep]
     with engine.execution_options(write=True).begin() as connection:
-        for table in reversed(Base.metadata.sorted_tables):
-            if table.name not in keep:
-                connection.execute(table.delete())
+        rows = sa.union_all(
+            *(sa.select(sa.literal(n)).where(sa.exists(sa.select(1).select_from(table)))
+              for n, table in enumerate(tables))
+        )  # fmt: skip
+        for n in sorted(connection.scalars(rows), reverse=True):
+            connection.execute(tables[n].delete())
 
 
 @pytest.fixture

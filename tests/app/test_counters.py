@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import pytest
 from sqlalchemy import func, select
 
 from app.db.session import make_session
@@ -18,6 +19,7 @@ from app.services.resolve import JobCreate
 from tests.app.factories import KIND, WORKER, carry_out, write
 from tests.smallest import smallest
 
+pytestmark = pytest.mark.both_databases
 LOST = Outcome(error=ReportedError(code="worker_lost", message="gone"))
 ENDS = (Outcome(exit_code=0), LOST)
 # submits, claims and ends jobs and sums up until it is killed

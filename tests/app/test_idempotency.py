@@ -10,6 +10,8 @@ from app.db.session import make_session
 from app.db.tables import Event, IdempotencyKey, Job, utc_now
 from app.services import idempotency
 
+pytestmark = pytest.mark.both_databases
+
 
 def post(client, body, key="k1", path="/v1/jobs"):
     return client.post(path, json=body, headers={"Idempotency-Key": key})

@@ -18,6 +18,8 @@ from app.services.lifecycle import WorkerInfo
 from app.settings import get_settings
 from tests.app.factories import WORKER, add_job, claim, finish
 
+pytestmark = pytest.mark.both_databases
+
 GPU_WORKER = WorkerInfo(
     id="g1", host="here", boot_id="b1", queues=("default", "gpu"), gpus_total=4, gpus_free=4
 )

@@ -7,9 +7,6 @@
 Writes ``tests/bench/results/http_limits_<cores>cores_<date>.json``.
 """
 
-import tests.runtime_types  # noqa: F401  # installs its import hook before models is imported
-
-# isort: split
 import contextlib
 import json
 import os

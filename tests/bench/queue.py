@@ -5,9 +5,6 @@ CPU seconds of this process and of its PostgreSQL backend: wall times say nothin
     python -m tests.bench.queue RESULT.json
 """
 
-import tests.runtime_types  # noqa: F401  # installs its import hook before models is imported
-
-# isort: split
 import json
 import os
 import statistics

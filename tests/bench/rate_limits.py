@@ -6,9 +6,6 @@
 Writes ``tests/bench/results/rate_limits_<cores>cores_<date>.json``.
 """
 
-import tests.runtime_types  # noqa: F401  # installs its import hook before models is imported
-
-# isort: split
 import json
 import os
 import platform

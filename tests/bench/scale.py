@@ -9,9 +9,6 @@ Writes ``tests/bench/results/scale_<database>_<hardware>_<date>.json``. What it 
 database given with ``--url`` is fit for one measurement only.
 """
 
-import tests.runtime_types  # noqa: F401  # installs its import hook before models is imported
-
-# isort: split
 import argparse
 import json
 import os

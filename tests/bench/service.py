@@ -6,9 +6,6 @@
 Writes ``tests/bench/results/service_<hardware>_<date>.json``.
 """
 
-import tests.runtime_types  # noqa: F401  # installs its import hook before models is imported
-
-# isort: split
 import argparse
 import json
 import os

@@ -91,7 +91,7 @@ def assert_sound(examples: int, *phases: str, left_out: Iterable[str] = ()) -> C
 def test_contract(settings, phases):
     """Zero server errors, zero undocumented answers, nothing wrong accepted."""
     # every value of every field of every kind makes 16,000 bodies: here those of the fuzzer only
-    seen = assert_sound(8, *phases, left_out=WITH_SPECS if "coverage" in phases else ())
+    seen = assert_sound(5, *phases, left_out=WITH_SPECS if "coverage" in phases else ())
     assert sum(seen.values()) > 50
     if phases == ("fuzzing",):
         operations = {

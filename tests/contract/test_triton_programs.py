@@ -1,5 +1,6 @@
 """The import hook of the tests leaves Triton programs as they are written."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -60,6 +61,7 @@ def test_programs_are_not_wrapped(tmp_path):
             *names,
         ],
         cwd=ROOT,
+        env=os.environ | {"TEST_TYPES": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -68,6 +70,9 @@ def test_programs_are_not_wrapped(tmp_path):
 
 
 def test_everything_else_is_checked():
-    import models.core.checkpoint
-
-    assert hasattr(models.core.checkpoint.random_state, "__wrapped__")
+    code = (
+        "import tests.runtime_types, models.core.checkpoint as c\n"
+        "assert hasattr(c.random_state, '__wrapped__')"
+    )
+    environment = os.environ | {"TEST_TYPES": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)

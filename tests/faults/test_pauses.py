@@ -30,7 +30,9 @@ def is_held(service: Service, job_id: str) -> bool:
     return (job["status"], job["status_reason"]) == ("queued", "paused")
 
 
-@pytest.mark.parametrize("killed", ["while it is held", "while it saves"])
+@pytest.mark.parametrize(
+    "killed", ["while it is held", pytest.param("while it saves", marks=pytest.mark.slow)]
+)
 def test_a_paused_job_goes_on_where_it_was(service, killed):
     service.hold()
     worker = service.start_worker()

@@ -152,7 +152,14 @@ def test_two_hundred_identical_posts_are_one_job(service):
     assert len(service.client.get("/v1/jobs").json()["data"]) == 1
 
 
-@pytest.mark.parametrize("stage", ["queued", "starting", "running", "finishing"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "queued",
+        "running",
+        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("starting", "finishing")),
+    ],
+)
 def test_cancel_at_every_stage(service, stage):
     if stage != "queued":
         service.start_worker()
@@ -199,6 +206,7 @@ def test_cancel_keeps_a_checkpoint_from_which_a_retry_goes_on(service):
     service.check(job_id, again["id"])
 
 
+@pytest.mark.slow
 def test_cancel_while_the_worker_dies(service):
     service.hold()
     worker = service.start_worker()

@@ -22,6 +22,7 @@ def kill(worker) -> None:
     worker.wait()
 
 
+@pytest.mark.slow
 def test_a_pipeline_outlives_its_worker(service):
     worker = service.start_worker()
     weights = {"job": "fit", "artifact": "weights.safetensors"}

@@ -113,7 +113,13 @@ def test_obeys_a_stop(kind, new_run):
     assert not events(run, "result")
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize(
+    "kind",
+    [  # a resumed run repeats the steps of an uninterrupted one
+        pytest.param(kind, marks=[pytest.mark.slow] if spec.resumable else [])
+        for kind, spec in kinds().items()
+    ],
+)
 def test_repeats_bit_for_bit(kind, whole, new_run):
     """The same seed gives the same numbers and the same arrays on a CPU."""
     first, second = whole(kind), new_run()

@@ -42,6 +42,7 @@ def test_a_wrong_spec_is_answered_with_its_fields(tmp_path, spec, field):
     assert "validation error for" not in event["message"]
 
 
+@pytest.mark.slow
 def test_classes_whose_names_are_no_formulas_end_in_pictures(tmp_path):
     """``$_$`` is what the drawing library would take for a formula, and for a wrong one."""
     numbers = np.random.default_rng(0)

@@ -99,6 +99,7 @@ class Trial:
             del sys.modules[name]
         sys.argv = ["pytest"]
         options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not postgresql"]
+        options += ["-m", "not slow and not gpu and not bench and not docs"]
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins preloaded
         return int(pytest.main([*options, *self._tests], [_FirstFailure(self._note)]))
 

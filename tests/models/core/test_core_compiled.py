@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys
 from models.core.compiled import compile_cached
@@ -40,6 +42,7 @@ def test_processes_that_begin_at_once_compile_once(tmp_path):
     assert compile_together(tmp_path, ["int", "int"]) == 1
 
 
+@pytest.mark.slow
 def test_each_type_of_arguments_has_its_own_code(tmp_path):
     """Also where two processes compile for different types at once."""
     assert compile_together(tmp_path, ["int", "float"]) == 0

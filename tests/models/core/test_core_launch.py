@@ -141,6 +141,7 @@ def test_errors_keep_their_exit_code(start, tmp_path):
     assert "multiple of the 2 devices" in error["message"]
 
 
+@pytest.mark.slow
 def test_ranks_end_with_their_launcher(start, tmp_path):
     process = start(max_steps=100_000)
     wait_for_step(tmp_path)

@@ -139,7 +139,7 @@ def test_exact_is_the_mean_over_projections(d):
 
 
 @pytest.mark.parametrize("mode", ["exact", "imq"])
-@pytest.mark.parametrize("d", [4, 8, 32])
+@pytest.mark.parametrize("d", [4, pytest.param(8, marks=pytest.mark.slow), 32])
 def test_normality_is_the_limit_of_two_samples(d, mode):
     """Property 3: against ever more normal points, up to their own 1/m and sampling error."""
     x, gamma = points(40, d) * 1.5 + 0.3, 0.2

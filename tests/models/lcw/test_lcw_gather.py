@@ -35,6 +35,7 @@ ranks.leave()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one():
     """Property 9: the value to 1e-6, gradients of shared parameters to 1e-5."""
     environment = os.environ | {

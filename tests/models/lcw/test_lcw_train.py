@@ -68,7 +68,7 @@ def uninterrupted(tmp_path_factory):
     return checkpoint.read(folder / "weights.safetensors")[0]
 
 
-@pytest.mark.parametrize("stop_at", [2, 6, 9])
+@pytest.mark.parametrize("stop_at", [pytest.param(2, marks=pytest.mark.slow), 6, 9])
 def test_resumed_from_any_stage(uninterrupted, new_run, stop_at):
     """Property 11: stopped in phase 1, between the phases, in phase 2: the same bits in the end."""
     spec, stopped = falling(), new_run()

@@ -369,6 +369,7 @@ def test_other_weights_of_that_package_are_refused(tmp_path, pretrained):
         published_weights.read(tmp_path / "changed.pth", pretrained.net)
 
 
+@pytest.mark.slow
 def test_baselines_that_fill_regions_go_through_a_job(small, explain):
     """Maps differ from those of the mean colour, whose neutrality is in the report."""
     methods = [FIELDS["methods"][0], {"id": "feature_ablation", "segments": {"id": "grid"}}]

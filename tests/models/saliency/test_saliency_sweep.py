@@ -135,6 +135,7 @@ def test_texts_of_users_are_no_html_in_the_report(new_run, monkeypatch):
     assert "<b>a" not in page
 
 
+@pytest.mark.slow
 def test_sweep_resumes_where_it_stopped(new_run):
     """A stop keeps the finished maps; the resumed run ends as one without a stop."""
     stopped, whole = new_run(), new_run()

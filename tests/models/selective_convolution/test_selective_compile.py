@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 COMPILED = """
 import torch
 from tests.models.selective_convolution.selective_units import make_unit
@@ -23,6 +25,7 @@ print(len(graphs))
 """
 
 
+@pytest.mark.slow
 def test_compiles_whole_and_sees_every_allocation():
     """Property 11: one graph a mode, none more when source, gate and shift change.
 

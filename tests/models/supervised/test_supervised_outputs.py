@@ -150,6 +150,7 @@ def code_blocks():
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 def test_the_page_works_without_sextant(trained, number):
     """In an interpreter that sees the installed packages, but neither this code nor its path."""

@@ -63,6 +63,7 @@ def tuned(tmp_path_factory):
         yield run
 
 
+@pytest.mark.slow
 def test_a_tuned_subgrid_is_better_and_is_read_like_any_other(new_run, tuned):
     """Under the floods that judge; only sills and friction differ; simulate floods it."""
     plain, flood, figures = new_run(), new_run(), result(tuned)
@@ -86,6 +87,7 @@ def test_a_tuned_subgrid_is_better_and_is_read_like_any_other(new_run, tuned):
     assert result(flood)["balance_error"] < 1e-6
 
 
+@pytest.mark.slow
 def test_a_comparison_floods_given_subgrids(new_run, tuned):
     """A tuned one beside the untrained one; that of another terrain or factor is refused."""
     run = new_run()

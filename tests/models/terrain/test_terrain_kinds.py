@@ -365,8 +365,14 @@ def test_one_deep_cell_does_not_pale_all_others(tmp_path):
 LATE = [{"time_s": 300, "value": 10}, {"time_s": 600, "value": 10}]
 
 
-@pytest.mark.parametrize("item", [{"type": "inflow", "edge": "left"}, {"type": "rain"},
-                                  {"type": "source", "x_m": 30.0, "y_m": 20.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "inflow", "edge": "left"},
+        pytest.param({"type": "rain"}, marks=pytest.mark.slow),
+        pytest.param({"type": "source", "x_m": 30.0, "y_m": 20.0}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_series_begins_with_nothing_before_it(run_spec, item):
     """Nothing enters before the first moment, all of it after; ``hold`` brings it from 0 s on."""
     fields = {"kind": "terrain.simulate", "duration_s": 900.0, "outputs": 3, "animation": False}
@@ -434,6 +440,7 @@ def warnings_of(folder):
     return [str(line) for line in lines if "supercritical" in str(line) and "local" in str(line)]
 
 
+@pytest.mark.slow
 def test_supercritical_flow_is_reported(run_spec):
     """A steep slope: most wet cells are beyond what local inertia can do; a flat one has none."""
     shares = {}

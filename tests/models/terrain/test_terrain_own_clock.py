@@ -46,7 +46,7 @@ def test_waves_of_a_fifth_of_the_depth_calm_down(engine, theta):
     assert float(flood.peak.max()) <= start.max()
 
 
-@pytest.mark.parametrize("engine", ["reference", "compiled"])
+@pytest.mark.parametrize("engine", ["reference", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_a_held_level_fills_the_land_to_itself(engine):
     """Property 14: a sea of 4 m before a beach; the GPU has no held levels."""
     ny, nx, hours = (4, 16, 0.6) if engine == "reference" else (24, 96, 3)
@@ -222,6 +222,7 @@ def test_rain_on_deep_water_is_not_rounded_away(engine):
     assert imbalance(flood, before) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rain_map", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_rain_on_a_slope_balances_after_many_steps(engine, rain_map):
@@ -260,6 +261,7 @@ def test_water_of_a_held_level_counts_as_inflow(engine):
     assert flood.totals.left > flood.totals.entered
 
 
+@pytest.mark.slow
 def test_threads_and_tiles_carry_the_same_remainder():
     """A grid of several tiles whose last ones are smaller: the volume counts each cell once."""
     ground = Ground(torch.full((1, 70, 200), -50.0), 0.03, 10.0)

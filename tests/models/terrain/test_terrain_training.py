@@ -189,6 +189,7 @@ def test_rain_falls_by_its_map(new_run):
     assert depths[:, :10].max() == 0
 
 
+@pytest.mark.slow
 def test_rough_ground_holds_water_back(new_run):
     """A map of one value is that value, a rougher one keeps more water; coarse floods pool it."""
     z = generate(Synthetic(rows=32, columns=32, cell_size_m=4.0, slope=0.02), 0).numpy()

@@ -30,6 +30,7 @@ def read(path):
         return raster.read(1)
 
 
+@pytest.mark.slow
 def test_a_flood_is_shown_over_time_with_its_gauges(view_of):
     gauges = [
         {"name": "mouth", "x_m": 100.0, "y_m": 60.0},
