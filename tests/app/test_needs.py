@@ -50,9 +50,9 @@ TERRAINS = ["terrain.simulate", "terrain.downsample", "terrain.compare"]
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-def add_dataset(name: str, tenant_id: str = keys.DEFAULT_TENANT) -> None:
-    """A ready dataset, as its check would leave it."""
-    content_format, counts, options = UPLOADS[name]
+def add_dataset(name: str, tenant_id: str = keys.DEFAULT_TENANT, **counts: int) -> None:
+    """A ready dataset, as its check would leave it; with ``counts`` a folder of images."""
+    content_format, counts, options = ("image_folder", counts, {}) if counts else UPLOADS[name]
     values = {"name": name, "format": content_format, "counts": counts, "options": options}
     with make_session() as session:
         if session.get(Tenant, tenant_id) is None:

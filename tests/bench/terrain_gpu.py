@@ -260,6 +260,8 @@ def tune(bench):
         bench.results["tune"] = {"n": n, "rows": rows}
         bench.keep()
     good = sorted((r for r in rows if "min_s" in r), key=lambda r: r["min_s"])
+    if not good:
+        return {"left_out": "no time left"}
     bench.best = Tuning(**good[0]["tuning"])
     options = {}
     for name, change in (("turning off", {"turning": False}), ("eager tiles", {"lazy": False})):
