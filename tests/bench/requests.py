@@ -1,6 +1,6 @@
 """CPU of the requests that are sent most often, now and at an earlier commit, in turns.
 
-    python -m tests.bench.requests --before 48c1302e
+    python -m tests.bench.requests --before 48c1302e      # or the folder of an unpacked tree
 
 Both are real processes over databases that each has filled itself, and answer one client. What is
 counted is CPU of the API and of its PostgreSQL: wall times say nothing on a busy machine. A round
@@ -185,16 +185,27 @@ def sqlite(folder: Path, trees: dict[str, Path], jobs: int) -> dict[str, Any]:
         return measure(versions, lambda: 0.0)
 
 
+def unpacked(before: str, folder: Path) -> Path:
+    """The tree of a commit, or the one that is given."""
+    if Path(before).is_dir():
+        return Path(before).resolve()
+    tree = folder / "tree"
+    tree.mkdir()
+    archive = subprocess.run(["git", "archive", before], cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(["tar", "x", "-C", str(tree)], input=archive.stdout, check=True)
+    return tree
+
+
 def main() -> None:
     """Measure on both databases and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--before", required=True, help="a commit")
+    parser.add_argument("--before", required=True, help="a commit, or a folder with its tree")
     parser.add_argument("--jobs", type=int, default=JOBS)
     arguments = parser.parse_args()
     result: dict[str, Any] = {
         "what": "python -m tests.bench.requests " + " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).date().isoformat(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
         "jobs": arguments.jobs,
         "unit": "CPU ms a request of API and PostgreSQL, the least of the rounds",
@@ -202,13 +213,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sx-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        tree = folder / "tree"
-        tree.mkdir()
-        archive = subprocess.run(
-            ["git", "archive", arguments.before], cwd=ROOT, capture_output=True, check=True
-        )
-        subprocess.run(["tar", "x", "-C", str(tree)], input=archive.stdout, check=True)
-        trees = {"before": tree, "now": ROOT}
+        trees = {"before": unpacked(arguments.before, folder), "now": ROOT}
         for database in (sqlite, postgresql):
             part = folder / database.__name__
             part.mkdir()
@@ -216,7 +221,7 @@ def main() -> None:
             result[database.__name__] = database(part, trees, arguments.jobs)
             print(json.dumps(result), flush=True)
     path = Path(__file__).parent / "results"
-    path /= f"requests_{os.cpu_count()}cores_{result['date']}.json"
+    path /= f"requests_{result['cores']}cores_{result['date']}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
