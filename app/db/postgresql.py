@@ -5,14 +5,19 @@ A server that is frozen, or a network that swallows packets, breaks no connectio
 connection is closed and the error is that of a database that is away.
 """
 
+import time
 from collections.abc import Generator
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.errors import _WaitTimeout
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
+
+from app.db import stored_json
 
 PING_S = 2  # the look at a connection before it is used
+FRESH_S = 1.0  # after a use it is not looked at: a request of two statements would cost a third
 CONNECT_S = 2  # with the ping less than the 5 s in which a request is answered
 READ_S = 4.0
 WRITE_S = 12.0  # a little more than the server's own limit, whose message says more
@@ -30,6 +35,7 @@ SOCKET = {
     "keepalives_count": 2,
     "tcp_user_timeout": 5000,
 }
+USED_AT = "used_at"  # in the pool's record of a connection
 Answer = TypeVar("Answer")
 
 
@@ -62,16 +68,25 @@ def make_postgresql_engine(url: URL) -> Engine:
     options = " ".join(f"-c {name}={value}" for name, value in SERVER_OPTIONS.items())
     engine = create_engine(
         url,
-        pool_pre_ping=True,
         pool_size=10,
         max_overflow=30,
         pool_timeout=2,
         connect_args={"connect_timeout": CONNECT_S, "options": options, **SOCKET},
+        json_deserializer=stored_json.parse,
     )
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, args: Any, values: Any) -> LimitedConnection:
         return LimitedConnection.connect(*args, **values)
+
+    @event.listens_for(engine, "checkout")
+    def _checkout(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get(USED_AT, 0.0) < FRESH_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise DisconnectionError(str(error)) from error  # the pool connects anew
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -81,8 +96,9 @@ def make_postgresql_engine(url: URL) -> Engine:
         raw.limit_s = options.get("limit_s", default_s)
 
     @event.listens_for(engine, "checkin")
-    def _checkin(connection: Any, _record: Any) -> None:
+    def _checkin(connection: Any, record: Any) -> None:
         if connection is not None:
             connection.limit_s = PING_S
+            record.info[USED_AT] = time.monotonic()
 
     return engine

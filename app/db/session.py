@@ -35,10 +35,13 @@ def make_session(*, write: bool = True, durable: bool = False) -> Generator[Sess
     """A session that commits at the end and rolls back on an exception.
 
     Args:
-        write: take the write lock of SQLite at the start, so that no statement fails halfway.
+        write: take the write lock of SQLite at the start, so that no statement fails halfway;
+            else on PostgreSQL each statement stands for itself, as it does in what it sees anyway.
         durable: on SQLite, flush the commit to the disk (PostgreSQL always does).
     """
     bind = get_engine().execution_options(write=write, durable=durable)
+    if not write and bind.dialect.name == "postgresql":  # no BEGIN and COMMIT around one SELECT
+        bind = bind.execution_options(isolation_level="AUTOCOMMIT")
     with Session(bind, expire_on_commit=False) as session, session.begin():
         yield session
 

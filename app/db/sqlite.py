@@ -17,6 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 
+from app.db import stored_json
+
 WRITE_WAIT_S = 8.0  # two such waits fit into lease_stop_s = 20 s
 ATTEMPT_EVERY_S = (0.001, 0.005)
 PRAGMAS = {
@@ -130,7 +132,11 @@ def make_sqlite_engine(url: str) -> Engine:
     if (database := make_url(url).database) and database != ":memory:":
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
-        url, connect_args={"timeout": 5, "factory": WriterConnection}, pool_size=10, max_overflow=50
+        url,
+        connect_args={"timeout": 5, "factory": WriterConnection},
+        pool_size=10,
+        max_overflow=50,
+        json_deserializer=stored_json.parse,
     )
     queue = WriterQueue()
 

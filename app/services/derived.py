@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, func, select, tuple_
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
@@ -35,6 +35,11 @@ _COUNTS = [
 ]
 AHEAD = select(_COUNTS[0] + _COUNTS[1])
 FRONT = _WAITING.order_by(Job.line_at, Job.id).limit(POSITION_LIMIT)
+# two lists in place of one of pairs, for which SQLite reads all runs there are
+LATEST = select(Run.job_id, Run.number, Run.worker_id, Run.host, Run.devices).where(
+    Run.job_id.in_(bindparam("ids", expanding=True)),
+    Run.number.in_(bindparam("numbers", expanding=True)),
+)
 
 
 def derive(session: Session, jobs: Sequence[Job]) -> dict[str, Derived]:
@@ -105,17 +110,14 @@ def _named(job: Job) -> dict[str, Any]:
 
 def _workers(session: Session, jobs: Sequence[Job]) -> dict[str, WorkerRead]:
     """The worker of each job's latest run, for jobs that are not waiting."""
-    wanted = [
-        (job.id, job.run_number)
-        for job in jobs
-        if job.status != JobStatus.QUEUED and job.run_number
-    ]
-    if not wanted:
+    latest = {
+        job.id: job.run_number for job in jobs if job.status != JobStatus.QUEUED and job.run_number
+    }
+    if not latest:
         return {}
-    runs = session.scalars(select(Run).where(tuple_(Run.job_id, Run.number).in_(wanted)))
+    runs = session.execute(LATEST, {"ids": [*latest], "numbers": [*set(latest.values())]})
     return {
-        run.job_id: WorkerRead(
-            id=run.worker_id, host=run.host, device="cuda" if run.devices else "cpu"
-        )
-        for run in runs
+        job_id: WorkerRead(id=worker_id, host=host, device="cuda" if devices else "cpu")
+        for job_id, number, worker_id, host, devices in runs
+        if latest[job_id] == number
     }

@@ -19,8 +19,9 @@ def hold(session: Session, job: Job, spec: Spec) -> None:
     """
     refs = [ref for _pointer, ref in spec.references() if ref.sha256 is not None]
     files = [ref for ref in refs if isinstance(ref, ArtifactRef)]
-    sources = select(Job.id).where(Job.id.in_({ref.job for ref in files})).order_by(Job.id)
-    session.scalars(sources.with_for_update(read=True)).all()
+    if files:
+        sources = select(Job.id).where(Job.id.in_({ref.job for ref in files})).order_by(Job.id)
+        session.scalars(sources.with_for_update(read=True)).all()
     for ref in files:
         if session.scalar(_stored(ref)) is None:
             text = f"{ref.artifact} of {ref.job} was replaced or deleted just now; try again"

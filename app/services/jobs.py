@@ -195,12 +195,13 @@ def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.R
         Job.tenant_id == tenant_id, Job.deleted_at.is_(None), *_conditions(filters)
     )
     read_by: InstrumentedAttribute[str] = Job.id
-    status: InstrumentedAttribute[JobStatus] = Job.status
+    statuses: list[InstrumentedAttribute[JobStatus]] = [Job.status]
     for name, value in filters.labels.items():
         label = aliased(JobLabel)
         entry = (label.tenant_id == tenant_id, label.name == name, label.value == value)
         query = query.join(label, label.job_id == read_by).where(*entry)
-        read_by, status = label.job_id, label.status
+        read_by = label.job_id
+        statuses.append(label.status)
     return paging.fetch(
         session,
         query,
@@ -209,7 +210,8 @@ def list_page(session: Session, tenant_id: str, filters: JobFilters) -> paging.R
         cursor=filters.cursor,
         filters=filters.model_dump(exclude={"limit", "cursor", "order"}),
         newest_first=filters.order == "-created_at",
-        any_of=[status == one for one in _statuses(filters)],
+        # of each table, so that indexes of two can be read side by side in the order of the page
+        any_of=[and_(*(status == one for status in statuses)) for one in _statuses(filters)],
         read_by=read_by,
     )
 

@@ -16,10 +16,10 @@ def served(session: Session) -> set[str]:
     return {name for worker in workers.live(session) for name in worker.queues}
 
 
-def allowed(session: Session) -> set[str]:
-    """Queues of the kinds, those that the operator named, and those that a live worker serves."""
+def named() -> set[str]:
+    """Queues of the kinds, and those that the operator named."""
     own = {spec.queue for spec in kinds().values()}
-    return {GPU_QUEUE, *own, *get_settings().queue_names} | served(session)
+    return {GPU_QUEUE, *own, *get_settings().queue_names}
 
 
 def check(session: Session, name: str) -> None:
@@ -28,7 +28,9 @@ def check(session: Session, name: str) -> None:
     Raises:
         InvalidError: with the queues that there are.
     """
-    known = allowed(session)
+    if name in named():  # as almost always: the workers need not be read
+        return
+    known = named() | served(session)
     if name not in known:
         hint = did_you_mean(name, sorted(known))
         detail = (

@@ -61,7 +61,8 @@ def admit_job(session: Session, tenant_id: str) -> None:
                 f"until some have started, or cancel some; {MORE}"
             )
             raise QuotaExceededError(detail, _quota("queued_jobs", limit, used))
-    admit_bytes(session, tenant_id, 1)
+    if limits["stored_bytes"] is not None:
+        admit_bytes(session, tenant_id, 1)
 
 
 class Room(NamedTuple):

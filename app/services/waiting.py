@@ -19,5 +19,5 @@ def states(session: Session) -> list[QueueState]:
     """Every queue that a job may name or waits in, by name."""
     depths = counters.queued(session)
     served = queues.served(session)
-    names = sorted(queues.allowed(session) | depths.keys())
+    names = sorted(queues.named() | served | depths.keys())
     return [QueueState(name, depths.get(name, 0), name in served) for name in names]

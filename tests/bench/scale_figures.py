@@ -60,32 +60,48 @@ FILTERS = {
 }
 
 
-def measure(url: str, folder: Path, jobs: int, *, reads: bool) -> dict[str, Any]:
-    """Every figure, those that change the rows last; with ``reads`` lists, numbers and claims."""
+def measure(url: str, folder: Path, jobs: int, part: str) -> dict[str, Any]:
+    """The figures of a part: ``reads``, then ``claims``, then ``deletion``; none of ``fill``."""
+    if part == "fill":
+        return {}
     service = Service(folder / "service", url, **DEFAULTS, WORKER_QUEUES="nobody")
     for name in ("DATABASE_URL", "STATE_DIR"):
         os.environ[f"SEXTANT_{name}"] = service.env[f"SEXTANT_{name}"]
     get_settings.cache_clear()
     get_engine.cache_clear()
-    result: dict[str, Any] = {}
     try:
         service.start_api()
-        result["lists"] = {name: _timed(service, query) for name, query in FILTERS.items()}
-        result["lists"]["page 200"] = _deep(service)
-        result["prometheus"] = _timed(service, path="/metrics")
-        if reads:
-            return result | {"claim": _claims(), "dependencies": _looks()}
-        result["series_of_largest_job_s"] = _seconds(
-            lambda: service.client.get(f"/v1/jobs/{LARGEST_JOB}/metrics?max_points=1000")
+        if part == "reads":
+            return _reads(service)
+        return (
+            {"deletion": _deletion(service)}
+            if part == "deletion"
+            else _all_claims(service, url, jobs)
         )
-        result["sweep"] = _sweep(service)
-        result["claim"] = _claims()
-        later = _make_later(url, jobs)
-        result["claim_not_before"] = {"waiting_later": later} | _claims()
-        result["dependencies"] = {"waiting": make_waiting(url, jobs)} | _looks()
-        result["deletion"] = _deletion(service)
     finally:
         service.stop()
+
+
+def _reads(service: Service) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "lists": {name: _timed(service, query) for name, query in FILTERS.items()},
+        "prometheus": _timed(service, path="/metrics"),
+        "series_of_largest_job_s": _seconds(
+            lambda: service.client.get(f"/v1/jobs/{LARGEST_JOB}/metrics?max_points=1000")
+        ),
+    }
+    result["lists"]["page 200"] = _deep(service)
+    return result
+
+
+def _all_claims(service: Service, url: str, jobs: int) -> dict[str, Any]:
+    """Claims as the rows are, then among many jobs that wait for a time or for others."""
+    result: dict[str, Any] = {"sweep": _sweep(service), "claim": _claims()}
+    result["claim_not_before"] = {"waiting_later": _make_later(url, jobs)} | _claims()
+    result["dependencies"] = {"waiting": make_waiting(url, jobs)} | _looks()
+    result["claim_all_waiting"] = _claims()
+    result["prometheus_all_waiting"] = _timed(service, path="/metrics")
+    result["first_page_all_waiting"] = _timed(service)
     return result
 
 

@@ -5,7 +5,9 @@ jobs wait, but for 50 that run; the others are final. 30 % of the metric rows ar
 """
 
 import json
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,28 +48,38 @@ DIALECTS = {
 Columns = dict[str, str]
 
 
-def fill(url: str, jobs: int, metrics: int) -> dict[str, float]:
+def fill(url: str, jobs: int, metrics: int, budget_s: float = math.inf) -> dict[str, float]:
     """Make an empty database one with so many rows, at the newest schema.
 
+    Each step is done once, however often this is called: a filling that was ended goes on.
+
     Returns:
-        Seconds of the filling and of the upgrade from the schema of ``REVISION``.
+        Seconds of each step; of some only, if no further one may begin since ``budget_s`` is over.
     """
     engine = make_engine(url)
+    began = time.monotonic()
     unlimited = engine.execution_options(write=True, limit_s=migrate.LIMIT_S)
     with unlimited.connect() as connection:
-        command.upgrade(migrate.alembic_config(connection), REVISION)
-        connection.commit()
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.text("SET statement_timeout = 0"))
-        began = time.monotonic()
-        Fill(connection, jobs, metrics)()
+        filling = Fill(connection, jobs, metrics)
+        done = filling.begin()
+        steps = filling.steps() | {
+            "upgrade": lambda: migrate.upgrade(engine),
+            "positions": lambda: _number_events(engine),
+            "analyze": lambda: analyze(engine),
+        }
+        for name, step in steps.items():
+            if name in done:
+                continue
+            if time.monotonic() - began > budget_s:
+                break
+            done[name] = filling.carry_out(name, step)
     engine.dispose()
-    filled = time.monotonic()
-    migrate.upgrade(engine)
-    upgraded = time.monotonic()
-    _number_events(engine)
-    analyze(engine)
-    return {"fill_s": round(filled - began, 1), "upgrade_s": round(upgraded - filled, 1)}
+    return done
+
+
+def is_full(done: dict[str, float]) -> bool:
+    """Whether a filling has done its last step."""
+    return "analyze" in done
 
 
 def _number_events(engine: Engine) -> None:
@@ -106,26 +118,56 @@ class Fill:
     def __init__(self, connection: Connection, jobs: int, metrics: int) -> None:
         self.connection = connection
         self.jobs, self.metrics = jobs, metrics
+        self.largest = int(metrics * LARGEST_SHARE)
         self.waiting = int(jobs * 0.98)  # number of the first job that is not final
         self._words = DIALECTS[connection.dialect.name]
 
-    def __call__(self) -> None:
-        """Fill every table."""
-        if self.connection.dialect.name == "postgresql":  # no look at each foreign key
-            self._execute("SET session_replication_role = replica")
-        self._numbers()
-        self._kinds()
+    def begin(self) -> dict[str, float]:
+        """Make the tables of ``REVISION``; the steps that were done before, with their seconds."""
+        if not sa.inspect(self.connection).has_table("bench_steps"):
+            command.upgrade(migrate.alembic_config(self.connection), REVISION)
+            self._execute("CREATE TABLE bench_steps (name TEXT, seconds REAL)")
+        if self.connection.dialect.name == "postgresql":
+            self._execute("SET statement_timeout = 0")
+            self._execute("SET session_replication_role = replica")  # no look at each foreign key
+        rows = self.connection.execute(sa.text("SELECT name, seconds FROM bench_steps"))
+        done = {name: round(seconds, 1) for name, seconds in rows}
+        self.connection.commit()
+        return done
+
+    def steps(self) -> dict[str, Callable[[], None]]:
+        """Fill every table; none takes longer than a few minutes."""
+        return {
+            "numbers": self._numbers,
+            "kinds": self._kinds,
+            "tenants": self._tenants,
+            "jobs": self._jobs,
+            "runs": self._runs,
+            "events": self._events,
+            "artifacts": self._artifacts,
+            "metrics of the largest": self._metrics_of_largest,
+            "metrics": self._metrics,
+            "end": self._drop,
+        }
+
+    def carry_out(self, name: str, step: Callable[[], None]) -> float:
+        """Seconds of a step, noted as done."""
+        began = time.monotonic()
+        step()
+        seconds = time.monotonic() - began
+        note = "INSERT INTO bench_steps VALUES (:name, :seconds)"
+        self._execute(note, name=name, seconds=seconds)
+        return round(seconds, 1)
+
+    def _tenants(self) -> None:
         for tenant in TENANTS:
             self._execute(
                 "INSERT INTO tenants (id, name, quotas) VALUES (:tenant, :tenant, '{}') "
                 "ON CONFLICT DO NOTHING",
                 tenant=tenant,
             )
-        self._jobs()
-        self._runs()
-        self._events()
-        self._artifacts()
-        self._metrics()
+
+    def _drop(self) -> None:
         for table in ("bench_numbers", "bench_kinds"):
             self._execute(f"DROP TABLE {table}")
 
@@ -157,7 +199,7 @@ class Fill:
         return f"'job_' || {parts[0]} || '7' || {parts[1]} || '8' || {parts[2]}"
 
     def _numbers(self) -> None:
-        most = max(self.jobs, int(self.metrics * LARGEST_SHARE))
+        most = max(self.jobs, self.largest)
         self._execute("CREATE TABLE bench_numbers (n BIGINT PRIMARY KEY)")
         self._execute(
             "INSERT INTO bench_numbers WITH RECURSIVE numbers(n) AS "
@@ -277,9 +319,14 @@ class Fill:
             }
             self._insert("artifacts", columns, "jobs WHERE run_number = 1 ORDER BY id")
 
+    def _metrics_of_largest(self) -> None:
+        self._insert_metrics(f"id = {self.job_id('0')}", self.largest)
+
     def _metrics(self) -> None:
-        largest = int(self.metrics * LARGEST_SHARE)
-        last = str((self.metrics - largest) // STEPS_EACH)
+        last = self.job_id(str((self.metrics - self.largest) // STEPS_EACH))
+        self._insert_metrics(f"id > {self.job_id('0')} AND id <= {last}", STEPS_EACH)
+
+    def _insert_metrics(self, condition: str, steps: int) -> None:
         columns = {
             "job_id": "id",
             "name": "'loss'",
@@ -289,10 +336,5 @@ class Fill:
             "at": "created_at",
             "value": "n * 7919 % 1000 / 1000.0",
         }
-        first = self.job_id("0")
-        for condition, steps in (
-            (f"id = {first}", largest),
-            (f"id > {first} AND id <= {self.job_id(last)}", STEPS_EACH),
-        ):
-            source = f"jobs CROSS JOIN bench_numbers WHERE {condition} AND n < {steps}"
-            self._insert("metrics", columns, f"{source} ORDER BY id, n")
+        source = f"jobs CROSS JOIN bench_numbers WHERE {condition} AND n < {steps}"
+        self._insert("metrics", columns, f"{source} ORDER BY id, n")
