@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tests.bench.terrain_face_features import FaceFeatures
+from models.terrain.learning.face_features import FaceFeatures
 
 FEATURES, WIDTH, OUT = 12, 24, 3
 MOST_SHIFT = 3.0  # standard deviations of the heights of both cells
@@ -32,7 +32,8 @@ def six_of(model: str, parameters: list[Tensor] | float, faces: FaceFeatures) ->
     """Shift in m, film and deep of faces of one direction [ny, nx]."""
     if model == "physical":
         assert isinstance(parameters, float)
-        shift, losses = parameters * faces.spill, parameters * faces.losses.clamp(-2, 2)
+        shift = parameters * torch.sinh(faces.values[..., 0]) * faces.scale
+        losses = parameters * (2 * faces.values[..., -2:]).clamp(-2, 2)
         return [shift, losses[..., 0], losses[..., 1]]
     assert isinstance(parameters, list)
     values = faces.values

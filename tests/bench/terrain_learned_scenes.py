@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from models.terrain import measures
+from models.terrain.learning.face_features import FaceFeatures, features_of
 from models.terrain.learning.search import Matches
 from models.terrain.solver.cpu.engine import FusedFlood
 from models.terrain.solver.forcing import Forcing, Inlet, constant
 from models.terrain.solver.scheme import Ground, Physics
 from models.terrain.solver.subgrid import changed, subgrid_of
 from models.terrain.solver.time_stepping import BoundaryConditions
-from tests.bench.terrain_face_features import FaceFeatures, features_of
 
 # site: file, cells a side of a window for factors 8 and 16, for 4, first cells of windows
 SITES = {
@@ -98,7 +98,7 @@ class Window:
         path = self._folder / f"features-{self.factor}-{self.name}.npz"
         if not path.exists():
             torch.set_num_threads(1)
-            found = features_of(self.z, self.terrain, self.dx * self.factor)
+            found = features_of(self.z, self.terrain, self.dx * self.factor, lambda: None)
             arrays = {
                 f"{k}{name}": v.numpy()
                 for k, some in enumerate(found)
