@@ -34,6 +34,7 @@ UNITS = {
     "height": "pixels of height",
     "width": "pixels of width",
     "cell_size_m": "metres a cell",
+    "rain_variables": "variable of rain",
 }
 TOLERANCE = 1e-3  # of a size in metres, relative
 WEIGHTS = ("weights", "checkpoint")  # roles of artifacts that hold a trained net
@@ -47,8 +48,8 @@ class DatasetInfo(NamedTuple):
         counts: such as ``train, test, classes, height, width, channels`` of labelled images,
             ``images`` of photographs, ``rows, columns, cell_size_m`` of an elevation, ``tensors,
             parameters, operations`` of a net, ``moments, values`` of a series, ``marks`` of
-            surveyed levels, ``frames, variables`` of fields over time; what could not be known is
-            absent.
+            surveyed levels, ``frames, variables, rain_variables`` of fields over time; what could
+            not be known is absent.
     """
 
     name: str

@@ -14,6 +14,7 @@ from models.core.errors import DataError
 from models.data.contents import notes_alone
 from models.data.decode import PIXELS
 from models.data.field_axes import axis_of, centres_of, crs_of, text_of, times_of
+from models.data.field_units import depth_of
 
 CHUNK_BYTES = 256 * 2**20  # what one read may unpack
 HDF5, CLASSIC = b"\x89HDF\r\n\x1a\n", b"CDF"
@@ -45,6 +46,13 @@ class Fields(NamedTuple):
     crs: Any
     notes: list[str]
     source: "_Source"
+
+    @property
+    def is_rain(self) -> bool:
+        """Whether values are rates of water, or amounts over times that the file tells."""
+        given = depth_of(self.unit)
+        told = self.summed and self.bounds_s is not None
+        return given is not None and (given[1] or told)
 
     def frame(
         self, k: int, rows: slice = slice(None), columns: slice = slice(None)
@@ -87,12 +95,13 @@ def check(path: Path) -> dict[str, Any]:
     """Validate all fields of a file by reading every frame.
 
     Returns:
-        ``frames`` of the longest, ``variables``, and ``contents`` with ``notes``.
+        ``frames`` of the longest, ``variables``, ``rain_variables`` of these, and ``contents`` with
+        ``notes``.
 
     Raises:
         DataError: naming what is wrong.
     """
-    notes, frames = [], 0
+    notes, frames, rain = [], 0, 0
     names = _names(path)
     for name in names:
         with open_fields(path, name) as fields:
@@ -104,7 +113,7 @@ def check(path: Path) -> dict[str, Any]:
                 high = np.fmax.reduce(values, axis=None, initial=high)
             if low > high:
                 raise DataError(f"{name} has no value in any of its cells; leave it out")
-            frames = max(frames, len(fields.times_s))
+            frames, rain = max(frames, len(fields.times_s)), rain + fields.is_rain
             gaps = f", {missing} without a value" if missing else ""
             notes.append(
                 f"{name} [{fields.unit}]: {len(fields.times_s)} times from {fields.times_s[0]:g} to"
@@ -112,7 +121,8 @@ def check(path: Path) -> dict[str, Any]:
                 f" {low:g} to {high:g}{gaps}"
             )
             notes += fields.notes
-    return {"frames": frames, "variables": len(names), "contents": notes_alone(notes)}
+    counts = {"frames": frames, "variables": len(names), "rain_variables": rain}
+    return counts | {"contents": notes_alone(notes)}
 
 
 @contextmanager

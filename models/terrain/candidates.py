@@ -11,7 +11,7 @@ from models.core.run import Run
 from models.core.spec import ArtifactRef
 from models.terrain.dem import subgrid_file
 from models.terrain.dem.pooling import BASELINES, mean
-from models.terrain.learning import tuning, weights
+from models.terrain.learning import face_net, tuning, weights
 from models.terrain.learning.search import TuningTask
 from models.terrain.solver.engines import Scenario
 from models.terrain.solver.subgrid import SubgridTerrain, subgrid_of
@@ -50,6 +50,11 @@ def candidates(
     for name in spec.methods:
         if name == "subgrid":
             yield Candidate(name, start, untrained)
+        elif name == "learned":
+            assert untrained is not None  # noqa: S101  # it is a subgrid
+            net = face_net.shipped(spec.factor)
+            tables = face_net.improved(net, z, untrained, dx, run.check_stop)
+            yield Candidate(name, start, tables)
         else:
             yield Candidate(name, BASELINES[name](z, spec.factor).numpy())
     for index, ref in enumerate(spec.subgrids):

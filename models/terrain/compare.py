@@ -18,6 +18,7 @@ from models.terrain.figures import floods, maps
 from models.terrain.measures import WET_M
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
+from models.terrain.solver.whereabouts import told
 from models.terrain.spec.floods import TerrainCompare
 from models.terrain.spec.terrains import METHODS
 
@@ -69,6 +70,7 @@ def compare(spec: TerrainCompare, run: Run) -> None:
     coarse_count = len(spec.methods) + len(spec.subgrids) + len(spec.nets)
     coarse_count += spec.optimise_steps > 0
     scenario = scenario_of(spec, fine, WET_M, run, floods=1 + coarse_count)
+    where = told(scenario, run, subgrid=spec.on_subgrid, heights=True)
     z = pad_to_multiple(torch.from_numpy(fine.z), spec.factor)
     _warm_up(scenario, mean(z, spec.factor).numpy(), fine.dx * spec.factor)
     truth = _fine_flood(spec, run, scenario, fine, 1 + coarse_count)
@@ -85,7 +87,7 @@ def compare(spec: TerrainCompare, run: Run) -> None:
         entries.append(entry)
         _write_entry(spec, run, fine, entry, len(entries))
         run.progress(1 + len(entries), 1 + coarse_count, phase=coarse.name, unit="flood")
-    _write_results(spec, run, fine, truth, entries)
+    _write_results(spec, run, fine, truth, entries, where)
 
 
 def _warm_up(scenario: Scenario, z: np.ndarray, dx: float) -> None:
@@ -165,8 +167,9 @@ def _write_results(
     fine: rasters.Elevation,
     truth: FineFlood,
     entries: list[MethodResult],
+    where: dict[str, Any],
 ) -> None:
-    """Write table, pictures and report."""
+    """Write table, pictures and report, ``where`` the floods ran included."""
     with (run.dir / "metrics.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(entries[0].row))
         table.writeheader()
@@ -198,6 +201,7 @@ def _write_results(
         "spec": spec.model_dump(mode="json"),
         "torch": torch.__version__,
     }
+    report |= where
     report |= {"assumed": fine.notes, "supercritical_share": truth.supercritical}
     report |= {"fine": truth.scores, "best_hand_made": _best_hand_made(entries)}
     run.report("report.json", report)

@@ -11,7 +11,7 @@ from models.terrain import view
 from models.terrain.dem import rasters, subgrid_file
 from models.terrain.dem.pooling import BASELINES, mean, pad_to_multiple
 from models.terrain.figures import floods, maps
-from models.terrain.learning import tuning, weights
+from models.terrain.learning import face_net, tuning, weights
 from models.terrain.learning.faces import improve_faces
 from models.terrain.learning.search import Searched
 from models.terrain.solver.subgrid import SubgridTerrain, subgrid_of
@@ -24,7 +24,7 @@ HEIGHT = rasters.BandInfo("height of the ground", "m")
 def downsample(spec: TerrainDownsample, run: Run) -> None:
     """Write ``coarse.tif``: same corner and CRS, cells ``factor`` times as large, nodata kept.
 
-    With method ``subgrid`` it has the mean heights, and ``subgrid.nc`` the tables.
+    With method ``subgrid`` or ``learned`` it has the mean heights, and ``subgrid.nc`` the tables.
 
     Raises:
         SpecError: if the terrain is smaller than a coarse cell, or the net is for another factor.
@@ -45,7 +45,7 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     z = pad_to_multiple(torch.from_numpy(fine.z), spec.factor)
     pooled = mean(z, spec.factor).numpy()
     coarse, title = _coarse_heights(spec, run, z)
-    tables = subgrid_of(z, spec.factor) if spec.method == "subgrid" else None
+    tables = _tables(spec, run, z, fine.dx) if spec.on_subgrid else None
     figures: dict[str, Any] = {}
     if spec.tune is not None:
         coarse, tables, best = _tuned(spec, spec.tune, fine, coarse, tables, run)
@@ -83,6 +83,24 @@ def downsample(spec: TerrainDownsample, run: Run) -> None:
     run.result(**figures)
 
 
+def _tables(spec: TerrainDownsample, run: Run, z: torch.Tensor, fine_dx: float) -> SubgridTerrain:
+    """The subgrid of fine heights; for method ``learned`` with the faces of a net.
+
+    Raises:
+        DataError: if the net's file is damaged.
+        SpecError: if it holds another net, or one for another factor.
+    """
+    untrained = subgrid_of(z, spec.factor)
+    if spec.method == "subgrid":
+        return untrained
+    if spec.net is None:
+        net = face_net.shipped(spec.factor)
+    else:
+        net = face_net.load(run.input(spec.net))
+        weights.check_factor(spec, spec.net, net.factor)
+    return face_net.improved(net, z, untrained, fine_dx * spec.factor, run.check_stop)
+
+
 def _tuned(
     spec: TerrainDownsample,
     tune: Tune,
@@ -112,8 +130,9 @@ def _tuned(
 
 def _coarse_heights(spec: TerrainDownsample, run: Run, z: torch.Tensor) -> tuple[np.ndarray, str]:
     """Coarse heights in m by the net or the baseline, and its name."""
-    if spec.method == "subgrid":
-        return mean(z, spec.factor).numpy(), "mean heights of the subgrid"
+    if spec.method == "subgrid" or spec.method == "learned":
+        which = "learned subgrid" if spec.method == "learned" else "subgrid"
+        return mean(z, spec.factor).numpy(), f"mean heights of the {which}"
     if spec.net is None:
         return BASELINES[spec.method](z, spec.factor).numpy(), spec.method
     solver = None if spec.tune is None else spec.tune.solver

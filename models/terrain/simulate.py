@@ -20,6 +20,7 @@ from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.start import save_state
 from models.terrain.solver.subgrid import SubgridTerrain
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
+from models.terrain.solver.whereabouts import told
 from models.terrain.spec.floods import TerrainSimulate
 
 SOLVED, ALL = 900, 1000  # progress at the last step, and when all files are written
@@ -53,9 +54,11 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
     local = ground.subgrid and ground.subgrid.over(float(ground.z.mean()))
     gauges = Readings(stations(spec.gauges, ground), ground.dx, local)
     scenario = scenario_of(spec, ground, spec.wet_depth_m, run)
+    subgrid = ground.subgrid is not None
+    where = told(scenario, run, subgrid=subgrid, heights=not subgrid)
     flood = scenario.open(ground.z, ground.dx, subgrid=ground.subgrid)
     maxima = Maxima(ground.z.shape, spec.wet_depth_m, local) if spec.maxima else None
-    result = Flooded(ground, flood, flood.volume, [], gauges, maxima, seen, local)
+    result = Flooded(ground, flood, flood.volume, [], gauges, maxima, seen, local, where)
     outputs = set(_output_times(spec))
     times = sorted({*outputs, *spec.readings_s})
 
@@ -83,6 +86,7 @@ class Flooded(NamedTuple):
         maxima: None where the spec asks for none.
         seen: observations; None without any.
         local: the terrain's subgrid with heights around 0 m.
+        where: part of the report, where it runs.
     """
 
     ground: Elevation
@@ -93,6 +97,7 @@ class Flooded(NamedTuple):
     maxima: Maxima | None
     seen: observations.Seen | None
     local: SubgridTerrain | None
+    where: dict[str, Any]
 
 
 def _output_times(spec: TerrainSimulate) -> list[float]:
@@ -284,6 +289,7 @@ def _report(spec: TerrainSimulate, run: Run, result: Flooded) -> None:
         "dx": ground.dx,
         "assumed": ground.notes,
     }
+    report |= result.where
     report |= {"torch": torch.__version__, "nodata_cells": int(ground.missing.sum())}
     run.report("report.json", report)
     run.result(**figures)

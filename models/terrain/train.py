@@ -15,6 +15,8 @@ from models.core.stopping import StepEnd
 from models.terrain import measures
 from models.terrain.learning import losses, samples
 from models.terrain.learning.coarse_floods import CoarseFloods
+from models.terrain.learning.face_net import FaceNet
+from models.terrain.learning.face_training import FaceFloods
 from models.terrain.learning.net import Downsampler, coarse
 from models.terrain.learning.samples import TrainingSample
 from models.terrain.learning.state import (
@@ -64,17 +66,31 @@ def prepare(spec: TerrainTrain, run: Run) -> tuple[TrainingPlan, TrainingState]:
     device.seed_all(spec.seed)
     ranks.start(run.device)
     train_and_test = samples.load(spec, run)
-    net = Downsampler(spec.factor, spec.width, spec.norm, spec.inputs).to(run.device)
+    net: Downsampler | FaceNet
+    floods: CoarseFloods | FaceFloods
+    if spec.learn == "faces":
+        net, floods = FaceNet(spec.factor), FaceFloods(train_and_test[0], spec, run)
+    else:
+        net = Downsampler(spec.factor, spec.width, spec.norm, spec.inputs).to(run.device)
+        floods = CoarseFloods(train_and_test[0], spec, run.device)
     optimiser = optimizers.Adam(net.parameters(), lr=spec.lr)
-    floods = CoarseFloods(train_and_test[0], spec, run.device)
     plan, state = TrainingPlan(spec, run, net, optimiser, floods, *train_and_test), TrainingState()
     if run.resume is not None:
         restore(plan, state)
     run_fine_floods(plan, state)
-    state.baseline = state.baseline or _test(plan, state, None)
+    state.baseline = state.baseline or _baseline(plan, state)
     if spec.loss == "relative" and not state.units:
         state.units = _units(plan, state)
     return plan, state
+
+
+def _baseline(plan: TrainingPlan, state: TrainingState) -> dict[str, float]:
+    """Errors of mean pooling; where faces are learned, of the untrained subgrid too."""
+    errors = _test(plan, state, None)
+    if isinstance(plan.net, FaceNet):
+        untrained = _test(plan, state, FaceNet(plan.spec.factor))
+        errors |= {f"subgrid_{name}": value for name, value in untrained.items()}
+    return errors
 
 
 def _checkpoint_or_stop(plan: TrainingPlan, state: TrainingState, total: int) -> None:
@@ -134,20 +150,29 @@ def _gradient(plan: TrainingPlan, state: TrainingState, chosen: list[int]) -> tu
 def _loss(plan: TrainingPlan, state: TrainingState, chosen: list[int]) -> Tensor:
     """Distance between coarse and pooled fine depths, plus the terrain regularizer."""
     spec = plan.spec
-    z, flow = _net_inputs(plan, [plan.train[k] for k in chosen])
-    bed = coarse(plan.net, z, flow)
-    bed.register_hook(lambda grad: losses.clip_per_sample(grad, plan.floods.batch))
-    prediction = plan.floods(bed, chosen)
+    prediction, regularizer = _prediction(plan, chosen)
     truth = torch.stack([state.depths[k] for k in chosen], 1).to(prediction.device)
     if spec.loss == "relative":
         units = torch.tensor([state.units[k] for k in chosen], device=prediction.device)
         loss = losses.relative(prediction, truth, units)
     else:
         loss = losses.LOSSES[spec.loss](prediction, truth)
-    if spec.terrain_weight:
-        regularizer = losses.regulariser(bed, z, spec.factor)
+    if regularizer is not None:
         loss = loss + spec.terrain_weight * regularizer.to(loss.device)
-    return loss.to(bed.device)
+    return loss.to(next(plan.net.parameters()).device)
+
+
+def _prediction(plan: TrainingPlan, chosen: list[int]) -> tuple[Tensor, Tensor | None]:
+    """Coarse depths [times, b, ny, nx] of some samples, and the regularizer of their heights."""
+    net, floods, spec = plan.net, plan.floods, plan.spec
+    if isinstance(floods, FaceFloods):
+        assert isinstance(net, FaceNet)  # noqa: S101  # made together
+        return floods(net, chosen), None
+    z, flow = _net_inputs(plan, [plan.train[k] for k in chosen])
+    bed = coarse(net, z, flow)
+    bed.register_hook(lambda grad: losses.clip_per_sample(grad, floods.batch))
+    depths = floods(bed, chosen)
+    return depths, losses.regulariser(bed, z, spec.factor) if spec.terrain_weight else None
 
 
 def _net_inputs(plan: TrainingPlan, batch: list[TrainingSample]) -> tuple[Tensor, Tensor | None]:
@@ -168,6 +193,15 @@ def _coarse_bed(plan: TrainingPlan, sample: TrainingSample, net: nn.Module | Non
     return z_coarse.numpy() + np.float32(sample.datum)
 
 
+def _depth_at_end(plan: TrainingPlan, sample: TrainingSample, net: nn.Module | None) -> np.ndarray:
+    """Depth of a sample's coarse flood at the end, m [nyc, nxc]; without a net by mean pooling."""
+    if isinstance(net, FaceNet) and isinstance(plan.floods, FaceFloods):
+        return plan.floods.at_end(net, sample)
+    flood = sample.scenario.open(_coarse_bed(plan, sample, net), sample.dx, coarse=True)
+    flood.advance(plan.spec.duration_s, 2**62)
+    return flood.depth[0].numpy()
+
+
 def _errors(
     plan: TrainingPlan,
     net: nn.Module | None,
@@ -177,10 +211,7 @@ def _errors(
     """MAE in m and CSI at 0.1 m of each sample [samples, 2]; each process does a part."""
     errors = torch.zeros(len(test_samples), 2, dtype=torch.float64)
     for k in range(ranks.rank(), len(test_samples), ranks.world_size()):
-        sample = test_samples[k]
-        flood = sample.scenario.open(_coarse_bed(plan, sample, net), sample.dx, coarse=True)
-        flood.advance(plan.spec.duration_s, 2**62)
-        row = measures.errors(flood.depth[0].numpy(), depths[k][-1].numpy())
+        row = measures.errors(_depth_at_end(plan, test_samples[k], net), depths[k][-1].numpy())
         errors[k] = torch.tensor([row["mae_m"], row["csi_01"]])
     ranks.all_reduce_mean([errors])
     return errors * ranks.world_size()

@@ -35,6 +35,9 @@ UPLOADS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"cell_size_m": 10.0},
     ),
     "in_degrees": ("elevation", {"rows": 64, "columns": 64}, {}),
+    "radar": ("netcdf", {"frames": 9, "variables": 1, "rain_variables": 1}, {}),
+    "warmth": ("netcdf", {"frames": 9, "variables": 1, "rain_variables": 0}, {}),
+    "old_radar": ("netcdf", {"frames": 9, "variables": 1}, {}),
     "weights": ("net", {"tensors": 60, "parameters": 1000}, {}),
     "program": ("net", {"tensors": 60, "parameters": 1000, "operations": 40}, {}),
 }
@@ -149,6 +152,17 @@ class TestForms:
         (detail,) = details.values()
         assert set(details) == {"/spec/terrain/dataset"}
         assert detail.startswith(f"needs an elevation; {name} is ")
+
+    def test_a_stack_of_rain_is_of_rain(self, client, datasets):
+        water = [{"type": "rain", "stack": {"dataset": "warmth"}}]
+        details = refused(client, example("terrain.simulate", water=water))
+        (detail,) = details.values()
+        assert set(details) == {"/spec/water/0/stack/dataset"}
+        assert "needs at least 1 variable of rain" in detail
+        assert "such as mm h-1" in detail
+        for name in ("radar", "old_radar"):
+            water = [{"type": "rain", "stack": {"dataset": name}}]
+            accepted(client, example("terrain.simulate", water=water))
 
     def test_maps_and_rasters_need_elevations(self, client, datasets):
         spec = example("terrain.simulate", manning_map={"dataset": "digits", "cell_size_m": 1.0})

@@ -17,6 +17,8 @@ from models.core.errors import SpecError
 from models.core.run import Run, StoppedError
 from models.terrain.learning import samples, weights
 from models.terrain.learning.coarse_floods import CoarseFloods
+from models.terrain.learning.face_net import FaceNet
+from models.terrain.learning.face_training import FaceFloods
 from models.terrain.learning.net import Downsampler
 from models.terrain.learning.samples import TrainingSample
 from models.terrain.spec.train import TerrainTrain
@@ -27,9 +29,9 @@ class TrainingPlan(NamedTuple):
 
     spec: TerrainTrain
     run: Run
-    net: Downsampler
+    net: Downsampler | FaceNet
     optimiser: torch.optim.Adam
-    floods: CoarseFloods
+    floods: CoarseFloods | FaceFloods
     train: list[TrainingSample]
     test: list[TrainingSample]
 
@@ -120,7 +122,10 @@ def _write_floods(plan: TrainingPlan, state: TrainingState) -> None:
 
 
 def _digest(spec: TerrainTrain) -> str:
-    kept = spec.model_dump_json(exclude={"resume_from", "threads"})
+    left_out = {"resume_from", "threads"}
+    if spec.learn == "heights":  # as checkpoints of earlier releases have it
+        left_out.add("learn")
+    kept = spec.model_dump_json(exclude=left_out)
     return hashlib.sha256(kept.encode()).hexdigest()
 
 
@@ -194,6 +199,7 @@ def write_results(plan: TrainingPlan, state: TrainingState) -> None:
     result |= {
         "mean_pool_mae_m": state.baseline["mae_m"],
         "mean_pool_csi_01": state.baseline["csi_01"],
+        **{k: v for k, v in state.baseline.items() if k.startswith("subgrid")},
         "steps": state.step,
         "skipped": state.skipped,
         "parameters": sum(p.numel() for p in plan.net.parameters()),

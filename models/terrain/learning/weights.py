@@ -12,6 +12,7 @@ from models.core import checkpoint
 from models.core.errors import SpecError
 from models.core.run import Run
 from models.terrain.dem.hydrology import flow_accumulation
+from models.terrain.learning import face_net
 from models.terrain.learning.net import Downsampler, coarse
 from models.terrain.spec.solver import Solver
 from models.terrain.spec.train import TerrainTrain
@@ -29,6 +30,9 @@ class TrainedNet(NamedTuple):
 
 def describe(spec: TerrainTrain) -> dict[str, Any]:
     """Metadata of a file of weights: the net's architecture and the solver."""
+    if spec.learn == "faces":
+        net = {"name": face_net.NAME, "factor": spec.factor}
+        return {"net": net, "solver": spec.solver.model_dump()}
     net = {"name": "terrain_downsampler", "factor": spec.factor, "width": spec.width}
     net |= {"norm": spec.norm, "inputs": spec.inputs}
     return {"net": net, "solver": spec.solver.model_dump()}
@@ -43,6 +47,11 @@ def load(path: Path, device: str) -> TrainedNet:
     """
     tensors, metadata = checkpoint.read(path)
     shape = metadata.get("net")
+    if isinstance(shape, dict) and shape.get("name") == face_net.NAME:
+        raise SpecError(
+            f"{path.name} holds a net of faces: make a subgrid with it by terrain.downsample with"
+            " method learned; compare floods that by subgrids"
+        )
     if not isinstance(shape, dict) or shape.get("name") != "terrain_downsampler":
         raise SpecError(f"{path.name} holds no net of terrain.train: {shape}")
     inputs = shape.get("inputs", "heights")  # absent in files from before 26 November 2026
@@ -65,11 +74,20 @@ def load_for(spec: Any, ref: Any, run: Run, solver: Solver | None) -> TrainedNet
         SpecError: if it was trained for another factor.
     """
     trained = load(run.input(ref), run.device)
-    if trained.factor != spec.factor:
-        raise SpecError(f"factor is {spec.factor}; {ref.artifact} was trained for {trained.factor}")
+    check_factor(spec, ref, trained.factor)
     if solver is not None and solver.model_dump() != trained.solver:
         run.warn("other_solver", f"{ref.artifact} was trained with the solver {trained.solver}")
     return trained
+
+
+def check_factor(spec: Any, ref: Any, trained_for: int) -> None:
+    """Refuse a net of another factor.
+
+    Raises:
+        SpecError: naming both factors.
+    """
+    if trained_for != spec.factor:
+        raise SpecError(f"factor is {spec.factor}; {ref.artifact} was trained for {trained_for}")
 
 
 def apply(

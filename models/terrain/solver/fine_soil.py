@@ -50,8 +50,6 @@ def soil_of(spec: Infiltration | None, fine: Elevation, run: Run) -> FineSoil | 
     """
     if spec is None:
         return None
-    if run.device.startswith("cuda"):
-        run.warn("on_cpu", "a flood with infiltration runs on the CPU; the GPU is not used")
     values = [_quantity(spec, *names, fine, run) for names in spec.quantities]
     rate = np.where(fine.missing, 0, values[0] * M_PER_S)
     if not isinstance(spec, GreenAmpt):

@@ -107,8 +107,6 @@ def rain_stack(
     """
     for index, item in enumerate(water):
         if isinstance(item, Rain) and item.stack is not None:
-            if run.device.startswith("cuda"):
-                run.warn("on_cpu", "a stack of rain falls on the CPU; the GPU is not used")
             return FineRain(item.stack, fine, run, f"water.{index}.stack", share)
     return None
 

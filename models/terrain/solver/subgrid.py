@@ -239,9 +239,15 @@ def _paths(z: Tensor, factor: int) -> Float[Tensor, "b ny nx paths"]:
     b, ny, nx = z.shape
     half = factor // 2
     cells = z.view(b, ny // factor, factor, nx // factor, factor).permute(0, 1, 3, 2, 4)
-    sides = cells[:, :, :-1, :, half:], cells[:, :, 1:, :, :half]
-    before, after = (side.flatten(3).sort(-1).values for side in sides)
-    return torch.maximum(before, after)
+    return paths_between(cells[:, :, :-1, :, half:], cells[:, :, 1:, :, :half])
+
+
+def paths_between(
+    before: Float[Tensor, "*faces f half"], after: Float[Tensor, "*faces f half"]
+) -> Float[Tensor, "*faces paths"]:
+    """Heights of the paths from the fine heights of one half cell to those of another, m."""
+    low, high = (side.flatten(-2).sort(-1).values for side in (before, after))
+    return torch.maximum(low, high)
 
 
 def _faces(paths: Tensor, entries: int) -> FaceTables:

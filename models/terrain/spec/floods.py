@@ -25,6 +25,7 @@ from models.terrain.spec.terrains import (
     NodataCells,
     SyntheticTerrain,
     Terrain,
+    check_learned,
     net_need,
     subgrid_need,
 )
@@ -349,7 +350,7 @@ class TerrainDownsample(_OnTerrain):
         ArtifactInfo(
             "subgrid.nc",
             "raster",
-            "method subgrid: tables of the cells and faces, NetCDF",
+            "methods subgrid and learned: tables of the cells and faces, NetCDF",
             on_request=True,
         ),
         ArtifactInfo("coarse.png", "image", "fine and coarse terrain, and their difference"),
@@ -377,7 +378,8 @@ class TerrainDownsample(_OnTerrain):
     method: Method = Field(
         default="mean",
         description="Baseline; used where no net is given. subgrid: what the fine heights store and"
-        " convey, for floods on coarse cells",
+        " convey, for floods on coarse cells; learned: the same with faces that a trained net"
+        " corrects (factors 4, 8, 16)",
     )
     net: ArtifactRef | None = Field(default=None, description="weights of a terrain.train job")
     edges: Literal["pad", "crop"] = Field(
@@ -390,8 +392,18 @@ class TerrainDownsample(_OnTerrain):
     @model_validator(mode="after")
     def _one_way(self) -> "TerrainDownsample":
         if self.method == "subgrid" and self.net is not None:
-            raise ValueError("method: subgrid has no net, which makes heights; leave net out")
+            raise ValueError(
+                "method: subgrid takes no net; leave net out, or give method learned a net of"
+                " terrain.train with learn: faces"
+            )
+        if self.method == "learned" and self.net is None:
+            check_learned(self.factor)
         return self
+
+    @property
+    def on_subgrid(self) -> bool:
+        """Whether the coarse terrain has a subgrid."""
+        return self.method in ("subgrid", "learned")
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:
@@ -459,7 +471,13 @@ class TerrainCompare(_Flood):
 
     kind: Literal["terrain.compare"]
     factor: Factor = 16
-    methods: list[Method] = Field(default=list(METHODS), min_length=1, max_length=len(METHODS))
+    methods: list[Method] = Field(
+        default=list(METHODS),
+        min_length=1,
+        max_length=len(METHODS) + 1,
+        description="Ways to make it coarse; learned: a subgrid with faces that a trained net"
+        " corrects (factors 4, 8, 16)",
+    )
     subgrids: list[ArtifactRef] = Field(
         default=[],
         max_length=8,
@@ -483,12 +501,14 @@ class TerrainCompare(_Flood):
             raise ValueError("start: a flood that begins with water is not optimised through")
         if self.start is not None and self.start.state is not None:
             raise ValueError("start.state is of one terrain; give depth_map for several")
+        if "learned" in self.methods:
+            check_learned(self.factor)
         return self
 
     @property
     def on_subgrid(self) -> bool:
         """Whether one of the coarse terrains has a subgrid."""
-        return "subgrid" in self.methods or bool(self.subgrids)
+        return not {"subgrid", "learned"}.isdisjoint(self.methods) or bool(self.subgrids)
 
     def needs(self) -> Iterator[Need]:
         """Beside the terrain subgrids of ``terrain.downsample``, nets of ``terrain.train``."""

@@ -24,5 +24,10 @@ class RainStack(DatasetRef):
     )
 
     def need(self, pointer: str) -> DatasetNeed:
-        """Fields over time; ``pointer`` is that of this reference within the spec."""
-        return DatasetNeed(pointer, {"fields over time": (Bound("frames", 1),)})
+        """Fields over time, of rain; ``pointer`` is that of this reference within the spec."""
+        remedy = (
+            "write its unit as a rate of rain, such as mm h-1 or kg m-2 s-1; an amount (mm) only"
+            " with time bounds and cell_methods 'time: sum'"
+        )
+        bounds = Bound("frames", 1), Bound("rain_variables", 1, remedy=remedy)
+        return DatasetNeed(pointer, {"fields over time": bounds})

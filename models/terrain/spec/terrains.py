@@ -133,11 +133,26 @@ Map = Annotated[
     ),
 ]
 HeightMethod = Literal["mean", "max", "min", "bilinear", "bilateral", "channel"]
-Method = Literal["mean", "max", "min", "bilinear", "bilateral", "channel", "subgrid"]
+SubgridMethod = Literal["subgrid", "learned"]
+Method = HeightMethod | SubgridMethod
 METHODS: tuple[Method, ...] = ("mean", "max", "min", "bilinear", "bilateral", "channel", "subgrid")
+LEARNED_FACTORS = (4, 8, 16)  # with a trained net of faces in the package
 Factor = Annotated[
     Literal[2, 4, 8, 16, 32], Field(description="Fine cells a coarse cell, per side")
 ]
+
+
+def check_learned(factor: int) -> None:
+    """Refuse factors without a trained net of faces.
+
+    Raises:
+        ValueError: naming those with one.
+    """
+    if factor not in LEARNED_FACTORS:
+        raise ValueError(
+            f"method: learned has nets for factors 4, 8 and 16, not {factor}; take one of those,"
+            " subgrid, which needs no net, or in terrain.downsample a net of your own"
+        )
 
 
 def net_need(pointer: str) -> ArtifactNeed:

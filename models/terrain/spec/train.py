@@ -22,6 +22,8 @@ from models.terrain.spec.water import (
     series_needs,
 )
 
+OF_HEIGHTS = {"terrain_weight", "width", "norm", "inputs"}  # fields of nets that learn heights
+
 
 class Scenes(SpecGroup):
     """Terrains to train on: generated ones, and tiles of rasters, split by source."""
@@ -113,6 +115,11 @@ class TerrainTrain(Spec):
     width: Int = Field(
         default=64, ge=8, le=256, multiple_of=8, description="Channels of the first stage"
     )
+    learn: Literal["heights", "faces"] = Field(
+        default="heights",
+        description="heights: one of each coarse cell; faces: sills and friction of a subgrid, for"
+        " method learned, on the CPU",
+    )
     norm: Literal["group", "batch"] = "group"
     inputs: Literal["heights", "flow"] = Field(
         default="heights", description="flow: heights by scale, hollows, cells upstream"
@@ -137,6 +144,11 @@ class TerrainTrain(Spec):
             raise ValueError(f"scenes: {both[0]} is in rasters and test_rasters; split by source")
         if self.solver.froude is not None or self.solver.reference_mode:
             raise ValueError("solver: froude and reference_mode cannot be trained through")
+        given = OF_HEIGHTS & self.model_fields_set
+        if self.learn == "faces" and given:
+            raise ValueError(
+                f"{min(given)}: is of nets that learn heights; leave it out with learn: faces"
+            )
         every = [self.water, *self.more_water]
         check_differentiable([item for water in every for item in water], "water")
         return self

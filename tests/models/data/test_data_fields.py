@@ -25,12 +25,26 @@ def path(tmp_path):
 
 def test_a_check_tells_what_is_there(path):
     found = files.check(path, "netcdf", {})
-    assert (found["frames"], found["variables"]) == (2, 1)
+    assert (found["frames"], found["variables"], found["rain_variables"]) == (2, 1, 1)
     about, start = found.pop("contents")["notes"]
     assert DatasetInfo("radar", found).form == "fields over time"
     assert str(DatasetInfo("radar", found)) == "2 fields over time of 1 variables"
     assert "2 times from 0 to 3600 s, 2 x 3 cells, values from 0 to 11, 1 without" in about
     assert start == "0 s is 2024-05-01T09:30:00"
+
+
+@pytest.mark.parametrize(
+    ("given", "rain"),
+    [
+        ({"units": "K"}, 0),
+        ({"units": "mm"}, 0),
+        ({"units": "mm", "bounds": np.array([[0.0, 60], [60, 120]])}, 0),
+        ({"units": "kg m-2 s-1"}, 1),
+    ],
+)
+def test_a_check_counts_the_variables_that_are_rain(given, rain, tmp_path):
+    path = write_stack(tmp_path / "content", [0, 60], np.ones((2, 2, 3)), X, Y, **given)
+    assert files.check(path, "netcdf", {})["rain_variables"] == rain
 
 
 def test_parts_of_frames_are_read_north_up(tmp_path):

@@ -162,5 +162,5 @@ def test_validation_needs_what_water_needs():
     with pytest.raises(ValidationError, match=r"tune\.validation: a level that changes"):
         spec_of(**base, tune={**TUNE, "validation": [tide]})
     net = {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"}
-    with pytest.raises(ValidationError, match="subgrid has no net"):
+    with pytest.raises(ValidationError, match="subgrid takes no net"):
         spec_of(**base, net=net)
