@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.core import device
-from models.freetickets import cost, ensemble, infer, sparse
+from models.freetickets import cost, ensemble, infer, sparse, view
 from models.freetickets.evaluate import Tested, figures, mean_of, test_tickets, under_shift
 from models.freetickets.training import Training
 from models.nets import tickets
@@ -258,10 +258,8 @@ def _draw(training: Training, tested: Tested, fitted: Fitted, values: dict[str, 
     histories = {str(training.spec.variant): fitted.history}
     curves.draw(training.run.dir / "curves.png", histories, _title(training))
     training.run.artifact("curves.png", role="image")
-    run, chosen, topology = training.run, training.spec.evaluate, training.topology
-    count, mode = chosen.ece_bins, chosen.ece_mode
-    members = [ensemble.bins(logs, tested.labels, count, mode) for logs in tested.logs]
-    together = ensemble.bins(ensemble.mixture(tested.logs), tested.labels, count, mode)
+    run, topology = training.run, training.topology
+    *members, together = _bins(training, tested)
     pictures.reliability(run.dir / "reliability.png", members, together)
     run.artifact("reliability.png", role="image")
     shares = {x.name: topology.active[x.name] / x.size for x in topology.layers}
@@ -277,3 +275,11 @@ def _draw(training: Training, tested: Tested, fitted: Fitted, values: dict[str, 
         }
         pictures.corrupted(run.dir / "corruptions.png", values["corruptions"], clean)
         run.artifact("corruptions.png", role="image")
+    view.write(training, tested, [*members, together], values, iou)
+
+
+def _bins(training: Training, tested: Tested) -> list[ensemble.Bins]:
+    """Confidence and accuracy of each ticket, then of the ensemble."""
+    chosen = training.spec.evaluate
+    every = [*tested.logs, ensemble.mixture(tested.logs)]
+    return [ensemble.bins(logs, tested.labels, chosen.ece_bins, chosen.ece_mode) for logs in every]

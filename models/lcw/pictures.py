@@ -13,7 +13,7 @@ from torch import Tensor
 from models.lcw import scores
 from models.lcw.evaluate import decode, pixels
 from models.lcw.nets import Nets, in_parts
-from models.lcw.stages import noise
+from models.lcw.paths import Strips
 
 GRID = 8
 STEPS = 10  # images of a strip
@@ -76,45 +76,13 @@ def reconstructions(path: Path, nets: Nets, test: UInt8[Tensor, "n h w c"]) -> N
     _save(figure, path)
 
 
-def path_between(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], steps: int, *, spherical: bool
-) -> Float[Tensor, "n steps d"]:
-    """Points from ``a`` to ``b``: on the line, or on the arc with radii between theirs.
-
-    Args:
-        a: first points.
-        b: last points.
-        steps: points of each path, both ends included.
-        spherical: whether along the arc.
-    """
-    t = torch.linspace(0, 1, steps, device=a.device)[None, :, None]
-    if not spherical:
-        return a[:, None] * (1 - t) + b[:, None] * t
-    p, q = a.norm(dim=1)[:, None, None], b.norm(dim=1)[:, None, None]
-    u, v = a[:, None] / p, b[:, None] / q
-    angle = (u * v).sum(2, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
-    arc = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
-    return arc * (p * (1 - t) + q * t)
-
-
-def interpolations(path: Path, nets: Nets, pairs: int, width: int, seed: int, on: str) -> None:
-    """Strips between pairs of noise vectors: along the line, and along the sphere.
-
-    Args:
-        path: of the PNG.
-        nets: in evaluation mode.
-        pairs: rows of the picture.
-        width: of the noise.
-        seed: of the job.
-        on: torch device.
-    """
-    ends = noise(seed, "interpolations", 0, (2 * pairs, width), on)
+def interpolations(path: Path, strips: Strips) -> None:
+    """Strips between pairs of noise vectors, a panel a way between them."""
+    pairs, steps = next(iter(strips.values())).shape[:2]
+    shown = torch.linspace(0, steps - 1, min(steps, STEPS)).round().long()
     figure = Figure(figsize=(9, 0.44 * pairs + 0.4), dpi=140, layout="constrained")
-    for axes, spherical in zip(figure.subplots(1, 2), (False, True), strict=True):
-        points = path_between(ends[:pairs], ends[pairs:], STEPS, spherical=spherical)
-        images = decode(nets.decoder, in_parts(nets.generator, points.flatten(0, 1)))
-        title = "spherical in noise" if spherical else "linear in noise"
-        _show(axes, images, STEPS, f"{title}, {STEPS} steps")
+    for axes, (name, images) in zip(figure.subplots(1, len(strips)), strips.items(), strict=True):
+        _show(axes, images[:, shown].flatten(0, 1), len(shown), f"{name}, {len(shown)} steps")
     _save(figure, path)
 
 

@@ -75,6 +75,8 @@ class LcwTrain(Spec):
         ArtifactInfo("report.html", "report", "scores, curves and pictures on one page"),
         ArtifactInfo("report.json", "report", "all figures with their features, floors and seeds"),
         ArtifactInfo("*.png", "image", "samples, reconstructions, interpolations, and more"),
+        ArtifactInfo("view.npz", "samples", "images that the page's viewer shows, uint8"),
+        ArtifactInfo("view.json", "view", "what the page's viewer of images shows"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "digits": {
@@ -235,6 +237,8 @@ class LcwSample(Spec):
         ArtifactInfo("samples.npz", "samples", "images uint8 [n, h, w, c] and their noise"),
         ArtifactInfo("samples.png", "image", "the first of the samples"),
         ArtifactInfo("interpolations.png", "image", "strips between pairs of noise vectors"),
+        ArtifactInfo("view.npz", "samples", "images that the page's viewer shows, uint8"),
+        ArtifactInfo("view.json", "view", "what the page's viewer of images shows"),
         ArtifactInfo("generator.onnx", "export", "noise to images, any batch"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
