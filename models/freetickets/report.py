@@ -230,10 +230,6 @@ def _write(
     _draw(training, tested, fitted, values)
 
 
-def _title(training: Training) -> str:
-    return f"{training.spec.model.name} on {training.spec.data.dataset}"
-
-
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """Groups of figures as columns ``group_figure``."""
     plain = {key: value for key, value in row.items() if not isinstance(value, dict)}
@@ -256,25 +252,27 @@ def _draw(training: Training, tested: Tested, fitted: Fitted, values: dict[str, 
     from models.supervised import curves
 
     histories = {str(training.spec.variant): fitted.history}
-    curves.draw(training.run.dir / "curves.png", histories, _title(training))
-    training.run.artifact("curves.png", role="image")
+    net, data = str(training.spec.model.name), training.spec.data.dataset
+    title = curves.finding(net, data, histories)
+    curves.draw(training.run.dir / "curves.png", histories, title)
     run, topology = training.run, training.topology
     *members, together = _bins(training, tested)
+    run.figure("curves.png", data=True)
     pictures.reliability(run.dir / "reliability.png", members, together)
-    run.artifact("reliability.png", role="image")
+    run.figure("reliability.png", data=True)
     shares = {x.name: topology.active[x.name] / x.size for x in topology.layers}
     sparse = training.spec.is_sparse
     iou = ensemble.jaccard(masks_of_tickets(training, len(tested.nets))) if sparse else None
     differ = ensemble.disagreement(tested.logs).cpu()
     pictures.diversity(run.dir / "tickets.png", shares, iou, differ)
-    run.artifact("tickets.png", role="image")
+    run.figure("tickets.png", data=True)
     if "corruptions" in values:
         clean = {
             "ensemble": values["ensemble_accuracy"],
             "ticket_mean": values["ticket_accuracy_mean"],
         }
         pictures.corrupted(run.dir / "corruptions.png", values["corruptions"], clean)
-        run.artifact("corruptions.png", role="image")
+        run.figure("corruptions.png")
     view.write(training, tested, [*members, together], values, iou)
 
 

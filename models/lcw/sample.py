@@ -36,7 +36,7 @@ def sample(spec: LcwSample, run: Run) -> None:
     images = _draw(spec, loaded, run)
     title = f"{min(64, spec.count)} of {spec.count} samples, seed {spec.seed}, not selected"
     pictures.samples(run.dir / "samples.png", images, title)
-    run.artifact("samples.png", role="image")
+    run.figure("samples.png")
     width = loaded.arch.inputs
     view.write(run, images, _strips(spec, loaded, run, images.shape[1:]))
     gap = _export(loaded, about, run) if spec.onnx else None
@@ -57,7 +57,7 @@ def _strips(spec: LcwSample, loaded: LoadedNets, run: Run, image: Sequence[int])
     steps = view.steps_of(image, pairs)
     strips = paths.strips(loaded.nets, pairs, width, spec.seed, run.device, steps)
     pictures.interpolations(run.dir / "interpolations.png", strips)
-    run.artifact("interpolations.png", role="image")
+    run.figure("interpolations.png")
     return strips
 
 

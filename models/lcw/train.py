@@ -128,7 +128,7 @@ def _draw(training: StagedTraining, data: Data, nets: Nets, made: Any) -> dict[s
         "curves.png": "Training",
     }
     for name in captions:
-        run.artifact(name, role="image")
+        run.figure(name, data=name in ("latents.png", "curves.png"))
     view.write(run, made, strips, data.train)
     return captions
 
