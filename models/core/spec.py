@@ -135,7 +135,7 @@ class Optimizer(SpecGroup):
         default=5e-4,
         ge=0,
         le=1,
-        description="Pull of the weights towards zero: added to their gradients with sgd, apart from"
+        description="Pull of the weights towards zero: added to gradients with sgd, apart from"
         " them with adamw",
     )
     decay: Literal["all", "matrices"] | None = Field(
