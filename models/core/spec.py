@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
     BaseModel,
@@ -252,6 +252,15 @@ class Spec(SpecGroup):
     resume_from: ArtifactRef | None = Field(
         default=None, description="Checkpoint to go on from; refused where not resumable"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_kind(cls, fields: Any) -> Any:
+        """The class says what kind it is of, so that nobody has to write it a second time."""
+        if isinstance(fields, Mapping) and "kind" in cls.model_fields and "kind" not in fields:
+            (kind,) = get_args(cls.model_fields["kind"].annotation)
+            return {"kind": kind, **fields}
+        return fields
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cost of the run.

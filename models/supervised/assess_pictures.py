@@ -26,7 +26,7 @@ def confusion(path: Path, counts: Int64[Tensor, "classes classes"], classes: Seq
     """
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     side = min(14.0, 4.0 + 0.28 * min(len(classes), NAMED))
-    figure = figures.new(side, side)
+    figure = figures.new(1.15 * side, side)  # room for the bar of colours
     axes = figure.subplots()
     shown = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= NAMED:
