@@ -158,6 +158,8 @@ def _closest(matrix: np.ndarray, names: list[str]) -> str:
     if not pairs:
         return ""
     value, first, second = max(pairs)
+    if value <= 0:
+        return f": no two agree ({first} and {second}: {value:.2f})"
     return f": {first} and {second} agree best ({value:.2f})"
 
 
