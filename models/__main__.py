@@ -74,7 +74,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(run: Run, options: argparse.Namespace) -> None:
-    os.environ["MATPLOTLIBRC"] = str(Path(launch.__file__).with_name("matplotlibrc"))
     spec, warnings = load_stored(json.loads((run.dir / "spec.json").read_bytes()))
     run.emit("hello", pid=os.getpid(), versions={"python": platform.python_version()})
     if options.ranks > 1:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
-from app.cli import output, refs, spec_file
+from app.cli import curve, output, refs, spec_file
 from app.cli.connect import connect
 from app.cli.follow import FINAL, follow, report
 from app.cli.output import (
@@ -221,7 +221,7 @@ def metrics(
     if plot:
         for each, points in series.items():
             say(Text(f"\n{printable(each)}", "bold"))
-            say(output.plot(points))
+            say(curve.plot(points))
         return
     rows = ((n, len(p), *(output.number(v) for v in _ends(p))) for n, p in series.items())
     table(("metric", "points", "first", "last", "least", "greatest"), rows)

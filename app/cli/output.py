@@ -1,7 +1,6 @@
 """What the commands print: text for people, JSON for machines."""
 
 import json
-import math
 import re
 import sys
 import time
@@ -41,7 +40,6 @@ COLOURS = {
     "running": "cyan",
     "ready": "green",
 }
-BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def plain(value: Any) -> Text:
@@ -146,37 +144,6 @@ def when(text: str | None) -> str:
 def number(value: Any) -> str:
     """A figure with four digits that count."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def plot(points: Sequence[tuple[float, float]], width: int = 72, height: int = 12) -> str:
-    """A curve of (step, value) in block characters, with its range; means where points crowd.
-
-    Args:
-        points: finite values, ordered by step.
-        width: in characters, without the scale on the left.
-        height: in lines.
-    """
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    first, last = points[0][0], points[-1][0]
-    span, scale = (last - first) or 1, (high - low) or 1
-    columns: list[list[float]] = [[] for _ in range(width)]
-    for x, y in points:
-        columns[int((x - first) / span * (width - 1))].append((y - low) / scale)
-    heights = [sum(c) / len(c) * height * 8 if c else None for c in columns]
-    lines = []
-    for row in reversed(range(height)):
-        cells = [_cell(level, row) for level in heights]
-        edge = number(high) if row == height - 1 else number(low) if row == 0 else ""
-        lines.append(f"{edge:>10} │{''.join(cells)}".rstrip())
-    foot = f"{number(first)}{number(last):>{width - len(number(first))}}"
-    return "\n".join([*lines, f"{'':>10} └{'─' * width}", f"{'step':>10}  {foot}"])
-
-
-def _cell(level: float | None, row: int) -> str:
-    if level is None:
-        return " "
-    filled = min(8, max(0, math.ceil(level) - row * 8))
-    return BLOCKS[max(filled, 1) if row == 0 else filled]
 
 
 def fields(values: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from models.catalog import kinds
 
 POINTS = 1000
 LOG_LINES = 400
+FIGURE = "figure"  # role of what stands beside a picture: the same for print, and its data
 HEADLINES = 6  # figures of a result that stand at the top
 Run = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 
@@ -88,10 +89,15 @@ def job_files(
 
 
 def _files(session: ReadSession, tenant_id: str, job_id: str) -> dict[str, list[ArtifactRead]]:
-    """Files by how they are shown."""
+    """Files by how they are shown; ``beside``: other forms of a figure, shown by its picture."""
     rows = [ArtifactRead.of(row) for row in artifacts.listing(session, tenant_id, job_id)]
+    beside = [row for row in rows if row.role == FIGURE]
     shown = ("picture", "report", "table", "text", "none")
-    return {form: [row for row in rows if previews.form(row.name) == form] for form in shown}
+    forms = {
+        form: [row for row in rows if row not in beside and previews.form(row.name) == form]
+        for form in shown
+    }
+    return forms | {"beside": beside}
 
 
 def _presets(job: JobRead) -> dict[str, list[Difference]]:

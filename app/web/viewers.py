@@ -32,6 +32,8 @@ class Viewer(NamedTuple):
 VIEWERS = {
     "maps": Viewer("Look into the maps", "Maps over their images"),
     "rasters": Viewer("Look at the terrain", "Terrain and what lies on it"),
+    "images": Viewer("Look at the images", "Images that a generator made"),
+    "members": Viewer("Compare the members", "Members of the ensemble"),
 }
 
 router = APIRouter(prefix="/jobs/{job_id}/view", route_class=PageRoute, include_in_schema=False)

@@ -25,6 +25,10 @@ CLIENT = """# Client
 
 ::: sextant_client.AsyncClient
 
+::: sextant_client.Job
+
+::: sextant_client.Metrics
+
 ::: sextant_client.ApiError
 """
 

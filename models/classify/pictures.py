@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib.figure import Figure
+
+from models.core import figures
 
 COLUMNS = 6
 COLOURS = {None: "black", True: "#0072b2", False: "#d55e00"}  # Okabe and Ito's blue, vermilion
 
 
+@figures.styled
 def draw(
     path: Path,
     shown: UInt8[np.ndarray, "k h w c"],
@@ -28,7 +30,7 @@ def draw(
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     size = (max(4.0, 2.0 * columns), 2.5 * rows)
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure = figures.new(*size)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, image, title, is_right in zip(axes, shown, titles, right, strict=False):
         grey = image.shape[2] != 3
@@ -37,4 +39,11 @@ def draw(
         panel.set_title(f"{wrong}{title}", fontsize=9, color=COLOURS[is_right])
     for panel in axes:
         panel.axis("off")
-    figure.savefig(path, metadata={"Software": None})
+    known = [one for one in right if one is not None]
+    summary = (
+        f": {sum(known)} of {len(known)} named right" if known else ", with the likeliest class"
+    )
+    figures.title(
+        figure, f"The first {len(shown)} images{summary}" if len(shown) > 1 else titles[0]
+    )
+    figures.save(figure, path)

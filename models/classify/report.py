@@ -135,4 +135,4 @@ def _draw(predicted: Predicted, classes: list[str], run: Run) -> None:
     truth = predicted.truth[: len(titles)]
     right = [None if label < 0 else bool(label == n) for label, n in zip(truth, named, strict=True)]
     pictures.draw(run.dir / "predictions.png", predicted.shown, titles, right)
-    run.artifact("predictions.png", role="image")
+    run.figure("predictions.png")

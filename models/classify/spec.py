@@ -6,7 +6,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
-from models.core.spec import ArtifactInfo, ArtifactRef, DatasetRef, Estimate, Int, MetricInfo, Spec
+from models.core.spec import (
+    VECTOR,
+    ArtifactInfo,
+    ArtifactRef,
+    DatasetRef,
+    Estimate,
+    Int,
+    MetricInfo,
+    Spec,
+)
 from models.nets.spec import Pretrained
 from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS
 
@@ -26,6 +35,7 @@ class ClassifyPredict(Spec):
         ArtifactInfo("probabilities.npz", "table", "of each image and class; the classes' names"),
         ArtifactInfo("report.json", "report", "figures, preparation of the images, the net's card"),
         ArtifactInfo("predictions.png", "image", "the first images with what they are taken for"),
+        VECTOR,
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "photos": {

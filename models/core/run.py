@@ -113,6 +113,18 @@ class Run:
             raise FileNotFoundError(self.dir / name)
         self.emit("artifact", name=name, role=role, step=step, metadata=metadata)
 
+    def figure(self, name: str, *, data: bool = False, **metadata: Any) -> None:
+        """Hand over a figure that :func:`models.core.figures.save` has written.
+
+        Args:
+            name: of the PNG; the SVG stands beside it.
+            data: whether a CSV with what it shows stands beside it too.
+            metadata: of the PNG.
+        """
+        self.artifact(name, role="image", **metadata)
+        for ending in (".svg", ".csv") if data else (".svg",):
+            self.artifact(name.removesuffix(".png") + ending, role="figure")
+
     def warn(self, code: str, message: str) -> None:
         """Tell the user of something that does not end the run."""
         self.emit("event", event="warning", code=code, message=message)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
     BaseModel,
@@ -67,13 +67,15 @@ class SpecGroup(StrictFields):
 
 
 class ArtifactRef(SpecGroup):
-    """An artifact of a job; the service pins ``sha256`` when the job is submitted."""
+    """A file that a job left."""
 
     job: str = Field(pattern=r"^job_[0-9a-f]{32}$", description="Id of the job that made it")
     artifact: str = Field(
         pattern=r"^[A-Za-z0-9._/-]{1,200}$", description="Name of the artifact in that job"
     )
-    sha256: Sha256 | None = None
+    sha256: Sha256 | None = Field(
+        default=None, description="Of its content; the service fills it in at submission"
+    )
 
 
 class ReadOptions(SpecGroup):
@@ -91,12 +93,14 @@ class ReadOptions(SpecGroup):
 
 
 class DatasetRef(SpecGroup):
-    """A dataset by id or name; the service pins ``sha256`` and ``read`` at submission."""
+    """A dataset by name or id."""
 
     dataset: str = Field(
         pattern=r"^[A-Za-z0-9._-]{1,120}$", description="Name or id of a built-in or uploaded set"
     )
-    sha256: Sha256 | None = None
+    sha256: Sha256 | None = Field(
+        default=None, description="Of its content; the service fills it in at submission"
+    )
     read: ReadOptions | None = Field(
         default=None, description="Options of its import, where there were any"
     )
@@ -127,7 +131,13 @@ class Optimizer(SpecGroup):
         default=0.999, ge=0, lt=1, description="Decay of the second moment (adamw)"
     )
     nesterov: bool = Field(default=True, description="Look ahead by the momentum (sgd)")
-    weight_decay: float = Field(default=5e-4, ge=0, le=1)
+    weight_decay: float = Field(
+        default=5e-4,
+        ge=0,
+        le=1,
+        description="Pull of the weights towards zero: added to gradients with sgd, apart from"
+        " them with adamw",
+    )
     decay: Literal["all", "matrices"] | None = Field(
         default=None,
         description="What decays: all parameters, or those of two and more axes, which leaves out"
@@ -194,6 +204,8 @@ class ArtifactInfo(NamedTuple):
     on_request: bool = False
 
 
+VECTOR = ArtifactInfo("*.svg", "figure", "each picture for print")
+FIGURE_DATA = ArtifactInfo("*.csv", "figure", "what a picture shows, where no other table does")
 MACS = "multiply-adds forward"  # the unit of work of trainings; backward is about twice that
 
 
@@ -240,6 +252,15 @@ class Spec(SpecGroup):
     resume_from: ArtifactRef | None = Field(
         default=None, description="Checkpoint to go on from; refused where not resumable"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_kind(cls, fields: Any) -> Any:
+        """The class says what kind it is of, so that nobody has to write it a second time."""
+        if isinstance(fields, Mapping) and "kind" in cls.model_fields and "kind" not in fields:
+            (kind,) = get_args(cls.model_fields["kind"].annotation)
+            return {"kind": kind, **fields}
+        return fields
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cost of the run.

@@ -155,8 +155,8 @@ def write(setup: Setup, arms: dict[str, Fitted], figures: dict[str, Any], run: R
     run.artifact("history.csv", role="table")
     model, data = setup.spec.model, setup.spec.data.dataset
     histories = {name: arm.history for name, arm in arms.items()}
-    curves.draw(run.dir / "curves.png", histories, f"{model.name} on {data}")
-    run.artifact("curves.png", role="image")
+    curves.draw(run.dir / "curves.png", histories, curves.finding(str(model.name), data, histories))
+    run.figure("curves.png", data=True)
 
 
 def _rows(setup: Setup, fitted: Fitted) -> list[dict[str, float | int]]:

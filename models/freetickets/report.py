@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.core import device
-from models.freetickets import cost, ensemble, infer, sparse
+from models.freetickets import cost, ensemble, infer, sparse, view
 from models.freetickets.evaluate import Tested, figures, mean_of, test_tickets, under_shift
 from models.freetickets.training import Training
 from models.nets import tickets
@@ -230,10 +230,6 @@ def _write(
     _draw(training, tested, fitted, values)
 
 
-def _title(training: Training) -> str:
-    return f"{training.spec.model.name} on {training.spec.data.dataset}"
-
-
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """Groups of figures as columns ``group_figure``."""
     plain = {key: value for key, value in row.items() if not isinstance(value, dict)}
@@ -256,24 +252,32 @@ def _draw(training: Training, tested: Tested, fitted: Fitted, values: dict[str, 
     from models.supervised import curves
 
     histories = {str(training.spec.variant): fitted.history}
-    curves.draw(training.run.dir / "curves.png", histories, _title(training))
-    training.run.artifact("curves.png", role="image")
-    run, chosen, topology = training.run, training.spec.evaluate, training.topology
-    count, mode = chosen.ece_bins, chosen.ece_mode
-    members = [ensemble.bins(logs, tested.labels, count, mode) for logs in tested.logs]
-    together = ensemble.bins(ensemble.mixture(tested.logs), tested.labels, count, mode)
+    net, data = str(training.spec.model.name), training.spec.data.dataset
+    title = curves.finding(net, data, histories)
+    curves.draw(training.run.dir / "curves.png", histories, title)
+    run, topology = training.run, training.topology
+    *members, together = _bins(training, tested)
+    run.figure("curves.png", data=True)
     pictures.reliability(run.dir / "reliability.png", members, together)
-    run.artifact("reliability.png", role="image")
+    run.figure("reliability.png", data=True)
     shares = {x.name: topology.active[x.name] / x.size for x in topology.layers}
     sparse = training.spec.is_sparse
     iou = ensemble.jaccard(masks_of_tickets(training, len(tested.nets))) if sparse else None
     differ = ensemble.disagreement(tested.logs).cpu()
     pictures.diversity(run.dir / "tickets.png", shares, iou, differ)
-    run.artifact("tickets.png", role="image")
+    run.figure("tickets.png", data=True)
     if "corruptions" in values:
         clean = {
             "ensemble": values["ensemble_accuracy"],
             "ticket_mean": values["ticket_accuracy_mean"],
         }
         pictures.corrupted(run.dir / "corruptions.png", values["corruptions"], clean)
-        run.artifact("corruptions.png", role="image")
+        run.figure("corruptions.png")
+    view.write(training, tested, [*members, together], values, iou)
+
+
+def _bins(training: Training, tested: Tested) -> list[ensemble.Bins]:
+    """Confidence and accuracy of each ticket, then of the ensemble."""
+    chosen = training.spec.evaluate
+    every = [*tested.logs, ensemble.mixture(tested.logs)]
+    return [ensemble.bins(logs, tested.labels, chosen.ece_bins, chosen.ece_mode) for logs in every]

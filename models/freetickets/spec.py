@@ -73,6 +73,8 @@ class FreeTicketsTrain(SupervisedSpec):
         *ASSESSMENT,
         ArtifactInfo("reliability.png", "image", "confidence against accuracy, tickets, ensemble"),
         ArtifactInfo("tickets.png", "image", "densities of layers, overlap and disagreement"),
+        ArtifactInfo("view.npz", "samples", "test images on which tickets differ most, uint8"),
+        ArtifactInfo("view.json", "view", "what the page's viewer of members shows"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     example: ClassVar[Mapping[str, Any]] = {

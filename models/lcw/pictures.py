@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from models.core import figures
 from models.lcw import scores
 from models.lcw.evaluate import decode, pixels
 from models.lcw.nets import Nets, in_parts
-from models.lcw.stages import noise
+from models.lcw.paths import Strips
 
 GRID = 8
 STEPS = 10  # images of a strip
@@ -50,17 +50,15 @@ def _show(
     axes.set_axis_off()
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, metadata={"Software": None})
-
-
+@figures.styled
 def samples(path: Path, images: UInt8[Tensor, "n h w c"], title: str) -> None:
     """The first 64 samples."""
-    figure = Figure(figsize=(5, 5.3), dpi=140, layout="constrained")
+    figure = figures.new(5, 5.3)
     _show(figure.subplots(), images[: GRID**2], GRID, title)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
+@figures.styled
 def reconstructions(path: Path, nets: Nets, test: UInt8[Tensor, "n h w c"]) -> None:
     """Rows of test images, each above its reconstruction."""
     images = test[: 4 * GRID]
@@ -70,98 +68,93 @@ def reconstructions(path: Path, nets: Nets, test: UInt8[Tensor, "n h w c"]) -> N
     pairs = torch.stack(
         [images[:count].unflatten(0, (-1, columns)), decoded[:count].unflatten(0, (-1, columns))], 1
     )  # [rows, 2, columns, h, w, c]
-    figure = Figure(figsize=(5, 5.3), dpi=140, layout="constrained")
+    figure = figures.new(5, 5.3)
     title = "test images, each row above its reconstructions"
     _show(figure.subplots(), pairs.flatten(0, 2), columns, title, together=2)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
-def path_between(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], steps: int, *, spherical: bool
-) -> Float[Tensor, "n steps d"]:
-    """Points from ``a`` to ``b``: on the line, or on the arc with radii between theirs.
-
-    Args:
-        a: first points.
-        b: last points.
-        steps: points of each path, both ends included.
-        spherical: whether along the arc.
-    """
-    t = torch.linspace(0, 1, steps, device=a.device)[None, :, None]
-    if not spherical:
-        return a[:, None] * (1 - t) + b[:, None] * t
-    p, q = a.norm(dim=1)[:, None, None], b.norm(dim=1)[:, None, None]
-    u, v = a[:, None] / p, b[:, None] / q
-    angle = (u * v).sum(2, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
-    arc = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
-    return arc * (p * (1 - t) + q * t)
+@figures.styled
+def interpolations(path: Path, strips: Strips) -> None:
+    """Strips between pairs of noise vectors, a panel a way between them."""
+    pairs, steps = next(iter(strips.values())).shape[:2]
+    shown = torch.linspace(0, steps - 1, min(steps, STEPS)).round().long()
+    figure = figures.new(9, 0.44 * pairs + 0.7)
+    for axes, (name, images) in zip(figure.subplots(1, len(strips)), strips.items(), strict=True):
+        _show(axes, images[:, shown].flatten(0, 1), len(shown), name)
+    figures.title(figure, f"From one sample to another, a row a pair, in {len(shown)} of the steps")
+    figures.save(figure, path)
 
 
-def interpolations(path: Path, nets: Nets, pairs: int, width: int, seed: int, on: str) -> None:
-    """Strips between pairs of noise vectors: along the line, and along the sphere.
-
-    Args:
-        path: of the PNG.
-        nets: in evaluation mode.
-        pairs: rows of the picture.
-        width: of the noise.
-        seed: of the job.
-        on: torch device.
-    """
-    ends = noise(seed, "interpolations", 0, (2 * pairs, width), on)
-    figure = Figure(figsize=(9, 0.44 * pairs + 0.4), dpi=140, layout="constrained")
-    for axes, spherical in zip(figure.subplots(1, 2), (False, True), strict=True):
-        points = path_between(ends[:pairs], ends[pairs:], STEPS, spherical=spherical)
-        images = decode(nets.decoder, in_parts(nets.generator, points.flatten(0, 1)))
-        title = "spherical in noise" if spherical else "linear in noise"
-        _show(axes, images, STEPS, f"{title}, {STEPS} steps")
-    _save(figure, path)
-
-
+@figures.styled
 def neighbours(path: Path, made: UInt8[Tensor, "n h w c"], train: UInt8[Tensor, "m h w c"]) -> None:
     """Samples, each above the training image nearest in pixels."""
     some = made[: 2 * GRID]
     index, gap = scores.nearest(pixels(some).flatten(1), pixels(train).flatten(1))
     rows = torch.stack([some.unflatten(0, (2, GRID)), train[index].unflatten(0, (2, GRID))], 1)
-    figure = Figure(figsize=(6, 3.4), dpi=140, layout="constrained")
+    figure = figures.new(6, 3.4)
     title = f"samples above their nearest training images (median distance {gap.median():.2f})"
     _show(figure.subplots(), rows.flatten(0, 2), GRID, title, together=2)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
+@figures.styled
 def latents(path: Path, encoded: Float[Tensor, "n d"], made: Float[Tensor, "m d"]) -> None:
     """Encoded and generated latents on the two main axes of the encoded ones, one scale."""
     z, g = (points[:SHOWN].double().cpu() for points in (encoded, made))
     axes_of = torch.linalg.svd(z - z.mean(0), full_matrices=False)[2][:2].T
     flat = [(points - z.mean(0)) @ axes_of for points in (z, g)]
-    figure = Figure(figsize=(8.5, 5), dpi=120, layout="compressed")  # the axes keep one scale
+    figure = figures.new(8.5, 5.2, layout="compressed")  # the axes keep one scale
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     names = ("encoded training images", "generated from noise")
-    for axes, points, name, colour in zip(panels, flat, names, ("C0", "C1"), strict=True):
+    for axes, points, name, colour in zip(panels, flat, names, figures.COLOURS[:2], strict=True):
         axes.scatter(*points.T.numpy(), s=5, alpha=0.5, color=colour, linewidths=0)
         axes.set_title(f"{name} ({len(points)})", fontsize=10)
         axes.set_xlabel("first principal axis of the encoded latents")
         axes.set_aspect("equal")
-        axes.grid(alpha=0.3)
+        axes.grid(visible=True)
     panels[0].set_ylabel("second principal axis")
-    _save(figure, path)
+    figures.title(figure, "Where latents lie: the same places are the aim, not the same points")
+    rows = [
+        {"latents": name, "first_axis": x, "second_axis": y}
+        for points, name in zip(flat, names, strict=True)
+        for x, y in points.tolist()
+    ]
+    figures.save(figure, path, rows)
 
 
+@figures.styled
 def curves(path: Path, history: dict[str, list[dict[str, Any]]]) -> None:
     """Loss and validation of each stage against its steps."""
-    figure = Figure(figsize=(4.6 * len(history), 3.6), dpi=120, layout="constrained")
+    figure = figures.new(4.6 * len(history), 3.8)
     for axes, (name, rows) in zip(
         figure.subplots(1, len(history), squeeze=False)[0], history.items(), strict=True
     ):
-        axes.plot([r["step"] for r in rows], [r["loss"] for r in rows], label="training")
+        steps = [r["step"] for r in rows]
+        figures.line(axes, steps, [r["loss"] for r in rows], 0, label="training", marker="")
         tested = [r for r in rows if "validation" in r]
         values = [r["validation"] for r in tested]
-        axes.plot([r["step"] for r in tested], values, "o-", ms=3, label="held-out")
+        figures.line(axes, [r["step"] for r in tested], values, 1, label="held-out")
         if name == "generator" and min(r["loss"] for r in rows) > 0 and min(values) > 0:
-            axes.set_yscale("log")
+            figures.log_scale(axes)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("optimizer step of the stage")
         axes.set_ylabel(LABELS.get(name, "objective of the peer"))
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    _save(figure, path)
+        axes.grid(visible=True)
+        axes.legend()
+    figures.title(figure, _course(history))
+    rows = [
+        {"stage": name} | {column: row.get(column) for column in ("step", "loss", "validation")}
+        for name, stage in history.items()
+        for row in stage
+    ]
+    figures.save(figure, path, rows)
+
+
+def _course(history: dict[str, list[dict[str, Any]]]) -> str:
+    """What became of the loss of each stage."""
+    parts = [
+        f"{name} from {rows[0]['loss']:.3g} to {rows[-1]['loss']:.3g}"
+        for name, rows in history.items()
+    ]
+    return f"Loss of {', '.join(parts)}"

@@ -1,6 +1,6 @@
 """Images from a trained generator: samples, interpolations, ONNX."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from models.core import ranks
 from models.core.device import generator
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.lcw import export, pictures
+from models.lcw import export, paths, pictures, view
 from models.lcw.evaluate import decode
 from models.lcw.nets import in_parts
 from models.lcw.setup import LoadedNets, load_nets
@@ -36,13 +36,9 @@ def sample(spec: LcwSample, run: Run) -> None:
     images = _draw(spec, loaded, run)
     title = f"{min(64, spec.count)} of {spec.count} samples, seed {spec.seed}, not selected"
     pictures.samples(run.dir / "samples.png", images, title)
-    run.artifact("samples.png", role="image")
+    run.figure("samples.png")
     width = loaded.arch.inputs
-    if spec.interpolations:
-        path = run.dir / "interpolations.png"
-        count = spec.interpolations
-        pictures.interpolations(path, loaded.nets, count, width, spec.seed, run.device)
-        run.artifact("interpolations.png", role="image")
+    view.write(run, images, _strips(spec, loaded, run, images.shape[1:]))
     gap = _export(loaded, about, run) if spec.onnx else None
     run.result(
         count=spec.count,
@@ -51,6 +47,18 @@ def sample(spec: LcwSample, run: Run) -> None:
         latent_dim=loaded.arch.latent_dim,
         onnx_gap=gap,
     )
+
+
+def _strips(spec: LcwSample, loaded: LoadedNets, run: Run, image: Sequence[int]) -> paths.Strips:
+    """Ways between pairs of samples and their picture; none where the spec asks for none."""
+    if not spec.interpolations:
+        return {}
+    pairs, width = spec.interpolations, loaded.arch.inputs
+    steps = view.steps_of(image, pairs)
+    strips = paths.strips(loaded.nets, pairs, width, spec.seed, run.device, steps)
+    pictures.interpolations(run.dir / "interpolations.png", strips)
+    run.figure("interpolations.png")
+    return strips
 
 
 def _draw(spec: LcwSample, loaded: LoadedNets, run: Run) -> torch.Tensor:

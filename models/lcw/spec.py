@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from models.core.errors import SpecError
 from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
 from models.core.spec import (
+    FIGURE_DATA,
+    VECTOR,
     ArtifactInfo,
     ArtifactRef,
     DatasetRef,
@@ -75,6 +77,10 @@ class LcwTrain(Spec):
         ArtifactInfo("report.html", "report", "scores, curves and pictures on one page"),
         ArtifactInfo("report.json", "report", "all figures with their features, floors and seeds"),
         ArtifactInfo("*.png", "image", "samples, reconstructions, interpolations, and more"),
+        VECTOR,
+        FIGURE_DATA,
+        ArtifactInfo("view.npz", "samples", "images that the page's viewer shows, uint8"),
+        ArtifactInfo("view.json", "view", "what the page's viewer of images shows"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "digits": {
@@ -100,7 +106,7 @@ class LcwTrain(Spec):
     }
 
     kind: Literal["lcw.train"]
-    data: DatasetRef
+    data: DatasetRef = Field(description="Images to learn to draw")
     images: LcwImages = LcwImages()
     arch: Architecture = Architecture()
     phase1: Phase1 = Phase1()
@@ -234,7 +240,10 @@ class LcwSample(Spec):
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("samples.npz", "samples", "images uint8 [n, h, w, c] and their noise"),
         ArtifactInfo("samples.png", "image", "the first of the samples"),
+        VECTOR,
         ArtifactInfo("interpolations.png", "image", "strips between pairs of noise vectors"),
+        ArtifactInfo("view.npz", "samples", "images that the page's viewer shows, uint8"),
+        ArtifactInfo("view.json", "view", "what the page's viewer of images shows"),
         ArtifactInfo("generator.onnx", "export", "noise to images, any batch"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

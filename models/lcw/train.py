@@ -7,7 +7,7 @@ import torch
 
 from models.core import checkpoint, device, ranks
 from models.core.run import Run
-from models.lcw import evaluate, export, features, pictures, report
+from models.lcw import evaluate, export, features, paths, pictures, report, view
 from models.lcw.nets import Nets, in_parts
 from models.lcw.setup import (
     Data,
@@ -106,14 +106,14 @@ def _export(training: StagedTraining, nets: Nets, about: Mapping[str, Any]) -> f
 
 
 def _draw(training: StagedTraining, data: Data, nets: Nets, made: Any) -> dict[str, str]:
-    """All pictures as artifacts; file name to caption."""
+    """All pictures as artifacts, and the view; file name to caption."""
     run, spec, folder = training.run, training.spec, training.run.dir
     width = training.spec.arch.inputs
     pictures.samples(folder / "samples.png", made, "samples, not selected")
     pictures.reconstructions(folder / "reconstructions.png", nets, data.test)
-    pictures.interpolations(
-        folder / "interpolations.png", nets, STRIPS, width, spec.seed, run.device
-    )
+    steps = view.steps_of(made.shape[1:], STRIPS)
+    strips = paths.strips(nets, STRIPS, width, spec.seed, run.device, steps)
+    pictures.interpolations(folder / "interpolations.png", strips)
     pictures.neighbours(folder / "neighbours.png", made, data.train)
     draws = noise(spec.seed, "latents", 0, (pictures.SHOWN, width), run.device)
     encoded = encode(nets.encoder, data.train[: pictures.SHOWN])
@@ -128,7 +128,8 @@ def _draw(training: StagedTraining, data: Data, nets: Nets, made: Any) -> dict[s
         "curves.png": "Training",
     }
     for name in captions:
-        run.artifact(name, role="image")
+        run.figure(name, data=name in ("latents.png", "curves.png"))
+    view.write(run, made, strips, data.train)
     return captions
 
 

@@ -38,7 +38,7 @@ def evaluate(spec: SaliencyEvaluate, run: Run) -> None:
     view.write(run, study.cases, view.of_results(run, results))
     if results.curves:
         charts.curves(run.dir / "curves.png", results.curves)
-        run.artifact("curves.png", role="image")
+        run.figure("curves.png")
     report = {
         "kind": spec.kind,
         **described(study, results),

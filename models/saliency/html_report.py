@@ -1,19 +1,17 @@
 """The report of a sweep as one self-contained HTML file."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from models.core import reports
 from models.saliency.analysis import lower_is_better
 from models.saliency.figures.maps import describe
 from models.saliency.results import EvaluationResults
 from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.spec.fields import labels
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 CHANGES = {"baseline": "with the baseline", "hyper-parameter": "between its variants"}
 
 
@@ -44,22 +42,16 @@ def write(
         findings: as ``sweep.analyse`` returns them.
         pictures: PNG files to embed.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = reports.render(
+        TEMPLATE,
         results=results,
         score=score,
         design=findings["design"],
         sentences=[sentence(effect) for effect in findings["effects"]],
         sections=sections(spec, results, findings),
-        pictures=[{"name": each.stem, "data": _encoded(each)} for each in pictures],
+        pictures=pictures,
     )
-    path.write_text(page + "\n")
+    path.write_text(page)
 
 
 def sections(
@@ -104,10 +96,6 @@ def span(numbers: dict[str, Any]) -> str:
         return number(numbers["mean"])
     low, high = numbers["interval"]
     return f"{number(numbers['mean'])} ({number(low)} to {number(high)})"
-
-
-def _encoded(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _images(results: EvaluationResults) -> Section:

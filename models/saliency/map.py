@@ -236,7 +236,7 @@ def _title(target: dict[str, Any]) -> str:
     """Name of a class with its probability, or with the output where there is none."""
     if target["probability"] is None:
         return f"{target['name']}, output {target['score']:.3g}"
-    return f"{target['name']}, p = {target['probability']:.2f}"
+    return f"{target['name']}, p\u00a0=\u00a0{target['probability']:.2f}"
 
 
 def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:

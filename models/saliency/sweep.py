@@ -4,6 +4,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from models.core import checkpoint
@@ -20,6 +21,7 @@ from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.spec.fields import labels
 from models.saliency.study import Study
 
+MATRICES = ("method_agreement", "grader_agreement")
 SHEETS = 12  # contact sheets; one takes seconds, and a report with hundreds opens nowhere
 
 
@@ -128,21 +130,37 @@ def draw(
             styles,
         )
     for name, figure, title in (
-        ("method_agreement", "spearman", "Agreement of methods at the same baseline"),
-        ("grader_agreement", "kendall", "Agreement of graders on the ranking of methods"),
+        (MATRICES[0], "spearman", "Methods at the same baseline"),
+        (MATRICES[1], "kendall", "Graders on the ranking of methods"),
     ):
         paths.append(run.dir / f"{name}.png")
         matrix = torch.tensor(
             [[float("nan") if v is None else v for v in row] for row in findings[name][figure]]
         ).numpy()
         label = "mean Spearman" if figure == "spearman" else "mean Kendall tau"
-        charts.heat_map(paths[-1], matrix, findings[name]["names"], title, label)
+        names = findings[name]["names"]
+        charts.heat_map(paths[-1], matrix, names, f"{title}{_closest(matrix, names)}", label)
     if results.curves:
         paths.append(run.dir / "curves.png")
         charts.curves(paths[-1], results.curves)
     for path in paths:
-        run.artifact(path.name, role="image")
+        run.figure(path.name, data=path.stem in MATRICES)
     return paths
+
+
+def _closest(matrix: np.ndarray, names: list[str]) -> str:
+    """Which two agree best, for a title; nothing where there are no two."""
+    pairs = [
+        (value, names[i], names[j])
+        for (i, j), value in np.ndenumerate(matrix)
+        if i < j and not np.isnan(value)
+    ]
+    if not pairs:
+        return ""
+    value, first, second = max(pairs)
+    if value <= 0:
+        return f": no two agree ({first} and {second}: {value:.2f})"
+    return f": {first} and {second} agree best ({value:.2f})"
 
 
 def save(results: EvaluationResults, run: Run) -> None:

@@ -1,17 +1,15 @@
 """What the page's viewer of maps shows: the images, their maps by place in a file, the curves."""
 
 import json
-import struct
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from models.core.places import member_starts, values_start
 from models.core.run import Run
 from models.saliency.case_builder import CaseBuilder
 from models.saliency.figures.maps import Style, style
@@ -21,7 +19,6 @@ from models.saliency.spec.fields import labels
 
 MOST_BYTES = 4 * 2**20  # of the view; a browser reads it whole
 MOST_IMAGES = 100
-LOCAL_HEADER = struct.Struct("<26xHH")  # of a member of a zip file: lengths of name and extra field
 # which pixels are replaced first along a curve, or restored
 ORDERS = {"deletion": "most", "morf": "most", "lerf": "least", "insertion": "restored"}
 
@@ -160,7 +157,7 @@ def _alone(run: Run) -> Any:
         path = run.dir / described["artifact"]
         key = {name: described[name] for name in ("method", "baseline", "class")}
         with path.open("rb") as file:
-            return ShownMap(key, described["artifact"], _values_start(file), np.load(path))
+            return ShownMap(key, described["artifact"], values_start(file), np.load(path))
 
     return shown
 
@@ -183,23 +180,3 @@ def of_results(run: Run, results: EvaluationResults) -> Iterator[ShownImage]:
 
     for position, (name, described) in enumerate(results.images.items()):
         yield ShownImage(position, name, described["targets"], map(shown, of_image[name]))
-
-
-def member_starts(path: Path) -> list[int]:
-    """Offsets in bytes of the values of each array of an archive that ``np.savez`` wrote."""
-    starts = []
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        for member in archive.infolist():
-            file.seek(member.header_offset)
-            name, extra = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-            file.seek(name + extra, 1)
-            starts.append(_values_start(file))
-    return starts
-
-
-def _values_start(file: Any) -> int:
-    """Position of the values, with the file at the beginning of an array of NumPy."""
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0}[version]
-    read(file)
-    return int(file.tell())

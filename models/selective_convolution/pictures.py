@@ -8,21 +8,22 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from models.core import figures
 from models.nets.selective.unit import GatedUnit, SelectiveUnit
 from models.selective_convolution.rounds import COLUMNS
 
-COLOURS = {"own channel": "#c6d4e1", "copy": "#d95f0e", "closed": "#303030"}
-DEPTHS = "viridis"
+COLOURS = {"own channel": "#c6d4e1", "copy": "#d55e00", "closed": "#303030"}
+DEPTHS = figures.AMOUNTS
 
 
+@figures.styled
 def draw(
     path: Path,
     units: Mapping[str, GatedUnit],
     record: Float[np.ndarray, "rounds units columns"],
-    title: str,
+    named: str,
 ) -> None:
     """Write a PNG of three panels.
 
@@ -30,9 +31,9 @@ def draw(
         path: of the PNG.
         units: after the training, in the order of the net.
         record: of :class:`Rounds`, the rounds done.
-        title: above all panels.
+        named: net, data and threshold, for the title.
     """
-    figure = Figure(figsize=(13, 4.2), dpi=120, layout="constrained")
+    figure = figures.new(13, 4.2)
     over_time, by_unit, shifts = figure.subplots(1, 3, width_ratios=(1, 1.5, 1.05))
     sizes = np.array([len(unit.gate) for unit in units.values()])
     _over_time(over_time, record, sizes)
@@ -42,8 +43,11 @@ def draw(
     figure.colorbar(ScalarMappable(norm, DEPTHS), ax=shifts, label="unit, from input to output")
     handles, labels = by_unit.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, title="what a slot reads")
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
+    copies = sum(_copied(unit).sum() for unit in units.values())
+    closed = sum((unit.gate == 0).sum().item() for unit in units.values())
+    of_all = f"of {sizes.sum():,} slots {copies:,} read another channel, {closed:,} are closed"
+    figures.title(figure, f"{named}: {of_all}")
+    figures.save(figure, path)
 
 
 def _over_time(axes: Axes, record: np.ndarray, sizes: np.ndarray) -> None:

@@ -136,8 +136,9 @@ def write(
     rows = [{name: x for name, x in row.items() if name != "steps"} for row in history]
     _table(run, "history.csv", list(rows[0]), [list(row.values()) for row in rows])
     histories = {name: arm.history for name, arm in arms.items()}
-    curves.draw(run.dir / "curves.png", histories, f"{spec.model.name} on {spec.data.dataset}")
-    run.artifact("curves.png", role="image")
+    title = curves.finding(str(spec.model.name), spec.data.dataset, histories)
+    curves.draw(run.dir / "curves.png", histories, title)
+    run.figure("curves.png", data=True)
     if rounds.units:
         _allocation(spec, rounds, run)
 
@@ -159,9 +160,9 @@ def _allocation(spec: SelectiveConvolutionTrain, rounds: Rounds, run: Run) -> No
     }
     np.savez(run.dir / "allocation.npz", allow_pickle=False, **arrays)
     run.artifact("allocation.npz", role="table")
-    title = f"{spec.model.name} on {spec.data.dataset}, threshold {spec.selective.threshold:g}"
-    pictures.draw(run.dir / "allocation.png", rounds.units, record.numpy(), title)
-    run.artifact("allocation.png", role="image")
+    named = f"{spec.model.name} on {spec.data.dataset}, threshold {spec.selective.threshold:g}"
+    pictures.draw(run.dir / "allocation.png", rounds.units, record.numpy(), named)
+    run.figure("allocation.png")
 
 
 def _table(run: Run, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

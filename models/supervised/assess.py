@@ -33,7 +33,7 @@ def assess(net: nn.Module, data: ImageData, spec: SupervisedSpec, run: Run) -> d
     with device.autocast(spec.precision, run.device):
         log_probs, labels = evaluate.predict(net, images.evaluation_batches(data))
     assess_pictures.calibration(run.dir / "calibration.png", log_probs, labels)
-    run.artifact("calibration.png", role="image")
+    run.figure("calibration.png", data=True)
     return assess_predictions(log_probs, labels, data, run)
 
 
@@ -58,7 +58,7 @@ def assess_predictions(
     header = ["true class, predicted in columns", *data.classes]
     _table(run, "confusion.csv", header, [[name, *row] for name, row in named])
     assess_pictures.confusion(run.dir / "confusion.png", counts, data.classes)
-    run.artifact("confusion.png", role="image")
+    run.figure("confusion.png")
     summary = figures(log_probs, labels, counts)
     _warn(summary, rows, run)
     return summary

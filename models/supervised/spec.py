@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 from models.core.errors import SpecError
 from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
 from models.core.spec import (
+    FIGURE_DATA,
+    VECTOR,
     ArtifactInfo,
     ArtifactRef,
     DatasetRef,
@@ -44,6 +46,8 @@ ASSESSMENT = (
     ArtifactInfo("classes.csv", "table", "a row a class: images, predictions, test accuracy"),
     ArtifactInfo("confusion.csv", "table", "test images by true and predicted class"),
     ArtifactInfo("confusion.png", "image", "which classes are taken for which"),
+    VECTOR,
+    FIGURE_DATA,
 )
 # what models/supervised/outputs.py leaves of every training of one net
 EXPORTS = (
@@ -113,7 +117,7 @@ class SupervisedSpec(Spec):
     own_nets: ClassVar[str] = ""
 
     model: Net  # each kind narrows it to the families that it trains
-    data: DatasetRef
+    data: DatasetRef = Field(description="Labelled images to train and to test on")
     images: ImageOptions = ImageOptions()
     validation: float = Field(
         default=0.1,

@@ -183,16 +183,20 @@ def _write_results(
     panels = [
         floods.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
     ]
-    title = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
+    where = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
+    nearest = min(entries, key=lambda e: float(e.row["mae_m"]))
+    title = f"{nearest.name} comes closest to the depths of the fine flood ({where})"
     truth_panel = floods.Panel("fine flood, pooled", truth.depth)
     floods.depths(run.dir / "depths.png", base_map, [truth_panel, *panels], title)
     gaps = [floods.Panel(panel.title, panel.values - truth.depth) for panel in panels]
     label = "coarse less pooled fine depth (m)"
     floods.differences(run.dir / "differences.png", base_map, gaps, title, label)
     marks = [floods.Panel(f"{e.name}: CSI {float(e.row['csi_01']):.2f}", e.depth) for e in entries]
+    nearest = max(entries, key=lambda e: float(e.row["csi_01"]))
+    title = f"{nearest.name} comes closest to the extent of the fine flood ({where})"
     floods.extents(run.dir / "extent.png", base_map, truth.depth, marks, WET_M, title)
     for name in ("depths.png", "differences.png", "extent.png"):
-        run.artifact(name, role="image")
+        run.figure(name)
     timed = ("speed_up",)
     rows = [{k: v for k, v in e.row.items() if k not in timed} for e in entries]
     _leave_view(spec, run, fine, truth, entries)

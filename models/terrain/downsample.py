@@ -153,5 +153,7 @@ def _draw(
     base_map = maps.BaseMap(z, fine.dx, unknown, maps.coordinates(fine), fine.crs)
     panels = [floods.Panel("fine", z), floods.Panel("coarse", coarse)]
     difference = floods.Panel("coarse less mean pooling", moved)
-    floods.terrains(run.dir / "coarse.png", base_map, panels, difference, title)
-    run.artifact("coarse.png", role="image")
+    most = float(np.nanmax(np.abs(base_map.known(moved))))
+    finding = f"{title}: up to {most:.3g} m from mean pooling"
+    floods.terrains(run.dir / "coarse.png", base_map, panels, difference, finding)
+    run.figure("coarse.png")

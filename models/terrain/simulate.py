@@ -216,8 +216,8 @@ def _draw(spec: TerrainSimulate, run: Run, result: Flooded) -> None:
     for t in (times[k] for k in sorted({0, (len(times) - 1) // 2, len(times) - 1})):
         depth = maps.read_part(run.dir / _depth_name(t), part)
         panels.append(floods.Panel(f"after {t:.0f} s", depth))
-    floods.depths(run.dir / "flood.png", base_map, panels, f"Flood on {ground.name}")
-    run.artifact("flood.png", role="image")
+    floods.depths(run.dir / "flood.png", base_map, panels, _finding(result))
+    run.figure("flood.png")
     _draw_more(run, result, base_map, part)
     if spec.animation:
         small = animation.LONGEST_PX
@@ -227,18 +227,27 @@ def _draw(spec: TerrainSimulate, run: Run, result: Flooded) -> None:
             run.artifact(name, role="image")
 
 
+def _finding(result: Flooded) -> str:
+    """How much ground was under water and how deep, for titles."""
+    ground, peak = result.ground, result.flood.peak.numpy()
+    known = np.where(ground.missing, 0.0, peak)
+    area_km2 = float((known > floods.SHOWN_M).sum()) * (ground.dx / 1000) ** 2
+    area = f"{area_km2:.3g} km²" if area_km2 >= 0.1 else f"{1e6 * area_km2:,.0f} m²"
+    return f"Flood on {ground.name}: {area} under water, at most {known.max():.3g} m deep"
+
+
 def _draw_more(run: Run, result: Flooded, base_map: maps.BaseMap, part: maps.View) -> None:
     """Maxima, gauges and the observed extent, where there are any."""
-    title = f"Flood on {result.ground.name}"
+    title = _finding(result)
     if result.maxima is not None:
         drawn = [
             floods.Scale(*scale[1:], maps.read_part(run.dir / scale[0], part)) for scale in DRAWN
         ]
         floods.scales(run.dir / "maxima.png", base_map, drawn, title)
-        run.artifact("maxima.png", role="image")
+        run.figure("maxima.png")
     if result.readings.stations:
         readings.draw(run.dir / "gauges.png", result.readings)
-        run.artifact("gauges.png", role="image")
+        run.figure("gauges.png")
     seen = result.seen
     if seen is not None and seen.wet is not None:
         either = (result.flood.peak.numpy() > floods.SHOWN_M) | seen.wet
@@ -250,7 +259,7 @@ def _draw_more(run: Run, result: Flooded, base_map: maps.BaseMap, part: maps.Vie
             run.dir / "extent.png", whole, truth, [floods.Panel("observed extent", peak)],
             seen.wet_m, title,
         )  # fmt: skip
-        run.artifact("extent.png", role="image")
+        run.figure("extent.png")
 
 
 def _leave_view(run: Run, result: Flooded) -> None:

@@ -1,6 +1,7 @@
 """Rows for tests, made without the services that are under test elsewhere."""
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from app.services.child_lines import Line, read_line
 from app.services.lifecycle import WorkerInfo
 from tests.smallest import smallest
 
+PATIENCE_S = 20.0
 KIND = "saliency.map"
 WORKER = WorkerInfo(id="w1", host="here", boot_id="b1", queues=("default",))
 
@@ -46,9 +48,13 @@ def add_job(tenant_id: str = keys.DEFAULT_TENANT, **values: Any) -> str:
 
 
 def claim() -> Run:
-    """The best waiting job, claimed."""
-    with make_session() as session:
-        run = lifecycle.claim(session, WORKER, "default")
+    """The best waiting job, claimed; one that another thread is about to submit is waited for."""
+    run, until = None, time.monotonic() + PATIENCE_S
+    while run is None and time.monotonic() < until:
+        with make_session() as session:
+            run = lifecycle.claim(session, WORKER, "default")
+        if run is None:
+            time.sleep(0.05)
     assert run is not None
     return run
 

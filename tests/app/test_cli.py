@@ -21,7 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from app import cli
-from app.cli import extras, follow, output, schema, spec_file, starts, values, wording
+from app.cli import curve, extras, follow, output, schema, spec_file, starts, values, wording
 from app.cli import jobs as commands
 from app.cli import kinds as kinds_commands
 from app.db.session import make_session
@@ -247,7 +247,7 @@ def test_follow_draw_download(call, tmp_path):
     assert "saliency/a/map.npy" in printed
     job_id = printed.split()[0]
     assert re.search(r"loss +4 +1 +0.25 +0.25 +1", call("metrics", job_id).stdout)
-    assert "█" in call("metrics", job_id, "--plot").stdout
+    assert "│⠀" in call("metrics", job_id, "--plot").stdout
     call("download", job_id, "--to", str(tmp_path / "results"))
     assert (tmp_path / "results/saliency/a/map.npy").read_bytes() == bytes(100)
 
@@ -948,13 +948,16 @@ def test_doctor_without_the_server(monkeypatch):
 
 
 def test_a_curve_in_the_terminal():
-    lines = output.plot([(step, step * 2.0) for step in range(1, 101)], 40, 5).splitlines()
+    """A straight line has a dot in every column; few points are joined, one is a dot."""
+    lines = curve.plot([(step, step * 2.0) for step in range(1, 101)], 40, 5).splitlines()
     assert lines[0].lstrip().startswith("200")
-    assert lines[0].endswith("█")
+    assert lines[0].endswith("⠉")
     assert lines[4].lstrip().startswith("2 ")
-    assert "▁" in lines[4]
     assert lines[-1].split() == ["step", "1", "100"]
-    assert "nan" not in output.plot([(1, 3.0)])
+    few = curve.plot([(1, 2.0), (100, 200.0)], 40, 5).splitlines()
+    drawn = [line.partition("│")[2].ljust(40, "⠀") for line in few[:5]]
+    assert all(any(line[column] != "⠀" for line in drawn) for column in range(40))
+    assert sum(letter != "⠀" for letter in curve.plot([(1, 3.0)]).partition("│")[2]) > 0
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "models", "workers")
-# a row of the database and the handle of a run; a figure's panel; helpers of two modules each
-TWICE = {"Run", "Panel", "_Graph", "_Rollout"}
+# a row of the database and the handle of a run; that of a job and the client's; a figure's panel;
+# helpers of two modules each
+TWICE = {"Run", "Job", "Panel", "_Graph", "_Rollout"}
 # what each word of the table may not be called in code
 AVOIDED = {"found": 5, "told": 5, "said": 5, "place": 5, "lesson": 0, "sights": 0, "smallest": 5}
 

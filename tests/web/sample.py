@@ -97,6 +97,7 @@ def training(
     report_steps(run, 0, steps, pace)
     put_log(run, folder)
     put(run, folder, "curves.png", "image", png())
+    put(run, folder, "curves.svg", "figure", b"<svg/>")
     put(run, folder, "history.csv", "table", table())
     put(run, folder, "report.json", "report", json.dumps({"test_accuracy": 0.977}).encode())
     put(run, folder, "report.html", "report", REPORT.encode())

@@ -16,10 +16,13 @@ def address(*jobs: str) -> str:
     return f"/compare?jobs={','.join(job.removeprefix('job_') for job in jobs)}"
 
 
-def two(folder) -> list[str]:
+LONG = "every second step cheap, learning rate 0.05, cosine to nothing, seed 17"
+
+
+def two(folder, second="period 2") -> list[str]:
     """Two trainings that differ in one field; their results and ids."""
     made = []
-    for number, (name, accuracy) in enumerate([("period 5", 0.9775), ("period 2", 0.9688)]):
+    for number, (name, accuracy) in enumerate([("period 5", 0.9775), (second, 0.9688)]):
         run = training(folder, name, 300 + 100 * number, 90 - 35 * number)
         result = {"test_accuracy": accuracy, "note": "no figure"}
         end(run, exit_code=0, result=result)
@@ -33,8 +36,10 @@ def two(folder) -> list[str]:
 @pytest.mark.parametrize("look", LOOKS[:3], ids=str)
 def test_looks(user, tmp_path, look):
     look.apply(user)
-    user.goto(address(*two(tmp_path)))
+    user.goto(address(*two(tmp_path, LONG)))
     expect(user.locator(".chart")).to_have_count(3)
+    first = user.locator(".chart").first.locator(".u-series")
+    expect(first.nth(3)).to_contain_text("every second …thing, seed 17")
     photograph(user, "compare", look)
     assert violations(user) == []
 

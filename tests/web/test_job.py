@@ -93,6 +93,9 @@ def test_files_are_shown_as_what_they_are(user, tmp_path):
     picture = user.get_by_role("img", name="curves.png")
     picture.scroll_into_view_if_needed()
     expect(picture).to_have_js_property("naturalWidth", 120)
+    figure = user.get_by_role("figure").filter(has_text="curves.png")
+    expect(figure.get_by_role("link", name="download curves.svg")).to_be_visible()
+    expect(user.get_by_text("curves.svg")).to_have_count(1)  # nowhere else
     frame = user.frame_locator("iframe")
     user.locator("iframe").scroll_into_view_if_needed()
     expect(frame.locator("#words")).to_have_text("Its own style, no script.")

@@ -134,3 +134,54 @@ def terrain_job(folder: Path) -> str:
     leave_view(run, folder, "rasters", contents)
     end(run, exit_code=0, result={"deepest_m": 2.0})
     return run.job_id
+
+
+def generator_job(folder: Path) -> str:
+    """A job of a generator: 20 grey samples that grow lighter, two ways between three pairs."""
+    run = start_run(name="digits", kind="lcw.sample", method="lcw")
+    shape = [6, 8, 1]
+    samples = np.repeat(np.arange(20, dtype=np.uint8) * 12, 48)
+    way = np.tile(np.repeat(np.arange(5, dtype=np.uint8) * 50, 48), 3)
+    put(run, folder, "view.npz", "samples", b"head" + samples.tobytes() + 2 * way.tobytes())
+    grid = {"title": "Samples, not selected", "count": 20, "offset": 4, "beside": 4}
+    grid |= {"beside_title": "nearest training image", "distances": [0.25] * 20}
+    first = 4 + samples.size
+    strips = [
+        {"title": title, "offset": offset, "pairs": 3, "steps": 5}
+        for title, offset in (("linear", first), ("spherical", first + way.size))
+    ]
+    contents = {"file": "view.npz", "shape": shape, "grid": grid, "strips": strips}
+    leave_view(run, folder, "images", contents)
+    end(run, exit_code=0, result={"count": 20})
+    return run.job_id
+
+
+def ensemble_job(folder: Path) -> str:
+    """A job of two tickets and their ensemble, with two test images that they differ on."""
+    run = start_run(name="tickets", kind="freetickets.train", method="freetickets")
+    put(run, folder, "view.npz", "samples", bytes(range(2 * 4 * 4)))
+    figures = [
+        {"accuracy": accuracy, "nll": 0.2, "brier": 0.1, "ece": 0.03}
+        for accuracy in (0.9, 0.94, 0.97)
+    ]
+    bins = {"counts": [10, 90], "confidence": [0.6, 0.95], "accuracy": [0.5, 0.97]}
+    votes = [["three", 0.6], ["eight", 0.7], ["three", 0.55]]
+    rows = [
+        {"index": index, "class": "three", "apart_nats": 0.2, "votes": votes} for index in (4, 9)
+    ]
+    matrix = {"unit": "share of test images", "values": [[0, 0.08], [0.08, 0]]}
+    contents = {
+        "members": ["ticket 0", "ticket 1"],
+        "together": "ensemble",
+        "images": 100,
+        "figures": figures,
+        "calibration": [bins] * 3,
+        "matrices": [
+            {"title": "predictions that differ"} | matrix,
+            {"title": "masks in common"} | matrix,
+        ],
+        "disputed": {"file": "view.npz", "offset": 0, "shape": [4, 4, 1], "rows": rows},
+    }
+    leave_view(run, folder, "members", contents)
+    end(run, exit_code=0, result={"ensemble_accuracy": 0.97})
+    return run.job_id

@@ -6,6 +6,8 @@ network, so both clients share every line of it and differ only in how they carr
 """
 
 from sextant_client.errors import ApiError
+from sextant_client.job import Job
+from sextant_client.series import Metrics
 from sextant_client.transports import AsyncClient, Client
 
-__all__ = ["ApiError", "AsyncClient", "Client"]
+__all__ = ["ApiError", "AsyncClient", "Client", "Job", "Metrics"]

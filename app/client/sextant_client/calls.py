@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sextant_client import download, stream, upload, waiting
+from sextant_client import download, loading, stream, upload, waiting
 from sextant_client.asking import Answer, Stream, create, json_of, listing, nothing, pages, text_of
-from sextant_client.errors import ApiError
 from sextant_client.flow import Flow, Progress, Request
+from sextant_client.job import one, several
+from sextant_client.series import Metrics
 from sextant_client.together import TogetherCalls
 
 FEED_READ_S = 75.0  # it may be asked to wait for 60
@@ -32,9 +33,9 @@ class Calls(TogetherCalls):
                 depends_on, on_dependency_failure, resources, limits, webhook``.
 
         Returns:
-            The job object.
+            The :class:`sextant_client.Job`.
         """
-        return self._run(create("/v1/jobs", _job(spec, job), idempotency_key))
+        return self._run(one(self, create("/v1/jobs", _job(spec, job), idempotency_key)))
 
     def dry_run(self, spec: SpecLike, **job: Any) -> Answer:
         """What ``submit`` would do: ``estimate``, ``resolved_spec``, ``warnings``."""
@@ -42,7 +43,7 @@ class Calls(TogetherCalls):
 
     def get(self, job_id: str) -> Answer:
         """The job object as it is now."""
-        return self._run(json_of(Request("GET", f"/v1/jobs/{job_id}")))
+        return self._run(one(self, json_of(Request("GET", f"/v1/jobs/{job_id}"))))
 
     def jobs(self, limit: int | None = None, **filters: Any) -> Stream:
         """Jobs, newest first, fetched page by page as they are asked for.
@@ -51,7 +52,7 @@ class Calls(TogetherCalls):
             limit: at most so many; all when None.
             filters: ``status, kind, method, name``, ...
         """
-        return self._iterate(pages("/v1/jobs", filters, limit))
+        return self._iterate(several(self, pages("/v1/jobs", filters, limit)))
 
     def wait(
         self,
@@ -75,7 +76,8 @@ class Calls(TogetherCalls):
         Raises:
             ApiError: with code ``timeout`` after ``timeout_s``.
         """
-        return self._run(waiting.wait(job_id, on_event, on_progress, monotonic() + timeout_s))
+        flow = waiting.wait(job_id, on_event, on_progress, monotonic() + timeout_s)
+        return self._run(one(self, flow))
 
     def events(self, job_id: str, after: int = 0) -> Stream:
         """Events of the job as they happen, from ``seq`` after+1 to its end."""
@@ -101,10 +103,11 @@ class Calls(TogetherCalls):
     def metrics(self, job_id: str, **query: Any) -> Answer:
         """Series of numbers; ``names, from_step, to_step, max_points`` narrow them.
 
-        With ``format="csv"`` it is text, a row a point.
+        ``.to_frame()`` of the answer makes a table. With ``format="csv"`` it is text, a row a
+        point.
         """
-        read = text_of if query.get("format") == "csv" else json_of
-        return self._run(read(Request("GET", f"/v1/jobs/{job_id}/metrics", query)))
+        request = Request("GET", f"/v1/jobs/{job_id}/metrics", query)
+        return self._run(text_of(request) if query.get("format") == "csv" else _metrics(request))
 
     def logs(self, job_id: str, **query: Any) -> Answer:
         """Text of the child; ``tail`` (lines) and ``run`` (number) narrow it."""
@@ -134,7 +137,7 @@ class Calls(TogetherCalls):
 
         Args:
             job_id: which job.
-            name: of the artifact.
+            name: of the artifact; or a role, of which the last file is meant.
             to: file, or an existing folder, in which the name's own folders are made.
             overwrite: whether a file of other content may go; one of the same is kept as it is.
             on_progress: is given bytes there and bytes in all.
@@ -153,15 +156,15 @@ class Calls(TogetherCalls):
     ) -> Answer:
         """Cancel: ``graceful`` stops at the next step, ``kill`` at once."""
         body = {"mode": mode, "save_checkpoint": save_checkpoint}
-        return self._run(create(f"/v1/jobs/{job_id}/cancel", body))
+        return self._run(one(self, create(f"/v1/jobs/{job_id}/cancel", body)))
 
     def pause(self, job_id: str) -> Answer:
         """Hold a job until :meth:`resume`; a running one saves a checkpoint first."""
-        return self._run(create(f"/v1/jobs/{job_id}/pause", {}))
+        return self._run(one(self, create(f"/v1/jobs/{job_id}/pause", {})))
 
     def resume(self, job_id: str) -> Answer:
         """Let a paused job go on."""
-        return self._run(create(f"/v1/jobs/{job_id}/resume", {}))
+        return self._run(one(self, create(f"/v1/jobs/{job_id}/resume", {})))
 
     def retry(
         self,
@@ -172,7 +175,7 @@ class Calls(TogetherCalls):
     ) -> Answer:
         """A new job from a final one: ``start`` is latest, best, a step or scratch."""
         body = {"from": start, "overrides": dict(overrides or {})}
-        return self._run(create(f"/v1/jobs/{job_id}/retry", body))
+        return self._run(one(self, create(f"/v1/jobs/{job_id}/retry", body)))
 
     def edit(self, job_id: str, *, etag: str | None = None, **changes: Any) -> Answer:
         """Change ``name``, ``metadata`` (merged, None removes a label) or ``notes`` of a job.
@@ -181,7 +184,8 @@ class Calls(TogetherCalls):
         """
         headers = {} if etag is None else {"If-Match": f'"{etag}"'}
         path = f"/v1/jobs/{job_id}"
-        return self._run(json_of(Request("PATCH", path, json=changes, headers=headers)))
+        request = Request("PATCH", path, json=changes, headers=headers)
+        return self._run(one(self, json_of(request)))
 
     def archive(self, job_id: str, to: Path) -> Answer:
         """All files of a job as one zip, into the file ``to``; its path."""
@@ -286,12 +290,12 @@ def _job(spec: SpecLike, job: Mapping[str, Any]) -> dict[str, Any]:
     return {"spec": sent, **job}
 
 
+def _metrics(request: Request) -> Flow[Metrics]:
+    return Metrics((yield from json_of(request)))
+
+
 def _download(
     job_id: str, name: str, to: Path, on_progress: Progress | None, *, overwrite: bool
 ) -> Flow[Path]:
-    artifacts = yield from listing(f"/v1/jobs/{job_id}/artifacts")
-    for artifact in artifacts:
-        if artifact["name"] == name:
-            return (yield from download.download(artifact, to, on_progress, overwrite=overwrite))
-    names = ", ".join(artifact["name"] for artifact in artifacts) or "none yet"
-    raise ApiError.own("not_found", f"{job_id} has no artifact {name!r}; it has {names}")
+    artifact = yield from loading.find(job_id, name)
+    return (yield from download.download(artifact, to, on_progress, overwrite=overwrite))

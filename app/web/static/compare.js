@@ -12,10 +12,17 @@ async function get(job) {
   return answer.json();
 }
 
-// Jobs of one name are told apart by the end of their ids.
+const LETTERS = 28; // of a name in a legend; the table above has the whole
+
+function cut(name) {
+  return name.length > LETTERS ? `${name.slice(0, LETTERS / 2 - 1)}…${name.slice(-LETTERS / 2)}` : name;
+}
+
+// Jobs whose names look alike are told apart by the end of their ids.
 function label(job) {
-  const twin = jobs.some((each) => each !== job && each.name === job.name);
-  return twin ? `${job.name} ${job.id.slice(-6)}` : job.name;
+  const name = cut(job.name);
+  const twin = jobs.some((each) => each !== job && cut(each.name) === name);
+  return twin ? `${name} ${job.id.slice(-6)}` : name;
 }
 
 function joined(reads) {

@@ -26,13 +26,18 @@ export async function readText(name) {
   return (await get(name)).text();
 }
 
+// Bytes inside of a file, count of them from an offset on.
+export async function readBytes(name, offset, count) {
+  const answer = await get(name, { Range: `bytes=${offset}-${offset + count - 1}` });
+  const bytes = await answer.arrayBuffer();
+  const part = answer.status === 206 ? bytes : bytes.slice(offset, offset + count);
+  if (part.byteLength !== count) throw new Error(`${name} is shorter than the view says`);
+  return new Uint8Array(part);
+}
+
 // Numbers inside of a file: float32, little-endian, count of them from an offset in bytes on.
 export async function readFloats(name, offset, count) {
-  const answer = await get(name, { Range: `bytes=${offset}-${offset + 4 * count - 1}` });
-  const bytes = await answer.arrayBuffer();
-  const part = answer.status === 206 ? bytes : bytes.slice(offset, offset + 4 * count);
-  if (part.byteLength !== 4 * count) throw new Error(`${name} is shorter than the view says`);
-  return new Float32Array(part);
+  return new Float32Array((await readBytes(name, offset, 4 * count)).buffer);
 }
 
 // Options of a choice; keeps what was chosen where it is still there. Hidden where there is no choice.

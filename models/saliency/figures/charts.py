@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from models.core import figures
 from models.saliency.figures.maps import BAR_LETTERS, Style
 from models.saliency.spec.methods import NO_BASELINE
 
 MOST_PANELS = 24
-STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))  # of baselines
+STYLES = (*figures.DASHES, (0, (1, 3)), (0, (8, 3)))  # of baselines
 
 
 class _Line(NamedTuple):
@@ -28,11 +27,12 @@ class _Line(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
+@figures.styled
 def curves(path: Path, curves: Mapping[Any, Sequence[tuple[float, float]]]) -> None:
-    """Draw a panel for each image and grader, at most 24, with the first and last state marked.
+    """Draw a panel for each image and grader, at most 24.
 
-    The colour shows the method, the line style the baseline of the map; only the first seed is
-    drawn. All panels of an image share one scale, and all panels one legend.
+    Colour and marker show the method, the line style the baseline of the map; only the first seed
+    is drawn. All panels of an image share one scale, and all panels one legend.
 
     Args:
         path: of the PNG.
@@ -41,7 +41,7 @@ def curves(path: Path, curves: Mapping[Any, Sequence[tuple[float, float]]]) -> N
     panels = _panels(curves)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.4 * columns, 3.4 * rows + 0.8), dpi=110, layout="constrained")
+    figure = figures.new(6.0 * columns, 3.2 * rows + 1.1)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     lines = [line for panel in panels.values() for line in panel]
     methods, baselines = (
@@ -54,14 +54,13 @@ def curves(path: Path, curves: Mapping[Any, Sequence[tuple[float, float]]]) -> N
         for line in panel:
             _draw(axis, line, methods, baselines)
         axis.set_ylim(*_limits(panels, image))
-        axis.set_title(f"{image}: {grader}", fontsize=9)
+        axis.set_title(f"{image}: {grader}")
         axis.set_xlabel("share of pixels swapped")
         axis.set_ylabel("score of the class")
-        axis.grid(alpha=0.3)
-    figure.legend(
-        handles=_legend(methods, baselines), loc="outside lower center", ncols=4, fontsize=8
-    )
-    figure.savefig(path, metadata={"Software": None})
+        axis.grid(visible=True)
+    figure.legend(handles=_legend(methods, baselines), loc="outside lower center", ncols=4)
+    figures.title(figure, "Score of the class while pixels are swapped in the order of each map")
+    figures.save(figure, path)
 
 
 def _panels(curves: Mapping[Any, Sequence[tuple[float, float]]]) -> dict[tuple[str, str], list]:
@@ -84,19 +83,21 @@ def _limits(panels: dict[tuple[str, str], list], image: str) -> tuple[float, flo
 
 def _draw(axis: Axes, line: _Line, methods: list[str], baselines: list[str]) -> None:
     x, y = np.array(line.points).T
-    colour = _colour(methods, line.method)
     style = STYLES[baselines.index(line.baseline) % len(STYLES)]
-    axis.plot(x, y, linewidth=1.2, color=colour, linestyle=style)
-    axis.plot(x[[0, -1]], y[[0, -1]], "o", color=colour, markersize=4)
-
-
-def _colour(methods: list[str], method: str) -> Any:
-    table = colormaps["tab10" if len(methods) <= 10 else "tab20"]
-    return table(methods.index(method) % table.N)
+    figures.line(axis, x, y, methods.index(line.method), linestyle=style, linewidth=1.2)
 
 
 def _legend(methods: list[str], baselines: list[str]) -> list[Line2D]:
-    colours = [Line2D([], [], color=_colour(methods, name), label=name) for name in methods]
+    colours = [
+        Line2D(
+            [],
+            [],
+            color=figures.COLOURS[index % len(figures.COLOURS)],
+            marker=figures.MARKERS[index % len(figures.MARKERS)],
+            label=name,
+        )
+        for index, name in enumerate(methods)
+    ]
     styles = [
         Line2D([], [], color="black", linestyle=STYLES[index % len(STYLES)], label=f"map: {name}")
         for index, name in enumerate(baselines)
@@ -104,6 +105,7 @@ def _legend(methods: list[str], baselines: list[str]) -> list[Line2D]:
     return colours + styles
 
 
+@figures.styled
 def heat_map(
     path: Path, values: Float[np.ndarray, "n n"], names: list[str], title: str, label: str
 ) -> None:
@@ -116,10 +118,10 @@ def heat_map(
         title: of the figure.
         label: of the colour bar.
     """
-    side = 1.6 + 0.52 * len(names)
-    figure = Figure(figsize=(side + 1.6, side), dpi=110, layout="constrained")
+    side = max(3.2, 1.6 + 0.52 * len(names))
+    figure = figures.new(side + 1.6, side + 0.3)
     axis = figure.subplots()
-    shown = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    shown = axis.imshow(values, cmap=figures.DIFFERENCES, vmin=-1, vmax=1)
     axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     axis.set_yticks(range(len(names)), names, fontsize=7)
     for (i, j), value in np.ndenumerate(values):
@@ -127,10 +129,16 @@ def heat_map(
         text = "-" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # no minus zero
         axis.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
     figure.colorbar(shown, ax=axis, shrink=0.8, label=label)
-    axis.set_title(title, fontsize=10)
-    figure.savefig(path, metadata={"Software": None})
+    axis.spines[:].set_visible(True)
+    figures.title(figure, title)
+    rows = [
+        {"row": names[i], "column": names[j], "value": None if np.isnan(value) else float(value)}
+        for (i, j), value in np.ndenumerate(values)
+    ]
+    figures.save(figure, path, rows)
 
 
+@figures.styled
 def contact_sheet(
     path: Path,
     maps: Mapping[tuple[str, str], Float[np.ndarray, "h w"]],
@@ -151,13 +159,13 @@ def contact_sheet(
     baselines = [name for name in dict.fromkeys(name for _, name in maps) if name != NO_BASELINE]
     baselines = baselines or [NO_BASELINE]
     size = (1.75 * len(baselines) + 1.5, 2.0 * len(methods) + 0.5)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = figures.new(*size)
     axes = figure.subplots(len(methods), len(baselines), squeeze=False)
     grey = image.mean(2)
     for row, method in zip(axes, methods, strict=True):
         drawn = [values for (name, _), values in maps.items() if name == method]
         style = styles.get(method, Style(method, "value of the map", signed=True, within=1.0))
-        norm, colours = style.scale(drawn), style.colours("RdBu_r")
+        norm, colours = style.scale(drawn), style.colours(figures.DIFFERENCES)
         for axis, name in zip(row, baselines, strict=True):
             axis.set_axis_off()
             own = maps.get((method, name))
@@ -175,5 +183,5 @@ def contact_sheet(
         bar = figure.colorbar(shown, ax=list(row), shrink=0.8, extend=style.ends)
         bar.set_label(fill(style.quantity, BAR_LETTERS), fontsize=6)
         bar.ax.tick_params(labelsize=7)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path, metadata={"Software": None})
+    figures.title(figure, title)
+    figures.save(figure, path)

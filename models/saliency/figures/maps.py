@@ -11,8 +11,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import CenteredNorm, Normalize
-from matplotlib.figure import Figure
 
+from models.core import figures
 from models.saliency.spec.map import Overlay
 from models.saliency.spec.masks import Rise
 from models.saliency.spec.methods import Method
@@ -27,7 +27,7 @@ SCORES = {
     "logit": "logit",
     "logprob": "log-probability",
 }
-UNSIGNED_COLORMAP = "viridis"
+UNSIGNED_COLORMAP = figures.AMOUNTS
 
 
 WITHIN = 0.99  # quantile of gradients at the end of the scale; single pixels exceed it by far
@@ -140,6 +140,7 @@ def quantity(method: Method, name: str) -> str:
     }.get(method.id, "control, arbitrary units")
 
 
+@figures.styled
 def draw(
     path: Path,
     image: Float[np.ndarray, "h w c"],
@@ -161,7 +162,7 @@ def draw(
     rows = math.ceil((len(panels) + 1) / COLUMNS)
     columns = math.ceil((len(panels) + 1) / rows)
     size = (PANEL_INCHES * columns + BAR_INCHES, (PANEL_INCHES + 0.25) * rows + 0.3)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    figure = figures.new(*size)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -181,8 +182,8 @@ def draw(
     opaque = ScalarMappable(norm, colours)
     bar = figure.colorbar(opaque, ax=list(axes), shrink=0.85, extend=style.ends)
     bar.set_label(fill(style.quantity, BAR_LETTERS))
-    figure.suptitle(f"{style.described}: {title}", fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
+    figures.title(figure, f"{style.described}: {title}")
+    figures.save(figure, path, vector=False)
 
 
 def _image(axis: Axes, image: np.ndarray, title: str) -> None:

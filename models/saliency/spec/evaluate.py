@@ -9,7 +9,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from models.core.needs import ArtifactNeed, Need
-from models.core.spec import ArtifactInfo, Int, MetricInfo
+from models.core.spec import (
+    FIGURE_DATA,
+    VECTOR,
+    ArtifactInfo,
+    Int,
+    MetricInfo,
+)
 from models.saliency.spec.comparisons import Comparison, comparisons_of, is_random
 from models.saliency.spec.fields import ImageRef, OtherImage, Plain, draws
 from models.saliency.spec.graders import Curve, Metric, maps_made
@@ -140,6 +146,8 @@ _ARTIFACTS = (
     ArtifactInfo("curves.csv", "table", "A row for each state of each curve"),
     *VIEW_FILES,
     ArtifactInfo("*.png", "image", "Pictures"),
+    VECTOR,
+    FIGURE_DATA,
 )
 _NUMBERS = "All numbers, rows, warnings, versions"
 _METRICS = (

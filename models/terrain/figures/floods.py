@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
+from models.core import figures
 from models.terrain.figures.maps import LONGEST, BaseMap
 
 PANEL_INCHES, COLUMNS = 3.0, 4
@@ -72,11 +73,11 @@ def _grid(
     columns = math.ceil(count / rows)
     tall = PANEL_INCHES * min(2.0, max(0.4, shape[0] / shape[1]))
     size = ((PANEL_INCHES + more_width) * columns + 1.6, (tall + 0.45) * rows + 0.8)
-    figure = Figure(figsize=size, dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.1))
+    figure = figures.new(*size, layout=ConstrainedLayoutEngine(h_pad=0.1))
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axis in axes[:count]:
         axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_color("0.6")
+        axis.spines[:].set(color="0.6", visible=True)
     for axis in axes[count:]:
         axis.set_axis_off()
     return figure, axes
@@ -143,6 +144,7 @@ def full_depth(fields: list[np.ndarray]) -> float:
     return float(np.percentile(wet, 99.5)) if len(wet) else 2 * SHOWN_M
 
 
+@figures.styled
 def depths(path: Path, base_map: BaseMap, panels: list[Panel], title: str) -> None:
     """Write a PNG: depth of each panel over the hillshade, on one scale.
 
@@ -163,10 +165,11 @@ def depths(path: Path, base_map: BaseMap, panels: list[Panel], title: str) -> No
     label = f"depth of water (m), from {SHOWN_M:g} m"
     shown = ScalarMappable(norm, WATER)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label, extend="max")
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
+    figures.title(figure, title)
+    figures.save(figure, path)
 
 
+@figures.styled
 def scales(path: Path, base_map: BaseMap, panels: list[Scale], title: str) -> None:
     """Write a PNG: fields over the hillshade, each on its own scale, cut at the 99.5th percentile.
 
@@ -189,10 +192,11 @@ def scales(path: Path, base_map: BaseMap, panels: list[Scale], title: str) -> No
         bar.set_label(panel.unit, fontsize=8)
         bar.ax.tick_params(labelsize=7)
     scale_bar(axes[0], base_map)
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
+    figures.title(figure, title)
+    figures.save(figure, path)
 
 
+@figures.styled
 def differences(path: Path, base_map: BaseMap, panels: list[Panel], title: str, label: str) -> None:
     """Write a PNG: signed fields on one scale about zero, cut at the 98th percentile of gaps.
 
@@ -218,10 +222,11 @@ def differences(path: Path, base_map: BaseMap, panels: list[Panel], title: str, 
     scale_bar(axes[0], base_map)
     shown = ScalarMappable(norm, DIFFERENCE)
     figure.colorbar(shown, ax=axes, shrink=0.8, label=label, extend="both")
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
+    figures.title(figure, title)
+    figures.save(figure, path)
 
 
+@figures.styled
 def extents(
     path: Path, base_map: BaseMap, truth: np.ndarray, panels: list[Panel], wet_m: float, title: str
 ) -> None:
@@ -251,10 +256,11 @@ def extents(
         handles=handles, loc="outside lower center", ncols=3, frameon=False, title=words,
         fontsize=8, title_fontsize=8,
     )  # fmt: skip
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
+    figures.title(figure, title)
+    figures.save(figure, path)
 
 
+@figures.styled
 def terrains(path: Path, fine: BaseMap, panels: list[Panel], moved: Panel, title: str) -> None:
     """Write a PNG: heights of each panel on one scale, and a signed difference.
 
@@ -278,8 +284,8 @@ def terrains(path: Path, fine: BaseMap, panels: list[Panel], moved: Panel, title
     shown_moved = fine.known(moved.values)
     most = float(np.nanmax(np.abs(shown_moved))) or 1.0
     last = axes[len(panels)]
-    drawn = _draw(last, fine, shown_moved, cmap="RdBu_r", vmin=-most, vmax=most)
+    drawn = _draw(last, fine, shown_moved, cmap=figures.DIFFERENCES, vmin=-most, vmax=most)
     last.set_title(moved.title, fontsize=9)
     figure.colorbar(drawn, ax=last, shrink=0.8, label="difference (m)")
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, metadata={"Software": None})
+    figures.title(figure, title)
+    figures.save(figure, path)

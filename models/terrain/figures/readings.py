@@ -4,13 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from models.core import figures
 from models.terrain.solver.gauges import Readings
 
-# of Okabe and Ito without yellow; lines of a further round are dashed, dotted
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00")
-STYLES = ("-", "--", ":")
 PANELS = {
     "stage_m": "level (m)",
     "depth_m": "depth (m)",
@@ -19,6 +16,7 @@ PANELS = {
 }
 
 
+@figures.styled
 def draw(path: Path, readings: Readings) -> None:
     """Write a PNG: a panel a quantity, a line a gauge, over hours.
 
@@ -29,21 +27,33 @@ def draw(path: Path, readings: Readings) -> None:
     table = dict(zip(readings.columns, np.array(readings.rows).T, strict=True))
     hours = np.array(readings.times) / 3600
     shown = [what for what in PANELS if any(name.endswith(f" {what}") for name in table)]
-    figure = Figure(figsize=(8, 2.2 * len(shown) + 0.6), dpi=120, layout="constrained")
+    figure = figures.new(8, 2.2 * len(shown) + 0.9)
     axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axis, what in zip(axes, shown, strict=True):
         for k, station in enumerate(readings.stations):
             if (name := f"{station.name} {what}") in table:
-                style = STYLES[k // len(COLOURS) % len(STYLES)]
-                colour = COLOURS[k % len(COLOURS)]
-                axis.plot(hours, table[name], style, color=colour, lw=1.4, label=station.name)
+                figures.line(axis, hours, table[name], k, label=figures.cut(station.name, 40))
         _finish(axis, PANELS[what])
     axes[-1].set_xlabel("time (h)")
-    figure.savefig(path, metadata={"Software": None})
+    figures.title(figure, _finding(readings))
+    figures.save(figure, path)
 
 
 def _finish(axis: Axes, label: str) -> None:
     axis.set_ylabel(label, fontsize=9)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.grid(visible=True)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _finding(readings: Readings) -> str:
+    """The greatest reading of the first quantity there is, and when it came."""
+    values = np.array(readings.rows, dtype=float)
+    for what, words in PANELS.items():
+        own = [k for k, name in enumerate(readings.columns) if name.endswith(f" {what}")]
+        if own and np.isfinite(values[:, own]).any():
+            time, gauge = np.unravel_index(np.nanargmax(values[:, own]), (len(values), len(own)))
+            name = readings.columns[own[gauge]].removesuffix(f" {what}")
+            reached = f"{values[time, own[gauge]]:.3g} {words[words.index('(') + 1 : -1]}"
+            hours = readings.times[time] / 3600
+            return f"Greatest {words.partition(' (')[0]}: {reached} at {name} after {hours:.2g} h"
+    return "No reading at any gauge"

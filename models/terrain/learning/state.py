@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from models.core import checkpoint, device, origin, ranks
+from models.core import checkpoint, device, figures, origin, ranks
 from models.core.errors import SpecError
 from models.core.run import Run, StoppedError
 from models.terrain.learning import samples, weights
@@ -215,23 +214,30 @@ def write_results(plan: TrainingPlan, state: TrainingState) -> None:
     run.result(**result)
 
 
+@figures.styled
 def _draw(plan: TrainingPlan, state: TrainingState) -> None:
     """Loss and error ratio over the epochs."""
-    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
+    figure = figures.new(9, 4)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in state.history]
     learned = [(row["epoch"], row["loss"]) for row in state.history if row["loss"] is not None]
-    left.semilogy([x for x, _ in learned], [y for _, y in learned], marker="o", markersize=3)
+    figures.line(left, [x for x, _ in learned], [y for _, y in learned], 0)
+    figures.log_scale(left)
     left.set_ylabel(f"training loss ({plan.spec.loss}, mean of an epoch)")
-    right.plot(epochs, [row["error_ratio"] for row in state.history], marker="o", markersize=3)
+    ratios = [row["error_ratio"] for row in state.history]
+    figures.line(right, epochs, ratios, 0, label="learned")
     right.axhline(1.0, color="grey", linestyle="--", label="mean pooling")
     right.set_ylabel("MAE of depth on held-out terrains,\nover that of mean pooling")
-    right.set_ylim(0, 1.1 * max([1.0, *(row["error_ratio"] for row in state.history)]))
+    right.set_ylim(0, 1.1 * max([1.0, *ratios]))
     right.legend(loc="lower left")
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-    figure.suptitle(f"terrain.train, factor {plan.spec.factor}", fontsize=11)
-    figure.savefig(plan.run.dir / "history.png", metadata={"Software": None})
-    plan.run.artifact("history.png", role="image")
+        axes.grid(visible=True)
+    best = min(ratios)
+    summary = (
+        f"{abs(1 - best):.0%} {'less' if best < 1 else 'more'} error of depth than mean pooling"
+    )
+    figures.title(figure, f"{summary} on held-out terrains, best epoch, factor {plan.spec.factor}")
+    figures.save(figure, plan.run.dir / "history.png")
+    plan.run.figure("history.png")

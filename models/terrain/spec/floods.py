@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.needs import Need
-from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
+from models.core.spec import (
+    VECTOR,
+    ArtifactInfo,
+    ArtifactRef,
+    Estimate,
+    Int,
+    MetricInfo,
+    Spec,
+    SpecGroup,
+)
 from models.terrain.spec.infiltration import GreenAmpt, Infiltration
 from models.terrain.spec.observed import Observed
 from models.terrain.spec.places import Gauge, needs_of
@@ -240,6 +249,7 @@ class TerrainSimulate(_Flood):
         ArtifactInfo("marks.csv", "table", "surveyed and modelled levels", on_request=True),
         ArtifactInfo("flood.png", "image", "greatest depth over the hillshade"),
         ArtifactInfo("maxima.png", "image", "speed, hazard, arrival, time under water"),
+        VECTOR,
         ArtifactInfo("gauges.png", "image", "readings of the gauges over time", on_request=True),
         ArtifactInfo("extent.png", "image", "hits, misses, false alarms", on_request=True),
         ArtifactInfo("flood.gif", "image", "the flood over time"),
@@ -354,6 +364,7 @@ class TerrainDownsample(_OnTerrain):
             on_request=True,
         ),
         ArtifactInfo("coarse.png", "image", "fine and coarse terrain, and their difference"),
+        VECTOR,
         *VIEW_FILES,
         ArtifactInfo("report.json", "report", "sizes, padding, method, versions"),
     )
@@ -454,6 +465,7 @@ class TerrainCompare(_Flood):
         ArtifactInfo("depth/*.tif", "raster", "depth at the end, GeoTIFF"),
         ArtifactInfo("depths.png", "image", "depth of every method over the hillshade"),
         ArtifactInfo("differences.png", "image", "coarse less pooled fine depth"),
+        VECTOR,
         ArtifactInfo("extent.png", "image", "hits, misses, false alarms"),
         *VIEW_FILES,
         ArtifactInfo("report.json", "report", "all figures, versions"),

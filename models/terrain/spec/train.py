@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
 from models.core.needs import ArtifactNeed, Bound, Need
-from models.core.spec import ArtifactInfo, ArtifactRef, Estimate, Int, MetricInfo, Spec, SpecGroup
+from models.core.spec import (
+    VECTOR,
+    ArtifactInfo,
+    ArtifactRef,
+    Estimate,
+    Int,
+    MetricInfo,
+    Spec,
+    SpecGroup,
+)
 from models.terrain.spec.floods import check_work, steps_of
 from models.terrain.spec.solver import Solver, cap_solver
 from models.terrain.spec.terrains import DatasetTerrain, Factor, Synthetic
@@ -60,6 +69,7 @@ class TerrainTrain(Spec):
         ArtifactInfo("floods.safetensors", "samples", "pooled fine floods, for other trainings"),
         ArtifactInfo("history.csv", "table", "a row an epoch"),
         ArtifactInfo("history.png", "image", "loss and error ratio over the epochs"),
+        VECTOR,
         ArtifactInfo("report.json", "report", "all figures, data hash, versions"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -203,3 +203,21 @@ def test_a_run_ended_early_keeps_what_there_is(data, make_spec, new_run, trained
     report.finish(training, fitted)
     assert fitted.ended_by == "max_seconds"
     assert len(tickets.load(run.dir / "ensemble.safetensors").nets) == 1
+
+
+def test_the_view_shows_what_tickets_disagree_on(finished):
+    """Images by how many classes the tickets name, each with its votes; the ensemble comes last."""
+    folder, report = finished
+    seen, result = json.loads((folder / "view.json").read_text()), report["result"]
+    assert seen["members"] == ["ticket 0", "ticket 1", "ticket 2"]
+    assert seen["figures"][-1]["nll"] == result["ensemble_nll"]
+    assert all(sum(each["counts"]) == seen["images"] == 64 for each in seen["calibration"])
+    assert [len(each["values"]) for each in seen["matrices"]] == [3, 3, 3]
+    disputed = seen["disputed"]
+    named = [len({name for name, _ in row["votes"][:-1]}) for row in disputed["rows"]]
+    assert named == sorted(named, reverse=True)
+    stored = np.load(folder / "view.npz")["disputed"]
+    raw = (folder / "view.npz").read_bytes()[disputed["offset"] :]
+    assert raw.startswith(stored.tobytes())
+    test = np.load(folder / "inputs" / OWN)["test_images"]
+    np.testing.assert_array_equal(stored, test[[row["index"] for row in disputed["rows"]]])

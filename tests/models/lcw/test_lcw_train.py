@@ -14,7 +14,7 @@ from models.core import checkpoint, optimizers
 from models.core.errors import DataError, DivergedError, SpecError
 from models.core.run import Run, StoppedError
 from models.core.spec import ArtifactRef
-from models.lcw import distance, export, nets, objectives, pictures, setup, stages
+from models.lcw import distance, export, nets, objectives, paths, setup, stages
 from models.lcw import sample as sampling
 from models.lcw import train as method
 from models.lcw.distance import normality, two_sample
@@ -301,12 +301,28 @@ def test_interpolations_end_at_the_ends():
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(3, 6, generator=g), torch.randn(3, 6, generator=g)
     for spherical in (False, True):
-        path = pictures.path_between(a, b, 5, spherical=spherical)
+        path = paths.path_between(a, b, 5, spherical=spherical)
         torch.testing.assert_close(path[:, 0], a)
         torch.testing.assert_close(path[:, -1], b)
     unit = [x / x.norm(dim=1, keepdim=True) for x in (a, b)]
-    arc = pictures.path_between(*unit, 7, spherical=True)
+    arc = paths.path_between(*unit, 7, spherical=True)
     torch.testing.assert_close(arc.norm(dim=2), torch.ones(3, 7))
+
+
+def shown_images(run):
+    """What the view shows beside samples, each array being where the view says."""
+    seen = json.loads((run.dir / "view.json").read_text())
+    arrays, raw = np.load(run.dir / seen["file"]), (run.dir / seen["file"]).read_bytes()
+    grid = seen["grid"]
+    places = {"samples": grid["offset"], "nearest": grid["beside"]}
+    places |= {strip["title"]: strip["offset"] for strip in seen["strips"]}
+    for name, array in arrays.items():
+        assert raw[places[name] :].startswith(array.tobytes())
+        assert list(array.shape[-3:]) == seen["shape"]
+    assert len(arrays["samples"]) == grid["count"]
+    for strip in seen["strips"]:
+        assert arrays[strip["title"]].shape[:2] == (strip["pairs"], strip["steps"]) == (6, 28)
+    return [name for name in arrays if name != "samples"]
 
 
 def test_whole_job_and_its_samples(make_spec, new_run):
@@ -336,6 +352,8 @@ def test_whole_job_and_its_samples(make_spec, new_run):
         again_spec = LcwSample.model_validate({"kind": "lcw.sample", "model": ref, "count": count})
         sampling.sample(again_spec, again)
         actual.append(np.load(again.dir / "samples.npz"))
+    assert shown_images(again) == ["linear in noise", "spherical in noise"]
+    assert shown_images(run) == ["nearest", "linear in noise", "spherical in noise"]
     assert actual[0]["images"].shape == (600, 8, 8, 1)
     assert (actual[0]["images"] == actual[1]["images"][:600]).all()
     loaded = load_nets(run.dir / "weights.safetensors", "cpu")[0]

@@ -1,0 +1,33 @@
+"""Numbers of a job as the service sends them, and as a table."""
+
+from typing import Any
+
+from sextant_client.loading import first_of
+
+
+class Metrics(dict[str, Any]):
+    """The answer of ``/metrics``: under ``series`` the points of each name."""
+
+    def to_frame(self) -> Any:
+        """A row a step, a column a name, of pandas or else polars; nothing where there is none.
+
+        Raises:
+            ImportError: if neither is installed.
+        """
+        frames = first_of("pandas", "polars")
+        if frames is None:
+            raise ImportError("a frame takes pandas or polars: pip install pandas")
+        columns = self.columns()
+        if frames.__name__ == "polars":
+            return frames.DataFrame(columns)
+        return frames.DataFrame(columns).set_index("step")
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The steps of all series in order, and for each name its values there, or None."""
+        series = {
+            name: {point["step"]: point["value"] for point in points}
+            for name, points in self["series"].items()
+        }
+        steps = sorted({step for points in series.values() for step in points})
+        columns = {name: [points.get(step) for step in steps] for name, points in series.items()}
+        return {"step": steps, **columns}
