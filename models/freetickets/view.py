@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from models.core.places import member_starts
+from models.core.array_offsets import member_starts
 from models.freetickets import ensemble
 from models.freetickets.ensemble import Bins
 from models.freetickets.evaluate import Tested

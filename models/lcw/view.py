@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from models.core.places import member_starts
+from models.core.array_offsets import member_starts
 from models.core.run import Run
 from models.lcw import scores
 from models.lcw.paths import Strips

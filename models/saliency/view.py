@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from models.core.places import member_starts, values_start
+from models.core.array_offsets import member_starts, values_start
 from models.core.run import Run
 from models.saliency.case_builder import CaseBuilder
 from models.saliency.figures.maps import Style, style

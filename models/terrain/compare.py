@@ -175,28 +175,7 @@ def _write_results(
         table.writeheader()
         table.writerows(entry.row for entry in entries)
     run.artifact("metrics.csv", role="table")
-    shown = pad_to_multiple(torch.from_numpy(fine.z), spec.factor).numpy()
-    unknown = pad_to_multiple(torch.from_numpy(fine.missing).float(), spec.factor).numpy() > 0
-    wet = np.max([truth.depth, *(e.depth for e in entries)], axis=0) > floods.SHOWN_M
-    part = maps.wet_part(wet, spec.factor)
-    base_map = maps.BaseMap(shown, fine.dx, unknown, maps.coordinates(fine), fine.crs, part)
-    panels = [
-        floods.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
-    ]
-    where = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
-    nearest = min(entries, key=lambda e: float(e.row["mae_m"]))
-    title = f"{nearest.name} comes closest to the depths of the fine flood ({where})"
-    truth_panel = floods.Panel("fine flood, pooled", truth.depth)
-    floods.depths(run.dir / "depths.png", base_map, [truth_panel, *panels], title)
-    gaps = [floods.Panel(panel.title, panel.values - truth.depth) for panel in panels]
-    label = "coarse less pooled fine depth (m)"
-    floods.differences(run.dir / "differences.png", base_map, gaps, title, label)
-    marks = [floods.Panel(f"{e.name}: CSI {float(e.row['csi_01']):.2f}", e.depth) for e in entries]
-    nearest = max(entries, key=lambda e: float(e.row["csi_01"]))
-    title = f"{nearest.name} comes closest to the extent of the fine flood ({where})"
-    floods.extents(run.dir / "extent.png", base_map, truth.depth, marks, WET_M, title)
-    for name in ("depths.png", "differences.png", "extent.png"):
-        run.figure(name)
+    _draw(spec, run, fine, truth, entries)
     timed = ("speed_up",)
     rows = [{k: v for k, v in e.row.items() if k not in timed} for e in entries]
     _leave_view(spec, run, fine, truth, entries)
@@ -222,6 +201,38 @@ def _write_results(
         fine_seconds=truth.seconds,
         supercritical_share=truth.supercritical,
     )
+
+
+def _draw(
+    spec: TerrainCompare,
+    run: Run,
+    fine: rasters.Elevation,
+    truth: FineFlood,
+    entries: list[MethodResult],
+) -> None:
+    """Depths, their differences to the fine flood, and extents."""
+    shown = pad_to_multiple(torch.from_numpy(fine.z), spec.factor).numpy()
+    unknown = pad_to_multiple(torch.from_numpy(fine.missing).float(), spec.factor).numpy() > 0
+    wet = np.max([truth.depth, *(e.depth for e in entries)], axis=0) > floods.SHOWN_M
+    part = maps.wet_part(wet, spec.factor)
+    base_map = maps.BaseMap(shown, fine.dx, unknown, maps.coordinates(fine), fine.crs, part)
+    panels = [
+        floods.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
+    ]
+    scene = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
+    nearest = min(entries, key=lambda e: float(e.row["mae_m"]))
+    title = f"{nearest.name} comes closest to the depths of the fine flood ({scene})"
+    truth_panel = floods.Panel("fine flood, pooled", truth.depth)
+    floods.depths(run.dir / "depths.png", base_map, [truth_panel, *panels], title)
+    gaps = [floods.Panel(panel.title, panel.values - truth.depth) for panel in panels]
+    label = "coarse less pooled fine depth (m)"
+    floods.differences(run.dir / "differences.png", base_map, gaps, title, label)
+    marks = [floods.Panel(f"{e.name}: CSI {float(e.row['csi_01']):.2f}", e.depth) for e in entries]
+    nearest = max(entries, key=lambda e: float(e.row["csi_01"]))
+    title = f"{nearest.name} comes closest to the extent of the fine flood ({scene})"
+    floods.extents(run.dir / "extent.png", base_map, truth.depth, marks, WET_M, title)
+    for name in ("depths.png", "differences.png", "extent.png"):
+        run.figure(name)
 
 
 def _leave_view(

@@ -2,10 +2,8 @@
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sextant_client.job import Job
+from collections.abc import Mapping
+from typing import Any
 
 WIDTH = 30
 
@@ -33,8 +31,8 @@ class Bar:
         self._wanted = seen if wanted is None else wanted
         self._handle: Any = None
 
-    def show(self, job: "Job") -> None:
-        """Show the job as it is now."""
+    def show(self, job: Mapping[str, Any]) -> None:
+        """Show the job object as it is now."""
         if not self._wanted:
             return
         if self._display is None:
@@ -51,11 +49,20 @@ class Bar:
             sys.stderr.write("\n")
 
 
-def line(job: "Job") -> str:
+def share_of(job: Mapping[str, Any]) -> float | None:
+    """How much of a job is done, from 0 to 1; None where that is not known."""
+    progress = job.get("progress") or {}
+    step, total = progress.get("step"), progress.get("total_steps")
+    return step / total if step is not None and total else None
+
+
+def line(job: Mapping[str, Any]) -> str:
     """Name, bar, status and time left in one line without control characters."""
-    share = 1.0 if job.status == "succeeded" else job.share or 0.0
+    state = job["status"]
+    share = 1.0 if state == "succeeded" else share_of(job) or 0.0
     full = round(share * WIDTH)
     left = (job.get("progress") or {}).get("eta_s")
-    state = f"{job.status}, {left:.0f} s left" if left and job.status == "running" else job.status
+    if left and state == "running":
+        state = f"running, {left:.0f} s left"
     name = "".join(c for c in str(job.get("name") or job.get("kind")) if c.isprintable())
     return f"{name[:40]} {'█' * full}{'░' * (WIDTH - full)} {share:4.0%} {state}"

@@ -4,18 +4,29 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sextant_client import loading, waiting
 from sextant_client.asking import Answer, listing
-from sextant_client.bar import Bar, notebook
+from sextant_client.bar import Bar, notebook, share_of
 from sextant_client.flow import Emit, Flow, Request, send
-
-if TYPE_CHECKING:
-    from sextant_client.calls import Calls
 
 SHOWN_FIGURES = 12
 SHOWN_PICTURES = 6
+
+
+class Calls(Protocol):
+    """What a job asks of the client that it came from."""
+
+    def _run(self, flow: Flow[Any]) -> Answer: ...
+
+    def metrics(self, job_id: str, **query: Any) -> Answer: ...
+
+    def logs(self, job_id: str, **query: Any) -> Answer: ...
+
+    def artifacts(self, job_id: str) -> Answer: ...
+
+    def cancel(self, job_id: str, *, mode: str, save_checkpoint: bool) -> Answer: ...
 
 
 class Job(dict[str, Any]):
@@ -29,7 +40,7 @@ class Job(dict[str, Any]):
         values: what the service said.
     """
 
-    def __init__(self, calls: "Calls", values: Mapping[str, Any]) -> None:
+    def __init__(self, calls: Calls, values: Mapping[str, Any]) -> None:
         super().__init__(values)
         self._calls = calls
 
@@ -131,9 +142,7 @@ class Job(dict[str, Any]):
     @property
     def share(self) -> float | None:
         """How much of it is done, from 0 to 1; None where that is not known."""
-        progress = self.get("progress") or {}
-        step, total = progress.get("step"), progress.get("total_steps")
-        return step / total if step is not None and total else None
+        return share_of(self)
 
     def _figures(self) -> list[tuple[str, float]]:
         plain = self.result.items()
@@ -193,12 +202,12 @@ class File:
         return self._job._calls._run(flow)
 
 
-def one(calls: "Calls", flow: Flow[Any]) -> Flow[Job]:
+def one(calls: Calls, flow: Flow[Any]) -> Flow[Job]:
     """The flow, with its result as a job."""
     return Job(calls, (yield from flow))
 
 
-def several(calls: "Calls", flow: Flow[None]) -> Flow[None]:
+def several(calls: Calls, flow: Flow[None]) -> Flow[None]:
     """The flow, with everything that it emits as a job."""
     answer = None
     while True:

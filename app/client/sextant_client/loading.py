@@ -1,5 +1,6 @@
 """Files of a job as what they are: tensors, arrays, tables, pictures, text."""
 
+import csv
 import importlib
 import json
 from collections.abc import Callable
@@ -94,7 +95,6 @@ def _table(path: Path) -> Any:
     frames = first_of("pandas", "polars")
     if frames is not None:
         return frames.read_csv(path)
-    csv = importlib.import_module("csv")
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
