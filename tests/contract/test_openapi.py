@@ -92,7 +92,7 @@ def test_contract(settings, phases):
     """Zero server errors, zero undocumented answers, nothing wrong accepted."""
     # every value of every field of every kind makes 16,000 bodies: here those of the fuzzer only
     seen = assert_sound(5, *phases, left_out=WITH_SPECS if "coverage" in phases else ())
-    assert sum(seen.values()) > 50
+    assert sum(seen.values()) > 30
     if phases == ("fuzzing",):
         operations = {
             f"{verb.upper()} {path}"
