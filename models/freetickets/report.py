@@ -6,6 +6,7 @@ import time
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -246,15 +247,30 @@ def _table(training: Training, name: str, rows: list[dict[str, Any]]) -> None:
     training.run.artifact(name, role="table")
 
 
+def _moments(training: Training, fitted: Fitted) -> dict[str, float]:
+    """When each ticket was kept, in seconds of training; then the next exploration begins."""
+    steps, seconds = zip(*((row["step"], row["seconds"]) for row in fitted.history), strict=True)
+    return {
+        f"ticket {phase.ticket}": float(np.interp(phase.stop, (0, *steps), (0.0, *seconds)))
+        for phase in training.plan
+        if phase.ticket is not None and phase.stop <= fitted.steps
+    }
+
+
 def _draw(training: Training, tested: Tested, fitted: Fitted, values: dict[str, Any]) -> None:
     # matplotlib is for these pictures alone: a training started by a script does without.
     from models.freetickets import pictures
     from models.supervised import curves
 
-    histories = {str(training.spec.variant): fitted.history}
-    net, data = str(training.spec.model.name), training.spec.data.dataset
-    title = curves.finding(net, data, histories)
-    curves.draw(training.run.dir / "curves.png", histories, title)
+    whole, alone = values["ensemble_accuracy"], values["ticket_accuracy_mean"]
+    curves.draw(
+        training.run.dir / "curves.png",
+        {f"{training.spec.variant}, the net of the moment": fitted.history},
+        f"{training.spec.model.name} on {training.spec.data.dataset}: {whole:.1%} of the test"
+        f" images right by {len(tested.nets)} tickets together, {alone:.1%} by one on average",
+        _moments(training, fitted),
+        {"ensemble, test images": whole, "a ticket on average, test images": alone},
+    )
     run, topology = training.run, training.topology
     *members, together = _bins(training, tested)
     run.figure("curves.png", data=True)

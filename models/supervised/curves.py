@@ -12,13 +12,21 @@ LOSS = ("loss", "training loss, mean of an epoch (nats)")
 
 
 @figures.styled
-def draw(path: Path, histories: Mapping[str, list[dict[str, Any]]], title: str) -> None:
+def draw(
+    path: Path,
+    histories: Mapping[str, list[dict[str, Any]]],
+    title: str,
+    moments: Mapping[str, float] | None = None,
+    levels: Mapping[str, float] | None = None,
+) -> None:
     """Write a PNG of two panels: the loss, and the accuracy on the part that was watched.
 
     Args:
         path: of the PNG.
         histories: of each training by its name in the legend, rows of ``Fitted.history``.
         title: above both panels; :func:`finding` makes one.
+        moments: what happened, and after how many seconds of training.
+        levels: further accuracies by their names in the legend, such as that of an ensemble.
     """
     figure = figures.new(9, 4.1)
     first = next(iter(histories.values()))[-1]
@@ -27,10 +35,17 @@ def draw(path: Path, histories: Mapping[str, list[dict[str, Any]]], title: str) 
     for axes, (column, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for index, (name, rows) in enumerate(histories.items()):
             _line(axes, index, name, rows, column, f"{watched}_accuracy")
+        for what, seconds in (moments or {}).items():
+            axes.axvline(seconds, color="0.7", linewidth=0.8, zorder=0)
+            axes.annotate(what, (seconds, 0.02), xycoords=("data", "axes fraction"), rotation=90,
+                          ha="right", va="bottom", fontsize=7, color="0.4")  # fmt: skip
         axes.set_xlabel("training time (s), without tests and checkpoints")
         axes.set_ylabel(label)
         axes.set_xlim(left=0)
         axes.grid(visible=True)
+    for index, (name, accuracy) in enumerate((levels or {}).items(), len(histories)):
+        style = {"color": figures.COLOURS[index], "linestyle": figures.DASHES[index]}
+        axes.axhline(accuracy, **style, linewidth=1.2, label=f"{name}: {accuracy:.1%}")
     legend_entries = axes.get_legend_handles_labels()
     figure.legend(*legend_entries, loc="outside lower center", ncols=3)
     figures.title(figure, title)

@@ -18,6 +18,7 @@ from models.freetickets.infer import Ensemble
 from models.freetickets.spec import CORRUPTED_SETS, FreeTicketsTrain
 from models.nets import tickets
 from models.nets.files import load_net
+from models.supervised import curves
 
 OWN, OTHER = "a" * 64, "b" * 64  # where the runner puts uploaded sets
 
@@ -180,6 +181,26 @@ def test_tables_and_pictures_are_left(finished):
     active = sum(layer["active"] for layer in report["layers"])
     values = load_file(folder / "ensemble.safetensors")["ticket.0.values"]
     assert len(values) == active == report["result"]["active_weights"]
+
+
+def test_curves_tell_when_tickets_were_kept_and_what_they_reach_together(
+    data, make_spec, new_run, trained, monkeypatch
+):
+    """The line is that of the net of the moment, which starts again after each ticket."""
+    drawn = []
+    monkeypatch.setattr(curves, "draw", lambda *given: drawn.append(given))
+    monkeypatch.setattr(Run, "figure", lambda *_, **__: None)
+    training, fitted = trained(make_spec(variant="edst"), data, new_run())
+    report.finish(training, fitted)
+    ((_path, histories, title, moments, levels),) = drawn
+    assert list(histories) == ["edst, the net of the moment"]
+    assert list(moments) == ["ticket 0", "ticket 1"]
+    times = list(moments.values())
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(fitted.clock.seconds, rel=0.01)
+    result = json.loads((training.run.dir / "report.json").read_text())["result"]
+    assert levels["ensemble, test images"] == result["ensemble_accuracy"]
+    assert f"{result['ensemble_accuracy']:.1%} of the test images right by 2 tickets" in title
 
 
 def test_a_damaged_ensemble_is_refused(data, make_spec, new_run, trained):
