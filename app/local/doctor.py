@@ -139,7 +139,21 @@ def _database() -> list[Finding]:
         reason = str(error).splitlines()[0]
         return [Finding("database", ok=False, found=reason, hint="check SEXTANT_DATABASE_URL")]
     hint = "" if revision == head else "start the API or a worker of this version: they migrate"
-    return [Finding("database", revision == head, f"{shown} at revision {revision}", hint)]
+    found = [Finding("database", revision == head, f"{shown} at revision {revision}", hint)]
+    return found + _search() if found[0].ok else found
+
+
+def _search() -> list[Finding]:
+    """Whether PostgreSQL has the index that its role may not have been allowed to make."""
+    from app.db.session import make_session
+    from app.services import search
+
+    with make_session(write=False) as session:
+        if session.get_bind().dialect.name != "postgresql" or search.is_indexed(session):
+            return []
+    made = "; ".join(search.MAKE)
+    told = "no index of parts of names: `search` reads every name of a tenant"
+    return [Finding("database", ok=None, found=told, hint=f"as a superuser: {made}")]
 
 
 def _growth() -> list[Finding]:

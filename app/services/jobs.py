@@ -1,11 +1,10 @@
 """Jobs: submit, read, list, cancel, delete. Statuses change in ``lifecycle`` alone."""
 
-import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -23,6 +22,7 @@ from app.services import (
     paging,
     queues,
     quotas,
+    search,
     timings,
     webhooks,
 )
@@ -30,8 +30,6 @@ from app.services.derived import derive
 from app.services.resolve import Placement, Resolved, placement, resolve
 
 CANCEL_TRIES = 5
-ID_BEGINNING = re.compile("job_[0-9a-f]{8,32}")
-AFTER_HEX = "g"
 ID_MARGIN = timedelta(minutes=1)  # a row's created_at is read a moment after its id is made
 
 
@@ -232,7 +230,7 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
     }
     conditions = [column == value for column, value in equal.items() if value is not None]
     if filters.search is not None:
-        conditions.append(_found(filters.search))
+        conditions.append(search.found(filters.search))
     # ids are sortable by time: the condition on them is what the index serves
     if filters.created_after is not None:
         conditions.append(Job.created_at >= filters.created_after)
@@ -241,13 +239,6 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
         conditions.append(Job.created_at < filters.created_before)
         conditions.append(Job.id < _id_at(filters.created_before, ID_MARGIN))
     return conditions
-
-
-def _found(text: str) -> ColumnElement[bool]:
-    """Jobs whose id begins with a text, or whose name holds it, which no index serves."""
-    if ID_BEGINNING.fullmatch(text):
-        return and_(Job.id >= text, Job.id < text + AFTER_HEX)
-    return or_(Job.name.icontains(text, autoescape=True), Job.id.startswith(text, autoescape=True))
 
 
 def _id_at(time: datetime, margin: timedelta) -> str:

@@ -385,6 +385,9 @@ class TestList:
         assert found(other["id"]) == {other["id"]}
         assert found(other["id"][:-1] + "G") == set()
         assert found("job_") >= {first["id"], other["id"]}
+        assert found("ht") == {first["id"]}  # shorter than what an index has pieces of
+        assert found("t") == {first["id"]}
+        assert found("j") >= {first["id"], other["id"]}
         assert found("0%") == {first["id"]}  # no wildcards
         assert found("y_r") == {other["id"]}
         assert found("yxr") == set()

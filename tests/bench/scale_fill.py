@@ -60,6 +60,7 @@ def fill(url: str, jobs: int, metrics: int, budget_s: float = math.inf) -> dict[
     began = time.monotonic()
     unlimited = engine.execution_options(write=True, limit_s=migrate.LIMIT_S)
     with unlimited.connect() as connection:
+        connection.detach()  # steps dispose of the pool meanwhile
         filling = Fill(connection, jobs, metrics)
         done = filling.begin()
         steps = filling.steps() | {

@@ -11,9 +11,12 @@ import sqlalchemy as sa
 from alembic import command
 
 from app.db import migrate
-from app.db.session import get_engine, make_session
+from app.db.session import get_engine, make_engine, make_session
 from app.db.tables import Job, JobInput, JobLabel, utc_now
-from app.services import counters, workers
+from app.local import doctor
+from app.schemas.jobs import JobFilters
+from app.services import counters, jobs, search, workers
+from app.services.keys import DEFAULT_TENANT
 from app.settings import get_settings
 from tests.app.factories import add_job, finish, start_run
 
@@ -144,3 +147,37 @@ def test_four_processes_at_once_migrate_once(settings, tmp_path):
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, url]) for _ in range(4)]
     assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_role_that_may_make_no_extension_gets_all_but_the_index_of_names(settings):
+    named = add_job(name="Night run")
+    with get_engine().begin() as connection:
+        command.downgrade(migrate.alembic_config(connection), "0013")
+        for sql in (
+            "DROP EXTENSION pg_trgm",
+            "CREATE ROLE plain LOGIN",
+            "GRANT ALL ON ALL TABLES IN SCHEMA public TO plain",
+            "GRANT ALL ON SCHEMA public TO plain",
+            "ALTER TABLE jobs OWNER TO plain",
+        ):
+            connection.execute(sa.text(sql))
+    plain = make_engine(str(sa.make_url(settings.database).set(username="plain")))
+    migrate.upgrade(plain)
+    plain.dispose()
+    assert migrate.current(get_engine()) == migrate.head()
+    (finding,) = doctor._search()
+    assert "reads every name" in finding.found
+    with get_engine().begin() as connection:
+        for sql in search.MAKE:
+            assert sql in finding.hint
+            connection.execute(sa.text(sql))
+    assert doctor._search() == []
+    filters = JobFilters.model_validate({"search": "NIGHT"})
+    with make_session(write=False) as session:
+        page = jobs.list_page(session, DEFAULT_TENANT, filters)
+        assert [job.id for job in page.data] == [named]
+    with get_engine().begin() as connection:
+        for sql in ("REASSIGN OWNED BY plain TO CURRENT_USER", "DROP OWNED BY plain"):
+            connection.execute(sa.text(sql))
+        connection.execute(sa.text("DROP ROLE plain"))
