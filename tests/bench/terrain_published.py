@@ -185,12 +185,12 @@ def pond_behind_a_sill(folder: Path) -> dict[str, float]:
     )  # fmt: skip
     table = readings(folder)
     report = json.loads((folder / "report.json").read_text())["result"]
-    pond = table["pond level_m"]
+    pond = table["pond stage_m"]
     return {
         "pond_at_10_h_less_exact_m": float(np.interp(36_000, table["time_s"], pond) - 10.35),
         "highest_less_exact_m": float(np.nanmax(pond) - 10.35),
         "pond_at_end_less_exact_m": float(pond[-1] - sill),
-        "before_at_end_less_exact_m": float(table["before level_m"][-1] - 9.7),
+        "before_at_end_less_exact_m": float(table["before stage_m"][-1] - 9.7),
         "balance_error": report["balance_error"],
     }
 
