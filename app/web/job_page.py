@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from app.db.tables import FINAL
 from app.errors import NotFoundError
-from app.http import downloads
+from app.http import archives, downloads
 from app.http.deps import DurableSession, ReadSession, WriteSession
 from app.routers.artifacts import Name
 from app.routers.jobs import JobId
@@ -108,6 +108,14 @@ def _presets(job: JobRead) -> dict[str, list[Difference]]:
         for name, fields in (spec.presets if spec else {}).items()
     }
     return dict(sorted(rows.items(), key=lambda each: len(each[1])))
+
+
+@router.get("/archive")
+def job_archive(job_id: JobId, visitor: JobsReader, session: ReadSession) -> Response:
+    """Send all files of a job as one zip."""
+    job = jobs.read(session, visitor.tenant_id, job_id)
+    rows = artifacts.listing(session, visitor.tenant_id, job_id)
+    return archives.send(job_id, job.model_dump_json(indent=2).encode(), rows)
 
 
 @router.get("/series")

@@ -4,8 +4,8 @@
 
 Runs the catalogue's example of each kind in a service over the folder STATE, unless a job of the
 kind has succeeded there before, and a training with another schedule to compare with; imports a
-folder of photographs. Photographs the jobs, their viewers, the list, the comparison, the form and
-the datasets into ``docs/gallery``.
+folder of photographs; makes a sweep of two short trainings. Photographs every page of
+the service into ``docs/gallery``.
 """
 
 import tests.conftest  # noqa: F401  # before models
@@ -31,6 +31,8 @@ KINDS = (
     "saliency.evaluate",
     "terrain.simulate",
     "terrain.downsample",
+    "lcw.train",
+    "freetickets.train",
 )
 TRAINING = KINDS[0]
 OTHER = "every second step cheap"
@@ -72,6 +74,20 @@ def import_photographs(client: Client, folder: Path) -> None:
     client.upload(PHOTOGRAPHS, [folder])
 
 
+def swept(client: Client) -> str:
+    """The id of a sweep over the learning rate that has ended, made where there is none."""
+    for sweep in client.sweeps(limit=1):
+        return str(sweep["id"])
+    job = {"spec": dict(kinds()[TRAINING].example) | {"epochs": 3}}
+    request = {
+        "name": "learning rates",
+        "job": job,
+        "parameters": {"optimizer.lr": {"values": [0.02, 0.1]}},
+        "objective": {"metric": "validation_accuracy"},
+    }
+    return str(client.wait_sweep(client.sweep(request)["id"])["id"])
+
+
 def shown(page: Any, address: str, name: str, look: Look = LOOK) -> None:
     """One page, once its curves and pictures are there."""
     look.apply(page)
@@ -87,17 +103,24 @@ def main() -> None:
     up.isolate(Path(state).resolve())
     with up.running(print) as address, Client(address.url, address.key) as client:
         jobs = {kind: finished(client, kind) for kind in asked or KINDS}
+        sweep = swept(client)
         import_photographs(client, Path(state).resolve() / "photographs")
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
             page = browser.new_page(base_url=address.url)
             page.set_default_timeout(PATIENCE_MS)
-            page.goto("/login")
+            shown(page, "/login", "login")
             page.get_by_label("Key").fill(str(address.key))
             page.get_by_role("button", name="Log in").click()
             page.wait_for_url("**/")
             shown(page, f"/new?kind={TRAINING}&preset=digits", "new")
+            shown(page, "/new", "kinds")
             shown(page, "/datasets", "datasets")
+            shown(page, "/workers", "workers")
+            shown(page, "/webhooks", "webhooks")
+            shown(page, "/sweeps", "sweeps")
+            shown(page, f"/sweeps/{sweep}", "sweep")
+            shown(page, "/docs", "api_docs")
             for kind, job in jobs.items():
                 stem = re.sub(r"\W", "_", kind)
                 page.goto(f"/jobs/{job}")

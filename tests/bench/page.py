@@ -1,4 +1,4 @@
-"""First paint of the list of jobs, and what open pages cost the API.
+"""First paint of the common pages, what they weigh, and what open pages cost the API.
 
     python -m tests.bench.page
 
@@ -14,7 +14,8 @@ import os
 import statistics
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ from app.db.tables import Job, JobStatus, new_id, utc_now
 from app.services import keys
 from tests.service import Service
 from tests.smallest import smallest
-from tests.web.conftest import CHROMIUM
+from tests.web.conftest import chromium, log_in
+from tests.web.test_weight import size_of
 
 JOBS = 100_000
 BATCH = 5_000
 VISITS = 15
 STREAMS = 10  # of one key at most
-WATCH_S = 20
+PAGES = 200  # browsers that watch at once, each with a stream of its own
+WATCH_S = 30
 RESULT = Path(__file__).parent / "results" / "page_cpu.json"
 KIND = "dynamic_downsampling.train"
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
@@ -62,11 +65,8 @@ def fill() -> str:
 
 def paints(site: str, path: str) -> list[float]:
     """Milliseconds to the first paint of fresh browsers."""
-    program = next(name for name in CHROMIUM if Path("/usr/bin", name).exists())
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=f"/usr/bin/{program}", args=["--no-sandbox"]
-        )
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         times = []
         for _ in range(VISITS):
             context = browser.new_context(base_url=site)
@@ -95,19 +95,51 @@ def cpu(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def watch(site: str, job_id: str, process: psutil.Process) -> float:
-    """Share of a core that the API takes while ten browsers watch a job that always changes."""
+def watch(site: str, job_id: str, process: psutil.Process, *, changes: bool) -> float:
+    """Share of a core that the API takes while 200 browsers keep a page with a job open.
+
+    Args:
+        site: address of the API.
+        job_id: that all of them watch.
+        process: the API's, which asks for keys.
+        changes: whether the job changes every second, as one that runs does.
+    """
     address = f"/stream?jobs={job_id.removeprefix('job_')}"
-    with httpx.Client(base_url=site, timeout=60) as client, ExitStack() as stack:
-        for _ in range(STREAMS):
-            opened = stack.enter_context(client.stream("GET", address))
-            assert opened.status_code == 200
-        before, end = cpu(process), time.monotonic() + WATCH_S
-        while time.monotonic() < end:
+    with ExitStack() as stack:
+        for number in range(PAGES // STREAMS):
+            client = stack.enter_context(httpx.Client(base_url=site, timeout=60))
             with make_session() as session:
-                session.get_one(Job, job_id).updated_at = utc_now()
+                key = keys.create(session, keys.DEFAULT_TENANT, f"key {number}", ["jobs:read"])[1]
+            log_in(client, key)
+            for _ in range(STREAMS):
+                opened = stack.enter_context(client.stream("GET", address))
+                assert opened.status_code == 200
+        time.sleep(2)
+        before, started = cpu(process), time.monotonic()
+        while time.monotonic() < started + WATCH_S:
+            if changes:
+                with make_session() as session:
+                    session.get_one(Job, job_id).updated_at = utc_now()
             time.sleep(1)
-        return (cpu(process) - before) / WATCH_S
+        return (cpu(process) - before) / (time.monotonic() - started)
+
+
+def weights(site: str, pages: dict[str, str]) -> dict[str, int]:
+    """Bytes on the wire that a fresh browser loads for a page, its scripts and styles included."""
+    sizes = dict.fromkeys(pages, 0)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        for name, path in pages.items():
+            context = browser.new_context(base_url=site)
+            tab = context.new_page()
+            loaded: list[Any] = []
+            tab.on("requestfinished", lambda request, loaded=loaded: loaded.append(request))
+            tab.goto(path)
+            tab.wait_for_timeout(1500)
+            sizes[name] = sum(sum(size_of(request).values()) for request in loaded)
+            context.close()
+        browser.close()
+    return sizes
 
 
 def main() -> None:
@@ -119,17 +151,30 @@ def main() -> None:
         with make_session() as session:
             keys.ensure_tenant(session)
         running = fill()
-        service = Service(Path(folder), url)
-        try:
-            process = psutil.Process(service.start_api().pid)
-            write(measure(f"http://127.0.0.1:{service.port}", running, process))
-        finally:
-            service.stop()
+        with serving(Path(folder), url) as (site, process):
+            figures = measure(site, running, process)
+        with serving(Path(folder), url, SEXTANT_AUTH_DISABLED="false") as (site, process):
+            for name, changes in (("at_rest", False), ("while_a_job_changes", True)):
+                share = watch(site, running, process, changes=changes)
+                figures["open_pages"][f"core_share_{name}"] = share
+        write(figures)
+
+
+@contextmanager
+def serving(folder: Path, url: str, **env: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Address and process of an API over the jobs."""
+    service = Service(folder, url)
+    try:
+        process = psutil.Process(service.start_api(**env).pid)
+        yield f"http://127.0.0.1:{service.port}", process
+    finally:
+        service.stop()
 
 
 def measure(site: str, running: str, process: psutil.Process) -> dict[str, Any]:
-    """All figures."""
+    """All figures but those of open pages."""
     pages = {"jobs": "/", "search": "/?search=run+99999", "job": f"/jobs/{running}"}
+    others = {"new": f"/new?kind={KIND}", "datasets": "/datasets", "workers": "/workers"}
     return {
         "jobs": JOBS,
         "visits": VISITS,
@@ -137,8 +182,8 @@ def measure(site: str, running: str, process: psutil.Process) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "answers": {name: answers(site, path, process) for name, path in pages.items()},
         "first_paint_ms": {name: spread(paints(site, path)) for name, path in pages.items()},
-        "streams": STREAMS,
-        "core_share_of_streams": watch(site, running, process),
+        "weight_bytes": weights(site, pages | others),
+        "open_pages": {"count": PAGES},
     }
 
 

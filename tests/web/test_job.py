@@ -1,7 +1,9 @@
 """One job in a browser: curves, files, log, spec, what can be done with it."""
 
+import io
 import json
 import re
+import zipfile
 
 import pytest
 from playwright.sync_api import expect
@@ -119,6 +121,15 @@ def test_a_long_table_is_cut_and_says_so(visitor, tmp_path):
     assert "{no json" in visitor.get(f"/jobs/{run.job_id}/preview/bad.json").text
     short = visitor.get(f"/jobs/{run.job_id}/preview/history.csv").text
     assert "Only the beginning" not in short
+
+
+def test_all_files_come_as_one_zip(visitor, tmp_path):
+    job = training(tmp_path, steps=2).job_id
+    address = f"/jobs/{job}/archive"
+    assert address in visitor.get(f"/jobs/{job}").text
+    names = zipfile.ZipFile(io.BytesIO(visitor.get(address).content)).namelist()
+    assert f"{job}/curves.svg" in names
+    assert address not in visitor.get(f"/jobs/{add_job()}").text
 
 
 def test_the_spec_is_told_as_sent_resolved_and_against_presets(visitor):
