@@ -139,8 +139,8 @@ def _database() -> list[Finding]:
         reason = str(error).splitlines()[0]
         return [Finding("database", ok=False, found=reason, hint="check SEXTANT_DATABASE_URL")]
     hint = "" if revision == head else "start the API or a worker of this version: they migrate"
-    found = [Finding("database", revision == head, f"{shown} at revision {revision}", hint)]
-    return found + _search() if found[0].ok else found
+    schema = Finding("database", revision == head, f"{shown} at revision {revision}", hint)
+    return [schema, *_search()] if schema.ok else [schema]
 
 
 def _search() -> list[Finding]:
@@ -152,8 +152,8 @@ def _search() -> list[Finding]:
         if session.get_bind().dialect.name != "postgresql" or search.is_indexed(session):
             return []
     made = "; ".join(search.MAKE)
-    told = "no index of parts of names: `search` reads every name of a tenant"
-    return [Finding("database", ok=None, found=told, hint=f"as a superuser: {made}")]
+    missing = "no index of parts of names: `search` reads every name of a tenant"
+    return [Finding("database", ok=None, found=missing, hint=f"as a superuser: {made}")]
 
 
 def _growth() -> list[Finding]:

@@ -230,7 +230,7 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
     }
     conditions = [column == value for column, value in equal.items() if value is not None]
     if filters.search is not None:
-        conditions.append(search.found(filters.search))
+        conditions.append(search.condition(filters.search))
     # ids are sortable by time: the condition on them is what the index serves
     if filters.created_after is not None:
         conditions.append(Job.created_at >= filters.created_after)

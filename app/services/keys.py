@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.db.failures import is_temporary
 from app.db.session import database_now, make_session
 from app.db.tables import ApiKey, Tenant, new_id, utc_now
-from app.errors import ConflictError, NotFoundError, UnauthorizedError
+from app.errors import ConflictError, NotFoundError, UnauthorizedError, invalid
 from app.services import paging, tenants
 from app.services.pepper import pepper, write_private
 from app.settings import get_settings
@@ -40,7 +40,14 @@ def create(
     scopes: list[str],
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its secret form ``sx_<id>_<43 base62>``, which is not kept."""
+    """A new key and its secret form ``sx_<id>_<43 base62>``, which is not kept.
+
+    Raises:
+        InvalidError: if it would have expired already.
+    """
+    if expires_at is not None and expires_at <= (now := database_now(session)):
+        detail = f"{_shown(expires_at)} is past, it is {_shown(now)}; give a later time, or null"
+        raise invalid("/expires_at", detail, "past")
     key_id = new_id("key")
     secret = "".join(secrets.choice(BASE62) for _ in range(SECRET_CHARS))
     token = f"sx_{key_id.removeprefix('key_')}_{secret}"
@@ -55,6 +62,10 @@ def create(
     session.add(key)
     session.flush()
     return key, token
+
+
+def _shown(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def verify(session: Session, token: str) -> ApiKey:
@@ -72,7 +83,7 @@ def verify(session: Session, token: str) -> ApiKey:
     if key.revoked_at is not None:
         raise UnauthorizedError("this key was revoked; use another")
     if key.expires_at is not None and key.expires_at <= database_now(session):
-        raise UnauthorizedError(f"this key expired at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+        raise UnauthorizedError(f"this key expired at {_shown(key.expires_at)}")
     if session.get_one(Tenant, key.tenant_id).disabled_at is not None:
         raise UnauthorizedError("the tenant of this key is disabled; ask the operator")
     return key

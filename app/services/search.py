@@ -23,7 +23,7 @@ MAKE = (
 )
 
 
-def found(part: str) -> ColumnElement[bool]:
+def condition(part: str) -> ColumnElement[bool]:
     """Jobs whose id begins with a text, or whose name holds it in any case."""
     if ID_BEGINNING.fullmatch(part):
         return and_(Job.id >= part, Job.id < part + AFTER_HEX)

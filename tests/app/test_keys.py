@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from app.db.session import make_session
@@ -98,10 +98,27 @@ def test_scopes(client, make_key, spec):
 
 
 def test_expiry(client, make_key):
-    old = make_key("jobs:read", expires_at=utc_now() - timedelta(seconds=1))
+    old = make_key("jobs:read", expires_at=utc_now() + timedelta(hours=1))
+    with make_session() as session:
+        session.execute(
+            update(ApiKey)
+            .where(ApiKey.expires_at.is_not(None))
+            .values(expires_at=utc_now() - timedelta(seconds=1))
+        )
     answer = client.get("/v1/jobs", headers=with_key(old))
     assert answer.status_code == 401
     assert "expired" in answer.json()["detail"]
+
+
+def test_a_key_that_has_expired_already_is_not_made(client):
+    past = "2020-01-31T12:00:00Z"
+    body = {"name": "k", "scopes": ["jobs:read"], "expires_at": past}
+    answer = client.post("/v1/keys", json=body)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/expires_at"
+    assert past in error["detail"]
+    assert [row["name"] for row in client.get("/v1/keys").json()["data"]] == ["admin"]
 
 
 def test_revoke(client):

@@ -140,6 +140,13 @@ def test_seconds_are_told_with_interval_device_and_runs(settings, unshipped):
     assert predicted(200)["seconds"] == pytest.approx(20, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(12.345, 12.3), (1.0, 1.0), (0.98765, 0.988), (0.0123, 0.012)]
+)
+def test_seconds_are_told_to_a_tenth_and_parts_of_one_to_a_thousandth(seconds, shown):
+    assert timings._rounded(seconds) == shown
+
+
 def test_what_nobody_measured_has_a_reason(settings, unshipped):
     told = predicted()
     assert told["seconds"] is told["interval_s"] is None

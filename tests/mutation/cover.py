@@ -47,7 +47,10 @@ TESTS = {
     "models/core/program": "models/selective_convolution/test_selective_train",
     "models/core/ranks": "models/core/test_core_stopping models/freetickets/test_freetickets_ranks",
     "models/core/run": "models/core/test_core_stopping models/supervised/test_supervised_loop",
-    "models/core/spec": "app/test_needs app/test_problems models/data/test_data_images",
+    "models/core/spec": (
+        "app/test_needs app/test_problems models/data/test_data_images "
+        "models/supervised/test_supervised_loop"
+    ),
     "models/data/archives": "models/data/test_data_headers models/data/test_data_files",
     "models/data/ascii_grid": "models/terrain/test_terrain_rasters models/data/test_data_elevation",
     "models/data/builtin": "models/data/test_data_samples app/test_datasets",

@@ -148,7 +148,6 @@ QUERIES = {
     "part of a name": (page(search="run 3456"), "ix_jobs_search"),
     "part of no name": (page(search="none such"), "ix_jobs_search"),
     "part of a name and kind": (page(search="none such", kind="saliency.map"), "ix_jobs_search"),
-    "two letters": (page(search="zz"), "ix_jobs_list"),
     "position in the queue": (page(status=["queued"]), "ix_jobs_claim"),
     "claim": (lambda session: lifecycle.claim(session, WORKER, "default"), "ix_jobs_claim"),
     "due jobs": (lambda session: lifecycle.release(session, utc_now()), "ix_jobs_due"),
@@ -193,3 +192,7 @@ def test_an_index_is_read(filled, name):
     indexes, whole = explained(call)
     assert whole == []
     assert index in indexes
+
+
+def test_a_text_without_a_piece_does_not_read_the_index_of_pieces_as_a_whole(filled):
+    assert "ix_jobs_search" not in explained(page(search="zz"))[0]

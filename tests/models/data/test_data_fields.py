@@ -1,12 +1,17 @@
 """Fields over time as NetCDF: what a check tells, and what is refused."""
 
+from types import SimpleNamespace
+
+import h5netcdf
 import h5py
 import numpy as np
 import pytest
+from rasterio.crs import CRS
 
 from models.core.errors import DataError
 from models.core.needs import DatasetInfo
 from models.data import files
+from models.data.field_axes import crs_of
 from models.data.field_units import depth_of, seconds_of
 from models.data.fields import open_fields
 from tests.models.terrain.stack_cases import write_stack
@@ -128,3 +133,29 @@ def test_other_files_are_no_fields(content, match, tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=match):
         files.check(path, "netcdf", {})
+
+
+LATLON = CRS.from_epsg(4326)
+GRID = CRS.from_epsg(28356)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "units", "expected"),
+    [
+        ({"crs_wkt": GRID.to_wkt()}, "m", GRID),
+        ({"spatial_ref": GRID.to_wkt()}, "", GRID),
+        ({"crs_wkt": GRID.to_wkt()}, "degrees_east", GRID),
+        ({"grid_mapping_name": "latitude_longitude"}, "", LATLON),
+        (None, "degrees_east", LATLON),
+        (None, "m", None),
+    ],
+)
+def test_the_reference_system_is_the_one_that_is_named_else_that_of_degrees(
+    mapping, units, expected, tmp_path
+):
+    variable = SimpleNamespace(attrs={"grid_mapping": "crs"})
+    x = SimpleNamespace(attrs={"units": units})
+    with h5netcdf.File(tmp_path / "a.nc", "w") as file:
+        if mapping is not None:
+            file.create_variable("crs", (), "i4").attrs.update(mapping)
+        assert crs_of(file, variable, x) == expected

@@ -17,8 +17,10 @@ def test_digits_are_what_the_list_promises():
     pytest.importorskip("sklearn", reason="extra samples")
     actual = samples.images("digits")
     counts = BUILTIN["digits"].counts
-    assert actual.train.images.shape == (counts["train"], 8, 8, 1)
-    assert actual.test.images.shape == (counts["test"], 8, 8, 1)
+    size = tuple(counts[name] for name in ("height", "width", "channels"))
+    assert actual.train.images.shape == (counts["train"], *size)
+    assert actual.test.images.shape == (counts["test"], *size)
+    assert len(set(actual.train.labels)) == counts["classes"] == len(actual.classes)
     assert actual.train.images.dtype == np.uint8
     assert (actual.train.images.min(), actual.train.images.max()) == (0, 255)
     share = np.bincount(actual.test.labels) / np.bincount(
@@ -26,6 +28,11 @@ def test_digits_are_what_the_list_promises():
     )
     assert np.abs(share - 360 / 1797).max() < 1 / 170
     np.testing.assert_array_equal(actual.test.images, samples.images("digits").test.images)
+
+
+def test_the_elevation_is_what_the_list_promises():
+    counts = BUILTIN["jacksboro_dem"].counts
+    assert samples.heights_of("jacksboro_dem").shape == (counts["rows"], counts["columns"])
 
 
 def test_photos_are_colour_pictures():
