@@ -19,7 +19,7 @@ MOST_LOG = 2.0  # friction factors stay within a factor of e^2, Manning's n with
 
 
 class TunedFaces(NamedTuple):
-    """A subgrid with learned faces, and how it was found; at step 0 the untrained one."""
+    """A subgrid with learned faces, and how it was found; at step 0 the one it began with."""
 
     terrain: SubgridTerrain
     best: Searched
@@ -44,7 +44,7 @@ def improve_faces(
     """The subgrid with the best sills and friction of ``steps`` optimizer steps.
 
     Args:
-        terrain: untrained.
+        terrain: untrained, or with the faces of a net.
         dx: side of a coarse cell, m.
         tasks: floods of the same solver and duration, whose error is minimized.
         held_out: further ones, under which the best step is kept; none: the tasks are.
