@@ -127,12 +127,12 @@ def main() -> None:
                 viewer = page.locator(f'a[href="/jobs/{job}/view"]').count()
                 if kind == TRAINING:
                     shown(page, f"/jobs/{job}", f"job_{stem}")
-                    pair = (job, trained_otherwise(client, job))
-                    ids = ",".join(x.removeprefix("job_") for x in pair)
-                    shown(page, f"/compare?jobs={ids}", "compare", DARK)
                 if viewer:
                     shown(page, f"/jobs/{job}/view", f"view_{stem}")
             shown(page, "/", "jobs")
+            pair = (jobs[TRAINING], trained_otherwise(client, jobs[TRAINING]))
+            ids = ",".join(x.removeprefix("job_") for x in pair)
+            shown(page, f"/compare?jobs={ids}", "compare", DARK)
             browser.close()
 
 

@@ -31,7 +31,7 @@ function showFigures() {
   node("figures").tBodies[0].replaceChildren(...rows);
   const best = Math.max(...view.figures.slice(0, -1).map((each) => each.accuracy));
   const gain = 100 * (view.figures.at(-1).accuracy - best);
-  node("gain").textContent = `On ${view.images} test images the ensemble is ${short(Math.abs(gain))} points ${gain < 0 ? "below" : "above"} its best member.`;
+  node("gain").textContent = `On ${view.images} test images the ensemble is ${Number(Math.abs(gain).toFixed(1))} points ${gain < 0 ? "below" : "above"} its best member.`;
 }
 
 // -- agreement
@@ -74,7 +74,7 @@ function showCalibration() {
   counts?.destroy();
   const { confidence, counts: amounts } = view.calibration.at(-1);
   const bars = { label: `images, ${view.together}`, stroke: colour(1), fill: `${colour(1)}80`, paths: uPlot.paths.bars({ size: [0.6, 60] }), points: { show: false } };
-  counts = chart(node("counts-plot"), "confidence", "share of images", [bars], [confidence, amounts.map((each) => each / view.images)], { height: 150, scales: { x: { time: false, range: [0, 1] } } });
+  counts = chart(node("counts-plot"), "confidence", "share", [bars], [confidence, amounts.map((each) => each / view.images)], { height: 150, scales: { x: { time: false, range: [0, 1] } } });
   const words = everyone().map((name, n) => `${name} ${short(view.figures[n].ece)}`);
   node("calibration-plot").setAttribute("aria-label", `Accuracy against confidence; calibration errors: ${words.join(", ")}`);
 }

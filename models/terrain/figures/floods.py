@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LightSource, ListedColormap, Normalize, TwoSlopeNorm
+from matplotlib.colors import LightSource, ListedColormap, Normalize, PowerNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -27,6 +27,8 @@ DIFFERENCE, LEAST_GAP_M = "RdBu", 1e-3
 HEIGHT = colormaps["cividis"]  # perceptually uniform, the same to any colour vision
 SPREAD = ListedColormap(colormaps["inferno_r"](np.linspace(0.1, 0.95, 256)))  # of other fields
 BRIGHTEST = 1.2  # above the hillshade's 1, so that no ground is as white as a gap in the data
+PALER = 0.8  # below the hillshade's 0, so that what lies on the ground stands out from it
+SHALLOW = 0.5  # power of the scale of depths: most water is shallow, and has most of the colours
 # of Okabe and Ito, told apart with any colour vision and by their lightness
 EXTENTS = (("hit", "#0072b2"), ("miss", "#d55e00"), ("false alarm", "#f0e442"))
 Field = Float[np.ndarray, "ny nx"]
@@ -98,7 +100,7 @@ def _draw(axis: Axes, base_map: BaseMap, values: np.ndarray, **style: Any) -> Ax
 
 
 def _ground(axis: Axes, base_map: BaseMap, shade: np.ndarray, title: str) -> None:
-    _draw(axis, base_map, shade, cmap="gray", vmin=0, vmax=BRIGHTEST)
+    _draw(axis, base_map, shade, cmap="gray", vmin=-PALER, vmax=BRIGHTEST)
     axis.set_title(title, fontsize=9)
 
 
@@ -156,7 +158,7 @@ def depths(path: Path, base_map: BaseMap, panels: list[Panel], title: str) -> No
     """
     figure, axes = _grid(len(panels), base_map)
     deepest = full_depth([base_map.known(panel.values) for panel in panels])
-    norm, shade = Normalize(0, deepest), hillshade(base_map)
+    norm, shade = PowerNorm(SHALLOW, 0, deepest), hillshade(base_map)
     for axis, panel in zip(axes, panels, strict=False):
         _ground(axis, base_map, shade, panel.title)
         wet = np.ma.masked_less(np.nan_to_num(base_map.known(panel.values)), SHOWN_M)
