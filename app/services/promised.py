@@ -1,7 +1,5 @@
 """Files that a job which is not final will leave, as its kind declares them."""
 
-from fnmatch import fnmatchcase
-
 from sqlalchemy.orm import Session
 
 from app.db.tables import FINAL, Job
@@ -22,10 +20,9 @@ def promised(session: Session, tenant_id: str, ref: ArtifactRef) -> StoredArtifa
         return None
     if job.status in FINAL:
         return None
-    declared = kinds()[job.kind].artifacts
-    for each in declared:
-        if fnmatchcase(ref.artifact, each.name):
-            return StoredArtifact(ref.artifact, each.role, job.kind)
-    names = ", ".join(each.name for each in declared)
+    kind = kinds()[job.kind]
+    if declared := kind.artifact_of(ref.artifact):
+        return StoredArtifact(ref.artifact, declared.role, job.kind)
+    names = ", ".join(each.name for each in kind.artifacts)
     detail = f"a job of kind {job.kind} leaves no file {ref.artifact!r}; it leaves {names}"
     raise NotFoundError(detail)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
@@ -196,7 +197,10 @@ class MetricInfo(NamedTuple):
 
 
 class ArtifactInfo(NamedTuple):
-    """A file that a kind leaves, ``on_request`` only where the spec asks; ``*`` in names."""
+    """A file that a kind leaves, ``on_request`` only where the spec asks; ``*`` in names.
+
+    Of several that fit a file the most exact one tells of it: :meth:`Spec.artifact_of`.
+    """
 
     name: str
     role: str
@@ -261,6 +265,12 @@ class Spec(SpecGroup):
             (kind,) = get_args(cls.model_fields["kind"].annotation)
             return {"kind": kind, **fields}
         return fields
+
+    @classmethod
+    def artifact_of(cls, name: str) -> ArtifactInfo | None:
+        """What the kind says of a file of this name; None where it leaves no such file."""
+        fitting = [each for each in cls.artifacts if fnmatchcase(name, each.name)]
+        return max(fitting, key=lambda each: len(each.name.replace("*", "")), default=None)
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Cost of the run.

@@ -133,12 +133,12 @@ def _far_gap(x: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def _gap_coefficients() -> tuple[float, ...]:
     """(-1)^k (a_k(0) - a_k(1)), a_k(nu) = prod_(j <= k) (4 nu^2 - (2 j - 1)^2) / (8 j)."""
-    zero, one, found = 1.0, 1.0, []
+    zero, one, coefficients = 1.0, 1.0, []
     for k in range(FAR_TERMS + 1):
-        found.append((-1) ** k * (zero - one))
+        coefficients.append((-1) ** k * (zero - one))
         zero *= -((2 * k + 1) ** 2) / (8 * (k + 1))
         one *= (4 - (2 * k + 1) ** 2) / (8 * (k + 1))
-    return tuple(found)
+    return tuple(coefficients)
 
 
 def _error_function(q: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from models.terrain.figures import floods, maps
 from models.terrain.measures import WET_M
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
-from models.terrain.solver.whereabouts import told
+from models.terrain.solver.placement import placement
 from models.terrain.spec.floods import TerrainCompare
 from models.terrain.spec.terrains import METHODS
 
@@ -70,7 +70,7 @@ def compare(spec: TerrainCompare, run: Run) -> None:
     coarse_count = len(spec.methods) + len(spec.subgrids) + len(spec.nets)
     coarse_count += spec.optimise_steps > 0
     scenario = scenario_of(spec, fine, WET_M, run, floods=1 + coarse_count)
-    where = told(scenario, run, subgrid=spec.on_subgrid, heights=True)
+    where = placement(scenario, run, subgrid=spec.on_subgrid, heights=True)
     z = pad_to_multiple(torch.from_numpy(fine.z), spec.factor)
     _warm_up(scenario, mean(z, spec.factor).numpy(), fine.dx * spec.factor)
     truth = _fine_flood(spec, run, scenario, fine, 1 + coarse_count)

@@ -20,7 +20,7 @@ from models.terrain.solver.maxima import Maxima
 from models.terrain.solver.start import save_state
 from models.terrain.solver.subgrid import SubgridTerrain
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
-from models.terrain.solver.whereabouts import told
+from models.terrain.solver.placement import placement
 from models.terrain.spec.floods import TerrainSimulate
 
 SOLVED, ALL = 900, 1000  # progress at the last step, and when all files are written
@@ -55,7 +55,7 @@ def simulate(spec: TerrainSimulate, run: Run) -> None:
     gauges = Readings(stations(spec.gauges, ground), ground.dx, local)
     scenario = scenario_of(spec, ground, spec.wet_depth_m, run)
     subgrid = ground.subgrid is not None
-    where = told(scenario, run, subgrid=subgrid, heights=not subgrid)
+    where = placement(scenario, run, subgrid=subgrid, heights=not subgrid)
     flood = scenario.open(ground.z, ground.dx, subgrid=ground.subgrid)
     maxima = Maxima(ground.z.shape, spec.wet_depth_m, local) if spec.maxima else None
     result = Flooded(ground, flood, flood.volume, [], gauges, maxima, seen, local, where)

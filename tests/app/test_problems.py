@@ -42,17 +42,17 @@ def errors(client, body) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_transaction_that_the_database_ended_is_503(client, monkeypatch):
+def test_a_transaction_that_the_database_ended_is_503(client, spec, monkeypatch):
     """As on a loaded machine, where a request may rest for longer than PostgreSQL allows."""
-    list_page = jobs.list_page
+    submit = jobs.submit
 
-    def resting(session, *arguments):
+    def resting(session, *arguments, **options):
         session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
         time.sleep(0.3)
-        return list_page(session, *arguments)
+        return submit(session, *arguments, **options)
 
-    monkeypatch.setattr(jobs, "list_page", resting)
-    answer = client.get("/v1/jobs")
+    monkeypatch.setattr(jobs, "submit", resting)
+    answer = client.post("/v1/jobs", json={"spec": spec})
     problem(answer, 503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
 

@@ -62,9 +62,12 @@ def test_a_key_ends_by_the_clock_of_the_database(shifted, session):
     half_an_hour = timedelta(minutes=30)
     ends = {"valid": utc_now() + half_an_hour, "ended": utc_now() - half_an_hour}
     made = {
-        name: keys.create(session, keys.DEFAULT_TENANT, name, ["admin"], end)
-        for name, end in ends.items()
+        name: keys.create(session, keys.DEFAULT_TENANT, name, ["admin"], utc_now() + half_an_hour)
+        for name in ends
     }
+    for name, end in ends.items():
+        made[name][0].expires_at = end
+    session.flush()
     with shifted():
         assert keys.verify(session, made["valid"][1]).name == "valid"
         with pytest.raises(UnauthorizedError, match="expired"):

@@ -1,12 +1,16 @@
 """The tutorials do what they say: their files and specs are run as a child runs them."""
 
 import csv
+import hashlib
 import io
 import json
 import re
+import shutil
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +100,60 @@ def test_the_net_of_the_tutorial(tmp_path):
     net = build_net({"library": "timm", "name": "resnet18"}, 3, 3)
     net.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     assert torch.equal(net.conv1.weight, load_file(weights)["conv1.weight"])
+
+
+def carry_out(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Results of the jobs of a tutorial's pipeline, by their local names."""
+    jobs = json.loads(dict(BLOCK.findall((TUTORIALS / f"{name}.md").read_text()))[f"{name}.json"])
+    results = {}
+    for job in jobs["jobs"]:
+        path = folder / job["id"]
+        (path / "inputs").mkdir(parents=True)
+        for ref in references(job["spec"]):
+            source = folder / ref["job"] / ref["artifact"]
+            ref["job"] = f"job_{0:032x}"
+            ref["sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
+            shutil.copyfile(source, path / "inputs" / ref["sha256"])
+        spec = TypeAdapter(JobSpec).validate_python(job["spec"])
+        with (path / "events.jsonl").open("w") as events:
+            load_entry(spec)(spec, Run(path, events))
+        lines = map(json.loads, (path / "events.jsonl").read_text().splitlines())
+        results[job["id"]] = next(x["values"] for x in lines if x["type"] == "result")
+    return results
+
+
+def references(spec: Any) -> Iterator[dict[str, Any]]:
+    """Everything in a spec that names a file of another job."""
+    if isinstance(spec, dict) and "artifact" in spec:
+        yield spec
+    elif isinstance(spec, dict | list):
+        for value in spec.values() if isinstance(spec, dict) else spec:
+            yield from references(value)
+
+
+def named_files(name: str, *folders: Path) -> set[str]:
+    """Files of the tutorial's table that none of its jobs has left."""
+    rows = re.findall(r"^\| (`.*?) \|", (TUTORIALS / f"{name}.md").read_text(), re.MULTILINE)
+    named = {file for row in rows for file in re.findall(r"`([^`]+)`", row.split(" of the ")[0])}
+    return {file for file in named if not any((folder / file).exists() for folder in folders)}
+
+
+def test_the_net_that_is_explained(tmp_path):
+    results = carry_out(tmp_path, "explain")
+    assert results["train"]["test_accuracy"] > 0.95
+    assert named_files("explain", tmp_path / "train", tmp_path / "explain") == set()
+
+
+def test_the_ensemble_of_the_tutorial(tmp_path):
+    results = carry_out(tmp_path, "ensemble")
+    assert results["train"]["ensemble_accuracy"] > results["train"]["ticket_accuracy_mean"]
+    assert results["answers"]["accuracy"] == pytest.approx(results["train"]["ensemble_accuracy"])
+    assert named_files("ensemble", tmp_path / "train", tmp_path / "answers") == set()
+
+
+def test_the_generator_of_the_tutorial(tmp_path):
+    results = carry_out(tmp_path, "generator")
+    assert results["train"]["scores"]["lcw"]["frechet"] < 100
+    assert named_files("generator", tmp_path / "train", tmp_path / "draw") == set()
+    with np.load(tmp_path / "draw" / "samples.npz") as drawn:
+        assert drawn["images"].shape[0] == 64

@@ -15,7 +15,7 @@ SHOWN_FIGURES = 12
 SHOWN_PICTURES = 6
 
 
-class Calls(Protocol):
+class JobCalls(Protocol):
     """What a job asks of the client that it came from."""
 
     def _run(self, flow: Flow[Any]) -> Answer: ...
@@ -40,7 +40,7 @@ class Job(dict[str, Any]):
         values: what the service said.
     """
 
-    def __init__(self, calls: Calls, values: Mapping[str, Any]) -> None:
+    def __init__(self, calls: JobCalls, values: Mapping[str, Any]) -> None:
         super().__init__(values)
         self._calls = calls
 
@@ -202,12 +202,12 @@ class File:
         return self._job._calls._run(flow)
 
 
-def one(calls: Calls, flow: Flow[Any]) -> Flow[Job]:
+def one(calls: JobCalls, flow: Flow[Any]) -> Flow[Job]:
     """The flow, with its result as a job."""
     return Job(calls, (yield from flow))
 
 
-def several(calls: Calls, flow: Flow[None]) -> Flow[None]:
+def several(calls: JobCalls, flow: Flow[None]) -> Flow[None]:
     """The flow, with everything that it emits as a job."""
     answer = None
     while True:

@@ -201,7 +201,7 @@ def test_a_damaged_subgrid_is_refused(tmp_path, damage):
                 "kind": "terrain.downsample",
                 "net": {"job": "job_" + "0" * 32, "artifact": "weights.safetensors"},
             },
-            "subgrid has no net",
+            "subgrid takes no net",
         ),
         ({"terrain": {"synthetic": {"rows": 40_000, "columns": 40_000}}}, "less than or equal"),
         ({"water": []}, "give at least one item, or start"),

@@ -10,7 +10,7 @@ from models.terrain.spec.water import Level
 def reasons(scenario: Scenario) -> list[str]:
     """What of a scenario only the engines of the CPU can do; empty: nothing."""
     solver = scenario.solver
-    found = {
+    conditions = {
         "a stack of rain": scenario.stack is not None,
         "infiltration": scenario.soil is not None,
         "a held level": any(isinstance(item, Level) for item in scenario.water),
@@ -21,10 +21,10 @@ def reasons(scenario: Scenario) -> list[str]:
             scenario.by_reference and not solver.reference_mode
         ),
     }
-    return [reason for reason, holds in found.items() if holds]
+    return [reason for reason, holds in conditions.items() if holds]
 
 
-def told(scenario: Scenario, run: Run, *, subgrid: bool, heights: bool) -> dict[str, Any]:
+def placement(scenario: Scenario, run: Run, *, subgrid: bool, heights: bool) -> dict[str, Any]:
     """Part of a report: where the floods run; warns where a GPU is left idle.
 
     Args:

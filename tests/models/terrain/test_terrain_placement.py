@@ -10,7 +10,7 @@ from models.catalog import JobSpec, load_entry
 from models.terrain.dem.rasters import Maps
 from models.terrain.solver.boundary import Extent
 from models.terrain.solver.engines import Scenario
-from models.terrain.solver.whereabouts import told
+from models.terrain.solver.placement import placement
 from models.terrain.spec.solver import Solver
 
 MADE = {"rows": 16, "columns": 16, "cell_size_m": 10.0}
@@ -37,7 +37,7 @@ def warnings(run):
 )
 def test_a_flood_that_leaves_the_gpu_idle_says_why(fields, subgrid, word, new_run):
     run = new_run(device="cuda:0")
-    part = told(scenario(**fields), run, subgrid=subgrid, heights=not subgrid)
+    part = placement(scenario(**fields), run, subgrid=subgrid, heights=not subgrid)
     assert part["runs_on"] == "cpu"
     assert word in part["not_on_gpu"][0]
     assert word in warnings(run)[0]
@@ -45,14 +45,16 @@ def test_a_flood_that_leaves_the_gpu_idle_says_why(fields, subgrid, word, new_ru
 
 def test_a_flood_on_the_gpu_and_one_without_a_gpu_warn_of_nothing(new_run):
     run, without = new_run(device="cuda:0"), new_run()
-    assert told(scenario(), run, subgrid=False, heights=True) == {"runs_on": "gpu"}
-    assert told(scenario(soil=object()), without, subgrid=True, heights=True) == {"runs_on": "cpu"}
+    assert placement(scenario(), run, subgrid=False, heights=True) == {"runs_on": "gpu"}
+    assert placement(scenario(soil=object()), without, subgrid=True, heights=True) == {
+        "runs_on": "cpu"
+    }
     assert warnings(run) == warnings(without) == []
 
 
 def test_a_comparison_tells_its_floods_on_a_subgrid_from_the_others(new_run):
     run = new_run(device="cuda:0")
-    part = told(scenario(), run, subgrid=True, heights=True)
+    part = placement(scenario(), run, subgrid=True, heights=True)
     assert part == {"runs_on": "gpu, on a subgrid cpu"}
     assert "on a subgrid run on the CPU" in warnings(run)[0]
 
