@@ -49,16 +49,16 @@ class FittedLine(NamedTuple):
 
 def note(session: Session, job: Job, run: Run, now: datetime) -> None:
     """Keep what a run that has succeeded took; only of runs that did all of the job's work."""
-    told = job.estimate or {}
+    estimate = job.estimate or {}
     whole = run.number == 1 and not job.resolved_spec.get("resume_from")
-    if not whole or "work" not in told:  # the latter of jobs of an earlier release
+    if not whole or "work" not in estimate:  # the latter of jobs of an earlier release
         return
     row = RunTiming(
         job_id=job.id,
         kind=job.kind,
         device=_device_of(job, run),
-        work_unit=told["work_unit"],
-        work=told["work"],
+        work_unit=estimate["work_unit"],
+        work=estimate["work"],
         seconds=max((now - run.started_at).total_seconds(), 1e-3),
         at=now,
     )

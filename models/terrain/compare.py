@@ -17,8 +17,8 @@ from models.terrain.dem.rasters import refuse_coarse
 from models.terrain.figures import floods, maps
 from models.terrain.measures import WET_M
 from models.terrain.solver.engines import Scenario, advance_to_times, scenario_of
-from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
 from models.terrain.solver.placement import placement
+from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
 from models.terrain.spec.floods import TerrainCompare
 from models.terrain.spec.terrains import METHODS
 

@@ -17,10 +17,10 @@ from models.terrain.figures import animation, floods, maps, readings
 from models.terrain.solver.engines import Flood, advance_to_times, scenario_of
 from models.terrain.solver.gauges import Readings, stations
 from models.terrain.solver.maxima import Maxima
+from models.terrain.solver.placement import placement
 from models.terrain.solver.start import save_state
 from models.terrain.solver.subgrid import SubgridTerrain
 from models.terrain.solver.validity import supercritical_share, warn_if_supercritical
-from models.terrain.solver.placement import placement
 from models.terrain.spec.floods import TerrainSimulate
 
 SOLVED, ALL = 900, 1000  # progress at the last step, and when all files are written
