@@ -92,6 +92,8 @@ def shown(page: Any, address: str, name: str, look: Look = LOOK) -> None:
     """One page, once its curves and pictures are there."""
     look.apply(page)
     page.goto(address)
+    if address == "/docs":  # draws itself long after it has loaded
+        page.locator(".opblock").first.wait_for()
     page.wait_for_timeout(SETTLED_MS)
     photograph(page, name, look, GALLERY)
     print(name, flush=True)
