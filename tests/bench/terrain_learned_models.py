@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from models.terrain.learning.face_features import FaceFeatures
+from models.terrain.learning.face_net import share_of
 
 FEATURES, WIDTH, OUT = 12, 24, 3
 MOST_SHIFT = 3.0  # standard deviations of the heights of both cells
@@ -46,4 +47,5 @@ def six_of(model: str, parameters: list[Tensor] | float, faces: FaceFeatures) ->
         hidden = torch.tanh(values @ first.mT + one)
         out = bias + torch.tanh(hidden @ second.mT + two) @ head.mT
     shift = MOST_SHIFT * torch.tanh(out[..., 0] / MOST_SHIFT) * faces.scale
-    return [shift, 2 * torch.tanh(out[..., 1] / 2), 2 * torch.tanh(out[..., 2] / 2)]
+    six = [shift, 2 * torch.tanh(out[..., 1] / 2), 2 * torch.tanh(out[..., 2] / 2)]
+    return [share_of(faces) * field for field in six] if model == "net" else six

@@ -35,10 +35,12 @@ class FaceFeatures(NamedTuple):
     Attributes:
         values: as ``NAMES``, those in metres as asinh(x / s) [ny, nx, 12].
         scale: s, m [ny, nx].
+        relief: standard deviation of the heights of both cells about one plane, m [ny, nx].
     """
 
     values: Tensor
     scale: Tensor
+    relief: Tensor
 
 
 def features_of(
@@ -94,7 +96,19 @@ def _of_band(
     ]
     logs = torch.stack([(scale / 0.3).log() / 2, *slopes, *losses], -1)
     values = torch.cat([torch.asinh(ratios / scale[..., None]), logs], -1)
-    return FaceFeatures(values.float(), scale.float())
+    return FaceFeatures(values.float(), scale.float(), about_a_plane(pairs).float())
+
+
+def about_a_plane(pairs: Float[Tensor, "*faces f width"]) -> Float[Tensor, "*faces"]:
+    """Standard deviation in m of heights about the plane that fits them best; 0 on a plane."""
+    rest = pairs - pairs.mean((-1, -2), keepdim=True)
+    for axis in (-2, -1):
+        count = pairs.shape[axis]
+        along = torch.arange(count, dtype=pairs.dtype) - (count - 1) / 2
+        along = along[:, None] if axis == -2 else along
+        slope = (rest * along).mean((-1, -2)) / (along**2).mean()
+        rest = rest - slope[..., None, None] * along
+    return (rest**2).mean((-1, -2)).sqrt()
 
 
 def spill_levels(pairs: Float[Tensor, "*faces f width"]) -> Float[Tensor, "*faces"]:

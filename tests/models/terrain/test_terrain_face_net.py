@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -12,7 +13,12 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.terrain.dem import rasters, subgrid_file
 from models.terrain.learning import face_features, face_net
-from models.terrain.learning.face_features import conveyance, features_of, spill_levels
+from models.terrain.learning.face_features import (
+    about_a_plane,
+    conveyance,
+    features_of,
+    spill_levels,
+)
 from models.terrain.learning.face_net import FaceNet
 from models.terrain.solver.subgrid import subgrid_of
 from models.terrain.spec.terrains import SyntheticTerrain
@@ -232,3 +238,26 @@ def test_tuning_goes_on_from_learned_faces(new_run):
     plain = made(second, method="subgrid", **fields)
     assert learned["start_ratio"] < plain["start_ratio"]
     assert learned["error_ratio"] <= learned["start_ratio"]
+
+
+@pytest.mark.parametrize("factor", [4, 8, 16])
+@pytest.mark.parametrize("slope", [(0.0, 0.0), (0.01, 0.0), (0.2, -0.1)])
+def test_a_plane_keeps_its_untrained_faces(factor, slope):
+    """The untrained subgrid is exact there: water at rest, a film, a uniform flow."""
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    z = 300 + slope[0] * rows + slope[1] * columns
+    net, terrain = face_net.shipped(factor), subgrid_of(z, factor)
+    made = face_net.improved(net, z, terrain, 1.0 * factor, never).tables
+    for before, after in ((terrain.tables.x, made.x), (terrain.tables.y, made.y)):
+        for a, b in zip(before, after, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_relief_is_what_no_plane_explains():
+    rng = np.random.default_rng(0)
+    z = 0.3 * rng.normal(size=(2, 8, 16))
+    rows, columns = np.mgrid[:8, :16]
+    basis = np.stack([np.ones(128), rows.ravel(), columns.ravel()], 1)
+    for heights, actual in zip(z, about_a_plane(torch.from_numpy(z)), strict=True):
+        rest = heights.ravel() - basis @ np.linalg.lstsq(basis, heights.ravel(), rcond=None)[0]
+        assert float(actual) == pytest.approx(np.sqrt((rest**2).mean()))
