@@ -2,6 +2,7 @@
 
 import csv
 import time
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,6 +106,12 @@ def _fine_flood(
         run.progress(1, total, phase="fine", unit="flood")
     took = time.perf_counter() - began
     depth = measures.pooled(flood.depth[0], spec.factor).numpy()
+    if not np.any(depth > WET_M):
+        run.warn(
+            "dry",
+            f"after {spec.duration_s:g} s no coarse cell of the fine flood is deeper than"
+            f" {WET_M:g} m: the methods can hardly be told apart; give more water or time",
+        )
     early = pad_to_multiple(flood.arrival, spec.factor)
     arrival = -torch.nn.functional.max_pool2d(-early[None], spec.factor)[0]
     share = supercritical_share(flood.state, WET_M)
@@ -220,19 +227,32 @@ def _draw(
         floods.Panel(f"{e.name}: MAE {float(e.row['mae_m']):.3g} m", e.depth) for e in entries
     ]
     scene = f"{fine.name}, {spec.factor} x coarser, after {spec.duration_s:.0f} s"
-    nearest = min(entries, key=lambda e: float(e.row["mae_m"]))
-    title = f"{nearest.name} comes closest to the depths of the fine flood ({scene})"
+    gaps_m = [float(e.row["mae_m"]) for e in entries]
+    title = f"{_closest(entries, gaps_m, min)} to the depths of the fine flood ({scene})"
     truth_panel = floods.Panel("fine flood, pooled", truth.depth)
     floods.depths(run.dir / "depths.png", base_map, [truth_panel, *panels], title)
     gaps = [floods.Panel(panel.title, panel.values - truth.depth) for panel in panels]
     label = "coarse less pooled fine depth (m)"
     floods.differences(run.dir / "differences.png", base_map, gaps, title, label)
     marks = [floods.Panel(f"{e.name}: CSI {float(e.row['csi_01']):.2f}", e.depth) for e in entries]
-    nearest = max(entries, key=lambda e: float(e.row["csi_01"]))
-    title = f"{nearest.name} comes closest to the extent of the fine flood ({scene})"
+    shares = [float(e.row["csi_01"]) for e in entries]
+    title = f"{_closest(entries, shares, max)} to the extent of the fine flood ({scene})"
     floods.extents(run.dir / "extent.png", base_map, truth.depth, marks, WET_M, title)
     for name in ("depths.png", "differences.png", "extent.png"):
         run.figure(name)
+
+
+def _closest(
+    entries: list[MethodResult],
+    scores: list[float],
+    choose: Callable[[Iterable[float]], float],
+) -> str:
+    """Which methods come closest; several where they are equal."""
+    best = choose(scores)
+    names = [e.name for e, score in zip(entries, scores, strict=True) if score == best]
+    if len(names) == len(entries) > 1:
+        return "All methods come equally close"
+    return f"{names[0]} comes closest" if len(names) == 1 else f"{' and '.join(names)} come closest"
 
 
 def _leave_view(

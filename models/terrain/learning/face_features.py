@@ -63,6 +63,9 @@ def _features(
 ) -> FaceFeatures:
     """Features of the faces in bands of rows, which bound the memory."""
     cells = z.reshape(z.shape[0] // f, f, z.shape[1] // f, f).transpose(1, 2)
+    if cells.shape[1] == 1:
+        none = z.new_zeros(len(cells), 0)
+        return FaceFeatures(z.new_zeros(len(cells), 0, COUNT), none, none)
     band, parts = max(1, MOST_FACES // cells.shape[1]), []
     for top in range(0, len(cells), band):
         check()

@@ -261,3 +261,13 @@ def test_relief_is_what_no_plane_explains():
     for heights, actual in zip(z, about_a_plane(torch.from_numpy(z)), strict=True):
         rest = heights.ravel() - basis @ np.linalg.lstsq(basis, heights.ravel(), rcond=None)[0]
         assert float(actual) == pytest.approx(np.sqrt((rest**2).mean()))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 24), (24, 8)])
+def test_a_terrain_of_one_coarse_cell_across_has_faces_one_way_only(shape):
+    z = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    terrain = subgrid_of(z, 8)
+    made = face_net.improved(face_net.shipped(8), z, terrain, 8.0, never).tables
+    assert made.x.sill.shape == terrain.tables.x.sill.shape
+    assert made.y.sill.shape == terrain.tables.y.sill.shape
+    assert all(torch.isfinite(side.sill).all() for side in (made.x, made.y))

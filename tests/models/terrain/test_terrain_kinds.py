@@ -14,6 +14,7 @@ from rasterio import Affine
 
 from models.catalog import JobSpec, load_entry, load_stored
 from models.core.errors import DataError, SpecError
+from models.core.run import Run
 from models.terrain import measures
 from models.terrain.dem import rasters, subgrid_file
 from models.terrain.dem.pooling import BASELINES, d8_accumulation, pad_to_multiple
@@ -136,6 +137,23 @@ def test_comparison_counts_from_mean_pooling(run_spec):
     assert set(ratio) == {*BASELINES, "subgrid", "optimised"}
     with rasterio.open(folder / "depth" / "channel.tif") as raster:
         assert raster.res == (64.0, 64.0)
+
+
+def test_a_comparison_without_water_says_that_it_tells_nothing(run_spec, monkeypatch):
+    titles = []
+    for name in ("depths", "extents"):
+        monkeypatch.setattr(floods, name, lambda *given: titles.append(given[-1]))
+    monkeypatch.setattr(floods, "differences", lambda *_: None)
+    monkeypatch.setattr(Run, "figure", lambda *_, **__: None)
+    folder, result = run_spec(
+        terrain={"synthetic": {"rows": 32, "columns": 32, "cell_size_m": 8.0}}, factor=8,
+        kind="terrain.compare", duration_s=10.0, methods=["mean", "min"],
+        water=[{"type": "rain", "mm_per_h": 0.0}],
+    )  # fmt: skip
+    assert set(result["mae_m"].values()) == {0.0}
+    assert all(title.startswith("All methods come equally close") for title in titles)
+    lines = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    assert "dry" in [line.get("code") for line in lines if line["type"] == "event"]
 
 
 def test_a_subgrid_is_written_read_and_flooded(run_spec, new_run, monkeypatch):
