@@ -4,9 +4,9 @@
     python -m tests.bench.selective_long --out FILE --data FOLDER --keep FOLDER --budget-s 540 ...
 
 DenseNet-40, growth 12, 300 epochs of batch 64 at rate 0.1, 150 rounds of allocation, threshold
-0.001; the rate falls along a cosine, where the authors cut it to a tenth at 1/2 and 3/4. One process
-a run, all at a time; each goes on from its last checkpoint in ``--keep``, so the same command is
-given until no row is missing. Their times say nothing of one training alone.
+0.001; the rate falls along a cosine, where the authors cut it to a tenth at 1/2 and 3/4. All runs
+at a time, a process each; each goes on from its last checkpoint in ``--keep``, so the same command
+is given until no row is missing. Their times say nothing of one training alone.
 """
 
 import argparse
@@ -90,25 +90,23 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 def summarise(options: argparse.Namespace, names: list[str]) -> dict[str, Any]:
     """Rows, how far the others came, means and paired differences to plain."""
-    folders = {name: options.keep / name.replace(":", "-") for name in names}
-    rows = [
-        json.loads((f / "row.json").read_text())
-        for f in folders.values()
-        if (f / "row.json").is_file()
-    ]
-    arms = sorted({row["arm"] for row in rows})
-    of = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
+    rows, unfinished = [], {}
+    for name in names:
+        folder = options.keep / name.replace(":", "-")
+        if (folder / "row.json").is_file():
+            rows.append(json.loads((folder / "row.json").read_text()))
+        elif (folder / "events.jsonl").is_file():
+            unfinished[name] = state_of(folder)
+    of = {row["arm"]: [each for each in rows if each["arm"] == row["arm"]] for row in rows}
+    plain = of.get("plain", [])
     return {
         "device": device.describe(device.pick()),
         "setting": {key: getattr(options, key) for key in ("growth", "batch", "epochs")},
-        "mean": {arm: summary(of[arm]) for arm in arms},
-        "paired": {arm: paired(of[arm], of["plain"]) for arm in arms if arm != "plain" and "plain" in of},
+        "mean": {arm: summary(of[arm]) for arm in of},
+        "paired": {arm: paired(of[arm], plain) for arm in of if arm != "plain"},
         "rows": rows,
-        "unfinished": {
-            name: state_of(folder) for name, folder in folders.items()
-            if not (folder / "row.json").is_file() and (folder / "events.jsonl").is_file()
-        },
-    }  # fmt: skip
+        "unfinished": unfinished,
+    }
 
 
 def parse() -> argparse.Namespace:

@@ -293,6 +293,7 @@ def test_a_flood_of_output_is_capped(make_service, sqlite):
     service.check(job_id)
 
 
+@pytest.mark.slow
 def test_the_state_folder_is_private(make_service, tmp_path):
     before = os.umask(0o022)
     try:

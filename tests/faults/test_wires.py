@@ -22,6 +22,7 @@ def service(make_service, sqlite, broker) -> Service:
     return made
 
 
+@pytest.mark.slow
 def test_broker_restarted(service, broker):
     running = service.submit()
     service.wait(running, "running")

@@ -18,8 +18,8 @@ from tests.smallest import smallest
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 TRAINING = "dynamic_downsampling.train"
-# a training, what reads its weights, a flood, an explanation; tests/models runs all in one process
-ORDINARY = {TRAINING, "classify.predict", "terrain.simulate", "saliency.map"}
+# a training and what reads its weights; tests/models runs all in one process
+ORDINARY = {TRAINING, "classify.predict"}
 
 
 def submit(client, spec):

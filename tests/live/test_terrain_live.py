@@ -57,7 +57,10 @@ def run(client, **spec):
     return client.wait(client.submit(spec, resources={"cpus": 1})["id"])
 
 
-@pytest.mark.parametrize("action", KINDS)
+@pytest.mark.parametrize(
+    "action",
+    [kind if kind == "compare" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 def test_rasters_keep_their_georeference(action, client, uploaded, tmp_path):
     """Every output raster: CRS, upper-left corner, cell size, nodata as in the input."""
     job = run(client, kind=f"terrain.{action}", terrain={"dataset": uploaded}, **KINDS[action])
@@ -127,6 +130,7 @@ def test_an_area_beyond_the_raster_is_refused_before_a_job(client, uploaded):
     assert caught.value.status == 422
 
 
+@pytest.mark.slow
 def test_inflow_off_the_edge_fails_with_the_reason(client, uploaded):
     """Known only from the raster: the job fails, naming the segment and the edge's length."""
     inflow = {"type": "inflow", "edge": "left", "centre_m": 85.0, "length_m": 20.0}

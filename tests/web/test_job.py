@@ -25,7 +25,10 @@ POINTS = """name => {
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=str)
-@pytest.mark.parametrize("status", ["succeeded", "running", "failed"])
+@pytest.mark.parametrize(
+    "status",
+    ["succeeded", *(pytest.param(each, marks=pytest.mark.slow) for each in ("running", "failed"))],
+)
 def test_looks(user, tmp_path, look, status):
     jobs = every_status(tmp_path)
     look.apply(user)

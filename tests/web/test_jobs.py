@@ -11,6 +11,14 @@ from tests.web.conftest import LOOKS, photograph, violations
 from tests.web.sample import end, every_status, report_steps, training
 
 
+def test_a_key_is_typed_and_opens_the_list(tab, admin_key):
+    tab.goto("/login")
+    tab.get_by_label("Key").fill(admin_key)
+    tab.get_by_role("button", name="Log in").click()
+    tab.wait_for_url("**/")
+    expect(tab.get_by_role("button", name="Log out")).to_be_visible()
+
+
 @pytest.mark.parametrize("look", LOOKS, ids=str)
 def test_looks(user, tmp_path, look):
     """Nothing for axe-core to complain of, nothing wider than the screen; pictures for the docs."""

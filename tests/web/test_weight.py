@@ -7,9 +7,13 @@ import pytest
 from tests.web.sample import end, training
 
 LIMIT_BYTES = 300_000
+OTHERS = ("jobs", "new", "compare", "datasets")
 
 
-@pytest.mark.parametrize("page", ["jobs", "job", "new", "compare", "datasets"])
+@pytest.mark.parametrize(
+    "page",
+    ["job", *(pytest.param(page, marks=pytest.mark.slow) for page in OTHERS)],
+)
 def test_a_common_page_weighs_at_most_300_kb(user, tmp_path, page):
     """On the wire, without a cache; the numbers and pictures of a job are its own."""
     first, second = training(tmp_path, "one"), training(tmp_path, "two")

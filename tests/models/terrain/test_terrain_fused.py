@@ -1,10 +1,15 @@
 """The compiled engine: equal to the reference step, its volumes, its gradient."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from models.core.errors import SpecError
+from models.terrain.solver.cpu import loop
 from models.terrain.solver.cpu.engine import FusedFlood
 from models.terrain.solver.cpu.rollout import BoundaryConditions, rollout
 from models.terrain.solver.forcing import Forcing, Inlet, constant
@@ -172,3 +177,25 @@ def test_backward_can_be_called_again():
     rollout(other, [BoundaryConditions(ground, forcing)], Physics(), [50.0]).sum().backward()
     (second,) = torch.autograd.grad(depth, bed)
     assert torch.equal(first, second)
+
+
+@pytest.mark.slow
+def test_a_recorded_step_is_the_code_of_a_step(tmp_path):
+    """A literal argument has a type of its own: every step would be compiled once more for it."""
+    program = "from tests.models.terrain.test_terrain_fused import record_a_step; record_a_step()"
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == "['int64']"
+
+
+def record_a_step():
+    """Write for which types of the last argument a step was compiled."""
+    ground, forcing = flood(12, 12, torch.float32)
+    bed = ground.z.clone().requires_grad_()
+    rollout(bed, [BoundaryConditions(ground, forcing)], Physics(), [5.0])
+    sys.stdout.write(f"{[str(types[-1]) for types in loop.advance_alone.overloads]}")

@@ -348,7 +348,7 @@ def _record(g, layout, m, until, max_steps, tape, dts):
         copy(pointer(g.h), at, pointer(tape), 3 * k * cells, cells)
         copy(pointer(g.qx), at, pointer(tape), (3 * k + 1) * cells, cells)
         copy(pointer(g.qy), at, pointer(tape), (3 * k + 2) * cells, cells)
-        why = advance_alone(g, layout, m, until, 1)
+        why = advance_alone(g, layout, m, until, np.int64(1))  # a literal has code of its own
         dts[k] = g.clock[0] - before
         if why != STEP_LIMIT:
             return why
