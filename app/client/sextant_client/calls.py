@@ -103,11 +103,12 @@ class Calls(TogetherCalls):
     def metrics(self, job_id: str, **query: Any) -> Answer:
         """Series of numbers; ``names, from_step, to_step, max_points`` narrow them.
 
-        ``.to_frame()`` of the answer makes a table. With ``format="csv"`` it is text, a row a
-        point.
+        ``.to_frame()`` of the answer makes a table. With ``format="csv"`` or ``"ndjson"`` it is
+        text, a line a point.
         """
         request = Request("GET", f"/v1/jobs/{job_id}/metrics", query)
-        return self._run(text_of(request) if query.get("format") == "csv" else _metrics(request))
+        is_text = query.get("format") in ("csv", "ndjson")
+        return self._run(text_of(request) if is_text else _metrics(request))
 
     def logs(self, job_id: str, **query: Any) -> Answer:
         """Text of the child; ``tail`` (lines) and ``run`` (number) narrow it."""
