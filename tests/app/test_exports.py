@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from app.db.session import make_session
-from app.services import artifacts, events
+from app.services import artifacts, datasets, events
+from sextant_client import ApiError
 from sextant_client.exports import export, mlflow
 from sextant_client.exports.event_files import EventFile
 from tests.app.factories import claim, finish, line, write
@@ -181,6 +183,40 @@ def test_targets_that_cannot_be(client, tmp_path, target, words):
     with pytest.raises(ValueError, match=words):
         export(client, job["id"], target.format(folder=tmp_path / "net"))
     assert not [*tmp_path.glob("net*")]
+
+
+def test_a_dataset_as_a_folder_of_the_hub(client, call, tmp_path):
+    """Built in, or uploaded; what cannot be written leaves nothing."""
+    call("datasets", "export", "digits", str(tmp_path / "digits"))
+    assert (tmp_path / "digits" / "data" / "test-00000-of-00001.parquet").is_file()
+    with pytest.raises(ValueError, match="is there already; name a folder that is not"):
+        call("datasets", "export", "digits", str(tmp_path / "digits"))
+    with pytest.raises(ValueError, match="cannot export photos: 'photos' is no built-in set"):
+        call("datasets", "export", "photos", str(tmp_path / "photos"))
+    content = tmp_path / "mine.npz"
+    np.savez(content, images=np.zeros((9, 4, 4, 1), np.uint8), labels=np.arange(9) % 2)
+    checked = threading.Thread(target=check_upload)
+    checked.start()
+    client.upload("mine", [content])
+    checked.join()
+    assert client.download_dataset("mine", tmp_path / "copy").read_bytes() == content.read_bytes()
+    call("datasets", "export", "mine", str(tmp_path / "mine"))
+    assert "# mine" in (tmp_path / "mine" / "README.md").read_text()
+    assert not [*tmp_path.glob(".*")]
+    with pytest.raises(ApiError, match="built in"):
+        client.download_dataset("digits", tmp_path / "copy")
+
+
+def check_upload() -> None:
+    """What a worker does with an upload."""
+    row = wait_until(check_claimed, 30, "an upload waits for its check")
+    with make_session() as session:
+        datasets.finish_check(session, row, "w1", {"train": 7, "test": 2, "classes": 2})
+
+
+def check_claimed():
+    with make_session() as session:
+        return datasets.claim_check(session, "w1")
 
 
 def test_a_net_as_a_folder_of_the_hub(client, call, tmp_path):

@@ -239,6 +239,12 @@ class Calls(TogetherCalls):
         """One dataset."""
         return self._run(json_of(Request("GET", f"/v1/datasets/{ref}")))
 
+    def download_dataset(
+        self, ref: str, to: Path, *, overwrite: bool = False, on_progress: Progress | None = None
+    ) -> Answer:
+        """Fetch the content of an uploaded dataset, as :meth:`download` does; the path."""
+        return self._run(_download_dataset(ref, to, on_progress, overwrite=overwrite))
+
     def delete_dataset(self, ref: str) -> Answer:
         """Delete an uploaded dataset."""
         return self._run(nothing(Request("DELETE", f"/v1/datasets/{ref}")))
@@ -300,3 +306,16 @@ def _download(
 ) -> Flow[Path]:
     artifact = yield from loading.find(job_id, name)
     return (yield from download.download(artifact, to, on_progress, overwrite=overwrite))
+
+
+def _download_dataset(
+    ref: str, to: Path, on_progress: Progress | None, *, overwrite: bool
+) -> Flow[Path]:
+    path = f"/v1/datasets/{ref}"
+    dataset = yield from json_of(Request("GET", path))
+    if dataset["builtin"] or dataset["status"] != "ready":
+        yield from nothing(Request("GET", f"{path}/content"))  # says why not
+    source = f"{path}/content"
+    return (
+        yield from download.download(dataset, to, on_progress, overwrite=overwrite, path=source)
+    )
