@@ -16,10 +16,11 @@ from workers.host import this_host
 
 def main() -> int:
     """Serve until SIGTERM; running children are stopped with a checkpoint first."""
-    from app import telemetry
+    from app import telemetry, tracing
 
     keep_private()
     telemetry.configure(get_settings().log_level)
+    tracing.configure("sextant-worker")
     migrate.upgrade(get_engine())
     containment.compile_methods()
     if get_settings().broker_url:
