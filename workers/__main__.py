@@ -12,6 +12,7 @@ from app.private import keep_private
 from app.settings import get_settings
 from workers import containment
 from workers.host import this_host
+from workers.leaving import start_leaver
 
 
 def main() -> int:
@@ -23,6 +24,7 @@ def main() -> int:
     tracing.configure("sextant-worker")
     migrate.upgrade(get_engine())
     containment.compile_methods()
+    start_leaver()
     if get_settings().broker_url:
         _serve_broker()
     else:

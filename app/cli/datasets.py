@@ -83,7 +83,12 @@ def import_dataset(
             paths,
             format=content_format,
             options=options,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=lambda done, total: bar.update(
+                task,
+                completed=done,
+                total=total,
+                description="uploading" if done < total else "being checked",
+            ),
         )
     if as_json:
         output.print_json(dataset)
