@@ -6,9 +6,10 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.concurrency import run_in_threadpool
 
-from app import queue, telemetry
+from app import queue, telemetry, tracing
 from app.db import migrate
 from app.db.session import get_engine, make_session
 from app.http import event_streams, problems, rates
@@ -57,6 +58,15 @@ TAGS = [
     {"name": "health", "description": "For operators and probes; no key is needed."},
 ]
 DESCRIPTION = "Trains and analyses neural networks by six published methods."
+
+
+# /metrics has the numbers, structlog the lines; a span for each step of a request costs too much
+TRACES_ALONE: TelemetryConfig = {
+    "auto_configure": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+}
 
 
 class Api(FastAPI):
@@ -112,6 +122,7 @@ def create_app() -> FastAPI:
     """The application with every route and handler."""
     settings = get_settings()
     telemetry.configure(settings.log_level)
+    tracing.configure("sextant-api")
     app = Api(
         title="Sextant service",
         generate_unique_id_function=lambda route: route.name,
@@ -124,6 +135,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
         docs_url=None,  # app.web serves it, with nothing from elsewhere
         redoc_url=None,
+        telemetry=TRACES_ALONE,
     )
     problems.install(app)
     if settings.auth_disabled:

@@ -124,6 +124,15 @@ class Settings(BaseSettings):
     worker_poll_s: float = Field(
         default=1, gt=0, description="Seconds between looks into the database without a broker"
     )
+    worker_drain_after_s: float = Field(
+        default=0,
+        ge=0,
+        description="Seconds after its start at which a worker shuts down as by SIGTERM, its runs "
+        "saved and queued again; 0: never",
+    )
+    worker_leave_idle_s: float = Field(
+        default=0, ge=0, description="Seconds without work after which a worker leaves; 0: never"
+    )
     worker_stop_s: float = Field(
         default=10, gt=0, description="Seconds for a child to stop without saving"
     )

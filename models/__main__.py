@@ -1,7 +1,8 @@
 """The child process of a run, and the same by hand.
 
 ``python -m models run RUN_DIR`` carries out ``RUN_DIR/spec.json``; ``check DIR`` validates an
-uploaded dataset; ``fetch NAME DIR`` downloads a public one and converts it.
+uploaded dataset; ``fetch NAME DIR`` downloads a public one and converts it; ``export DIR`` writes
+one for Hugging Face's hub.
 """
 
 import argparse
@@ -70,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("name")
     fetch.add_argument("folder", type=Path, metavar="DIR")
     fetch.set_defaults(action=_fetch)
+    export = commands.add_parser("export", help="write DIR/dataset.json for the hub into DIR/hub")
+    export.add_argument("folder", type=Path, metavar="DIR")
+    export.set_defaults(action=_export)
     return parser
 
 
@@ -109,6 +113,13 @@ def _fetch(run: Run, options: argparse.Namespace) -> None:
     from models.data import fetch
 
     run.result(**fetch.fetch(options.name, run.dir, run))
+
+
+def _export(run: Run, _options: argparse.Namespace) -> None:
+    from models.data import hub
+
+    dataset = json.loads((run.dir / "dataset.json").read_bytes())
+    run.result(**hub.export(dataset, run.dir / "content", run.dir / "hub"))
 
 
 def _obey(run: Run, control: int) -> None:

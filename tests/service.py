@@ -92,14 +92,14 @@ class Service:
         self.journal.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
-        values = QUICK | settings
-        values |= {
+        values: dict[str, Any] = {
             "STATE_DIR": self.state,
             "DATABASE_URL": database_url,
             "BROKER_URL": broker_url,
             "BIND": f"127.0.0.1:{self.port}",
             "AUTH_DISABLED": "true",
         }
+        values |= QUICK | settings
         if behaviour:
             values["WORKER_COMMAND"] = f"{sys.executable} {STUB} {behaviour}"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SEXTANT_")}

@@ -12,16 +12,19 @@ from app.private import keep_private
 from app.settings import get_settings
 from workers import containment
 from workers.host import this_host
+from workers.leaving import start_leaver
 
 
 def main() -> int:
     """Serve until SIGTERM; running children are stopped with a checkpoint first."""
-    from app import telemetry
+    from app import telemetry, tracing
 
     keep_private()
     telemetry.configure(get_settings().log_level)
+    tracing.configure("sextant-worker")
     migrate.upgrade(get_engine())
     containment.compile_methods()
+    start_leaver()
     if get_settings().broker_url:
         _serve_broker()
     else:

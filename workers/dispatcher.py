@@ -24,7 +24,7 @@ from app.settings import get_settings
 from workers import run_folder, runner
 from workers.host import process_started_at, this_host, versions
 from workers.settler import Settler
-from workers.work import run_next
+from workers.work import check_next, run_next
 
 CLEAN_EVERY_S = 60.0
 
@@ -77,17 +77,20 @@ class Dispatcher(threading.Thread):
         """Start a thread for each free slot that has something to do."""
         host = this_host()
         self._working = [thread for thread in self._working if thread.is_alive()]
+        if host.check_free:
+            with make_session(write=False) as session:
+                check_waits = datasets.check_waiting(session)
+            if check_waits:
+                self._start("check", check_next)
         for name in host.queues:
             for _ in range(host.slots_free):
                 with make_session(write=False) as session:
                     if not _waiting(session, name):
                         break
-                self._start(name)
+                self._start(name, partial(run_next, name))
 
-    def _start(self, name: str) -> None:
-        thread = threading.Thread(
-            target=lambda: _safely(lambda: run_next(name)), name=f"work-{name}"
-        )
+    def _start(self, name: str, work: Callable[[], object]) -> None:
+        thread = threading.Thread(target=lambda: _safely(work), name=f"work-{name}")
         thread.start()
         self._working.append(thread)
 
@@ -111,7 +114,7 @@ def _waiting(session: Session, name: str) -> bool:
     jobs = exists(
         select(Job.id).where(lifecycle.eligible(session, this_host().info(), [name], now))
     )
-    return bool(session.scalar(select(jobs))) or datasets.check_waiting(session)
+    return bool(session.scalar(select(jobs)))
 
 
 def _heartbeat() -> None:

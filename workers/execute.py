@@ -16,6 +16,7 @@ from workers.guard import Guard, RunLimits
 from workers.host import Grant
 from workers.persist import LeaseLostError, close, internal_error, within_lease
 from workers.recorder import Recorder, storage_code
+from workers.spans import START, RunSpans
 
 CODES = {64: "spec_invalid", 65: "data_invalid"}
 EXIT_TIMEOUT = 124
@@ -25,10 +26,10 @@ log = structlog.get_logger(__name__)
 
 def execute(run: Run, grant: Grant) -> None:
     """Execute a claimed run; whatever happens, its job gets a status or the lease is lost."""
-    guard = Guard(run, grant)
+    guard, spans = Guard(run, grant), RunSpans(run)
     guard.start()
     try:
-        _carry_out(run, grant, guard)
+        _carry_out(run, grant, guard, spans)
     except LeaseLostError:
         log.warning("run_given_up", job_id=run.job_id, run_number=run.number)
     except Exception as error:
@@ -36,12 +37,15 @@ def execute(run: Run, grant: Grant) -> None:
         _close_stopped(run, guard, internal_error("the worker could not carry the run out", error))
     finally:
         guard.dismiss()
+        spans.end()
         shutil.rmtree(run_folder.path_of(run), ignore_errors=True)
 
 
-def _carry_out(run: Run, grant: Grant, guard: Guard) -> None:
+def _carry_out(run: Run, grant: Grant, guard: Guard, spans: RunSpans) -> None:
     try:
-        path, job, lineage = within_lease(lambda: run_folder.prepare(run), lambda: guard.lost)
+        path, job, lineage = within_lease(
+            lambda: run_folder.prepare(run, spans), lambda: guard.lost
+        )
     except (ServiceError, OSError, run_folder.RefusedError) as error:
         _close_stopped(run, guard, _refusal(error))
         return
@@ -49,17 +53,25 @@ def _carry_out(run: Run, grant: Grant, guard: Guard) -> None:
         _close_stopped(run, guard, ReportedError(code="internal", message="stopped at its start"))
         return
     oom_before = runner.oom_kills()
+    log.info("run_started", kind=job.kind, queue=job.queue)
+    spans.enter(START)
     child = runner.start(path, grant, deterministic=bool(job.resolved_spec.get("deterministic")))
     guard.watch(child, _limits(job))
-    recorder = Recorder(run, child, guard)
+    recorder = Recorder(run, child, guard, spans)
     try:
         within_lease(lambda: _record_process(run, child, grant), lambda: guard.lost)
         for line in child.events(get_settings().worker_tick_s):
+            spans.note(line)
             recorder.record(line)
         code = child.wait()
+        spans.leave()
         outcome = _outcome(code, guard, recorder, oom_grew=runner.oom_kills() > oom_before)
         outcome.lineage = lineage | host.versions()
-        recorder.finish(outcome)
+        with spans.part("finish"):
+            recorder.finish(outcome)
+        spans.end(outcome)
+        error_code = outcome.error.code if outcome.error else None
+        log.info("run_ended", exit_code=code, error=error_code, stop_reason=outcome.stop_reason)
     finally:
         child.kill()
         child.wait()

@@ -49,6 +49,7 @@ class Host:
         self.changed = threading.Event()
         self.claiming = threading.Lock()
         self._slots_free = self.slots
+        self._checks_free = 1  # beside the slots: an import does not wait for a training
         self._gpus_free = list(self.gpus)
         self._lock = threading.Lock()
 
@@ -79,6 +80,30 @@ class Host:
         finally:
             with self._lock:
                 self._slots_free += taken
+            if taken:
+                self.changed.set()
+
+    @property
+    def check_free(self) -> bool:
+        """Whether the check of a dataset could start now."""
+        return self._checks_free > 0 and not self.draining.is_set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run or a check is under way."""
+        return self._slots_free < self.slots or self._checks_free < 1
+
+    @contextmanager
+    def check_slot(self) -> Generator[bool]:
+        """The same as :meth:`slot` for the check of a dataset, of which one runs at a time."""
+        with self._lock:
+            taken = self.check_free
+            self._checks_free -= taken
+        try:
+            yield taken
+        finally:
+            with self._lock:
+                self._checks_free += taken
             if taken:
                 self.changed.set()
 

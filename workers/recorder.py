@@ -38,6 +38,7 @@ from workers.allowance import PER_S, Allowances
 from workers.guard import Guard
 from workers.line_queue import cost_bytes
 from workers.persist import RETRY_S, close, internal_error, within_lease
+from workers.spans import RunSpans
 
 EVERY_S = 1.0  # metric lines become one insert a second
 BACKLOG_BYTES = 2**20  # beyond it the child's pipe is not read
@@ -64,8 +65,8 @@ class Recorder:
         left_out: files that were not stored because the run was stopped meanwhile.
     """
 
-    def __init__(self, run: Run, child: runner.Child, guard: Guard) -> None:
-        self.run, self.child, self.guard = run, child, guard
+    def __init__(self, run: Run, child: runner.Child, guard: Guard, spans: RunSpans) -> None:
+        self.run, self.child, self.guard, self._spans = run, child, guard, spans
         self.result: dict[str, Any] | None = None
         self.error: ReportedError | None = None
         self.left_out = 0
@@ -222,7 +223,8 @@ class Recorder:
             return
         try:
             path = _inside(self.child.folder, line.name)
-            artifacts.store(self.run, path, line.role, line.name, line.step, line.metadata)
+            with self._spans.part("store", file=line.name):
+                artifacts.store(self.run, path, line.role, line.name, line.step, line.metadata)
         except (OSError, ValueError) as error:
             code = storage_code(error) if isinstance(error, OSError) else "internal"
             self._fail(ReportedError(code=code, message=f"{line.name}: {error}"))

@@ -19,6 +19,7 @@ from app.services import artifacts, datasets, lifecycle
 from app.settings import get_settings
 from models.catalog import load_stored
 from models.core.spec import ArtifactRef, Spec
+from workers.spans import RunSpans
 
 COPIED_AT_ONCE_BYTES = 2**30
 FOLDER = re.compile(r"job_[0-9a-f]+-r\d+|ds_[0-9a-f]+-\d+")
@@ -48,8 +49,8 @@ def runs_folder() -> Path:
     return get_settings().state_dir.resolve() / "runs"
 
 
-def prepare(run: Run) -> tuple[Path, Job, dict[str, Any]]:
-    """Make the folder of a run.
+def prepare(run: Run, spans: RunSpans) -> tuple[Path, Job, dict[str, Any]]:
+    """Make the folder of a run; its span begins once its job is read.
 
     Returns:
         The folder, the job, and what of it belongs into the job's lineage.
@@ -67,11 +68,13 @@ def prepare(run: Run) -> tuple[Path, Job, dict[str, Any]]:
         spec = _read_spec(job)
         wanted = _inputs(session, job, spec)
         checkpoints = _checkpoints(session, job)
+    spans.begin(job)
     (folder / "spec.json").write_text(json.dumps(job.resolved_spec))
-    for sha256, key in wanted.items():
-        if not fetch(key, folder / "inputs" / sha256, sha256):
-            raise MissingInputError(f"the bytes with sha256 {sha256} have changed in the store")
-    resumed = _fetch_checkpoint(run, folder, checkpoints) or _link_resume_input(folder, spec)
+    with spans.part("fetch inputs"):
+        for sha256, key in wanted.items():
+            if not fetch(key, folder / "inputs" / sha256, sha256):
+                raise MissingInputError(f"the bytes with sha256 {sha256} have changed in the store")
+        resumed = _fetch_checkpoint(run, folder, checkpoints) or _link_resume_input(folder, spec)
     return folder, job, {"input_digests": sorted(wanted), "resumed_from": resumed}
 
 

@@ -6,12 +6,13 @@ from celery.signals import worker_shutdown
 
 from workers.celery_app import celery_app
 from workers.dispatcher import start_dispatcher
-from workers.work import run_next
+from workers.work import check_next, run_next
 
 
 @celery_app.task(name="claim")
 def claim(queue: str) -> None:
-    """Run the best waiting job of a queue, if there is one and a slot is free."""
+    """Check a dataset, if one waits; then run the best waiting job of a queue."""
+    check_next()
     run_next(queue)
 
 

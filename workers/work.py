@@ -1,4 +1,7 @@
-"""The next piece of work of a worker: a dataset check, or a run from its claim to its end."""
+"""The next piece of work of a worker: a dataset check, or a run from its claim to its end.
+
+Checks are short and have a slot of their own, so that an import does not wait for a training.
+"""
 
 import structlog
 
@@ -10,17 +13,26 @@ from workers.execute import execute
 from workers.host import Grant, this_host
 
 
-def run_next(queue: str) -> bool:
-    """Do one dataset check or one run; False when there is none for this worker."""
+def check_next() -> bool:
+    """Do one dataset check; False when none waits, or this worker does one already."""
     host = this_host()
-    with host.slot() as free:
+    with host.check_slot() as free:
         if not free:
             return False
         with make_session() as session:
             dataset = datasets.claim_check(session, host.id)
-        if dataset is not None:
-            check(dataset, host.id)
-            return True
+        if dataset is None:
+            return False
+        check(dataset, host.id)
+        return True
+
+
+def run_next(queue: str) -> bool:
+    """Do one run; False when there is none for this worker."""
+    host = this_host()
+    with host.slot() as free:
+        if not free:
+            return False
         claimed = _claim(queue)
         if claimed is None:
             return False

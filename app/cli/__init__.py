@@ -10,6 +10,7 @@ import typer
 from app.cli import (
     datasets,
     edits,
+    exports,
     happenings,
     jobs,
     keys,
@@ -41,6 +42,7 @@ service.register(app)
 jobs.register(app)
 pipelines.register(app)
 edits.register(app)
+exports.register(app)
 happenings.register(app)
 kinds.register(app)
 starts.register(app)

@@ -83,7 +83,12 @@ def import_dataset(
             paths,
             format=content_format,
             options=options,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=lambda done, total: bar.update(
+                task,
+                completed=done,
+                total=total,
+                description="uploading" if done < total else "being checked",
+            ),
         )
     if as_json:
         output.print_json(dataset)
@@ -163,18 +168,48 @@ def fetch(
         target = (folder or Path(scratch)).resolve()
         target.mkdir(parents=True, exist_ok=True)
         say(f"downloading {name} from its official address")
-        events = target / "events.jsonl"
-        events.unlink(missing_ok=True)
-        # a child: this process never loads the libraries that decode
-        done = subprocess.run(  # noqa: S603  # our own command
-            [sys.executable, "-P", "-m", "models", "fetch", name, str(target)],
-            check=False,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise ValueError(f"cannot fetch {name}: {_reason(events, done.stderr)}")
+        _in_child("fetch", target, name)
         import_dataset([target / f"{name}.npz"], name=name, as_json=as_json)
+
+
+@app.command()
+def export(
+    ref: Annotated[str, typer.Argument(metavar="DATASET", help="Name or id")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make: README.md and data/*.parquet")],
+) -> None:
+    """Write labelled images as a dataset repository of Hugging Face's hub."""
+    require("worker", "numpy", "pyarrow")
+    if folder.exists():
+        raise ValueError(f"{folder} is there already; name a folder that is not")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".sextant-export-", dir=folder.parent) as scratch:
+        with connect() as client:
+            dataset = client.dataset(ref)
+            if not dataset["builtin"]:
+                client.download_dataset(dataset["id"], Path(scratch) / "content")
+        (Path(scratch) / "dataset.json").write_text(json.dumps(dataset))
+        _in_child("export", Path(scratch), dataset["name"])
+        (Path(scratch) / "hub").rename(folder)
+    say(f"{dataset['name']} is in {folder}; `hf upload` sends it, `datasets import` reads it")
+
+
+def _in_child(action: str, folder: Path, name: str) -> None:
+    """Work of ``python -m models``: this process never loads the libraries that decode.
+
+    Raises:
+        ValueError: if it fails, with what it said.
+    """
+    events = folder / "events.jsonl"
+    events.unlink(missing_ok=True)
+    arguments = [name, str(folder)] if action == "fetch" else [str(folder)]
+    done = subprocess.run(  # noqa: S603  # our own command
+        [sys.executable, "-P", "-m", "models", action, *arguments],
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise ValueError(f"cannot {action} {name}: {_reason(events, done.stderr)}")
 
 
 def _reason(events: Path, written: str) -> str:

@@ -79,9 +79,23 @@ def _interruptible() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def worker() -> None:
+def worker(
+    drain_after: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Leave after so many seconds; runs are saved and go back to the queue"
+        ),
+    ] = None,
+    leave_idle: Annotated[
+        float | None, typer.Option(min=1, help="Leave after so many seconds without work")
+    ] = None,
+) -> None:
     """Run a worker; it takes the place of this process."""
     require("worker", "celery", "torch")
+    if drain_after is not None:
+        os.environ["SEXTANT_WORKER_DRAIN_AFTER_S"] = str(drain_after)
+    if leave_idle is not None:
+        os.environ["SEXTANT_WORKER_LEAVE_IDLE_S"] = str(leave_idle)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "workers"])  # noqa: S606  # our own command
 
 

@@ -231,6 +231,7 @@ class Job(Base):
     on_dependency_failure: Mapped[str] = mapped_column(default="fail")
     sweep_id: Mapped[str | None]
     webhook_id: Mapped[str | None]  # of the webhook that is told of this job alone
+    traceparent: Mapped[str | None]  # of the span of its request, where requests are traced
     sweep_place: Mapped[int | None]  # 0, 1, ...: trial by trial, in each seed by seed
 
     status: Mapped[JobStatus] = mapped_column(default=JobStatus.QUEUED)

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Request
 from fastapi.exceptions import HTTPException
@@ -33,7 +33,16 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def redirect_or_send(request: Request, row: Artifact) -> Response:
+class Content(NamedTuple):
+    """Bytes of the store that are no artifact: what is needed to send them."""
+
+    storage_key: str
+    sha256: str | None
+    name: str
+    media_type: str
+
+
+def redirect_or_send(request: Request, row: Artifact | Content) -> Response:
     """The address of a ready artifact in the bucket where that is set up, else its bytes.
 
     With ``If-Range`` it is always the bytes: the bucket does not know our tags.
@@ -50,12 +59,12 @@ def redirect_or_send(request: Request, row: Artifact) -> Response:
     return Response(status_code=307, headers=headers)
 
 
-def _digests(row: Artifact) -> dict[str, str]:
+def _digests(row: Artifact | Content) -> dict[str, str]:
     digest = base64.b64encode(bytes.fromhex(row.sha256 or "")).decode()
     return {"ETag": f'"{row.sha256}"', "Repr-Digest": f"sha-256=:{digest}:"}
 
 
-def send_artifact(request: Request, row: Artifact) -> Response:
+def send_artifact(request: Request, row: Artifact | Content) -> Response:
     """The bytes of a ready artifact, as an attachment.
 
     Raises:

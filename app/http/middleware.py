@@ -9,6 +9,7 @@ from fastapi import Request
 from prometheus_client import Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import tracing
 from app.http import event_streams
 from app.http.problems import respond_problem
 
@@ -49,7 +50,7 @@ class RequestContextMiddleware:
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id, **tracing.ids()):
             try:
                 await self.app(scope, receive, answer)
             except Exception:

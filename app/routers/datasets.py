@@ -14,6 +14,7 @@ from app import storage
 from app.db.session import make_session
 from app.db.tables import Dataset
 from app.errors import invalid
+from app.http import downloads
 from app.http.deps import (
     DatasetsRead,
     DatasetsWrite,
@@ -155,6 +156,20 @@ def read_dataset(dataset: Ref, principal: DatasetsRead, session: ReadSession) ->
     if dataset in BUILTIN:
         return DatasetRead.of_builtin(BUILTIN[dataset])
     return DatasetRead.of(datasets.get(session, principal.tenant_id, dataset))
+
+
+@router.get(
+    "/{dataset}/content",
+    response_class=Response,
+    responses={**downloads.RESPONSES, **problems(404, 409, 416)},
+)
+def download_dataset(
+    dataset: Ref, request: Request, principal: DatasetsRead, session: ReadSession
+) -> Response:
+    """Download the content of a ready dataset as it was uploaded, whole or in ranges."""
+    row = uploads.content_of(session, principal.tenant_id, dataset)
+    content = downloads.Content(str(row.storage_key), row.sha256, row.name, OCTETS)
+    return downloads.redirect_or_send(request, content)
 
 
 @router.delete("/{dataset}", status_code=204, responses=problems(404, 409))

@@ -47,6 +47,7 @@ class PointRead(BaseModel):
     non_finite: Literal["nan", "inf", "-inf"] | None = Field(
         description="Where a value was no finite number"
     )
+    at: str | None = Field(description="When the value was reported; null of several")
 
 
 class MetricsRead(BaseModel):

@@ -29,12 +29,14 @@ def families(session: Session) -> Iterator[Metric]:
 
 
 def _jobs(session: Session) -> Iterator[Metric]:
-    total, depth = Counter[Labels](), Counter[Labels]()
+    total, depth, running = Counter[Labels](), Counter[Labels](), Counter[Labels]()
     for (kind, status, queue), count in counters.read(session, counters.JOBS).items():
         total[kind, status] += count
         depth[(queue,)] += count * (status == JobStatus.QUEUED)
+        running[(queue,)] += count * (status == JobStatus.RUNNING)
     yield _labelled("jobs_total", "Jobs stored", ["kind", "status"], total)
     yield _labelled("jobs_queue_depth", "Jobs waiting", ["queue"], +depth)
+    yield _labelled("jobs_running", "Jobs running", ["queue"], +running)
     oldest = session.scalar(
         select(Job.queued_at)
         .where(has_status(JobStatus.QUEUED), Job.waiting_since.is_(None), Job.paused_at.is_(None))

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from app import queue
+from app import queue, tracing
 from app.db.session import after_commit, database_now
 from app.db.tables import FINAL, Event, Job, JobLabel, JobStatus, Run, new_id
 from app.errors import ConflictError, NotFoundError, QuotaExceededError, UnavailableError
@@ -31,6 +32,8 @@ from app.services.resolve import Placement, Resolved, placement, resolve
 
 CANCEL_TRIES = 5
 ID_MARGIN = timedelta(minutes=1)  # a row's created_at is read a moment after its id is made
+
+log = structlog.get_logger(__name__)
 
 
 class SweepPlace(NamedTuple):
@@ -120,6 +123,7 @@ def submit(
         waiting_since=now if sources.unmet else None,
         not_before=request.not_before,
         requested_not_before=request.not_before,
+        traceparent=tracing.current(),
         queue_timeout_at=None if sources.unmet else _after(now, limits.queue_timeout_s),
         event_seq=1,
         created_at=now,
@@ -144,6 +148,8 @@ def submit(
         dependencies.wait_for(session, job, sources.unmet)
     else:
         after_commit(session, lambda: queue.enqueue(queue_name))
+    stored = {"job_id": job.id, "kind": job.kind, "tenant_id": tenant_id}
+    after_commit(session, lambda: log.info("job_submitted", **stored))
     return job
 
 

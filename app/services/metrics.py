@@ -39,6 +39,7 @@ class Point(NamedTuple):
         min: smallest finite value.
         max: largest finite value.
         non_finite: ``nan``, ``inf`` or ``-inf`` where a value was not finite.
+        at: when the value was reported, by ISO 8601; None of a bucket.
     """
 
     step: int
@@ -48,6 +49,7 @@ class Point(NamedTuple):
     min: float | None
     max: float | None
     non_finite: str | None
+    at: str | None = None
 
 
 class Query(NamedTuple):
@@ -175,12 +177,15 @@ def _points(
     session: Session, conditions: list[ColumnElement[bool]], query: Query, limit: int
 ) -> list[Point]:
     rows = session.execute(
-        select(Metric.step, Metric.value, Metric.non_finite)
+        select(Metric.step, Metric.value, Metric.non_finite, Metric.at)
         .where(*conditions, Metric.step.between(query.from_step, query.to_step))
         .order_by(Metric.step)
         .limit(limit)
     )
-    return [Point(step, step, 1, value, value, value, word) for step, value, word in rows]
+    return [
+        Point(step, step, 1, value, value, value, word, at.isoformat())
+        for step, value, word, at in rows
+    ]
 
 
 def _buckets(

@@ -13,10 +13,18 @@ from sqlalchemy.orm import Session
 from app import queue, storage
 from app.db.session import after_commit, database_now
 from app.db.tables import Dataset, new_id
-from app.errors import ConflictError, StorageQuotaError, TooLargeError, UnavailableError, invalid
+from app.errors import (
+    ConflictError,
+    NotFoundError,
+    StorageQuotaError,
+    TooLargeError,
+    UnavailableError,
+    invalid,
+)
 from app.services import datasets, quotas
 from app.services.storage_keys import dataset_key
 from app.settings import get_settings
+from models.data.builtin import BUILTIN
 
 CHECK_QUEUE = "default"
 SPACE_MARGIN_BYTES = 64 * 2**20
@@ -132,6 +140,21 @@ def accept(
     row.updated_at = database_now(session)
     if before is not None:
         after_commit(session, lambda: datasets.drop(before))
+    return row
+
+
+def content_of(session: Session, tenant_id: str, ref: str) -> Dataset:
+    """The ready dataset whose content is asked for.
+
+    Raises:
+        NotFoundError: if there is none, or it is built in.
+        ConflictError: if it is not ready.
+    """
+    if ref in BUILTIN:
+        raise NotFoundError(f"{ref!r} is built in and has no content of its own")
+    row = datasets.get(session, tenant_id, ref)
+    if row.status != "ready":
+        raise ConflictError(f"the dataset is {row.status}; only a ready one has content")
     return row
 
 

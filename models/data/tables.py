@@ -59,6 +59,12 @@ def _chunks(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[int]:
                 yield chunk.total_uncompressed_size
 
 
+def _packed(file: pq.ParquetFile, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Row group by row group: pyarrow joins no dictionaries of two groups inside of a struct."""
+    for group in range(file.metadata.num_row_groups):
+        yield from file.iter_batches(rows, row_groups=[group], columns=list(columns))
+
+
 def read_batches(
     file: pq.ParquetFile, columns: Sequence[str], room_bytes: int, name: str
 ) -> Iterator[pa.RecordBatch]:
@@ -79,7 +85,7 @@ def read_batches(
         raise DataError(f"{name}: inflates to more than {room_bytes} bytes")
     done = 0
     try:
-        for packed in file.iter_batches(rows, columns=list(columns)):
+        for packed in _packed(file, columns, rows):
             for start in range(0, packed.num_rows, ROWS_AT_ONCE):
                 batch, size_bytes = expand(packed.slice(start, ROWS_AT_ONCE), left, name)
                 left -= size_bytes

@@ -406,6 +406,23 @@ def test_images_of_several_sizes_need_one_size_at_submission(kind, client):
     assert "images.image_size" not in resized.text or resized.status_code == 201
 
 
+def test_the_content_comes_back_once_it_is_ready(client, make_key):
+    dataset = create(client)
+    url = f"/v1/datasets/{dataset['id']}/content"
+    assert "only a ready one has content" in client.get(url).text
+    client.delete(f"/v1/datasets/{dataset['id']}")
+    ready(client)
+    answer = client.get("/v1/datasets/mine/content")
+    assert answer.content == CONTENT
+    assert answer.headers["etag"] == f'"{hashlib.sha256(CONTENT).hexdigest()}"'
+    assert 'filename="mine"' in answer.headers["content-disposition"]
+    part = client.get("/v1/datasets/mine/content", headers={"Range": "bytes=1-2"})
+    assert (part.status_code, part.content) == (206, CONTENT[1:3])
+    assert client.get("/v1/datasets/digits/content").status_code == 404
+    other = {"Authorization": f"Bearer {make_key('datasets:read', tenant_id='ten_other')}"}
+    assert client.get("/v1/datasets/mine/content", headers=other).status_code == 404
+
+
 def test_a_deleted_dataset_leaves_no_byte(client):
     """Nor do uploads that were replaced or broken off."""
     ready(client, "other", b"other")

@@ -22,6 +22,7 @@ from tests.app.factories import WORKER
 from tests.conftest import fresh_caches
 from tests.smallest import smallest
 from workers import run_folder
+from workers.spans import RunSpans
 
 STATE = Path(__file__).parent.parent / "data" / "state_c67ee55"
 SENT = {"p": 0.4, "schedule": "cosine", "p_min": 0.01}
@@ -105,7 +106,7 @@ def test_every_final_job_is_retried_in_the_fields_and_bounds_of_today(client):
 def test_the_waiting_job_is_prepared_by_a_worker_and_loaded_by_its_child(client):
     with make_session() as session:
         run = lifecycle.claim(session, WORKER, "other")
-    folder, job, _ = run_folder.prepare(run)
+    folder, job, _ = run_folder.prepare(run, RunSpans(run))
     assert job.spec["escape"] == {"q": 0.9}
     spec, warnings = load_stored(json.loads((folder / "spec.json").read_bytes()))
     assert (spec.escape.fraction, warnings) == (0.9, [])

@@ -237,7 +237,7 @@ def idle_streams(service: Service, pid: int, count: int, seconds: float) -> dict
                 key = service.client.post("/v1/keys", json=body).json()["key"]
             headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {key}"}
             answer = streams.enter_context(service.client.stream("GET", path, headers=headers))
-            assert answer.status_code == 200
+            assert answer.status_code == 200, f"{answer.status_code}: {answer.read()!r}"
         time.sleep(1)
         cpu = sum(api.cpu_times()[:2])
         time.sleep(seconds)

@@ -19,6 +19,7 @@ from workers.guard import Guard
 from workers.host import Grant
 from workers.persist import LeaseLostError
 from workers.recorder import Recorder
+from workers.spans import RunSpans
 
 
 class FakeChild:
@@ -48,7 +49,7 @@ def make_recorder(settings, tmp_path, monkeypatch):
         run = start_run()
         guard, child = Guard(run, Grant((), 1)), FakeChild(tmp_path)
         guard.child = child
-        return Recorder(run, child, guard)
+        return Recorder(run, child, guard, RunSpans(run))
 
     return make
 

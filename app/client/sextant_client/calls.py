@@ -103,11 +103,12 @@ class Calls(TogetherCalls):
     def metrics(self, job_id: str, **query: Any) -> Answer:
         """Series of numbers; ``names, from_step, to_step, max_points`` narrow them.
 
-        ``.to_frame()`` of the answer makes a table. With ``format="csv"`` it is text, a row a
-        point.
+        ``.to_frame()`` of the answer makes a table. With ``format="csv"`` or ``"ndjson"`` it is
+        text, a line a point.
         """
         request = Request("GET", f"/v1/jobs/{job_id}/metrics", query)
-        return self._run(text_of(request) if query.get("format") == "csv" else _metrics(request))
+        is_text = query.get("format") in ("csv", "ndjson")
+        return self._run(text_of(request) if is_text else _metrics(request))
 
     def logs(self, job_id: str, **query: Any) -> Answer:
         """Text of the child; ``tail`` (lines) and ``run`` (number) narrow it."""
@@ -238,6 +239,12 @@ class Calls(TogetherCalls):
         """One dataset."""
         return self._run(json_of(Request("GET", f"/v1/datasets/{ref}")))
 
+    def download_dataset(
+        self, ref: str, to: Path, *, overwrite: bool = False, on_progress: Progress | None = None
+    ) -> Answer:
+        """Fetch the content of an uploaded dataset, as :meth:`download` does; the path."""
+        return self._run(_download_dataset(ref, to, on_progress, overwrite=overwrite))
+
     def delete_dataset(self, ref: str) -> Answer:
         """Delete an uploaded dataset."""
         return self._run(nothing(Request("DELETE", f"/v1/datasets/{ref}")))
@@ -299,3 +306,16 @@ def _download(
 ) -> Flow[Path]:
     artifact = yield from loading.find(job_id, name)
     return (yield from download.download(artifact, to, on_progress, overwrite=overwrite))
+
+
+def _download_dataset(
+    ref: str, to: Path, on_progress: Progress | None, *, overwrite: bool
+) -> Flow[Path]:
+    path = f"/v1/datasets/{ref}"
+    dataset = yield from json_of(Request("GET", path))
+    if dataset["builtin"] or dataset["status"] != "ready":
+        yield from nothing(Request("GET", f"{path}/content"))  # says why not
+    source = f"{path}/content"
+    return (
+        yield from download.download(dataset, to, on_progress, overwrite=overwrite, path=source)
+    )

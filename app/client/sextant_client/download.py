@@ -44,9 +44,14 @@ class Piece:
 
 
 def download(
-    artifact: dict[str, Any], to: Path, on_progress: Progress | None, *, overwrite: bool
+    artifact: dict[str, Any],
+    to: Path,
+    on_progress: Progress | None,
+    *,
+    overwrite: bool,
+    path: str | None = None,
 ) -> Flow[Path]:
-    """Fetch an artifact; what an earlier call left is not fetched again.
+    """Fetch an artifact, or what lies at ``path`` with the same fields; goes on where it was.
 
     Raises:
         ApiError: with code ``checksum`` if the bytes are not what the service promised; with
@@ -64,8 +69,8 @@ def download(
         if on_progress is not None:
             on_progress(sum(piece.have for piece in pieces), size)
 
-    path = f"/v1/artifacts/{artifact['id']}/content"
-    yield Together(tuple(_fetch(path, piece, report) for piece in pieces))
+    source = path or f"/v1/artifacts/{artifact['id']}/content"
+    yield Together(tuple(_fetch(source, piece, report) for piece in pieces))
     _join(pieces, target, sha256)
     return target
 
