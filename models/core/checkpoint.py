@@ -6,6 +6,7 @@ its JSON tells step, epoch, best and history. Only torch's random streams are ke
 ``models`` draws from those of Python or numpy.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.core.errors import DataError, DivergedError
 from models.core.finite import HINT, check_figures
@@ -119,6 +120,14 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         name[start:]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }
+
+
+def digest_of(net: nn.Module) -> str:
+    """SHA-256 of all tensors of a net, in the order of its state, in hex."""
+    total = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        total.update(tensor.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def random_state(device: str) -> dict[str, Tensor]:

@@ -118,7 +118,7 @@ def of_classifier(net: nn.Sequential, made: dict[str, Any], data: Data) -> Featu
             "id": "fd_clf",
             "dim": FEATURE_DIMS["fd_clf"],
             "test_accuracy": right.float().mean().item(),
-            "sha256": _digest(net),
+            "sha256": checkpoint.digest_of(net),
             **made,
         },
         lambda images: seen(net, images).argmax(1),
@@ -176,7 +176,7 @@ def _efficientnet(run: Run) -> Features:
         {
             "id": "fd_effnetlite0",
             "dim": FEATURE_DIMS["fd_effnetlite0"],
-            "sha256": _digest(net),
+            "sha256": checkpoint.digest_of(net),
             "resize": "bilinear, antialiased, to 224; grey repeated to three channels",
         },
     )
@@ -190,14 +190,6 @@ def _inception(path: Path, run: Run) -> Features:
         "resize": "bilinear as in TensorFlow 1, to 299; grey repeated to three channels",
     }
     return Features(inception.features(path, run), about)
-
-
-def _digest(net: nn.Module) -> str:
-    """SHA-256 of all tensors of a net, in hex."""
-    total = hashlib.sha256()
-    for tensor in net.state_dict().values():
-        total.update(tensor.cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def versions(run: Run) -> dict[str, Any]:

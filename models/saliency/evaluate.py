@@ -4,10 +4,10 @@ import itertools
 from typing import Any
 
 import numpy as np
-import torch
 
+from models.core import checkpoint, device
 from models.core.run import Run, StoppedError
-from models.saliency import view
+from models.saliency import references, view
 from models.saliency.figures import charts
 from models.saliency.graders.agreement import compare
 from models.saliency.results import EvaluationResults, write_tables
@@ -35,6 +35,7 @@ def evaluate(spec: SaliencyEvaluate, run: Run) -> None:
             view.write(run, study.cases, view.of_results(run, results))
         raise
     write_tables(results, run)
+    references.leave(spec, run)
     view.write(run, study.cases, view.of_results(run, results))
     if results.curves:
         charts.curves(run.dir / "curves.png", results.curves)
@@ -53,13 +54,14 @@ def described(study: Study, results: EvaluationResults) -> dict[str, Any]:
     """The first entries of a report: the net, the images, the software; no times."""
     return {
         "model": study.spec.model.model_dump(exclude_none=True),
+        "net_sha256": checkpoint.digest_of(study.cases.subject.net),
         "score": study.spec.score,
         "outputs": study.cases.outputs,
         "seed": study.spec.seed,
         "rows": results.rows,
         "engine": "plain" if study.cases.scorer.plan is None else "plan",
         "device": study.device,
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        "versions": device.versions(study.device) | {"numpy": np.__version__},
         "warnings": results.warnings,
         "images": results.images,
         "grades": [{**key._asdict(), "values": grades} for key, grades in results.grades.items()],

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.core import reports
+from models.saliency import references
 from models.saliency.analysis import lower_is_better
 from models.saliency.figures.maps import describe
+from models.saliency.graders.registry import grader_labels
 from models.saliency.results import EvaluationResults
 from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.spec.fields import labels
@@ -29,7 +31,7 @@ def write(
     spec: SaliencySweep,
     score: str,
     results: EvaluationResults,
-    findings: dict[str, Any],
+    report: dict[str, Any],
     pictures: Sequence[Path],
 ) -> None:
     """Write the report with embedded pictures and no external resources.
@@ -39,34 +41,36 @@ def write(
         spec: of the sweep.
         score: what the score is called.
         results: its maps and grades.
-        findings: as ``sweep.analyse`` returns them.
+        report: contents of ``sweep.json``.
         pictures: PNG files to embed.
     """
     page = reports.render(
         TEMPLATE,
         results=results,
         score=score,
-        design=findings["design"],
-        sentences=[sentence(effect) for effect in findings["effects"]],
-        sections=sections(spec, results, findings),
+        design=report["design"],
+        sentences=[sentence(effect) for effect in report["effects"]],
+        sections=sections(spec, results, report),
+        sources=[references.listed(key) for key in references.cited(spec)],
         pictures=pictures,
     )
     path.write_text(page)
 
 
 def sections(
-    spec: SaliencySweep, results: EvaluationResults, findings: dict[str, Any]
+    spec: SaliencySweep, results: EvaluationResults, report: dict[str, Any]
 ) -> list[Section]:
     """The tables of the report, in their order."""
     return [
+        _origin(spec, report),
         _images(results),
-        _methods(spec),
+        _parameters(spec),
         _baselines(results),
-        _effects(findings),
-        _noise(findings),
-        _graders(findings),
-        _winners(findings),
-        _grades(findings),
+        _effects(report),
+        _noise(report),
+        _graders(report),
+        _winners(report),
+        _grades(report),
     ]
 
 
@@ -107,12 +111,40 @@ def _images(results: EvaluationResults) -> Section:
     return Section("Images", "", ("image", "class", "name", "score"), rows)
 
 
-def _methods(spec: SaliencySweep) -> Section:
+def _origin(spec: SaliencySweep, report: dict[str, Any]) -> Section:
+    """What a reader needs to repeat the job."""
+    data = {(image.dataset, image.split, image.sha256) for image in spec.images}
     rows = [
-        (name, {"text": describe(method), "style": "words"})
-        for name, method in zip(labels(spec.methods), spec.methods, strict=True)
+        ("net", ", ".join(f"{key} {value}" for key, value in report["model"].items())),
+        ("its tensors, SHA-256", report["net_sha256"]),
+        *(
+            (f"data: {name}, {split}", f"SHA-256 {sha256}" if sha256 else "built in")
+            for name, split, sha256 in sorted(data, key=str)
+        ),
+        ("score", report["score"]),
+        ("seeds", ", ".join(map(str, report["design"]["seeds"]))),
+        ("precision", spec.precision),
+        *((name, value) for name, value in report["versions"].items() if value is not None),
     ]
-    return Section("Methods", "", ("name", "parameters"), rows)
+    cells = [(name, {"text": value, "style": "words"}) for name, value in rows]
+    return Section("Net, data and software", "", ("", ""), cells)
+
+
+def _parameters(spec: SaliencySweep) -> Section:
+    parts = [
+        *zip(labels(spec.methods), map(describe, spec.methods), strict=True),
+        *zip(labels(spec.baselines), map(_described, spec.baselines), strict=True),
+        *zip(grader_labels(spec.graders), map(_described, spec.graders), strict=True),
+    ]
+    rows = [(name, {"text": text, "style": "words"}) for name, text in parts]
+    return Section("Methods, baselines and graders", "", ("name", "parameters"), rows)
+
+
+def _described(part: Any) -> str:
+    """Every field of a baseline or grader, defaults included."""
+    fields = part.model_dump(exclude={"id"}, exclude_none=True)
+    fields |= {"baseline": fields["baseline"]["id"]} if "baseline" in fields else {}
+    return ", ".join(f"{key} {value}" for key, value in fields.items()) or "no parameters"
 
 
 def _baselines(results: EvaluationResults) -> Section:

@@ -10,7 +10,7 @@ import torch
 from models.core import checkpoint
 from models.core.errors import DataError
 from models.core.run import Run, StoppedError
-from models.saliency import analysis, effects, html_report, view
+from models.saliency import analysis, effects, html_report, references, view
 from models.saliency.evaluate import described
 from models.saliency.figures import charts
 from models.saliency.figures.maps import style
@@ -43,12 +43,14 @@ def sweep(spec: SaliencySweep, run: Run) -> None:
             save(results, run)
         raise
     write_tables(results, run)
+    references.leave(spec, run)
     view.write(run, study.cases, view.of_results(run, results))
     findings = analyse(spec, results)
     pictures = draw(study, results, findings, run)
-    run.report("sweep.json", {"kind": spec.kind, **described(study, results), **findings})
+    report = {"kind": spec.kind, **described(study, results), **findings}
+    run.report("sweep.json", report)
     html_report.write(
-        run.dir / "report.html", spec, study.cases.score_word, results, findings, pictures
+        run.dir / "report.html", spec, study.cases.score_word, results, report, pictures
     )
     run.artifact("report.html", role="report")
     run.result(

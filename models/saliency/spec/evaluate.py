@@ -144,6 +144,7 @@ _ARTIFACTS = (
     ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
     ArtifactInfo("grades.csv", "table", "A row for each map and grader"),
     ArtifactInfo("curves.csv", "table", "A row for each state of each curve"),
+    ArtifactInfo("references.bib", "report", "Sources of the methods, graders and baselines used"),
     *VIEW_FILES,
     ArtifactInfo("*.png", "image", "Pictures"),
     VECTOR,

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from models.core import checkpoint
 from models.core.errors import DataError, SpecError
 from models.core.run import Run, StoppedError
 from models.saliency import analysis
@@ -118,10 +119,22 @@ def test_report_marks_the_best_mean_grade_of_each_grader(swept):
 def test_report_says_what_was_compared_and_explains_its_words(swept):
     """Two images are too few for a test, and the report says so in place of an interval."""
     page = (swept.dir / "report.html").read_text()
-    assert page.count("<li>") == 4
+    assert page.partition("<h2>Sources")[0].count("<li>") == 4
     assert page.count("not tested (no interval: below 10 images") == 4
     for word in ("<dt>divergence</dt>", "<dt>deletion@zero</dt>", "below 0: less alike"):
         assert word in page
+
+
+def test_report_tells_what_a_reader_needs_to_repeat_it(swept):
+    page = (swept.dir / "report.html").read_text()
+    report = json.loads((swept.dir / "sweep.json").read_text())
+    for text in (checkpoint.digest_of(conv_net()), report["versions"]["torch"], "points 4"):
+        assert text in page
+    bib = (swept.dir / "references.bib").read_text()
+    keys = [line[line.index("{") + 1 : -1] for line in bib.splitlines() if line.startswith("@")]
+    statistics = ["hayes2007", "holm1979", "spearman1904"]
+    assert keys == sorted([*statistics, "brunke2020", "petsiuk2018", "zeiler2014"])
+    assert "Petsiuk, Das, Saenko: RISE: Randomized" in page.partition("<h2>Sources")[2]
 
 
 def test_texts_of_users_are_no_html_in_the_report(new_run, monkeypatch):
