@@ -195,10 +195,9 @@ def _write_results(
     report |= {"assumed": fine.notes, "supercritical_share": truth.supercritical}
     report |= {"fine": truth.scores, "best_hand_made": _best_hand_made(entries)}
     run.report("report.json", report)
-    best = min(entries, key=lambda e: float(e.row["mae_m"]))
     speed = {e.name: float(e.row["speed_up"]) for e in entries}
     run.result(
-        best=best.name,
+        best=_best(entries),
         best_hand_made=_best_hand_made(entries),
         fine=truth.scores,
         peak_mae_m={e.name: float(e.row["peak_mae_m"]) for e in entries},
@@ -279,7 +278,14 @@ def _leave_view(
     view.write(run, fine, layers, (layers[0].title, layers[2].title))
 
 
+def _best(entries: list[MethodResult]) -> str | None:
+    """The method of the least error; None where there is none, or where several are all equal."""
+    errors_m = {e.name: float(e.row["mae_m"]) for e in entries}
+    if not errors_m or (len(errors_m) > 1 and len({*errors_m.values()}) == 1):
+        return None
+    return min(errors_m, key=lambda name: errors_m[name])
+
+
 def _best_hand_made(entries: list[MethodResult]) -> str | None:
     """The pooling to take for ``terrain.downsample`` of this terrain; None if none was tried."""
-    made = [entry for entry in entries if entry.name in METHODS]
-    return min(made, key=lambda e: float(e.row["mae_m"])).name if made else None
+    return _best([entry for entry in entries if entry.name in METHODS])

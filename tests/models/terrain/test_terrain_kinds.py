@@ -151,6 +151,7 @@ def test_a_comparison_without_water_says_that_it_tells_nothing(run_spec, monkeyp
         water=[{"type": "rain", "mm_per_h": 0.0}],
     )  # fmt: skip
     assert set(result["mae_m"].values()) == {0.0}
+    assert (result["best"], result["best_hand_made"]) == (None, None)
     assert all(title.startswith("All methods come equally close") for title in titles)
     lines = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
     assert "dry" in [line.get("code") for line in lines if line["type"] == "event"]
