@@ -28,6 +28,7 @@ from app.routers import (
     logs,
     metrics,
     pipelines,
+    registry,
     state,
     sweeps,
     usage,
@@ -38,7 +39,7 @@ from app.settings import get_settings
 from app.web import site
 
 OF_JOBS = (jobs, pipelines, sweeps, events, feed, metrics, logs, artifacts)
-PARTS = (*OF_JOBS, datasets, kinds, keys, usage, webhooks, state)
+PARTS = (*OF_JOBS, registry, datasets, kinds, keys, usage, webhooks, state)
 TAGS = [
     {"name": "jobs", "description": "What users ask for: submitted, followed, stopped, retried."},
     {
@@ -48,6 +49,7 @@ TAGS = [
     {"name": "sweeps", "description": "One spec with other values of some fields, over seeds."},
     {"name": "events", "description": "What happened to a job and what it reported, also live."},
     {"name": "artifacts", "description": "Files that jobs leave."},
+    {"name": "models", "description": "Names for trained nets: versions, aliases."},
     {"name": "datasets", "description": "Data that jobs take: built in or uploaded."},
     {"name": "kinds", "description": "What jobs can do, with schemas and examples."},
     {"name": "keys", "description": "Who may call."},

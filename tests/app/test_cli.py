@@ -217,6 +217,29 @@ def test_jobs_one_after_another(call, client, tmp_path):
         call("pipeline", "-", text=json.dumps(SMALLEST))
 
 
+def test_a_model_from_its_file_to_its_end(call, client, tmp_path):
+    job = client.submit(SMALLEST)
+    run = claim()
+    artifacts.store(run, write(tmp_path / "w", b"weights"), "weights", "weights.safetensors")
+    finish(run)
+    printed = call("models", "register", "digits", "@last", "--alias", "production").stdout
+    assert f"model:digits/1 is weights.safetensors of {job['id']}" in " ".join(printed.split())
+    client.register("digits", job["id"], description="again")
+    assert client.get_version("digits", 2)["description"] == "again"
+    assert "is version 2" in call("models", "alias", "digits", "production", "2").stdout
+    with pytest.raises(ApiError, match="points at version 2"):
+        call("models", "alias", "digits", "production", "1", "--expect", "1")
+    assert "production = 2" in call("models", "list").stdout
+    assert "weights.safetensors" in call("models", "show", "digits").stdout
+    call("models", "delete", "digits", "--version", "1")
+    call("models", "unalias", "digits", "production")
+    client.create_model("faces", metadata={"team": "a"})
+    assert client.edit_model("faces", description="x")["description"] == "x"
+    client.delete_model("faces")
+    call("models", "delete", "digits")
+    assert list(client.models()) == []
+
+
 def test_a_sweep_from_its_file_to_its_report(call, client, tmp_path):
     sweep = {
         "name": "windows",
