@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from app import queue, telemetry
 from app.db import migrate
 from app.db.session import get_engine, make_session
-from app.http import event_streams, problems, rates
+from app.http import asking, event_streams, problems, rates
 from app.http.examples import job_examples
 from app.http.loopback import LoopbackMiddleware
 from app.http.middleware import RequestContextMiddleware
@@ -28,6 +28,7 @@ from app.routers import (
     logs,
     metrics,
     pipelines,
+    predictions,
     registry,
     state,
     sweeps,
@@ -39,7 +40,7 @@ from app.settings import get_settings
 from app.web import site
 
 OF_JOBS = (jobs, pipelines, sweeps, events, feed, metrics, logs, artifacts)
-PARTS = (*OF_JOBS, registry, datasets, kinds, keys, usage, webhooks, state)
+PARTS = (*OF_JOBS, registry, predictions, datasets, kinds, keys, usage, webhooks, state)
 TAGS = [
     {"name": "jobs", "description": "What users ask for: submitted, followed, stopped, retried."},
     {
@@ -100,6 +101,7 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
     queue.warm()
     event_streams.start()
     rates.start()
+    asking.start()
     sender = Sender()
     sender.start()
     try:
@@ -108,6 +110,7 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         await run_in_threadpool(sender.stop)
         event_streams.stop()
         await rates.stop()
+        await asking.stop()
 
 
 def create_app() -> FastAPI:

@@ -1,12 +1,13 @@
 """Commands about registered models."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from app.cli import output, refs
 from app.cli.connect import connect
-from app.cli.output import AsJson, fields, say, size, table, when
+from app.cli.output import AsJson, complain, fields, say, size, table, when
 from sextant_client import Client
 
 app = typer.Typer(help="Registered models: names for trained nets, with versions and aliases.")
@@ -133,3 +134,30 @@ def delete(
         else:
             client.delete_version(name, version)
     say(f"model:{name}{f'/{version}' if version else ''} is deleted")
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="MODEL@ALIAS or MODEL/3: a classifier")],
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Pictures")],
+    top: Annotated[int, typer.Option(min=1, max=100, help="Likeliest classes to name")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Classify pictures by a registered classifier."""
+    with connect() as client:
+        reply = client.predict(model, [file.read_bytes() for file in files], top=top)
+        if reply["object"] == "job":
+            complain(f"no net that is loaded answered; the job {reply['id']} does it", "note")
+            reply = client.wait(reply["id"])
+    if as_json:
+        output.print_json(reply)
+    elif reply["object"] == "prediction":
+        rows = zip(files, reply["predictions"], strict=True)
+        table(("picture", "classes"), ((file.name, _classes(row)) for file, row in rows))
+    else:
+        rows_of_job = (reply["result"] or {}).get("predictions", [])
+        table(("picture", "classes"), ((each["image"], _classes([each])) for each in rows_of_job))
+
+
+def _classes(row: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{each['class']} {each['probability']:.1%}" for each in row)

@@ -47,7 +47,7 @@ def bind(session: Session, tenant_id: str, spec: Spec, root: str) -> BoundSpec:
             row = find(session, tenant_id, name)
         except NotFoundError as error:
             raise invalid(root + pointer, error.detail, "reference") from error
-        part(sent, pointer)["job"] = _numbered(name, row)
+        part(sent, pointer)["job"] = with_number(name, row)
         part(bound, pointer).update(job=row.job_id, artifact=row.artifact)
     return BoundSpec(type(spec).model_validate(bound), sent)
 
@@ -75,11 +75,12 @@ def numbered(session: Session, tenant_id: str, node: Any) -> Any:
     if isinstance(node, list):
         return [numbered(session, tenant_id, each) for each in node]
     if isinstance(node, str) and WHOLE.fullmatch(node):
-        return _numbered(node, find(session, tenant_id, node))
+        return with_number(node, find(session, tenant_id, node))
     if not isinstance(node, dict):
         return node
     return {name: numbered(session, tenant_id, value) for name, value in node.items()}
 
 
-def _numbered(reference: str, row: ModelVersion) -> str:
+def with_number(reference: str, row: ModelVersion) -> str:
+    """The name of a version by its number, whatever it was called by."""
     return f"{re.split('[@/]', reference, maxsplit=1)[0]}/{row.number}"

@@ -265,10 +265,13 @@ class Spec(SpecGroup):
 
     A kind declares beside its fields, all torch-free: ``entry`` (module:function that carries it
     out), ``queue``, ``metrics``, ``artifacts``, ``presets``, ``example`` (a spec whose result is
-    worth seeing, in about a minute on two cores), ``needs`` and ``estimate``.
+    worth seeing, in about a minute on two cores), ``needs`` and ``estimate``; one that can answer
+    at once also ``serving`` (module:function that loads the file of its field ``model`` and gives
+    an :data:`models.core.serving.Answerer`).
     """
 
     entry: ClassVar[str]
+    serving: ClassVar[str] = ""
     resumable: ClassVar[bool] = False
     queue: ClassVar[str] = "default"
     metrics: ClassVar[tuple[MetricInfo, ...]] = ()

@@ -1,5 +1,6 @@
 """The calls about registered models: versions, aliases."""
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,3 +107,23 @@ class RegistryCalls(ABC):
     def delete_alias(self, name: str, alias: str) -> Answer:
         """Delete an alias; the version stays."""
         return self._run(nothing(Request("DELETE", f"/v1/models/{name}/aliases/{alias}")))
+
+    # -- predictions -------------------------------------------------------------------------
+
+    def predict(self, model: str, images: Sequence[bytes], *, top: int = 5) -> Answer:
+        """Classify pictures by a registered classifier.
+
+        Args:
+            model: ``NAME@ALIAS`` or ``NAME/3``.
+            images: 1 to 64 picture files, 8 MiB together in base64.
+            top: likeliest classes to name.
+
+        Returns:
+            An object with ``predictions``, for each picture the likeliest classes with their
+            probabilities; or, where no net that is loaded answers in time, the job that does it
+            (its ``object`` is ``job``).
+        """
+        name, number = model.partition("/")[::2]
+        path = f"/v1/models/{name}{f'/versions/{number}' if number else ''}/predict"
+        body = {"images": [base64.b64encode(image).decode() for image in images]}
+        return self._run(json_of(Request("POST", path, {"top": top}, json=body, read_s=330.0)))
