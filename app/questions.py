@@ -61,29 +61,40 @@ async def ask(client: AsyncBytesClient, question: Question, wait_s: float) -> An
     Raises:
         BrokerError: if the broker is away.
     """
-    async with client.pipeline(transaction=False) as looks:
-        looks.exists(SERVING)
-        looks.llen(WAITING)
-        serving, waiting = await looks.execute()
-    if not serving or waiting >= WAITING_LIMIT:
-        return None
     mine = uuid.uuid4().hex
     async with client.pipeline() as sends:
         sends.set(_question(mine), question.pack(), px=int(wait_s * 1000))
         sends.rpush(WAITING, mine)
-        await sends.execute()
+        sends.exists(SERVING)
+        _, waiting, serving = await sends.execute()
+    came = None
+    if serving and waiting <= WAITING_LIMIT:
+        came = await _come(client, mine, wait_s)
+    if came is not None:
+        return json.loads(came)
+    async with client.pipeline(transaction=False) as takes_back:
+        takes_back.delete(_question(mine))
+        takes_back.lrem(WAITING, 0, mine)
+        await takes_back.execute()
+    return None
+
+
+async def _come(client: AsyncBytesClient, question_id: str, wait_s: float) -> bytes | None:
     try:
         async with asyncio.timeout(wait_s + MARGIN_S):
-            came = await client.blpop([_answer(mine)], timeout=wait_s)
+            came: Any = await client.blpop([_answer(question_id)], timeout=wait_s)
     except TimeoutError:
-        came = None
-    if came is None:
-        async with client.pipeline(transaction=False) as takes_back:
-            takes_back.delete(_question(mine))
-            takes_back.lrem(WAITING, 0, mine)
-            await takes_back.execute()
         return None
-    return json.loads(came[1])
+    return None if came is None else came[1]
+
+
+def say_serving(client: BytesClient) -> None:
+    """Say that a worker takes questions, for the next five seconds.
+
+    Raises:
+        BrokerError: if the broker is away.
+    """
+    client.set(SERVING, 1, ex=SERVING_S)
 
 
 def take(client: BytesClient, wait_s: int) -> tuple[str, Question] | None:
@@ -92,7 +103,6 @@ def take(client: BytesClient, wait_s: int) -> tuple[str, Question] | None:
     Raises:
         BrokerError: if the broker is away.
     """
-    client.set(SERVING, 1, ex=SERVING_S)
     popped: Any = client.blpop([WAITING], timeout=wait_s)
     if popped is None:
         return None

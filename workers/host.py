@@ -57,11 +57,6 @@ class Host:
         """Runs that could start now."""
         return 0 if self.draining.is_set() else self._slots_free
 
-    @property
-    def cpus_share(self) -> int:
-        """Cores of a run that asks for no number of them."""
-        return max(1, (os.cpu_count() or 1) // self.slots)
-
     def info(self) -> WorkerInfo:
         """This worker as a claimant."""
         return WorkerInfo(
@@ -93,7 +88,8 @@ class Host:
         with self._lock:
             given = tuple(self._gpus_free[:wanted])
             del self._gpus_free[:wanted]
-        return Grant(given, cpus or self.cpus_share)
+        share = max(1, (os.cpu_count() or 1) // self.slots)
+        return Grant(given, cpus or share)
 
     def give_back(self, grant: Grant) -> None:
         """Return the GPUs of a run that has ended."""

@@ -5,6 +5,7 @@ more memory than they may, and after a while without a question.
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Generator
@@ -23,6 +24,7 @@ from workers.host import this_host
 from workers.warm_child import ChildGoneError, WarmChild
 
 TAKE_S = 1
+SAY_S = 1.0
 TIDY_S = 5.0
 AWAY_S = 1.0
 
@@ -115,10 +117,10 @@ class WarmNets:
 
 
 def _new(question: Question) -> WarmChild:
-    host, model = this_host(), ArtifactRef(**question.model)
+    model = ArtifactRef(**question.model)
     request = {"kind": question.kind, "model": dict(question.model)}
-    prepare = partial(run_folder.prepare_net, question.tenant_id, model, request, host.id)
-    return WarmChild(prepare, host.cpus_share)
+    prepare = partial(run_folder.prepare_net, question.tenant_id, model, request, this_host().id)
+    return WarmChild(prepare)
 
 
 class Server(threading.Thread):
@@ -131,8 +133,12 @@ class Server(threading.Thread):
 
     def run(self) -> None:
         """One question after the other."""
+        said_at = -math.inf
         while not self._draining.is_set():
             try:
+                if time.monotonic() >= said_at + SAY_S:
+                    questions.say_serving(self._client)
+                    said_at = time.monotonic()
                 taken = questions.take(self._client, TAKE_S)
                 if taken is not None:
                     questions.answer(self._client, taken[0], self._answer(taken[1]))

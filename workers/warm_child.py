@@ -21,6 +21,7 @@ from workers import containment
 from workers.host import Grant
 from workers.runner import signal_family
 
+CORES = 1  # threads of one net wait for each other wherever runs keep the cores busy
 ANSWER_BYTES = 4 * 2**20
 READ_BYTES = 65_536
 END_S = 10.0
@@ -39,11 +40,11 @@ class WarmChild:
         closed: it has ended and is not started again.
     """
 
-    def __init__(self, prepare: Callable[[], Path], cpus: int) -> None:
+    def __init__(self, prepare: Callable[[], Path]) -> None:
         self.lock = threading.Lock()
         self.asked_at = time.monotonic()
         self.closed = False
-        self._prepare, self._cpus = prepare, cpus
+        self._prepare = prepare
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = bytearray()
@@ -71,7 +72,7 @@ class WarmChild:
 
     def _start(self, deadline: float) -> subprocess.Popen[bytes]:
         self._folder = self._prepare()
-        self._process = _started(self._folder, Grant((), self._cpus))
+        self._process = _started(self._folder, Grant((), CORES))
         self._line(self._process, deadline)  # it is ready
         return self._process
 

@@ -85,7 +85,7 @@ def delete_model(name: Name, principal: JobsWrite, session: WriteSession) -> Non
     "/{name}/versions",
     status_code=201,
     response_model=ModelVersionRead,
-    responses={201: {"headers": LOCATION}, **problems(400, 409, 413, 415)},
+    responses={201: {"headers": LOCATION}, **problems(400, 404, 409, 413, 415)},
 )
 def register_version(
     name: Name,

@@ -7,7 +7,7 @@ points at a version that is being deleted.
 import contextlib
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
@@ -23,6 +23,21 @@ from app.schemas.registry import (
 )
 from app.services import artifacts, paging, registry
 from models.core.needs import WEIGHTS
+
+# made once: building a statement costs more than running it, and predictions are quick
+POINTED = (
+    select(ModelVersion)
+    .join(RegisteredModel, RegisteredModel.id == ModelVersion.model_id)
+    .join(
+        ModelAlias,
+        (ModelAlias.model_id == ModelVersion.model_id) & (ModelAlias.number == ModelVersion.number),
+    )
+    .where(
+        RegisteredModel.tenant_id == bindparam("tenant_id"),
+        RegisteredModel.name == bindparam("model"),
+        ModelAlias.name == bindparam("alias"),
+    )
+)
 
 
 def register(
@@ -198,11 +213,11 @@ def pointed(session: Session, tenant_id: str, name: str, alias: str) -> ModelVer
     Raises:
         NotFoundError: if there is no such model or alias.
     """
-    model = registry.get(session, tenant_id, name)
-    aliases = registry.aliases_of(session, [model.id])[model.id]
-    row = _version(session, model, aliases.get(alias, 0))
+    named = {"tenant_id": tenant_id, "model": name, "alias": alias}
+    row = session.scalar(POINTED, named)
     if row is None:
-        there = ", ".join(sorted(aliases)) or "none"
+        model = registry.get(session, tenant_id, name)
+        there = ", ".join(registry.aliases_of(session, [model.id])[model.id]) or "none"
         raise NotFoundError(f"the model {name!r} has no alias {alias!r}; it has {there}")
     return row
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from models.classify.classifier import Classifier, load, prepared
 from models.classify.predict import classify
@@ -25,6 +26,8 @@ def open_classifier(model: ArtifactRef, run: Run) -> Answerer:
         DataError: if the file holds no classifier.
     """
     classifier = load(model, run)
+    for net in classifier.nets:  # a tenth faster for one picture at a time on a CPU
+        net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
     about = classifier.about  # once through the net: what is made at first use is there then
     classify(classifier, np.zeros((1, *about.size, about.channels), np.uint8), run)
 
