@@ -242,7 +242,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="The same for the files of a job that is kept, but those that a waiting job "
-        "needs; 0: never",
+        "needs or a model has as a version; 0: never",
     )
     retention_uploads_d: float = Field(
         default=0,

@@ -1,11 +1,14 @@
 """The API's end of questions to loaded nets; in the event loop, so that no thread waits."""
 
+import asyncio
 from typing import Any
 
 import structlog
 
 from app import questions, queue
 from app.settings import get_settings
+
+FROZEN_S = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +35,10 @@ async def ask(question: questions.Question) -> Any:
     """What a worker answers; None if none does within ``predict_wait_s``."""
     if _Asker.client is None:
         return None
+    wait_s = get_settings().predict_wait_s
     try:
-        return await questions.ask(_Asker.client, question, get_settings().predict_wait_s)
+        async with asyncio.timeout(wait_s + FROZEN_S):  # a broker that stands still
+            return await questions.ask(_Asker.client, question, wait_s)
     except (queue.BrokerError, OSError) as error:
         log.warning("broker_away", error=str(error))
         return None

@@ -1,6 +1,8 @@
 """Predictions while worker or broker go away: an answer or a job in time, and nothing left."""
 
 import base64
+import os
+import signal
 import sys
 import threading
 import time
@@ -81,3 +83,13 @@ def test_a_broker_that_goes_away_and_comes_back(service, broker):
     assert ask(service) == 202
     broker.start()
     wait_until(lambda: ask(service) == 200)
+
+
+def test_a_broker_that_stands_still(service, broker):
+    service.start_worker()
+    wait_until(lambda: ask(service) == 200)
+    pid = broker.client().info("server")["process_id"]
+    status, took_s = ask_meanwhile(service, b"hang", lambda: os.kill(pid, signal.SIGSTOP))
+    os.kill(pid, signal.SIGCONT)
+    assert (status, took_s < IN_TIME_S) == (202, True)
+    wait_until(lambda: ask(service) == 200, 40)
