@@ -85,7 +85,8 @@ async def store(
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for number, content in enumerate(contents):
-            archive.writestr(f"{number:05d}", content)
+            # so ended, none is left out as something else: a damaged one fails the job
+            archive.writestr(f"{number:05d}.png", content)
 
     async def chunks() -> AsyncIterator[bytes]:
         yield packed.getvalue()

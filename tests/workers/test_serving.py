@@ -1,6 +1,7 @@
 """Predictions at once: loaded nets of workers, and jobs where none answers."""
 
 import base64
+import io
 import os
 import signal
 import sys
@@ -10,13 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
-from app import questions, queue
+from app import questions, queue, storage
 from app.db.session import make_session
 from app.main import create_app
 from app.schemas.registry import ModelVersionCreate
-from app.services import artifacts, keys, versions
+from app.services import artifacts, datasets, keys, versions
 from app.settings import get_settings
+from models.core.errors import DataError
+from models.data import files
 from tests.app.factories import add_job, claim, finish, write
 from tests.conftest import make_database
 from tests.service import wait_until
@@ -168,6 +172,22 @@ def test_without_a_worker_it_is_a_job_at_once(asked):
     assert spec["top"] == 2
     dataset = api.get(f"/v1/datasets/{spec['data']['dataset']}").json()
     assert (dataset["status"], dataset["counts"]) == ("ready", {"images": 1})
+
+
+def test_the_pictures_of_a_job_are_all_read_or_refused(asked, tmp_path):
+    api = asked()
+    file = io.BytesIO()
+    Image.new("RGB", (4, 6)).save(file, "jpeg")
+    images = [base64.b64encode(each).decode() for each in (file.getvalue(), b"no picture")]
+    job = api.post(ALIAS, json={"images": images}).json()
+    with make_session() as session:
+        row = datasets.get(session, keys.DEFAULT_TENANT, job["spec"]["data"]["dataset"])
+        path = write(tmp_path / "z", b"".join(storage.open(row.storage_key)))
+    with files.open_images(path) as opened:
+        pictures = opened.part("test").pictures()
+        assert next(pictures)[1].shape == (6, 4, 3)
+        with pytest.raises(DataError, match="00001"):
+            next(pictures)
 
 
 def test_a_quota_that_is_full_leaves_no_dataset(asked, monkeypatch):
