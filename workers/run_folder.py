@@ -119,12 +119,20 @@ def prepare_net(tenant_id: str, model: ArtifactRef, request: dict[str, Any], wor
     """
     folder = runs_folder() / f"{new_id('net')}-{worker.rpartition('-')[2]}"
     (folder / "inputs").mkdir(parents=True, mode=0o700)
-    (folder / "serve.json").write_text(json.dumps(request))
+    try:
+        (folder / "serve.json").write_text(json.dumps(request))
+        _fetch_net(tenant_id, model, folder / "inputs" / str(model.sha256))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _fetch_net(tenant_id: str, model: ArtifactRef, path: Path) -> None:
     with make_session(write=False) as session:
         key = artifacts.open_input(session, tenant_id, model)
-    if not fetch(key, folder / "inputs" / str(model.sha256), str(model.sha256)):
+    if not fetch(key, path, str(model.sha256)):
         raise MissingInputError(f"the bytes of {model.artifact} have changed in the store")
-    return folder
 
 
 def fetch(key: str, path: Path, sha256: str) -> bool:

@@ -5,7 +5,6 @@ more memory than they may, and after a while without a question.
 """
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Generator
@@ -15,13 +14,12 @@ from typing import Any, NamedTuple
 import structlog
 
 from app import questions, queue
-from app.errors import ServiceError
 from app.questions import Question
 from app.settings import get_settings
 from models.core.spec import ArtifactRef
 from workers import run_folder
 from workers.host import this_host
-from workers.warm_child import ChildGoneError, WarmChild
+from workers.warm_child import WarmChild
 
 TAKE_S = 1
 SAY_S = 1.0
@@ -130,32 +128,38 @@ class Server(threading.Thread):
         super().__init__(name="predictions", daemon=True)
         self._nets, self._draining = nets, draining
         self._client = queue.make_answer_client()
+        self._say_at = 0.0
+        self._away = False
 
     def run(self) -> None:
         """One question after the other."""
-        said_at = -math.inf
         while not self._draining.is_set():
             try:
-                if time.monotonic() >= said_at + SAY_S:
-                    questions.say_serving(self._client)
-                    said_at = time.monotonic()
-                taken = questions.take(self._client, TAKE_S)
-                if taken is not None:
-                    questions.answer(self._client, taken[0], self._answer(taken[1]))
-                self._nets.tidy()
-            except queue.BrokerError as error:
-                log.warning("broker_away", error=str(error)[:200])
+                self._take()
+                self._away = False
+            except Exception as error:  # without this thread nobody answers
+                if not self._away:
+                    log.warning("serving_interrupted", error=str(error)[:200])
+                self._away = True
                 self._draining.wait(AWAY_S)
-            except Exception:
-                log.exception("serving_failed")
         self._nets.close()
+
+    def _take(self) -> None:
+        """Answer the next question if there is one soon."""
+        if time.monotonic() >= self._say_at:
+            questions.say_serving(self._client)
+            self._say_at = time.monotonic() + SAY_S
+        taken = questions.take(self._client, TAKE_S)
+        if taken is not None:
+            questions.answer(self._client, taken[0], self._answer(taken[1]))
+        self._nets.tidy()
 
     def _answer(self, question: Question) -> dict[str, Any]:
         deadline = time.monotonic() + get_settings().predict_wait_s
         try:
             with self._nets.held(question) as child:
                 return child.ask(question.contents, question.options, deadline)
-        except (ChildGoneError, ServiceError, run_folder.RefusedError, OSError) as error:
+        except Exception as error:  # who asks must learn of it, whatever it is
             log.warning("prediction_failed", kind=question.kind, error=str(error)[:500])
             return {"failed": str(error)[:500]}
 

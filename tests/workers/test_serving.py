@@ -243,3 +243,12 @@ def test_nets_go_when_memory_is_short(serve, asked, monkeypatch):
     second = pid_of(api.post(ALIAS, content=b"BMx", headers=IMAGE))
     assert ends(first)
     assert pid_of(api.post(ALIAS, content=b"BMx", headers=IMAGE)) == second
+
+
+def test_a_file_that_is_gone_leaves_a_job_and_no_folder(serve, asked):
+    api = asked()
+    for info in storage.list("t"):
+        storage.delete(info.key)
+    serve()
+    assert api.post(ALIAS, content=b"BMx", headers=IMAGE).status_code == 202
+    assert not any(run_folder.runs_folder().glob("net_*"))
