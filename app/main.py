@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from app import queue, telemetry, tracing
 from app.db import migrate
 from app.db.session import get_engine, make_session
-from app.http import event_streams, problems, rates
+from app.http import asking, event_streams, problems, rates
 from app.http.examples import job_examples
 from app.http.loopback import LoopbackMiddleware
 from app.http.middleware import RequestContextMiddleware
@@ -29,6 +29,8 @@ from app.routers import (
     logs,
     metrics,
     pipelines,
+    predictions,
+    registry,
     state,
     sweeps,
     usage,
@@ -39,7 +41,7 @@ from app.settings import get_settings
 from app.web import site
 
 OF_JOBS = (jobs, pipelines, sweeps, events, feed, metrics, logs, artifacts)
-PARTS = (*OF_JOBS, datasets, kinds, keys, usage, webhooks, state)
+PARTS = (*OF_JOBS, registry, predictions, datasets, kinds, keys, usage, webhooks, state)
 TAGS = [
     {"name": "jobs", "description": "What users ask for: submitted, followed, stopped, retried."},
     {
@@ -49,6 +51,7 @@ TAGS = [
     {"name": "sweeps", "description": "One spec with other values of some fields, over seeds."},
     {"name": "events", "description": "What happened to a job and what it reported, also live."},
     {"name": "artifacts", "description": "Files that jobs leave."},
+    {"name": "models", "description": "Names for trained nets: versions, aliases."},
     {"name": "datasets", "description": "Data that jobs take: built in or uploaded."},
     {"name": "kinds", "description": "What jobs can do, with schemas and examples."},
     {"name": "keys", "description": "Who may call."},
@@ -108,6 +111,7 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
     queue.warm()
     event_streams.start()
     rates.start()
+    asking.start()
     sender = Sender()
     sender.start()
     try:
@@ -116,6 +120,7 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         await run_in_threadpool(sender.stop)
         event_streams.stop()
         await rates.stop()
+        await asking.stop()
 
 
 def create_app() -> FastAPI:

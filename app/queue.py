@@ -32,10 +32,13 @@ CONNECT_TIMEOUT_S = 1.0
 ANSWER_TIMEOUT_S = 2.0
 COUNT_TIMEOUT_S = 0.25  # every request waits for it
 COUNT_CONNECTIONS = 8
+QUESTION_CONNECTIONS = 64  # of one API process: each waits for one answer
 LISTEN_RETRY_S = 1.0
 DRAIN_S = 2.0
 
 BrokerError = redis.RedisError  # whatever is wrong with it
+BytesClient = redis.Redis
+AsyncBytesClient = redis.asyncio.Redis
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +91,31 @@ def make_count_storage(pool: redis.asyncio.BlockingConnectionPool) -> "RedisStor
     options: Any = {"connection_pool": pool}
     return RedisStorage(
         "async+redis://", implementation="redispy", key_prefix="sextant.requests", **options
+    )
+
+
+def make_question_client() -> AsyncBytesClient:
+    """The API's client for :mod:`app.questions`: its connections wait for answers."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        get_settings().broker_url.replace("redis+socket://", "unix://", 1),
+        max_connections=QUESTION_CONNECTIONS,
+        timeout=CONNECT_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=None,
+        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+    )
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+@cache
+def make_answer_client() -> BytesClient:
+    """A worker's client for :mod:`app.questions`."""
+    url = get_settings().broker_url.replace("redis+socket://", "unix://", 1)
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=ANSWER_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
     )
 
 

@@ -170,6 +170,29 @@ class Settings(BaseSettings):
         default="", description="Command instead of `python -m models` (tests use a stub)"
     )
 
+    predict_nets: int = Field(
+        default=2,
+        ge=0,
+        le=64,
+        description="Nets that a worker keeps loaded to answer predictions at once, each in a "
+        "process of its own; 0: none, and always without a broker",
+    )
+    predict_memory_mb: int = Field(
+        default=4096,
+        ge=256,
+        description="Resident memory in MiB of all of them together; beyond it the least recently "
+        "asked one goes",
+    )
+    predict_idle_s: float = Field(
+        default=600, gt=0, description="Seconds without a question after which a net is dropped"
+    )
+    predict_wait_s: float = Field(
+        default=30,
+        gt=0,
+        le=300,
+        description="Seconds that a prediction may take before it is answered 202 as a job",
+    )
+
     webhook_private: bool = Field(
         default=False,
         description="Let webhooks call http and private addresses; for development",
@@ -228,7 +251,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="The same for the files of a job that is kept, but those that a waiting job "
-        "needs; 0: never",
+        "needs or a model has as a version; 0: never",
     )
     retention_uploads_d: float = Field(
         default=0,

@@ -2,7 +2,8 @@
 
 ``python -m models run RUN_DIR`` carries out ``RUN_DIR/spec.json``; ``check DIR`` validates an
 uploaded dataset; ``fetch NAME DIR`` downloads a public one and converts it; ``export DIR`` writes
-one for Hugging Face's hub.
+one for Hugging Face's hub; ``serve DIR`` keeps the net of ``DIR/serve.json`` loaded and answers for
+it.
 """
 
 import argparse
@@ -23,10 +24,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from models.catalog import load_entry, load_stored
-from models.core import launch
+from models.catalog import load_entry, load_serving, load_stored
+from models.core import launch, serving
 from models.core.errors import RunError, SpecError
 from models.core.run import Run, StoppedError
+from models.core.spec import ArtifactRef
 
 EXIT_DONE, EXIT_SPEC, EXIT_INTERNAL, EXIT_STOPPED = 0, 64, 70, 75
 FIELDS_NAMED = 20  # of a wrong spec
@@ -67,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate the dataset in DIR")
     check.add_argument("folder", type=Path, metavar="DIR")
     check.set_defaults(action=_check)
+    serve = commands.add_parser("serve", help="answer for the net of DIR/serve.json")
+    serve.add_argument("folder", type=Path, metavar="DIR")
+    serve.set_defaults(action=_serve)
     fetch = commands.add_parser("fetch", help="download a public dataset into DIR")
     fetch.add_argument("name")
     fetch.add_argument("folder", type=Path, metavar="DIR")
@@ -107,6 +112,16 @@ def _check(run: Run, _options: argparse.Namespace) -> None:
     options = request.get("options") or {}
     picture = run.dir / "preview.jpg"
     run.result(**files.check(run.dir / "content", request["format"], options, picture))
+
+
+def _serve(run: Run, _options: argparse.Namespace) -> None:
+    wires = serving.take_wires()
+    request = json.loads((run.dir / "serve.json").read_bytes())
+    open_net = load_serving(request["kind"])
+    from models.core import device  # loads torch
+
+    run.device = device.pick()
+    serving.serve(wires, lambda: open_net(ArtifactRef(**request["model"]), run))
 
 
 def _fetch(run: Run, options: argparse.Namespace) -> None:

@@ -12,7 +12,8 @@ from pydantic import Field, TypeAdapter
 
 from models.classify.spec import ClassifyPredict
 from models.core.run import Run
-from models.core.spec import Spec
+from models.core.serving import Answerer
+from models.core.spec import ArtifactRef, Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan, DynamicDownsamplingTrain
 from models.freetickets.spec import FreeTicketsTrain
 from models.lcw.spec import LcwSample, LcwTrain
@@ -79,5 +80,14 @@ def load_stored(stored: dict[str, Any]) -> tuple[Any, list[str]]:
 
 def load_entry(spec: Spec) -> Callable[[Spec, Run], None]:
     """The function that carries out a spec; imports its method and, with it, torch."""
-    module, function = spec.entry.split(":")
+    return _named(spec.entry)
+
+
+def load_serving(kind: str) -> Callable[[ArtifactRef, Run], Answerer]:
+    """The function that loads a net to answer for a kind; imports its method and torch."""
+    return _named(kinds()[kind].serving)
+
+
+def _named(name: str) -> Any:
+    module, function = name.split(":")
     return getattr(import_module(module), function)

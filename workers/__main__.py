@@ -36,9 +36,11 @@ def _serve_broker() -> None:
     from workers import tasks  # registers the task
     from workers.cleaner import start_cleaners
     from workers.dispatcher import start_dispatcher
+    from workers.serving import start_servers
 
     host = this_host()
     start_cleaners()
+    start_servers()
     start_dispatcher()  # before the broker answers: it may be away
     tasks.celery_app.worker_main(
         [

@@ -14,15 +14,15 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.db.session import make_session
-from app.db.tables import Artifact, Dataset, Job, Run
-from app.services import artifacts, datasets, lifecycle
+from app.db.tables import Artifact, Dataset, Job, Run, new_id
+from app.services import artifacts, datasets, lifecycle, workers
 from app.settings import get_settings
 from models.catalog import load_stored
 from models.core.spec import ArtifactRef, Spec
 from workers.spans import RunSpans
 
 COPIED_AT_ONCE_BYTES = 2**30
-FOLDER = re.compile(r"job_[0-9a-f]+-r\d+|ds_[0-9a-f]+-\d+")
+FOLDER = re.compile(r"job_[0-9a-f]+-r\d+|ds_[0-9a-f]+-\d+|net_[0-9a-f]+-[0-9a-f]+")
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +107,37 @@ def check_path_of(dataset: Dataset) -> Path:
     return runs_folder() / f"{dataset.id}-{dataset.failures}"
 
 
+def prepare_net(tenant_id: str, model: ArtifactRef, request: dict[str, Any], worker: str) -> Path:
+    """Make the folder in which a child keeps a net loaded.
+
+    Args:
+        tenant_id: whose net.
+        model: its file, with its SHA-256.
+        request: what the child reads.
+        worker: id of this worker; the folder goes when it is gone.
+
+    Raises:
+        MissingInputError: if the file has changed.
+        ServiceError: if it is gone.
+    """
+    folder = runs_folder() / f"{new_id('net')}-{worker.rpartition('-')[2]}"
+    (folder / "inputs").mkdir(parents=True, mode=0o700)
+    try:
+        (folder / "serve.json").write_text(json.dumps(request))
+        _fetch_net(tenant_id, model, folder / "inputs" / str(model.sha256))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _fetch_net(tenant_id: str, model: ArtifactRef, path: Path) -> None:
+    with make_session(write=False) as session:
+        key = artifacts.open_input(session, tenant_id, model)
+    if not fetch(key, path, str(model.sha256)):
+        raise MissingInputError(f"the bytes of {model.artifact} have changed in the store")
+
+
 def fetch(key: str, path: Path, sha256: str) -> bool:
     """Copy stored bytes to ``path``, read-only; False if they are damaged.
 
@@ -183,7 +214,8 @@ def _link_resume_input(folder: Path, spec: Spec) -> str | None:
 def sweep() -> None:
     """Remove the folders that killed workers left: of runs that are over and of checks.
 
-    What is being prepared, runs or is checked has an open row, whichever worker it belongs to.
+    What is being prepared, runs or is checked has an open row, whichever worker it belongs to;
+    a net that is loaded belongs to a worker that lives.
     """
     left = [path for path in runs_folder().glob("*") if FOLDER.fullmatch(path.name)]
     for path in left:
@@ -198,6 +230,8 @@ def _is_over(session: Session, row_id: str, number: str) -> bool:
     if row_id.startswith("job_"):
         run = session.get(Run, (row_id, int(number.removeprefix("r"))))
         return run is None or run.ended_at is not None
+    if row_id.startswith("net_"):
+        return not any(row.id.endswith(f"-{number}") for row in workers.live(session))
     dataset = session.get(Dataset, row_id)
     return dataset is None or dataset.status != "checking" or dataset.failures != int(number)
 

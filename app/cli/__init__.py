@@ -15,6 +15,7 @@ from app.cli import (
     jobs,
     keys,
     kinds,
+    models,
     pipelines,
     service,
     starts,
@@ -51,6 +52,7 @@ upkeep.register(app)
 usage.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
 app.add_typer(sweeps.app, name="sweeps")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(webhooks.app, name="webhooks")

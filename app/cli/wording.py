@@ -9,6 +9,7 @@ COMMANDS = {
     r"GET /v1/kinds": "`sextant kinds` lists all",
     r"GET /v1/datasets lists": "`sextant datasets list` shows",
     r"GET /v1/jobs lists": "`sextant jobs` lists",
+    r"GET /v1/models lists": "`sextant models list` shows",
     r"POST /v1/keys": "`sextant keys create`",
     r"GET /v1/usage": "`sextant usage`",
     r"send the header Authorization: Bearer <key>": "set SEXTANT_KEY to a key of the service",

@@ -505,6 +505,57 @@ class Sweep(Base):
     finished_at: Mapped[datetime | None]
 
 
+class RegisteredModel(Base):
+    """A name for trained nets that outlives their jobs."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        Index("uq_models_name", "tenant_id", "name", unique=True),
+        Index(None, "tenant_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    description: Mapped[str | None]
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
+    numbered: Mapped[int] = mapped_column(default=0)  # the highest number that a version ever had
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ModelVersion(Base):
+    """A file of a final job under a number of a model; it holds the job and the file."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (Index("uq_model_versions_number", "model_id", "number", unique=True),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    tenant_id: Mapped[str]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    artifact: Mapped[str]  # its name
+    role: Mapped[str]
+    kind: Mapped[str]  # of the job
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    description: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ModelAlias(Base):
+    """A name such as ``production`` that is moved from version to version."""
+
+    __tablename__ = "model_aliases"
+    __table_args__ = (PrimaryKeyConstraint("model_id", "name"),)
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    number: Mapped[int]
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class Webhook(Base):
     """An address that is told of a tenant's jobs; its secret is derived, never stored."""
 

@@ -1,9 +1,17 @@
-"""What a job refers to is held until the job is final: files of other jobs, by their digests."""
+"""What stays: files that a job refers to until it is final, and versions of models."""
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.db.tables import FINAL, Artifact, Job, JobDependency, JobInput
+from app.db.tables import (
+    FINAL,
+    Artifact,
+    Job,
+    JobDependency,
+    JobInput,
+    ModelVersion,
+    RegisteredModel,
+)
 from app.errors import UnavailableError
 from models.core.spec import ArtifactRef, Spec
 
@@ -67,6 +75,18 @@ def user(session: Session, job_id: str) -> str | None:
     return session.scalar(waiting.limit(1)) if holder is None else holder.job_id
 
 
+def version(session: Session, job_id: str) -> str | None:
+    """A version of a registered model that is a file of this job, as ``model:NAME/3``."""
+    row = session.execute(
+        select(RegisteredModel.name, ModelVersion.number)
+        .join(RegisteredModel, RegisteredModel.id == ModelVersion.model_id)
+        .where(ModelVersion.job_id == job_id)
+        .limit(1)
+    ).one_or_none()
+    return row and f"model:{row.name}/{row.number}"
+
+
 def digests(session: Session, job_id: str) -> set[str]:
     """SHA-256 of the files of a job that others still need."""
-    return {row.sha256 for row in session.scalars(_holders(job_id))}
+    versions = select(ModelVersion.sha256).where(ModelVersion.job_id == job_id)
+    return {row.sha256 for row in session.scalars(_holders(job_id))} | {*session.scalars(versions)}

@@ -105,7 +105,7 @@ def submit(
         method=request.spec.kind.partition(".")[0],
         name=request.name,
         labels=request.metadata,
-        spec=request.spec.model_dump(mode="json", exclude_unset=True),
+        spec=resolved.sent,
         resolved_spec=resolved.spec,
         estimate=estimate,
         resources=request.resources.model_dump(),
@@ -296,6 +296,8 @@ def delete(session: Session, tenant_id: str, job_id: str) -> None:
     session.refresh(job, with_for_update=True)  # no job may pin them meanwhile
     if user := holds.user(session, job.id):
         raise ConflictError(f"the job {user} needs its files; wait for its end or cancel it")
+    if version := holds.version(session, job.id):
+        raise ConflictError(f"{version} is one of its files; delete that version first")
     changed = session.scalar(
         update(Job)
         .where(Job.id == job.id, Job.status.in_(FINAL), Job.deleted_at.is_(None))

@@ -57,7 +57,8 @@ def _sources(job: PipelineJob, by_name: Mapping[str, PipelineJob], at: str) -> s
     """Local names of the jobs that one depends on."""
     named = {f"{at}/depends_on/{n}": name for n, name in enumerate(job.depends_on)}
     named |= {pointer: ref["job"] for pointer, ref in _references(job.spec, f"{at}/spec")}
-    local = {pointer: name for pointer, name in named.items() if not name.startswith("job_")}
+    others = ("job_", "model:")
+    local = {pointer: name for pointer, name in named.items() if not name.startswith(others)}
     for pointer, name in local.items():
         if name not in by_name:
             hint = did_you_mean(name, by_name)

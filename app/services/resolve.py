@@ -11,6 +11,8 @@ from app.schemas.jobs import JobCreate, Resources
 from app.services import artifacts, datasets, needs
 from app.services.promised import promised
 from app.services.queues import GPU_QUEUE
+from app.services.registered import bind
+from app.services.specs import part
 from app.services.validation_errors import did_you_mean
 from models.core.errors import SpecError
 from models.core.needs import DatasetInfo, StoredArtifact
@@ -21,10 +23,12 @@ from models.data.builtin import BUILTIN
 class Resolved(NamedTuple):
     """A spec with every default and digest, what it will cost, and the jobs it must wait for.
 
-    The digest of a file that one of these jobs is yet to make is null.
+    The digest of a file that one of these jobs is yet to make is null. ``sent`` is the spec as it
+    was sent, with a version in place of each alias of a registered model.
     """
 
     spec: dict[str, Any]
+    sent: dict[str, Any]
     cost: Estimate
     awaited: tuple[str, ...] = ()
 
@@ -46,6 +50,7 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
         InvalidError: with the pointer of the field, if a reference names nothing that is ready
             or will be, and the tenant's own, or nothing that the kind can use.
     """
+    spec, sent = bind(session, tenant_id, spec, root)
     awaited: list[str] = []
     filled = spec.model_dump(mode="json")
     inputs: dict[str, DatasetInfo | StoredArtifact] = {}
@@ -59,13 +64,13 @@ def resolve(session: Session, tenant_id: str, spec: Spec, root: str = "/spec") -
             ready = _dataset(session, tenant_id, ref, at)
             sha256, inputs[pointer] = ready.sha256, ready.info
             counts[ref.dataset] = ready.info.counts
-            _part(filled, pointer).update(_options(ref, ready, at))
+            part(filled, pointer).update(_options(ref, ready, at))
         if ref.sha256 not in (None, sha256):
             there = f"the digest there is {sha256}" if sha256 else "the file is not made yet"
             raise invalid(f"{at}/sha256", f"{there}; leave sha256 out", "sha256")
-        _part(filled, pointer)["sha256"] = sha256
+        part(filled, pointer)["sha256"] = sha256
     needs.check(session, tenant_id, spec.needs(), inputs, root)
-    return Resolved(filled, _estimate(spec, counts, root), tuple(awaited))
+    return Resolved(filled, sent, _estimate(spec, counts, root), tuple(awaited))
 
 
 def _estimate(spec: Spec, counts: Mapping[str, Mapping[str, Any]], root: str) -> Estimate:
@@ -121,14 +126,6 @@ def _dataset(session: Session, tenant_id: str, ref: DatasetRef, at: str) -> data
         raise invalid(f"{at}/dataset", detail, "reference") from error
     except InvalidError as error:
         raise invalid(f"{at}/dataset", error.detail, "reference") from error
-
-
-def _part(filled: dict[str, Any], pointer: str) -> dict[str, Any]:
-    """The part of a dumped spec at a pointer of ``Spec.references``."""
-    part: Any = filled
-    for step in pointer.split("/")[1:]:
-        part = part[int(step)] if isinstance(part, list) else part[step]
-    return part
 
 
 def placement(request: JobCreate) -> Placement:

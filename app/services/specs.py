@@ -27,3 +27,11 @@ def validated(spec: dict[str, Any], root: str, detail: str = "the spec is not va
     except ValidationError as error:
         errors = describe_errors(error.errors(), spec, SPEC, root)
         raise InvalidError(detail, errors) from error
+
+
+def part(filled: dict[str, Any], pointer: str) -> dict[str, Any]:
+    """The part of a dumped spec at a pointer of ``Spec.references``."""
+    inner: Any = filled
+    for step in pointer.split("/")[1:]:
+        inner = inner[int(step)] if isinstance(inner, list) else inner[step]
+    return inner

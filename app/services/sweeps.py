@@ -21,7 +21,7 @@ from app.errors import (
     QuotaExceededError,
 )
 from app.schemas.sweeps import SweepCreate, SweepFilters
-from app.services import jobs, paging, quotas, sweep_plan, sweep_search
+from app.services import jobs, paging, quotas, registered, sweep_plan, sweep_search
 from app.services.sweep_stop import stop_early
 
 RUNNING, FINISHED, FAILED, CANCELLED = "running", "finished", "failed", "cancelled"
@@ -47,13 +47,22 @@ def create(session: Session, tenant_id: str, request: SweepCreate) -> Sweep:
         tenant_id=tenant_id,
         name=request.name,
         kind=kind,
-        request=request.model_dump(mode="json", exclude_unset=True),
-        trials=trials,
+        request=_numbered(session, tenant_id, request),
+        trials=registered.numbered(session, tenant_id, trials),
         created_at=database_now(session),
     )
     session.add(sweep)
     session.flush()
     return sweep
+
+
+def _numbered(session: Session, tenant_id: str, request: SweepCreate) -> dict[str, Any]:
+    """The request as it is stored: an alias of a model may move before its jobs are made."""
+    stored = request.model_dump(mode="json", exclude_unset=True)
+    job = stored["job"]
+    job["spec"] = registered.numbered(session, tenant_id, job["spec"])
+    swept = {name: stored[name] for name in ("parameters", "baseline") if name in stored}
+    return stored | registered.numbered(session, tenant_id, swept)
 
 
 def get(session: Session, tenant_id: str, sweep_id: str) -> Sweep:

@@ -24,6 +24,7 @@ from app.web.templates import render
 from app.web.viewers import VIEWERS, viewer_of
 from app.web.visitor import JobsReader, JobsWriter
 from models.catalog import kinds
+from models.core.needs import WEIGHTS
 
 POINTS = 1000
 LOG_LINES = 400
@@ -69,6 +70,7 @@ def _state(session: ReadSession, tenant_id: str, job: JobRead) -> dict[str, Any]
         "n_files": len(rows),
         "viewer": VIEWERS.get(viewer_of(rows) or ""),
         "checkpoints": [row for row in rows if row.role == "checkpoint"],
+        "nets": any(row.role in WEIGHTS for row in rows),
         "headlines": _headlines(job.result or {}),
     }
 

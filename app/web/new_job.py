@@ -8,7 +8,8 @@ from fastapi.responses import JSONResponse
 from app.errors import NotFoundError
 from app.http.deps import DurableSession, ReadSession
 from app.schemas.jobs import JobCreate, JobFilters
-from app.services import artifacts, datasets, jobs
+from app.schemas.registry import ModelFilters
+from app.services import artifacts, datasets, jobs, registry
 from app.services.retries import merge
 from app.services.validation_errors import did_you_mean
 from app.web.page_route import PageRoute
@@ -86,10 +87,19 @@ def _datasets(visitor: Visitor, session: ReadSession) -> list[str]:
 
 
 def _artifacts(visitor: Visitor, session: ReadSession) -> list[tuple[str, str]]:
-    """Files of the latest jobs that another may take, as ``job/name``, with what to call them."""
+    """Registered models and files of the latest jobs that another may take, with their labels.
+
+    As the form writes them: ``model:name@alias``, ``job/name``.
+    """
+    known = registry.list_page(session, visitor.tenant_id, ModelFilters(limit=RECENT_JOBS)).data
+    named = [
+        (f"model:{model.name}@{alias}", f"{model.name}, version {number}")
+        for model in registry.describe(session, known)
+        for alias, number in model.aliases.items()
+    ]
     filters = JobFilters(status=["succeeded"], limit=RECENT_JOBS)
     rows, _ = jobs.list_page(session, visitor.tenant_id, filters)
-    return [
+    return named + [
         (f"{job.id}/{row.name}", f"{job.name or job.kind}: {row.name}")
         for job in rows
         for row in artifacts.listing(session, visitor.tenant_id, job.id)

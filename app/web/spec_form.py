@@ -167,7 +167,7 @@ def _text(value: Any) -> str:
 
 def _shown(value: Any, form: str) -> str:
     if form == "artifact" and isinstance(value, Mapping):
-        return f"{value.get('job', '')}/{value.get('artifact', '')}"
+        return f"{value.get('job', '')}/{value.get('artifact', '')}".rstrip("/")
     if form == "json":
         return json.dumps(value, indent=2, ensure_ascii=False)
     return _text(value)

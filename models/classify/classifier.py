@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from models.classify.spec import ClassifyPredict
 from models.core.errors import DataError
 from models.core.run import Run
 from models.core.spec import ArtifactRef
@@ -15,7 +14,7 @@ from models.data import images
 from models.data.fitting import fit
 from models.nets import efficientnet_lite
 from models.nets.files import LoadedNet, load_members
-from models.nets.spec import IMAGENET_MARGIN
+from models.nets.spec import IMAGENET_MARGIN, Pretrained
 
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue in luminance (ITU-R BT.601)
 
@@ -43,15 +42,15 @@ class Classifier(NamedTuple):
         return (members.logsumexp(0) - np.log(len(self.nets))).float()
 
 
-def load(spec: ClassifyPredict, run: Run) -> Classifier:
-    """The classifier of a spec on the run's device.
+def load(model: ArtifactRef | Pretrained, run: Run) -> Classifier:
+    """The classifier that a spec names, on the run's device.
 
     Raises:
         DataError: if the file holds no net.
         DataMissingError: if the package of a pretrained net is not installed.
     """
-    if isinstance(spec.model, ArtifactRef):
-        members, card = load_members(run.input(spec.model), run.device)
+    if isinstance(model, ArtifactRef):
+        members, card = load_members(run.input(model), run.device)
         return Classifier([member.net for member in members], members[0], None, card)
     net, classes = efficientnet_lite.pretrained()
     mean, std = [efficientnet_lite.MEAN] * 3, [efficientnet_lite.STD] * 3

@@ -5,7 +5,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from models.classify import report
@@ -31,7 +31,7 @@ def predict(spec: ClassifyPredict, run: Run) -> None:
     if ranks.world_size() > 1:
         raise SpecError("classify.predict runs on one device", hint="ask for one GPU, or none")
     run.check_stop()
-    classifier = load(spec, run)
+    classifier = load(spec.model, run)
     with open_source(spec, run) as source:
         truth = matched(source, classifier.about.classes, run)
         predicted = _classify(spec, classifier, source, truth, run)
@@ -69,17 +69,29 @@ def _classify(
         pixels = np.stack(
             [prepared(image, name, classifier, spec.other_sizes) for name, image in batch]
         )
-        about = classifier.about
-        x = images.normalise(torch.from_numpy(pixels).to(run.device), about.mean, about.std)
-        logs.append(classifier.log_probabilities(x.contiguous()).cpu())
-        if not logs[-1].isfinite().all():
-            raise DataError("the net gives NaN or infinity: its training diverged, name another")
+        logs.append(classify(classifier, pixels, run))
         names += [name for name, _ in batch]
         shown += list(pixels[: report.SHOWN - len(shown)])
         _log(torch.cat(logs), truth, source.count, run)
     if not names:
         raise DataError(f"{spec.data.dataset} has no images in its part {spec.split}")
     return Predicted(names, torch.cat(logs), truth, np.stack(shown))
+
+
+def classify(
+    classifier: Classifier, pixels: UInt8[np.ndarray, "b h w c"], run: Run
+) -> Float[Tensor, "b classes"]:
+    """Log-probabilities of the classes for pictures of the net's own size, on the CPU.
+
+    Raises:
+        DataError: if they are not finite.
+    """
+    about = classifier.about
+    x = images.normalise(torch.from_numpy(pixels).to(run.device), about.mean, about.std)
+    logs = classifier.log_probabilities(x.contiguous()).cpu()
+    if not logs.isfinite().all():
+        raise DataError("the net gives NaN or infinity: its training diverged, name another")
+    return logs
 
 
 def _log(log_probs: Tensor, truth: Tensor, count: int, run: Run) -> None:

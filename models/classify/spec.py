@@ -26,6 +26,7 @@ class ClassifyPredict(Spec):
     """Classify images by a trained net or ensemble; score it where their classes are known."""
 
     entry: ClassVar[str] = "models.classify.predict:predict"
+    serving: ClassVar[str] = "models.classify.serve:open_classifier"
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo("accuracy", "share", "max", "images so far whose class is named"),
         MetricInfo("confidence", "share", None, "mean probability of the named class so far"),

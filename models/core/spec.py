@@ -11,6 +11,8 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -25,6 +27,9 @@ def _integral(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_integral)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in hex")]
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}"
+MODEL_ALIAS = r"[A-Za-z][A-Za-z0-9._-]{0,63}"
+REGISTERED = rf"model:{MODEL_NAME}(@{MODEL_ALIAS}|/[1-9][0-9]{{0,8}})"
 # pydantic publishes a bound under its own name where a validator stands before the type, as in Int
 KEYWORDS = {
     "ge": "minimum",
@@ -68,15 +73,44 @@ class SpecGroup(StrictFields):
 
 
 class ArtifactRef(SpecGroup):
-    """A file that a job left."""
+    """A file that a job left, also by its name in the registry of models."""
 
-    job: str = Field(pattern=r"^job_[0-9a-f]{32}$", description="Id of the job that made it")
+    job: str = Field(
+        pattern=rf"^(job_[0-9a-f]{{32}}|{REGISTERED})$",
+        description="Id of the job that made it; or a version of a registered model,"
+        " `model:NAME@ALIAS` or `model:NAME/3`, which tells the artifact too",
+    )
     artifact: str = Field(
-        pattern=r"^[A-Za-z0-9._/-]{1,200}$", description="Name of the artifact in that job"
+        default="",
+        pattern=r"^[A-Za-z0-9._/-]{0,200}$",
+        validate_default=True,
+        description="Name of the artifact in that job; left out of a registered model",
     )
     sha256: Sha256 | None = Field(
         default=None, description="Of its content; the service fills it in at submission"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, sent: Any) -> Any:
+        """``model:NAME@ALIAS`` stands for the whole reference."""
+        is_name = isinstance(sent, str) and sent.startswith("model:")
+        return {"job": sent} if is_name else sent
+
+    @field_validator("artifact")
+    @classmethod
+    def _goes_with_its_job(cls, artifact: str, info: ValidationInfo) -> str:
+        job = str(info.data.get("job", ""))
+        if job.startswith("job_") and not artifact:
+            raise ValueError("name the artifact of the job")
+        if job.startswith("model:") and artifact:
+            raise ValueError(f"{job} tells which artifact is meant: leave it out")
+        return artifact
+
+    @property
+    def registered(self) -> str | None:
+        """The version of a registered model that is meant, such as ``model:digits@production``."""
+        return self.job if self.job.startswith("model:") else None
 
 
 class ReadOptions(SpecGroup):
@@ -231,10 +265,13 @@ class Spec(SpecGroup):
 
     A kind declares beside its fields, all torch-free: ``entry`` (module:function that carries it
     out), ``queue``, ``metrics``, ``artifacts``, ``presets``, ``example`` (a spec whose result is
-    worth seeing, in about a minute on two cores), ``needs`` and ``estimate``.
+    worth seeing, in about a minute on two cores), ``needs`` and ``estimate``; one that can answer
+    at once also ``serving`` (module:function that loads the file of its field ``model`` and gives
+    an :data:`models.core.serving.Answerer`).
     """
 
     entry: ClassVar[str]
+    serving: ClassVar[str] = ""
     resumable: ClassVar[bool] = False
     queue: ClassVar[str] = "default"
     metrics: ClassVar[tuple[MetricInfo, ...]] = ()

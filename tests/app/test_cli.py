@@ -29,7 +29,7 @@ from app.db.tables import Run
 from app.local import doctor, install
 from app.local.address import admin_key
 from app.main import create_app
-from app.services import artifacts, datasets, events, keys
+from app.services import artifacts, datasets, events, keys, lifecycle
 from app.settings import get_settings
 from models.catalog import kinds
 from sextant_client import ApiError, AsyncClient, Client
@@ -215,6 +215,51 @@ def test_jobs_one_after_another(call, client, tmp_path):
     assert "waiting_for_dependency" in printed[0]
     with pytest.raises(ValueError, match="jobs alone"):
         call("pipeline", "-", text=json.dumps(SMALLEST))
+
+
+def test_pictures_are_classified_by_a_model(call, client, tmp_path):
+    picture, spec = write(tmp_path / "a.bmp", b"BM"), smallest("freetickets.train")
+    client.submit(spec)
+    run = claim()
+    artifacts.store(run, write(tmp_path / "w", b"weights"), "weights", "weights.safetensors")
+    finish(run)
+    call("models", "register", "faces", "@last", "--alias", "production")
+
+    def answer() -> None:
+        job = claim()
+        result = {"predictions": [{"image": "00000", "class": "cat", "probability": 0.75}]}
+        with make_session() as session:
+            lifecycle.finish(session, job, lifecycle.Outcome(exit_code=0, result=result))
+
+    worker = threading.Thread(target=answer)
+    worker.start()
+    shown = call("models", "predict", "faces@production", str(picture)).stdout
+    worker.join()
+    assert "cat 75.0%" in shown
+    assert client.predict("faces/1", [b"BM"])["object"] == "job"
+
+
+def test_a_model_from_its_file_to_its_end(call, client, tmp_path):
+    job = client.submit(SMALLEST)
+    run = claim()
+    artifacts.store(run, write(tmp_path / "w", b"weights"), "weights", "weights.safetensors")
+    finish(run)
+    printed = call("models", "register", "digits", "@last", "--alias", "production").stdout
+    assert f"model:digits/1 is weights.safetensors of {job['id']}" in " ".join(printed.split())
+    client.register("digits", job["id"], description="again")
+    assert client.get_version("digits", 2)["description"] == "again"
+    assert "is version 2" in call("models", "alias", "digits", "production", "2").stdout
+    with pytest.raises(ApiError, match="points at version 2"):
+        call("models", "alias", "digits", "production", "1", "--expect", "1")
+    assert "production = 2" in call("models", "list").stdout
+    assert "weights.safetensors" in call("models", "show", "digits").stdout
+    call("models", "delete", "digits", "--version", "1")
+    call("models", "unalias", "digits", "production")
+    client.create_model("faces", metadata={"team": "a"})
+    assert client.edit_model("faces", description="x")["description"] == "x"
+    client.delete_model("faces")
+    call("models", "delete", "digits")
+    assert list(client.models()) == []
 
 
 def test_a_sweep_from_its_file_to_its_report(call, client, tmp_path):

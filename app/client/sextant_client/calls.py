@@ -11,6 +11,7 @@ from sextant_client import download, loading, stream, upload, waiting
 from sextant_client.asking import Answer, Stream, create, json_of, listing, nothing, pages, text_of
 from sextant_client.flow import Flow, Progress, Request
 from sextant_client.job import one, several
+from sextant_client.registry import RegistryCalls
 from sextant_client.series import Metrics
 from sextant_client.together import TogetherCalls
 
@@ -18,7 +19,7 @@ FEED_READ_S = 75.0  # it may be asked to wait for 60
 SpecLike = BaseModel | Mapping[str, Any]
 
 
-class Calls(TogetherCalls):
+class Calls(RegistryCalls, TogetherCalls):
     """What both clients can do. Every call may raise :class:`sextant_client.ApiError`."""
 
     # -- jobs --------------------------------------------------------------------------------

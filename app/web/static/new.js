@@ -15,6 +15,7 @@ const readers = {
   value: loose,
   json: (text) => JSON.parse(text),
   artifact: (text) => {
+    if (text.startsWith("model:")) return text;
     const [job, ...name] = text.split("/");
     return { job, artifact: name.join("/") };
   },

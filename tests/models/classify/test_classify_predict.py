@@ -1,17 +1,21 @@
 """``classify.predict``: answers, classes by name, preparation, what is refused."""
 
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from models.classify.predict import matched, predict
+from models.classify.serve import open_classifier
 from models.classify.source import ImageSource
 from models.classify.spec import ClassifyPredict
 from models.core import checkpoint
 from models.core.errors import DataError, SpecError
+from models.core.spec import ArtifactRef
 from models.freetickets.spec import FreeTicketsTrain
 from models.freetickets.train import train
 from models.nets.build import build_net
@@ -74,6 +78,31 @@ def ask(new_run):
         return run, net
 
     return ask
+
+
+def picture_file(image) -> bytes:
+    """A PNG of pixels."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def test_a_net_that_stays_loaded_says_what_a_job_says(ask):
+    images, labels = colours(6, (20, 24))
+    run, _ = ask(arrays_of(images, labels), top=2)
+    rows = table(run)
+    answer = open_classifier(ArtifactRef(**JOB, artifact="weights.safetensors"), run)
+    options = {"top": 2, "other_sizes": "resize"}
+    said = answer([picture_file(image) for image in images], options)["predictions"]
+    assert [[each["class"] for each in row] for row in said] == [
+        [row["class_1"], row["class_2"]] for row in rows
+    ]
+    expected = [float(row["probability_1"]) for row in rows]
+    assert [row[0]["probability"] for row in said] == pytest.approx(expected, rel=1e-5)
+    for wrong, reason in ((b"BM and no more", "image 1: damaged"), (picture_file(images[0]), "20")):
+        refuse = options | {"other_sizes": "refuse" if reason == "20" else "resize"}
+        with pytest.raises(DataError, match=reason):
+            answer([picture_file(colours(1, (16, 16))[0][0]), wrong], refuse)
 
 
 def arrays_of(images, labels):
