@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from sextant_client.exports.mlflow_server import Server
+from sextant_client.exports.mlflow_server import TrackingServer
 from sextant_client.exports.points import names_of, points_of
 from sextant_client.transports import Client
 
@@ -45,7 +45,7 @@ def send(client: Client, job_id: str, to: str, *, files: bool) -> str:
         raise ValueError(f"{to!r} has {', '.join(sorted(unknown))}; it takes experiment=NAME alone")
     address = f"{SCHEMES[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}"
     job = client.get(job_id)
-    with Server(address) as server:
+    with TrackingServer(address) as server:
         experiment = server.experiment(asked.get("experiment", [EXPERIMENT])[0])
         run = server.find(experiment, JOB_TAG, job_id) or _create(server, experiment, job)
         if files:
@@ -58,7 +58,7 @@ def send(client: Client, job_id: str, to: str, *, files: bool) -> str:
     return f"{address}/#/experiments/{experiment}/runs/{run['run_id']}"
 
 
-def _create(server: Server, experiment: str, job: Mapping[str, Any]) -> dict[str, Any]:
+def _create(server: TrackingServer, experiment: str, job: Mapping[str, Any]) -> dict[str, Any]:
     body = {
         "experiment_id": experiment,
         "run_name": job["name"] or f"{job['kind']} {job['id'][-8:]}",
@@ -68,7 +68,7 @@ def _create(server: Server, experiment: str, job: Mapping[str, Any]) -> dict[str
     return server.post("runs/create", body)["run"]["info"]
 
 
-def _describe(server: Server, run_id: str, job: Mapping[str, Any]) -> None:
+def _describe(server: TrackingServer, run_id: str, job: Mapping[str, Any]) -> None:
     """Its spec as params, which never change; what it is and how it went as tags."""
     params = [
         {"key": key, "value": str(value)[:PARAM_CHARACTERS]}
@@ -107,7 +107,9 @@ def flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from flattened(each, f"{path}.{name}" if path else str(name))
 
 
-def _send_metrics(server: Server, client: Client, run_id: str, job: Mapping[str, Any]) -> None:
+def _send_metrics(
+    server: TrackingServer, client: Client, run_id: str, job: Mapping[str, Any]
+) -> None:
     for name in names_of(client, job["id"]):
         points = [
             (point.step, round(point.at_s * 1000), point.value)
@@ -121,7 +123,7 @@ def _send_metrics(server: Server, client: Client, run_id: str, job: Mapping[str,
 
 
 def _send_missing(
-    server: Server, run_id: str, key: str, points: Sequence[tuple[int, int, float]]
+    server: TrackingServer, run_id: str, key: str, points: Sequence[tuple[int, int, float]]
 ) -> None:
     known = {(step, at, _number(value)) for step, at, value in server.history(run_id, key)}
     missing = [each for each in points if (each[0], each[1], _number(each[2])) not in known]
@@ -133,7 +135,9 @@ def _send_missing(
         server.post("runs/log-batch", {"run_id": run_id, "metrics": metrics})
 
 
-def _send_files(server: Server, client: Client, run: Mapping[str, Any], job_id: str) -> None:
+def _send_files(
+    server: TrackingServer, client: Client, run: Mapping[str, Any], job_id: str
+) -> None:
     with TemporaryDirectory(prefix="sextant-") as scratch:
         for each in client.artifacts(job_id):
             path = client.download(job_id, each["name"], Path(scratch) / "file")
@@ -141,7 +145,7 @@ def _send_files(server: Server, client: Client, run: Mapping[str, Any], job_id: 
             path.unlink()
 
 
-def _update(server: Server, run_id: str, job: Mapping[str, Any]) -> None:
+def _update(server: TrackingServer, run_id: str, job: Mapping[str, Any]) -> None:
     body: dict[str, Any] = {"run_id": run_id, "status": STATUSES.get(job["status"], "RUNNING")}
     body |= {"run_name": job["name"]} if job["name"] else {}
     if job["finished_at"]:

@@ -16,7 +16,7 @@ HISTORY_PAGE = 25_000
 CONNECT_S, ANSWER_S = 10.0, 120.0
 
 
-class Server:
+class TrackingServer:
     """A tracking server; a context manager.
 
     Args:
