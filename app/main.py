@@ -80,22 +80,28 @@ class Api(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             document["components"]["schemas"] |= problems.schemas()
-            _show_defaults(document["components"]["schemas"])
+            _suit_generators(document["components"]["schemas"])
             body = document["paths"]["/v1/jobs"]["post"]["requestBody"]
             body["content"]["application/json"]["examples"] = job_examples()
         return super().openapi()
 
 
-def _show_defaults(node: Any) -> None:
-    """Make objects that are the default of a choice into examples: generators take only null."""
+def _suit_generators(node: Any) -> None:
+    """Write what generators and linters stumble over in another way that means the same.
+
+    Objects that are the default of a choice become examples: generators take only null. Pairs say
+    of their items that these are any, beside what each of them is.
+    """
     if isinstance(node, dict):
         if "anyOf" in node and isinstance(node.get("default"), dict):
             node["examples"] = [node.pop("default")]
+        if node.get("type") == "array" and "prefixItems" in node:
+            node.setdefault("items", {})
         for inner in node.values():
-            _show_defaults(inner)
+            _suit_generators(inner)
     elif isinstance(node, list):
         for inner in node:
-            _show_defaults(inner)
+            _suit_generators(inner)
 
 
 def _prepare_database() -> None:

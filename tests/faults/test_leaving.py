@@ -1,11 +1,18 @@
 """Workers that leave by themselves, and imports that do not wait for trainings."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.service import wait_until
+
+RECIPE = Path(__file__).parents[2] / "docs" / "deploy" / "slurm" / "worker.sbatch"
 
 
 @pytest.fixture
@@ -62,3 +69,36 @@ def test_an_import_does_not_wait_for_a_training(service):
     assert service.read(job_id)["status"] == "running"
     service.go()
     service.wait(job_id, "succeeded")
+
+
+def test_the_recipe_for_slurm_saves_what_runs_when_its_time_is_over(service, tmp_path):
+    service.hold()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    slurm = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_TMPDIR": str(tmp_path),
+        "PATH": path,
+        "SEXTANT_SECRETS_DIR": str(tmp_path),
+        "SEXTANT_STORE_URL": f"file://{service.state / 'store'}",
+    }
+    with (service.folder / "slurm.log").open("wb") as log:
+        batch = subprocess.Popen(
+            ["bash", RECIPE],
+            env=service.env | slurm,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        job_id = service.submit(queue="gpu", resources={"device": "cpu"})
+        service.wait_step(job_id, 7, timeout_s=60)
+        batch.send_signal(signal.SIGTERM)  # --signal=B:TERM reaches the script alone
+        assert batch.wait(60) == 0, service.logs()
+    finally:
+        if batch.poll() is None:
+            os.killpg(batch.pid, signal.SIGKILL)
+    job = service.read(job_id)
+    assert (job["status"], job["status_reason"]) == ("queued", "waiting_for_worker")
+    assert service.artifacts(job_id, role="checkpoint")
+    assert not [*tmp_path.glob("sextant-7")]
+    service.go()
