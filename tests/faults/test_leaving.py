@@ -23,6 +23,7 @@ def service(make_service, sqlite, broker):
     return made
 
 
+@pytest.mark.slow
 def test_a_worker_whose_time_is_over_saves_its_run_and_leaves(service):
     service.hold()
     worker = service.start_worker(SEXTANT_WORKER_DRAIN_AFTER_S="6")
