@@ -10,6 +10,7 @@ from models.core.needs import Bound
 from models.core.spec import Int, SpecGroup
 
 MIN_SIDE = 4  # pixels; nets halve images twice
+Loading = Literal["auto", "memory", "stream"]
 
 
 def image_bounds(image_size: int | None, subset: int | None) -> tuple[Bound, ...]:
