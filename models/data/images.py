@@ -22,8 +22,9 @@ from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.core.spec import DatasetRef
 from models.data.arrays import held_out
+from models.data.augment import CropKey, crop_box, erased
 from models.data.builtin import BUILTIN
-from models.data.sizing import CHUNK, fitted
+from models.data.sizing import CHUNK, fitted, resize
 from models.data.spec import Augment, ImageOptions
 from models.data.stored import StoredImages
 
@@ -275,9 +276,32 @@ def batches(
         draws = draws.pin_memory().to(data.train.device, non_blocking=True)
     index = draws[0]
     images = data.train[index] if pixels is None else pixels
+    if augment.resized_crop is not None and pixels is None:
+        keys = crop_keys(chosen, augment.resized_crop, seed, steps)
+        images = torch.stack([_cropped(x, key) for x, key in zip(images, keys, strict=True)])
     if len(draws) > 1:
         images = _augmented(images, augment.crop_padding, draws[1:], data.size)
-    return normalise(images, data.mean, data.std), data.train_labels[index]
+    x = normalise(images, data.mean, data.std)
+    if augment.erase:
+        parts = zip(x.split([len(part) for part in chosen]), steps, strict=True)
+        x = torch.cat([erased(part, augment.erase, seed, step) for part, step in parts])
+    return x, data.train_labels[index]
+
+
+def crop_keys(
+    chosen: Sequence[Int64[Tensor, "b"]], least: float, seed: int, steps: Sequence[int]
+) -> list[CropKey]:
+    """What the random part of each image of some batches depends on; as in :func:`batches`."""
+    pairs = zip(chosen, steps, strict=True)
+    return [CropKey(seed, step, k, least) for part, step in pairs for k in range(len(part))]
+
+
+def _cropped(image: UInt8[Tensor, "h w c"], key: CropKey) -> UInt8[Tensor, "h w c"]:
+    """A random part of an image at the size of the whole."""
+    h, w = image.shape[:2]
+    top, left, high, wide = crop_box(key, h, w)
+    part = image[None, top : top + high, left : left + wide].contiguous()
+    return resize(part, (h, w))[0]
 
 
 def _draws(

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from torch.utils.data import DataLoader, Dataset
 
 from models.core.errors import DataError
+from models.data.augment import CropKey
 
 PREFETCHED = 2  # batches of each process
 MOST_PROCESSES = 16
@@ -25,18 +26,26 @@ LINGER_S = 120  # that a process goes on after SIGTERM: longer than a stop takes
 
 
 class PictureRequest(NamedTuple):
-    """An image to decode: its part, its position there, and its size unless the usual one."""
+    """An image to decode.
+
+    Attributes:
+        part: to which it belongs.
+        position: in the part.
+        size: smaller height and width; None: the usual ones.
+        crop: chooses a random part of the picture; None: as it is fitted.
+    """
 
     part: str
     position: int
     size: tuple[int, int] | None = None
+    crop: CropKey | None = None
 
 
 class Decodes(Protocol):
     """What makes the images of a part."""
 
     def image(
-        self, position: int, size: tuple[int, int] | None = None
+        self, position: int, size: tuple[int, int] | None = None, crop: CropKey | None = None
     ) -> UInt8[np.ndarray, "h w c"]:
         """The image at a position."""
         ...
@@ -78,7 +87,7 @@ class Loader:
 
     def image(self, request: PictureRequest) -> UInt8[np.ndarray, "h w c"]:
         """One image, at once, in this process."""
-        return self.decoders[request.part].image(request.position, request.size)
+        return self.decoders[request.part].image(*request[1:])
 
     def read(self, batches: Batches) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
         """The batches of some requests, in order; what was read before is broken off.
@@ -158,7 +167,7 @@ class _Pictures(Dataset):
         self, requests: list[PictureRequest]
     ) -> UInt8[np.ndarray, "b h w c"] | DataError:
         try:
-            return np.stack([self._decoders[x.part].image(x.position, x.size) for x in requests])
+            return np.stack([self._decoders[x.part].image(*x[1:]) for x in requests])
         except DataError as error:
             return error
 

@@ -18,13 +18,14 @@ from models.core.spec import DatasetRef
 from models.data import files, images, picture_index
 from models.data.builtin import BUILTIN
 from models.data.decode import decode
+from models.data.decoder import Decoder
 from models.data.images import ImageData
 from models.data.loader import Loader, processes_for
 from models.data.parts import TEST, TRAIN
 from models.data.picture_index import PictureReader
 from models.data.sets import ImageSet
 from models.data.spec import ImageOptions, Loading
-from models.data.stored import Decoder, StoredImages
+from models.data.stored import StoredImages
 
 # Decoded pixels of a set that auto keeps in memory. Half of what a part may take there at most:
 # choosing and holding out images copies them once.

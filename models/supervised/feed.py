@@ -10,7 +10,7 @@ from torch import Tensor
 from models.core import ranks
 from models.core.errors import SpecError
 from models.data import order
-from models.data.images import ImageData
+from models.data.images import ImageData, crop_keys
 from models.data.loader import BrokenOffError, PictureRequest
 from models.data.stored import StoredImages
 from models.supervised.hooks import Hooks
@@ -47,6 +47,10 @@ class Plan:
         taken = order.chosen(self._count, self._spec.seed, epoch, *ends)
         return [ranks.share(part) for part in taken.split(self._size)]
 
+    def draws(self, step: int, batches: int) -> list[int]:
+        """Numbers that key the random changes of some batches, other ones in each process."""
+        return [(step + k) * ranks.world_size() + ranks.rank() for k in range(batches)]
+
     def describe(self) -> dict[str, Any] | None:
         """What the images of a step depend on besides its number; None of a set in memory."""
         if not self._set:
@@ -78,8 +82,11 @@ class Plan:
         """What the steps from ``step`` on ask of a loader."""
         while step < self._total:
             batches = self._hooks.mode_of(step).batches
-            index = torch.cat(self.chosen(step, batches))
-            yield images.requests(index, self._hooks.size_of(step))
+            chosen, least = self.chosen(step, batches), self._spec.images.augment.resized_crop
+            crops = None
+            if least is not None:
+                crops = crop_keys(chosen, least, self._spec.seed, self.draws(step, batches))
+            yield images.requests(torch.cat(chosen), self._hooks.size_of(step), crops)
             step += batches
 
 

@@ -21,6 +21,7 @@ from models.core.graphs import GraphedStep
 from models.core.run import Run
 from models.core.stopping import StepEnd
 from models.data import images
+from models.data.augment import mixed
 from models.data.images import ImageData
 from models.data.stored import StoredImages
 from models.supervised import evaluate
@@ -172,13 +173,15 @@ def _batch(context: FitContext, state: FitState, count: int) -> Batch:
     """This rank's part of the next ``count`` batches as one, on the device."""
     data, spec = context.data, context.spec
     chosen = context.plan.chosen(state.step, count)
-    draws = [(state.step + k) * ranks.world_size() + ranks.rank() for k in range(count)]
+    draws, augment = context.plan.draws(state.step, count), spec.images.augment
     pixels = context.feed.take(state.step) if context.feed else None
-    x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws, pixels)
+    x, labels = images.batches(data, chosen, augment, spec.seed, draws, pixels)
     x = context.hooks.prepare(x, state.step)
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
-    if spec.label_smoothing:
+    if spec.label_smoothing or augment.mixes:
         labels = _smoothed(labels, len(data.classes), spec.label_smoothing)
+    if augment.mixes:
+        x, labels = mixed(x, labels, augment, spec.seed, draws[0])
     return Batch(x.contiguous(memory_format=layout), labels)
 
 

@@ -14,6 +14,7 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.core.spec import Optimizer
 from models.data.images import ImageData
+from models.data.spec import Augment
 from models.supervised.average import Average
 from models.supervised.clock import StepClock
 from models.supervised.feed import ImageFeed, Plan
@@ -23,6 +24,7 @@ from models.supervised.steps import optimizer_tensors
 
 # fields of the optimizer that earlier releases did not have
 ADDED = ("beta2", "decay", "clip_norm", "warmup_steps")
+ADDED_CHANGES = ("resized_crop", "erase", "mixup", "cutmix")  # likewise, of the images
 # further fields that they did not have, with what they did
 PLAIN: Mapping[str, Any] = {"accumulate": 1, "ema": None}
 
@@ -96,8 +98,17 @@ def spec_digest(spec: SupervisedSpec) -> str:
     if not spec.label_smoothing:
         left_out["label_smoothing"] = True
     left_out |= {name: True for name in PLAIN if getattr(spec, name) == PLAIN[name]}
+    plain = Augment()
+    images: dict[str, Any] = {
+        "augment": {
+            name
+            for name in ADDED_CHANGES
+            if getattr(spec.images.augment, name) == getattr(plain, name)
+        }
+    }
     if spec.images.fit == "squash":
-        left_out["images"] = {"fit"}
+        images["fit"] = True
+    left_out["images"] = images
     if spec.budget.patience is None:
         left_out["budget"] = {"patience"}
     usual = Optimizer()

@@ -25,6 +25,8 @@ from tests.models.data.pictures import encoded, learnable, packed, placed
 
 FILES = learnable(60)
 TAR = packed("tar", FILES)
+PARTS = {"crop_padding": 2, "flip": True, "resized_crop": 0.3, "erase": 0.5}
+EVERY = PARTS | {"mixup": 0.2, "cutmix": 1.0}
 
 
 class Training(SupervisedSpec):
@@ -81,6 +83,16 @@ def stopped_at(step, run, **fields):
 
 def test_weights_are_those_of_a_training_in_memory(new_run):
     assert_equal(train(new_run(), loading="memory"), train(new_run(), loading="stream"))
+
+
+def test_every_random_change_is_the_same_in_memory_and_streamed_and_after_a_stop(new_run):
+    changes = {"images": {"augment": EVERY}}
+    memory, stream = (train(new_run(), loading=way, **changes) for way in ("memory", "stream"))
+    assert_equal(memory, stream)
+    first = stopped_at(7, new_run(), loading="stream", **changes)
+    assert_equal(stream, train(new_run(first, 7), loading="stream", **changes))
+    without = train(new_run(), loading="stream")
+    assert not torch.equal(without["stem.weight"], stream["stem.weight"])
 
 
 def test_steps_of_several_batches_take_the_same_images(new_run):
