@@ -135,6 +135,8 @@ def environment(grant: Grant, folder: Path, *, deterministic: bool) -> dict[str,
         "HF_HOME": str(_hub()),
         **{name: str(_made(path)) for name, path in _caches().items()},
         "SEXTANT_CHECKPOINT_INTERVAL_S": str(get_settings().worker_checkpoint_s),
+        "SEXTANT_ARCHIVE_ENTRIES": str(get_settings().worker_archive_entries),
+        "SEXTANT_ARCHIVE_BYTES": str(get_settings().worker_archive_bytes),
     }
 
 

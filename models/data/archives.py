@@ -1,6 +1,7 @@
 """Zip files from strangers: names and kinds checked first, real bytes counted while inflating."""
 
 import io
+import os
 import stat
 import struct
 import zipfile
@@ -12,8 +13,8 @@ from typing import NamedTuple
 
 from models.core.errors import DataError
 
-ENTRIES = 100_000
-TOTAL_BYTES = 20 * 2**30
+ENTRIES = int(os.environ.get("SEXTANT_ARCHIVE_ENTRIES", "100000"))
+TOTAL_BYTES = int(os.environ.get("SEXTANT_ARCHIVE_BYTES", str(20 * 2**30)))
 RATIO = 100
 RATIO_FLOOR_BYTES = 2**20  # below this size an entry may be as regular as it likes
 CHUNK_BYTES = 2**20
@@ -53,7 +54,11 @@ class Archive:
         self._size_bytes = path.stat().st_size
         entries = opened.infolist()
         if len(entries) > ENTRIES:
-            raise DataError(f"the archive has {len(entries)} entries; the limit is {ENTRIES}")
+            raise DataError(
+                f"the archive has {len(entries)} entries; the limit is {ENTRIES}",
+                hint="pack the pictures as an uncompressed tar; or whoever runs the worker raises"
+                " SEXTANT_WORKER_ARCHIVE_ENTRIES",
+            )
         self._entries = {entry.filename: entry for entry in map(_checked, entries)}
         if len(self._entries) < len(entries):
             raise DataError("the archive holds two entries of one name")
@@ -113,7 +118,9 @@ class Archive:
         self._read_bytes += new_bytes
         if self._read_bytes > TOTAL_BYTES:
             raise DataError(
-                f"{entry.filename}: the archive inflates to more than {TOTAL_BYTES} bytes"
+                f"{entry.filename}: the archive inflates to more than {TOTAL_BYTES} bytes",
+                hint="pack pictures as an uncompressed tar; or whoever runs the worker raises"
+                " SEXTANT_WORKER_ARCHIVE_BYTES",
             )
         for inflated, packed, what in (
             (entry_bytes, entry.compress_size, entry.filename),

@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.core.device import generator
-from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.core.spec import DatasetRef
-from models.data.arrays import held_out
+from models.data import selection
 from models.data.augment import CropKey, crop_box, erased
 from models.data.builtin import BUILTIN
 from models.data.sizing import CHUNK, fitted, resize
@@ -112,42 +111,13 @@ def load(
     train = [torch.from_numpy(array) for array in arrays.train]
     test = [torch.from_numpy(array) for array in arrays.test]
     if options.subset is not None:
-        train = subset(train, options.subset, seed)
+        train = selection.subset(train, options.subset, seed)
     if options.image_size is not None and train[0].shape[1:3] != (options.image_size,) * 2:
         train[0], test[0] = (fitted(x[0], options.image_size, options.fit) for x in (train, test))
     if (train[0] == train[0][:1]).all():
-        raise all_alike(len(train[0]), ref.dataset)
-    train, validation = hold_out(train, held(len(train[1])), seed)
+        raise selection.all_alike(len(train[0]), ref.dataset)
+    train, validation = selection.hold_out(train, held(len(train[1])), seed)
     return from_tensors(train, test, arrays.classes, run.device, validation)
-
-
-def all_alike(count: int, name: str) -> DataError:
-    """The error of a set whose training images are one image.
-
-    Args:
-        count: of them.
-        name: of the set.
-    """
-    return DataError(
-        f"the {count} training images of {name} are all alike, so that there is nothing to learn:"
-        " give images that differ"
-    )
-
-
-def hold_out(pair: list[Tensor], count: int, seed: int) -> tuple[list[Tensor], list[Tensor] | None]:
-    """What is left to train on, and of each class its share to validate on, drawn by the seed.
-
-    Args:
-        pair: images, or what stands for them, [n, ...], and labels int64 [n].
-        count: to hold out.
-        seed: of the job.
-    """
-    if count == 0:
-        return pair, None
-    mixed = torch.randperm(len(pair[1]), generator=generator(seed, "validation", 0))
-    held = torch.from_numpy(held_out(pair[1][mixed].numpy(), count))
-    kept, held = (mixed[part].sort().values for part in (~held, held))
-    return [tensor[kept] for tensor in pair], [tensor[held] for tensor in pair]
 
 
 def from_tensors(
@@ -173,19 +143,6 @@ def from_tensors(
         return data
     pixels, labels = (tensor.to(device) for tensor in validation)
     return replace(data, validation=pixels, validation_labels=labels)
-
-
-def subset(pair: list[Tensor], count: int, seed: int) -> list[Tensor]:
-    """Some of the training images, drawn by the seed; arguments as of :func:`hold_out`.
-
-    Raises:
-        SpecError: if there are fewer.
-    """
-    n = len(pair[0])
-    if count > n:
-        raise SpecError(f"images.subset {count} is more than the {n} training images")
-    chosen = torch.randperm(n, generator=generator(seed, "subset", 0))[:count]
-    return [tensor[chosen] for tensor in pair]
 
 
 def _fitted(

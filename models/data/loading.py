@@ -15,7 +15,7 @@ from models.core.errors import DataError, SpecError
 from models.core.json_text import parse_json
 from models.core.run import Run
 from models.core.spec import DatasetRef
-from models.data import files, images, picture_index
+from models.data import files, images, picture_index, selection
 from models.data.builtin import BUILTIN
 from models.data.decode import decode
 from models.data.decoder import Decoder
@@ -158,8 +158,8 @@ class _Streamed:
                     hint="use more images, or name a test part",
                 )
         if self._options.subset is not None:
-            train = images.subset(train, self._options.subset, self._seed)
-        train, validation = images.hold_out(train, held(len(train[1])), self._seed)
+            train = selection.subset(train, self._options.subset, self._seed)
+        train, validation = selection.hold_out(train, held(len(train[1])), self._seed)
         aside = None if validation is None else _Chosen(TRAIN, *validation)
         return _Chosen(TRAIN, *train), aside, _Chosen(TEST, *test)
 
@@ -207,7 +207,7 @@ class _Streamed:
             alike = alike and bool((chunk == first).all())
             self._run.check_stop()
         if alike:
-            raise images.all_alike(len(sample), self._name)
+            raise selection.all_alike(len(sample), self._name)
         return images.moments(counts)
 
     def _shape(self, train: _Chosen) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ from models.core.spec import (
     Spec,
     SpecGroup,
 )
+from models.data.builtin import BUILTIN
 from models.data.spec import ImageOptions, Loading, image_bounds
 from models.nets.library_spec import ForeignNet
 from models.nets.spec import Net
@@ -215,6 +216,15 @@ class SupervisedSpec(Spec):
             raise ValueError(
                 "budget.patience goes by validation images, and validation 0 holds none out: give a"
                 " share such as 0.1, or leave patience out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_stream(self) -> "SupervisedSpec":
+        if self.loading == "stream" and self.data.dataset in BUILTIN:
+            raise ValueError(
+                "loading stream reads pictures that were uploaded, and"
+                f" {self.data.dataset} is built in: leave loading out"
             )
         return self
 

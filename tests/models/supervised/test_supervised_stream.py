@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from pydantic import ValidationError
 
 from models.core.errors import SpecError
 from models.core.run import StoppedError
@@ -183,6 +184,11 @@ if __name__ == "__main__":
         print(sum(len(part) for part in data.train.split(8)), flush=True)
         time.sleep(0.02)
 """
+
+
+def test_a_built_in_set_is_refused_before_anything_runs():
+    with pytest.raises(ValidationError, match="digits is built in: leave loading out"):
+        spec_of({"dataset": "digits"}, loading="stream")
 
 
 @pytest.mark.slow
