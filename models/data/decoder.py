@@ -129,7 +129,7 @@ def _central(
     """Top, left, height and width of what ``fit`` leaves of an image, in pixels."""
     height, width = image.shape[:2]
     if how != "crop":
-        return 0.0, 0.0, height, width
+        return 0.0, 0.0, float(height), float(width)
     scale = min(height / size[0], width / size[1])
     high, wide = size[0] * scale, size[1] * scale
     return (height - high) / 2, (width - wide) / 2, high, wide

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.core.errors import DataError
 from models.data.augment import CropKey
+from models.data.decoder import Decoder
 
 PREFETCHED = 2  # batches of each process
 MOST_PROCESSES = 16
@@ -39,16 +40,6 @@ class PictureRequest(NamedTuple):
     position: int
     size: tuple[int, int] | None = None
     crop: CropKey | None = None
-
-
-class Decodes(Protocol):
-    """What makes the images of a part."""
-
-    def image(
-        self, position: int, size: tuple[int, int] | None = None, crop: CropKey | None = None
-    ) -> UInt8[np.ndarray, "h w c"]:
-        """The image at a position."""
-        ...
 
 
 Batches = Callable[[], Iterator[list[PictureRequest]]]
@@ -82,7 +73,7 @@ class Loader:
         processes: that decode; 0: this one, when a batch is taken.
     """
 
-    decoders: Mapping[str, Decodes]
+    decoders: Mapping[str, Decoder]
     processes: int = 0
 
     def image(self, request: PictureRequest) -> UInt8[np.ndarray, "h w c"]:
@@ -160,7 +151,7 @@ class _Plan:
 class _Pictures(Dataset):
     """Decodes whole batches; an error is handed over as it is, since DataLoader rewords it."""
 
-    def __init__(self, decoders: Mapping[str, Decodes]) -> None:
+    def __init__(self, decoders: Mapping[str, Decoder]) -> None:
         self._decoders = decoders
 
     def __getitems__(

@@ -12,10 +12,11 @@ from models.data import decoder, samples
 from models.data.augment import CropKey
 from models.data.decode import decode
 from models.data.decoder import Decoder, reduced
+from models.data.picture_index import PictureReader
 from models.data.sizing import fitted, resize
 
 
-class Holds:
+class Holds(PictureReader):
     """A reader of one picture."""
 
     def __init__(self, content):
@@ -80,13 +81,13 @@ def test_pictures_without_frequencies_are_decoded_whole_and_come_out_alike():
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     small = Decoder(Holds(stream.getvalue()), (96, 96), "crop", 3).image(0, (48, 48))
-    assert np.array_equal(small, reduced(np.asarray(picture), (48, 48), 0, 50, 200, 200))
+    assert np.array_equal(small, reduced(np.asarray(picture), (48, 48), 0.0, 50.0, 200.0, 200.0))
 
 
 def test_areas_that_are_whole_pixels_keep_a_ramp():
     """The mean of a linear image over any symmetric window is its middle."""
     ramp = np.broadcast_to(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 120, 3))
-    small = reduced(np.ascontiguousarray(ramp), (15, 30), 0, 0, 60, 120)
+    small = reduced(np.ascontiguousarray(ramp), (15, 30), 0.0, 0.0, 60.0, 120.0)
     expected = np.arange(30) * 8 + 3
     assert np.abs(small[:, 2:-2, 0].astype(int) - expected[2:-2]).max() <= 1
 
