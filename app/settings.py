@@ -160,6 +160,16 @@ class Settings(BaseSettings):
     worker_file_limit_bytes: int = Field(
         default=8 * 2**30, ge=0, description="Largest file that a child may write; 0: no limit"
     )
+    worker_archive_entries: int = Field(
+        default=100_000,
+        ge=1,
+        description="Files that an uploaded zip may hold; 1 kB of memory a file",
+    )
+    worker_archive_bytes: int = Field(
+        default=20 * 2**30,
+        ge=1,
+        description="Bytes that an uploaded zip or parquet file may inflate to; a tar has no limit",
+    )
     worker_confined: bool = Field(
         default=True, description="Linux: children reach only what they need (SECURITY.md)"
     )

@@ -32,7 +32,12 @@ ETC = tuple(
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GPU_DEVICES = ("dev/nvidia*", "dev/dri", "dev/shm", "proc/self")  # patterns under the root
 PREFIXES = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
-CACHES = {"NUMBA_CACHE_DIR": "numba", "TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "cuda"}
+CACHES = {
+    "NUMBA_CACHE_DIR": "numba",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "SEXTANT_INDEX_DIR": "index",
+}
 
 
 def prefix(folder: Path, grant: Grant, action: str, memory_mb: int) -> list[str]:
@@ -41,7 +46,7 @@ def prefix(folder: Path, grant: Grant, action: str, memory_mb: int) -> list[str]
     Args:
         folder: of the run or check, which the child may write.
         grant: its GPUs.
-        action: ``run`` or ``check``; only a run gets the caches of compiled code.
+        action: ``run`` or ``check``; only a run gets the caches.
         memory_mb: address space of one process in MiB, 0 for no limit; not with GPUs, whose driver
             reserves far more than it uses.
     """
@@ -94,7 +99,7 @@ def _code() -> Iterator[str]:
 
 
 def _caches() -> dict[str, Path]:
-    """Where the machine code that runs compile is kept, by the variable that says so."""
+    """Where runs keep compiled machine code and lists of pictures, by the variable that says so."""
     folder = get_settings().state_dir.resolve() / "cache"
     return {name: Path(os.environ.get(name) or folder / each) for name, each in CACHES.items()}
 
@@ -130,6 +135,8 @@ def environment(grant: Grant, folder: Path, *, deterministic: bool) -> dict[str,
         "HF_HOME": str(_hub()),
         **{name: str(_made(path)) for name, path in _caches().items()},
         "SEXTANT_CHECKPOINT_INTERVAL_S": str(get_settings().worker_checkpoint_s),
+        "SEXTANT_ARCHIVE_ENTRIES": str(get_settings().worker_archive_entries),
+        "SEXTANT_ARCHIVE_BYTES": str(get_settings().worker_archive_bytes),
     }
 
 

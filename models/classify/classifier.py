@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.core.errors import DataError
 from models.core.run import Run
 from models.core.spec import ArtifactRef
-from models.data import images
+from models.data import sizing
 from models.data.fitting import fit
 from models.nets import efficientnet_lite
 from models.nets.files import LoadedNet, load_members
@@ -84,7 +84,7 @@ def prepared(
         )
     if classifier.margin is not None:
         return fit(image, size, classifier.margin)
-    return images.fitted(torch.tensor(image)[None], size, classifier.about.fit)[0].numpy()
+    return sizing.fitted(torch.tensor(image)[None], size, classifier.about.fit)[0].numpy()
 
 
 def _channels(image: np.ndarray, name: str, channels: int) -> np.ndarray:

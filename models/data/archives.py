@@ -1,21 +1,43 @@
 """Zip files from strangers: names and kinds checked first, real bytes counted while inflating."""
 
 import io
+import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from models.core.errors import DataError
 
-ENTRIES = 100_000
-TOTAL_BYTES = 20 * 2**30
+ENTRIES = int(os.environ.get("SEXTANT_ARCHIVE_ENTRIES", "100000"))
+TOTAL_BYTES = int(os.environ.get("SEXTANT_ARCHIVE_BYTES", str(20 * 2**30)))
 RATIO = 100
 RATIO_FLOOR_BYTES = 2**20  # below this size an entry may be as regular as it likes
 CHUNK_BYTES = 2**20
 ENCRYPTED = 0x1
+LOCAL_HEADER_BYTES, LENGTHS_AT = 30, 26  # of a zip's entry; name and extra field follow
+
+
+class Place(NamedTuple):
+    """Where an entry lies in the file of its archive.
+
+    Attributes:
+        offset: of its first byte.
+        length: its bytes there.
+        size: its bytes once inflated.
+        crc32: of those, where the archive tells.
+        deflated: whether they have to be inflated.
+    """
+
+    offset: int
+    length: int
+    size: int
+    crc32: int | None = None
+    deflated: bool = False
 
 
 class Archive:
@@ -25,11 +47,18 @@ class Archive:
         names: the files in it, folders left out, in the archive's order.
     """
 
-    def __init__(self, opened: zipfile.ZipFile, size_bytes: int) -> None:
-        self._zip, self._size_bytes, self._read_bytes = opened, size_bytes, 0
+    names: list[str]
+
+    def __init__(self, opened: zipfile.ZipFile, path: Path) -> None:
+        self._zip, self._path, self._read_bytes = opened, path, 0
+        self._size_bytes = path.stat().st_size
         entries = opened.infolist()
         if len(entries) > ENTRIES:
-            raise DataError(f"the archive has {len(entries)} entries; the limit is {ENTRIES}")
+            raise DataError(
+                f"the archive has {len(entries)} entries; the limit is {ENTRIES}",
+                hint="pack the pictures as an uncompressed tar; or whoever runs the worker raises"
+                " SEXTANT_WORKER_ARCHIVE_ENTRIES",
+            )
         self._entries = {entry.filename: entry for entry in map(_checked, entries)}
         if len(self._entries) < len(entries):
             raise DataError("the archive holds two entries of one name")
@@ -60,6 +89,26 @@ class Archive:
         with self.open(name) as stream:
             return stream.read()
 
+    def place(self, name: str) -> Place:
+        """Where an entry lies, so that it can be read without the archive's list.
+
+        Raises:
+            DataError: if it is packed in another way than stored or deflated, or damaged.
+        """
+        entry = self._entries[name]
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{name}: packed in a way that is not read by place: store or deflate")
+        with self._path.open("rb") as file:
+            file.seek(entry.header_offset)
+            header = file.read(LOCAL_HEADER_BYTES)
+        if len(header) < LOCAL_HEADER_BYTES:
+            raise DataError(f"{name}: damaged")
+        offset = entry.header_offset + LOCAL_HEADER_BYTES
+        offset += sum(struct.unpack_from("<HH", header, LENGTHS_AT))
+        deflated = entry.compress_type == zipfile.ZIP_DEFLATED
+        size = self.room_bytes(name)
+        return Place(offset, entry.compress_size, size, entry.CRC, deflated)
+
     def count(self, entry: zipfile.ZipInfo, entry_bytes: int, new_bytes: int) -> None:
         """Take note of inflated bytes.
 
@@ -69,7 +118,9 @@ class Archive:
         self._read_bytes += new_bytes
         if self._read_bytes > TOTAL_BYTES:
             raise DataError(
-                f"{entry.filename}: the archive inflates to more than {TOTAL_BYTES} bytes"
+                f"{entry.filename}: the archive inflates to more than {TOTAL_BYTES} bytes",
+                hint="pack pictures as an uncompressed tar; or whoever runs the worker raises"
+                " SEXTANT_WORKER_ARCHIVE_BYTES",
             )
         for inflated, packed, what in (
             (entry_bytes, entry.compress_size, entry.filename),
@@ -113,14 +164,23 @@ def open_archive(path: Path) -> Generator[Archive, None, None]:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"the archive is damaged: {error}") from error
     with opened:
-        yield Archive(opened, path.stat().st_size)
+        yield Archive(opened, path)
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of an entry that could lead out of a folder.
+
+    Raises:
+        DataError: naming it.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0]:
+        raise DataError(f"{name}: absolute names, backslashes and '..' are refused")
 
 
 def _checked(entry: zipfile.ZipInfo) -> zipfile.ZipInfo:
     name = entry.filename
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0]:
-        raise DataError(f"{name}: absolute names, backslashes and '..' are refused")
+    check_name(name)
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise DataError(f"{name}: links and devices are refused; pack the files themselves")

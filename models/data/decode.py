@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -35,16 +36,23 @@ Image.MAX_IMAGE_PIXELS = PIXELS
 
 
 def decode(
-    content: bytes, name: str, noted: Counter[str] | None = None
+    content: bytes,
+    name: str,
+    noted: Counter[str] | None = None,
+    reduced: Callable[[int, int], int] = lambda *_: 1,
 ) -> UInt8[np.ndarray, "h w c"]:
     """Pixels of a picture file, upright: one channel if it is grey, else three.
 
-    Transparent pixels are laid over white; 16 bits become 8.
+    Transparent pixels are laid over white; 16 bits become 8. A JPEG may come out at a half, a
+    quarter or an eighth of its size, rounded up, for a share of the work: the lowest frequencies of
+    its 8 x 8 blocks alone are transformed back.
 
     Args:
         content: the file.
         name: names the picture in errors.
         noted: counts pictures by what was changed in them, if given.
+        reduced: from height and width of the upright picture, in pixels, to the divisor by which
+            its sides may be smaller: 1, 2, 4 or 8. Called before a pixel is decoded.
 
     Raises:
         DataError: if it is damaged, of another format, too large, animated, or of values that are
@@ -56,6 +64,7 @@ def decode(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_header(image, name)
+                _reduce(image, reduced)
                 from_white = _zero_is_white(image)
                 pixels = _pixels(_upright(image, noted), name, noted)
                 return OPAQUE - pixels if from_white else pixels
@@ -65,6 +74,15 @@ def decode(
         raise DataError(f"{name}: more than {PIXELS} pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise DataError(f"{name}: damaged, cut short, or no {NAMES_OF_FORMATS} file") from error
+
+
+def _reduce(image: Image.Image, reduced: Callable[[int, int], int]) -> None:
+    """Let a JPEG be decoded at a part of its size; pictures of other formats stay whole."""
+    width, height = image.size
+    lies = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+    divisor = reduced(width, height) if lies else reduced(height, width)
+    if divisor > 1 and image.format in ("JPEG", "MPO"):
+        image.draft(image.mode, (max(1, width // divisor), max(1, height // divisor)))
 
 
 def _check_header(image: Image.Image, name: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from models.core.errors import DataError
 from models.core.spec import ReadOptions
 from models.data import folders, marks, preview, programs, series, sets
-from models.data.archives import Archive, open_archive
+from models.data.archives import Archive
 from models.data.arrays import ImageArrays, Labelled
 from models.data.contents import MOST_LETTERS, MOST_LINES, Contents, ending, hidden
 from models.data.decode import decode
@@ -24,6 +24,7 @@ from models.data.parquet import open_parquet, open_parquet_archive
 from models.data.parts import TEST, TRAIN
 from models.data.sets import ImagePart, ImageSet
 from models.data.stacks import Stack
+from models.data.tars import is_tar, open_packed
 
 __all__ = ["ImageArrays", "Labelled", "check", "open_images", "read_images"]
 
@@ -105,10 +106,10 @@ def open_images(path: Path, options: ReadOptions | None = None) -> Generator[Ima
         elif kind == "parquet":
             yield stack.enter_context(open_parquet(path, options))
         elif kind == "parquet_archive":
-            archive = stack.enter_context(open_archive(path))
+            archive = stack.enter_context(open_packed(path))
             yield stack.enter_context(open_parquet_archive(archive, options))
         else:
-            yield ARCHIVES[kind](stack.enter_context(open_archive(path)), options)
+            yield ARCHIVES[kind](stack.enter_context(open_packed(path)), options)
 
 
 ARCHIVES: Mapping[str, Callable[[Archive, ReadOptions], ImageSet]] = {
@@ -243,14 +244,16 @@ def recognise(path: Path) -> str:
         return "parquet"
     if picture_kind(head) is not None:
         return "picture"
-    if head[:4] != ZIP_MAGIC:
+    if head[:4] != ZIP_MAGIC and not is_tar(path):
         raise DataError(
-            f"the file begins with {head[:4]!r}: neither npz, zip, parquet nor a picture (pickle "
-            "is refused)"
+            f"the file begins with {head[:4]!r}: neither npz, zip, tar (uncompressed), parquet nor "
+            "a picture (pickle is refused)"
         )
-    with open_archive(path) as archive:
+    with open_packed(path) as archive:
         names = [name for name in archive.names if not hidden(name)]
     endings = {ending(name) for name in names}
+    if head[:4] != ZIP_MAGIC:
+        return "image_folder"
     if endings == {".npy"}:
         return "npz"
     if ".parquet" in endings:

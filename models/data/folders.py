@@ -1,4 +1,4 @@
-"""Zip of an image folder: which picture belongs to which part and class, by its name."""
+"""Zip or tar of an image folder: which picture belongs to which part and class, by its name."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from models.data.contents import Contents, ending
 from models.data.decode import NAMES_OF_FORMATS, decode
 from models.data.labels import one_form
 from models.data.parts import KEYWORDS, grouped, part_of
-from models.data.sets import ImagePart, ImageSet, Picture
+from models.data.sets import ImagePart, ImageSet, Picture, PictureFile
 
 _READ = ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm"
 # Pictures that are not read: left out in silence, their class would be smaller, or vanish.
@@ -56,13 +56,14 @@ def open_folder(archive: Archive, options: ReadOptions) -> ImageSet:
     if not any(entry.folders for entry in entries) and not any(entry.part for entry in entries):
         names = [entry.name for entry in entries]
         return sets.photographs(
-            ImagePart(len(names), sets.NO_LABELS, _ZipPictures(archive, names, contents)), contents
+            ImagePart(len(names), sets.NO_LABELS, _ArchivePictures(archive, names, contents)),
+            contents,
         )
     _check_classes(entries)
     return _labelled(archive, entries, contents)
 
 
-class _ZipPictures:
+class _ArchivePictures:
     """Decodes pictures of an archive by their position."""
 
     def __init__(self, archive: Archive, names: Sequence[str], contents: Contents) -> None:
@@ -71,6 +72,11 @@ class _ZipPictures:
     def __call__(self, positions: Sequence[int]) -> Iterator[Picture]:
         for name in (self._names[position] for position in positions):
             yield name, decode(self._archive.read(name), name, self._noted)
+
+    def files(self, positions: Sequence[int]) -> Iterator[PictureFile]:
+        """The pictures as they lie in the archive."""
+        for name in (self._names[position] for position in positions):
+            yield PictureFile(name, self._archive.place(name))
 
 
 def picture_kind(head: bytes) -> str | None:
@@ -189,12 +195,9 @@ def _labelled(archive: Archive, entries: Sequence[_Entry], contents: Contents) -
     brought: dict[str, list[_Entry]] = {}
     for entry in entries:
         brought.setdefault(entry.part or "", []).append(entry)
-    read = {
-        part: ImagePart(
-            len(members),
-            np.array([label[entry.folders[0]] for entry in members], dtype=np.int64),
-            _ZipPictures(archive, [entry.name for entry in members], contents),
-        )
-        for part, members in brought.items()
-    }
+    read = {}
+    for part, members in brought.items():
+        labels = np.array([label[entry.folders[0]] for entry in members], dtype=np.int64)
+        pictures = _ArchivePictures(archive, [entry.name for entry in members], contents)
+        read[part] = ImagePart(len(members), labels, pictures, pictures.files)
     return sets.labelled(read, classes, contents)

@@ -5,6 +5,7 @@ by (seed, epoch) or (seed, step): a resumed run continues with the same batches,
 cheap steps changes none of them.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,15 +18,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.core.device import generator
-from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.core.spec import DatasetRef
-from models.data.arrays import held_out
+from models.data import selection
+from models.data.augment import CropKey, crop_box, erased
 from models.data.builtin import BUILTIN
-from models.data.fitting import central
+from models.data.sizing import CHUNK, fitted, resize
 from models.data.spec import Augment, ImageOptions
+from models.data.stored import StoredImages
 
-CHUNK = 1024  # images resized or normalised at once
+Pixels = Tensor | StoredImages  # both answer to len, shape, device, slices, index and split
 
 
 def _none(_: int) -> int:
@@ -37,6 +39,8 @@ def _none(_: int) -> int:
 class ImageData:
     """Training and test images of one size on one device.
 
+    Images are tensors, or decoded each time they are asked for.
+
     Attributes:
         train: uint8 [n, h, w, c].
         train_labels: int64 [n], classes from 0.
@@ -47,17 +51,19 @@ class ImageData:
         std: of each channel over the training images, of values in [0, 1].
         validation: uint8 [v, h, w, c], held out of the training images; none by default.
         validation_labels: int64 [v].
+        digest: of the set and the order of its images, where they are decoded as they are needed.
     """
 
-    train: Tensor
+    train: Pixels
     train_labels: Tensor
-    test: Tensor
+    test: Pixels
     test_labels: Tensor
     classes: list[str]
     mean: list[float]
     std: list[float]
-    validation: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    validation: Pixels = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
     validation_labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    digest: str = ""
 
     @property
     def watched(self) -> Literal["validation", "test"]:
@@ -105,28 +111,13 @@ def load(
     train = [torch.from_numpy(array) for array in arrays.train]
     test = [torch.from_numpy(array) for array in arrays.test]
     if options.subset is not None:
-        train = _subset(train, options.subset, seed)
+        train = selection.subset(train, options.subset, seed)
     if options.image_size is not None and train[0].shape[1:3] != (options.image_size,) * 2:
         train[0], test[0] = (fitted(x[0], options.image_size, options.fit) for x in (train, test))
     if (train[0] == train[0][:1]).all():
-        raise DataError(
-            f"the {len(train[0])} training images of {ref.dataset} are all alike, so that there is"
-            " nothing to learn: give images that differ"
-        )
-    train, validation = _hold_out(train, held(len(train[1])), seed)
+        raise selection.all_alike(len(train[0]), ref.dataset)
+    train, validation = selection.hold_out(train, held(len(train[1])), seed)
     return from_tensors(train, test, arrays.classes, run.device, validation)
-
-
-def _hold_out(
-    pair: list[Tensor], count: int, seed: int
-) -> tuple[list[Tensor], list[Tensor] | None]:
-    """What is left to train on, and of each class its share to validate on, drawn by the seed."""
-    if count == 0:
-        return pair, None
-    mixed = torch.randperm(len(pair[1]), generator=generator(seed, "validation", 0))
-    held = torch.from_numpy(held_out(pair[1][mixed].numpy(), count))
-    kept, held = (mixed[part].sort().values for part in (~held, held))
-    return [tensor[kept] for tensor in pair], [tensor[held] for tensor in pair]
 
 
 def from_tensors(
@@ -154,51 +145,6 @@ def from_tensors(
     return replace(data, validation=pixels, validation_labels=labels)
 
 
-def _subset(pair: list[Tensor], count: int, seed: int) -> list[Tensor]:
-    n = len(pair[0])
-    if count > n:
-        raise SpecError(f"images.subset {count} is more than the {n} training images")
-    chosen = torch.randperm(n, generator=generator(seed, "subset", 0))[:count]
-    return [tensor[chosen] for tensor in pair]
-
-
-def resize(
-    images: UInt8[Tensor, "n h w c"], size: int | tuple[int, int]
-) -> UInt8[Tensor, "n new_h new_w c"]:
-    """Images of a size: area means where they shrink, bilinear where not.
-
-    Args:
-        images: of one size.
-        size: the new side of squares, or height and width, in pixels.
-    """
-    sides = (size, size) if isinstance(size, int) else size
-    shrinks = sides[0] <= images.shape[1] and sides[1] <= images.shape[2]
-    parts = []
-    for chunk in images.split(CHUNK):
-        x = chunk.permute(0, 3, 1, 2).float()
-        if shrinks:
-            x = functional.interpolate(x, size=sides, mode="area")
-        else:
-            x = functional.interpolate(x, size=sides, mode="bilinear", antialias=True)
-        parts.append(x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
-    return torch.cat(parts).contiguous()
-
-
-def fitted(
-    images: UInt8[Tensor, "n h w c"], size: int | tuple[int, int], how: str
-) -> UInt8[Tensor, "n new_h new_w c"]:
-    """Images of a size, whatever the shape they had.
-
-    Args:
-        images: of one size.
-        size: as for :func:`resize`.
-        how: ``crop`` resizes the largest central part that has the proportions of the size,
-            ``squash`` the whole image.
-    """
-    sides = (size, size) if isinstance(size, int) else size
-    return resize(central(images, sides) if how == "crop" else images, sides)
-
-
 def _fitted(
     image: UInt8[np.ndarray, "h w c"], size: int, how: str
 ) -> UInt8[np.ndarray, "size size c"]:
@@ -207,9 +153,19 @@ def _fitted(
 
 def statistics(images: UInt8[Tensor, "n h w c"]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, of values in [0, 1]; a constant one has 1."""
-    counts = torch.stack(
+    return moments(histogram(images))
+
+
+def histogram(images: UInt8[Tensor, "n h w c"]) -> Int64[Tensor, "c 256"]:
+    """How often each value of a pixel comes, by channel."""
+    return torch.stack(
         [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(3)]
-    ).double()  # [c, 256], so the sums are exact
+    )
+
+
+def moments(counts: Int64[Tensor, "c 256"]) -> tuple[list[float], list[float]]:
+    """:func:`statistics` of the images of a :func:`histogram`."""
+    counts = counts.double()  # so the sums are exact
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ values
@@ -235,11 +191,6 @@ def _affine(
     return scale / 255, -torch.tensor(mean, device=device) * scale
 
 
-def order(count: int, seed: int, epoch: int) -> Int64[Tensor, "n"]:
-    """Order of the training images in an epoch (from 0), on the CPU."""
-    return torch.randperm(count, generator=generator(seed, "order", epoch))
-
-
 def batch(
     data: ImageData, chosen: Int64[Tensor, "b"], augment: Augment, seed: int, step: int
 ) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, "b"]]:
@@ -261,7 +212,8 @@ def batches(
     augment: Augment,
     seed: int,
     steps: Sequence[int],
-) -> tuple[Float[Tensor, "kb c h w"], Int64[Tensor, "kb"]]:
+    pixels: UInt8[Tensor, "kb i j c"] | None = None,
+) -> tuple[Float[Tensor, "kb c i j"], Int64[Tensor, "kb"]]:
     """Batches of successive steps as one; each image is what :func:`batch` makes of it.
 
     Args:
@@ -270,6 +222,8 @@ def batches(
         augment: random changes.
         seed: of the job.
         steps: number of each batch, from 0; with the seed it keys the random changes.
+        pixels: of these images, where they are decoded already. At a smaller size the random
+            changes are the same but for shifts, which are rounded to whole pixels of that size.
     """
     pairs = zip(chosen, steps, strict=True)
     draws = torch.cat(
@@ -278,10 +232,33 @@ def batches(
     if data.train.is_cuda:  # the host goes on to the next step while the GPU is in this one
         draws = draws.pin_memory().to(data.train.device, non_blocking=True)
     index = draws[0]
-    images = data.train[index]
+    images = data.train[index] if pixels is None else pixels
+    if augment.resized_crop is not None and pixels is None:
+        keys = crop_keys(chosen, augment.resized_crop, seed, steps)
+        images = torch.stack([_cropped(x, key) for x, key in zip(images, keys, strict=True)])
     if len(draws) > 1:
-        images = _augmented(images, augment.crop_padding, draws[1:])
-    return normalise(images, data.mean, data.std), data.train_labels[index]
+        images = _augmented(images, augment.crop_padding, draws[1:], data.size)
+    x = normalise(images, data.mean, data.std)
+    if augment.erase:
+        parts = zip(x.split([len(part) for part in chosen]), steps, strict=True)
+        x = torch.cat([erased(part, augment.erase, seed, step) for part, step in parts])
+    return x, data.train_labels[index]
+
+
+def crop_keys(
+    chosen: Sequence[Int64[Tensor, "b"]], least: float, seed: int, steps: Sequence[int]
+) -> list[CropKey]:
+    """What the random part of each image of some batches depends on; as in :func:`batches`."""
+    pairs = zip(chosen, steps, strict=True)
+    return [CropKey(seed, step, k, least) for part, step in pairs for k in range(len(part))]
+
+
+def _cropped(image: UInt8[Tensor, "h w c"], key: CropKey) -> UInt8[Tensor, "h w c"]:
+    """A random part of an image at the size of the whole."""
+    h, w = image.shape[:2]
+    top, left, high, wide = crop_box(key, h, w)
+    part = image[None, top : top + high, left : left + wide].contiguous()
+    return resize(part, (h, w))[0]
 
 
 def _draws(
@@ -297,12 +274,19 @@ def _draws(
 
 
 def _augmented(
-    images: UInt8[Tensor, "b h w c"], p: int, draws: Int64[Tensor, "3 b"]
+    images: UInt8[Tensor, "b h w c"], p: int, draws: Int64[Tensor, "3 b"], size: tuple[int, int]
 ) -> UInt8[Tensor, "b h w c"]:
-    """Crop from the zero-padded image and mirror, each image its own way, by one gather."""
+    """Crop from the zero-padded image and mirror, each image its own way, by one gather.
+
+    ``p`` and ``draws`` count in pixels of images of ``size``.
+    """
     b, h, w, _ = images.shape
     device = images.device
     top, left, mirrored = draws[:, :, None]
+    if (h, w) != size:
+        shift = torch.stack([(top - p) * h / size[0], (left - p) * w / size[1]]).round().long()
+        p = math.ceil(p * max(h / size[0], w / size[1]))
+        top, left = shift + p
     rows = torch.arange(h, device=device) + top  # [b, h]
     columns = torch.arange(w, device=device).expand(b, w)
     columns = torch.where(mirrored > 0, w - 1 - columns, columns) + left  # [b, w]

@@ -21,7 +21,7 @@ from models.data.contents import Contents
 from models.data.decode import decode
 from models.data.labels import numbered
 from models.data.parts import grouped, part_of
-from models.data.sets import ImagePart, ImageSet, Picture
+from models.data.sets import ImagePart, ImageSet, Picture, PictureFile
 from models.data.tables import open_parquet_file, read_batches
 
 ROWS = 10_000_000
@@ -220,10 +220,10 @@ def _set(tables: Mapping[str, Sequence[Table]], contents: Contents) -> ImageSet:
     values = {part: _labels(members) for part, members in tables.items()}
     labels, classes = numbered(values, counts, first.classes, f"column {first.label!r}")
     contents.label = f"the column {first.label!r}: {len(classes)} classes"
-    brought = {
-        part: ImagePart(counts[part], labels[part], _TablePictures(members, contents))
-        for part, members in tables.items()
-    }
+    brought = {}
+    for part, members in tables.items():
+        pictures = _TablePictures(members, contents)
+        brought[part] = ImagePart(counts[part], labels[part], pictures, pictures.files)
     return sets.labelled(brought, classes, contents)
 
 
@@ -261,15 +261,23 @@ class _TablePictures:
         self._tables, self._noted = tables, contents.noted
 
     def __call__(self, positions: Sequence[int]) -> Iterator[Picture]:
+        for name, content in self._contents(positions):
+            yield name, decode(content, name, self._noted)
+
+    def files(self, positions: Sequence[int]) -> Iterator[PictureFile]:
+        """The pictures as they are encoded; a row cannot be read by its place."""
+        return (PictureFile(name, content) for name, content in self._contents(positions))
+
+    def _contents(self, positions: Sequence[int]) -> Iterator[tuple[str, bytes]]:
         wanted, start = set(positions), 0
         for table in self._tables:
             here = {position - start for position in wanted if 0 <= position - start < table.rows}
-            yield from _pictures(table, here, self._noted)
+            yield from _contents(table, here)
             start += table.rows
 
 
-def _pictures(table: Table, wanted: set[int], noted: Counter[str]) -> Iterator[Picture]:
-    """Images of some rows of a file; nothing is read after the last of them."""
+def _contents(table: Table, wanted: set[int]) -> Iterator[tuple[str, bytes]]:
+    """Encoded images of some rows of a file; nothing is read after the last of them."""
     if not wanted:
         return
     last = max(wanted)
@@ -280,7 +288,7 @@ def _pictures(table: Table, wanted: set[int], noted: Counter[str]) -> Iterator[P
             name = f"{table.name}: row {row}"
             if content is None:
                 raise DataError(f"{name} has no image bytes")
-            yield name, decode(content, name, noted)
+            yield name, content
         if first + batch.num_rows > last:
             return
 

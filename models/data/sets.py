@@ -8,11 +8,22 @@ from jaxtyping import Int64, UInt8
 
 from models.core.errors import DataError
 from models.data import parts
+from models.data.archives import Place
 from models.data.contents import Contents
 from models.data.parts import TRAIN
 
 Picture = tuple[str, UInt8[np.ndarray, "h w c"]]  # its name in messages, its pixels
 NO_LABELS = np.empty(0, dtype=np.int64)
+
+
+class PictureFile(NamedTuple):
+    """An encoded picture: its name in messages, and its place in the file of the set or itself."""
+
+    name: str
+    at: Place | bytes
+
+
+Files = Callable[[Sequence[int]], Iterable[PictureFile]]
 
 
 class ImagePart(NamedTuple):
@@ -22,11 +33,13 @@ class ImagePart(NamedTuple):
         count: of its images.
         labels: int64 [count], classes from 0; empty for photographs.
         read: decodes the images at some positions, in rising order of position.
+        files: the images at some positions as they are encoded, likewise; None where they are not.
     """
 
     count: int
     labels: Int64[np.ndarray, "_n"]
     read: Callable[[Sequence[int]], Iterable[Picture]]
+    files: Files | None = None
 
     def pictures(self) -> Iterable[Picture]:
         """All images, decoded one after the other."""
@@ -112,7 +125,12 @@ def _view(part: ImagePart, positions: Int64[np.ndarray, "m"]) -> ImagePart:
     def read(wanted: Sequence[int]) -> Iterator[Picture]:
         yield from part.read(positions[list(wanted)].tolist())
 
-    return ImagePart(len(positions), part.labels[positions], read)
+    encoded = part.files and _files(part.files, positions)
+    return ImagePart(len(positions), part.labels[positions], read, encoded)
+
+
+def _files(all_files: Files, positions: Int64[np.ndarray, "m"]) -> Files:
+    return lambda wanted: all_files(positions[list(wanted)].tolist())
 
 
 def photographs(part: ImagePart, contents: Contents) -> ImageSet:

@@ -10,6 +10,7 @@ from models.core.needs import Bound
 from models.core.spec import Int, SpecGroup
 
 MIN_SIDE = 4  # pixels; nets halve images twice
+Loading = Literal["auto", "memory", "stream"]
 
 
 def image_bounds(image_size: int | None, subset: int | None) -> tuple[Bound, ...]:
@@ -37,6 +38,39 @@ class Augment(SpecGroup):
         default=0, ge=0, le=64, description="Zero border in pixels before a random crop; 0 is off"
     )
     flip: bool = Field(default=False, description="Mirror left to right with probability 1/2")
+    resized_crop: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Bring a random part to the size of the images, of at least this share of the"
+        " area (0.08 is usual for photographs) and of 3:4 to 4:3; where images are streamed, a part"
+        " of the whole picture as it was uploaded. null is off",
+    )
+    erase: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Probability that a rectangle of 2 % to 33 % takes the mean colour",
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Mix pairs of images and labels by a share of Beta(mixup, mixup); 0 is off."
+        " With cutmix too, each step takes one of them",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Put a rectangle of another image into each, its area of Beta(cutmix, cutmix);"
+        " 0 is off",
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, and with them their labels."""
+        return bool(self.mixup or self.cutmix)
 
 
 class ImageOptions(SpecGroup):

@@ -19,6 +19,7 @@ from models.dynamic_downsampling.setup import (
 )
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan
 from models.dynamic_downsampling.train import fit_cheap
+from models.supervised import source
 from models.supervised.hooks import SubRun
 from models.supervised.loop import Fitted
 from models.supervised.spec import Budget
@@ -37,7 +38,7 @@ def plan(spec: DynamicDownsamplingPlan, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
-    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
+    data = source.load(spec, run)
     setup, times = _prepared(spec, data, run)
     probe = _probe(setup, spec.probe_steps)
     sub_run = SubRun("probe_", total=len(probe.decisions), saves_checkpoints=False)

@@ -63,6 +63,12 @@ class Setup:
         size = self.sizes[0] if step is None else self.sizes[self.decisions[step] - 1]
         return shrink(x, size, self.spec.downsample.input_resample, self.spec.seed, step or 0)
 
+    def decoded_size(self, step: int) -> tuple[int, int] | None:
+        """Size at which the images of a step may be decoded: by areas, a small one is enough."""
+        decision = self.decisions[step]
+        by_area = self.spec.downsample.input_resample == "area"
+        return self.sizes[decision - 1] if decision and by_area else None
+
     def cheap_modes(self) -> list[Mode]:
         """Mode of the cheap steps of each size."""
         down = self.spec.downsample

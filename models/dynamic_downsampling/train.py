@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from models.core import device, ranks
 from models.core.run import Run
-from models.data import images
+from models.data import images, order
 from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling.norms import reestimate
 from models.dynamic_downsampling.setup import Setup, prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
-from models.supervised import outputs
+from models.supervised import outputs, source
 from models.supervised.assess import assess
 from models.supervised.evaluate import Scores
 from models.supervised.hooks import Hooks, SubRun
@@ -30,7 +30,7 @@ def train(spec: DynamicDownsamplingTrain, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
-    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
+    data = source.load(spec, run)
     setup = prepare(spec, data, run)
     total = 3 * len(setup.decisions) if spec.compare_baseline else None  # at most
     fitted = fit_cheap(setup, run, SubRun(total=total))
@@ -75,6 +75,7 @@ def fit_cheap(setup: Setup, run: Run, sub_run: SubRun) -> Fitted:
         forward=forward,
         prepare=lambda x, step: setup.small(x, step) if setup.decisions[step] else x,
         mode_of=lambda step: modes[setup.decisions[step]],
+        size_of=setup.decoded_size,
         after_step=after_step,
         rate=rate_over_operations(setup) if down.rate_over == "operations" else None,
         extras=setup.extras(),
@@ -119,6 +120,6 @@ def _full_batches(setup: Setup, steps: int) -> Iterator[Tensor]:
     size, (per_epoch, _) = spec.batch(len(data.train)), spec.steps(len(data.train))
     for step in range(steps, steps + spec.downsample.reestimate_batches):
         epoch, index = divmod(step, per_epoch)
-        order = images.order(len(data.train), spec.seed, epoch)
-        chosen = order[index * size : (index + 1) * size]
+        ends = index * size, (index + 1) * size
+        chosen = order.chosen(len(data.train), spec.seed, epoch, *ends)
         yield images.batch(data, chosen, spec.images.augment, spec.seed, step)[0]

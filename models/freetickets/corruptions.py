@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.core.device import generator
-from models.data.images import CHUNK
+from models.data.sizing import CHUNK
 from models.freetickets import image_ops
 
 Pixels = Float[Tensor, "n h w c"]

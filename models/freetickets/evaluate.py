@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.core import device
 from models.core.spec import DatasetRef
 from models.data import images
+from models.data.sizing import CHUNK
 from models.freetickets import corruptions, ensemble, shifts
 from models.freetickets.spec import CORRUPTED_SETS
 from models.freetickets.training import Training
@@ -106,7 +107,7 @@ def _corrupted(training: Training, tested: Tested) -> dict[str, Any]:
     rows, pooled, done = [], [], training.spec.tickets
     for kind in corruptions.KINDS:
         for severity in range(1, corruptions.SEVERITIES + 1):
-            pixels = corruptions.corrupt(training.data.test, kind, severity)
+            pixels = corruptions.corrupt(training.data.test[:], kind, severity)
             logs = _all(training, tested.nets, pixels)
             pooled.append(ensemble.mixture(logs).float())
             both = _both(training, logs, tested.labels)
@@ -136,7 +137,7 @@ def _strange(training: Training, tested: Tested, ref: DatasetRef) -> dict[str, A
     """Detection of the test images of another set, brought to the size of this one."""
     fit = training.spec.images.fit
     plain = images.ImageOptions(image_size=training.data.size[0], fit=fit)
-    other = images.load(ref, plain, training.run, training.spec.seed).test
+    other = images.load(ref, plain, training.run, training.spec.seed).test[:]
     if other.shape[3] != training.data.channels:
         mean = other.float().mean(3, keepdim=True).round().to(torch.uint8)
         other = mean.expand(-1, -1, -1, training.data.channels).contiguous()
@@ -154,7 +155,7 @@ def _detected(inside: Tensor, outside: Tensor) -> dict[str, Figures]:
 def _attacked(training: Training, tested: Tested, eps: float) -> dict[str, Any]:
     """Figures under FGSM on the ensemble's mean: of the ensemble, and of its tickets."""
     data, logs = training.data, []
-    pairs = zip(data.test.split(images.CHUNK), data.test_labels.split(images.CHUNK), strict=True)
+    pairs = zip(data.test.split(CHUNK), data.test_labels.split(CHUNK), strict=True)
     for pixels, labels in pairs:
         x = shifts.attacked(tested.nets, data, pixels, labels, eps)
         with torch.no_grad():

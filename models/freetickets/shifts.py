@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from models.data import images
 from models.data.images import ImageData
+from models.data.sizing import CHUNK
 from models.freetickets.ensemble import mixture
 
 
@@ -19,7 +20,7 @@ def batches(data: ImageData, pixels: UInt8[Tensor, "n h w c"]) -> Iterator[tuple
     """
     same = len(pixels) == len(data.test_labels)
     labels = data.test_labels if same else torch.zeros(len(pixels), dtype=torch.long)
-    for x, y in zip(pixels.split(images.CHUNK), labels.split(images.CHUNK), strict=True):
+    for x, y in zip(pixels.split(CHUNK), labels.split(CHUNK), strict=True):
         yield images.normalise(x, data.mean, data.std), y
 
 

@@ -22,6 +22,10 @@ from models.supervised.spec import ASSESSMENT, CONFIG, METRICS, SupervisedSpec
 
 ONNX_LIMIT_BYTES = 2**31
 RENAMED = {"escape": {"q": "fraction"}, "prune_rate": {"p": "initial", "p_min": "final"}}
+IN_MEMORY = (
+    "evaluate.corruptions changes all test images at once, so they must be in memory: leave"
+    " evaluate.corruptions out, or give loading memory"
+)
 CORRUPTED_SETS = 70  # 14 corruptions, 5 severities: models/freetickets/corruptions.py
 
 
@@ -158,6 +162,8 @@ class FreeTicketsTrain(SupervisedSpec):
             raise ValueError("variant dense has one member: use dense_ensemble, or members 1")
         if self.prune_rate.final > self.prune_rate.initial:
             raise ValueError("prune_rate: final is above initial; lower final or raise initial")
+        if self.loading == "stream" and self.evaluate.corruptions:
+            raise ValueError(IN_MEMORY)
         if self.structure != "none" and not self.is_sparse:
             raise ValueError(
                 f"structure {self.structure}: the layers of variant {self.variant} are dense, and"

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from models.core import device, ranks
+from models.core.errors import SpecError
 from models.core.run import Run
-from models.data import images
 from models.data.images import ImageData
 from models.freetickets import layers, report
-from models.freetickets.spec import FreeTicketsTrain
+from models.freetickets.spec import IN_MEMORY, FreeTicketsTrain
 from models.freetickets.timetable import Phase, Update, phase_at, refined
 from models.freetickets.topology import Topology, UpdateStats
 from models.freetickets.training import CHANGE_COLUMNS, Training
@@ -22,6 +22,7 @@ from models.nets import tickets
 from models.nets.build import build_net
 from models.nets.library_spec import ForeignNet
 from models.nets.tickets import Form
+from models.supervised import source
 from models.supervised.average import Average
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.initial import Initial, admit, foreign_net, in_safe_order
@@ -41,7 +42,9 @@ def train(spec: FreeTicketsTrain, run: Run) -> None:
         StoppedError: if a stop was requested.
     """
     ranks.start(run.device)
-    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
+    data = source.load(spec, run)
+    if data.digest and spec.evaluate.corruptions:
+        raise SpecError(IN_MEMORY, pointer="/evaluate/corruptions")
     training = prepare(spec, data, run)
     fitted = fit_tickets(training)
     if ranks.is_first():

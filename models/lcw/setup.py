@@ -62,7 +62,7 @@ def load(spec: LcwTrain, run: Run) -> Data:
     held, rest = order[:kept], order[kept:]
     train, labels = loaded.train[rest], loaded.train_labels[rest]
     return Data(
-        train, labels, loaded.train[held], loaded.test, loaded.test_labels, list(loaded.classes)
+        train, labels, loaded.train[held], loaded.test[:], loaded.test_labels, list(loaded.classes)
     )
 
 

@@ -6,7 +6,6 @@ from torch import nn
 
 from models.core import checkpoint, device, ranks
 from models.core.run import Run
-from models.data import images
 from models.data.images import ImageData
 from models.nets.build import build_net
 from models.nets.selective.portable import portable
@@ -15,7 +14,7 @@ from models.selective_convolution import report
 from models.selective_convolution.export import compact
 from models.selective_convolution.rounds import Rounds
 from models.selective_convolution.spec import SelectiveConvolutionTrain
-from models.supervised import card, outputs
+from models.supervised import card, outputs, source
 from models.supervised.assess import assess
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.loop import Fitted, fit, test
@@ -35,7 +34,7 @@ def train(spec: SelectiveConvolutionTrain, run: Run) -> None:
     ranks.start(run.device)
     if spec.channels_last is None:  # the order that the loops, or the programs, read
         spec = spec.model_copy(update={"channels_last": run.device == "cuda"})
-    data = images.load(spec.data, spec.images, run, spec.seed, spec.held)
+    data = source.load(spec, run)
     spec.check_rounds(len(data.train))
     net = new_net(spec, data, run.device)
     _, total = spec.steps(len(data.train))

@@ -39,6 +39,8 @@ class Hooks:
         prepare: (images [b, c, h, w], step) to the images of the step; steps count from 0.
         mode_of: mode of a step, from 0; all ranks must agree. After one of several batches the
             next step counts as many more.
+        size_of: height and width at which the images of a step, from 0, are decoded where they are
+            decoded as they are needed; None: those of the data. ``prepare`` gets them so.
         before_step: called with (step, moments by parameter name) after the test and the
             checkpoint that end an epoch; may change net and moments in place, on all ranks alike.
         after_step: called with (steps done, mode of the last); gradients are still there.
@@ -55,6 +57,7 @@ class Hooks:
     forward: Forward = cross_entropy
     prepare: Callable[[Tensor, int], Tensor] = lambda images, _: images
     mode_of: Callable[[int], Mode] = lambda _: FULL
+    size_of: Callable[[int], tuple[int, int] | None] = lambda _: None
     before_step: Callable[[int, Mapping[str, list[Tensor]]], None] = lambda *_: None
     after_step: Callable[[int, Mode], None] = lambda *_: None
     rate: Callable[[int], float] | None = None

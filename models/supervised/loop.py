@@ -21,10 +21,13 @@ from models.core.graphs import GraphedStep
 from models.core.run import Run
 from models.core.stopping import StepEnd
 from models.data import images
+from models.data.augment import mixed
 from models.data.images import ImageData
+from models.data.stored import StoredImages
 from models.supervised import evaluate
 from models.supervised.average import Average
 from models.supervised.clock import StepClock
+from models.supervised.feed import ImageFeed, Plan
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
 from models.supervised.state import (
@@ -147,7 +150,9 @@ def _context(
     if average is None and spec.ema is not None:
         average = Average(net, spec.ema)
     lengths = spec.steps(len(data.train))
-    return FitContext(net, data, spec, run, hooks, optimizer, *lengths, average)
+    plan = Plan(data, spec, hooks)
+    feed = ImageFeed(data.train, plan) if isinstance(data.train, StoredImages) else None
+    return FitContext(net, data, spec, run, hooks, optimizer, *lengths, average, plan, feed)
 
 
 def _stepper(context: FitContext) -> Callable[[Mode, Batch], Tensor]:
@@ -167,18 +172,16 @@ def _stepper(context: FitContext) -> Callable[[Mode, Batch], Tensor]:
 def _batch(context: FitContext, state: FitState, count: int) -> Batch:
     """This rank's part of the next ``count`` batches as one, on the device."""
     data, spec = context.data, context.spec
-    epoch, batch_index = divmod(state.step, context.per_epoch)
-    if state.order is None or batch_index == 0:
-        state.order = images.order(len(data.train), spec.seed, epoch)
-    size = spec.batch(len(data.train))
-    taken = state.order[batch_index * size : (batch_index + count) * size]
-    chosen = [ranks.share(part) for part in taken.split(size)]
-    draws = [(state.step + k) * ranks.world_size() + ranks.rank() for k in range(count)]
-    x, labels = images.batches(data, chosen, spec.images.augment, spec.seed, draws)
+    chosen = context.plan.chosen(state.step, count)
+    draws, augment = context.plan.draws(state.step, count), spec.images.augment
+    pixels = context.feed.take(state.step) if context.feed else None
+    x, labels = images.batches(data, chosen, augment, spec.seed, draws, pixels)
     x = context.hooks.prepare(x, state.step)
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
-    if spec.label_smoothing:
+    if spec.label_smoothing or augment.mixes:
         labels = _smoothed(labels, len(data.classes), spec.label_smoothing)
+    if augment.mixes:
+        x, labels = mixed(x, labels, augment, spec.seed, draws[0])
     return Batch(x.contiguous(memory_format=layout), labels)
 
 

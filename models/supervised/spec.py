@@ -19,7 +19,8 @@ from models.core.spec import (
     Spec,
     SpecGroup,
 )
-from models.data.spec import ImageOptions, image_bounds
+from models.data.builtin import BUILTIN
+from models.data.spec import ImageOptions, Loading, image_bounds
 from models.nets.library_spec import ForeignNet
 from models.nets.spec import Net
 
@@ -119,6 +120,12 @@ class SupervisedSpec(Spec):
     model: Net  # each kind narrows it to the families that it trains
     data: DatasetRef = Field(description="Labelled images to train and to test on")
     images: ImageOptions = ImageOptions()
+    loading: Loading = Field(
+        default="auto",
+        description="memory decodes all images once, stream each time they are needed, for sets"
+        " that do not fit; auto streams pictures that take more than 4 GiB decoded. All give the"
+        " same training but for cheap steps, whose JPEGs stream decodes at a part of their size",
+    )
     validation: float = Field(
         default=0.1,
         ge=0,
@@ -209,6 +216,15 @@ class SupervisedSpec(Spec):
             raise ValueError(
                 "budget.patience goes by validation images, and validation 0 holds none out: give a"
                 " share such as 0.1, or leave patience out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_stream(self) -> "SupervisedSpec":
+        if self.loading == "stream" and self.data.dataset in BUILTIN:
+            raise ValueError(
+                "loading stream reads pictures that were uploaded, and"
+                f" {self.data.dataset} is built in: leave loading out"
             )
         return self
 

@@ -14,14 +14,17 @@ from models.core.errors import SpecError
 from models.core.run import Run
 from models.core.spec import Optimizer
 from models.data.images import ImageData
+from models.data.spec import Augment
 from models.supervised.average import Average
 from models.supervised.clock import StepClock
+from models.supervised.feed import ImageFeed, Plan
 from models.supervised.hooks import Hooks, SubRun
 from models.supervised.spec import SupervisedSpec
 from models.supervised.steps import optimizer_tensors
 
 # fields of the optimizer that earlier releases did not have
 ADDED = ("beta2", "decay", "clip_norm", "warmup_steps")
+ADDED_CHANGES = ("resized_crop", "erase", "mixup", "cutmix")  # likewise, of the images
 # further fields that they did not have, with what they did
 PLAIN: Mapping[str, Any] = {"accumulate": 1, "ema": None}
 
@@ -38,6 +41,8 @@ class FitContext(NamedTuple):
     per_epoch: int
     total: int
     average: Average | None
+    plan: Plan
+    feed: ImageFeed | None
 
     @property
     def sub_run(self) -> SubRun:
@@ -64,7 +69,6 @@ class FitState:
     logged_seconds: float = 0.0
     progress_at: float = 0.0
     over_time: bool = False
-    order: Tensor | None = None  # of the images in the present epoch
 
 
 def is_over_time(context: FitContext, state: FitState) -> bool:
@@ -88,14 +92,23 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
 
 def spec_digest(spec: SupervisedSpec) -> str:
     """SHA-256 of a spec without the checkpoint it goes on from and threads, in hex."""
-    left_out: dict[str, Any] = {"resume_from": True, "threads": True}
+    left_out: dict[str, Any] = {"resume_from": True, "threads": True, "loading": True}
     if not spec.validation:  # as of earlier releases, whose digests hold
         left_out["validation"] = True
     if not spec.label_smoothing:
         left_out["label_smoothing"] = True
     left_out |= {name: True for name in PLAIN if getattr(spec, name) == PLAIN[name]}
+    plain = Augment()
+    images: dict[str, Any] = {
+        "augment": {
+            name
+            for name in ADDED_CHANGES
+            if getattr(spec.images.augment, name) == getattr(plain, name)
+        }
+    }
     if spec.images.fit == "squash":
-        left_out["images"] = {"fit"}
+        images["fit"] = True
+    left_out["images"] = images
     if spec.budget.patience is None:
         left_out["budget"] = {"patience"}
     usual = Optimizer()
@@ -145,6 +158,7 @@ def save(context: FitContext, state: FitState) -> None:
         "clock": state.clock.state(),
         "notes": dict(context.hooks.notes),
         "origin": origin.describe(run),
+        "source": context.plan.describe(),
     }
     tensors |= checkpoint.random_state(run.device)
     checkpoint.write(run.dir / name, tensors, description)
@@ -171,6 +185,7 @@ def restore(context: FitContext, state: FitState, path: Path) -> None:
             " the same validation, or leave resume_from out",
             pointer="/validation",
         )
+    context.plan.check(saved.get("source"))
     if saved["spec_sha256"] != spec_digest(context.spec):
         context.run.warn("resumed_with_other_spec", "the checkpoint comes from another spec")
     context.net.load_state_dict(checkpoint.part(tensors, "net"))

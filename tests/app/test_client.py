@@ -558,6 +558,7 @@ def test_a_refused_upload_says_why(tmp_path):
         (["a/1.tif", "b/2.TIFF"], "image_folder"),
         (["a.webp", "b.jpg", "metadata.csv", "c.tif"], "image_folder"),
         (["cat.jpg"], "image_folder"),
+        (["photos.tar"], "image_folder"),
         (["train/0000.parquet", "README.md", "dataset_info.json"], "parquet"),
         (["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"], "idx"),
         (["raw/train-images.idx3-ubyte", "raw/train-labels.idx1-ubyte"], "idx"),

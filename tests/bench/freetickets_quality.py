@@ -24,7 +24,7 @@ import torch
 
 from models.core import device
 from models.core.run import Run
-from models.data import images, synthetic
+from models.data import images, sizing, synthetic
 from models.freetickets import ensemble, evaluate, report, shifts
 from models.freetickets import train as method
 from models.freetickets.spec import FreeTicketsTrain
@@ -163,7 +163,7 @@ def outside(path, data):
         return torch.randint(256, (100, *data.size, 3), generator=draw, dtype=torch.uint8).to(ON)
     pixels = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, -1, 16)
     grey = torch.from_numpy(pixels.reshape(-1, 28, 28, 1).copy())
-    return images.resize(grey, data.size[0]).expand(-1, -1, -1, 3).contiguous().to(ON)
+    return sizing.resize(grey, data.size[0]).expand(-1, -1, -1, 3).contiguous().to(ON)
 
 
 def spec_of(options, letter, setting, cost, seed, per_epoch):

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 FORMATS = {
     ".npz": "npz",
     ".zip": "image_folder",
+    ".tar": "image_folder",
     ".parquet": "parquet",
     ".asc": "elevation",
     ".npy": "elevation",

@@ -265,7 +265,7 @@ def test_flipped_bytes_are_refused(kind, tmp_path):
 )
 def test_other_files_are_refused(content, tmp_path):
     (tmp_path / "content").write_bytes(content)
-    refused(tmp_path / "content", "neither npz, zip, parquet nor a picture")
+    refused(tmp_path / "content", "neither npz, zip, tar .uncompressed., parquet nor a picture")
 
 
 # -- arrays --------------------------------------------------------------------------------------

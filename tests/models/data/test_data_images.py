@@ -11,7 +11,7 @@ from PIL import Image
 
 from models.core.errors import DataError, SpecError
 from models.core.spec import DatasetRef, ReadOptions
-from models.data import images, synthetic
+from models.data import fitting, images, order, sizing, synthetic
 from models.data.spec import Augment, ImageOptions
 
 
@@ -49,10 +49,10 @@ def test_normalised_training_images_have_mean_0_and_std_1(data):
 
 
 def test_order_is_a_permutation_of_its_own():
-    first, second = images.order(50, 1, 0), images.order(50, 1, 1)
+    first, second = (order.chosen(50, 1, epoch, 0, 50) for epoch in (0, 1))
     assert sorted(first.tolist()) == list(range(50))
     assert first.tolist() != second.tolist()
-    assert torch.equal(first, images.order(50, 1, 0))
+    assert torch.equal(first, order.chosen(50, 1, 0, 0, 50))
 
 
 def test_batch_without_augmentation_is_the_images(data):
@@ -129,10 +129,10 @@ def test_a_batch_on_a_gpu_is_that_of_a_cpu_and_nobody_waits(data):
 
 def test_resize_by_area_and_bilinear():
     pixels = torch.tensor([[0, 100], [200, 100]], dtype=torch.uint8).view(1, 2, 2, 1)
-    assert images.resize(pixels, 1).flatten().tolist() == [100]
-    grown = images.resize(pixels.repeat_interleave(4, 1).repeat_interleave(4, 2), 2)
+    assert sizing.resize(pixels, 1).flatten().tolist() == [100]
+    grown = sizing.resize(pixels.repeat_interleave(4, 1).repeat_interleave(4, 2), 2)
     assert torch.equal(grown, pixels)
-    assert images.resize(pixels, 6).shape == (1, 6, 6, 1)
+    assert sizing.resize(pixels, 6).shape == (1, 6, 6, 1)
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 9, 3), (2, 9, 14, 3), (2, 15, 9, 1), (1, 4, 400, 1)])
@@ -141,20 +141,20 @@ def test_the_central_part_of_the_asked_proportions(shape, size):
     """As large as the image allows, in its middle; squares that become squares lose nothing."""
     pixels = torch.arange(np.prod(shape) % 251, dtype=torch.uint8).repeat(np.prod(shape))
     pixels = pixels[: np.prod(shape)].view(shape)
-    part = images.central(pixels, size)
+    part = fitting.central(pixels, size)
     (h, w), (high, wide) = shape[1:3], part.shape[1:3]
     assert (high, wide) == (h, w) if h * size[1] == w * size[0] else high == h or wide == w
     assert abs(high * size[1] - wide * size[0]) <= max(size)
     top, left = (h - high) // 2, (w - wide) // 2
     assert torch.equal(part, pixels[:, top : top + high, left : left + wide])
-    fitted = images.fitted(pixels, size, "crop")
-    assert torch.equal(fitted, images.resize(part.contiguous(), size))
-    assert torch.equal(images.fitted(pixels, size, "squash"), images.resize(pixels, size))
+    fitted = sizing.fitted(pixels, size, "crop")
+    assert torch.equal(fitted, sizing.resize(part.contiguous(), size))
+    assert torch.equal(sizing.fitted(pixels, size, "squash"), sizing.resize(pixels, size))
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])
 def test_pictures_of_several_sizes_are_resized_as_they_are_read(new_run, tmp_path, fit):
-    """Each becomes what :func:`images.fitted` makes of it alone; a uniform set is unchanged."""
+    """Each becomes what :func:`sizing.fitted` makes of it alone; a uniform set is unchanged."""
     numbers = np.random.default_rng(0)
     pictures = [numbers.integers(0, 256, (8 + i, 12, 3), dtype=np.uint8) for i in range(10)]
     run = new_run()
@@ -170,7 +170,7 @@ def test_pictures_of_several_sizes_are_resized_as_they_are_read(new_run, tmp_pat
     assert data.classes == ["test", "train"]
     assert data.train.shape == (16, 8, 8, 3)
     wanted = {
-        images.fitted(torch.from_numpy(each)[None], 8, fit)[0].numpy().tobytes()
+        sizing.fitted(torch.from_numpy(each)[None], 8, fit)[0].numpy().tobytes()
         for each in pictures
     }
     assert {image.numpy().tobytes() for image in torch.cat([data.train, data.test])} == wanted

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.core.errors import DataError, SpecError
-from models.data import images, synthetic
+from models.data import images, loading, synthetic
 from models.dynamic_downsampling import train as method
 from models.dynamic_downsampling.setup import prepare
 from models.dynamic_downsampling.spec import DynamicDownsamplingTrain
@@ -73,7 +73,7 @@ def test_full_steps_are_those_of_the_plain_net(data, make_spec, new_run):
 def test_weights_load_anywhere(data, make_spec, new_run, monkeypatch):
     """The file of a whole job: loaded as a net, and as the start of the next training."""
     library("timm")
-    monkeypatch.setattr(images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
     run = new_run()
     method.train(make_spec(model=RESNET, max_steps=4), run)
     loaded = load_net(run.dir / "weights.safetensors", "cpu")
@@ -112,7 +112,7 @@ def test_images_lie_by_channels_where_torch_would_overrun(data, make_spec, new_r
 def test_timm_loads_the_folder_of_the_page(data, make_spec, new_run, monkeypatch, capsys):
     """The code of docs/use.md, in this process: a build for CPUs makes torchvision load in it."""
     library("timm")
-    monkeypatch.setattr(images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
     run = new_run()
     method.train(make_spec(model={"library": "timm", "name": "test_vit"}, max_steps=2), run)
     assert 'library_name: "timm"' in (run.dir / "model_card.md").read_text()
@@ -193,7 +193,7 @@ def test_models_that_cannot_work_are_refused(model, message):
 @pytest.mark.slow
 def test_the_program_of_a_foreign_net(data, make_spec, new_run, monkeypatch):
     library("timm")
-    monkeypatch.setattr(images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
     run = new_run()
     model = {"library": "timm", "name": "test_vit"}
     method.train(make_spec(model=model, max_steps=4, export=True), run)

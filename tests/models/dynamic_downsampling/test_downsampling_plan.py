@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from models.catalog import JobSpec
+from models.data import loading
 from models.dynamic_downsampling import plan as method
 from models.dynamic_downsampling.cheap import LayerTimes
 from models.dynamic_downsampling.setup import prepare
@@ -31,7 +32,7 @@ def make_plan(make_spec):
 @pytest.fixture
 def planned(data, new_run, monkeypatch):
     """The result and the file of a plan, carried out."""
-    monkeypatch.setattr(method.images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
 
     def carry_out(spec):
         run = new_run()

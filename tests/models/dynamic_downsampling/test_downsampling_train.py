@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models.core.errors import SpecError
 from models.core.run import StoppedError
-from models.data import images
+from models.data import images, loading, order
 from models.data.spec import Augment
 from models.dynamic_downsampling import baselines, gradients, report
 from models.dynamic_downsampling import setup as cheap_setup
@@ -46,7 +46,7 @@ def plain_trainer(spec, data):
     per_epoch, warm = len(data.train) // size, math.ceil(hyper.warmup * STEPS)
     for step in range(STEPS):
         epoch, index = divmod(step, per_epoch)
-        chosen = images.order(len(data.train), spec.seed, epoch)[index * size : (index + 1) * size]
+        chosen = order.chosen(len(data.train), spec.seed, epoch, index * size, (index + 1) * size)
         x, labels = images.batch(data, chosen, spec.images.augment, spec.seed, step)
         decayed = hyper.lr * (1 + math.cos(math.pi * (step - warm) / (STEPS - warm))) / 2
         rate = hyper.lr * (step + 1) / warm if step < warm else decayed
@@ -381,7 +381,7 @@ def events(run, kind):
 
 def test_result_report_and_weights(data, make_spec, new_run, monkeypatch):
     """The whole entry: figures consistent with each other, weights that load by themselves."""
-    monkeypatch.setattr(method.images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
     monkeypatch.setattr(method.baselines, "equal_time_steps", lambda *_: 15)
     down = {"bn_mode": "shared", "bn_reestimate_batches": 4, "gradient_probes": 2}
     spec, run = make_spec(compare_baseline=True, downsample=down, export=True), new_run()

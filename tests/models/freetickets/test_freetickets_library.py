@@ -15,7 +15,7 @@ from models.classify.classifier import load as load_classifier
 from models.classify.spec import ClassifyPredict
 from models.core.errors import SpecError
 from models.core.run import Run
-from models.data import images, synthetic
+from models.data import images, loading, synthetic
 from models.freetickets import infer, layers, sparse
 from models.freetickets import train as method
 from models.freetickets.topology import Topology
@@ -75,7 +75,7 @@ def test_resumed_bits(data, make_spec, new_run, trained, stopped, model, variant
 def test_a_job_leaves_what_others_load(data, make_spec, new_run, monkeypatch):
     """From weights of a file, a part of them frozen: ticket, ensemble, prediction."""
     library("timm")
-    monkeypatch.setattr(images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
     run, ref = new_run(), {"job": f"job_{'0' * 32}", "artifact": "weights.safetensors"}
     (run.dir / "inputs").mkdir()
     torch.manual_seed(5)
@@ -114,7 +114,7 @@ def test_a_job_leaves_what_others_load(data, make_spec, new_run, monkeypatch):
 @pytest.mark.slow
 def test_the_ensemble_of_foreign_nets_for_other_programs(data, make_spec, new_run, monkeypatch):
     library("timm")
-    monkeypatch.setattr(images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
     run = new_run()
     export = {"onnx": True, "program": True}
     method.train(make_spec(model=VIT, max_steps=6, update_interval=1, export=export), run)

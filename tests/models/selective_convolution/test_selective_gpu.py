@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.core.run import Run
-from models.data import images, synthetic
+from models.data import images, loading, synthetic
 from models.nets.selective import conv_gpu, norm_gpu
 from models.selective_convolution import train as method
 
@@ -35,7 +35,7 @@ def test_a_job_through_the_programs_is_the_job_without(tmp_path, make_spec, monk
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     parts = [synthetic.blobs(n, 4, 8, 1, seed) for n, seed in ((64, 1), (32, 2))]
     data = images.from_tensors(*map(list, parts), list("abcd"), "cuda")
-    monkeypatch.setattr(images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
     spec = make_spec(**FIELDS)
     actual = {
         "graphs": result_of(tmp_path / "graphs", spec),

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from models.core import checkpoint
 from models.core.errors import SpecError
 from models.core.run import StoppedError
-from models.data import images
+from models.data import images, loading
 from models.nets.files import load_net
 from models.nets.selective.unit import SelectiveUnit
 from models.selective_convolution import report
@@ -183,7 +183,7 @@ def test_export_is_the_net_in_eval_mode(data, make_spec, new_run, fields, whole)
 
 def test_job_leaves_nets_that_load_and_tables_that_agree(data, make_spec, new_run, monkeypatch):
     """The whole job: every file, figures that fit one another, nets for other methods."""
-    monkeypatch.setattr(images, "load", lambda *_: data)
+    monkeypatch.setattr(loading, "load", lambda *_: data)
     run, spec = new_run(), make_spec(export="compact", compare_with_plain=True)
     method.train(spec, run)
     (result,) = (event["values"] for event in events(run, "result"))

@@ -1,0 +1,175 @@
+"""Images decoded ahead of the steps, by torch's DataLoader: in this process or in others."""
+
+import atexit
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch.utils.data import DataLoader, Dataset
+
+from models.core.errors import DataError
+from models.data.augment import CropKey
+from models.data.decoder import Decoder
+
+PREFETCHED = 2  # batches of each process
+MOST_PROCESSES = 16
+LEAST_CPUS = 3  # fewer leave no core to a process
+PR_SET_PDEATHSIG = 1
+LINGER_S = 120  # that a process goes on after SIGTERM: longer than a stop takes
+
+
+class PictureRequest(NamedTuple):
+    """An image to decode.
+
+    Attributes:
+        part: to which it belongs.
+        position: in the part.
+        size: smaller height and width; None: the usual ones.
+        crop: chooses a random part of the picture; None: as it is fitted.
+    """
+
+    part: str
+    position: int
+    size: tuple[int, int] | None = None
+    crop: CropKey | None = None
+
+
+Batches = Callable[[], Iterator[list[PictureRequest]]]
+
+
+def processes_for(device: str, ranks: int) -> int:
+    """Loader processes of a rank: on a GPU one a core but for the training itself, else none.
+
+    A training on a CPU computes on every core that it has; further processes would take from it.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        ranks: processes of the training that share the cores.
+    """
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cpus = min(cpus, int(os.environ.get("OMP_NUM_THREADS") or cpus)) // ranks
+    if device != "cuda" or cpus < LEAST_CPUS:
+        return 0
+    return min(MOST_PROCESSES, cpus - 1)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Decodes images, batch by batch, in the order asked for.
+
+    The processes start with the first batch and stay; they are spawned, since this process has
+    threads. Arrays come through pipes, not through shared memory, of which containers have little.
+
+    Attributes:
+        decoders: by name of the part.
+        processes: that decode; 0: this one, when a batch is taken.
+    """
+
+    decoders: Mapping[str, Decoder]
+    processes: int = 0
+
+    def image(self, request: PictureRequest) -> UInt8[np.ndarray, "h w c"]:
+        """One image, at once, in this process."""
+        return self.decoders[request.part].image(*request[1:])
+
+    def read(self, batches: Batches) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+        """The batches of some requests, in order; what was read before is broken off.
+
+        Args:
+            batches: makes the iterator over the requests of each; called once.
+
+        Raises:
+            DataError: naming a picture that cannot be used.
+            BrokenOffError: if a later call came before its end.
+        """
+        turn = self._plan.begin(batches)
+        if self.processes and self._loader._iterator is None:
+            atexit.register(self.close)  # before multiprocessing waits for its children
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+            if self._plan.turn != turn:
+                raise BrokenOffError
+
+    @cached_property
+    def _plan(self) -> "_Plan":
+        return _Plan()
+
+    def close(self) -> None:
+        """End the processes; they would start again with the next batch."""
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if iterator is not None and self.processes:
+            # dropping it is not enough: a reader that was broken off holds it too
+            atexit.unregister(self.close)
+            iterator._shutdown_workers()  # ty: ignore[missing-attribute]
+
+    @cached_property
+    def _loader(self) -> DataLoader:
+        several = self.processes > 0
+        return DataLoader(
+            _Pictures(self.decoders),
+            batch_sampler=self._plan,
+            num_workers=self.processes,
+            collate_fn=_as_it_is,
+            persistent_workers=several,
+            prefetch_factor=PREFETCHED if several else None,
+            multiprocessing_context="spawn" if several else None,
+            worker_init_fn=_bind,
+            generator=torch.Generator(),  # else it draws from the streams of the training
+        )
+
+
+class BrokenOffError(Exception):
+    """Other images were asked for meanwhile."""
+
+
+class _Plan:
+    """The requests of the present turn, as DataLoader's sampler of batches."""
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self._batches: Batches = lambda: iter(())
+
+    def begin(self, batches: Batches) -> int:
+        self._batches = batches
+        self.turn += 1
+        return self.turn
+
+    def __iter__(self) -> Iterator[list[PictureRequest]]:
+        return self._batches()
+
+
+class _Pictures(Dataset):
+    """Decodes whole batches; an error is handed over as it is, since DataLoader rewords it."""
+
+    def __init__(self, decoders: Mapping[str, Decoder]) -> None:
+        self._decoders = decoders
+
+    def __getitems__(
+        self, requests: list[PictureRequest]
+    ) -> UInt8[np.ndarray, "b h w c"] | DataError:
+        try:
+            return np.stack([self._decoders[x.part].image(*x[1:]) for x in requests])
+        except DataError as error:
+            return error
+
+
+def _as_it_is(batch: object) -> object:
+    return batch
+
+
+def _bind(_: int) -> None:
+    """A loader process ends with the one that trains; stops are for that one, which ends this."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER_S))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
