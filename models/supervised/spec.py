@@ -123,8 +123,9 @@ class SupervisedSpec(Spec):
     loading: Loading = Field(
         default="auto",
         description="memory decodes all images once, stream each time they are needed, for sets"
-        " that do not fit; auto streams pictures that take more than 4 GiB decoded. All give the"
-        " same training but for cheap steps, whose JPEGs stream decodes at a part of their size",
+        " that do not fit; auto streams pictures that take more than 4 GiB decoded. Both give the"
+        " same training of smaller sets but for cheap steps, whose JPEGs stream decodes at a part"
+        " of their size, and resized_crop, whose parts it takes of whole pictures",
     )
     validation: float = Field(
         default=0.1,

@@ -5,7 +5,9 @@
 JPEGs of 500 x 375 pixels and 60 kB or more on average: parts of the six colour photographs of
 scikit-image, scikit-learn and matplotlib, enlarged. They lie in an uncompressed tar and are read
 by their place, verified, decoded, and brought to 224, 112 or 56 pixels. Seconds are those of the
-CPU (``time.process_time``), one thread; the ways take turns, round by round.
+CPU (``time.process_time``), one thread; the ways take turns, round by round. ``differences`` are
+those of the small images to means of areas of the full ones, which cheap steps take in memory: root
+mean squares over the deviation of the full images.
 """
 
 import argparse
@@ -24,13 +26,15 @@ from PIL import Image, features
 
 from models.core.run import Run
 from models.data import loading, samples
+from models.data.decode import decode
+from models.data.decoder import _central, reduced
 from models.data.loader import PictureRequest
 from models.data.spec import ImageOptions
 from tests.models.data.pictures import packed, placed
 
 COLOUR = (0, 1, 2, 4, 5, 6)
 SIDES = {"full": None, "half": (112, 112), "quarter": (56, 56)}
-WAYS = ("read", *SIDES)
+WAYS = ("read", "decode", *SIDES)  # decode: at full size, without resizing
 
 
 def photographs(count):
@@ -53,11 +57,39 @@ def seconds(data, way):
     loader = data.train._loader
     started = time.process_time()
     for request in requests:
-        if way == "read":
-            loader.decoders[request.part].reader.read(request.position)
+        if way in ("read", "decode"):
+            content = loader.decoders[request.part].reader.read(request.position)
+            if way == "decode":
+                decode(content, "")
         else:
             loader.image(PictureRequest(*request))
     return (time.process_time() - started) / len(requests)
+
+
+def differences(data):
+    """By size: of images decoded small, and of the same areas of images decoded whole."""
+    loader, requests = data.train._loader, data.train.requests(torch.arange(len(data.train)))
+    squares = {size: [0.0, 0.0] for size in SIDES.values() if size}
+    deviations = []
+    for request in requests:
+        full = loader.image(request)
+        deviations.append(full.astype(float).var())
+        whole = decode(loader.decoders[request.part].reader.read(request.position), "")
+        for size, sums in squares.items():
+            n = full.shape[0] // size[0]
+            means = full.reshape(size[0], n, size[1], n, 3).mean((1, 3))
+            small = loader.image(request._replace(size=size))
+            same = reduced(whole, size, *_central(whole, size, "crop"))
+            for k, image in enumerate((small, same)):
+                sums[k] += ((image - means) ** 2).mean() / len(requests)
+    scale = statistics.mean(deviations) ** 0.5
+    return {
+        f"{size[0]} pixels": {
+            "decoded_small": sums[0] ** 0.5 / scale,
+            "decoded_whole": sums[1] ** 0.5 / scale,
+        }
+        for size, sums in squares.items()
+    }
 
 
 def main():
@@ -80,6 +112,7 @@ def main():
         for _ in range(options.rounds):
             for way in WAYS:
                 times[way].append(seconds(data, way))
+        apart = differences(data)
     lengths = [len(content) for _, content in files]
     result = {
         "mean_bytes": statistics.mean(lengths),
@@ -93,6 +126,7 @@ def main():
             }
             for way, taken in times.items()
         },
+        "differences": apart,
         "machine": platform.machine(),
         "python": platform.python_version(),
         "pillow": version("pillow"),
