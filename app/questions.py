@@ -97,8 +97,16 @@ def say_serving(client: BytesClient) -> None:
     client.set(SERVING, 1, ex=SERVING_S)
 
 
-def take(client: BytesClient, wait_s: int) -> tuple[str, Question] | None:
-    """The oldest question for which somebody waits, and its id; waits at most ``wait_s``.
+class Taken(NamedTuple):
+    """A question that somebody waits for: its id, and for how many seconds still."""
+
+    question_id: str
+    question: Question
+    left_s: float
+
+
+def take(client: BytesClient, wait_s: int) -> Taken | None:
+    """The oldest question for which somebody waits; waits at most ``wait_s`` for one.
 
     Raises:
         BrokerError: if the broker is away.
@@ -107,8 +115,11 @@ def take(client: BytesClient, wait_s: int) -> tuple[str, Question] | None:
     if popped is None:
         return None
     question_id = popped[1].decode()
-    packed: Any = client.getdel(_question(question_id))
-    return None if packed is None else (question_id, unpack(packed))
+    with client.pipeline() as takes:
+        takes.pttl(_question(question_id))
+        takes.getdel(_question(question_id))
+        left_ms, packed = takes.execute()
+    return None if packed is None else Taken(question_id, unpack(packed), left_ms / 1000)
 
 
 def answer(client: BytesClient, question_id: str, reply: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from app.settings import get_settings
 from models.core.spec import ArtifactRef
 from workers import run_folder
 from workers.host import this_host
-from workers.warm_child import WarmChild
+from workers.warm_child import StillLoadingError, WarmChild
 
 TAKE_S = 1
 SAY_S = 1.0
@@ -53,6 +53,8 @@ class WarmNets:
         child = self._locked(key, question)
         try:
             yield child
+        except StillLoadingError:  # a later question finds it
+            raise
         except BaseException:
             self._drop(key, child)
             raise
@@ -78,12 +80,15 @@ class WarmNets:
         for key in list(self._children)[: max(0, len(self._children) - most)]:
             self._end_idle(key)
 
-    def _end_idle(self, key: Key) -> None:
+    def _end_idle(self, key: Key) -> bool:
+        """End a process that nobody asks just now; whether it is ended."""
         child = self._children[key]
-        if child.lock.acquire(blocking=False):
-            del self._children[key]
-            child.close()
-            child.lock.release()
+        if not child.lock.acquire(blocking=False):
+            return False
+        del self._children[key]
+        child.close()
+        child.lock.release()
+        return True
 
     def _drop(self, key: Key, child: WarmChild) -> None:
         with self._lock:
@@ -105,8 +110,8 @@ class WarmNets:
             for key in list(used):
                 if sum(used.values()) <= settings.predict_memory_mb:
                     break
-                self._end_idle(key)
-                del used[key]
+                if self._end_idle(key):
+                    del used[key]
 
     def close(self) -> None:
         """End all of them."""
@@ -151,13 +156,15 @@ class Server(threading.Thread):
             self._say_at = time.monotonic() + SAY_S
         taken = questions.take(self._client, TAKE_S)
         if taken is not None:
-            questions.answer(self._client, taken[0], self._answer(taken[1]))
+            reply = self._answer(taken.question, time.monotonic() + taken.left_s)
+            questions.answer(self._client, taken.question_id, reply)
         self._nets.tidy()
 
-    def _answer(self, question: Question) -> dict[str, Any]:
-        deadline = time.monotonic() + get_settings().predict_wait_s
+    def _answer(self, question: Question, deadline: float) -> dict[str, Any]:
         try:
             with self._nets.held(question) as child:
+                if time.monotonic() >= deadline:  # behind others; the net is well
+                    return {"failed": "the net was busy for too long"}
                 return child.ask(question.contents, question.options, deadline)
         except Exception as error:  # who asks must learn of it, whatever it is
             log.warning("prediction_failed", kind=question.kind, error=str(error)[:500])

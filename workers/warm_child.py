@@ -33,6 +33,10 @@ class ChildGoneError(Exception):
     """The child has ended, reply nothing in time, or something else than an answer."""
 
 
+class StillLoadingError(Exception):
+    """There was no time to wait for the net; the child goes on loading it."""
+
+
 class WarmChild:
     """A process with a loaded net, started by its first question; one at a time, under ``lock``.
 
@@ -48,6 +52,7 @@ class WarmChild:
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = bytearray()
+        self._loaded = False
 
     def ask(
         self, contents: Sequence[bytes], options: Mapping[str, Any], deadline: float
@@ -60,27 +65,37 @@ class WarmChild:
             deadline: monotonic time by which it must have answered.
 
         Raises:
-            ChildGoneError: if it does not; the child must be closed then.
+            StillLoadingError: if the net is not loaded by then.
+            ChildGoneError: if it does not answer; the child must be closed then.
         """
         self.asked_at = time.monotonic()
         try:
-            process = self._process or self._start(deadline)
+            process = self._process or self._start()
+            self._wait_loaded(process, deadline)
             _send(process, contents, options, deadline)
             return self._line(process, deadline)
         except (OSError, ValueError) as error:
             raise ChildGoneError(f"{error}: {self._log()}") from error
 
-    def _start(self, deadline: float) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         self._folder = self._prepare()
         self._process = _started(self._folder, Grant((), CORES))
-        self._line(self._process, deadline)  # it is ready
         return self._process
+
+    def _wait_loaded(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+        if self._loaded:
+            return
+        try:
+            self._line(process, deadline)
+        except TimeoutError as error:
+            raise StillLoadingError("the net is being loaded") from error
+        self._loaded = True
 
     def _line(self, process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
         pipe = _descriptor(process.stdout)
         while b"\n" not in self._rest:
             if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise OSError("it did not answer in time")
+                raise TimeoutError("it did not answer in time")
             if not (read := os.read(pipe, READ_BYTES)):
                 raise OSError("it has ended")
             self._rest += read

@@ -1,12 +1,12 @@
 """Engine and sessions: SQLite in WAL mode or PostgreSQL, with one way to begin a write."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 
 from sqlalchemy import Engine, event, func, make_url, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from app.db.sqlite import make_sqlite_engine
 from app.settings import get_settings
@@ -54,9 +54,25 @@ def database_now(session: Session) -> datetime:
     return session.scalars(select(func.clock_timestamp())).one()
 
 
+def _open_transactions(session: Session) -> Iterator[SessionTransaction]:
+    """The innermost transaction of a session and those around it."""
+    transaction = session.get_nested_transaction() or session.get_transaction()
+    while transaction is not None:
+        yield transaction
+        transaction = transaction.parent
+
+
 def after_commit(session: Session, call: Callable[[], None]) -> None:
-    """Run ``call`` once the session's transaction is committed; never if it rolls back."""
-    waiting = [call]
+    """Run ``call`` once the session's transaction is committed; never if it rolls back.
+
+    Nor if a savepoint rolls back that is open now.
+    """
+    waiting, within = [call], {id(each) for each in _open_transactions(session)}
+
+    @event.listens_for(session, "after_soft_rollback")
+    def _rolled_back(_: Session, transaction: SessionTransaction) -> None:
+        if id(transaction) in within:
+            waiting.clear()
 
     @event.listens_for(session, "after_commit")
     def _committed(committed: Session) -> None:

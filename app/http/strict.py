@@ -63,12 +63,7 @@ class StrictRequest(Request):
         try:
             adapter_of(self.scope["route"]).validate_python(self._json)
         except ValidationError as error:
-            if error.error_count() > MAX_DESCRIBED:
-                detail = f"{error.error_count()} wrong values; GET /v1/kinds/<kind>/schema"
-                raise invalid("", detail, "too_many_errors") from error
-            errors = error.errors(include_url=False)[: MAX_ERRORS + 1]
-            located = [{**each, "loc": ("body", *each["loc"])} for each in errors]
-            raise RequestValidationError(located, body=self._json) from error
+            raise wrong_values(error, self._json) from error
 
     def _parse(self) -> Any:
         try:
@@ -81,6 +76,23 @@ class StrictRequest(Request):
             raise HTTPException(400, f"the body is not JSON: {error}") from error
         check(parsed)
         return parsed
+
+
+def wrong_values(error: ValidationError, body: Any) -> Exception:
+    """What to raise for a body with wrong values, of which some are described.
+
+    Args:
+        error: of its validation.
+        body: as it was sent; None leaves the values out of the answer.
+    """
+    if error.error_count() > MAX_DESCRIBED:
+        detail = f"{error.error_count()} wrong values; GET /v1/kinds/<kind>/schema"
+        return invalid("", detail, "too_many_errors")
+    errors = error.errors(include_url=False)[: MAX_ERRORS + 1]
+    hidden = {"input": None} if body is None else {}
+    return RequestValidationError(
+        [{**each, **hidden, "loc": ("body", *each["loc"])} for each in errors], body=body
+    )
 
 
 class _Repetitive(dict[str, Any]):

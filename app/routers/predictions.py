@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import HTTPException, RequestValidationError
+from fastapi.exceptions import HTTPException
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
@@ -14,7 +14,7 @@ from app.http import asking
 from app.http.deps import JobsWrite
 from app.http.loopback import JSON, media_type_of
 from app.http.problems import problems
-from app.http.strict import StrictRoute
+from app.http.strict import StrictRoute, wrong_values
 from app.routers.registry import Alias, Name, Number
 from app.schemas.jobs import JobRead
 from app.schemas.predictions import BODY_BYTES, PredictionRead, PredictOptions, PredictRequest
@@ -107,11 +107,10 @@ def _of_json(raw: bytes) -> list[bytes]:
     try:
         return PredictRequest.model_validate_json(raw).contents()
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False)
-        if any(each["type"] == "json_invalid" for each in errors):
-            raise HTTPException(400, f"the body is not JSON: {errors[0]['msg']}") from error
-        located = [{**each, "loc": ("body", *each["loc"]), "input": None} for each in errors]
-        raise RequestValidationError(located) from error
+        first = error.errors(include_url=False)[0] if error.error_count() == 1 else None
+        if first and first["type"] == "json_invalid":
+            raise HTTPException(400, f"the body is not JSON: {first['msg']}") from error
+        raise wrong_values(error, None) from error
 
 
 def _prepare(

@@ -34,6 +34,7 @@ LABEL_CHARS = 512
 LABEL_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 Label = Annotated[str, StringConstraints(max_length=LABEL_CHARS)]
 LabelName = Annotated[str, StringConstraints(pattern=LABEL_NAME)]
+MAX_NAME = 120  # characters of a job's name
 MAX_LABELS = 16
 NOTES_CHARS = 20_000
 MAX_SOURCES = 64
@@ -82,7 +83,7 @@ class Limits(Body):
 class JobOptions(Body):
     """How a job is carried out, whatever it does."""
 
-    name: str | None = Field(default=None, max_length=120, description="For people; any text")
+    name: str | None = Field(default=None, max_length=MAX_NAME, description="For people; any text")
     metadata: dict[LabelName, Label] = Field(
         default={}, max_length=MAX_LABELS, description="Labels to filter lists by"
     )
@@ -131,7 +132,7 @@ class JobCreate(JobOptions):
 class JobPatch(Body):
     """What may be changed of a job at any time; a field left out stays as it is."""
 
-    name: str | None = Field(default=None, max_length=120, description="null removes it")
+    name: str | None = Field(default=None, max_length=MAX_NAME, description="null removes it")
     metadata: dict[LabelName, Label | None] = Field(
         default={},
         max_length=2 * MAX_LABELS,
@@ -150,11 +151,11 @@ class JobFilters(Params):
     status: list[JobStatus] = Field(default=[], max_length=5, description="Repeatable")
     kind: str | None = Field(default=None, max_length=64)
     method: str | None = Field(default=None, max_length=64, description="Part left of the dot")
-    name: str | None = Field(default=None, max_length=120, description="Exact name")
+    name: str | None = Field(default=None, max_length=MAX_NAME, description="Exact name")
     search: str | None = Field(
         default=None,
         min_length=1,
-        max_length=120,
+        max_length=MAX_NAME,
         description="Part of the name, in any case; or what the id begins with (a text of job_ "
         "and eight hexadecimal digits or more is that alone)",
     )

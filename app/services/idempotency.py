@@ -67,7 +67,7 @@ def answer_once(
 ) -> Answer:
     """The first answer to this claim: ``work``'s now, or the one kept from before.
 
-    ``work`` must refuse before it writes, because its refusal is stored in this transaction.
+    What ``work`` wrote before it refused is taken back; its refusal is kept.
 
     Raises:
         InFlightError: while the first request is still being carried out.
@@ -77,7 +77,8 @@ def answer_once(
     if (first := session.get(IdempotencyKey, (claim.tenant_id, claim.key))) is not None:
         return _replay(first, claim)
     try:
-        answer = work()
+        with session.begin_nested():
+            answer = work()
     except (ConflictError, InvalidError) as error:
         answer = refusal(error)
     session.add(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.db.tables import Dataset, Job, new_id
 from app.errors import InvalidError, invalid
 from app.questions import Question
-from app.schemas.jobs import JobCreate
+from app.schemas.jobs import MAX_NAME, JobCreate
 from app.schemas.predictions import PredictOptions
 from app.services import datasets, jobs, quotas, registered, uploads
 from app.services.specs import validated
@@ -114,4 +114,6 @@ def submit(
     row.status, row.counts = "ready", {"images": len(asked.question.contents)}
     session.flush()
     spec = validated(_spec({"job": asked.reference}, row.name, options), "")
-    return jobs.submit(session, tenant_id, JobCreate(spec=spec, name=f"predict {asked.reference}"))
+    return jobs.submit(
+        session, tenant_id, JobCreate(spec=spec, name=f"predict {asked.reference}"[:MAX_NAME])
+    )

@@ -35,6 +35,13 @@ FIRST_OF_MPO = "of several pictures in one JPEG (MPO), the first one taken"
 Image.MAX_IMAGE_PIXELS = PIXELS
 
 
+# what Pillow's readers raise of damaged files
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(TypeError, LookupError, ArithmeticError, RuntimeError),
+)
+
+
 def decode(
     content: bytes,
     name: str,
@@ -72,7 +79,7 @@ def decode(
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: more than {PIXELS} pixels") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except DAMAGED as error:
         raise DataError(f"{name}: damaged, cut short, or no {NAMES_OF_FORMATS} file") from error
 
 

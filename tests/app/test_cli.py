@@ -727,7 +727,8 @@ def test_a_download_that_cannot_be_written_is_refused(
         # root may write everywhere, so that the answer is played
         monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
     printed = fails(monkeypatch, capsys, "download", job_id, "--to", str(to))
-    assert re.match("error: .*map.npy cannot be written: (a folder|/.* is a file|no perm)", printed)
+    words = "^error: .*map.npy cannot be written: (a folder|/.* is a file|no perm)"
+    assert re.search(words, printed, re.MULTILINE)
     assert [path for path in to.rglob("*map*") if path.is_file()] == []
 
 

@@ -44,7 +44,7 @@ def reproduced(client, job, folder, content, threads):  # noqa: F811
     worker.start()
     result = CliRunner().invoke(cli.app, ["reproduce", job, "--json"])
     worker.join()
-    return result.exit_code, json.loads(result.output)
+    return result.exit_code, json.loads(result.stdout)
 
 
 def test_the_same_bits(client, first, tmp_path):  # noqa: F811

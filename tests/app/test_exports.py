@@ -234,3 +234,10 @@ def test_a_net_as_a_folder_of_the_hub(client, call, tmp_path):
     there = {path.name: path.read_bytes() for path in (tmp_path / "net").iterdir()}
     assert SMALLEST["kind"].encode() in there.pop("config.json")
     assert there == {"model.safetensors": b"w", "README.md": b"# card", "net.onnx": b"o"}
+    other = client.submit(SMALLEST)
+    run = claim()
+    artifacts.store(run, write(tmp_path / "file", b"v"), "weights", "weights.safetensors")
+    finish(run)
+    call("export", other["id"], "--to", f"hf:{tmp_path / 'net'}")
+    names = {path.name for path in (tmp_path / "net").iterdir()}
+    assert names == {"model.safetensors", "config.json"}  # none of another net

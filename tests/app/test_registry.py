@@ -1,5 +1,6 @@
 """Registered models: versions hold files, aliases move, specs name them."""
 
+import base64
 import threading
 from collections import Counter
 
@@ -8,7 +9,7 @@ import pytest
 from app.db.session import make_session
 from app.db.tables import Job
 from app.errors import ServiceError
-from app.schemas.registry import ModelAliasMove, ModelVersionCreate
+from app.schemas.registry import MAX_ALIASES, ModelAliasMove, ModelVersionCreate
 from app.services import artifacts, retention, versions
 from app.services.keys import DEFAULT_TENANT
 from app.settings import get_settings
@@ -65,6 +66,25 @@ def test_versions_are_numbered_and_never_twice(client, register):
     rest = client.get("/v1/models/digits/versions", params={"cursor": cursor}).json()
     assert [row["version"] for row in rest["data"]] == [2]
     assert client.get("/v1/models/digits/versions/1").status_code == 404
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "again"}], ids=["plain", "keyed"])
+def test_a_refused_registration_leaves_nothing(client, register, headers):
+    """The refusal is kept under its key; what was written before it is not."""
+    path = "/v1/models/empty/versions"
+    nothing = {"job": f"job_{'0' * 32}", "artifact": FILE}
+    assert client.post(path, json=nothing, headers=headers).status_code == 422
+    assert client.get("/v1/models/empty").status_code == 404
+    job_id = register("full", aliases=["production"]).json()["job"]
+    for number in range(MAX_ALIASES - 1):
+        client.put(f"/v1/models/full/aliases/a{number}", json={"version": 1})
+    body = {"job": job_id, "artifact": FILE, "aliases": ["production", "more"]}
+    path = "/v1/models/full/versions"
+    for _ in range(2):
+        refused = client.post(path, json=body, headers=headers and {"Idempotency-Key": "other"})
+        assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "too_many")
+    model = client.get("/v1/models/full").json()
+    assert (model["latest_version"], model["aliases"]["production"]) == (1, 1)
 
 
 def test_what_may_be_registered(client, register, trained):
@@ -238,3 +258,19 @@ def test_of_moves_at_once_from_one_version_one_wins(client, register):
 
     results = together(move_to(1), move_to(2))
     assert Counter(type(each).__name__ for each in results) == {"str": 1, "PreconditionError": 1}
+
+
+def test_a_prediction_by_a_model_of_the_longest_name_is_a_job(client, register):
+    name = "m" * 120
+    register(name, aliases=["production"])
+    picture = base64.b64encode(b"BM").decode()
+    answer = client.post(f"/v1/models/{name}@production/predict", json={"images": [picture]})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["name"] == f"predict model:{name}"[:120]
+
+
+def test_a_prediction_with_many_wrong_names_is_refused_shortly(client):
+    body = "{" + ",".join(f'"{n}":1' for n in range(20_000)) + "}"
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/v1/models/digits@production/predict", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "too_many_errors")

@@ -27,4 +27,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[-1])
     model = json.loads((folder / "serve.json").read_text())["model"]
     assert (folder / "inputs" / model["sha256"]).exists()
+    time.sleep(float(os.environ.get("LC_STUB_LOAD_S", "0")))
     serving.serve(serving.take_wires(), lambda: answer)

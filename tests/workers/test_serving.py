@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_what_a_net_refuses_is_the_callers_error(serve, asked):
     assert pid_of(api.post(ALIAS, content=b"BMx", headers=IMAGE))
 
 
-@pytest.mark.parametrize("fault", ["die", "hang", "kill"])
+@pytest.mark.parametrize("fault", ["die", pytest.param("hang", marks=pytest.mark.slow), "kill"])
 def test_a_child_that_fails_leaves_a_job(serve, asked, fault):
     api = asked()
     serve(PREDICT_WAIT_S=3 if fault == "hang" else 20)
@@ -162,6 +163,26 @@ def test_a_child_that_fails_leaves_a_job(serve, asked, fault):
     assert (job["kind"], job["spec"]["model"]) == ("classify.predict", {"job": "model:digits/1"})
     assert ends(before)
     assert pid_of(api.post(ALIAS, content=b"BMx", headers=IMAGE)) != before
+
+
+def test_a_net_that_loads_slowly_answers_later(serve, asked, monkeypatch):
+    monkeypatch.setenv("LC_STUB_LOAD_S", "3")
+    api = asked()
+    serve(PREDICT_WAIT_S=1)
+    assert api.post(ALIAS, content=b"BMx", headers=IMAGE).status_code == 202
+    (loading,) = run_folder.runs_folder().glob("net_*")
+    time.sleep(3)
+    assert pid_of(api.post(ALIAS, content=b"BMx", headers=IMAGE))
+    assert [*run_folder.runs_folder().glob("net_*")] == [loading]
+
+
+def test_who_waited_too_long_for_others_does_not_end_the_net(broker, monkeypatch):
+    child = WarmChild(Path)
+    monkeypatch.setattr(serving, "_new", lambda _: child)
+    server = serving.Server(serving.WarmNets(1), threading.Event())
+    question = questions.Question("ten_a", "classify.predict", {"sha256": "0" * 64}, {}, [])
+    assert "busy" in server._answer(question, time.monotonic() - 1)["failed"]
+    assert not child.closed
 
 
 def test_without_a_worker_it_is_a_job_at_once(asked):

@@ -1,6 +1,7 @@
 """Pictures decoded at a part of their size: nearly what the whole picture comes to."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -121,3 +122,10 @@ def test_a_random_part_is_the_same_at_a_small_size(position):
         expected = resize(large, size)[0].double()
         small = torch.from_numpy(maker.image(0, (size, size), crop)).double()
         assert (small - expected).pow(2).mean().sqrt() / expected.std() < 0.12
+
+
+def test_a_tiff_without_a_size_is_damaged():
+    entry = struct.pack("<HHII", 258, 3, 1, 8)  # bits a sample alone
+    content = b"II*\x00" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    with pytest.raises(DataError, match=r"^a\.tif: damaged"):
+        decode(content, "a.tif")

@@ -106,7 +106,7 @@ def test_a_job_leaves_what_others_load(data, make_spec, new_run, monkeypatch):
     )
     (run.dir / "inputs" / ("2" * 64)).write_bytes((run.dir / "ensemble.safetensors").read_bytes())
     with (run.dir / "more.jsonl").open("w") as events:
-        classifier = load_classifier(spec, Run(run.dir, events))
+        classifier = load_classifier(spec.model, Run(run.dir, events))
     assert len(classifier.nets) == 2
     assert classifier.log_probabilities(x).exp().sum(1) == pytest.approx([1, 1, 1])
 

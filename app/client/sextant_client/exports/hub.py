@@ -33,7 +33,9 @@ def write(client: Client, job_id: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {WEIGHTS: "model.safetensors", **NAMES, **dict(zip(MORE, MORE, strict=True))}
     for name, target in wanted.items():
-        if name in there:
+        if name not in there:
+            (folder / target).unlink(missing_ok=True)  # of another job
+        else:
             client.download(job_id, name, folder / target, overwrite=True)
     if "config.json" not in there:
         about = {"library_name": "sextant", "kind": job["kind"], "spec": job["resolved_spec"]}
