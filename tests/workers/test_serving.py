@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ from app.settings import get_settings
 from models.core.errors import DataError
 from models.data import files
 from tests.app.factories import add_job, claim, finish, write
-from tests.conftest import make_database
+from tests.conftest import make_database, running_valkey
 from tests.service import wait_until
 from workers import run_folder, serving
 from workers.host import this_host
@@ -39,6 +40,15 @@ IMAGE = {"Content-Type": "image/bmp"}
 def database_url(request, tmp_path_factory) -> str:
     """SQLite alone: no rows are written while a question is asked."""
     return make_database("sqlite", request, tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture(scope="module")
+def valkey_url() -> Iterator[str]:
+    """A broker of its own: a worker of other tests would answer from the session's."""
+    queue.make_answer_client.cache_clear()
+    with running_valkey() as url:
+        yield url
+    queue.make_answer_client.cache_clear()
 
 
 @pytest.fixture
