@@ -42,7 +42,7 @@ docs: .venv/.installed-dev
 	$(BIN)/zensical build --strict --config-file build/docs/mkdocs.yml
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder
 
 test-docs: .venv/.installed-dev
 	TORCH_ARGS='$(TORCH_ARGS)' $(BIN)/python -m pytest -q -m docs
