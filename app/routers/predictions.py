@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db.session import make_session
 from app.db.tables import Dataset
-from app.errors import TooLargeError
+from app.errors import TooLargeError, invalid
 from app.http import asking
 from app.http.deps import JobsWrite
 from app.http.loopback import JSON, media_type_of
@@ -99,7 +99,7 @@ async def _contents(request: Request) -> list[bytes]:
     if media_type != "application/octet-stream" and not media_type.startswith("image/"):
         raise HTTPException(415, f"the body is {media_type!r}; send a picture file or {JSON}")
     if not raw:
-        raise HTTPException(400, "the body is empty; send a picture file")
+        raise invalid("", "the body is empty; send a picture file", "data_invalid")
     return [bytes(raw)]
 
 

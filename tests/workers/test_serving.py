@@ -235,7 +235,7 @@ def test_bodies_are_bounded(asked):
     for status, sent in (
         (413, {"content": b"x" * (8 * 2**20 + 1), "headers": IMAGE}),
         (415, {"content": b"x", "headers": {"Content-Type": "text/plain"}}),
-        (400, {"content": b"", "headers": IMAGE}),
+        (422, {"content": b"", "headers": IMAGE}),
         (400, {"content": b"{", "headers": {"Content-Type": "application/json"}}),
         (422, {"json": {"images": []}}),
         (422, {"json": {"images": ["not base64"]}}),
