@@ -30,8 +30,7 @@ BODY: dict[str, Any] = {
         "required": True,
         "content": {
             JSON: {"schema": PredictRequest.model_json_schema()},
-            "application/octet-stream": FILE,
-            "image/*": FILE,
+            "application/octet-stream": FILE,  # or image/...: generated clients know no patterns
         },
     }
 }
@@ -55,7 +54,10 @@ Options = Annotated[PredictOptions, Query()]
 async def predict(
     name: Name, alias: Alias, options: Options, request: Request, principal: JobsWrite
 ) -> Response:
-    """Classify pictures by the version an alias points at: one picture file, or JSON of several."""
+    """Classify pictures by the version an alias points at: one picture file, or JSON of several.
+
+    A file may also be sent as what it is, such as ``image/png``.
+    """
     return await _predict(f"model:{name}@{alias}", options, request, principal.tenant_id)
 
 
