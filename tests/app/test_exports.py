@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -83,7 +84,7 @@ def test_tensorboard_reads_numbers_pictures_and_the_spec(client, call, run, tmp_
 
 
 def test_event_files_hold_numbers_beyond_single_precision(tmp_path):
-    with EventFile(tmp_path / "events.out.tfevents.1", 1.0) as file:
+    with closing(EventFile(tmp_path / "events.out.tfevents.1", 1.0)) as file:
         for step, value in enumerate((1e300, -1e300, float("nan"), 1e-300)):
             file.scalar("a", value, step + 2**40, 2.0)
         with pytest.raises(ValueError, match="is no PNG"):

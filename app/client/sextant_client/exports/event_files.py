@@ -7,8 +7,6 @@ are written; their numbers are those of tensorboard/compat/proto.
 
 import struct
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 POLYNOMIAL = 0x82F63B78  # of Castagnoli, reflected
 MASK = 0xA282EAD8
@@ -29,7 +27,7 @@ CRC_TABLE = _crc_table()
 
 
 class EventFile:
-    """An event file being written; a context manager.
+    """An event file being written; to be closed.
 
     Args:
         path: of the file, whose name must hold ``tfevents``.
@@ -40,15 +38,8 @@ class EventFile:
         self._file = path.open("wb")
         self._event(at_s, 0, _bytes(3, b"brain.Event:2"))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def scalar(self, tag: str, value: float, step: int, at_s: float) -> None:

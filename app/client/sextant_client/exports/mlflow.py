@@ -7,6 +7,7 @@ not sent again, files of the same name are replaced.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +46,7 @@ def send(client: Client, job_id: str, to: str, *, files: bool) -> str:
         raise ValueError(f"{to!r} has {', '.join(sorted(unknown))}; it takes experiment=NAME alone")
     address = f"{SCHEMES[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}"
     job = client.get(job_id)
-    with TrackingServer(address) as server:
+    with closing(TrackingServer(address)) as server:
         experiment = server.experiment(asked.get("experiment", [EXPERIMENT])[0])
         run = server.find(experiment, JOB_TAG, job_id) or _create(server, experiment, job)
         if files:

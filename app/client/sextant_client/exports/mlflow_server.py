@@ -3,8 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,7 +16,7 @@ CONNECT_S, ANSWER_S = 10.0, 120.0
 
 
 class TrackingServer:
-    """A tracking server; a context manager.
+    """A tracking server; to be closed.
 
     Args:
         address: as ``https://host:port/prefix``.
@@ -34,15 +33,8 @@ class TrackingServer:
             timeout=httpx.Timeout(CONNECT_S, read=ANSWER_S, write=ANSWER_S),
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -59,13 +51,13 @@ class TrackingServer:
         answer = self._send("GET", f"{API}/experiments/get-by-name", params=params, missing=True)
         if answer.status_code == httpx.codes.NOT_FOUND:
             return self.post("experiments/create", {"name": name})["experiment_id"]
-        found = answer.json()["experiment"]
-        if found["lifecycle_stage"] != "active":
+        experiment = answer.json()["experiment"]
+        if experiment["lifecycle_stage"] != "active":
             raise ValueError(
                 f"the experiment {name!r} of {self._address} was deleted; restore it there, or "
                 "name another by ?experiment=NAME"
             )
-        return found["experiment_id"]
+        return experiment["experiment_id"]
 
     def find(self, experiment: str, tag: str, value: str) -> dict[str, Any] | None:
         """What the server says of the run with this tag, if there is one."""

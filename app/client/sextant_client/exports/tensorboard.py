@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +34,7 @@ def write(client: Client, job_id: str, folder: Path) -> Path:
     began_s = _seconds(job["created_at"])
     target = run / FILE.format(at_s=int(began_s))
     part = run / f".{target.name}.part"
-    with EventFile(part, began_s) as file:
+    with closing(EventFile(part, began_s)) as file:
         file.text("spec", f"```json\n{json.dumps(job['resolved_spec'], indent=1)}\n```", began_s)
         for name in names_of(client, job_id):
             for point in points_of(client, job_id, name):
