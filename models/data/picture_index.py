@@ -116,8 +116,12 @@ def _read(folder: Path) -> Index | None:
 
 
 def _make(opened: ImageSet, path: Path, folder: Path) -> None:
-    """Write the lists beside their place, then move them there: they are whole or absent."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Write the lists beside their place, then move them there: they are whole or absent.
+
+    Under the lock of the folder: what lies beside it was left by a killed process.
+    """
+    for left in (folder, *folder.parent.glob(f"{folder.name}.*.part")):
+        shutil.rmtree(left, ignore_errors=True)
     beside = folder.with_name(f"{folder.name}.{uuid4().hex}.part")
     beside.mkdir(mode=0o700)
     try:

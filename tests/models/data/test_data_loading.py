@@ -1,6 +1,7 @@
 """Images decoded as they are needed are those that lie in memory; what is damaged is refused."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -78,6 +79,19 @@ def test_damaged_lists_are_made_anew(new_run):
     rows.write_bytes(rows.read_bytes()[:-3] + b"\1\1\1")
     _, again = both(run, content, ImageOptions())
     assert_same(first, again)
+
+
+def test_what_a_killed_process_left_goes(new_run):
+    run, content = new_run(), packed("tar", learnable(20))
+    both(run, content, ImageOptions())
+    (folder,) = (path.parent for path in (run.dir / "index").glob("*/manifest.json"))
+    shutil.rmtree(folder)
+    left = folder.with_name(f"{folder.name}.1.part")
+    left.mkdir()
+    (left / "pictures.bin").write_bytes(b"half")
+    both(run, content, ImageOptions())
+    assert folder.is_dir()
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
