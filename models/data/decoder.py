@@ -34,6 +34,10 @@ class Decoder:
     fit: str | None
     channels: int
 
+    def shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """Height, width and channels of the images, or of smaller ones."""
+        return *(size or self.size), self.channels
+
     def image(
         self, position: int, size: tuple[int, int] | None = None, crop: CropKey | None = None
     ) -> UInt8[np.ndarray, "h w c"]:

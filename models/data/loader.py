@@ -2,10 +2,11 @@
 
 import atexit
 import ctypes
+import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -13,13 +14,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.core.errors import DataError
 from models.data.augment import CropKey
 from models.data.decoder import Decoder
+from models.data.slots import Slots
 
-PREFETCHED = 2  # batches of each process
+PREFETCHED = 2  # pieces of batches, of each process
+SLOT_BYTES = 8 * 2**20  # of a piece, at most, where an image has no more
+PIECE = 64  # images of a piece, at most: the first batch takes several processes
 MOST_PROCESSES = 16
 LEAST_CPUS = 3  # fewer leave no core to a process
 PR_SET_PDEATHSIG = 1
@@ -66,21 +71,23 @@ class Loader:
     """Decodes images, batch by batch, in the order asked for.
 
     The processes start with the first batch and stay; they are spawned, since this process has
-    threads. Arrays come through pipes, not through shared memory, of which containers have little.
+    threads. They decode pieces of batches into memory that they share with this one.
 
     Attributes:
-        decoders: by name of the part.
+        decoders: by name of the part; their images have one shape.
         processes: that decode; 0: this one, when a batch is taken.
+        pinned: whether batches lie in memory that a GPU reads by itself.
     """
 
     decoders: Mapping[str, Decoder]
     processes: int = 0
+    pinned: bool = False
 
     def image(self, request: PictureRequest) -> UInt8[np.ndarray, "h w c"]:
         """One image, at once, in this process."""
         return self.decoders[request.part].image(*request[1:])
 
-    def read(self, batches: Batches) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    def read(self, batches: Batches) -> Iterator[UInt8[Tensor, "b h w c"]]:
         """The batches of some requests, in order; what was read before is broken off.
 
         Args:
@@ -93,16 +100,32 @@ class Loader:
         turn = self._plan.begin(batches)
         if self.processes and self._loader._iterator is None:
             atexit.register(self.close)  # before multiprocessing waits for its children
-        for batch in self._loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
-            if self._plan.turn != turn:
-                raise BrokenOffError
+        batch = torch.empty(0, dtype=torch.uint8)
+        for made in self._loader:
+            if isinstance(made, DataError):
+                raise made
+            if made.first == 0:
+                shape = (made.total, *made.shape[1:])
+                batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
+            end = made.first + made.shape[0]
+            # the slot is written anew only after the next piece but one was asked for
+            # copied by NumPy: threads of torch would wait in the way of the processes
+            batch.numpy()[made.first : end] = self._slots.array(made.slot, made.shape)
+            if end == made.total:
+                yield batch
+                if self._plan.turn != turn:
+                    raise BrokenOffError
+
+    @cached_property
+    def _slots(self) -> Slots:
+        """One more than the pieces that are under way while one is read."""
+        largest = max(math.prod(each.shape()) for each in self.decoders.values())
+        size = largest * min(PIECE, max(1, SLOT_BYTES // largest))
+        return Slots(PREFETCHED * self.processes + 2, size)
 
     @cached_property
     def _plan(self) -> "_Plan":
-        return _Plan()
+        return _Plan(self._slots, self.decoders)
 
     def close(self) -> None:
         """End the processes; they would start again with the next batch."""
@@ -116,8 +139,8 @@ class Loader:
     def _loader(self) -> DataLoader:
         several = self.processes > 0
         return DataLoader(
-            _Pictures(self.decoders),
-            batch_sampler=self._plan,
+            _Pictures(self.decoders, self._slots),
+            batch_sampler=self._plan,  # ty: ignore[invalid-argument-type]  # whatever is picked by
             num_workers=self.processes,
             collate_fn=_as_it_is,
             persistent_workers=several,
@@ -132,11 +155,38 @@ class BrokenOffError(Exception):
     """Other images were asked for meanwhile."""
 
 
-class _Plan:
-    """The requests of the present turn, as DataLoader's sampler of batches."""
+class _Piece(NamedTuple):
+    """Neighbouring images of a batch.
 
-    def __init__(self) -> None:
+    Attributes:
+        requests: of its images.
+        slot: that takes them.
+        first: index of the first of them in the batch.
+        total: images of the batch.
+    """
+
+    requests: Sequence[PictureRequest]
+    slot: int
+    first: int
+    total: int
+
+
+class _Made(NamedTuple):
+    """Where a piece lies: its slot, and the shape of its pixels there."""
+
+    slot: int
+    shape: tuple[int, int, int, int]
+    first: int
+    total: int
+
+
+class _Plan:
+    """The pieces of the present turn, as DataLoader's sampler of batches."""
+
+    def __init__(self, slots: Slots, decoders: Mapping[str, Decoder]) -> None:
         self.turn = 0
+        self._slots, self._decoders = slots, decoders
+        self._slot = 0
         self._batches: Batches = lambda: iter(())
 
     def begin(self, batches: Batches) -> int:
@@ -144,23 +194,29 @@ class _Plan:
         self.turn += 1
         return self.turn
 
-    def __iter__(self) -> Iterator[list[PictureRequest]]:
-        return self._batches()
+    def __iter__(self) -> Iterator[_Piece]:
+        for requests in self._batches():
+            image = self._decoders[requests[0].part].shape(requests[0].size)
+            count = min(PIECE, self._slots.size // math.prod(image))
+            for first in range(0, len(requests), count):
+                yield _Piece(requests[first : first + count], self._slot, first, len(requests))
+                self._slot = (self._slot + 1) % self._slots.count
 
 
 class _Pictures(Dataset):
-    """Decodes whole batches; an error is handed over as it is, since DataLoader rewords it."""
+    """Decodes pieces; an error is handed over as it is, since DataLoader rewords it."""
 
-    def __init__(self, decoders: Mapping[str, Decoder]) -> None:
-        self._decoders = decoders
+    def __init__(self, decoders: Mapping[str, Decoder], slots: Slots) -> None:
+        self._decoders, self._slots = decoders, slots
 
-    def __getitems__(
-        self, requests: list[PictureRequest]
-    ) -> UInt8[np.ndarray, "b h w c"] | DataError:
+    def __getitems__(self, piece: _Piece) -> _Made | DataError:
         try:
-            return np.stack([self._decoders[x.part].image(*x[1:]) for x in requests])
+            images = [self._decoders[x.part].image(*x[1:]) for x in piece.requests]
         except DataError as error:
             return error
+        shape = (len(images), *images[0].shape)
+        np.stack(images, out=self._slots.array(piece.slot, shape))
+        return _Made(piece.slot, shape, piece.first, piece.total)
 
 
 def _as_it_is(batch: object) -> object:

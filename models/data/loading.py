@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 from uuid import uuid4
 
 import torch
@@ -125,10 +126,10 @@ class _Streamed:
 
     def data(self, held: Callable[[int], int], processes: int) -> ImageData:
         train, validation, test = self._chosen(held)
-        about = self._about(train, processes)
-        shape = tuple(about["shape"])
-        loader = Loader({part: self._decoder(part, shape) for part in (TRAIN, TEST)}, processes)
-        on = self._run.device
+        on, shape = self._run.device, self._shape(train)
+        decoders = {part: self._decoder(part, shape) for part in (TRAIN, TEST)}
+        loader = Loader(decoders, processes, pinned=on == "cuda")
+        mean, std = self._moments(train, shape, loader)
 
         def stored(chosen: _Chosen) -> tuple[StoredImages, Tensor]:
             pictures = StoredImages(loader, chosen.part, chosen.positions, shape, on)
@@ -142,8 +143,8 @@ class _Streamed:
             *stored(train),
             *stored(test),
             self._index.classes,
-            about["mean"],
-            about["std"],
+            mean,
+            std,
             *(stored(validation) if validation else ()),
             digest=self._index.digest,
         )
@@ -172,13 +173,14 @@ class _Streamed:
         fit = None if self._options.image_size is None else self._options.fit
         return Decoder(reader, (shape[0], shape[1]), fit, shape[2])
 
-    def _about(self, train: _Chosen, processes: int) -> dict[str, Any]:
-        """Shape, mean and deviation of the training images; kept beside the lists of the set.
+    def _moments(
+        self, train: _Chosen, shape: tuple[int, int, int], loader: Loader
+    ) -> tuple[list[float], list[float]]:
+        """Mean and deviation of the training images; kept beside the lists of the set.
 
         Raises:
             DataError: if the images are all alike.
         """
-        shape = self._shape(train)
         sample = train.positions
         if not self._in_memory and len(sample) > SAMPLED:
             sample = sample[torch.arange(SAMPLED) * len(sample) // SAMPLED]
@@ -186,18 +188,15 @@ class _Streamed:
         key = hashlib.sha256(asked + sample.numpy().tobytes()).hexdigest()
         kept = self._index.folder / f"figures-{key}.json"
         if kept.exists():
-            return parse_json(kept.read_bytes(), kept.name)
-        processes = processes if len(sample) > FEW else 0
-        loader = Loader({TRAIN: self._decoder(TRAIN, shape)}, processes)
-        try:
-            mean, std = self._figures(StoredImages(loader, TRAIN, sample, shape, "cpu"))
-        finally:
-            loader.close()
-        about = {"shape": list(shape), "mean": mean, "std": std}
+            about = parse_json(kept.read_bytes(), kept.name)
+            return about["mean"], about["std"]
+        if len(sample) <= FEW:
+            loader = replace(loader, processes=0)
+        mean, std = self._figures(StoredImages(loader, TRAIN, sample, shape, "cpu"))
         part = kept.with_suffix(f".{uuid4().hex}.part")
-        part.write_text(json.dumps(about))
+        part.write_text(json.dumps({"mean": mean, "std": std}))
         part.replace(kept)
-        return about
+        return mean, std
 
     def _figures(self, sample: StoredImages) -> tuple[list[float], list[float]]:
         first, alike = sample[:1], True

@@ -72,16 +72,9 @@ class StoredImages:
     def split(self, size: int) -> Iterator[UInt8[Tensor, "b h w c"]]:
         """All images in order, ``size`` at a time, decoded ahead."""
         parts = torch.arange(len(self)).split(size)
-        for pixels in self._loader.read(lambda: (self.requests(part) for part in parts)):
-            yield self.moved(pixels)
+        return self.read(lambda: (self.requests(part) for part in parts))
 
     def read(self, batches: Batches) -> Iterator[UInt8[Tensor, "b h w c"]]:
         """Batches by the requests of each, decoded ahead; ``batches`` makes their iterator."""
-        return (self.moved(pixels) for pixels in self._loader.read(batches))
-
-    def moved(self, pixels: UInt8[np.ndarray, "b h w c"]) -> UInt8[Tensor, "b h w c"]:
-        """A batch on the device; the host does not wait for it."""
-        tensor = torch.from_numpy(pixels)
-        if not self.is_cuda:
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        for pixels in self._loader.read(batches):
+            yield pixels.to(self.device, non_blocking=True)  # the host waits for no GPU

@@ -76,7 +76,9 @@ def test_damaged_lists_are_made_anew(new_run):
     run, content = new_run(), packed("tar", learnable(20))
     _, first = both(run, content, ImageOptions())
     (rows,) = (run.dir / "index").glob("*/train.npy")
-    rows.write_bytes(rows.read_bytes()[:-3] + b"\1\1\1")
+    damaged = rows.read_bytes()[:-3] + b"\1\1\1"
+    rows.unlink()  # the first data still reads the old file
+    rows.write_bytes(damaged)
     _, again = both(run, content, ImageOptions())
     assert_same(first, again)
 

@@ -111,6 +111,7 @@ def test_resumes_exactly_with_another_number_of_processes(new_run):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 def test_resumes_exactly_with_three_processes(new_run):
     whole = train(new_run(), processes=3, loading="stream")
     first = stopped_at(7, new_run(), processes=3, loading="stream")
