@@ -15,7 +15,8 @@ from models.core.errors import DataError
 from models.core.json_text import parse_json
 from models.data.archives import Archive, open_archive
 from models.data.headers import safetensors_shapes
-from models.data.program_operations import check_node, in_training, is_check
+from models.data.program_operations import check_node, in_training
+from models.data.program_regions import check_indices, flat
 
 LIMIT_BYTES = 64 * 2**20  # of the graph as JSON
 ZIP_MAGIC = b"PK\x03\x04"
@@ -139,9 +140,10 @@ def _program(graph: dict[str, Any], weights: dict[str, Weight]) -> Program:
     batch, *size = _image_size(graph["tensor_values"][image]["sizes"])
     row = graph["tensor_values"].get(output, {}).get("sizes", [])
     outputs = row[1].get("as_int") if len(row) == 2 else None
-    nodes = [node for node in graph["nodes"] if not is_check(node)]
+    nodes = [dict(node) for node in flat(graph["nodes"])]
     for node in nodes:
         check_node(node)
+    check_indices(nodes, weights, graph["tensor_values"])
     c, h, w = size
     return Program(image, (c, h, w), nodes, output, weights, batch, outputs)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 
 from models.core.errors import DataError
-from models.data.program_operations import ATEN
+from models.data.program_operations import ATEN, BEGIN, END, FILLS, VIEWS, operation_of
 from models.data.programs import Program, Weight, read_program
 
 DTYPES = {
@@ -24,6 +25,19 @@ WRITTEN = {
     "empty.memory_format": torch.ops.aten.zeros.default,
     "new_empty.default": torch.ops.aten.new_zeros.default,
 }
+
+
+def begin_autocast(device: torch.device, dtype: torch.dtype, enabled: bool) -> Any:
+    """Begin a region in another precision; what :func:`end_autocast` takes."""
+    return _enter_autocast(device.type, dtype, enabled, None)
+
+
+def end_autocast(region: Any) -> None:
+    """End the region."""
+    _exit_autocast(region)
+
+
+REGIONS = {BEGIN: begin_autocast, END: end_autocast}
 
 
 class ExportedNet(fx.GraphModule):
@@ -77,6 +91,7 @@ class GraphReader:
         self.program, self.device = program, torch.device(device)
         self.built = fx.Graph()
         self.values: dict[str, fx.Node] = {}
+        self.held: set[fx.Node] = set()  # what lies in the memory of images or weights
 
     def graph(self) -> fx.Graph:
         """The graph, whose weights are attributes of the module that is to run it.
@@ -88,6 +103,7 @@ class GraphReader:
             self.values[self.program.image] = self._images()
             for name in self.program.weights:
                 self.values[name] = self.built.get_attr(self.attribute(name))
+                self.held.add(self.values[name])
             for node in self.program.nodes:
                 self._add(node)
             self.built.output(self.values[self.program.output])
@@ -102,15 +118,39 @@ class GraphReader:
         return f"weight_{list(self.program.weights).index(name)}"
 
     def _images(self) -> fx.Node:
-        return self.built.placeholder("images")
+        images = self.built.placeholder("images")
+        self.held.add(images)
+        return images
 
     def _add(self, node: dict[str, Any]) -> None:
+        given, name = self._given(node), operation_of(node)
+        if name in REGIONS:
+            args = (self.device, *given.values()) if name == BEGIN else tuple(given.values())
+            self._keep(node, self.built.call_function(REGIONS[name], args))
+            return
         target = target_of(node["target"])
-        given = self._given(node)
+        first = next(iter(given.values()), None)
+        held = isinstance(first, fx.Node) and first in self.held
+        if held and name.endswith("_") and name not in VIEWS and not self._may_write(name):
+            raise self.refused_write(name)
         if node["target"].removeprefix(ATEN) in WRITTEN:
             given.pop("memory_format", None)
         args, kwargs = ordered(target, given)
         self._keep(node, self.built.call_function(target, args, kwargs))
+        if held and name in VIEWS:
+            self.held.update(self.values[each] for each in names_of(node["outputs"]))
+
+    @staticmethod
+    def refused_write(name: str) -> DataError:
+        """What is said of an operation in place on images or weights."""
+        return DataError(
+            f"the net writes into its images or weights by {name}",
+            hint="write y = x + 1 for x += 1 there, and export the net anew",
+        )
+
+    def _may_write(self, name: str) -> bool:
+        """Whether an operation in place is let pass on images and weights."""
+        return name not in FILLS
 
     def _given(self, node: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a node by name."""

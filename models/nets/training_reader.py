@@ -7,7 +7,7 @@ from torch import fx, nn
 from models.core.errors import DataError
 from models.data.program_operations import CHANCE, in_training, operation_of
 from models.data.programs import Program
-from models.nets.exported import GraphReader, names_of, ordered, target_of
+from models.nets.exported import GraphReader, ordered, target_of
 from models.nets.program_modules import (
     DROP,
     Attention,
@@ -20,13 +20,6 @@ from models.nets.program_modules import (
 
 COUNT = "num_batches_tracked"
 NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
-# operations whose result may lie in the memory of their first argument
-_WORDS = """
-alias chunk contiguous detach detach_ dropout expand expand_as feature_dropout flatten movedim
-narrow permute reshape select slice split split_with_sizes squeeze t to transpose unbind unflatten
-unsqueeze view view_as
-"""
-VIEWS = frozenset(_WORDS.split())
 
 
 class TrainingReader(GraphReader):
@@ -42,7 +35,6 @@ class TrainingReader(GraphReader):
         super().__init__(program, "cpu")
         self.names, self.root = names, root
         self.was_training = bool(in_training(program.nodes))
-        self.held: set[fx.Node] = set()  # what lies in the memory of images or weights
         self.draws: dict[fx.Node, float] = {}
         self.folder = "operations"
         while hasattr(root, self.folder):
@@ -81,7 +73,9 @@ class TrainingReader(GraphReader):
     def _images(self) -> fx.Node:
         images = super()._images()
         self.device: Any = self.built.call_function(getattr, (images, "device"))
-        return self.built.call_function(admitted, (images, self.program.size))
+        images = self.built.call_function(admitted, (images, self.program.size))
+        self.held.add(images)
+        return images
 
     def _add(self, node: dict[str, Any]) -> None:
         name, given = operation_of(node), self._given(node)
@@ -91,22 +85,11 @@ class TrainingReader(GraphReader):
             several = {"outputs": node["outputs"][:1]} if name in NORMS else node
             self._keep(several, made)
             return
-        first = next(iter(given.values()), None)
-        held = self._is_held(first)
-        if held and name.endswith("_") and name not in VIEWS:
-            raise DataError(
-                f"the net writes into its images or weights by {name}, which a training cannot",
-                hint="write y = x + 1 for x += 1 there, and export the net anew",
-            )
         super()._add(node)
-        if held and name in VIEWS:
-            self.held.update(self.values[each] for each in names_of(node["outputs"]))
 
-    def _is_held(self, value: Any) -> bool:
-        """Whether a value lies in the memory of images or weights."""
-        if not isinstance(value, fx.Node):
-            return False
-        return value.op == "get_attr" or value.target is admitted or value in self.held
+    def _may_write(self, name: str) -> bool:
+        """Nothing may write into images or weights: the next pass would see it."""
+        return False
 
     def _module(self, module: nn.Module, args: tuple[Any, ...], **named: Any) -> fx.Node:
         modules = self.root.get_submodule(self.folder)
@@ -156,6 +139,8 @@ class TrainingReader(GraphReader):
         p = given.get("p", 0.5)
         if not isinstance(p, float):
             raise DataError(f"{node['target']} draws by a tensor, which is not supported")
+        if given["self"] in self.held:
+            raise self.refused_write(CHANCE)
         drawn = self._module(Chance(p), (given["self"],))
         self.draws[drawn] = p
         return drawn
