@@ -1,4 +1,4 @@
-"""What programs of other families need: indices, regions of another precision, fills, rearranging."""
+"""What programs of other families need: indices, regions of other precision, fills, moves."""
 
 import json
 
