@@ -35,6 +35,9 @@ UNITS = {
     "width": "pixels of width",
     "cell_size_m": "metres a cell",
     "rain_variables": "variable of rain",
+    "training_operations": "operations in training mode",
+    "open_batch": "open axis of images (dynamic_shapes)",
+    "open_sides": "open sides of an image (dynamic_shapes)",
 }
 TOLERANCE = 1e-3  # of a size in metres, relative
 WEIGHTS = ("weights", "checkpoint")  # roles of artifacts that hold a trained net
@@ -47,9 +50,9 @@ class DatasetInfo(NamedTuple):
         name: what specs call it.
         counts: such as ``train, test, classes, height, width, channels`` of labelled images,
             ``images`` of photographs, ``rows, columns, cell_size_m`` of an elevation, ``tensors,
-            parameters, operations`` of a net, ``moments, values`` of a series, ``marks`` of
-            surveyed levels, ``frames, variables, rain_variables`` of fields over time; what could
-            not be known is absent.
+            parameters, operations, training_operations, open_batch, open_sides`` of a net,
+            ``moments, values`` of a series, ``marks`` of surveyed levels, ``frames, variables,
+            rain_variables`` of fields over time; what could not be known is absent.
     """
 
     name: str

@@ -153,17 +153,21 @@ class DatasetRef(SpecGroup):
 class Optimizer(SpecGroup):
     """How weights follow their gradients, and the learning-rate schedule over the run's steps."""
 
-    name: Literal["sgd", "adamw"] = Field(
+    name: Literal["sgd", "adamw", "lamb"] = Field(
         default="sgd",
-        description="Stochastic gradient descent, or AdamW (Loshchilov and Hutter, 2019), which"
-        " needs a rate of its own, such as 0.001",
+        description="Stochastic gradient descent; AdamW (Loshchilov and Hutter, 2019), with a rate"
+        " of its own, such as 0.001; or LAMB (You et al., 2020), for large batches, likewise, such"
+        " as 0.005",
     )
     lr: float = Field(default=0.1, gt=0, le=100, description="Peak learning rate")
     momentum: float = Field(
-        default=0.9, ge=0, lt=1, description="Of sgd; with adamw the decay of the first moment"
+        default=0.9,
+        ge=0,
+        lt=1,
+        description="Of sgd; with adamw and lamb the decay of the first moment",
     )
     beta2: float = Field(
-        default=0.999, ge=0, lt=1, description="Decay of the second moment (adamw)"
+        default=0.999, ge=0, lt=1, description="Decay of the second moment (adamw, lamb)"
     )
     nesterov: bool = Field(default=True, description="Look ahead by the momentum (sgd)")
     weight_decay: float = Field(
@@ -171,12 +175,12 @@ class Optimizer(SpecGroup):
         ge=0,
         le=1,
         description="Pull of the weights towards zero: added to gradients with sgd, apart from"
-        " them with adamw",
+        " them with adamw and lamb",
     )
     decay: Literal["all", "matrices"] | None = Field(
         default=None,
         description="What decays: all parameters, or those of two and more axes, which leaves out"
-        " norms and biases; all with sgd and matrices with adamw when null",
+        " norms and biases; all with sgd and matrices with adamw and lamb when null",
     )
     clip_norm: float | None = Field(
         default=None,
@@ -196,9 +200,12 @@ class Optimizer(SpecGroup):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "Optimizer":
-        if self.name == "adamw" and "lr" not in self.model_fields_set:
-            raise ValueError("adamw needs a learning rate of its own: give lr, such as 0.001")
-        foreign = {"sgd": "beta2", "adamw": "nesterov"}[self.name]
+        if self.name != "sgd" and "lr" not in self.model_fields_set:
+            usual = {"adamw": 0.001, "lamb": 0.005}[self.name]
+            raise ValueError(
+                f"{self.name} needs a learning rate of its own: give lr, such as {usual}"
+            )
+        foreign = "beta2" if self.name == "sgd" else "nesterov"
         if self._differs(foreign):
             raise ValueError(f"{foreign} means nothing with {self.name}: leave it out")
         if self.warmup_steps is not None and self._differs("warmup"):
@@ -217,7 +224,7 @@ class Optimizer(SpecGroup):
 
     def decays(self, axes: int) -> bool:
         """Whether a parameter of so many axes decays."""
-        kept = self.decay or ("matrices" if self.name == "adamw" else "all")
+        kept = self.decay or ("all" if self.name == "sgd" else "matrices")
         return kept == "all" or axes > 1
 
 

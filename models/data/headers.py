@@ -27,7 +27,8 @@ def safetensors_shapes(path: Path) -> dict[str, list[int]]:
         raise DataError(
             f"the file is neither a torch.export archive nor safetensors: {error}",
             hint="save the net by torch.export.save(program, 'net.pt2'), or its weights by "
-            "safetensors.torch.save_file; torch.save writes a pickle, which is refused",
+            "safetensors.torch.save_file; torch.save writes a pickle, which is refused, and ONNX is"
+            " not read: export the net where it was made",
         ) from error
 
 

@@ -5,6 +5,8 @@ evaluate expressions as Python. Here the graph is read as the JSON that it is, i
 list of names, and weights as raw bytes; ``models/nets/exported.py`` makes a net of it.
 """
 
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,44 +15,37 @@ from models.core.errors import DataError
 from models.core.json_text import parse_json
 from models.data.archives import Archive, open_archive
 from models.data.headers import safetensors_shapes
+from models.data.program_operations import check_node, in_training
+from models.data.program_regions import check_indices, flat
 
 LIMIT_BYTES = 64 * 2**20  # of the graph as JSON
 ZIP_MAGIC = b"PK\x03\x04"
-_WORDS = """
-_log_softmax _native_batch_norm_legit_no_training _softmax _to_copy _unsafe_view abs
-adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add add_ addmm alias amax amin
-arange argmax avg_pool1d avg_pool2d baddbmm batch_norm bmm cat channel_shuffle chunk clamp
-clamp_ clamp_max clamp_min clone constant_pad_nd contiguous conv1d conv2d convolution cos cumsum
-detach detach_ div div_ dropout dropout_ einsum elu embedding eq exp expand expand_as fill
-flatten flip floor_divide full full_like ge gelu glu group_norm gt hardsigmoid hardsigmoid_
-hardswish hardswish_ hardtanh hardtanh_ index_select instance_norm layer_norm le leaky_relu
-leaky_relu_ linalg_vector_norm linear log log_softmax logsumexp lt masked_fill matmul max
-max_pool1d max_pool2d max_pool2d_with_indices maximum mean min minimum mish mish_ mm movedim mul
-mul_ narrow native_batch_norm native_group_norm native_layer_norm ne neg norm ones ones_like pad
-permute pixel_shuffle pixel_unshuffle pow prelu reciprocal reflection_pad2d relu relu6 relu6_
-relu_ repeat replication_pad2d reshape roll rsqrt rsub scaled_dot_product_attention select
-sigmoid sigmoid_ silu silu_ sin slice softmax softplus split split_with_sizes sqrt square
-squeeze stack std sub sub_ sum sym_size t tanh tanh_ to topk transpose unbind unflatten
-unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var view view_as where zeros
-zeros_like
-"""
-OPERATIONS = frozenset(_WORDS.split())  # of ATen
-_SIGNS = "add eq floordiv ge getitem gt le lt mod mul ne neg sub truediv"
-ARITHMETIC = frozenset(_SIGNS.split())  # of sizes
-CHECKS = ("_assert", "sym_constrain", "_assert_tensor_metadata")  # nothing is computed by them
-TRAINING = {"batch_norm": "training", "dropout": "train", "dropout_": "train",
-            "instance_norm": "use_input_stats"}  # fmt: skip
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 
 
 class Weight(NamedTuple):
-    """A tensor as the archive describes it: elements of a run of raw bytes."""
+    """A tensor as the archive describes it: elements of a run of raw bytes.
 
-    content: bytes
-    dtype: int  # number of torch's scalar type
+    Attributes:
+        content: the bytes; None where only its form is known, as in the text of a program.
+        dtype: number of torch's scalar type.
+        sizes: of its axes.
+        strides: in elements.
+        offset: of its first element, in elements.
+        name: of the parameter or buffer in the net.
+        is_parameter: whether it is one.
+        trained: whether it asks for gradients.
+        storage: name of the run of bytes, which tied weights share.
+    """
+
+    content: bytes | None
+    dtype: int
     sizes: list[int]
     strides: list[int]
     offset: int
+    name: str
+    is_parameter: bool
+    trained: bool
+    storage: str
 
 
 class Program(NamedTuple):
@@ -62,6 +57,8 @@ class Program(NamedTuple):
         nodes: operations in order, as in the file, of allowed names alone.
         output: name of the result.
         weights: by the names by which nodes ask for them.
+        batch: images that it takes; None where it leaves that open.
+        outputs: numbers that it gives for an image; None where that is open or no row.
     """
 
     image: str
@@ -69,6 +66,8 @@ class Program(NamedTuple):
     nodes: list[dict[str, Any]]
     output: str
     weights: dict[str, Weight]
+    batch: int | None
+    outputs: int | None
 
 
 def holds_program(path: Path) -> bool:
@@ -80,30 +79,36 @@ def holds_program(path: Path) -> bool:
 def check(path: Path) -> dict[str, int]:
     """What an uploaded net holds: ``tensors``, ``parameters`` and, of a program, ``operations``.
 
+    Of a program also how many of these are in training mode, ``training_operations``; whether the
+    batch is open, ``open_batch`` (0 or 1); how many sides of the image are, ``open_sides``; and,
+    where they are not, ``height``, ``width`` and ``channels``.
+
     Raises:
         DataError: naming what is wrong and the way out.
     """
     if not holds_program(path):
         shapes = safetensors_shapes(path)
-        return {"tensors": len(shapes), "parameters": sum(map(_count, shapes.values()))}
-    program = read_program(path)
+        return {"tensors": len(shapes), "parameters": sum(map(math.prod, shapes.values()))}
+    program = read_program(path, training=True)
     sizes = [weight.sizes for weight in program.weights.values()]
+    named = zip(("channels", "height", "width"), program.size, strict=True)
     return {
         "tensors": len(sizes),
-        "parameters": sum(map(_count, sizes)),
+        "parameters": sum(map(math.prod, sizes)),
         "operations": len(program.nodes),
+        "training_operations": len(in_training(program.nodes)),
+        "open_batch": int(program.batch is None),
+        "open_sides": program.size[1:].count(None),
+        **{name: size for name, size in named if size is not None},
     }
 
 
-def _count(sizes: list[int]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
-
-
-def read_program(path: Path) -> Program:
+def read_program(path: Path, *, training: bool = False) -> Program:
     """The graph and the weights of a ``torch.export`` archive (torch 2.9 or later).
+
+    Args:
+        path: of the archive.
+        training: whether one that was exported in training mode is read, too.
 
     Raises:
         DataError: if it is damaged, holds a pickled part that is needed, an operation that is not
@@ -115,18 +120,58 @@ def read_program(path: Path) -> Program:
             graph = model["graph_module"]["graph"]
             targets = _targets(model["graph_module"]["signature"]["input_specs"])
             weights = _weights(archive, root, targets)
-            image = _only([v["as_tensor"]["name"] for v in graph["inputs"]], set(targets), "image")
-            output = _only([v["as_tensor"]["name"] for v in graph["outputs"]], set(), "result")
-            size = _image_size(graph["tensor_values"][image]["sizes"])
-            nodes = [node for node in graph["nodes"] if not _is_check(node)]
-            for node in nodes:
-                _check_node(node)
+            program = _program(graph, weights)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise DataError(
                 f"the archive's graph is not as torch.export writes it: {error!r}",
                 hint="export the net anew with torch 2.9 or later",
             ) from error
-    return Program(image, size, nodes, output, weights)
+    if not training and (names := in_training(program.nodes)):
+        raise DataError(
+            f"the net was exported in training mode: its {names[0]} depends on chance or batch",
+            hint="call net.eval() before torch.export.export",
+        )
+    return program
+
+
+def _program(graph: dict[str, Any], weights: dict[str, Weight]) -> Program:
+    image = _only([v["as_tensor"]["name"] for v in graph["inputs"]], set(weights), "image")
+    output = _only([v["as_tensor"]["name"] for v in graph["outputs"]], set(), "result")
+    batch, *size = _image_size(graph["tensor_values"][image]["sizes"])
+    row = graph["tensor_values"].get(output, {}).get("sizes", [])
+    outputs = row[1].get("as_int") if len(row) == 2 else None
+    nodes = [dict(node) for node in flat(graph["nodes"])]
+    for node in nodes:
+        check_node(node)
+    check_indices(nodes, weights, graph["tensor_values"])
+    c, h, w = size
+    return Program(image, (c, h, w), nodes, output, weights, batch, outputs)
+
+
+def to_text(program: Program) -> str:
+    """A program without the numbers of its weights, as JSON that :func:`from_text` reads."""
+    kept = ("target", "inputs", "outputs")
+    nodes = [{key: node[key] for key in kept} for node in program.nodes]
+    forms = {key: weight._replace(content=None) for key, weight in program.weights.items()}
+    return json.dumps(program._replace(nodes=nodes, weights=forms), separators=(",", ":"))
+
+
+def from_text(text: str) -> Program:
+    """A program whose weights are forms without numbers.
+
+    Raises:
+        DataError: if the text is none of :func:`to_text`, or names an operation not on the list.
+    """
+    fields = parse_json(text, "the program")
+    try:
+        program = Program(*fields)
+        channels, height, width = program.size
+        weights = {key: Weight(*form) for key, form in program.weights.items()}
+        for node in program.nodes:
+            check_node(node)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"the text of the program is damaged: {error!r}") from error
+    return program._replace(size=(channels, height, width), weights=weights)
 
 
 def _model_of(archive: Archive) -> tuple[str, dict[str, Any]]:
@@ -151,37 +196,43 @@ def _json(archive: Archive, name: str) -> dict[str, Any]:
     return parse_json(content, name)
 
 
-def _targets(specs: list[dict[str, Any]]) -> dict[str, str]:
-    """Names in the graph to names of weights in the archive."""
+def _targets(specs: list[dict[str, Any]]) -> dict[str, tuple[str, bool]]:
+    """Names in the graph to names of weights in the archive, and whether each is a parameter."""
     keys = {"parameter": "parameter_name", "buffer": "buffer_name",
             "tensor_constant": "tensor_constant_name"}  # fmt: skip
     weight_names = {}
     for spec in specs:
         for kind, body in spec.items():
             if kind in keys:
-                weight_names[body["arg"]["name"]] = body[keys[kind]]
+                weight_names[body["arg"]["name"]] = body[keys[kind]], kind == "parameter"
             elif kind != "user_input":
                 raise DataError(f"the program takes a {kind}; only tensors are understood")
     return weight_names
 
 
-def _weights(archive: Archive, root: str, targets: dict[str, str]) -> dict[str, Weight]:
+def _weights(
+    archive: Archive, root: str, targets: dict[str, tuple[str, bool]]
+) -> dict[str, Weight]:
     entries: dict[str, tuple[str, Any]] = {}
     for folder, name in (("weights", "model_weights"), ("constants", "model_constants")):
         listed = f"{root}/data/{folder}/{name}_config.json"
         if listed in archive.names:
             config = _json(archive, listed)["config"]
             entries |= {key: (folder, entry) for key, entry in config.items()}
-    weights = {}
-    for name, target in targets.items():
+    weights, contents = {}, {}
+    for name, (target, is_parameter) in targets.items():
         folder, entry = entries[target]
         meta = entry["tensor_meta"]
         if entry["use_pickle"] or meta is None:
             raise DataError(f"weight {target!r} is pickled, which is refused")
-        content = archive.read(f"{root}/data/{folder}/{entry['path_name']}")
+        storage = f"{folder}/{entry['path_name']}"
+        if storage not in contents:
+            contents[storage] = archive.read(f"{root}/data/{storage}")
         sizes, strides = ([v["as_int"] for v in meta[key]] for key in ("sizes", "strides"))
-        offset = meta["storage_offset"]["as_int"]
-        weights[name] = Weight(content, meta["dtype"], sizes, strides, offset)
+        trained = is_parameter and bool(meta["requires_grad"])
+        at = meta["storage_offset"]["as_int"]
+        form = meta["dtype"], sizes, strides, at, target, is_parameter, trained, storage
+        weights[name] = Weight(contents[storage], *form)
     return weights
 
 
@@ -189,7 +240,7 @@ def _only(names: list[str], without: set[str], what: str) -> str:
     left = [name for name in names if name not in without]
     if len(left) != 1:
         raise DataError(
-            f"the program has {len(left)} tensors as its {what}; saliency needs one. Detection and "
+            f"the program has {len(left)} tensors as its {what}; one is needed. Detection and "
             "segmentation as such are out of scope",
             hint="export a net that takes a batch of images and gives a row of numbers for each, "
             "such as the number you ask about: the mean score of a class over a box or a mask",
@@ -197,32 +248,7 @@ def _only(names: list[str], without: set[str], what: str) -> str:
     return left[0]
 
 
-def _image_size(sizes: list[dict[str, Any]]) -> tuple[int | None, int | None, int | None]:
+def _image_size(sizes: list[dict[str, Any]]) -> list[int | None]:
     if len(sizes) != 4:
         raise DataError(f"the program's input has {len(sizes)} axes; images have [n, c, h, w]")
-    c, h, w = (size.get("as_int") for size in sizes[1:])
-    return c, h, w
-
-
-def _is_check(node: dict[str, Any]) -> bool:
-    name = str(node["target"]).removeprefix("torch.ops.aten.")
-    return not node["outputs"] and name.startswith(CHECKS)
-
-
-def _check_node(node: dict[str, Any]) -> None:
-    """Refuse an operation that is not on the list, or is in training mode."""
-    target = str(node["target"])
-    name, _, overload = target.removeprefix("torch.ops.aten.").partition(".")
-    aten = target.startswith("torch.ops.aten.") and name in OPERATIONS and NAME.fullmatch(overload)
-    plain = target.startswith("_operator.") and target.removeprefix("_operator.") in ARITHMETIC
-    if not (aten or plain):
-        raise DataError(
-            f"operation {target!r} of the net is not supported",
-            hint="export the net without it, or upload safetensors with a named architecture",
-        )
-    for given in node["inputs"]:
-        if given["name"] == TRAINING.get(name) and given["arg"].get("as_bool"):
-            raise DataError(
-                f"the net was exported in training mode: its {name} depends on chance or batch",
-                hint="call net.eval() before torch.export.export",
-            )
+    return [size.get("as_int") for size in sizes]

@@ -17,6 +17,7 @@ from models.dynamic_downsampling.pooled_conv import Pooling, pooled_conv2d
 from models.nets.layers import CONV, ConvCall, pair
 
 NORMS = (functional.batch_norm, torch.batch_norm)
+COUNT = "num_batches_tracked"
 Norms = Literal["shared", "skip", "split"]
 
 
@@ -60,7 +61,7 @@ class CheapMode(TorchFunctionMode):
         self.seen: dict[str, ConvCall] | None = None
         self._names = {id(weight): name for name, weight in net.named_parameters()}
         self._norms = norms
-        self._counts = {id(m.num_batches_tracked) for m in _norms_of(net)}
+        self._counts = {id(x) for name, x in net.named_buffers() if name.endswith(COUNT)}
         self._second = _second_set(net) if norms == "split" else {}
 
     @contextmanager
@@ -128,11 +129,6 @@ def _norm_call(
         return NormCall(*args, **kwargs)
     x, weight, bias, mean, variance, training, momentum, eps, _ = args
     return NormCall(x, mean, variance, weight, bias, training, momentum, eps)
-
-
-def _norms_of(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    kinds = nn.modules.batchnorm._BatchNorm
-    return [m for m in net.modules() if isinstance(m, kinds) and m.track_running_stats]
 
 
 def _second_set(net: nn.Module) -> dict[int, dict[str, Tensor]]:

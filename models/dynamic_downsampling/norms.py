@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from models.nets.program_modules import Norm
+
 DECAY = 0.9  # of the running gradient norms
 LEAST, MOST = 0.1, 1.0  # of the factor on cheap gradients
 
@@ -19,14 +21,19 @@ def reestimate(net: nn.Module, batches: Iterable[Tensor]) -> None:
     """
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta, training = [norm.momentum for norm in norms], net.training
+    exported = [m for m in net.modules() if isinstance(m, Norm)]
     net.train()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative mean
+    for norm in exported:
+        norm.seen = 0
     for images in batches:
         net(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+    for norm in exported:
+        norm.seen = None
     net.train(training)
 
 

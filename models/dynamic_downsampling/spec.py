@@ -1,17 +1,18 @@
 """Specs of training with dynamic input and kernel downsampling. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.core.errors import SpecError
+from models.core.needs import Bound
 from models.core.spec import MACS, ArtifactInfo, Estimate, MetricInfo
 from models.data.spec import check_one_size
 from models.dynamic_downsampling import cost, schedule
 from models.dynamic_downsampling.fields import Downsample
-from models.nets.library_spec import ForeignNet, library_tag
+from models.nets.library_spec import ForeignNet, ProgramNet, net_tag
 from models.nets.spec import ResidualNet, conv_shapes
 from models.supervised.spec import (
     ASSESSMENT,
@@ -20,6 +21,7 @@ from models.supervised.spec import (
     CONFIG,
     EXPORTS,
     METRICS,
+    PROGRAM,
     SupervisedSpec,
     metrics_of,
 )
@@ -41,8 +43,10 @@ class Downsampled(SupervisedSpec):
     """A training with cheap steps: the fields that planning it and doing it have in common."""
 
     model: Annotated[
-        Annotated[ForeignNet, Tag("library")] | Annotated[ResidualNet, Tag("own")],
-        Discriminator(library_tag),
+        Annotated[ForeignNet, Tag("library")]
+        | Annotated[ProgramNet, Tag("program")]
+        | Annotated[ResidualNet, Tag("own")],
+        Discriminator(net_tag),
     ]
     downsample: Downsample = Downsample()
     compare_baseline: bool = Field(
@@ -71,6 +75,15 @@ class Downsampled(SupervisedSpec):
         if self.images.image_size is not None:
             self.check_sizes(self.images.image_size, self.images.image_size)
         return self
+
+    def program_bounds(self) -> Iterator[Bound]:
+        """As of every training; cheap images need open sides."""
+        yield from super().program_bounds()
+        down = self.downsample
+        if down.schedule.type != "off" and min(down.scales) < 1:
+            remedy = "cheap steps see smaller images; give schedule type off, input_scale 1, or"
+            at = "/downsample/input_scale"
+            yield Bound("open_sides", 2, field=at, remedy=f"{remedy} {PROGRAM}")
 
     def _check_layers(self, model: ResidualNet, patterns: list[str]) -> None:
         large = [shape.name for shape in conv_shapes(model, 3, 32, 32) if shape.kernel > 1]
@@ -139,6 +152,7 @@ class Downsampled(SupervisedSpec):
         """
         known = counts.get(self.data.dataset, {})
         check_one_size(self.images.image_size, known)
+        self.check_program(counts)
         shares, total, details = self._shares(known)
         height = self.images.image_size or known.get("height")
         width = self.images.image_size or known.get("width")

@@ -30,7 +30,7 @@ class Tested(NamedTuple):
 
 def test_tickets(training: Training, done: int, steps: int) -> Tested:
     """Predictions of each ticket, reported one by one."""
-    about = describe(training.spec, training.data)
+    about = describe(training.spec, training.data, training.net)
     nets, logs, labels = [], [], training.data.test_labels
     stops = [phase.stop for phase in training.plan if phase.ticket is not None]
     for number in range(done):

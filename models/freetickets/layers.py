@@ -11,7 +11,7 @@ from models.freetickets.densities import MaskableLayer
 from models.freetickets.spec import FreeTicketsTrain
 from models.nets.layers import Layer
 from models.nets.layers import layers_of as layers_read
-from models.nets.library_spec import ForeignNet
+from models.nets.library_spec import GivenNet
 
 LEAST = 0.5  # of the trained matrices: below, a sparse ticket would be a dense net by another name
 
@@ -29,7 +29,7 @@ def find(net: nn.Module, spec: FreeTicketsTrain, data: ImageData) -> Found:
     Raises:
         SpecError: if too few weights can be masked, or fields do not fit the layers.
     """
-    if not isinstance(spec.model, ForeignNet):
+    if not isinstance(spec.model, GivenNet):
         own = densities.layers_of(spec.model, data.channels, len(data.classes), *data.size)
         return Found(own, {})
     read = layers_read(net, data.channels, data.size)

@@ -153,7 +153,9 @@ def _leave_ensemble(
 ) -> dict[str, Any]:
     """The file of all tickets, the ensemble for other programs, its card; sizes, gaps, seconds."""
     spec, run, done = training.spec, training.run, len(tested.nets)
-    about = card.make(spec, training.data, run.device, outputs.figures_of(values, "ensemble_"))
+    about = card.make(
+        spec, training.data, training.net, run.device, outputs.figures_of(values, "ensemble_")
+    )
     path = run.dir / "ensemble.safetensors"
     checksum = tickets.write(path, training.kept[:done], training.form, about)
     run.artifact(path.name, role="weights", step=fitted.steps, tickets=done)

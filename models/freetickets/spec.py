@@ -16,7 +16,7 @@ from models.freetickets.densities import MaskableLayer, can_cap, counts, densiti
 from models.freetickets.fields import EnsembleEvaluation, Escape, Export, PruneRate, Rates
 from models.freetickets.presets import PRESETS
 from models.freetickets.timetable import Phase, Update
-from models.nets.library_spec import ForeignNet, library_tag
+from models.nets.library_spec import ForeignNet, GivenNet, ProgramNet, net_tag
 from models.nets.spec import ResidualFamily
 from models.supervised.spec import ASSESSMENT, CONFIG, METRICS, SupervisedSpec
 
@@ -93,8 +93,10 @@ class FreeTicketsTrain(SupervisedSpec):
 
     kind: Literal["freetickets.train"]
     model: Annotated[
-        Annotated[ForeignNet, Tag("library")] | Annotated[ResidualFamily, Tag("own")],
-        Discriminator(library_tag),
+        Annotated[ForeignNet, Tag("library")]
+        | Annotated[ProgramNet, Tag("program")]
+        | Annotated[ResidualFamily, Tag("own")],
+        Discriminator(net_tag),
     ]
     variant: Literal["edst", "dst", "static", "dense", "dense_ensemble", "snapshot"] = Field(
         default="edst",
@@ -169,7 +171,7 @@ class FreeTicketsTrain(SupervisedSpec):
                 f"structure {self.structure}: the layers of variant {self.variant} are dense, and"
                 " nothing can be skipped: choose edst, dst or static, or structure none"
             )
-        if not isinstance(self.model, ForeignNet):  # of which a worker alone knows the layers
+        if not isinstance(self.model, GivenNet):  # of which a worker alone knows the layers
             self.check_layers(layers_of(self.model, 3, 10, 32, 32))
         self._check_other_sets()
         if self.budget.patience is not None:
@@ -347,10 +349,11 @@ class FreeTicketsTrain(SupervisedSpec):
         """
         known = counts.get(self.data.dataset, {})
         check_one_size(self.images.image_size, known)
+        self.check_program(counts)
         size = self.images.image_size
         shape = (size or known.get("height", 32), size or known.get("width", 32))
         layers: list[MaskableLayer] = []
-        if not isinstance(self.model, ForeignNet):
+        if not isinstance(self.model, GivenNet):
             channels, classes = known.get("channels", 3), known.get("classes", 10)
             layers = layers_of(self.model, channels, classes, *shape)
         details = self._details(layers)

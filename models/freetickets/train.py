@@ -20,12 +20,12 @@ from models.freetickets.topology import Topology, UpdateStats
 from models.freetickets.training import CHANGE_COLUMNS, Training
 from models.nets import tickets
 from models.nets.build import build_net
-from models.nets.library_spec import ForeignNet
+from models.nets.library_spec import GivenNet
 from models.nets.tickets import Form
 from models.supervised import source
 from models.supervised.average import Average
 from models.supervised.hooks import Hooks, SubRun
-from models.supervised.initial import Initial, admit, foreign_net, in_safe_order
+from models.supervised.initial import Initial, admit, given_net, in_safe_order
 from models.supervised.loop import Fitted, fit
 from models.supervised.steps import FULL, Batch, Mode, cross_entropy, learning_rate
 
@@ -63,7 +63,7 @@ def prepare(spec: FreeTicketsTrain, data: ImageData, run: Run) -> Training:
     spec.check_interval(plan)
     initial = new_net(spec, data, run, 0)
     net = initial.net.to(run.device)
-    if isinstance(spec.model, ForeignNet):
+    if isinstance(spec.model, GivenNet):
         admit(initial, spec.model, data, run)
     spec = in_safe_order(spec, net, data, run)
     if spec.channels_last:  # before the masks, which then lie in memory as the weights do
@@ -94,8 +94,8 @@ def new_net(spec: FreeTicketsTrain, data: ImageData, run: Run, member: int) -> I
     with torch.random.fork_rng(devices=[]):
         key = device.generator(spec.seed, "weights", member)
         device.seed_all(int(torch.randint(2**62, (), generator=key)))
-        if isinstance(spec.model, ForeignNet):
-            return foreign_net(spec.model, data, run)
+        if isinstance(spec.model, GivenNet):
+            return given_net(spec.model, data, run)
         return Initial(build_net(spec.model.model_dump(), len(data.classes), data.channels), [])
 
 

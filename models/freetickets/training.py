@@ -76,7 +76,9 @@ class Training:
     def leave_ticket(self, number: int, done: int) -> None:
         """Write a ticket as the weights of a plain net, for any kind that takes one."""
         name = f"tickets/ticket-{number}.safetensors"
-        about = card.make(self.spec, self.data, self.run.device, {})  # it is tested at the end
+        about = card.make(
+            self.spec, self.data, self.net, self.run.device, {}
+        )  # it is tested at the end
         about |= {"ticket": number, "step": done}
         state = tickets.state_of(self.kept[number], self.form)
         checkpoint.write(self.run.dir / name, state, about)

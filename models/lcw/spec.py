@@ -146,7 +146,9 @@ class LcwTrain(Spec):
         if self.evaluation.inception is not None:
             remedy = "upload it as torch.export.save writes it"
             program = Bound("operations", 1, remedy=remedy, required=True)
-            yield DatasetNeed("/evaluation/inception", {"a net": (program,)})
+            still = "call net.eval() before torch.export.export"
+            rests = Bound("training_operations", 0, 0, remedy=still)
+            yield DatasetNeed("/evaluation/inception", {"a net": (program, rests)})
 
     def steps(self) -> dict[str, int]:
         """Optimizer steps of each stage, in order, at most."""

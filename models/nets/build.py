@@ -20,6 +20,7 @@ from models.nets.preactivation_spec import (
 from models.nets.resnet import ResNet
 from models.nets.selective.unit import CompactUnit, GatedUnit, SelectiveUnit
 from models.nets.spec import BLOCKS, ResidualNet, WideResNet
+from models.nets.trainable import NET, from_architecture
 from models.nets.wide_resnet import WideNet
 
 Builder = Callable[[Mapping[str, Any], int, int], nn.Module]
@@ -78,7 +79,7 @@ def build_net(
 
     Args:
         spec: ``name`` and the net's own fields, as in a job's ``model``; with ``library`` a net of
-            that library.
+            that library; the ``architecture`` of an exported program, whose weights are zeros.
         num_classes: outputs of the classifier.
         channels: of the input images.
         size: height and width of the images in pixels; some nets of libraries are made for one.
@@ -89,6 +90,8 @@ def build_net(
     if "library" in spec:
         return build_foreign(spec, num_classes, channels, size)
     name = spec.get("name")
+    if name == NET:
+        return from_architecture(spec)
     if name not in BUILDERS:
         raise ValueError(f"no net is called {name!r}; there are {', '.join(BUILDERS)}")
     return BUILDERS[name](spec, num_classes, channels)

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 
 from models.core.errors import DataError
+from models.data.program_operations import ATEN, BEGIN, END, FILLS, VIEWS, operation_of
 from models.data.programs import Program, Weight, read_program
 
 DTYPES = {
@@ -17,7 +19,25 @@ DTYPES = {
     6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
 FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
-AS_THEY_ARE = {"as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"}
+AS_THEY_ARE = {"as_int", "as_ints", "as_bool", "as_bools", "as_string"}
+# memory that nothing was written to could hold anything
+WRITTEN = {
+    "empty.memory_format": torch.ops.aten.zeros.default,
+    "new_empty.default": torch.ops.aten.new_zeros.default,
+}
+
+
+def begin_autocast(device: torch.device, dtype: torch.dtype, enabled: bool) -> Any:
+    """Begin a region in another precision; what :func:`end_autocast` takes."""
+    return _enter_autocast(device.type, dtype, enabled, None)
+
+
+def end_autocast(region: Any) -> None:
+    """End the region."""
+    _exit_autocast(region)
+
+
+REGIONS = {BEGIN: begin_autocast, END: end_autocast}
 
 
 class ExportedNet(fx.GraphModule):
@@ -35,19 +55,16 @@ def load_program(path: Path, device: str) -> ExportedNet:
     program = read_program(path)
     root = nn.Module()
     for index, weight in enumerate(program.weights.values()):
-        root.register_buffer(f"weight_{index}", _tensor(weight).to(device))
-    try:
-        graph = _Reader(program, device).graph()
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"the program's graph cannot be read: {error!r}") from error
+        root.register_buffer(f"weight_{index}", tensor_of(weight).to(device))
+    graph = GraphReader(program, device).graph()
     net = ExportedNet(root, graph)
     net.size = program.size
     net.eval()
     return net
 
 
-def _tensor(weight: Weight) -> Tensor:
-    """A weight of its own, from the raw bytes of its storage.
+def tensor_of(weight: Weight) -> Tensor:
+    """A weight of its own, from the raw bytes of its storage; zeros where there are none.
 
     Raises:
         DataError: if the bytes do not hold it.
@@ -55,7 +72,7 @@ def _tensor(weight: Weight) -> Tensor:
     if weight.dtype not in DTYPES:
         raise DataError(f"a weight is of the scalar type {weight.dtype}, which is not supported")
     dtype = DTYPES[weight.dtype]
-    if 0 in weight.sizes:
+    if 0 in weight.sizes or weight.content is None:
         return torch.zeros(weight.sizes, dtype=dtype)
     pairs = zip(weight.sizes, weight.strides, strict=True)
     last = weight.offset + sum((n - 1) * s for n, s in pairs)
@@ -67,28 +84,80 @@ def _tensor(weight: Weight) -> Tensor:
     return whole.as_strided(weight.sizes, weight.strides, weight.offset).clone()
 
 
-class _Reader:
+class GraphReader:
     """Turns the nodes of the file into those of ``torch.fx``."""
 
     def __init__(self, program: Program, device: str) -> None:
         self.program, self.device = program, torch.device(device)
         self.built = fx.Graph()
         self.values: dict[str, fx.Node] = {}
+        self.held: set[fx.Node] = set()  # what lies in the memory of images or weights
 
     def graph(self) -> fx.Graph:
-        self.values[self.program.image] = self.built.placeholder("images")
-        for index, name in enumerate(self.program.weights):
-            self.values[name] = self.built.get_attr(f"weight_{index}")
-        for node in self.program.nodes:
-            self._add(node)
-        self.built.output(self.values[self.program.output])
+        """The graph, whose weights are attributes of the module that is to run it.
+
+        Raises:
+            DataError: if an operation does not fit its arguments.
+        """
+        try:
+            self.values[self.program.image] = self._images()
+            for name in self.program.weights:
+                self.values[name] = self.built.get_attr(self.attribute(name))
+                self.held.add(self.values[name])
+            for node in self.program.nodes:
+                self._add(node)
+            self.built.output(self.values[self.program.output])
+        except DataError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"the program's graph cannot be read: {error!r}") from error
         return self.built
 
+    def attribute(self, name: str) -> str:
+        """Where the module keeps a weight, by the name that nodes use."""
+        return f"weight_{list(self.program.weights).index(name)}"
+
+    def _images(self) -> fx.Node:
+        images = self.built.placeholder("images")
+        self.held.add(images)
+        return images
+
     def _add(self, node: dict[str, Any]) -> None:
-        target = _target(node["target"])
-        given = {entry["name"]: self._value(entry["arg"]) for entry in node["inputs"]}
-        args, kwargs = _ordered(target, given)
-        made = self.built.call_function(target, args, kwargs)
+        given, name = self._given(node), operation_of(node)
+        if name in REGIONS:
+            args = (self.device, *given.values()) if name == BEGIN else tuple(given.values())
+            self._keep(node, self.built.call_function(REGIONS[name], args))
+            return
+        target = target_of(node["target"])
+        first = next(iter(given.values()), None)
+        held = isinstance(first, fx.Node) and first in self.held
+        if held and name.endswith("_") and name not in VIEWS and not self._may_write(name):
+            raise self.refused_write(name)
+        if node["target"].removeprefix(ATEN) in WRITTEN:
+            given.pop("memory_format", None)
+        args, kwargs = ordered(target, given)
+        self._keep(node, self.built.call_function(target, args, kwargs))
+        if held and name in VIEWS:
+            self.held.update(self.values[each] for each in names_of(node["outputs"]))
+
+    @staticmethod
+    def refused_write(name: str) -> DataError:
+        """What is said of an operation in place on images or weights."""
+        return DataError(
+            f"the net writes into its images or weights by {name}",
+            hint="write y = x + 1 for x += 1 there, and export the net anew",
+        )
+
+    def _may_write(self, name: str) -> bool:
+        """Whether an operation in place is let pass on images and weights."""
+        return name not in FILLS
+
+    def _given(self, node: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a node by name."""
+        return {entry["name"]: self._value(entry["arg"]) for entry in node["inputs"]}
+
+    def _keep(self, node: dict[str, Any], made: fx.Node) -> None:
+        """Remember a result, or several, under the names that later nodes use."""
         outputs = node["outputs"]
         if len(outputs) == 1 and "as_tensors" not in outputs[0]:
             self.values[_name(outputs[0])] = made
@@ -106,6 +175,8 @@ class _Reader:
             return body
         if kind == "as_none":
             return None
+        if kind in ("as_float", "as_floats"):  # infinities are words
+            return float(body) if kind == "as_float" else [float(x) for x in body]
         one = {
             "as_tensor": lambda v: self.values[v["name"]],
             "as_sym_int": self._number,
@@ -125,11 +196,20 @@ class _Reader:
 
     def _number(self, body: dict[str, Any]) -> Any:
         ((kind, value),) = body.items()
-        return self.values[value] if kind == "as_name" else value
+        if kind == "as_name":
+            return self.values[value]
+        return float(value) if kind == "as_float" else value
 
     def _optional(self, body: dict[str, Any]) -> fx.Node | None:
         named = body.get("as_tensor")
         return None if named is None else self.values[named["name"]]
+
+
+def names_of(outputs: list[dict[str, Any]]) -> list[str]:
+    """Names of the results of a node, those of a list one by one."""
+    if len(outputs) == 1 and "as_tensors" in outputs[0]:
+        outputs = outputs[0]["as_tensors"]
+    return [_name(output) for output in outputs if output.get("as_none") is None]
 
 
 def _name(output: dict[str, Any]) -> str:
@@ -139,15 +219,18 @@ def _name(output: dict[str, Any]) -> str:
     return body.get("name") or body["as_name"]
 
 
-def _target(name: str) -> Callable[..., Any]:
+def target_of(name: str) -> Callable[..., Any]:
     """The operation of a name that :mod:`models.data.programs` let pass."""
     if name.startswith("_operator."):
         return getattr(operator, name.removeprefix("_operator."))
-    packet, overload = name.removeprefix("torch.ops.aten.").split(".")
+    name = name.removeprefix(ATEN)
+    if name in WRITTEN:
+        return WRITTEN[name]
+    packet, overload = name.split(".")
     return getattr(getattr(torch.ops.aten, packet), overload)
 
 
-def _ordered(
+def ordered(
     target: Callable[..., Any], given: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments as the operation's schema has them."""

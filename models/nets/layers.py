@@ -165,13 +165,19 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def evaluate(net: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
+def evaluate(
+    net: nn.Module,
+    channels: int,
+    size: tuple[int, int],
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """What the net gives for an image of zeros, in eval mode; its mode is kept.
 
     Args:
         net: on any device.
         channels: of the image.
         size: height and width of the image in pixels.
+        layout: of the image in memory.
 
     Returns:
         Logits [1, classes].
@@ -194,7 +200,7 @@ def evaluate(net: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
     training = net.training
     try:
         with torch.no_grad():
-            return net.eval()(image)
+            return net.eval()(image.contiguous(memory_format=layout))
     except Exception as error:  # whatever a net of another library raises
         where = f"layer {at}" if at else "the net"
         raise SpecError(

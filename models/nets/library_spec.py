@@ -65,6 +65,31 @@ class ForeignNet(LibraryNet):
         return self.model_dump(include={"library", "name"})
 
 
+class ProgramNet(DatasetRef, Net):
+    """A net that a user exported by ``torch.export``, to train on from the weights it came with."""
+
+    name: Literal["program"] = Field(default="program", description="Of every such net")
+    freeze: list[ParameterPattern] = Field(
+        default=[],
+        max_length=100,
+        description="Names of parameters, * and ? allowed, that stay as they are, beside those"
+        " that ask for no gradients in the program",
+    )
+
+    def architecture(self) -> dict[str, Any]:
+        """Its name; the program, which a file tells, only the net itself knows."""
+        return {"name": self.name}
+
+
+GivenNet = ForeignNet | ProgramNet  # whose layers a worker alone knows
+
+
+def net_tag(value: Any) -> str:
+    """Discriminator of the field ``model``: of a library, exported, or one of the project's own."""
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    return "program" if "dataset" in keys else library_tag(value)
+
+
 def library_tag(value: Any) -> str:
     """Discriminator of a field that takes a net of a library or one of the project's own."""
     keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})

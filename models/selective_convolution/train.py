@@ -119,7 +119,7 @@ def _export(
     scores = test(small, data, spec, run.device, "test")
     if ranks.is_first():
         figures = {"test_accuracy": scores.accuracy, "test_nll": scores.nll}
-        description = card.make(spec, data, run.device, outputs.figures_of(figures))
+        description = card.make(spec, data, net, run.device, outputs.figures_of(figures))
         description["net"] = spec.model.model_dump() | {"units": units.model_dump()}
         checkpoint.write(run.dir / EXPORT, small.state_dict(), description)
         run.artifact(EXPORT, role="weights", form=spec.export)

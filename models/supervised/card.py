@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from models.core import device
 from models.data.images import ImageData
 from models.supervised.spec import SupervisedSpec
@@ -27,7 +29,7 @@ MEANING = {
 
 
 def make(
-    spec: SupervisedSpec, data: ImageData, on: str, test: Mapping[str, float | None]
+    spec: SupervisedSpec, data: ImageData, net: nn.Module, on: str, test: Mapping[str, float | None]
 ) -> dict[str, Any]:
     """Everything that a file of a trained net says of itself, as JSON can hold it.
 
@@ -37,11 +39,12 @@ def make(
     Args:
         spec: of the job.
         data: that the net was trained on.
+        net: that was trained.
         on: device of the run.
         test: figures on the test images by name.
     """
     left_out = {"threads", "resume_from"}  # as in the digest of a spec
-    return describe(spec, data) | {
+    return describe(spec, data, net) | {
         "kind": getattr(spec, "kind", ""),
         "test": {name: value for name, value in test.items() if value is not None},
         "dataset": {"name": spec.data.dataset, "sha256": spec.data.sha256},

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -13,11 +14,13 @@ from models.core.spec import ArtifactRef
 from models.data.images import ImageData
 from models.data.programs import holds_program
 from models.nets.build import build_net
-from models.nets.layers import Layer, layers_of
+from models.nets.layers import Layer, evaluate, layers_of
 from models.nets.library import build_foreign, library_classifier
-from models.nets.library_spec import ForeignNet
+from models.nets.library_spec import ForeignNet, GivenNet, ProgramNet
 from models.nets.start import check_answer, freeze, load_weights
+from models.nets.trainable import TrainableProgram, load_trainable
 from models.supervised.spec import SupervisedSpec
+from models.supervised.state import shown
 
 VECTOR = 16  # values of float32
 AnySpec = TypeVar("AnySpec", bound=SupervisedSpec)
@@ -40,16 +43,16 @@ def initial_net(spec: SupervisedSpec, data: ImageData, run: Run) -> Initial:
     """
     device.seed_all(spec.seed)
     model, classes = spec.model, len(data.classes)
-    if not isinstance(model, ForeignNet):
+    if not isinstance(model, GivenNet):
         net = build_net(model.architecture(), classes, data.channels)
         return Initial(net.to(run.device), [])
-    initial = foreign_net(model, data, run)
+    initial = given_net(model, data, run)
     admit(initial, model, data, run)
     return initial
 
 
-def admit(initial: Initial, model: ForeignNet, data: ImageData, run: Run) -> None:
-    """Bring a net of a library to the device, and try it; a warning tells of a new classifier.
+def admit(initial: Initial, model: GivenNet, data: ImageData, run: Run) -> None:
+    """Bring a net of others to the device, and try it; warnings tell what it lacks.
 
     Raises:
         SpecError: if it cannot be trained on such images.
@@ -61,6 +64,25 @@ def admit(initial: Initial, model: ForeignNet, data: ImageData, run: Run) -> Non
             "new_classifier",
             f"the weights are of other classes: {', '.join(fresh)} of {model.name} start anew",
         )
+    if isinstance(net, TrainableProgram) and not net.was_training:
+        run.warn(
+            "exported_in_eval_mode",
+            "the program was exported in eval mode, in which stochastic depth, dropout within"
+            " attention and auxiliary classifiers are left out: if the net has any, export it after"
+            " net.train() to train with them",
+        )
+
+
+def given_net(model: GivenNet, data: ImageData, run: Run) -> Initial:
+    """A net of others on the CPU, with what is random in it from torch's global stream.
+
+    Errors are those of :func:`initial_net`.
+    """
+    if isinstance(model, ForeignNet):
+        return foreign_net(model, data, run)
+    net = load_trainable(run.input(model), len(data.classes))
+    freeze(net, model.freeze)
+    return Initial(net, net.fresh)
 
 
 def foreign_net(model: ForeignNet, data: ImageData, run: Run) -> Initial:
@@ -88,7 +110,12 @@ def in_safe_order(spec: AnySpec, net: nn.Module, data: ImageData, run: Run) -> A
         data: tells channels and size of the images.
         run: names the device, takes the warning.
     """
-    if run.device != "cpu" or not spec.channels_last or not isinstance(spec.model, ForeignNet):
+    if not spec.channels_last or not isinstance(spec.model, GivenNet):
+        return spec
+    if isinstance(spec.model, ProgramNet) and (error := _refuses_channels_last(net, data)):
+        run.warn("channels_first", f"channels_last is off: the program does not take it: {error}")
+        return spec.model_copy(update={"channels_last": False})
+    if run.device != "cpu":
         return spec
     unsafe = [x.name for x in layers_of(net, data.channels, data.size) if _overruns(x)]
     if not unsafe:
@@ -99,6 +126,17 @@ def in_safe_order(spec: AnySpec, net: nn.Module, data: ImageData, run: Run) -> A
         f" 1 x 1 convolutions of fewer than {VECTOR} channels",
     )
     return spec.model_copy(update={"channels_last": False})
+
+
+def _refuses_channels_last(net: nn.Module, data: ImageData) -> str | None:
+    """Why a program that was recorded in NCHW fails in NHWC, such as by a view; None if it runs."""
+    net.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]  # a torch gap
+    try:
+        evaluate(net, data.channels, data.size, torch.channels_last)
+    except SpecError as error:
+        net.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]
+        return str(error).splitlines()[0][:200]
+    return None
 
 
 def _overruns(layer: Layer) -> bool:
@@ -117,7 +155,7 @@ def _load(net: nn.Module, model: ForeignNet, classes: int, run: Run) -> list[str
         tensors, about = checkpoint.read(path)
         if about["net"] != model.architecture():
             raise SpecError(
-                f"model.weights are of the net {about['net']}, the model is"
+                f"model.weights are of the net {shown(about['net'])}, the model is"
                 f" {model.architecture()}: name the same net",
                 pointer="/model/weights",
             )

@@ -42,18 +42,18 @@ def leave(
 
     Args:
         net: after the training.
-        spec: of the job; ``spec.net()`` builds what takes the weights of ``net``.
+        spec: of the job.
         data: that it was trained on.
         run: takes the files.
         figures: of the test, named as in a result.
         steps: of the training.
         portable: the same function for other programs; the plain net of these weights if None.
     """
-    about = card.make(spec, data, run.device, figures_of(figures))
+    about = card.make(spec, data, net, run.device, figures_of(figures))
     checkpoint.write(run.dir / WEIGHTS, net.state_dict(), about)
     run.artifact(WEIGHTS, role="weights", step=steps)
     if portable is None:
-        portable = build_net(spec.net(), len(data.classes), data.channels, data.size)
+        portable = build_net(about["net"], len(data.classes), data.channels, data.size)
         portable.load_state_dict(net.state_dict())
     started = time.perf_counter()
     wanted = spec.wants_program(steps)

@@ -1,6 +1,6 @@
 """Fields that every training of an image classifier shares. Torch-free."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,7 +21,7 @@ from models.core.spec import (
 )
 from models.data.builtin import BUILTIN
 from models.data.spec import ImageOptions, Loading, image_bounds
-from models.nets.library_spec import ForeignNet
+from models.nets.library_spec import ForeignNet, ProgramNet
 from models.nets.spec import Net
 
 # kinds that leave a net as models/nets/files.py loads it, and the names of its files
@@ -29,6 +29,11 @@ CLASSIFIERS = ("dynamic_downsampling.train", "freetickets.train", "selective_con
 CLASSIFIER_FILES = ("weights.*", "export.*", "tickets/*", "checkpoints/*")
 # fields that a stored spec always has, since defaults are filled in; one by hand may leave them out
 PROGRAM_FROM = 100  # steps: torch.export alone takes the 5 s of so short a training
+OTHERS = {"library", "dataset"}  # fields of nets that are not the project's own
+PROGRAM = (
+    "torch.export.save(torch.export.export(net, (images,), dynamic_shapes=({0: DYNAMIC, 2: DYNAMIC,"
+    " 3: DYNAMIC},)), 'net.pt2') with DYNAMIC = torch.export.Dim.DYNAMIC, and two images or more"
+)
 FILLED_IN = {"images", "optimizer", "budget", "precision"}
 # what models/supervised/loop.py reports of every training
 METRICS = (
@@ -186,10 +191,11 @@ class SupervisedSpec(Spec):
     @field_validator("model", mode="before")
     @classmethod
     def _of_a_library(cls, value: Any) -> Any:
-        if cls.own_nets and isinstance(value, dict) and "library" in value:
+        if cls.own_nets and isinstance(value, dict) and not value.keys().isdisjoint(OTHERS):
+            which = f"net of {value['library']}" if "library" in value else "exported program"
             raise ValueError(
-                f"no net of {value['library']} is trained by this kind: {cls.own_nets}; or train it"
-                " by dynamic_downsampling.train"
+                f"no {which} is trained by this kind: {cls.own_nets}; or train it by"
+                " dynamic_downsampling.train"
             )
         return value
 
@@ -236,6 +242,42 @@ class SupervisedSpec(Spec):
         yield DatasetNeed("/data", {"labelled images": bounds})
         if isinstance(self.model, ForeignNet) and (need := _need_of(self.model.weights)):
             yield need
+        if isinstance(self.model, ProgramNet):
+            yield DatasetNeed("/model", {"a net": tuple(self.program_bounds())})
+
+    def program_bounds(self) -> Iterator[Bound]:
+        """What an exported program must be to be trained as this spec asks."""
+        weights = "weights alone are no net; name its library and give them as model.weights, or"
+        yield Bound("operations", 1, remedy=f"{weights} {PROGRAM}", required=True)
+        yield Bound("open_batch", 1, remedy=f"export it for any number of images: {PROGRAM}")
+        if (side := self.images.image_size) is not None:
+            for name in ("height", "width"):
+                remedy = "give the size that the program was exported for, or export it for any"
+                yield Bound(name, side, side, field="/images/image_size", remedy=remedy)
+
+    def check_program(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse a program of another form than the images, as far as both are known.
+
+        Args:
+            counts: of the datasets by name.
+
+        Raises:
+            SpecError: naming what differs.
+        """
+        if not isinstance(self.model, ProgramNet):
+            return
+        known, program = counts.get(self.data.dataset, {}), counts.get(self.model.dataset, {})
+        sides = () if self.images.image_size else ("height", "width")
+        for name in ("channels", *sides):
+            if name in known and program.get(name, known[name]) != known[name]:
+                raise SpecError(
+                    f"the program {self.model.dataset} was exported for a {name} of"
+                    f" {program[name]}, the images of {self.data.dataset} have {known[name]}",
+                    hint="give images.image_size, or export the program anew"
+                    if name in sides
+                    else "export the program for such images",
+                    pointer="/images/image_size" if name in sides else "/model/dataset",
+                )
 
     @classmethod
     def upgrade(cls, stored: dict[str, Any]) -> list[str]:

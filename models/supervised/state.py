@@ -15,6 +15,7 @@ from models.core.run import Run
 from models.core.spec import Optimizer
 from models.data.images import ImageData
 from models.data.spec import Augment
+from models.nets.trainable import TrainableProgram
 from models.supervised.average import Average
 from models.supervised.clock import StepClock
 from models.supervised.feed import ImageFeed, Plan
@@ -76,7 +77,7 @@ def is_over_time(context: FitContext, state: FitState) -> bool:
     return limit is not None and state.clock.seconds >= limit
 
 
-def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
+def describe(spec: SupervisedSpec, data: ImageData, net: nn.Module) -> dict[str, Any]:
     """What a file must tell to rebuild the net and to feed it (``checkpoint.load_net``)."""
     height, width = data.size
     shown = {
@@ -87,7 +88,13 @@ def describe(spec: SupervisedSpec, data: ImageData) -> dict[str, Any]:
         "std": data.std,
         "fit": spec.images.fit,
     }
-    return {"net": spec.net(), "classes": data.classes, "input": shown}
+    about = net.architecture if isinstance(net, TrainableProgram) else spec.net()
+    return {"net": about, "classes": data.classes, "input": shown}
+
+
+def shown(net: Mapping[str, Any]) -> dict[str, Any]:
+    """A net as messages tell it: without the text of a program."""
+    return {name: value for name, value in net.items() if name != "graph"}
 
 
 def spec_digest(spec: SupervisedSpec) -> str:
@@ -147,7 +154,7 @@ def save(context: FitContext, state: FitState) -> None:
         return
     tensors = tensors_of(context)
     name = checkpoint.name_of(state.step)
-    description = describe(context.spec, context.data) | {
+    description = describe(context.spec, context.data, context.net) | {
         "spec_sha256": spec_digest(context.spec),
         "step": state.step,
         "epoch": state.step // context.per_epoch,
@@ -174,9 +181,11 @@ def restore(context: FitContext, state: FitState, path: Path) -> None:
     """
     tensors, saved = checkpoint.read(path)
     origin.check(saved, context.run)
-    if saved["net"] != context.spec.net() or saved["classes"] != context.data.classes:
+    here = describe(context.spec, context.data, context.net)
+    if any(saved[name] != here[name] for name in ("net", "classes")):
         raise SpecError(
-            f"the checkpoint is of the net {saved['net']} with {len(saved['classes'])} classes",
+            f"the checkpoint is of the net {shown(saved['net'])} with {len(saved['classes'])}"
+            " classes",
             hint="ask for the same model and data, or leave resume_from out",
         )
     if saved.get("validation", 0.0) != context.spec.validation:

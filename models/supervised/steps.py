@@ -39,7 +39,8 @@ class Mode(NamedTuple):
 
 
 FULL = Mode()
-MOMENTS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+ADAM = ("exp_avg", "exp_avg_sq")
+MOMENTS = {"sgd": ("momentum_buffer",), "adamw": ADAM, "lamb": ADAM}
 # groups of tensors in a checkpoint
 STORED = {
     "momentum_buffer": "momentum",
@@ -88,8 +89,10 @@ def make_optimizer(
     rows = [{"params": group, "weight_decay": decay} for decay, group in groups.items()]
     on = next(net.parameters()).device
     rate = torch.zeros((), device=on)
-    if spec.name == "adamw":
-        betas = (spec.momentum, spec.beta2)
+    betas = (spec.momentum, spec.beta2)
+    if spec.name == "lamb":
+        optimizer = optimizers.Lamb(rows, rate, betas)
+    elif spec.name == "adamw":
         optimizer = optimizers.AdamW(rows, rate, betas, fused=True, capturable=on.type == "cuda")
     else:
         nesterov = spec.nesterov and spec.momentum > 0
@@ -99,7 +102,7 @@ def make_optimizer(
     for parameter in net.parameters():
         for key in MOMENTS[spec.name]:
             optimizer.state[parameter][key] = torch.zeros_like(parameter)
-        if spec.name == "adamw":
+        if spec.name != "sgd":
             optimizer.state[parameter]["step"] = torch.zeros((), device=on)
     return optimizer
 
@@ -107,7 +110,7 @@ def make_optimizer(
 def moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, list[Tensor]]:
     """The optimizer's state by parameter name; the tensors themselves, not copies.
 
-    Of the shapes [...] of the parameters: the momentum of sgd, both moments of adamw.
+    Of the shapes [...] of the parameters: the momentum of sgd, both moments of adamw and lamb.
     """
     keys = [key for names in MOMENTS.values() for key in names]
     return {

@@ -150,4 +150,6 @@ def need_of(model: Any, pointer: str) -> Need | None:
     field = f"{pointer}/architecture"
     most = 0 if named else math.inf
     bound = Bound("operations", 0, most, field=field, remedy=remedy, required=not named)
-    return DatasetNeed(pointer, {"a net": (bound,)})
+    still = "call net.eval() before torch.export.export"
+    rests = Bound("training_operations", 0, 0, remedy=still)
+    return DatasetNeed(pointer, {"a net": (bound, rests)})

@@ -19,6 +19,10 @@ for kind in (optimizers.Sgd, optimizers.Adam, optimizers.AdamW):
     w.square().sum().backward()
     optimizer.step()
     optimizer.load_state_dict(optimizer.state_dict())
+lamb = optimizers.Lamb([w], torch.tensor(0.1))
+lamb.state[w] = {name: torch.zeros(3) for name in ("exp_avg", "exp_avg_sq")}
+lamb.state[w]["step"] = torch.zeros(())
+lamb.step()
 assert "torch._dynamo" not in sys.modules
 """
 

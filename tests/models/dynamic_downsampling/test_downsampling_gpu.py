@@ -23,7 +23,7 @@ def on_gpu():
 @pytest.mark.usefixtures("_deterministic")
 @pytest.mark.parametrize("fields", [{}, {"accumulate": 2, "ema": 0.9}], ids=["plain", "averaged"])
 @pytest.mark.parametrize("bn_mode", ["skip", "shared", "split"])
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
 def test_recorded_cheap_steps_are_those_without_graphs(
     on_gpu, make_spec, tmp_path, monkeypatch, bn_mode, name, fields
 ):

@@ -21,12 +21,13 @@ VARIANTS = ["edst", "dst", "static", "dense_ensemble", "snapshot"]
         {"precision": "bf16"},
         {"optimizer": {"lr": 0.05, "nesterov": True, "weight_decay": 0.1}},
         {"optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "clip_norm": 1.0}},
+        {"optimizer": {"name": "lamb", "lr": 0.01, "weight_decay": 0.1}},
         {"variant": "dst", "prune_rate": {"schedule": "cosine"}},
         {"structure": "cap24", "sparsity": 0.9},
         {"regrown_value": "keep", "escape": {"regrow_dropped": False}},
         {"ema": 0.9, "accumulate": 2},
     ],
-    ids=["edst", "random", "bf16", "nesterov", "adamw", "dst", "cap24", "keep", "average"],
+    ids=["edst", "random", "bf16", "nesterov", "adamw", "lamb", "dst", "cap24", "keep", "average"],
 )
 def test_counts_stay_and_zeros_are_zeros(data, make_spec, new_run, watched, fields):
     """Properties 1 and 2: after every step and escape: counts exact, weights, momentum 0."""

@@ -28,6 +28,7 @@ from models.supervised.steps import (
     make_optimizer,
     make_step,
 )
+from tests.models.nets.libraries import library
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,54 @@ def test_adamw_is_that_of_torch():
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
+def test_lamb_by_hand():
+    """Matrices move at their own scale, biases by the rate; no decay leaves the scale there."""
+    torch.manual_seed(0)
+    for decay in (0.1, 0.0):
+        net = nn.Linear(3, 4)
+        expected = [p.detach().clone() for p in net.parameters()]
+        moments = [[torch.zeros_like(p), torch.zeros_like(p)] for p in expected]
+        spec = Optimizer(name="lamb", lr=0.01, momentum=0.8, beta2=0.9, weight_decay=decay)
+        optimizer = make_optimizer(net, spec)
+        optimizer.param_groups[0]["lr"].fill_(0.01)
+        for step in range(1, 4):
+            x = torch.randn(5, 3)
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            gradients = [p.grad.clone() for p in net.parameters()]
+            optimizer.step()
+            for w, g, (m, v) in zip(expected, gradients, moments, strict=True):
+                m.copy_(0.8 * m + 0.2 * g)
+                v.copy_(0.9 * v + 0.1 * g * g)
+                move = m / (1 - 0.8**step) / ((v / (1 - 0.9**step)).sqrt() + 1e-6)
+                if w.ndim > 1:
+                    move += decay * w
+                    move *= w.norm() / move.norm()
+                w -= 0.01 * move
+        for actual, w in zip(net.parameters(), expected, strict=True):
+            torch.testing.assert_close(actual.detach(), w, rtol=1e-5, atol=1e-7)
+
+
+def test_lamb_is_that_of_timm():
+    timm_lamb = library("timm.optim").Lamb
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    ours = make_optimizer(nets[0], Optimizer(name="lamb", lr=0.01, weight_decay=0.1))
+    ours.param_groups[0]["lr"].fill_(0.01)
+    few = [p for p in nets[1].parameters() if p.ndim == 1]
+    groups = [{"params": [nets[1][0].weight]}, {"params": few, "weight_decay": 0.0}]
+    theirs = timm_lamb(groups, lr=0.01, weight_decay=0.1, max_grad_norm=None)
+    for _ in range(3):
+        x = torch.randn(5, 3)
+        for net, optimizer in zip(nets, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
 def test_gradients_are_clipped():
     """A step of sgd at rate 1 moves the parameters by the norm that is allowed."""
     net = nn.Linear(4, 3)
@@ -182,9 +231,10 @@ def test_smoothed_labels(data, new_run):
     torch.testing.assert_close(nn.functional.cross_entropy(logits, shares), expected)
 
 
-def test_adamw_resumes_bit_for_bit(data, new_run):
-    """Moments and their count are in the checkpoint; another optimizer is refused."""
-    optimizer = {"name": "adamw", "lr": 0.01, "clip_norm": 1.0, "warmup_steps": 2}
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_moments_resume_bit_for_bit(data, new_run, name):
+    """They and their count are in the checkpoint; another optimizer is refused."""
+    optimizer = {"name": name, "lr": 0.01, "clip_norm": 1.0, "warmup_steps": 2}
     spec, run, nets = spec_of(optimizer=optimizer, label_smoothing=0.1), new_run(), []
     for resume in (None, run):
         nets.append(net_of())
@@ -200,6 +250,7 @@ def test_adamw_resumes_bit_for_bit(data, new_run):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"name": "lamb"}, "lamb needs a learning rate of its own: give lr, such as 0.005"),
         ({"name": "adamw"}, "adamw needs a learning rate of its own"),
         ({"name": "adamw", "lr": 0.01, "nesterov": False}, "nesterov means nothing with adamw"),
         ({"beta2": 0.9}, "beta2 means nothing with sgd"),
