@@ -21,9 +21,10 @@ CLIENT = """# Client
 
 `pip install sextant-jobs`: httpx and little else, without torch.
 
-A call is written once for both clients: where a signature below gives `Flow[T]`, `Client` gives a `T` and `AsyncClient` an
-awaitable of it; where it gives `Emits[T]`, an iterator and an asynchronous one. Type checkers see those types. Dictionaries
-are those of `sextant_client.answers`, named as in `/openapi.json`; what a file holds (`load()`) is `Any`.
+A call is written once for both clients: where a signature below gives `Flow[T]`, `Client` gives a
+`T` and `AsyncClient` an awaitable of it; where it gives `Emits[T]`, an iterator and an asynchronous
+one. Type checkers see those types. Dictionaries are those of `sextant_client.answers`, named as in
+`/openapi.json`; what a file holds (`load()`) is `Any`.
 
 ::: sextant_client.Client
 
