@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 from rich.table import Table
@@ -17,6 +17,8 @@ from app.cli.connect import connect
 from app.cli.extras import require
 from app.cli.jobs import bytes_bar
 from app.cli.output import AsJson, Watch, coloured, fields, say, size, summary, when
+from sextant_client.answers import DatasetRead
+from sextant_client.requests import DatasetOptions
 
 app = typer.Typer(help="Datasets: built in, uploaded, or fetched from their official addresses.")
 
@@ -31,7 +33,7 @@ def list_datasets(watch: Watch = False, as_json: AsJson = False) -> None:
         output.show(lambda: _listed(client.datasets()), watch)
 
 
-def _listed(listed: Iterable[dict[str, Any]]) -> Table:
+def _listed(listed: Iterable[DatasetRead]) -> Table:
     rows = (
         (each["name"], each["format"], coloured(each["status"]), summary(each["counts"] or {}))
         for each in listed
@@ -82,7 +84,7 @@ def import_dataset(
             name or paths[0].resolve().stem,
             paths,
             format=content_format,
-            options=options,
+            options=cast("DatasetOptions", options),
             on_progress=lambda done, total: bar.update(
                 task,
                 completed=done,
@@ -125,7 +127,7 @@ def show_dataset(
     fields(rows | _contents(dataset))
 
 
-def _contents(dataset: dict[str, Any]) -> dict[str, str]:
+def _contents(dataset: DatasetRead) -> dict[str, str | None]:
     """Lines about what an import took and left out."""
     contents = dataset.get("contents")
     if contents is None:

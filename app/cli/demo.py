@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.text import Text
 
@@ -14,7 +14,9 @@ from app.cli.output import duration, say, size, summary, table
 from app.cli.starts import check_classes, on_images
 from app.local import up
 from sextant_client import Client
+from sextant_client.answers import DatasetRead
 from sextant_client.packing import format_of, members_of
+from sextant_client.requests import Resources
 
 MARKER = ".sextant-demo"
 DATASET = "demo-images"
@@ -128,7 +130,7 @@ def _remove_earlier(folder: Path) -> None:
 
 
 def _run_jobs(
-    client: Client, folder: Path, training: dict[str, Any], dataset: dict[str, Any] | None
+    client: Client, folder: Path, training: dict[str, Any], dataset: DatasetRead | None
 ) -> None:
     trained = _do(client, "1/4 train, with a plain net beside it", training, cpus=1)
     small = _do(client, f"2/4 train at {SMALL} px throughout", _small(training), cpus=1)
@@ -142,7 +144,7 @@ def _run_jobs(
     _print_results(trained["result"], small["result"], files, dataset is None)
 
 
-def _import(client: Client, paths: list[Path]) -> dict[str, Any]:
+def _import(client: Client, paths: list[Path]) -> DatasetRead:
     with bytes_bar() as bar:
         task = bar.add_task("uploading images", total=None)
         dataset = client.upload(
@@ -159,7 +161,7 @@ def _words(path: Path) -> set[str]:
     return {word for word in ("train", "test") if word in path.stem}
 
 
-def _training(client: Client, dataset: dict[str, Any] | None) -> dict[str, Any]:
+def _training(client: Client, dataset: DatasetRead | None) -> dict[str, Any]:
     """The preset for digits, in short; for other images a short run on some of them."""
     preset = client.kind("dynamic_downsampling.train")["presets"]["digits"]
     spec = preset | {"compare_baseline": True, "epochs": EPOCHS}
@@ -187,7 +189,7 @@ def _cat_maps() -> dict[str, Any]:
     }
 
 
-def _own_maps(job_id: str, dataset: dict[str, Any] | None) -> dict[str, Any]:
+def _own_maps(job_id: str, dataset: DatasetRead | None) -> dict[str, Any]:
     images, count = DIGITS, MAPPED
     if dataset is not None:
         images = {"dataset": dataset["name"], "split": "test"}
@@ -203,7 +205,9 @@ def _own_maps(job_id: str, dataset: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _do(client: Client, title: str, spec: dict[str, Any], **resources: int) -> dict[str, Any]:
+def _do(
+    client: Client, title: str, spec: dict[str, Any], **resources: Unpack[Resources]
+) -> dict[str, Any]:
     job = follow(client, client.submit(spec, name=title, resources=resources), title)
     if job["status"] != "succeeded":
         error = job["error"] or {"code": job["status"], "message": "nobody asked for that"}

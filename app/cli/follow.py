@@ -21,6 +21,7 @@ from app.cli.output import (
     table,
 )
 from sextant_client import Client
+from sextant_client.stream import StreamedEvent
 
 SHOWN_FIGURES = 24
 INTERRUPTED = 130  # exit code of what Ctrl-C ended
@@ -40,7 +41,7 @@ class Watcher:
         self._printed_at = monotonic()
         self._task = bar.add_task(self._title, total=None, state="", rate="", left="", loss="")
 
-    def on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: StreamedEvent) -> None:
         """Take one event of the job."""
         data = event["data"]
         if event["type"] == "progress":

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -30,22 +30,22 @@ def events(
     Each line begins with its position: --after goes on from there. With --follow it waits for more
     until Ctrl-C. With --json a line is a JSON document.
     """
-    kind = {"type": "status"} if status else {}
+    kind: Literal["status"] | None = "status" if status else None
     with connect() as client:
         if after is None:
             after = max(client.events_page(limit=1)["latest"] - limit, 0)
         if not follow:
-            for event in client.events_page(after, limit=limit, **kind)["data"]:
+            for event in client.events_page(after, limit=limit, type=kind)["data"]:
                 _print(event["position"], event["type"], event, as_json=as_json)
             return
         try:
-            for event in client.all_events(after, **kind):
+            for event in client.all_events(after, type=kind):
                 _print(event["seq"], event["type"], event["data"], as_json=as_json)
         except KeyboardInterrupt:
             return
 
 
-def _print(position: int, kind: str, event: Mapping[str, Any], *, as_json: bool) -> None:
+def _print(position: int | None, kind: str, event: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"position": position, "type": kind, **event}))
         return

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -28,6 +28,8 @@ from app.cli.output import (
 from app.cli.reproduce import reproduce
 from app.cli.values import Settings, with_values
 from sextant_client import Client
+from sextant_client.answers import ArtifactRead, JobStatus
+from sextant_client.calls import Start
 from sextant_client.download import is_there, within
 
 JobRef = Annotated[
@@ -114,11 +116,13 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
+    # the service says which there are
+    wanted = cast("list[JobStatus] | None", status)
     with connect() as client:
         if as_json:
-            output.print_json(list(client.jobs(limit, status=status, kind=kind)))
+            output.print_json(list(client.jobs(limit, status=wanted, kind=kind)))
             return
-        output.show(lambda: _listed(list(client.jobs(limit, status=status, kind=kind))), watch)
+        output.show(lambda: _listed(list(client.jobs(limit, status=wanted, kind=kind))), watch)
 
 
 def _listed(listed: list[dict[str, Any]]) -> Table:
@@ -270,7 +274,7 @@ def _target(job_id: str, name: str, to: Path, artifacts: Mapping[str, Any]) -> P
 
 
 def fetch(
-    client: Client, job_id: str, artifact: dict[str, Any], target: Path, *, overwrite: bool = False
+    client: Client, job_id: str, artifact: ArtifactRead, target: Path, *, overwrite: bool = False
 ) -> None:
     """Download one file with a bar."""
     with bytes_bar() as bar:
@@ -314,7 +318,8 @@ def retry(
     """Make a new job from a final one, going on from a checkpoint."""
     with connect() as client:
         job_id = refs.job_id(client, ref)
-        job = client.retry(job_id, start=int(start) if start.isdecimal() else start)
+        named = cast("Start", start)  # the service says which there are
+        job = client.retry(job_id, start=int(start) if start.isdecimal() else named)
         if not as_json:
             say(f"{job['id']} goes on from {start} of {job_id}")
         elif not follow:

@@ -58,7 +58,7 @@ def create(
         output.print_json(key)
         return
     say(f"{key['id']} may {', '.join(key['scopes'])}")
-    say(key["key"])
+    output.say_secret(key["key"])
 
 
 def _first_key() -> str:

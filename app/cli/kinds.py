@@ -14,6 +14,7 @@ from app.cli.connect import connect
 from app.cli.output import AsJson, console, errors, plain, table
 from app.cli.schema import FieldRow, groups
 from app.cli.values import Settings, with_values
+from sextant_client.answers import KindRead
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +59,7 @@ def new(
         _print_fields(schema, errors)
 
 
-def _beginning(one: dict[str, Any], schema: dict[str, Any], preset: str | None) -> dict[str, Any]:
+def _beginning(one: KindRead, schema: dict[str, Any], preset: str | None) -> dict[str, Any]:
     """The example of a kind, or a preset over what of the example is required.
 
     Raises:
@@ -73,7 +74,7 @@ def _beginning(one: dict[str, Any], schema: dict[str, Any], preset: str | None) 
     return needed | one["presets"][preset]
 
 
-def _print_kind(one: dict[str, Any], schema: dict[str, Any]) -> None:
+def _print_kind(one: KindRead, schema: dict[str, Any]) -> None:
     """Fields by group, files, presets and an example, the last two ready to be pasted."""
     output.say(one["description"])
     _print_fields(schema, console)

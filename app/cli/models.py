@@ -1,7 +1,7 @@
 """Commands about registered models."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -9,6 +9,7 @@ from app.cli import output, refs
 from app.cli.connect import connect
 from app.cli.output import AsJson, complain, fields, say, size, table, when
 from sextant_client import Client
+from sextant_client.answers import ClassProbability, ModelRead
 
 app = typer.Typer(help="Registered models: names for trained nets, with versions and aliases.")
 
@@ -33,7 +34,7 @@ def list_models(
     table(("model", "newest", "aliases", "changed"), rows)
 
 
-def _aliases(model: dict[str, Any]) -> str:
+def _aliases(model: ModelRead) -> str:
     return ", ".join(f"{alias} = {number}" for alias, number in model["aliases"].items())
 
 
@@ -159,5 +160,5 @@ def predict(
         table(("picture", "classes"), ((each["image"], _classes([each])) for each in rows_of_job))
 
 
-def _classes(row: list[dict[str, Any]]) -> str:
+def _classes(row: list[ClassProbability]) -> str:
     return ", ".join(f"{each['class']} {each['probability']:.1%}" for each in row)

@@ -67,6 +67,11 @@ def say(*texts: str | Text) -> None:
     console.print(*map(plain, texts), soft_wrap=True)
 
 
+def say_secret(secret: str | None) -> None:
+    """What the service shows once: in the first answer, which may have been lost on the way."""
+    say(secret or "its secret was in an answer that got lost: delete it, and make another")
+
+
 def complain(text: str, label: str = "error") -> None:
     """A line on standard error."""
     errors.print(Text(f"{label}:", "bold red"), plain(text), soft_wrap=True)

@@ -19,14 +19,16 @@ from app.cli.jobs import JobRef, bytes_bar, fetch
 from app.cli.output import one_line, say, summary
 from app.cli.values import Settings, with_values
 from sextant_client import ApiError, Client
+from sextant_client.answers import ArtifactRead, DatasetRead
 from sextant_client.download import within
 from sextant_client.packing import members_of
+from sextant_client.requests import DatasetOptions
 
 EPOCHS_OF_IMAGES = 3
 SUBSET = 5000  # of more training images, so that a first run is short
 SIDE = 32  # in pixels; images of other sizes are resized
 NETS = ("ensemble.safetensors", "weights.safetensors")
-SpecOf = Callable[[Client, dict[str, Any]], dict[str, Any]]
+SpecOf = Callable[[Client, DatasetRead], dict[str, Any]]
 
 To = Annotated[Path, typer.Option(help="Folder to put the picture in")]
 
@@ -76,13 +78,13 @@ def flood(
     to: To = Path(),
 ) -> None:
     """Flood your terrain along its valley."""
-    options = {} if cell_size_m is None else {"cell_size_m": cell_size_m}
+    options: DatasetOptions = {} if cell_size_m is None else {"cell_size_m": cell_size_m}
     _start([dem], options, _flooding, settings, to)
 
 
 def _start(
     paths: list[Path],
-    options: Mapping[str, Any],
+    options: DatasetOptions,
     spec_of: SpecOf,
     settings: list[str] | None,
     to: Path,
@@ -109,7 +111,7 @@ def _start(
         say(str(target.resolve()))
 
 
-def _imported(client: Client, paths: list[Path], options: Mapping[str, Any]) -> dict[str, Any]:
+def _imported(client: Client, paths: list[Path], options: DatasetOptions) -> DatasetRead:
     """The dataset of these files: the one of an earlier call, else a new one."""
     name = _name_of(paths, options)
     try:
@@ -130,7 +132,7 @@ def _imported(client: Client, paths: list[Path], options: Mapping[str, Any]) -> 
         )
 
 
-def _name_of(paths: list[Path], options: Mapping[str, Any]) -> str:
+def _name_of(paths: list[Path], options: DatasetOptions) -> str:
     """Name of the file and a digest of contents and options: the same files are sent once."""
     digest = hashlib.sha256(repr(sorted(options.items())).encode())
     for member in members_of(paths):
@@ -142,12 +144,12 @@ def _name_of(paths: list[Path], options: Mapping[str, Any]) -> str:
     return f"{stem or 'data'}-{digest.hexdigest()[:12]}"
 
 
-def _explaining(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:
+def _explaining(client: Client, dataset: DatasetRead) -> dict[str, Any]:
     example = client.kind("saliency.map")["example"]
     return example | {"images": [{"dataset": dataset["name"], "index": 0}]}
 
 
-def _training(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:
+def _training(client: Client, dataset: DatasetRead) -> dict[str, Any]:
     check_classes(dataset)
     return on_images(client.kind("dynamic_downsampling.train")["presets"]["digits"], dataset)
 
@@ -169,7 +171,7 @@ def _net_of(client: Client, ref: str) -> dict[str, str]:
     return {"job": job_id, "artifact": name}
 
 
-def _predicting(net: Mapping[str, str], dataset: dict[str, Any]) -> dict[str, Any]:
+def _predicting(net: Mapping[str, str], dataset: DatasetRead) -> dict[str, Any]:
     return {
         "kind": "classify.predict",
         "model": dict(net),
@@ -182,12 +184,12 @@ def _tell_classes(job: dict[str, Any]) -> None:
         say(one_line(f"{each['image']}: {each['class']} ({each['probability']:.0%})"))
 
 
-def _flooding(client: Client, dataset: dict[str, Any]) -> dict[str, Any]:
+def _flooding(client: Client, dataset: DatasetRead) -> dict[str, Any]:
     example = client.kind("terrain.simulate")["example"]
     return example | {"terrain": {"dataset": dataset["name"]}}
 
 
-def check_classes(dataset: dict[str, Any]) -> None:
+def check_classes(dataset: DatasetRead) -> None:
     """Refuse a set without labels, which has images alone.
 
     Raises:
@@ -200,7 +202,7 @@ def check_classes(dataset: dict[str, Any]) -> None:
         )
 
 
-def on_images(preset: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
+def on_images(preset: dict[str, Any], dataset: DatasetRead) -> dict[str, Any]:
     """The preset of a training as a short run on some uploaded images of several classes."""
     counts = dataset["counts"]
     images: dict[str, Any] = {"augment": {"crop_padding": 4, "flip": True}}
@@ -218,7 +220,7 @@ def on_images(preset: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _main_picture(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+def _main_picture(client: Client, job: dict[str, Any]) -> ArtifactRead:
     """The picture that the kind declares first.
 
     Raises:

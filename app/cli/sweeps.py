@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 from rich.table import Table
@@ -11,6 +11,8 @@ from app.cli import output, spec_file
 from app.cli.connect import connect
 from app.cli.output import AsJson, coloured, console, fields, number, say, table, when
 from sextant_client import Client
+from sextant_client.answers import MeanRead, SweepDetail, SweepRead
+from sextant_client.requests import SweepCreate
 
 app = typer.Typer(help="Sweeps: one spec with other values of some fields, over several seeds.")
 
@@ -25,7 +27,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a sweep from a JSON file: job, parameters, seeds, objective, baseline."""
-    request = spec_file.parse(file.read(), str(getattr(file, "name", "stdin")))
+    parsed = spec_file.parse(file.read(), str(getattr(file, "name", "stdin")))
+    request = cast("SweepCreate", parsed)  # the service checks it
     with connect() as client:
         sweep = client.sweep(request)
         if not as_json:
@@ -41,7 +44,7 @@ def submit(
         raise typer.Exit(1)
 
 
-def _progress(sweep: dict[str, Any]) -> None:
+def _progress(sweep: SweepDetail) -> None:
     counts = {name: count for name, count in sweep["jobs"].items() if count and name != "total"}
     say(", ".join(f"{count} {name}" for name, count in counts.items()))
 
@@ -64,7 +67,7 @@ def list_sweeps(
     table(("sweep", "kind", "name", "status", "done", "created"), rows)
 
 
-def _done(sweep: dict[str, Any]) -> str:
+def _done(sweep: SweepRead) -> str:
     jobs = sweep["jobs"]
     return f"{jobs['succeeded'] + jobs['failed'] + jobs['cancelled']} of {jobs['total']}"
 
@@ -89,14 +92,14 @@ def _id(client: Client, ref: str) -> str:
     return newest[0]["id"]
 
 
-def _report(sweep: dict[str, Any]) -> None:
+def _report(sweep: SweepDetail) -> None:
     shown = {name: sweep[name] for name in ("id", "kind", "name", "metric", "goal")}
     error = (sweep["error"] or {}).get("message")
     fields(shown | {"status": coloured(sweep["status"]), "done": _done(sweep), "error": error})
     console.print(_ranks(sweep))
 
 
-def _ranks(sweep: dict[str, Any]) -> Table:
+def _ranks(sweep: SweepDetail) -> Table:
     compared = any(trial["difference"] for trial in sweep["trials"])
     rows = (
         (
@@ -112,7 +115,7 @@ def _ranks(sweep: dict[str, Any]) -> Table:
     return output.made(("rank", "trial", sweep["metric"], *more, "values"), rows)
 
 
-def _mean(mean: dict[str, Any] | None) -> str:
+def _mean(mean: MeanRead | None) -> str:
     if mean is None:
         return ""
     ends = mean["interval"]

@@ -11,9 +11,10 @@ from app.cli import output, refs
 from app.cli.connect import connect
 from app.cli.output import AsJson, coloured, duration, when
 from sextant_client import ApiError, Client
+from sextant_client.answers import JobStatus
 
 JOBS = 15
-OPEN = ["running", "queued"]
+OPEN: list[JobStatus] = ["running", "queued"]
 
 
 def register(app: typer.Typer) -> None:

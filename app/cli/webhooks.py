@@ -1,12 +1,13 @@
 """Commands about webhooks."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from app.cli import output
 from app.cli.connect import connect
-from app.cli.output import AsJson, say, table, when
+from app.cli.output import AsJson, say, say_secret, table, when
+from sextant_client.answers import DeliveryRead, WebhookRead
 
 app = typer.Typer(help="Addresses that are told of jobs; a key with scope admin is needed.")
 
@@ -26,7 +27,7 @@ def create(
         output.print_json(made)
         return
     say(f"{made['id']} tells {made['url']}")
-    say(made["secret"])
+    say_secret(made["secret"])
 
 
 @app.command("list")
@@ -41,7 +42,7 @@ def list_webhooks(as_json: AsJson = False) -> None:
     table(("webhook", "address", "state", "created"), rows)
 
 
-def _state(webhook: dict[str, Any]) -> str:
+def _state(webhook: WebhookRead) -> str:
     if webhook["disabled_at"]:
         return f"disabled {when(webhook['disabled_at'])}"
     since = webhook["failing_since"]
@@ -60,7 +61,7 @@ def test(ref: WebhookRef) -> None:
     """Send a test now; exit code 1 unless it arrives."""
     with connect() as client:
         result = client.test_webhook(ref)
-    say(f"answered {result['status_code']}" if result["delivered"] else result["error"])
+    say(f"answered {result['status_code']}" if result["delivered"] else str(result["error"]))
     if not result["delivered"]:
         raise typer.Exit(1)
 
@@ -81,7 +82,7 @@ def deliveries(
     table(("message", "type", "job", "tries", "state"), rows)
 
 
-def _end(delivery: dict[str, Any]) -> str:
+def _end(delivery: DeliveryRead) -> str:
     if delivery["delivered_at"]:
         return f"arrived {when(delivery['delivered_at'])}"
     following = delivery["next_try_at"]

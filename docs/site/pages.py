@@ -1,9 +1,10 @@
 """Lay out the pages of the documentation site: ``python docs/site/pages.py build/docs``.
 
 The Markdown of the repository, as it lies there; the files that it links to (pictures, figures,
-code); and three pages of reference, made from the code.
+code); the notebooks as pages; and three pages of reference, made from the code.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,15 +18,27 @@ from app.main import create_app
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(([^)#\s]+)")
+NOTEBOOK = re.compile(r"\]\(([^)#\s]+)\.ipynb\)")
 CLIENT = """# Client
 
 `pip install sextant-jobs`: httpx and little else, without torch.
+
+A call is written once for both clients: where a signature below gives `Flow[T]`, `Client` gives a
+`T` and `AsyncClient` an awaitable of it; where it gives `Emits[T]`, an iterator and an asynchronous
+one. Type checkers see those types. Dictionaries are those of `sextant_client.answers`, named as in
+`/openapi.json`; what a file holds (`load()`) is `Any`.
 
 ::: sextant_client.Client
 
 ::: sextant_client.AsyncClient
 
 ::: sextant_client.Job
+
+::: sextant_client.AsyncJob
+
+::: sextant_client.files.Files
+
+::: sextant_client.files.File
 
 ::: sextant_client.Metrics
 
@@ -41,6 +54,13 @@ def main() -> None:
     for name in {*pages, *(linked for page in pages for linked in _links(page))}:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target / name)
+    for page in pages:
+        text = (target / page).read_text()
+        (target / page).write_text(NOTEBOOK.sub(r"](\1.md)", text))
+    for name in _known("docs/notebooks/*.ipynb"):
+        (target / name).with_suffix(".md").write_text(_notebook(ROOT / name))
+        picture = Path(name).with_suffix(".jpg")
+        shutil.copyfile(ROOT / picture, target / picture)
     shutil.copyfile(Path(__file__).with_name("mkdocs.yml"), folder / "mkdocs.yml")
     (target / "reference").mkdir()
     for name, text in {"api": _operations(), "problems": _problems(), "client": CLIENT}.items():
@@ -61,6 +81,16 @@ def _links(page: str) -> Iterator[str]:
         name = normpath(PurePosixPath(page).parent / target)
         if not name.startswith("..") and (ROOT / name).is_file():
             yield name
+
+
+def _notebook(path: Path) -> str:
+    """A notebook as a page: text, code, and the picture that its last cell shows."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+    parts += [f"![What the last cell shows]({path.stem}.jpg)", f"[This notebook]({path.name})"]
+    return "\n\n".join(parts) + "\n"
 
 
 def _operations() -> str:

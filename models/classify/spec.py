@@ -47,7 +47,7 @@ class ClassifyPredict(Spec):
     }
     example: ClassVar[Mapping[str, Any]] = presets["photos"]
 
-    kind: Literal["classify.predict"]
+    kind: Literal["classify.predict"] = Field(init=False)
     model: ArtifactRef | Pretrained = Field(
         description="Weights, a checkpoint, a ticket or the ensemble of a training of a classifier"
         " (the mean probability of its members), or a net that comes with a package"

@@ -274,7 +274,7 @@ class DynamicDownsamplingTrain(Downsampled):
         "downsample": {"schedule": {"type": "periodic", "period": 5, "n_cheap": 3}},
     }
 
-    kind: Literal["dynamic_downsampling.train"]
+    kind: Literal["dynamic_downsampling.train"] = Field(init=False)
 
 
 class DynamicDownsamplingPlan(Downsampled):
@@ -291,7 +291,7 @@ class DynamicDownsamplingPlan(Downsampled):
     }
     example: ClassVar[Mapping[str, Any]] = presets["digits"]
 
-    kind: Literal["dynamic_downsampling.plan"]
+    kind: Literal["dynamic_downsampling.plan"] = Field(init=False)
 
     @property
     def probe_steps(self) -> int:

@@ -91,7 +91,7 @@ class FreeTicketsTrain(SupervisedSpec):
         "update_interval": 20,
     }
 
-    kind: Literal["freetickets.train"]
+    kind: Literal["freetickets.train"] = Field(init=False)
     model: Annotated[
         Annotated[ForeignNet, Tag("library")]
         | Annotated[ProgramNet, Tag("program")]

@@ -105,7 +105,7 @@ class LcwTrain(Spec):
         "evaluation": {"num_samples": 1000, "baselines": ["normal"]},
     }
 
-    kind: Literal["lcw.train"]
+    kind: Literal["lcw.train"] = Field(init=False)
     data: DatasetRef = Field(description="Images to learn to draw")
     images: LcwImages = LcwImages()
     arch: Architecture = Architecture()
@@ -257,7 +257,7 @@ class LcwSample(Spec):
         "count": 256,
     }
 
-    kind: Literal["lcw.sample"]
+    kind: Literal["lcw.sample"] = Field(init=False)
     model: ArtifactRef | Bundled = Field(description="Weights of lcw.train, or a bundled generator")
     count: Int = Field(default=64, ge=1, le=1_000_000, description="Images to draw")
     interpolations: Int = Field(

@@ -85,7 +85,7 @@ class SelectiveConvolutionTrain(SupervisedSpec):
         "selective": {"threshold": 0.1},
     }
 
-    kind: Literal["selective_convolution.train"]
+    kind: Literal["selective_convolution.train"] = Field(init=False)
     model: PreactivationNet
     optimizer: Optimizer = Optimizer(weight_decay=1e-4, warmup=0.0)
     batch_size: Int = Field(

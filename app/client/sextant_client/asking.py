@@ -1,17 +1,13 @@
-"""Requests that most calls are made of, and what calls give."""
+"""Requests that most calls are made of."""
 
 import math
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sextant_client.flow import Emit, Flow, Request, send, with_callback
+from sextant_client.flow import Emit, Emits, Flow, Request, send, with_callback
 
 PAGE_MAX = 200  # rows of a page that the service gives at most
-# the value itself from Client; an awaitable of it from AsyncClient
-Answer = Any
-# an iterator from Client, an asynchronous one from AsyncClient
-Stream = Any
 
 
 def json_of(request: Request) -> Flow[Any]:
@@ -35,7 +31,7 @@ def create(path: str, body: Any, key: str | None = None) -> Flow[Any]:
     return (yield from json_of(Request("POST", path, json=body, headers=headers)))
 
 
-def pages(path: str, filters: Mapping[str, Any], limit: int | None = None) -> Flow[None]:
+def pages(path: str, filters: Mapping[str, Any], limit: int | None = None) -> Emits[Any]:
     """The rows of all pages, or the first ``limit`` of them."""
     cursor: dict[str, Any] = {}
     left = math.inf if limit is None else limit
@@ -50,8 +46,8 @@ def pages(path: str, filters: Mapping[str, Any], limit: int | None = None) -> Fl
         cursor = {"cursor": page["next_cursor"]}
 
 
-def listing(path: str) -> Flow[list[dict[str, Any]]]:
+def listing(path: str) -> Flow[list[Any]]:
     """The rows of all pages at once."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Any] = []
     yield from with_callback(pages(path, {}), rows.append)
     return rows

@@ -1,22 +1,55 @@
 """The calls of the service, one method each, written once for both clients."""
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations  # so that help() names types in short
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 from pydantic import BaseModel
 
 from sextant_client import download, loading, stream, upload, waiting
-from sextant_client.asking import Answer, Stream, create, json_of, listing, nothing, pages, text_of
-from sextant_client.flow import Flow, Progress, Request
-from sextant_client.job import one, several
+from sextant_client.answers import (
+    ArtifactRead,
+    ComparisonRead,
+    DatasetRead,
+    DryRun,
+    FeedPage,
+    JobRead,
+    KeyCreated,
+    KeyRead,
+    KindRead,
+    LiveWorker,
+    QueueRead,
+    Ready,
+    UsageRead,
+)
+from sextant_client.asking import create, json_of, listing, nothing, pages, text_of
+from sextant_client.calling import Awaiting, Blocking, Call, Stream
+from sextant_client.errors import ApiError
+from sextant_client.flow import Emits, Flow, Progress, Request
+from sextant_client.job import JobCall, JobStream
 from sextant_client.registry import RegistryCalls
-from sextant_client.series import Metrics
+from sextant_client.requests import (
+    DatasetOptions,
+    FeedQuery,
+    JobFilters,
+    JobOptions,
+    JobPatch,
+    LogQuery,
+    MetricQuery,
+)
+from sextant_client.series import Metrics, metrics_of
+from sextant_client.stream import StreamedEvent
 from sextant_client.together import TogetherCalls
 
 FEED_READ_S = 75.0  # it may be asked to wait for 60
 SpecLike = BaseModel | Mapping[str, Any]
+CancelMode = Literal["graceful", "kill"]
+Start = Literal["latest", "best", "scratch"]
+Json = Literal["json"]
+Lines = Literal["csv", "ndjson"]
 
 
 class Calls(RegistryCalls, TogetherCalls):
@@ -24,7 +57,10 @@ class Calls(RegistryCalls, TogetherCalls):
 
     # -- jobs --------------------------------------------------------------------------------
 
-    def submit(self, spec: SpecLike, *, idempotency_key: str | None = None, **job: Any) -> Answer:
+    @JobCall
+    def submit(
+        self, spec: SpecLike, *, idempotency_key: str | None = None, **job: Unpack[JobOptions]
+    ) -> Flow[JobRead]:
         """Store and queue a job; repeated safely when an answer is lost.
 
         Args:
@@ -36,33 +72,37 @@ class Calls(RegistryCalls, TogetherCalls):
         Returns:
             The :class:`sextant_client.Job`.
         """
-        return self._run(one(self, create("/v1/jobs", _job(spec, job), idempotency_key)))
+        return create("/v1/jobs", _job(spec, job), idempotency_key)
 
-    def dry_run(self, spec: SpecLike, **job: Any) -> Answer:
+    @Call
+    def dry_run(self, spec: SpecLike, **job: Unpack[JobOptions]) -> Flow[DryRun]:
         """What ``submit`` would do: ``estimate``, ``resolved_spec``, ``warnings``."""
-        return self._run(json_of(Request("POST", "/v1/jobs", {"dry_run": "true"}, _job(spec, job))))
+        return json_of(Request("POST", "/v1/jobs", {"dry_run": "true"}, _job(spec, job)))
 
-    def get(self, job_id: str) -> Answer:
+    @JobCall
+    def get(self, job_id: str) -> Flow[JobRead]:
         """The job object as it is now."""
-        return self._run(one(self, json_of(Request("GET", f"/v1/jobs/{job_id}"))))
+        return json_of(Request("GET", f"/v1/jobs/{job_id}"))
 
-    def jobs(self, limit: int | None = None, **filters: Any) -> Stream:
+    @JobStream
+    def jobs(self, limit: int | None = None, **filters: Unpack[JobFilters]) -> Emits[JobRead]:
         """Jobs, newest first, fetched page by page as they are asked for.
 
         Args:
             limit: at most so many; all when None.
             filters: ``status, kind, method, name``, ...
         """
-        return self._iterate(several(self, pages("/v1/jobs", filters, limit)))
+        return pages("/v1/jobs", filters, limit)
 
+    @JobCall
     def wait(
         self,
         job_id: str,
         *,
-        on_event: Callable[[dict[str, Any]], None] | None = None,
-        on_progress: Callable[[dict[str, Any]], None] | None = None,
+        on_event: Callable[[StreamedEvent], None] | None = None,
+        on_progress: Callable[[JobRead], None] | None = None,
         timeout_s: float = float("inf"),
-    ) -> Answer:
+    ) -> Flow[JobRead]:
         """Wait until the job is final.
 
         Args:
@@ -77,52 +117,85 @@ class Calls(RegistryCalls, TogetherCalls):
         Raises:
             ApiError: with code ``timeout`` after ``timeout_s``.
         """
-        flow = waiting.wait(job_id, on_event, on_progress, monotonic() + timeout_s)
-        return self._run(one(self, flow))
+        return waiting.wait(job_id, on_event, on_progress, monotonic() + timeout_s)
 
-    def events(self, job_id: str, after: int = 0) -> Stream:
+    @Stream
+    def events(self, job_id: str, after: int = 0) -> Emits[StreamedEvent]:
         """Events of the job as they happen, from ``seq`` after+1 to its end."""
-        return self._iterate(stream.follow(f"/v1/jobs/{job_id}/events", str(after or "")))
+        return stream.follow(f"/v1/jobs/{job_id}/events", str(after or ""))
 
-    def all_events(self, after: int = 0, **query: Any) -> Stream:
+    @Stream
+    def all_events(self, after: int = 0, **query: Unpack[FeedQuery]) -> Emits[StreamedEvent]:
         """Events of all jobs as they happen, from a position on; it has no end.
 
         Args:
             after: the ``seq`` of the last event that is known, which is its position; 0: all.
             query: ``type="status"`` leaves all others out.
         """
-        return self._iterate(stream.follow("/v1/events", str(after or ""), **query))
+        return stream.follow("/v1/events", str(after or ""), **query)
 
-    def events_page(self, after: int = 0, **query: Any) -> Answer:
+    @Call
+    def events_page(self, after: int = 0, **query: Unpack[FeedQuery]) -> Flow[FeedPage]:
         """Events of all jobs behind a position: ``data, has_more, next_after, latest``.
 
         ``type``, ``limit`` and ``wait_s`` (seconds to wait where there is none yet) narrow it.
         """
         request = Request("GET", "/v1/events", {"after": after, **query}, read_s=FEED_READ_S)
-        return self._run(json_of(request))
+        return json_of(request)
 
-    def metrics(self, job_id: str, **query: Any) -> Answer:
+    @overload
+    def metrics(
+        self: Blocking,
+        job_id: str,
+        *,
+        format: Json = "json",
+        **query: Unpack[MetricQuery],
+    ) -> Metrics: ...
+    @overload
+    def metrics(
+        self: Awaiting,
+        job_id: str,
+        *,
+        format: Json = "json",
+        **query: Unpack[MetricQuery],
+    ) -> Coroutine[Any, Any, Metrics]: ...
+    @overload
+    def metrics(
+        self: Blocking, job_id: str, *, format: Lines, **query: Unpack[MetricQuery]
+    ) -> str: ...
+    @overload
+    def metrics(
+        self: Awaiting, job_id: str, *, format: Lines, **query: Unpack[MetricQuery]
+    ) -> Coroutine[Any, Any, str]: ...
+    def metrics(
+        self: Any, job_id: str, *, format: str = "json", **query: Unpack[MetricQuery]
+    ) -> Any:
         """Series of numbers; ``names, from_step, to_step, max_points`` narrow them.
 
         ``.to_frame()`` of the answer makes a table. With ``format="csv"`` or ``"ndjson"`` it is
         text, a line a point.
         """
-        request = Request("GET", f"/v1/jobs/{job_id}/metrics", query)
-        is_text = query.get("format") in ("csv", "ndjson")
-        return self._run(text_of(request) if is_text else _metrics(request))
+        if format == "json":
+            return self._run(metrics_of(job_id, query))
+        path = f"/v1/jobs/{job_id}/metrics"
+        return self._run(text_of(Request("GET", path, {**query, "format": format})))
 
-    def logs(self, job_id: str, **query: Any) -> Answer:
+    @Call
+    def logs(self, job_id: str, **query: Unpack[LogQuery]) -> Flow[str]:
         """Text of the child; ``tail`` (lines) and ``run`` (number) narrow it."""
-        return self._run(text_of(Request("GET", f"/v1/jobs/{job_id}/logs", query)))
+        return text_of(Request("GET", f"/v1/jobs/{job_id}/logs", query))
 
-    def follow_logs(self, job_id: str) -> Stream:
+    @Stream
+    def follow_logs(self, job_id: str) -> Emits[StreamedEvent]:
         """Events whose data holds log text, as it is written."""
-        return self._iterate(stream.follow(f"/v1/jobs/{job_id}/logs", follow="true"))
+        return stream.follow(f"/v1/jobs/{job_id}/logs", follow="true")
 
-    def artifacts(self, job_id: str) -> Answer:
+    @Call
+    def artifacts(self, job_id: str) -> Flow[list[ArtifactRead]]:
         """All files of the job: ``name, role, size_bytes, sha256, step, ...``."""
-        return self._run(listing(f"/v1/jobs/{job_id}/artifacts"))
+        return listing(f"/v1/jobs/{job_id}/artifacts")
 
+    @Call
     def download(
         self,
         job_id: str,
@@ -131,7 +204,7 @@ class Calls(RegistryCalls, TogetherCalls):
         *,
         overwrite: bool = False,
         on_progress: Progress | None = None,
-    ) -> Answer:
+    ) -> Flow[Path]:
         """Fetch an artifact into the file or folder ``to``; goes on with a partial file.
 
         Big files come in several ranges at once; the SHA-256 is checked; the file appears
@@ -151,35 +224,42 @@ class Calls(RegistryCalls, TogetherCalls):
             ApiError: with code ``exists`` or ``not_writable``, before anything is fetched.
             ValueError: if the name leads out of the folder.
         """
-        return self._run(_download(job_id, name, to, on_progress, overwrite=overwrite))
+        return _download(job_id, name, to, on_progress, overwrite=overwrite)
 
+    @JobCall
     def cancel(
-        self, job_id: str, *, mode: str = "graceful", save_checkpoint: bool = True
-    ) -> Answer:
+        self, job_id: str, *, mode: CancelMode = "graceful", save_checkpoint: bool = True
+    ) -> Flow[JobRead]:
         """Cancel: ``graceful`` stops at the next step, ``kill`` at once."""
         body = {"mode": mode, "save_checkpoint": save_checkpoint}
-        return self._run(one(self, create(f"/v1/jobs/{job_id}/cancel", body)))
+        return create(f"/v1/jobs/{job_id}/cancel", body)
 
-    def pause(self, job_id: str) -> Answer:
+    @JobCall
+    def pause(self, job_id: str) -> Flow[JobRead]:
         """Hold a job until :meth:`resume`; a running one saves a checkpoint first."""
-        return self._run(one(self, create(f"/v1/jobs/{job_id}/pause", {})))
+        return create(f"/v1/jobs/{job_id}/pause", {})
 
-    def resume(self, job_id: str) -> Answer:
+    @JobCall
+    def resume(self, job_id: str) -> Flow[JobRead]:
         """Let a paused job go on."""
-        return self._run(one(self, create(f"/v1/jobs/{job_id}/resume", {})))
+        return create(f"/v1/jobs/{job_id}/resume", {})
 
+    @JobCall
     def retry(
         self,
         job_id: str,
         *,
-        start: str | int = "latest",
+        start: Start | int = "latest",
         overrides: Mapping[str, Any] | None = None,
-    ) -> Answer:
+    ) -> Flow[JobRead]:
         """A new job from a final one: ``start`` is latest, best, a step or scratch."""
         body = {"from": start, "overrides": dict(overrides or {})}
-        return self._run(one(self, create(f"/v1/jobs/{job_id}/retry", body)))
+        return create(f"/v1/jobs/{job_id}/retry", body)
 
-    def edit(self, job_id: str, *, etag: str | None = None, **changes: Any) -> Answer:
+    @JobCall
+    def edit(
+        self, job_id: str, *, etag: str | None = None, **changes: Unpack[JobPatch]
+    ) -> Flow[JobRead]:
         """Change ``name``, ``metadata`` (merged, None removes a label) or ``notes`` of a job.
 
         With ``etag`` only if the job is still that version.
@@ -187,32 +267,36 @@ class Calls(RegistryCalls, TogetherCalls):
         headers = {} if etag is None else {"If-Match": f'"{etag}"'}
         path = f"/v1/jobs/{job_id}"
         request = Request("PATCH", path, json=changes, headers=headers)
-        return self._run(one(self, json_of(request)))
+        return json_of(request)
 
-    def archive(self, job_id: str, to: Path) -> Answer:
+    @Call
+    def archive(self, job_id: str, to: Path) -> Flow[Path]:
         """All files of a job as one zip, into the file ``to``; its path."""
-        return self._run(download.save(f"/v1/jobs/{job_id}/archive", to))
+        return download.save(f"/v1/jobs/{job_id}/archive", to)
 
-    def compare(self, job_ids: Sequence[str]) -> Answer:
+    @Call
+    def compare(self, job_ids: Sequence[str]) -> Flow[ComparisonRead]:
         """Jobs beside each other: where specs and results differ, last values of metrics."""
         query = {"jobs": ",".join(job_ids)}
-        return self._run(json_of(Request("GET", "/v1/compare", query)))
+        return json_of(Request("GET", "/v1/compare", query))
 
-    def delete(self, job_id: str) -> Answer:
+    @Call
+    def delete(self, job_id: str) -> Flow[None]:
         """Delete a final job and its artifacts."""
-        return self._run(nothing(Request("DELETE", f"/v1/jobs/{job_id}")))
+        return nothing(Request("DELETE", f"/v1/jobs/{job_id}"))
 
     # -- datasets ----------------------------------------------------------------------------
 
+    @Call
     def upload(
         self,
         name: str,
         paths: Sequence[Path],
         *,
         format: str | None = None,  # the word of the API
-        options: Mapping[str, Any] | None = None,
+        options: DatasetOptions | None = None,
         on_progress: Progress | None = None,
-    ) -> Answer:
+    ) -> Flow[DatasetRead]:
         """Upload a dataset and wait until the service has checked it.
 
         Args:
@@ -230,93 +314,104 @@ class Calls(RegistryCalls, TogetherCalls):
             ApiError: with code ``dataset_failed`` and the reason if the check refuses it.
             ValueError: if the format cannot be derived from the files' names.
         """
-        return self._run(upload.upload(name, paths, format, dict(options or {}), on_progress))
+        return upload.upload(name, paths, format, options or {}, on_progress)
 
-    def datasets(self) -> Stream:
+    @Stream
+    def datasets(self) -> Emits[DatasetRead]:
         """All datasets, the built-in ones too."""
-        return self._iterate(pages("/v1/datasets", {}))
+        return pages("/v1/datasets", {})
 
-    def dataset(self, ref: str) -> Answer:
+    @Call
+    def dataset(self, ref: str) -> Flow[DatasetRead]:
         """One dataset."""
-        return self._run(json_of(Request("GET", f"/v1/datasets/{ref}")))
+        return json_of(Request("GET", f"/v1/datasets/{ref}"))
 
+    @Call
     def download_dataset(
         self, ref: str, to: Path, *, overwrite: bool = False, on_progress: Progress | None = None
-    ) -> Answer:
+    ) -> Flow[Path]:
         """Fetch the content of an uploaded dataset, as :meth:`download` does; the path."""
-        return self._run(_download_dataset(ref, to, on_progress, overwrite=overwrite))
+        return _download_dataset(ref, to, on_progress, overwrite=overwrite)
 
-    def delete_dataset(self, ref: str) -> Answer:
+    @Call
+    def delete_dataset(self, ref: str) -> Flow[None]:
         """Delete an uploaded dataset."""
-        return self._run(nothing(Request("DELETE", f"/v1/datasets/{ref}")))
+        return nothing(Request("DELETE", f"/v1/datasets/{ref}"))
 
     # -- the service -------------------------------------------------------------------------
 
-    def kinds(self) -> Answer:
+    @Call
+    def kinds(self) -> Flow[list[KindRead]]:
         """Every kind of job in short."""
-        return self._run(listing("/v1/kinds"))
+        return listing("/v1/kinds")
 
-    def kind(self, name: str) -> Answer:
+    @Call
+    def kind(self, name: str) -> Flow[KindRead]:
         """One kind with its metrics, artifacts, presets and an example."""
-        return self._run(json_of(Request("GET", f"/v1/kinds/{name}")))
+        return json_of(Request("GET", f"/v1/kinds/{name}"))
 
-    def schema(self, name: str) -> Answer:
+    @Call
+    def schema(self, name: str) -> Flow[dict[str, Any]]:
         """JSON Schema of a kind's spec."""
-        return self._run(json_of(Request("GET", f"/v1/kinds/{name}/schema")))
+        return json_of(Request("GET", f"/v1/kinds/{name}/schema"))
 
-    def keys(self) -> Answer:
+    @Call
+    def keys(self) -> Flow[list[KeyRead]]:
         """All keys of the tenant, without their secrets."""
-        return self._run(listing("/v1/keys"))
+        return listing("/v1/keys")
 
-    def create_key(self, name: str, scopes: Sequence[str]) -> Answer:
+    @Call
+    def create_key(self, name: str, scopes: Sequence[str]) -> Flow[KeyCreated]:
         """A new key; its secret is in this answer and nowhere else."""
-        return self._run(create("/v1/keys", {"name": name, "scopes": list(scopes)}))
+        return create("/v1/keys", {"name": name, "scopes": list(scopes)})
 
-    def revoke_key(self, key_id: str) -> Answer:
+    @Call
+    def revoke_key(self, key_id: str) -> Flow[None]:
         """Revoke a key at once."""
-        return self._run(nothing(Request("DELETE", f"/v1/keys/{key_id}")))
+        return nothing(Request("DELETE", f"/v1/keys/{key_id}"))
 
-    def usage(self) -> Answer:
+    @Call
+    def usage(self) -> Flow[UsageRead]:
         """Quotas of the tenant, each with ``limit`` and ``used``, and which keep jobs waiting."""
-        return self._run(json_of(Request("GET", "/v1/usage")))
+        return json_of(Request("GET", "/v1/usage"))
 
-    def workers(self) -> Answer:
+    @Call
+    def workers(self) -> Flow[list[LiveWorker]]:
         """Live workers, of all tenants; a key with scope admin is needed."""
-        return self._run(listing("/v1/workers"))
+        return listing("/v1/workers")
 
-    def queues(self) -> Answer:
+    @Call
+    def queues(self) -> Flow[list[QueueRead]]:
         """Queues and how many jobs wait in each; a key with scope admin is needed."""
-        return self._run(listing("/v1/queues"))
+        return listing("/v1/queues")
 
-    def ready(self) -> Answer:
+    @Call
+    def ready(self) -> Flow[Ready]:
         """What ``/readyz`` reports; raises :class:`sextant_client.ApiError` while not ready."""
-        return self._run(json_of(Request("GET", "/readyz", read_s=5.0)))
+        return json_of(Request("GET", "/readyz", read_s=5.0))
 
 
-def _job(spec: SpecLike, job: Mapping[str, Any]) -> dict[str, Any]:
+def _job(spec: SpecLike, job: JobOptions) -> dict[str, Any]:
     sent = spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, BaseModel) else spec
     return {"spec": sent, **job}
-
-
-def _metrics(request: Request) -> Flow[Metrics]:
-    return Metrics((yield from json_of(request)))
 
 
 def _download(
     job_id: str, name: str, to: Path, on_progress: Progress | None, *, overwrite: bool
 ) -> Flow[Path]:
     artifact = yield from loading.find(job_id, name)
-    return (yield from download.download(artifact, to, on_progress, overwrite=overwrite))
+    return (yield from download.artifact(artifact, to, on_progress, overwrite=overwrite))
 
 
 def _download_dataset(
     ref: str, to: Path, on_progress: Progress | None, *, overwrite: bool
 ) -> Flow[Path]:
     path = f"/v1/datasets/{ref}"
-    dataset = yield from json_of(Request("GET", path))
-    if dataset["builtin"] or dataset["status"] != "ready":
+    dataset: DatasetRead = yield from json_of(Request("GET", path))
+    size, sha256 = dataset["size_bytes"], dataset["sha256"]
+    if size is None or sha256 is None or dataset["status"] != "ready":
         yield from nothing(Request("GET", f"{path}/content"))  # says why not
+        raise ApiError.own("not_ready", f"dataset {ref} has no content to fetch")
+    about: download.FileFacts = {"name": dataset["name"], "size_bytes": size, "sha256": sha256}
     source = f"{path}/content"
-    return (
-        yield from download.download(dataset, to, on_progress, overwrite=overwrite, path=source)
-    )
+    return (yield from download.download(about, source, to, on_progress, overwrite=overwrite))

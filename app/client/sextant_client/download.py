@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import httpx
 
+from sextant_client.answers import ArtifactRead
 from sextant_client.errors import ApiError
 from sextant_client.flow import (
     PAUSES_S,
@@ -29,6 +30,14 @@ RANGE_MIN_BYTES = 8 << 20  # a smaller file comes in one piece
 RANGES = 4
 
 
+class FileFacts(TypedDict):
+    """What is known of bytes before they are fetched."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
 @dataclass
 class Piece:
     """A range of a file, kept in a file of its own until all are there."""
@@ -43,24 +52,27 @@ class Piece:
         return self.path.stat().st_size if self.path.exists() else 0
 
 
-def download(
-    artifact: dict[str, Any],
-    to: Path,
-    on_progress: Progress | None,
-    *,
-    overwrite: bool,
-    path: str | None = None,
+def artifact(
+    about: ArtifactRead, to: Path, on_progress: Progress | None, *, overwrite: bool
 ) -> Flow[Path]:
-    """Fetch an artifact, or what lies at ``path`` with the same fields; goes on where it was.
+    """Fetch a file of a job, as :func:`download`."""
+    source = f"/v1/artifacts/{about['id']}/content"
+    return (yield from download(about, source, to, on_progress, overwrite=overwrite))
+
+
+def download(
+    about: FileFacts, source: str, to: Path, on_progress: Progress | None, *, overwrite: bool
+) -> Flow[Path]:
+    """Fetch what lies at the address ``source``; goes on where it was.
 
     Raises:
         ApiError: with code ``checksum`` if the bytes are not what the service promised; with
             those of :func:`is_there` where the file cannot be written.
-        ValueError: if the artifact's name leads out of the folder ``to``.
+        ValueError: if the name leads out of the folder ``to``.
     """
-    target = within(to, artifact["name"]) if to.is_dir() else to
-    size, sha256 = artifact["size_bytes"], artifact["sha256"]
-    if is_there(artifact, target, overwrite=overwrite):
+    target = within(to, about["name"]) if to.is_dir() else to
+    size, sha256 = about["size_bytes"], about["sha256"]
+    if is_there(about, target, overwrite=overwrite):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     pieces = cut(target, size, sha256)
@@ -69,7 +81,6 @@ def download(
         if on_progress is not None:
             on_progress(sum(piece.have for piece in pieces), size)
 
-    source = path or f"/v1/artifacts/{artifact['id']}/content"
     yield Together(tuple(_fetch(source, piece, report) for piece in pieces))
     _join(pieces, target, sha256)
     return target
@@ -105,8 +116,8 @@ def within(folder: Path, name: str) -> Path:
     return target
 
 
-def is_there(artifact: dict[str, Any], target: Path, *, overwrite: bool) -> bool:
-    """Whether a file has the artifact's bytes already; if not, it can be written.
+def is_there(about: FileFacts, target: Path, *, overwrite: bool) -> bool:
+    """Whether a file has these bytes already; if not, it can be written.
 
     Raises:
         ApiError: with code ``not_writable`` if no file can be written there, ``exists`` if there
@@ -117,8 +128,8 @@ def is_there(artifact: dict[str, Any], target: Path, *, overwrite: bool) -> bool
     if not target.exists():
         _check_folder(target)
         return False
-    same_size = target.stat().st_size == artifact["size_bytes"]
-    if same_size and digest(target) == artifact["sha256"]:
+    same_size = target.stat().st_size == about["size_bytes"]
+    if same_size and digest(target) == about["sha256"]:
         return True
     if not overwrite:
         title = f"{target} has other content; overwrite it by --force (Python: overwrite=True)"

@@ -3,13 +3,14 @@
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx
 
 from sextant_client.errors import ApiError
 
 T = TypeVar("T")
+V = TypeVar("V", covariant=True)  # what a frozen Emit holds
 
 PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # between repetitions of a failed request
 RETRYABLE = {429, 502, 503, 504}  # statuses of a passing condition
@@ -62,16 +63,16 @@ class Together:
 
 
 @dataclass(frozen=True)
-class Emit:
+class Emit(Generic[V]):
     """Hand a value to the caller."""
 
-    value: Any
+    value: V
 
 
 Action = Request | Open | Read | Pause | Together
-Step = Action | Emit
 # a transport error comes back as the answer of its step, not as an exception
-Flow = Generator[Step, Any, T]
+Flow = Generator[Action | Emit[Any], Any, T]
+Emits = Generator[Action | Emit[T], Any, None]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
@@ -120,7 +121,7 @@ def _pause_s(answer: httpx.Response | httpx.TransportError, pause_s: float) -> f
     return pause_s * random.uniform(0.8, 1.2)  # noqa: S311  # spread of retries, no secret
 
 
-def emit_result(flow: Flow[Any]) -> Flow[None]:
+def emit_result(flow: Flow[T]) -> Emits[T]:
     """The flow, with its result emitted at the end."""
     yield Emit((yield from flow))
 

@@ -1,48 +1,54 @@
 """A job as an object: what the service says of it, and what can be asked of it next."""
 
-from collections.abc import Mapping
-from html import escape
-from pathlib import Path
-from time import monotonic
-from typing import Any, Protocol
+from __future__ import annotations  # so that help() names types in short
 
-from sextant_client import loading, waiting
-from sextant_client.asking import Answer, listing
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from html import escape
+from time import monotonic
+from typing import Any, Generic, Literal, Self, Unpack, cast, overload
+
+from sextant_client import waiting
+from sextant_client.answers import ArtifactRead, JobError, JobRead, JobStatus
+from sextant_client.asking import create, listing, text_of
 from sextant_client.bar import Bar, notebook, share_of
-from sextant_client.flow import Emit, Flow, Request, send
+from sextant_client.calling import (
+    Awaiting,
+    Blocking,
+    Call,
+    Method,
+    OfAsyncClient,
+    OfClient,
+    P,
+    SelfCall,
+)
+from sextant_client.files import AsyncFiles, Files
+from sextant_client.flow import Emit, Emits, Flow, Request, send
+from sextant_client.requests import LogQuery
+from sextant_client.series import Metrics, metrics_of
 
 SHOWN_FIGURES = 12
 SHOWN_PICTURES = 6
 
 
-class JobCalls(Protocol):
-    """What a job asks of the client that it came from."""
-
-    def _run(self, flow: Flow[Any]) -> Answer: ...
-
-    def metrics(self, job_id: str, **query: Any) -> Answer: ...
-
-    def logs(self, job_id: str, **query: Any) -> Answer: ...
-
-    def artifacts(self, job_id: str) -> Answer: ...
-
-    def cancel(self, job_id: str, *, mode: str, save_checkpoint: bool) -> Answer: ...
-
-
-class Job(dict[str, Any]):
+class JobCalls(dict[str, Any]):
     """The job object of the API, with what is usually done next.
 
     It is the dictionary that the service sent, so ``job["result"]`` reads it. Methods that ask the
     service give a value with ``Client``, and an awaitable of it with ``AsyncClient``.
 
     Args:
-        calls: the client that it came from.
+        client: that it came from.
         values: what the service said.
     """
 
-    def __init__(self, calls: JobCalls, values: Mapping[str, Any]) -> None:
+    def __init__(self, client: Any, values: Mapping[str, Any]) -> None:
         super().__init__(values)
-        self._calls = calls
+        self._client = client
+
+    @property
+    def fields(self) -> JobRead:
+        """The same dictionary with the types of its fields."""
+        return cast("JobRead", self)
 
     @property
     def id(self) -> str:
@@ -50,9 +56,19 @@ class Job(dict[str, Any]):
         return str(self["id"])
 
     @property
-    def status(self) -> str:
+    def kind(self) -> str:
+        """What it does, ``<method>.<action>``."""
+        return self.fields["kind"]
+
+    @property
+    def name(self) -> str | None:
+        """What it was called, if it was."""
+        return self.fields["name"]
+
+    @property
+    def status(self) -> JobStatus:
         """``queued``, ``running``, ``succeeded``, ``failed`` or ``cancelled``, when last asked."""
-        return str(self["status"])
+        return self.fields["status"]
 
     @property
     def result(self) -> dict[str, Any]:
@@ -60,15 +76,18 @@ class Job(dict[str, Any]):
         return dict(self.get("result") or {})
 
     @property
-    def artifacts(self) -> "Files":
-        """Its files: ``job.artifacts["weights"].load()``, by name or by role."""
-        return Files(self)
+    def error(self) -> JobError | None:
+        """Why it failed: ``code, message, hint``, ...; None unless it did."""
+        return self.fields["error"]
 
-    def refresh(self) -> Answer:
+    @SelfCall
+    def refresh(self) -> Flow[None]:
         """Ask the service anew; gives the job itself."""
-        return self._calls._run(self._refreshed())
+        answer = yield from send(Request("GET", f"/v1/jobs/{self.id}"))
+        self._now(answer.json())
 
-    def wait(self, *, bar: bool | None = None, timeout_s: float = float("inf")) -> Answer:
+    @SelfCall
+    def wait(self, *, bar: bool | None = None, timeout_s: float = float("inf")) -> Flow[None]:
         """Wait until the job is final; gives the job itself.
 
         Args:
@@ -78,46 +97,68 @@ class Job(dict[str, Any]):
         Raises:
             ApiError: with code ``timeout`` after ``timeout_s``.
         """
-        return self._calls._run(self._waited(Bar(bar), monotonic() + timeout_s))
+        return self._waited(Bar(bar), monotonic() + timeout_s)
 
-    def metrics(self, **query: Any) -> Answer:
-        """Its numbers, as :meth:`sextant_client.Client.metrics`; ``.to_frame()`` makes a table."""
-        return self._calls.metrics(self.id, **query)
+    @Call
+    def metrics(
+        self,
+        *,
+        names: str | Sequence[str] | None = None,
+        from_step: int | None = None,
+        to_step: int | None = None,
+        max_points: int | None = None,
+    ) -> Flow[Metrics]:
+        """Its numbers; ``.to_frame()`` makes a table.
 
-    def logs(self, **query: Any) -> Answer:
+        Text, a line a point, is what :meth:`sextant_client.Client.metrics` gives of its id.
+
+        Args:
+            names: only these; all when None.
+            from_step: the first step.
+            to_step: the last one.
+            max_points: of each name; a longer series comes as minimum and maximum of ranges of
+                steps; 1000 when None.
+        """
+        query = {"names": names, "from_step": from_step, "to_step": to_step}
+        return metrics_of(self.id, {**query, "max_points": max_points})
+
+    @Call
+    def logs(self, **query: Unpack[LogQuery]) -> Flow[str]:
         """Text of its process, as :meth:`sextant_client.Client.logs`."""
-        return self._calls.logs(self.id, **query)
+        return text_of(Request("GET", f"/v1/jobs/{self.id}/logs", query))
 
-    def cancel(self, *, mode: str = "graceful", save_checkpoint: bool = True) -> Answer:
-        """Cancel it, as :meth:`sextant_client.Client.cancel`."""
-        return self._calls.cancel(self.id, mode=mode, save_checkpoint=save_checkpoint)
+    @SelfCall
+    def cancel(
+        self, *, mode: Literal["graceful", "kill"] = "graceful", save_checkpoint: bool = True
+    ) -> Flow[None]:
+        """Cancel it, as :meth:`sextant_client.Client.cancel`; gives the job itself."""
+        body = {"mode": mode, "save_checkpoint": save_checkpoint}
+        self._now((yield from create(f"/v1/jobs/{self.id}/cancel", body)))
 
-    def show(self) -> Answer:
+    @Call
+    def show(self) -> Flow[None]:
         """Show its figures and first pictures in a notebook; elsewhere, print what there is."""
-        return self._calls._run(self._shown())
+        return self._shown()
 
-    def _refreshed(self) -> Flow["Job"]:
-        answer = yield from send(Request("GET", f"/v1/jobs/{self.id}"))
-        return self._now(answer.json())
-
-    def _waited(self, bar: Bar, deadline: float) -> Flow["Job"]:
-        def advance(values: dict[str, Any]) -> None:
-            bar.show(self._now(values))
+    def _waited(self, bar: Bar, deadline: float) -> Flow[None]:
+        def advance(values: JobRead) -> None:
+            self._now(values)
+            bar.show(self)
 
         try:
             final = yield from waiting.wait(self.id, None, advance, deadline)
         finally:
             bar.close()
-        return self._now(final)
+        self._now(final)
 
-    def _now(self, values: Mapping[str, Any]) -> "Job":
+    def _now(self, values: Mapping[str, Any]) -> None:
         self.clear()
         self.update(values)
-        return self
 
     def _shown(self) -> Flow[None]:
-        yield from self._refreshed()
-        files = yield from listing(f"/v1/jobs/{self.id}/artifacts")
+        answer = yield from send(Request("GET", f"/v1/jobs/{self.id}"))
+        self._now(answer.json())
+        files: list[ArtifactRead] = yield from listing(f"/v1/jobs/{self.id}/artifacts")
         pictures = [file for file in files if file["role"] == "image"][:SHOWN_PICTURES]
         display = notebook()
         if display is None:
@@ -160,59 +201,73 @@ class Job(dict[str, Any]):
         return f"<p>{head}{bar} <code>{self.id}</code> {escape(error)}</p><table>{rows}</table>"
 
 
-class Files:
-    """Files of a job, by name or by role."""
+class Job(JobCalls, OfClient):
+    """A job of :class:`sextant_client.Client`."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def __getitem__(self, name: str) -> "File":
-        """One file; whether it is there, the service says when it is asked for."""
-        return File(self._job, name)
-
-    def list(self) -> Answer:
-        """All of them: ``name, role, size_bytes, sha256, step, ...``."""
-        return self._job._calls.artifacts(self._job.id)
+    @property
+    def artifacts(self) -> Files:
+        """Its files: ``job.artifacts["weights"].load()``, by name or by role."""
+        return Files(self._client, self.id)
 
 
-class File:
-    """A file of a job.
+class AsyncJob(JobCalls, OfAsyncClient):
+    """A job of :class:`sextant_client.AsyncClient`."""
 
-    Args:
-        job: whose.
-        name: of the file; or a role, of which the last file is meant.
-    """
-
-    def __init__(self, job: Job, name: str) -> None:
-        self._job = job
-        self.name = name
-
-    def load(self) -> Answer:
-        """Its content as what it is.
-
-        Tensors by name of safetensors (of torch, or else NumPy), arrays of npy and npz, the object
-        of JSON, a table of CSV (pandas, polars, or else rows), a picture (Pillow, or else bytes),
-        text; bytes of all others.
-        """
-        return self._job._calls._run(loading.load(self._job.id, self.name))
-
-    def save(self, to: Path | str = ".", *, overwrite: bool = False) -> Answer:
-        """Fetch it into a file or folder, as :meth:`sextant_client.Client.download`; its path."""
-        flow = loading.save(self._job.id, self.name, Path(to), overwrite=overwrite)
-        return self._job._calls._run(flow)
+    @property
+    def artifacts(self) -> AsyncFiles:
+        """Its files: ``await job.artifacts["weights"].load()``, by name or by role."""
+        return AsyncFiles(self._client, self.id)
 
 
-def one(calls: JobCalls, flow: Flow[Any]) -> Flow[Job]:
-    """The flow, with its result as a job."""
-    return Job(calls, (yield from flow))
+def _as_job(owner: Blocking | Awaiting, values: JobRead) -> Job | AsyncJob:
+    return Job(owner, values) if isinstance(owner, Blocking) else AsyncJob(owner, values)
 
 
-def several(calls: JobCalls, flow: Flow[None]) -> Flow[None]:
-    """The flow, with everything that it emits as a job."""
-    answer = None
-    while True:
-        try:
-            step = flow.send(answer)
-        except StopIteration:
-            return
-        answer = yield Emit(Job(calls, step.value)) if isinstance(step, Emit) else step
+class JobCall(Method[P, Flow[JobRead]], Generic[P]):
+    """A call whose answer is a job."""
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Self: ...
+    @overload
+    def __get__(self, owner: Blocking, kind: type) -> Callable[P, Job]: ...
+    @overload
+    def __get__(
+        self, owner: Awaiting, kind: type
+    ) -> Callable[P, Coroutine[Any, Any, AsyncJob]]: ...
+    def __get__(self, owner: Any, kind: type) -> Any:
+        """The method of a client."""
+        return super().__get__(owner, kind)
+
+    def _carry_out(self, owner: Any, flow: Flow[JobRead]) -> Any:
+        return owner._run(self._one(owner, flow))
+
+    @staticmethod
+    def _one(owner: Any, flow: Flow[JobRead]) -> Flow[Job | AsyncJob]:
+        return _as_job(owner, (yield from flow))
+
+
+class JobStream(Method[P, Emits[JobRead]], Generic[P]):
+    """A call with many jobs."""
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Self: ...
+    @overload
+    def __get__(self, owner: Blocking, kind: type) -> Callable[P, Iterator[Job]]: ...
+    @overload
+    def __get__(self, owner: Awaiting, kind: type) -> Callable[P, AsyncIterator[AsyncJob]]: ...
+    def __get__(self, owner: Any, kind: type) -> Any:
+        """The method of a client."""
+        return super().__get__(owner, kind)
+
+    def _carry_out(self, owner: Any, flow: Emits[JobRead]) -> Any:
+        return owner._iterate(self._several(owner, flow))
+
+    @staticmethod
+    def _several(owner: Any, flow: Emits[JobRead]) -> Emits[Job | AsyncJob]:
+        answer = None
+        while True:
+            try:
+                step = flow.send(answer)
+            except StopIteration:
+                return
+            answer = yield Emit(_as_job(owner, step.value)) if isinstance(step, Emit) else step

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sextant_client import download
+from sextant_client.answers import ArtifactRead
 from sextant_client.asking import listing
 from sextant_client.errors import ApiError
 from sextant_client.flow import Flow
@@ -18,13 +19,13 @@ TEXTS = (".txt", ".md", ".html", ".log", ".svg", ".asc")
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 
 
-def find(job_id: str, name: str) -> Flow[dict[str, Any]]:
+def find(job_id: str, name: str) -> Flow[ArtifactRead]:
     """The artifact of a name; or the last one of a role.
 
     Raises:
         ApiError: with code ``not_found``, naming those that there are.
     """
-    artifacts = yield from listing(f"/v1/jobs/{job_id}/artifacts")
+    artifacts: list[ArtifactRead] = yield from listing(f"/v1/jobs/{job_id}/artifacts")
     named = [each for each in artifacts if each["name"] == name]
     of_role = [each for each in artifacts if each.get("role") == name]
     if not named and not of_role:
@@ -36,7 +37,7 @@ def find(job_id: str, name: str) -> Flow[dict[str, Any]]:
 def save(job_id: str, name: str, to: Path, *, overwrite: bool) -> Flow[Path]:
     """Fetch a file by name or role; its path."""
     artifact = yield from find(job_id, name)
-    return (yield from download.download(artifact, to, None, overwrite=overwrite))
+    return (yield from download.artifact(artifact, to, None, overwrite=overwrite))
 
 
 def load(job_id: str, name: str) -> Flow[Any]:
@@ -44,7 +45,7 @@ def load(job_id: str, name: str) -> Flow[Any]:
     artifact = yield from find(job_id, name)
     with TemporaryDirectory(prefix="sextant-") as folder:
         target = Path(folder) / PurePosixPath(artifact["name"]).name
-        path = yield from download.download(artifact, target, None, overwrite=True)
+        path = yield from download.artifact(artifact, target, None, overwrite=True)
         return content(path)
 
 

@@ -1,48 +1,50 @@
 """The calls about registered models: versions, aliases."""
 
+from __future__ import annotations  # so that help() names types in short
+
 import base64
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Unpack
 
-from sextant_client.asking import Answer, Stream, create, json_of, nothing, pages
-from sextant_client.flow import Flow, Request
+from sextant_client.answers import JobRead, ModelRead, ModelVersionRead, PredictionRead
+from sextant_client.asking import create, json_of, nothing, pages
+from sextant_client.calling import Call, Stream
+from sextant_client.flow import Emits, Flow, Request
+from sextant_client.requests import ModelPatch
 
 
-class RegistryCalls(ABC):
+class RegistryCalls:
     """Calls that both clients inherit; each may raise :class:`sextant_client.ApiError`."""
 
-    @abstractmethod
-    def _run(self, flow: Flow[Any]) -> Answer:
-        """Carry out a flow and give its result."""
-
-    @abstractmethod
-    def _iterate(self, flow: Flow[None]) -> Stream:
-        """Carry out a flow and give what it emits, one by one."""
-
+    @Call
     def create_model(
         self, name: str, *, description: str | None = None, metadata: Mapping[str, str] = {}
-    ) -> Answer:
+    ) -> Flow[ModelRead]:
         """A model without versions; :meth:`register` makes one where there is none."""
         body = {"name": name, "description": description, "metadata": dict(metadata)}
-        return self._run(create("/v1/models", body))
+        return create("/v1/models", body)
 
-    def models(self, limit: int | None = None) -> Stream:
+    @Stream
+    def models(self, limit: int | None = None) -> Emits[ModelRead]:
         """Models, newest first."""
-        return self._iterate(pages("/v1/models", {}, limit))
+        return pages("/v1/models", {}, limit)
 
-    def get_model(self, name: str) -> Answer:
+    @Call
+    def get_model(self, name: str) -> Flow[ModelRead]:
         """The model with ``latest_version`` and its ``aliases``."""
-        return self._run(json_of(Request("GET", f"/v1/models/{name}")))
+        return json_of(Request("GET", f"/v1/models/{name}"))
 
-    def edit_model(self, name: str, **changes: Any) -> Answer:
+    @Call
+    def edit_model(self, name: str, **changes: Unpack[ModelPatch]) -> Flow[ModelRead]:
         """Change ``description`` or ``metadata`` of a model."""
-        return self._run(json_of(Request("PATCH", f"/v1/models/{name}", json=changes)))
+        return json_of(Request("PATCH", f"/v1/models/{name}", json=changes))
 
-    def delete_model(self, name: str) -> Answer:
+    @Call
+    def delete_model(self, name: str) -> Flow[None]:
         """Delete a model with its versions and aliases; jobs and files stay."""
-        return self._run(nothing(Request("DELETE", f"/v1/models/{name}")))
+        return nothing(Request("DELETE", f"/v1/models/{name}"))
 
+    @Call
     def register(
         self,
         name: str,
@@ -52,7 +54,7 @@ class RegistryCalls(ABC):
         description: str | None = None,
         aliases: Sequence[str] = (),
         idempotency_key: str | None = None,
-    ) -> Answer:
+    ) -> Flow[ModelVersionRead]:
         """Make a file of a final job the next version of a model.
 
         Args:
@@ -72,23 +74,27 @@ class RegistryCalls(ABC):
             "description": description,
             "aliases": list(aliases),
         }
-        return self._run(create(f"/v1/models/{name}/versions", body, idempotency_key))
+        return create(f"/v1/models/{name}/versions", body, idempotency_key)
 
-    def versions(self, name: str, limit: int | None = None) -> Stream:
+    @Stream
+    def versions(self, name: str, limit: int | None = None) -> Emits[ModelVersionRead]:
         """Versions of a model, newest first."""
-        return self._iterate(pages(f"/v1/models/{name}/versions", {}, limit))
+        return pages(f"/v1/models/{name}/versions", {}, limit)
 
-    def get_version(self, name: str, version: int) -> Answer:
+    @Call
+    def get_version(self, name: str, version: int) -> Flow[ModelVersionRead]:
         """The version object."""
-        return self._run(json_of(Request("GET", f"/v1/models/{name}/versions/{version}")))
+        return json_of(Request("GET", f"/v1/models/{name}/versions/{version}"))
 
-    def delete_version(self, name: str, version: int) -> Answer:
+    @Call
+    def delete_version(self, name: str, version: int) -> Flow[None]:
         """Delete a version to which no alias points; its file stays with its job."""
-        return self._run(nothing(Request("DELETE", f"/v1/models/{name}/versions/{version}")))
+        return nothing(Request("DELETE", f"/v1/models/{name}/versions/{version}"))
 
+    @Call
     def move_alias(
         self, name: str, alias: str, version: int, *, expected_version: int | None = None
-    ) -> Answer:
+    ) -> Flow[ModelRead]:
         """Let an alias point at a version.
 
         Args:
@@ -102,15 +108,19 @@ class RegistryCalls(ABC):
         """
         body = {"version": version, "expected_version": expected_version}
         path = f"/v1/models/{name}/aliases/{alias}"
-        return self._run(json_of(Request("PUT", path, json=body)))
+        return json_of(Request("PUT", path, json=body))
 
-    def delete_alias(self, name: str, alias: str) -> Answer:
+    @Call
+    def delete_alias(self, name: str, alias: str) -> Flow[None]:
         """Delete an alias; the version stays."""
-        return self._run(nothing(Request("DELETE", f"/v1/models/{name}/aliases/{alias}")))
+        return nothing(Request("DELETE", f"/v1/models/{name}/aliases/{alias}"))
 
     # -- predictions -------------------------------------------------------------------------
 
-    def predict(self, model: str, images: Sequence[bytes], *, top: int = 5) -> Answer:
+    @Call
+    def predict(
+        self, model: str, images: Sequence[bytes], *, top: int = 5
+    ) -> Flow[PredictionRead | JobRead]:
         """Classify pictures by a registered classifier.
 
         Args:
@@ -126,4 +136,4 @@ class RegistryCalls(ABC):
         name, number = model.partition("/")[::2]
         path = f"/v1/models/{name}{f'/versions/{number}' if number else ''}/predict"
         body = {"images": [base64.b64encode(image).decode() for image in images]}
-        return self._run(json_of(Request("POST", path, {"top": top}, json=body, read_s=330.0)))
+        return json_of(Request("POST", path, {"top": top}, json=body, read_s=330.0))

@@ -1,15 +1,33 @@
 """Reads server-sent events and goes on after a lost connection where it stopped."""
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, TypedDict
 
 import httpx
 
 from sextant_client.errors import ApiError
-from sextant_client.flow import PAUSES_S, Emit, Flow, Open, Pause, Read, Request, checked
+from sextant_client.flow import (
+    PAUSES_S,
+    Action,
+    Emit,
+    Emits,
+    Open,
+    Pause,
+    Read,
+    Request,
+    checked,
+)
 
 SILENCE_S = 45.0  # the service sends a comment each 15 s
+
+
+class StreamedEvent(TypedDict):
+    """Something that happened to a job; ``seq`` is None where the service numbers it not."""
+
+    seq: int | None
+    type: str
+    data: dict[str, Any]
 
 
 class Parser:
@@ -30,7 +48,7 @@ class Parser:
         self._rest = b""
         self._fields: dict[str, str] = {}
 
-    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+    def feed(self, data: bytes) -> Iterator[StreamedEvent]:
         """The events that ``data`` completes: ``seq``, ``type`` and ``data``."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
@@ -48,7 +66,7 @@ class Parser:
         if name:  # a line that begins with a colon only keeps the connection alive
             self._fields[name] = value
 
-    def _finish(self) -> dict[str, Any] | None:
+    def _finish(self) -> StreamedEvent | None:
         fields, self._fields = self._fields, {}
         self.last = fields.get("id", self.last)
         if fields.get("event") == "end":
@@ -61,7 +79,7 @@ class Parser:
         return {"seq": seq, "type": kind, "data": json.loads(fields["data"])}
 
 
-def follow(path: str, last: str = "", **params: Any) -> Flow[None]:
+def follow(path: str, last: str = "", **params: Any) -> Emits[StreamedEvent]:
     """Emit the events of a stream until the service ends it; connects anew when it breaks off.
 
     Raises:
@@ -81,7 +99,9 @@ def follow(path: str, last: str = "", **params: Any) -> Flow[None]:
             yield Pause(PAUSES_S[max(failed_attempts - 1, 0)])
 
 
-def _one_connection(request: Request, parser: Parser) -> Flow[bool]:
+def _one_connection(
+    request: Request, parser: Parser
+) -> Generator[Action | Emit[StreamedEvent], Any, bool]:
     """Emit what one connection brings; returns whether it brought anything."""
     received = False
     answer = yield Open(request)

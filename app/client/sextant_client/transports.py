@@ -10,15 +10,18 @@ from typing import Any, Self
 
 import httpx
 
+from sextant_client.calling import Awaiting, Blocking
 from sextant_client.calls import Calls
 from sextant_client.flow import (
     Action,
     Emit,
+    Emits,
     Flow,
     Open,
     Pause,
     Read,
     Request,
+    T,
     Together,
     emit_result,
 )
@@ -56,7 +59,7 @@ def _build(http: httpx.Client | httpx.AsyncClient, request: Request, content: An
     )
 
 
-class Client(Calls):
+class Client(Calls, Blocking):
     """The service, call by call. Use it as a context manager, or call ``close``.
 
     Args:
@@ -91,13 +94,11 @@ class Client(Calls):
     ) -> None:
         self.close()
 
-    def _run(self, flow: Flow[Any]) -> Any:
-        result = None
-        for result in self._iterate(emit_result(flow)):  # noqa: B007  # the last one counts
-            pass
+    def _run(self, flow: Flow[T]) -> T:
+        *_, result = self._iterate(emit_result(flow))
         return result
 
-    def _iterate(self, flow: Flow[None]) -> Iterator[Any]:
+    def _iterate(self, flow: Emits[T]) -> Iterator[T]:
         executor, answer = _Executor(self._http, self._run), None
         try:
             while True:
@@ -148,7 +149,7 @@ class _Executor:
         self._held, self._bytes = None, iter(())
 
 
-class AsyncClient(Calls):
+class AsyncClient(Calls, Awaiting):
     """The same for asyncio: calls give awaitables, streams are asynchronous iterators."""
 
     def __init__(
@@ -174,13 +175,11 @@ class AsyncClient(Calls):
     ) -> None:
         await self.close()
 
-    async def _run(self, flow: Flow[Any]) -> Any:
-        result = None
-        async for result in self._iterate(emit_result(flow)):  # noqa: B007  # the last one counts
-            pass
+    async def _run(self, flow: Flow[T]) -> T:
+        *_, result = [each async for each in self._iterate(emit_result(flow))]
         return result
 
-    async def _iterate(self, flow: Flow[None]) -> AsyncIterator[Any]:
+    async def _iterate(self, flow: Emits[T]) -> AsyncIterator[T]:
         executor, answer = _AsyncExecutor(self._http, self._run), None
         try:
             while True:

@@ -6,11 +6,12 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from sextant_client.answers import DatasetRead
 from sextant_client.errors import ApiError
 from sextant_client.flow import Flow, Pause, Progress, Request, send
 from sextant_client.packing import Member, format_of, members_of
+from sextant_client.requests import DatasetOptions
 
 CHUNK_BYTES = 1 << 20
 POLL_S = 0.5
@@ -20,9 +21,9 @@ def upload(
     name: str,
     paths: Sequence[Path],
     content_format: str | None,
-    options: dict[str, Any],
+    options: DatasetOptions,
     on_progress: Progress | None,
-) -> Flow[dict[str, Any]]:
+) -> Flow[DatasetRead]:
     """Create, send, finalise, wait for the check."""
     members = members_of(paths)
     kind = content_format or format_of(members)
@@ -48,15 +49,15 @@ def upload(
     return (yield from _until_checked(path))
 
 
-def _until_checked(path: str) -> Flow[dict[str, Any]]:
+def _until_checked(path: str) -> Flow[DatasetRead]:
     while True:
-        dataset = (yield from send(Request("GET", path))).json()
+        dataset: DatasetRead = (yield from send(Request("GET", path))).json()
         if dataset["status"] == "ready":
             return dataset
         if dataset["status"] == "failed":
-            error = dataset.get("error") or {}
-            reason = error.get("message", "no reason given")
-            hint = f" ({error['hint']})" if error.get("hint") else ""
+            error = dataset["error"]
+            reason = error["message"] if error else "no reason given"
+            hint = f" ({error['hint']})" if error and error.get("hint") else ""
             title = f"dataset {dataset['name']} was refused: {reason}{hint}"
             raise ApiError.own("dataset_failed", title)
         yield Pause(POLL_S)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
 import httpx
 
 from sextant_client import stream
+from sextant_client.answers import JobRead, SweepDetail
 from sextant_client.errors import ApiError
 from sextant_client.flow import Flow, Pause, Request, send, with_callback
+from sextant_client.stream import StreamedEvent
 
 FINAL = ("succeeded", "failed", "cancelled")
 LONG_POLL_S = 30
@@ -17,13 +18,14 @@ SWEEP_EVERY_S = 2.0
 
 def wait(
     job_id: str,
-    on_event: Callable[[dict[str, Any]], None] | None,
-    on_progress: Callable[[dict[str, Any]], None] | None,
+    on_event: Callable[[StreamedEvent], None] | None,
+    on_progress: Callable[[JobRead], None] | None,
     deadline: float,
-) -> Flow[dict[str, Any]]:
+) -> Flow[JobRead]:
     if on_event is not None:
         yield from _watch(job_id, on_event, deadline)
-    etag, job = "", {}
+    etag = ""
+    job: JobRead | None = None
     while True:
         headers = {"If-None-Match": etag} if etag else {}
         wait_s = int(max(0, min(LONG_POLL_S, deadline - monotonic())))
@@ -35,17 +37,18 @@ def wait(
             job, etag = answer.json(), answer.headers.get("etag", "")
             if on_progress is not None:
                 on_progress(job)
-        if job["status"] in FINAL:
+        if job is not None and job["status"] in FINAL:
             return job
         _check(deadline, job_id)
 
 
 def wait_sweep(
-    sweep_id: str, on_change: Callable[[dict[str, Any]], None] | None, deadline: float
-) -> Flow[dict[str, Any]]:
-    seen: dict[str, Any] = {}
+    sweep_id: str, on_change: Callable[[SweepDetail], None] | None, deadline: float
+) -> Flow[SweepDetail]:
+    seen: SweepDetail | None = None
     while True:
-        sweep = (yield from send(Request("GET", f"/v1/sweeps/{sweep_id}"))).json()
+        answer = yield from send(Request("GET", f"/v1/sweeps/{sweep_id}"))
+        sweep: SweepDetail = answer.json()
         if sweep != seen and on_change is not None:
             on_change(sweep)
         seen = sweep
@@ -55,8 +58,8 @@ def wait_sweep(
         yield Pause(SWEEP_EVERY_S)
 
 
-def _watch(job_id: str, on_event: Callable[[dict[str, Any]], None], deadline: float) -> Flow[None]:
-    def check_and_call(event: dict[str, Any]) -> None:
+def _watch(job_id: str, on_event: Callable[[StreamedEvent], None], deadline: float) -> Flow[None]:
+    def check_and_call(event: StreamedEvent) -> None:
         on_event(event)
         _check(deadline, job_id)
 

@@ -186,7 +186,7 @@ class SaliencyEvaluate(_EvaluationSpec):
     }
     example: ClassVar[Mapping[str, Any]] = {"kind": "saliency.evaluate", **_CAT}
 
-    kind: Literal["saliency.evaluate"]
+    kind: Literal["saliency.evaluate"] = Field(init=False)
 
 
 class SaliencySweep(_EvaluationSpec):
@@ -237,7 +237,7 @@ class SaliencySweep(_EvaluationSpec):
         "methods": [*_CAT["methods"], {"id": "occlusion", "window": 64, "stride": 32}],
     }
 
-    kind: Literal["saliency.sweep"]
+    kind: Literal["saliency.sweep"] = Field(init=False)
     seeds: list[Int] = Field(
         default=[0],
         min_length=1,

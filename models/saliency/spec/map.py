@@ -299,7 +299,7 @@ class SaliencyMap(Explanation):
         ],
     }
 
-    kind: Literal["saliency.map"]
+    kind: Literal["saliency.map"] = Field(init=False)
     outputs: list[Literal["npz", "png"]] = Field(
         default=["npz", "png"],
         max_length=2,

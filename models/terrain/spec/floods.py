@@ -277,7 +277,7 @@ class TerrainSimulate(_Flood):
         "outputs": 12,
     }
 
-    kind: Literal["terrain.simulate"]
+    kind: Literal["terrain.simulate"] = Field(init=False)
     outputs: Int = Field(default=6, ge=1, le=200, description="Output times, evenly spread")
     wet_depth_m: float = Field(default=0.05, ge=1e-4, le=10, description="Depth that counts as wet")
     animation: bool = Field(default=True, description="Leave flood.gif and flood.webp as well")
@@ -384,7 +384,7 @@ class TerrainDownsample(_OnTerrain):
         "method": "channel",
     }
 
-    kind: Literal["terrain.downsample"]
+    kind: Literal["terrain.downsample"] = Field(init=False)
     factor: Factor = 16
     method: Method = Field(
         default="mean",
@@ -481,7 +481,7 @@ class TerrainCompare(_Flood):
         "factor": 8,
     }
 
-    kind: Literal["terrain.compare"]
+    kind: Literal["terrain.compare"] = Field(init=False)
     factor: Factor = 16
     methods: list[Method] = Field(
         default=list(METHODS),

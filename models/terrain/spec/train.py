@@ -100,7 +100,7 @@ class TerrainTrain(Spec):
         "width": 16,
     }
 
-    kind: Literal["terrain.train"]
+    kind: Literal["terrain.train"] = Field(init=False)
     scenes: Scenes = Scenes()
     factor: Factor = 16
     water: Waters = [Valley(type="valley"), Rain(type="rain", mm_per_h=0.0)]
