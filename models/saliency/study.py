@@ -69,12 +69,12 @@ class Study:
         """
         self.cases.rows.done = results.rows
         with arithmetic(self.spec):
-            for position in range(len(self.spec.images)):
+            for position in range(len(self.spec.each_image)):
                 self.run_image(position, results)
 
     def run_image(self, position: int, results: EvaluationResults) -> None:
         """Add the maps and grades of one image that ``results`` lacks."""
-        name = image_name(position, self.spec.images[position])
+        name = image_name(position, self.spec.each_image[position])
         wanted = [(cell, seed) for cell in self.spec.cells() for seed in self.spec.seeds_of(cell)]
         done = sum(key.image == name for key in results.maps)
         if name in results.images and done == len(wanted) * len(results.images[name]["targets"]):

@@ -31,6 +31,7 @@ from models.saliency.spec.methods import NO_BASELINE, Control, Given, rows_of
 from models.saliency.spec.net import known_size
 
 MOST_ROWS = 10**9
+MOST_GRADED = 1000  # images, whose maps are kept in memory for their comparison
 
 
 class _EvaluationSpec(Explanation):
@@ -60,6 +61,11 @@ class _EvaluationSpec(Explanation):
                     f"methods.{index}: occlusion_raw gives a value a window, not a pixel; "
                     "use occlusion"
                 )
+        if len(self.each_image) > MOST_GRADED:
+            raise ValueError(
+                f"images.count is {len(self.each_image):,}; at most {MOST_GRADED:,} images are "
+                "graded at once, use a smaller range, or saliency.map for maps alone"
+            )
         self._check_given()
         if (size := known_size(self.model)) is not None:
             self.check_rows(*size)
@@ -70,10 +76,10 @@ class _EvaluationSpec(Explanation):
         if len(set(names)) < len(names):
             raise ValueError(f"given has the names {', '.join(names)}; give each only once")
         for index, part in enumerate(self.given):
-            if len(part.maps) != len(self.images):
+            if len(part.maps) != len(self.each_image):
                 raise ValueError(
-                    f"given.{index}.maps has {len(part.maps)} maps for {len(self.images)} images; "
-                    "give one for each image, in their order"
+                    f"given.{index}.maps has {len(part.maps)} maps for {len(self.each_image)} "
+                    "images; give one for each image, in their order"
                 )
         recomputed = [metric.id for metric in self.graders if maps_made(metric)]
         if self.given and recomputed:
@@ -119,7 +125,7 @@ class _EvaluationSpec(Explanation):
             graded = sum(metric.rows() + maps_made(metric) * of_map for metric in self.graders)
             total += len(self.seeds_of(cell)) * (of_map + graded * classes)
         impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
-        return PROBE_ROWS + len(self.images) * (1 + impact + total)
+        return PROBE_ROWS + len(self.each_image) * (1 + impact + total)
 
     def check_rows(self, height: int, width: int) -> None:
         """Refuse a job of more rows than ``max_rows``.
@@ -137,7 +143,7 @@ class _EvaluationSpec(Explanation):
     def maps(self) -> int:
         """Number of maps per class; random methods have one for each seed."""
         cells = sum(len(self.seeds_of(cell)) for cell in self.cells())
-        return cells * len(self.images)
+        return cells * len(self.each_image)
 
 
 _ARTIFACTS = (
