@@ -13,6 +13,7 @@ from models.saliency.figures.maps import SCORES
 from models.saliency.methods.case import Case
 from models.saliency.net import load
 from models.saliency.net.images import ExplainedImages, choose_targets, load_others, prepare
+from models.saliency.net.known import ImageLabels
 from models.saliency.net.run import RowCounter, chunk_size, open_net
 from models.saliency.net.scores import SATURATION, Scorer, dtype_of, probe
 from models.saliency.spec.fields import ImageRef
@@ -49,6 +50,11 @@ class CaseBuilder:
         """Runs the net; its plan is made at the first use, within ``arithmetic(spec)``."""
         return open_net(self.spec, self.subject, self.rows)
 
+    @cached_property
+    def labels(self) -> ImageLabels:
+        """The classes that the datasets tell of the images, among those of the net."""
+        return ImageLabels(self.spec, self._run, self.subject.classes)
+
     @property
     def outputs(self) -> str:
         """What outputs are of: ``classes``, of which one holds; ``labels``; or ``regression``."""
@@ -80,7 +86,9 @@ class CaseBuilder:
             probe(self.scorer, x)
             self._tell_meaning()
         outputs = self.scorer.outputs(x[None])
-        targets = choose_targets(self.spec.target, outputs[0])
+        targets = choose_targets(
+            self.spec.target, outputs[0], lambda: self.labels.target_of(position)
+        )
         index = torch.tensor(targets, device=x.device)
         full = self.scorer.scores(outputs)[0, index]
         self._warn_of_saturation(f"images.{position}", targets, full)

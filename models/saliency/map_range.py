@@ -232,7 +232,7 @@ class RangeExplainer:
 
     def _labels(self) -> Int64[np.ndarray, "_n"]:
         """The labels of the part that the range is of; empty for photographs."""
-        with open_part(self.spec.each_image[0], self.run, "images") as part:
+        with open_part(self.spec.each_image[0], self.run, "images") as (part, _):
             return part.labels
 
     def write_report(self) -> None:

@@ -44,7 +44,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "sensitivity_n": ("ancona2018",),
     "monotonicity_correlation": ("nguyen2020",),
     "pointing_game": ("zhang2018",),
-    "mass_in_box": ("wang2020",),
+    **dict.fromkeys(("mass_in_box", "region_iou"), ("wang2020",)),
     "mprt": ("adebayo2018",),
     "random_logit": ("sixt2020",),
     "efficient_mprt": ("hedstroem2024",),

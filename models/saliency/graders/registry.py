@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.saliency.graders.curves import grade_pixel_curve, grade_region_curve
-from models.saliency.graders.faithfulness import correlation, infidelity, localisation, monotonicity
+from models.saliency.graders.faithfulness import correlation, infidelity, monotonicity
 from models.saliency.graders.grade import Grade, GradedMap
+from models.saliency.graders.localisation import localise
 from models.saliency.graders.randomisation import randomisation
 from models.saliency.graders.road import grade_road
 from models.saliency.graders.robustness import robustness
@@ -20,7 +21,7 @@ GRADERS: dict[type, Callable[[Any, GradedMap], Grade]] = {
         correlation(part, m.values, m.baseline_image(part.replaced_by), m.case, m.k)
     ),
     graders.Monotonicity: lambda part, m: Grade(monotonicity(part, m.values, m.space, m.case, m.k)),
-    graders.Localisation: lambda part, m: Grade(localisation(part, m.values)),
+    graders.Localisation: lambda part, m: Grade(localise(part, m)),
     graders.Robustness: lambda part, m: Grade(robustness(part, m)),
     graders.Randomisation: lambda part, m: Grade(randomisation(part, m)),
 }

@@ -1,6 +1,6 @@
 """The images of a spec, at the size and scale of the net's input."""
 
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,18 @@ from models.saliency.spec.map import Explanation
 BLOCK = 64  # images decoded at once
 
 
-def choose_targets(target: Any, outputs: Float[Tensor, "classes"]) -> list[int]:
-    """Indices of the classes to explain, from the outputs for the unperturbed image."""
+def choose_targets(
+    target: Any, outputs: Float[Tensor, "classes"], label: Callable[[], int]
+) -> list[int]:
+    """Indices of the classes to explain.
+
+    Args:
+        target: of the spec.
+        outputs: of the net for the unperturbed image.
+        label: gives the class that the dataset tells.
+    """
+    if target == "label":
+        return [label()]
     if isinstance(target, int):
         return [target]
     if not isinstance(target, str):
@@ -100,7 +110,7 @@ def _read(
         asked: what the spec asks for, in an error; each index if empty.
     """
     field, first = next(iter(refs.items()))
-    with open_part(first, run, field) as part:
+    with open_part(first, run, field) as (part, _):
         for name, ref in refs.items():
             if ref.index >= part.count:
                 raise SpecError(
@@ -111,8 +121,8 @@ def _read(
 
 
 @contextmanager
-def open_part(ref: ImageRef, run: Run, field: str) -> Generator[ImagePart]:
-    """The part of a dataset that holds an image, built in or uploaded, before it is decoded.
+def open_part(ref: ImageRef, run: Run, field: str) -> Generator[tuple[ImagePart, list[str]]]:
+    """The part of a dataset that holds an image, before it is decoded, and the set's classes.
 
     Args:
         ref: the image.
@@ -124,19 +134,23 @@ def open_part(ref: ImageRef, run: Run, field: str) -> Generator[ImagePart]:
         DataMissingError: if a built-in set is not available to the worker.
     """
     if ref.dataset == "photos":
-        yield ImagePart(len(samples.PHOTOS), NO_LABELS, _photos)
+        yield ImagePart(len(samples.PHOTOS), NO_LABELS, _photos), []
     elif ref.dataset in BUILTIN:
         arrays = samples.images(ref.dataset)
         _check_part(field, ref, ("train", "test"))
         part = getattr(arrays, ref.split)
-        yield ImagePart(
-            len(part.images), part.labels, lambda all: ((str(i), part.images[i]) for i in all)
-        )
+        whole = ImagePart(len(part.images), part.labels, _pictures(part.images))
+        yield whole, arrays.classes
     else:
         with files.open_images(run.input(ref), ref.read) as opened:
             if opened.labelled:
                 _check_part(field, ref, opened.parts)
-            yield opened.part(ref.split)
+            yield opened.part(ref.split), opened.classes
+
+
+def _pictures(images: UInt8[np.ndarray, "n h w c"]) -> Callable[..., Iterator[Picture]]:
+    """Reads images of an array; their position is their name."""
+    return lambda positions: ((str(index), images[index]) for index in positions)
 
 
 def _photos(positions: Sequence[int]) -> Iterator[Picture]:

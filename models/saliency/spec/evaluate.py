@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.needs import ArtifactNeed, Need
+from models.core.needs import ArtifactNeed, Bound, DatasetNeed, Form, Need
 from models.core.spec import (
     FIGURE_DATA,
     VECTOR,
@@ -18,7 +18,7 @@ from models.core.spec import (
 )
 from models.saliency.spec.comparisons import Comparison, comparisons_of, is_random
 from models.saliency.spec.fields import ImageRef, OtherImage, Plain, draws
-from models.saliency.spec.graders import Curve, Metric, maps_made
+from models.saliency.spec.graders import Curve, Localisation, Metric, maps_made
 from models.saliency.spec.map import (
     PATH_POINTS,
     PROBE_ROWS,
@@ -99,8 +99,12 @@ class _EvaluationSpec(Explanation):
                 yield f"graders.{index}.baseline.image", part.image
 
     def needs(self) -> Iterator[Need]:
-        """Also maps of other jobs."""
+        """Also maps of other jobs, and regions of images."""
         yield from super().needs()
+        for index, metric in enumerate(self.graders):
+            if isinstance(metric, Localisation) and metric.regions is not None:
+                forms: dict[Form, tuple[Bound, ...]] = {"regions of images": (Bound("regions", 1),)}
+                yield DatasetNeed(f"/graders/{index}/regions", forms)
         for index, part in enumerate(self.given):
             for image, _ in enumerate(part.maps):
                 pointer = f"/given/{index}/maps/{image}"

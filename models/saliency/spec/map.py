@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.core.errors import SpecError
-from models.core.needs import Need
+from models.core.needs import Bound, DatasetNeed, Form, Need
 from models.core.spec import (
     ArtifactInfo,
     ArtifactRef,
@@ -55,12 +55,14 @@ ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
 Target = Annotated[
     Annotated[ClassIndex, Tag("number")]
     | Annotated[list[ClassIndex], Field(min_length=1, max_length=64), Tag("list")]
-    | Annotated[str, Field(pattern=r"^(argmax|topk:([1-9]|[1-5][0-9]|6[0-4]))$"), Tag("word")],
+    | Annotated[
+        str, Field(pattern=r"^(argmax|label|topk:([1-9]|[1-5][0-9]|6[0-4]))$"), Tag("word")
+    ],
     Discriminator(
         form,
         custom_error_type="target_form",
-        custom_error_message='give a class index, a list of them, "argmax" or "topk:N" with N '
-        "from 1 to 64",
+        custom_error_message='give a class index, a list of them, "argmax", "label" or '
+        '"topk:N" with N from 1 to 64',
     ),
 ]
 
@@ -110,8 +112,8 @@ class Explanation(Spec):
     )
     target: Target = Field(
         default="argmax",
-        description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image; '
-        "further classes cost no further forward passes",
+        description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image, '
+        'or "label", the class that its dataset tells; further classes cost no further passes',
     )
     score: Literal["prob", "sigmoid", "logit", "logprob"] = Field(
         default="prob",
@@ -203,13 +205,20 @@ class Explanation(Spec):
         if (need := need_of(self.model, "/model")) is not None:
             yield need
         channels = known_channels(self.model)
-        if isinstance(self.images, ImageRange):
-            yield self.images.need("/images", channels)
-        else:
-            for index, image in enumerate(self.images):
-                yield image.need(f"/images/{index}", channels)
+        yield from self._needs_of_images(channels)
         for field, image in self.other_images():
             yield image.need("/" + field.replace(".", "/"), channels)
+
+    def _needs_of_images(self, channels: int | None) -> Iterator[DatasetNeed]:
+        if isinstance(self.images, ImageRange):
+            needs = [self.images.need("/images", channels)]
+        else:
+            listed = enumerate(self.images)
+            needs = [image.need(f"/images/{index}", channels) for index, image in listed]
+        for need in needs:
+            forms: dict[Form, tuple[Bound, ...]] = {}
+            forms["labelled images"] = need.forms["labelled images"]
+            yield need._replace(forms=forms) if self.target == "label" else need
 
     def check_target(self) -> None:
         """Refuse classes that the pretrained net does not have.
