@@ -39,6 +39,8 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "selectivity": ("montavon2018",),
     "irof": ("rieger2020", "achanta2012"),
     **dict.fromkeys(("road", "noisy_linear"), ("rong2022",)),
+    "inpainted": ("damelin2018",),
+    "dataset_samples": ("sturmfels2020",),
     **dict.fromkeys(("infidelity", "sensitivity_max", "sensitivity_avg"), ("yeh2019",)),
     "faithfulness_correlation": ("bhatt2020",),
     "sensitivity_n": ("ancona2018",),

@@ -16,12 +16,14 @@ from models.data import files, samples
 from models.data.builtin import BUILTIN
 from models.data.fitting import fit
 from models.data.sets import NO_LABELS, ImagePart, Picture
+from models.saliency import philox
 from models.saliency.net.load import Subject
-from models.saliency.spec.fields import ImageRef
+from models.saliency.spec.fields import DatasetSamples, ImageRef
 from models.saliency.spec.image_range import ImageRange
 from models.saliency.spec.map import Explanation
 
 BLOCK = 64  # images decoded at once
+POOL = 64  # images of a set from which baselines are drawn
 
 
 def choose_targets(
@@ -87,16 +89,38 @@ class ExplainedImages:
 
 
 def load_others(spec: Explanation, run: Run, subject: Subject) -> None:
-    """Load the images that serve as baselines into ``subject.space.others``.
+    """Load the images that serve as baselines into ``subject.space``.
 
     Raises:
-        SpecError: if an index is beyond the end of its set.
+        SpecError: if an index is beyond the end of its set, or a set has too few images.
         DataError: if the channels of one do not fit.
     """
     for field, ref in spec.other_images():
         if ref.key not in subject.space.others:
             (image,) = _read({field: ref}, run).values()
             subject.space.others[ref.key] = prepare(image, subject, field)
+    for field, part in spec.sampled_sets():
+        key = part.dataset, part.split
+        if key not in subject.space.samples:
+            subject.space.samples[key] = _sample(part, spec.seed, field, run, subject)
+        if len(subject.space.samples[key]) <= part.draws:
+            raise SpecError(
+                f"{field}.draws is {part.draws}; {part.dataset} has "
+                f"{len(subject.space.samples[key])} images there, use fewer draws than that"
+            )
+
+
+def _sample(
+    part: DatasetSamples, seed: int, field: str, run: Run, subject: Subject
+) -> UInt8[Tensor, "n c h w"]:
+    """At most 64 images of a part, without repetition, by the seed of the job."""
+    first = ImageRef(dataset=part.dataset, sha256=part.sha256, read=part.read, split=part.split)
+    with open_part(first, run, field) as (images, _):
+        row = torch.zeros(1, dtype=torch.int64)
+        order = philox.words((seed, 11), philox.NOISE, row, images.count)[0].argsort(stable=True)
+        drawn = images.picked(order[:POOL].tolist())
+    pixels = torch.stack([prepare(image, subject, field) for image in drawn])
+    return (pixels * 255).round().to(torch.uint8)
 
 
 def _read(

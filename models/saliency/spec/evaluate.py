@@ -17,7 +17,7 @@ from models.core.spec import (
     MetricInfo,
 )
 from models.saliency.spec.comparisons import Comparison, comparisons_of, is_random
-from models.saliency.spec.fields import ImageRef, OtherImage, Plain, draws
+from models.saliency.spec.fields import MapBaseline, Plain, draws
 from models.saliency.spec.graders import Curve, Localisation, Metric, maps_made
 from models.saliency.spec.map import (
     PATH_POINTS,
@@ -90,13 +90,12 @@ class _EvaluationSpec(Explanation):
         if self.given and self.classes() > 1:
             raise ValueError("given: a map is of one class; use a target of one class")
 
-    def other_images(self) -> Iterator[tuple[str, ImageRef]]:
-        """Baseline images of the maps, then those of the graders."""
-        yield from super().other_images()
+    def every_baseline(self) -> Iterator[tuple[str, MapBaseline]]:
+        """The baselines of the maps, then those of the graders."""
+        yield from super().every_baseline()
         for index, metric in enumerate(self.graders):
-            part = getattr(metric, "baseline", None)
-            if isinstance(part, OtherImage):
-                yield f"graders.{index}.baseline.image", part.image
+            if (part := getattr(metric, "baseline", None)) is not None:
+                yield f"graders.{index}.baseline", part
 
     def needs(self) -> Iterator[Need]:
         """Also maps of other jobs, and regions of images."""

@@ -18,10 +18,10 @@ from models.core.spec import (
     SpecGroup,
 )
 from models.saliency.spec.fields import (
+    LOCAL,
+    DatasetSamples,
     ImageRef,
-    LocalMean,
     MapBaseline,
-    NoisyLinear,
     OtherImage,
     Plain,
     draws,
@@ -169,7 +169,7 @@ class Explanation(Spec):
         return RangeImages(self.images) if isinstance(self.images, ImageRange) else self.images
 
     def _check_local(self) -> None:
-        local = [part.id for part in self.baselines if isinstance(part, LocalMean | NoisyLinear)]
+        local = [part.id for part in self.baselines if isinstance(part, LOCAL)]
         for index, method in enumerate(self.methods):
             if local and uses_baseline(method) and not isinstance(method, REGIONAL):
                 raise ValueError(
@@ -193,11 +193,21 @@ class Explanation(Spec):
             return int(self.target.partition(":")[2] or 1)
         return 1 if isinstance(self.target, int) else len(set(self.target))
 
+    def every_baseline(self) -> Iterator[tuple[str, MapBaseline]]:
+        """The baselines of maps and graders, with the field of each."""
+        yield from ((f"baselines.{index}", part) for index, part in enumerate(self.baselines))
+
     def other_images(self) -> Iterator[tuple[str, ImageRef]]:
         """Images that serve as baselines, with the field that names them."""
-        for index, part in enumerate(self.baselines):
+        for field, part in self.every_baseline():
             if isinstance(part, OtherImage):
-                yield f"baselines.{index}.image", part.image
+                yield f"{field}.image", part.image
+
+    def sampled_sets(self) -> Iterator[tuple[str, DatasetSamples]]:
+        """Baselines that are drawn from a dataset, with their field."""
+        for field, part in self.every_baseline():
+            if isinstance(part, DatasetSamples):
+                yield field, part
 
     def needs(self) -> Iterator[Need]:
         """The net, and sets that hold the images and those that serve as baselines."""
@@ -206,8 +216,8 @@ class Explanation(Spec):
             yield need
         channels = known_channels(self.model)
         yield from self._needs_of_images(channels)
-        for field, image in self.other_images():
-            yield image.need("/" + field.replace(".", "/"), channels)
+        for field, part in (*self.other_images(), *self.sampled_sets()):
+            yield part.need("/" + field.replace(".", "/"), channels)
 
     def _needs_of_images(self, channels: int | None) -> Iterator[DatasetNeed]:
         if isinstance(self.images, ImageRange):
