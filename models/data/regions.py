@@ -30,7 +30,7 @@ EXTENT = ("x", "y", "width", "height")
 Size = tuple[int, int]  # height and width
 
 
-class Box(NamedTuple):
+class RegionBox(NamedTuple):
     """A rectangle in pixels from the upper left corner; the right and lower edge lie outside."""
 
     left: float
@@ -39,7 +39,7 @@ class Box(NamedTuple):
     bottom: float
 
 
-class Mask(NamedTuple):
+class RegionMask(NamedTuple):
     """A region of any form: polygons, runs of pixels, or a picture in the archive.
 
     Attributes:
@@ -69,7 +69,7 @@ class ImageRegions:
 
     def __init__(
         self,
-        by_image: Mapping[str, list[Box | Mask]],
+        by_image: Mapping[str, list[RegionBox | RegionMask]],
         sizes: Mapping[str, Size] | None = None,
         archive: Archive | None = None,
     ) -> None:
@@ -103,22 +103,22 @@ class ImageRegions:
         Raises:
             DataError: if a region does not fit into the image.
         """
-        told = self._sizes.get(name, size)
-        if told != size:
+        drawn_on = self._sizes.get(name, size)
+        if drawn_on != size:
             raise DataError(
-                f"regions of {name}: drawn on {told[0]} x {told[1]} pixels, the image has "
+                f"regions of {name}: drawn on {drawn_on[0]} x {drawn_on[1]} pixels, the image has "
                 f"{size[0]} x {size[1]}",
                 hint="use the images that were annotated, or scale the regions",
             )
         inside = np.zeros(size, dtype=bool)
         for region in self.by_image[name]:
-            if isinstance(region, Box):
+            if isinstance(region, RegionBox):
                 _fill(inside, region, name)
             else:
                 inside |= self._drawn(region, name, size)
         return inside
 
-    def _drawn(self, mask: Mask, name: str, size: Size) -> Bool[np.ndarray, "h w"]:
+    def _drawn(self, mask: RegionMask, name: str, size: Size) -> Bool[np.ndarray, "h w"]:
         if mask.entry:
             values = _picture(self.archive, mask.entry)
         elif mask.runs:
@@ -139,12 +139,12 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _fill(inside: Bool[np.ndarray, "h w"], box: Box, name: str) -> None:
+def _fill(inside: Bool[np.ndarray, "h w"], box: RegionBox, name: str) -> None:
     """Mark the pixels whose centres lie in a box."""
     height, width = inside.shape
     if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
         raise DataError(
-            f"regions of {name}: the box {_told(box)} reaches beyond its {width} x {height} pixels "
+            f"regions of {name}: the box {_in_words(box)} reaches beyond its {width} x {height} pixels "
             "(width x height)",
             hint="boxes count pixels of the stored image, from its upper left corner",
         )
@@ -152,11 +152,11 @@ def _fill(inside: Bool[np.ndarray, "h w"], box: Box, name: str) -> None:
     inside[top:bottom, left:right] = True
 
 
-def _told(box: Box) -> str:
+def _in_words(box: RegionBox) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in box._asdict().items())
 
 
-def _from_runs(mask: Mask, name: str) -> Bool[np.ndarray, "h w"]:
+def _from_runs(mask: RegionMask, name: str) -> Bool[np.ndarray, "h w"]:
     height, width = mask.size
     if sum(mask.runs) != height * width:
         raise DataError(
@@ -166,7 +166,7 @@ def _from_runs(mask: Mask, name: str) -> Bool[np.ndarray, "h w"]:
     return values.reshape(width, height).T
 
 
-def _from_polygons(mask: Mask, name: str, size: Size) -> Bool[np.ndarray, "h w"]:
+def _from_polygons(mask: RegionMask, name: str, size: Size) -> Bool[np.ndarray, "h w"]:
     """Pixels whose centres lie in any polygon; a centre lies inside by the even-odd rule."""
     y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1])[None] + 0.5
     together = np.zeros(size, dtype=bool)
@@ -206,13 +206,13 @@ def check(path: Path) -> dict[str, Any]:
     Raises:
         DataError: naming what is wrong and where.
     """
-    with open_regions(path) as found:
-        count = sum(map(len, found.by_image.values()))
-        names = list(found.by_image)
+    with open_regions(path) as regions:
+        count = sum(map(len, regions.by_image.values()))
+        names = list(regions.by_image)
         for name in names:
-            for region in found.by_image[name]:
-                if isinstance(region, Mask) and region.entry:
-                    _picture(found.archive, region.entry)
+            for region in regions.by_image[name]:
+                if isinstance(region, RegionMask) and region.entry:
+                    _picture(regions.archive, region.entry)
         notes = [f"{count} regions of {len(names)} images, such as {names[0]}"]
         return {"regions": count, "annotated": len(names), "contents": notes_alone(notes)}
 
@@ -241,7 +241,7 @@ def _from_archive(archive: Archive) -> ImageRegions:
         raise DataError("the archive holds no mask; give a PNG for each image, of its name")
     if others := [name for name in names if not name.lower().endswith(".png")]:
         raise DataError(f"{others[0]} is no PNG; a zip of masks holds a PNG for each image")
-    return ImageRegions({name: [Mask(entry=name)] for name in names}, archive=archive)
+    return ImageRegions({name: [RegionMask(entry=name)] for name in names}, archive=archive)
 
 
 def _from_table(path: Path) -> ImageRegions:
@@ -254,7 +254,7 @@ def _from_table(path: Path) -> ImageRegions:
             f"the columns are {', '.join(header)[:120]}; regions need image and left, top, right, "
             "bottom, or xmin, ymin, xmax, ymax, or x, y, width, height, in pixels"
         )
-    by_image: dict[str, list[Box | Mask]] = {}
+    by_image: dict[str, list[RegionBox | RegionMask]] = {}
     for line, cells in table.rows:
         if not cells[name]:
             raise DataError(f"line {line}: the cell of the image is empty")
@@ -275,11 +275,11 @@ def _number(value: Any, where: str) -> float:
     return number
 
 
-def _box(numbers: list[float], has_extent: bool, where: str) -> Box:
+def _box(numbers: list[float], has_extent: bool, where: str) -> RegionBox:
     left, top, third, fourth = numbers
-    box = Box(left, top, left + third, top + fourth) if has_extent else Box(*numbers)
+    box = RegionBox(left, top, left + third, top + fourth) if has_extent else RegionBox(*numbers)
     if box.left >= box.right or box.top >= box.bottom:
-        raise DataError(f"{where}: the box {_told(box)} holds nothing")
+        raise DataError(f"{where}: the box {_in_words(box)} holds nothing")
     return box
 
 
@@ -294,7 +294,7 @@ def _from_coco(path: Path) -> ImageRegions:
             for image in images.values()
             if "height" in image and "width" in image
         }
-        by_image: dict[str, list[Box | Mask]] = {}
+        by_image: dict[str, list[RegionBox | RegionMask]] = {}
         for number, each in enumerate(document["annotations"]):
             name = str(images[each["image_id"]]["file_name"])
             by_image.setdefault(name, []).append(_annotated(each, f"annotation {number}"))
@@ -309,7 +309,7 @@ def _from_coco(path: Path) -> ImageRegions:
     return ImageRegions(by_image, sizes)
 
 
-def _annotated(annotation: dict[str, Any], where: str) -> Box | Mask:
+def _annotated(annotation: dict[str, Any], where: str) -> RegionBox | RegionMask:
     """The mask of an annotation, or its box where it has none."""
     drawn = annotation.get("segmentation")
     if isinstance(drawn, dict):
@@ -319,12 +319,12 @@ def _annotated(annotation: dict[str, Any], where: str) -> Box | Mask:
                 hint="write counts as a list of numbers, or polygons",
             )
         height, width = drawn["size"]
-        return Mask(runs=tuple(map(int, drawn["counts"])), size=(int(height), int(width)))
+        return RegionMask(runs=tuple(map(int, drawn["counts"])), size=(int(height), int(width)))
     if drawn:
         polygons = tuple(tuple(_number(c, where) for c in corners) for corners in drawn)
         if any(len(corners) < 6 or len(corners) % 2 for corners in polygons):
             raise DataError(f"{where}: a polygon needs x and y of three corners or more")
-        return Mask(polygons=polygons)
+        return RegionMask(polygons=polygons)
     numbers = [_number(each, where) for each in annotation["bbox"]]
     if len(numbers) != 4:
         raise DataError(f"{where}: bbox has {len(numbers)} numbers; give x, y, width, height")

@@ -86,13 +86,13 @@ def region_masks(
     """
     names = [name for refs in _by_part(spec.each_image) for name in _names(refs, run)]
     with open_regions(run.input(ref)) as regions:
-        found = [_match(regions, each) for each in names]
+        matches = [_match(regions, each) for each in names]
         shown = [each[0] for each in names]
-        _refuse_missing(field, dict(zip(shown, found, strict=True)), regions)
-        _refuse_shared(field, zip(shown, found, strict=True))
+        _refuse_missing(field, dict(zip(shown, matches, strict=True)), regions)
+        _refuse_shared(field, zip(shown, matches, strict=True))
         masks = [
             _mask(regions, str(name), images[position].shape[:2], subject, field)
-            for position, name in enumerate(found)
+            for position, name in enumerate(matches)
         ]
     if unseen := [name for name, mask in zip(shown, masks, strict=True) if not mask.any()]:
         run.warn(
@@ -120,24 +120,24 @@ def _names(refs: list[ImageRef], run: Run) -> Iterator[tuple[str, ...]]:
 
 
 def _match(regions: ImageRegions, names: tuple[str, ...]) -> str | None:
-    return next((found for name in names if (found := regions.name_for(name))), None)
+    return next((match for name in names if (match := regions.name_for(name))), None)
 
 
-def _refuse_missing(field: str, found: dict[str, str | None], regions: ImageRegions) -> None:
-    missing = [name for name, match in found.items() if match is None]
+def _refuse_missing(field: str, matches: dict[str, str | None], regions: ImageRegions) -> None:
+    missing = [name for name, match in matches.items() if match is None]
     if missing:
         some = ", ".join(list(regions.by_image)[:NAMED])
         raise SpecError(
-            f"{field}: {len(missing)} of {len(found)} images have no region, such as "
+            f"{field}: {len(missing)} of {len(matches)} images have no region, such as "
             f"{', '.join(missing[:NAMED])}; there are regions of {some}, ...",
             hint="an image is found by its file name, with as much of its path as the regions "
             "write, and without files by its position; leave out images without regions",
         )
 
 
-def _refuse_shared(field: str, found: Iterable[tuple[str, str | None]]) -> None:
+def _refuse_shared(field: str, matches: Iterable[tuple[str, str | None]]) -> None:
     first: dict[str | None, str] = {}
-    for name, match in found:
+    for name, match in matches:
         if match in first:
             raise SpecError(
                 f"{field}: the regions of {match} would be those of {first[match]} and of {name}",
