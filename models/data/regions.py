@@ -144,8 +144,8 @@ def _fill(inside: Bool[np.ndarray, "h w"], box: RegionBox, name: str) -> None:
     height, width = inside.shape
     if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
         raise DataError(
-            f"regions of {name}: the box {_in_words(box)} reaches beyond its {width} x {height} pixels "
-            "(width x height)",
+            f"regions of {name}: the box {_in_words(box)} reaches beyond its {width} x {height} "
+            "pixels (width x height)",
             hint="boxes count pixels of the stored image, from its upper left corner",
         )
     left, top, right, bottom = (math.ceil(edge - 0.5) for edge in box)

@@ -17,7 +17,7 @@ from models.saliency.spec.fields import (
 )
 from models.saliency.spec.methods import Control, Given, Method, uses_baseline
 
-RANDOM_METHODS = ("rise", "lime", "kernel_shap", "smoothgrad", "meaningful")
+RANDOM_METHODS = ("rise", "lime", "kernel_shap", "sobol", "smoothgrad", "meaningful")
 
 
 class Comparison(SpecGroup):
