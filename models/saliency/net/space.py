@@ -28,3 +28,7 @@ class Space:
     def normalise(self, pixels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pixels in [0, 1] normalised for the net, in float64."""
         return (pixels.double() - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+
+    def pixels(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The inverse of :meth:`normalise`."""
+        return x.double() * self.std.to(x.device) + self.mean.to(x.device)

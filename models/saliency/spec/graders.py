@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from models.core.spec import DatasetRef, Int, SpecGroup
 from models.saliency.spec.fields import Baseline, Blur, Plain
+from models.saliency.spec.simplicity import InformationCurve, Simplicity
 
 
 class Curve(SpecGroup):
@@ -220,12 +221,12 @@ class Randomisation(SpecGroup):
 
 Metric = Annotated[
     Curve | RegionCurve | Road | Infidelity | Correlation | Monotonicity | Robustness | Localisation
-    | Randomisation,
+    | Randomisation | Simplicity | InformationCurve,
     Field(discriminator="id"),
 ]  # fmt: skip
 LOWER_IS_BETTER = {
     "deletion", "morf", "region_perturbation", "selectivity", "infidelity", "sensitivity_max",
-    "sensitivity_avg", "mprt", "random_logit",
+    "sensitivity_avg", "mprt", "random_logit", "complexity",
 }  # fmt: skip
 
 
