@@ -51,7 +51,8 @@ def import_dataset(
         str | None,
         typer.Option(
             "--format",
-            help="npz, image_folder, parquet, idx, elevation, net, series, marks; else by ending",
+            help="npz, image_folder, parquet, idx, elevation, net, series, marks, regions; "
+            "else by ending",
         ),
     ] = None,
     cell_size_m: Annotated[

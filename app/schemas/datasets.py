@@ -46,12 +46,22 @@ class DatasetCreate(Body):
 
     name: Name = Field(description="What specs will call it; unique, not one of a built-in set")
     format: Literal[
-        "npz", "image_folder", "parquet", "idx", "elevation", "net", "series", "marks", "netcdf"
+        "npz",
+        "image_folder",
+        "parquet",
+        "idx",
+        "elevation",
+        "net",
+        "series",
+        "marks",
+        "regions",
+        "netcdf",
     ] = Field(
         description="npz without objects; zip of an image folder, or one picture; parquet with "
         "images and labels; zip of IDX files as MNIST has them; GeoTIFF, ASCII grid or npy of "
         "heights; net: a torch.export archive or safetensors weights; series: CSV of times and "
-        "values; marks: CSV of x, y and surveyed water levels; netcdf: fields over time on a grid"
+        "values; marks: CSV of x, y and surveyed water levels; regions: boxes or masks of "
+        "images, as COCO's JSON, CSV or a zip of PNG; netcdf: fields over time on a grid"
     )
     options: DatasetOptions = DatasetOptions()
     sha256: Sha256 | None = Field(default=None, description="What the content must have")

@@ -5,6 +5,7 @@ it can refuse at once what could only fail later.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
@@ -16,6 +17,7 @@ Form = Literal[
     "a net",
     "a series",
     "surveyed levels",
+    "regions of images",
     "fields over time",
 ]
 # a count that every dataset of the form has, and no other
@@ -26,7 +28,14 @@ MARKS: Mapping[str, Form] = {
     "tensors": "a net",
     "moments": "a series",
     "marks": "surveyed levels",
+    "regions": "regions of images",
     "frames": "fields over time",
+}
+IN_WORDS = {
+    "a series": "a series of {moments} moments in {values} columns",
+    "surveyed levels": "{marks} surveyed levels",
+    "regions of images": "{regions} regions of {annotated} images",
+    "fields over time": "{frames} fields over time of {variables} variables",
 }
 UNITS = {
     "train": "training images",
@@ -51,8 +60,9 @@ class DatasetInfo(NamedTuple):
         counts: such as ``train, test, classes, height, width, channels`` of labelled images,
             ``images`` of photographs, ``rows, columns, cell_size_m`` of an elevation, ``tensors,
             parameters, operations, training_operations, open_batch, open_sides`` of a net,
-            ``moments, values`` of a series, ``marks`` of surveyed levels, ``frames, variables,
-            rain_variables`` of fields over time; what could not be known is absent.
+            ``moments, values`` of a series, ``marks`` of surveyed levels, ``regions, annotated`` of
+            regions of images, ``frames, variables, rain_variables`` of fields over time; what could
+            not be known is absent.
     """
 
     name: str
@@ -79,13 +89,8 @@ class DatasetInfo(NamedTuple):
             case "a net":
                 program = "operations" in c
                 return "a net as a program" if program else f"weights of {c['tensors']} tensors"
-            case "a series":
-                return f"a series of {c['moments']} moments in {c.get('values', '?')} columns"
-            case "surveyed levels":
-                return f"{c['marks']} surveyed levels"
-            case "fields over time":
-                return f"{c['frames']} fields over time of {c.get('variables', '?')} variables"
-        return "data of unknown form"
+        text = IN_WORDS.get(self.form or "", "data of unknown form")
+        return text.format_map(defaultdict(lambda: "?", c))
 
 
 class Lack(NamedTuple):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from models.core.errors import DataError
 from models.core.spec import ReadOptions
-from models.data import folders, marks, preview, programs, series, sets
+from models.data import folders, marks, preview, programs, regions, series, sets
 from models.data.archives import Archive
 from models.data.arrays import ImageArrays, Labelled
 from models.data.contents import MOST_LETTERS, MOST_LINES, Contents, ending, hidden
@@ -30,7 +30,7 @@ __all__ = ["ImageArrays", "Labelled", "check", "open_images", "read_images"]
 
 ZIP_MAGIC, PARQUET_MAGIC = b"PK\x03\x04", b"PAR1"
 FORMATS = ("npz", "image_folder", "parquet", "idx")
-TABLES = {"series": series.check, "marks": marks.check}
+TABLES = {"series": series.check, "marks": marks.check, "regions": regions.check}
 Fit = Callable[[UInt8[np.ndarray, "h w c"]], UInt8[np.ndarray, "_h _w c"]]
 
 
@@ -140,14 +140,15 @@ def check(
     Args:
         path: of the file.
         format: ``npz``, ``image_folder``, ``parquet``, ``idx``, ``elevation``, ``net``,
-            ``series``, ``marks`` or ``netcdf``, as the user says.
+            ``series``, ``marks``, ``regions`` or ``netcdf``, as the user says.
         options: ``cell_size_m`` and ``nodata`` for elevation; ``label`` and ``split`` for images.
         picture: where to leave a small picture of images or of a terrain (JPEG), if anywhere.
 
     Returns:
         ``train, test, classes, channels`` and ``validation`` of labelled images, ``images`` of
         pictures without labels, ``rows, columns, cell_size_m`` of an elevation, ``moments,
-        values`` of a series, ``marks`` of surveyed levels, ``frames, variables`` of fields over
+        values`` of a series, ``marks`` of surveyed levels, ``regions, annotated`` of regions of
+        images, ``frames, variables`` of fields over
         time, or what
         :func:`models.data.programs.check` finds in a net. Images of one size have ``height`` and
         ``width``, others ``sizes``, the number of sizes. ``contents`` lists what was taken and

@@ -1,5 +1,6 @@
 """From a spec to the cases of its images: the net, the images, the scores of each image."""
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -11,7 +12,8 @@ from models.saliency import philox
 from models.saliency.figures.maps import SCORES
 from models.saliency.methods.case import Case
 from models.saliency.net import load
-from models.saliency.net.images import choose_targets, load_images, load_others, prepare
+from models.saliency.net.images import ExplainedImages, choose_targets, load_others, prepare
+from models.saliency.net.known import ImageLabels
 from models.saliency.net.run import RowCounter, chunk_size, open_net
 from models.saliency.net.scores import SATURATION, Scorer, dtype_of, probe
 from models.saliency.spec.fields import ImageRef
@@ -28,6 +30,7 @@ class CaseBuilder:
         subject: the net to explain.
         images: as stored, uint8 [h, w, c] each.
         rows: counts rows through the net.
+        warn: takes the code and the text of a warning about an image; the run's own.
 
     Raises:
         SpecError: if the spec does not fit the net or the images, or the net cannot be read.
@@ -36,8 +39,9 @@ class CaseBuilder:
 
     def __init__(self, spec: Explanation, run: Run) -> None:
         self.spec, self._run = spec, run
+        self.warn: Callable[[str, str], None] = run.warn
         self.subject = load.load_subject(spec, run)
-        self.images = load_images(spec, run)
+        self.images = ExplainedImages(spec, run)
         load_others(spec, run, self.subject)
         self.rows = RowCounter(run, spec.rows(*self.subject.size))
 
@@ -45,6 +49,11 @@ class CaseBuilder:
     def scorer(self) -> Scorer:
         """Runs the net; its plan is made at the first use, within ``arithmetic(spec)``."""
         return open_net(self.spec, self.subject, self.rows)
+
+    @cached_property
+    def labels(self) -> ImageLabels:
+        """The classes that the datasets tell of the images, among those of the net."""
+        return ImageLabels(self.spec, self._run, self.subject.classes)
 
     @property
     def outputs(self) -> str:
@@ -77,7 +86,9 @@ class CaseBuilder:
             probe(self.scorer, x)
             self._tell_meaning()
         outputs = self.scorer.outputs(x[None])
-        targets = choose_targets(self.spec.target, outputs[0])
+        targets = choose_targets(
+            self.spec.target, outputs[0], lambda: self.labels.target_of(position)
+        )
         index = torch.tensor(targets, device=x.device)
         full = self.scorer.scores(outputs)[0, index]
         self._warn_of_saturation(f"images.{position}", targets, full)
@@ -101,7 +112,7 @@ class CaseBuilder:
         for target, saturated in zip(targets, self.scorer.saturated(full).tolist(), strict=True):
             if saturated:
                 name = self.subject.classes[target]
-                self._run.warn(
+                self.warn(
                     "score_saturated",
                     f"{field}: the probability of {name!r} is 1 but for {SATURATION:g}; where it "
                     "stays there whatever is removed, maps are zero. Use score 'logit'",

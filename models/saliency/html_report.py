@@ -113,7 +113,7 @@ def _images(results: EvaluationResults) -> Section:
 
 def _origin(spec: SaliencySweep, report: dict[str, Any]) -> Section:
     """What a reader needs to repeat the job."""
-    data = {(image.dataset, image.split, image.sha256) for image in spec.images}
+    data = {(image.dataset, image.split, image.sha256) for image in spec.each_image}
     rows = [
         ("net", ", ".join(f"{key} {value}" for key, value in report["model"].items())),
         ("its tensors, SHA-256", report["net_sha256"]),

@@ -14,7 +14,9 @@ from torch import Tensor
 from models.core.run import Run, StoppedError
 from models.saliency import view
 from models.saliency.case_builder import CaseBuilder, image_name
-from models.saliency.figures.maps import Panel, draw, style
+from models.saliency.figures.maps import Panel
+from models.saliency.map_pictures import DrawnMaps, describe_targets, draw_maps, panel_title
+from models.saliency.map_range import map_range
 from models.saliency.methods.baselines import (
     Replacement,
     baseline_impact,
@@ -27,12 +29,13 @@ from models.saliency.methods.registry import compute_map
 from models.saliency.net.run import arithmetic, precision_gap
 from models.saliency.net.scores import check_finite
 from models.saliency.spec.fields import Plain, labels
+from models.saliency.spec.image_range import ImageRange
 from models.saliency.spec.map import SaliencyMap
 from models.saliency.spec.methods import NO_BASELINE, Method, uses_baseline
 
 
 def map_images(spec: SaliencyMap, run: Run) -> None:
-    """Explain every image of the spec.
+    """Explain every image of the spec; those of a range as :func:`map_range` does.
 
     Reports each map as an artifact as soon as it is computed, so that a cancelled job keeps its
     finished maps; the pictures follow per method, the archive and the report at the end.
@@ -42,10 +45,13 @@ def map_images(spec: SaliencyMap, run: Run) -> None:
         DataError: if an image cannot be used.
         StoppedError: between two batches, if a stop was requested.
     """
+    if isinstance(spec.images, ImageRange):
+        map_range(spec, run)
+        return
     explainer = Explainer(spec, run)
     with arithmetic(spec):
         try:
-            for position in range(len(spec.images)):
+            for position in range(len(spec.each_image)):
                 explainer.explain(position)
         except StoppedError:
             explainer.write_view()
@@ -69,7 +75,7 @@ class Explainer:
 
     def explain(self, position: int) -> None:
         """Compute all maps of one image."""
-        ref = self.spec.images[position]
+        ref = self.spec.each_image[position]
         name = image_name(position, ref)
         case, outputs = self.cases.build(position)
         entry = {"image": name, **ref.model_dump(exclude_none=True)}
@@ -96,19 +102,9 @@ class Explainer:
 
     def _describe(self, case: Case, outputs: Float[Tensor, "classes"]) -> dict[str, Any]:
         """The net's prediction for the unperturbed image."""
-        probabilities = case.scorer.probabilities(outputs[None])
-        p = None if probabilities is None else probabilities[0]
         return {
             "top_class": int(outputs.argmax()),
-            "targets": [
-                {
-                    "class": target,
-                    "name": self.cases.subject.classes[target],
-                    "score": score,
-                    "probability": None if p is None else p[target].item(),
-                }
-                for target, score in zip(case.targets.tolist(), case.full.tolist(), strict=True)
-            ],
+            "targets": describe_targets(self.cases, case, outputs),
         }
 
     def _impact(
@@ -147,12 +143,11 @@ class Explainer:
                 if error is not None:
                     described["standard_error"] = error[k].item()
                 self._keep(entry, k, described, values[k], case)
-                title = "no baseline" if baseline_label == NO_BASELINE else baseline_label
-                panels[k].append(Panel(title, values[k]))
+                panels[k].append(Panel(panel_title(baseline_label), values[k]))
         if "png" in self.spec.outputs:
             for target, row in zip(entry["targets"], panels, strict=True):
-                self.run.check_stop()  # drawing takes as long as many rows
-                self._draw(method, label, entry["image"], target, row, case)
+                shown = DrawnMaps(entry["image"], label, target, row)
+                draw_maps(self.run, self.spec, self.cases, case, shown)
 
     def _keep(
         self,
@@ -179,28 +174,6 @@ class Explainer:
             if impact["neutrality"] is not None:
                 numbers["neutrality"] = impact["neutrality"]
         self.run.log(len(self.maps), **numbers)
-
-    def _draw(
-        self,
-        method: Method,
-        label: str,
-        image: str,
-        target: dict[str, Any],
-        panels: list[Panel],
-        case: Case,
-    ) -> None:
-        """Write the picture of one method and class."""
-        name = f"saliency/{image}/{label}-class{target['class']}.png"
-        pixels = case.x if case.pixels is None else case.pixels
-        draw(
-            self.run.dir / name,
-            pixels.permute(1, 2, 0).cpu().numpy(),
-            panels,
-            _title(target),
-            style(method, self.cases.score_word),
-            self.spec.overlay,
-        )
-        self.run.artifact(name, role="image", image=image, method=label)
 
     def write_view(self) -> None:
         """What the page shows of the maps that are finished."""
@@ -230,13 +203,6 @@ class Explainer:
         self.run.result(
             images=len(self.images), maps=len(self.maps), rows=rows, warnings=len(self.warnings)
         )
-
-
-def _title(target: dict[str, Any]) -> str:
-    """Name of a class with its probability, or with the output where there is none."""
-    if target["probability"] is None:
-        return f"{target['name']}, output {target['score']:.3g}"
-    return f"{target['name']}, p\u00a0=\u00a0{target['probability']:.2f}"
 
 
 def write_archive(path: Path, folder: Path, maps: list[dict[str, Any]]) -> None:

@@ -21,11 +21,13 @@ from models.saliency.methods.baselines import (
 from models.saliency.methods.case import Case
 from models.saliency.methods.registry import compute_map
 from models.saliency.net.images import read_map
+from models.saliency.net.known import region_masks
 from models.saliency.net.run import arithmetic, precision_gap
 from models.saliency.net.scores import check_finite
 from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
 from models.saliency.spec.fields import labels
+from models.saliency.spec.graders import Localisation
 from models.saliency.spec.map import Cell
 from models.saliency.spec.methods import Given
 
@@ -46,6 +48,18 @@ class Study:
             (part.name, position): read_map(run.input(ref), size, f"given.{number}.maps.{position}")
             for number, part in enumerate(spec.given)
             for position, ref in enumerate(part.maps)
+        }
+        self.regions = {
+            part.regions.dataset: region_masks(
+                part.regions,
+                f"graders.{number}.regions",
+                spec,
+                run,
+                self.cases.images,
+                self.cases.subject,
+            )
+            for number, part in enumerate(spec.graders)
+            if isinstance(part, Localisation) and part.regions is not None
         }
         try:
             spec.check_rows(*size)
@@ -69,12 +83,12 @@ class Study:
         """
         self.cases.rows.done = results.rows
         with arithmetic(self.spec):
-            for position in range(len(self.spec.images)):
+            for position in range(len(self.spec.each_image)):
                 self.run_image(position, results)
 
     def run_image(self, position: int, results: EvaluationResults) -> None:
         """Add the maps and grades of one image that ``results`` lacks."""
-        name = image_name(position, self.spec.images[position])
+        name = image_name(position, self.spec.each_image[position])
         wanted = [(cell, seed) for cell in self.spec.cells() for seed in self.spec.seeds_of(cell)]
         done = sum(key.image == name for key in results.maps)
         if name in results.images and done == len(wanted) * len(results.images[name]["targets"]):
@@ -132,11 +146,12 @@ class Study:
                 return self.given[cell.method.name, position].to(case.x.device)[None]
             return torch.stack([compute_map(cell.method, other, b) for b in drawn]).mean(0)
 
+        regions = {name: masks[position] for name, masks in self.regions.items()}
         maps = recompute(case)
         check_finite(maps.cpu().numpy(), keys[0].name)
         grades = [
             [
-                grade(part, GradedMap(maps[k], case, k, space, recompute))
+                grade(part, GradedMap(maps[k], case, k, space, recompute, regions))
                 for part in self.spec.graders
             ]
             for k in range(len(keys))

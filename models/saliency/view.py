@@ -117,7 +117,7 @@ def _style(styles: dict[str, Style], shown: ShownMap) -> Style:
 def _common(styles: dict[str, Style], cases: CaseBuilder) -> dict[str, Any]:
     return {
         "score": cases.score_word,
-        "of": len(cases.spec.images),
+        "of": len(cases.spec.each_image),
         "methods": {
             label: {
                 "described": each.described,

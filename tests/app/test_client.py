@@ -555,6 +555,8 @@ def test_a_refused_upload_says_why(tmp_path):
         (["a.parquet", "b.parquet"], "parquet"),
         (["dem.tif"], "elevation"),
         (["radar.nc"], "netcdf"),
+        (["boxes.json"], "regions"),
+        (["boxes.json", "a.png"], "image_folder"),
         (["a/1.tif", "b/2.TIFF"], "image_folder"),
         (["a.webp", "b.jpg", "metadata.csv", "c.tif"], "image_folder"),
         (["cat.jpg"], "image_folder"),

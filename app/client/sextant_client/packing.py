@@ -19,8 +19,9 @@ FORMATS = {
     ".pt2": "net",
     ".safetensors": "net",
 }
-SINGLE = {"npz", "elevation", "net", "series", "marks", "netcdf"}  # formats of one file
+SINGLE = {"npz", "elevation", "net", "series", "marks", "regions", "netcdf"}  # formats of one file
 TABLE = ".csv"  # one alone; beside pictures it means nothing
+REGIONS = ".json"  # likewise
 RASTERS = {".tif", ".tiff"}
 PICTURES = {
     *RASTERS,
@@ -118,11 +119,13 @@ def guess_format(files: Sequence[PurePath]) -> str:
     endings = {file.suffix.lower() for file in files}
     if len(files) == 1 and endings <= RASTERS:
         return "elevation"
+    if len(files) == 1 and endings == {REGIONS}:
+        return "regions"
     known = {FORMATS[ending] for ending in endings & FORMATS.keys()}
     known |= {"idx"} if any(IDX.search(file.name) for file in files) else set()
     known |= {"image_folder"} if endings & PICTURES else set()
     if len(known) != 1 or (len(files) > 1 and known <= SINGLE):
-        readable = sorted({*FORMATS, *PICTURES, TABLE})
+        readable = sorted({*FORMATS, *PICTURES, TABLE, REGIONS})
         raise ValueError(
             f"cannot tell the format from {sorted(endings)}; known: {readable} and MNIST's "
             "idx-ubyte; or name it by --format"

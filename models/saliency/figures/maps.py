@@ -81,11 +81,12 @@ class Panel(NamedTuple):
     values: Float[np.ndarray, "rows columns"]
 
 
-UNSIGNED = ("meaningful", "extremal", "smoothgrad", "gradcam", "gradient", "random",
-            "centre_gaussian", "edge", "constant")  # fmt: skip
+UNSIGNED = ("meaningful", "extremal", "smoothgrad", "gradcam", "score_cam", "ablation_cam", "sobol",
+            "gradient", "random", "centre_gaussian", "edge", "constant")  # fmt: skip
 PIXELWISE = ("gradient", "smoothgrad", "input_x_gradient", "integrated_gradients")
 NAMES = {"lime": "LIME", "kernel_shap": "kernel SHAP", "shapley_exact": "exact Shapley values",
-         "gradcam": "Grad-CAM", "smoothgrad": "SmoothGrad"}  # fmt: skip
+         "gradcam": "Grad-CAM", "score_cam": "Score-CAM", "ablation_cam": "Ablation-CAM",
+         "sobol": "Sobol indices", "smoothgrad": "SmoothGrad"}  # fmt: skip
 
 
 def signed(method: Method) -> bool:
@@ -136,7 +137,8 @@ def quantity(method: Method, name: str) -> str:
         "smoothgrad": f"mean |d {name} / d x|",
         "input_x_gradient": f"d {name} / d x times (x - b)",
         "integrated_gradients": f"share of f(x) - f(b) in {name}",
-        "gradcam": "class activation",
+        **dict.fromkeys(("gradcam", "score_cam", "ablation_cam"), "class activation"),
+        "sobol": f"share of the variance of {name}",
     }.get(method.id, "control, arbitrary units")
 
 

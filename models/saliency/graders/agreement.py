@@ -44,14 +44,17 @@ def top_iou(a: Map, b: Map, share: float) -> float | None:
     to equal parts, and the sums are over the smaller and the larger part of each pixel (Ruzicka).
     """
     count = max(1, round(share * a.size))
-    one, other = (_top(values.ravel(), count) for values in (a, b))
+    one, other = (top_share(values.ravel(), count) for values in (a, b))
     if one is None or other is None:
         return None
     return float(np.minimum(one, other).sum() / np.maximum(one, other).sum())
 
 
-def _top(values: Float[np.ndarray, "n"], count: int) -> Float[np.ndarray, "n"] | None:
-    """Membership of each pixel among the ``count`` highest; None if too many are tied."""
+def top_share(values: Float[np.ndarray, "n"], count: int) -> Float[np.ndarray, "n"] | None:
+    """Membership of each pixel among the ``count`` highest; None if too many are tied.
+
+    Pixels tied at the threshold are members to equal parts.
+    """
     threshold = np.partition(values, -count)[-count]
     above, tied = values > threshold, values == threshold
     if tied.mean() > TIED and tied.sum() > count - above.sum():

@@ -1,4 +1,4 @@
-"""Graders that compare a map with scores under random perturbations, or with a known box."""
+"""Graders that compare a map with scores under random perturbations."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from models.saliency import philox
 from models.saliency.methods.case import Case
 from models.saliency.net.space import Space
 from models.saliency.ranks import ranks
-from models.saliency.spec.graders import Correlation, Infidelity, Localisation, Monotonicity
+from models.saliency.spec.graders import Correlation, Infidelity, Monotonicity
 
 
 def infidelity(part: Infidelity, values: Float[Tensor, "h w"], case: Case, k: int) -> float:
@@ -117,20 +117,3 @@ def monotonicity(
     if min(np.ptp(v) for v in pair) == 0:
         return None
     return float(stats.spearmanr(*pair).statistic)
-
-
-def localisation(part: Localisation, values: Float[Tensor, "h w"]) -> float:
-    """Pointing game: 1 if the maximum is within ``tolerance`` pixels of the box, else 0.
-
-    For ``mass_in_box`` the share of the map's positive mass inside the box.
-    """
-    top, left, bottom, right = part.box
-    if part.id == "mass_in_box":
-        positive = values.double().clamp(min=0)
-        inside = positive[top:bottom, left:right].sum()
-        return (inside / positive.sum().clamp(min=1e-300)).item()
-    index = int(values.argmax())
-    row, column = divmod(index, values.shape[1])
-    down = max(top - row, row - (bottom - 1), 0)
-    right_of = max(left - column, column - (right - 1), 0)
-    return float(down**2 + right_of**2 <= part.tolerance**2)

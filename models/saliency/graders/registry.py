@@ -4,12 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.saliency.graders.curves import grade_pixel_curve, grade_region_curve
-from models.saliency.graders.faithfulness import correlation, infidelity, localisation, monotonicity
+from models.saliency.graders.faithfulness import correlation, infidelity, monotonicity
 from models.saliency.graders.grade import Grade, GradedMap
+from models.saliency.graders.information import grade_information
+from models.saliency.graders.localisation import localise
 from models.saliency.graders.randomisation import randomisation
 from models.saliency.graders.road import grade_road
 from models.saliency.graders.robustness import robustness
+from models.saliency.graders.simplicity import simplicity
 from models.saliency.spec import graders
+from models.saliency.spec.simplicity import InformationCurve, Simplicity
 
 GRADERS: dict[type, Callable[[Any, GradedMap], Grade]] = {
     graders.Curve: grade_pixel_curve,
@@ -20,7 +24,9 @@ GRADERS: dict[type, Callable[[Any, GradedMap], Grade]] = {
         correlation(part, m.values, m.baseline_image(part.replaced_by), m.case, m.k)
     ),
     graders.Monotonicity: lambda part, m: Grade(monotonicity(part, m.values, m.space, m.case, m.k)),
-    graders.Localisation: lambda part, m: Grade(localisation(part, m.values)),
+    graders.Localisation: lambda part, m: Grade(localise(part, m)),
+    Simplicity: lambda part, m: Grade(simplicity(part, m.values)),
+    InformationCurve: grade_information,
     graders.Robustness: lambda part, m: Grade(robustness(part, m)),
     graders.Randomisation: lambda part, m: Grade(randomisation(part, m)),
 }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,14 +15,14 @@ from models.saliency.methods.local_baselines import LocalBaseline
 from models.saliency.net.scores import Scorer
 from models.saliency.net.space import Space
 from models.saliency.spec.fields import (
+    LOCAL,
     Baseline,
     Blur,
     Constant,
+    DatasetSamples,
     GaussianNoise,
-    LocalMean,
     MapBaseline,
     Noise,
-    NoisyLinear,
     OtherImage,
     draws,
 )
@@ -49,7 +50,7 @@ def replacements_of(
     Raises:
         SpecError: if the number of channels does not fit, or the net records no data mean.
     """
-    if isinstance(part, LocalMean | NoisyLinear):
+    if isinstance(part, LOCAL):
         return [LocalBaseline(part, x, seed)]
     return [*baseline_images(part, x, space, seed)]
 
@@ -74,6 +75,8 @@ def baseline_images(
         images = [blur(x, part.sigma)]
     elif isinstance(part, Constant):
         images = [_constant(part, x, space)]
+    elif isinstance(part, DatasetSamples):
+        images = _sampled(part, x, space, seed)
     elif isinstance(part, OtherImage):
         images = [space.normalise(space.others[part.image.key].to(x.device))]
     elif part.id == "channel_mean":
@@ -120,6 +123,15 @@ def _noise(part: Noise | GaussianNoise, x: Tensor, space: Space, seed: int, draw
     pixels = x[0].numel()
     order = philox.words(key, philox.NOISE, index, pixels)[0].argsort(stable=True)
     return x.flatten(1)[:, order].view_as(x)
+
+
+def _sampled(part: DatasetSamples, x: Tensor, space: Space, seed: int) -> list[Tensor]:
+    """Images of the pool in an order of their own for this image; the image itself is left out."""
+    pool = space.samples[part.dataset, part.split]
+    row = torch.zeros(1, dtype=torch.int64)
+    order = philox.words((seed, part.seed), philox.NOISE, row, len(pool))[0].argsort(stable=True)
+    images = (space.normalise((pool[i].float() / 255).to(x.device)).to(x) for i in order.tolist())
+    return list(islice((image for image in images if not torch.equal(image, x)), part.draws))
 
 
 def blur(x: Float[Tensor, "c h w"], sigma: float) -> Float[Tensor, "c h w"]:

@@ -1,15 +1,13 @@
 """Gradient-based maps, as a comparison for perturbation methods."""
 
-from collections.abc import Callable, Iterator
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.core.errors import SpecError
 from models.saliency import philox
 from models.saliency.methods.case import Case
+from models.saliency.methods.layers import layer_of
 from models.saliency.spec.gradients import GradCam, Gradient, IntegratedGradients, SmoothGrad
 
 
@@ -69,7 +67,7 @@ def gradcam(part: GradCam, case: Case, _b: Float[Tensor, "c h w"]) -> Float[Tens
     Raises:
         SpecError: if there is no such layer, or its output is no feature map.
     """
-    layer = _layer(part.layer, case)
+    layer = layer_of(part, case)
     class_maps = []
     for target in case.targets.tolist():
         with torch.inference_mode(mode=False), torch.enable_grad(), _recorded(layer) as maps:
@@ -102,39 +100,3 @@ class _recorded:  # noqa: N801  # used as a function
 
     def __exit__(self, *_: object) -> None:
         self.hook.remove()
-
-
-def _layer(name: str | None, case: Case) -> nn.Module:
-    """The module of that name, or the last one whose output has height and width."""
-    modules = dict(case.scorer.net.named_modules())
-    if name is not None and name not in modules:
-        some = ", ".join(list(modules)[-8:])
-        raise SpecError(f"methods: gradcam.layer {name!r} is no part of this net; {some} are")
-    with_maps = dict(_with_maps(case, modules))
-    if name is None and with_maps:
-        return modules[list(with_maps)[-1]]
-    if name not in with_maps:
-        raise SpecError(
-            f"methods: gradcam.layer {name!r} gives no maps",
-            hint=f"use one of {', '.join(list(with_maps)[-8:])}",
-        )
-    return modules[name]
-
-
-def _with_maps(case: Case, modules: dict[str, nn.Module]) -> Iterator[tuple[str, None]]:
-    """Names of modules with feature maps larger than one pixel, in the order of execution."""
-    order: list[str] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def seen(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and max(output.shape[2:]) > 1:
-                order.append(name)
-
-        return seen
-
-    hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items() if name]
-    with torch.no_grad():
-        case.scorer.net(case.x[None])
-    for hook in hooks:
-        hook.remove()
-    yield from ((name, None) for name in order)

@@ -1,5 +1,6 @@
 """Baselines that depend on the removed region: they fill it from the pixels around it."""
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -7,7 +8,7 @@ from torch.nn import functional as F
 
 from models.saliency import philox
 from models.saliency.methods.imputation import impute
-from models.saliency.spec.fields import LocalMean, NoisyLinear
+from models.saliency.spec.fields import Inpainted, LocalMean, NoisyLinear
 
 
 class LocalBaseline:
@@ -22,7 +23,9 @@ class LocalBaseline:
         image: the image with every pixel removed, which is its mean colour.
     """
 
-    def __init__(self, part: LocalMean | NoisyLinear, x: Float[Tensor, "c h w"], seed: int) -> None:
+    def __init__(
+        self, part: LocalMean | NoisyLinear | Inpainted, x: Float[Tensor, "c h w"], seed: int
+    ) -> None:
         self.part = part
         self.image = x.double().mean((1, 2), keepdim=True).to(x).expand_as(x)
         if isinstance(part, NoisyLinear):
@@ -37,9 +40,25 @@ class LocalBaseline:
         gone = removed[:, None]
         if isinstance(self.part, LocalMean):
             return torch.where(gone, self._around(removed, x, self.part.ring).to(x), x)
-        filled = impute(x, removed) + self._noise * gone
+        if isinstance(self.part, Inpainted):
+            filled = torch.stack([self._inpainted(mask, x) for mask in removed])
+        else:
+            filled = impute(x, removed) + self._noise * gone
         nothing = removed.all(2).all(1)[:, None, None, None]
         return torch.where(nothing, self.image, filled.to(x))
+
+    def _inpainted(
+        self, mask: Bool[Tensor, "h w"], x: Float[Tensor, "c h w"]
+    ) -> Float[Tensor, "c h w"]:
+        """The image with a region filled so that its bilaplacian is 0, within the image's range."""
+        from skimage.restoration import inpaint_biharmonic  # imports SciPy, half a second
+
+        if mask.all():
+            return self.image
+        values = inpaint_biharmonic(
+            np.ascontiguousarray(x.double().cpu().numpy()), mask.cpu().numpy(), channel_axis=0
+        )
+        return torch.from_numpy(values).to(x.device)
 
     def _around(self, removed: Tensor, x: Tensor, width: int) -> Float[Tensor, "n c 1 1"]:
         """Mean colour of the pixels not removed that lie within ``width`` of the region."""

@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from models.core.errors import SpecError
 from models.saliency.engine.boxes import Boxes, Intervals, Regions, intervals_of
 from models.saliency.methods.baselines import Replacement
 from models.saliency.methods.case import Case
+from models.saliency.net.scores import Fill
 from models.saliency.spec.fields import pair
 from models.saliency.spec.masks import Occlusion, OcclusionRaw, positions
 
@@ -71,8 +73,25 @@ def _score_drops(
     part: Occlusion | OcclusionRaw, over: WindowMasks, case: Case, b: Replacement
 ) -> Float[Tensor, "k n_h n_w"]:
     key = ("windows", *pair(part.window), *pair(part.stride))
-    differences = case.full - case.scores_with_replaced(key, lambda: regions(over), b)
+    replaced = b if part.channel is None else _in_channel(part.channel, case, b)
+    differences = case.full - case.scores_with_replaced(key, lambda: regions(over), replaced)
     return differences.T.unflatten(1, (len(over.rows), len(over.columns)))
+
+
+def _in_channel(channel: int, case: Case, b: Replacement) -> Tensor | Fill:
+    """A baseline that replaces one channel and leaves the others as they are.
+
+    Raises:
+        SpecError: if the image has no such channel.
+    """
+    if channel >= len(case.x):
+        raise SpecError(
+            f"methods: channel {channel}; the net's input has channels 0 to {len(case.x) - 1}"
+        )
+    chosen = torch.arange(len(case.x), device=case.x.device)[:, None, None] == channel
+    if isinstance(b, Tensor):
+        return torch.where(chosen, b, case.x)
+    return lambda removed, x: torch.where(chosen, b(removed, x), x)
 
 
 def occlusion(part: Occlusion, case: Case, b: Replacement) -> Float[Tensor, "k h w"]:

@@ -7,13 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.saliency.methods import controls, gradients, optimised
+from models.saliency.methods import channels, controls, gradients, optimised
 from models.saliency.methods.baselines import Replacement
 from models.saliency.methods.case import Case, ScoreRange
 from models.saliency.methods.occlusion import occlusion, score_drops
 from models.saliency.methods.rise import rise
+from models.saliency.methods.sobol import sobol
 from models.saliency.methods.surrogates import ablation, kernel_shap, lime, shapley
 from models.saliency.spec import masks, methods
+from models.saliency.spec.channels import AblationCam, ScoreCam
 from models.saliency.spec.gradients import (
     Extremal,
     GradCam,
@@ -22,6 +24,7 @@ from models.saliency.spec.gradients import (
     Meaningful,
     SmoothGrad,
 )
+from models.saliency.spec.sobol import Sobol
 
 METHODS: dict[type, Callable[..., Any]] = {
     masks.Occlusion: occlusion,
@@ -31,6 +34,9 @@ METHODS: dict[type, Callable[..., Any]] = {
     masks.Lime: lime,
     masks.KernelShap: kernel_shap,
     masks.ShapleyExact: shapley,
+    Sobol: sobol,
+    ScoreCam: channels.score_cam,
+    AblationCam: channels.ablation_cam,
     Meaningful: optimised.meaningful,
     Extremal: optimised.extremal,
     Gradient: gradients.gradient,

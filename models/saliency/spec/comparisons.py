@@ -7,10 +7,17 @@ from typing import Literal
 from pydantic import Field
 
 from models.core.spec import SpecGroup
-from models.saliency.spec.fields import GaussianNoise, MapBaseline, Noise, NoisyLinear, labels
+from models.saliency.spec.fields import (
+    DatasetSamples,
+    GaussianNoise,
+    MapBaseline,
+    Noise,
+    NoisyLinear,
+    labels,
+)
 from models.saliency.spec.methods import Control, Given, Method, uses_baseline
 
-RANDOM_METHODS = ("rise", "lime", "kernel_shap", "smoothgrad", "meaningful")
+RANDOM_METHODS = ("rise", "lime", "kernel_shap", "sobol", "smoothgrad", "meaningful")
 
 
 class Comparison(SpecGroup):
@@ -48,5 +55,5 @@ def is_random(method: Method | Given, baseline: MapBaseline) -> bool:
     """Whether the map depends on the seed, by its method or by its baseline."""
     if isinstance(method, Control):
         return method.id == "random"
-    drawn = isinstance(baseline, Noise | GaussianNoise | NoisyLinear)
+    drawn = isinstance(baseline, Noise | GaussianNoise | NoisyLinear | DatasetSamples)
     return method.id in RANDOM_METHODS or (drawn and uses_baseline(method))

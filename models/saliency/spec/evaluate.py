@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.needs import ArtifactNeed, Need
+from models.core.needs import ArtifactNeed, Bound, DatasetNeed, Form, Need
 from models.core.spec import (
     FIGURE_DATA,
     VECTOR,
@@ -17,8 +17,8 @@ from models.core.spec import (
     MetricInfo,
 )
 from models.saliency.spec.comparisons import Comparison, comparisons_of, is_random
-from models.saliency.spec.fields import ImageRef, OtherImage, Plain, draws
-from models.saliency.spec.graders import Curve, Metric, maps_made
+from models.saliency.spec.fields import MapBaseline, Plain, draws
+from models.saliency.spec.graders import Curve, Localisation, Metric, maps_made
 from models.saliency.spec.map import (
     PATH_POINTS,
     PROBE_ROWS,
@@ -31,6 +31,7 @@ from models.saliency.spec.methods import NO_BASELINE, Control, Given, rows_of
 from models.saliency.spec.net import known_size
 
 MOST_ROWS = 10**9
+MOST_GRADED = 1000  # images, whose maps are kept in memory for their comparison
 
 
 class _EvaluationSpec(Explanation):
@@ -60,6 +61,11 @@ class _EvaluationSpec(Explanation):
                     f"methods.{index}: occlusion_raw gives a value a window, not a pixel; "
                     "use occlusion"
                 )
+        if len(self.each_image) > MOST_GRADED:
+            raise ValueError(
+                f"images.count is {len(self.each_image):,}; at most {MOST_GRADED:,} images are "
+                "graded at once, use a smaller range, or saliency.map for maps alone"
+            )
         self._check_given()
         if (size := known_size(self.model)) is not None:
             self.check_rows(*size)
@@ -70,10 +76,10 @@ class _EvaluationSpec(Explanation):
         if len(set(names)) < len(names):
             raise ValueError(f"given has the names {', '.join(names)}; give each only once")
         for index, part in enumerate(self.given):
-            if len(part.maps) != len(self.images):
+            if len(part.maps) != len(self.each_image):
                 raise ValueError(
-                    f"given.{index}.maps has {len(part.maps)} maps for {len(self.images)} images; "
-                    "give one for each image, in their order"
+                    f"given.{index}.maps has {len(part.maps)} maps for {len(self.each_image)} "
+                    "images; give one for each image, in their order"
                 )
         recomputed = [metric.id for metric in self.graders if maps_made(metric)]
         if self.given and recomputed:
@@ -84,17 +90,20 @@ class _EvaluationSpec(Explanation):
         if self.given and self.classes() > 1:
             raise ValueError("given: a map is of one class; use a target of one class")
 
-    def other_images(self) -> Iterator[tuple[str, ImageRef]]:
-        """Baseline images of the maps, then those of the graders."""
-        yield from super().other_images()
+    def every_baseline(self) -> Iterator[tuple[str, MapBaseline]]:
+        """The baselines of the maps, then those of the graders."""
+        yield from super().every_baseline()
         for index, metric in enumerate(self.graders):
-            part = getattr(metric, "baseline", None)
-            if isinstance(part, OtherImage):
-                yield f"graders.{index}.baseline.image", part.image
+            if (part := getattr(metric, "baseline", None)) is not None:
+                yield f"graders.{index}.baseline", part
 
     def needs(self) -> Iterator[Need]:
-        """Also maps of other jobs."""
+        """Also maps of other jobs, and regions of images."""
         yield from super().needs()
+        for index, metric in enumerate(self.graders):
+            if isinstance(metric, Localisation) and metric.regions is not None:
+                forms: dict[Form, tuple[Bound, ...]] = {"regions of images": (Bound("regions", 1),)}
+                yield DatasetNeed(f"/graders/{index}/regions", forms)
         for index, part in enumerate(self.given):
             for image, _ in enumerate(part.maps):
                 pointer = f"/given/{index}/maps/{image}"
@@ -119,7 +128,7 @@ class _EvaluationSpec(Explanation):
             graded = sum(metric.rows() + maps_made(metric) * of_map for metric in self.graders)
             total += len(self.seeds_of(cell)) * (of_map + graded * classes)
         impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
-        return PROBE_ROWS + len(self.images) * (1 + impact + total)
+        return PROBE_ROWS + len(self.each_image) * (1 + impact + total)
 
     def check_rows(self, height: int, width: int) -> None:
         """Refuse a job of more rows than ``max_rows``.
@@ -137,7 +146,7 @@ class _EvaluationSpec(Explanation):
     def maps(self) -> int:
         """Number of maps per class; random methods have one for each seed."""
         cells = sum(len(self.seeds_of(cell)) for cell in self.cells())
-        return cells * len(self.images)
+        return cells * len(self.each_image)
 
 
 _ARTIFACTS = (

@@ -154,13 +154,53 @@ class NoisyLinear(SpecGroup):
     seed: Int = Field(default=0, ge=0, lt=2**32, description="Added to the job's seed")
 
 
+class Inpainted(SpecGroup):
+    """Removed pixels as a smooth continuation of their surroundings (biharmonic inpainting)."""
+
+    id: Literal["inpainted"]
+
+
+class DatasetSamples(DatasetRef):
+    """Images drawn from a dataset, built in or uploaded; scores are means over the draws.
+
+    They come from 64 images that are drawn once for the job; the explained image is left out.
+    """
+
+    id: Literal["dataset_samples"]
+    split: Literal["test", "train", "validation"] = Field(
+        default="train", description="Part of a labelled set; sets of photographs have only one"
+    )
+    draws: Int = Field(default=8, ge=1, le=32, description="Images to average over")
+    seed: Int = Field(default=0, ge=0, lt=2**32, description="Added to the job's seed")
+
+    def need(self, pointer: str, channels: int | None) -> DatasetNeed:
+        """A set with more images than draws.
+
+        Args:
+            pointer: of this reference within the spec.
+            channels: of the net's input, None if unknown; a grey image suits every net.
+        """
+        field = f"{pointer}/draws"
+        images = [
+            Bound(part, self.draws + 1, field=field, remedy="lower draws")
+            for part in (self.split, "images")
+        ]
+        among = (Bound("channels", among=(1, channels)),) if channels else ()
+        return DatasetNeed(
+            pointer, {"labelled images": (images[0], *among), "photographs": (images[1],)}
+        )
+
+
 Baseline = Annotated[
-    Plain | Constant | Blur | Noise | GaussianNoise | OtherImage, Field(discriminator="id")
-]
-MapBaseline = Annotated[
-    Plain | Constant | Blur | Noise | GaussianNoise | OtherImage | LocalMean | NoisyLinear,
+    Plain | Constant | Blur | Noise | GaussianNoise | OtherImage | DatasetSamples,
     Field(discriminator="id"),
 ]
+LOCAL = (LocalMean, NoisyLinear, Inpainted)  # they fill removed regions from their surroundings
+MapBaseline = Annotated[
+    Plain | Constant | Blur | Noise | GaussianNoise | OtherImage | DatasetSamples | LocalMean
+    | NoisyLinear | Inpainted,
+    Field(discriminator="id"),
+]  # fmt: skip
 
 
 def draws(baseline: SpecGroup) -> int:

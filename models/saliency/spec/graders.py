@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from models.core.spec import Int, SpecGroup
+from models.core.spec import DatasetRef, Int, SpecGroup
 from models.saliency.spec.fields import Baseline, Blur, Plain
+from models.saliency.spec.simplicity import InformationCurve, Simplicity
 
 
 class Curve(SpecGroup):
@@ -162,16 +163,33 @@ class Robustness(SpecGroup):
 
 
 class Localisation(SpecGroup):
-    """Whether the map's maximum lies in a box of the image, or how much of its mass."""
+    """How well the map finds a box, or the regions that are known of each image.
 
-    id: Literal["pointing_game", "mass_in_box"]
-    box: list[Annotated[Int, Field(ge=0, le=4096)]] = Field(
-        min_length=4, max_length=4, description="top, left, bottom, right in pixels of the input"
+    pointing_game: whether the maximum lies in it (Zhang et al. 2018); mass_in_box: the share of the
+    positive values (Wang et al. 2020); region_iou: intersection over union of it with as many of
+    the highest pixels.
+    """
+
+    id: Literal["pointing_game", "mass_in_box", "region_iou"]
+    box: list[Annotated[Int, Field(ge=0, le=4096)]] | None = Field(
+        default=None,
+        min_length=4,
+        max_length=4,
+        description="top, left, bottom, right in pixels of the input, the same for every image",
+    )
+    regions: DatasetRef | None = Field(
+        default=None,
+        description="Uploaded boxes or masks by the name of the image, in pixels of the images as "
+        "they are stored; in place of box",
     )
     tolerance: Int = Field(default=15, ge=0, le=512, description="Pixels, of the pointing game")
 
     @model_validator(mode="after")
     def _holds_pixels(self) -> "Localisation":
+        if (self.box is None) == (self.regions is None):
+            raise ValueError(f"{self.id} needs either box or regions")
+        if self.box is None:
+            return self
         top, left, bottom, right = self.box
         if top >= bottom or left >= right:
             raise ValueError(f"box {self.box} holds no pixel; use top < bottom and left < right")
@@ -203,12 +221,12 @@ class Randomisation(SpecGroup):
 
 Metric = Annotated[
     Curve | RegionCurve | Road | Infidelity | Correlation | Monotonicity | Robustness | Localisation
-    | Randomisation,
+    | Randomisation | Simplicity | InformationCurve,
     Field(discriminator="id"),
 ]  # fmt: skip
 LOWER_IS_BETTER = {
     "deletion", "morf", "region_perturbation", "selectivity", "infidelity", "sensitivity_max",
-    "sensitivity_avg", "mprt", "random_logit",
+    "sensitivity_avg", "mprt", "random_logit", "complexity",
 }  # fmt: skip
 
 

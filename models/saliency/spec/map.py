@@ -1,13 +1,13 @@
 """Spec of ``saliency.map``: which net, which images, how to perturb them. Torch-free."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.core.errors import SpecError
-from models.core.needs import Need
+from models.core.needs import Bound, DatasetNeed, Form, Need
 from models.core.spec import (
     ArtifactInfo,
     ArtifactRef,
@@ -18,17 +18,18 @@ from models.core.spec import (
     SpecGroup,
 )
 from models.saliency.spec.fields import (
+    LOCAL,
+    DatasetSamples,
     ImageRef,
-    LocalMean,
     MapBaseline,
-    NoisyLinear,
     OtherImage,
     Plain,
     draws,
     form,
     labels,
 )
-from models.saliency.spec.masks import Occlusion
+from models.saliency.spec.image_range import ImageRange, Images, RangeImages
+from models.saliency.spec.masks import Occlusion, OcclusionRaw
 from models.saliency.spec.methods import (
     NO_BASELINE,
     REGIONAL,
@@ -49,19 +50,19 @@ from models.saliency.spec.net import (
 
 PATH_POINTS = 11  # b_t = (1 - t) b + t x at t = 0, 0.1, ..., 1
 PROBE_ROWS = 4  # one row alone, then a batch of three
-# Rates of EfficientNet-Lite0 over a whole sweep, pictures and tables included
-
 
 ClassIndex = Annotated[Int, Field(ge=0, lt=10**6)]
 Target = Annotated[
     Annotated[ClassIndex, Tag("number")]
     | Annotated[list[ClassIndex], Field(min_length=1, max_length=64), Tag("list")]
-    | Annotated[str, Field(pattern=r"^(argmax|topk:([1-9]|[1-5][0-9]|6[0-4]))$"), Tag("word")],
+    | Annotated[
+        str, Field(pattern=r"^(argmax|label|topk:([1-9]|[1-5][0-9]|6[0-4]))$"), Tag("word")
+    ],
     Discriminator(
         form,
         custom_error_type="target_form",
-        custom_error_message='give a class index, a list of them, "argmax" or "topk:N" with N '
-        "from 1 to 64",
+        custom_error_message='give a class index, a list of them, "argmax", "label" or '
+        '"topk:N" with N from 1 to 64',
     ),
 ]
 
@@ -104,16 +105,15 @@ class Explanation(Spec):
     """Fields that all kinds share: net, images and classes, methods and baselines."""
 
     model: Model = Field(description="The net to explain")
-    images: list[ImageRef] = Field(
+    images: Images = Field(
         default=[ImageRef(dataset="photos", index=0)],
-        min_length=1,
-        max_length=1000,
-        description="Images to explain; each is brought to the size of the net's input",
+        description="Images to explain, a list or a range of one dataset; each is brought to the "
+        "size of the net's input",
     )
     target: Target = Field(
         default="argmax",
-        description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image; '
-        "further classes cost no further forward passes",
+        description='Class index, list of indices, "argmax" or "topk:N" of the unperturbed image, '
+        'or "label", the class that its dataset tells; further classes cost no further passes',
     )
     score: Literal["prob", "sigmoid", "logit", "logprob"] = Field(
         default="prob",
@@ -154,7 +154,7 @@ class Explanation(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Explanation":
-        named = [(image.dataset, image.split, image.index) for image in self.images]
+        named = [] if isinstance(self.images, ImageRange) else [each.key for each in self.images]
         if len(set(named)) < len(named):
             raise ValueError("images names the same image twice; give each once")
         self._check_local()
@@ -163,8 +163,13 @@ class Explanation(Spec):
                 check_window(method, f"methods.{index}", *size)
         return self
 
+    @property
+    def each_image(self) -> Sequence[ImageRef]:
+        """The images in their order, whether the spec lists them or gives a range."""
+        return RangeImages(self.images) if isinstance(self.images, ImageRange) else self.images
+
     def _check_local(self) -> None:
-        local = [part.id for part in self.baselines if isinstance(part, LocalMean | NoisyLinear)]
+        local = [part.id for part in self.baselines if isinstance(part, LOCAL)]
         for index, method in enumerate(self.methods):
             if local and uses_baseline(method) and not isinstance(method, REGIONAL):
                 raise ValueError(
@@ -188,11 +193,21 @@ class Explanation(Spec):
             return int(self.target.partition(":")[2] or 1)
         return 1 if isinstance(self.target, int) else len(set(self.target))
 
+    def every_baseline(self) -> Iterator[tuple[str, MapBaseline]]:
+        """The baselines of maps and graders, with the field of each."""
+        yield from ((f"baselines.{index}", part) for index, part in enumerate(self.baselines))
+
     def other_images(self) -> Iterator[tuple[str, ImageRef]]:
         """Images that serve as baselines, with the field that names them."""
-        for index, part in enumerate(self.baselines):
+        for field, part in self.every_baseline():
             if isinstance(part, OtherImage):
-                yield f"baselines.{index}.image", part.image
+                yield f"{field}.image", part.image
+
+    def sampled_sets(self) -> Iterator[tuple[str, DatasetSamples]]:
+        """Baselines that are drawn from a dataset, with their field."""
+        for field, part in self.every_baseline():
+            if isinstance(part, DatasetSamples):
+                yield field, part
 
     def needs(self) -> Iterator[Need]:
         """The net, and sets that hold the images and those that serve as baselines."""
@@ -200,10 +215,20 @@ class Explanation(Spec):
         if (need := need_of(self.model, "/model")) is not None:
             yield need
         channels = known_channels(self.model)
-        for index, image in enumerate(self.images):
-            yield image.need(f"/images/{index}", channels)
-        for field, image in self.other_images():
-            yield image.need("/" + field.replace(".", "/"), channels)
+        yield from self._needs_of_images(channels)
+        for field, part in (*self.other_images(), *self.sampled_sets()):
+            yield part.need("/" + field.replace(".", "/"), channels)
+
+    def _needs_of_images(self, channels: int | None) -> Iterator[DatasetNeed]:
+        if isinstance(self.images, ImageRange):
+            needs = [self.images.need("/images", channels)]
+        else:
+            listed = enumerate(self.images)
+            needs = [image.need(f"/images/{index}", channels) for index, image in listed]
+        for need in needs:
+            forms: dict[Form, tuple[Bound, ...]] = {}
+            forms["labelled images"] = need.forms["labelled images"]
+            yield need._replace(forms=forms) if self.target == "label" else need
 
     def check_target(self) -> None:
         """Refuse classes that the pretrained net does not have.
@@ -227,18 +252,18 @@ class Explanation(Spec):
             for cell in self.cells()
         )
         of_impact = sum(PATH_POINTS * draws(baseline) for baseline in self.baselines)
-        return PROBE_ROWS + len(self.images) * (1 + of_impact + of_maps)
+        return PROBE_ROWS + len(self.each_image) * (1 + of_impact + of_maps)
 
     def input_size(self, counts: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:
         """Height and width of the net's input; for a net of a job those of the images."""
         if not isinstance(self.model, ArtifactRef):
             return known_size(self.model)
-        size = counts.get(self.images[0].dataset, {})
+        size = counts.get(self.each_image[0].dataset, {})
         return (size["height"], size["width"]) if {"height", "width"} <= size.keys() else None
 
     def maps(self) -> int:
         """Number of maps per class."""
-        return len(self.images) * len(list(self.cells()))
+        return len(self.each_image) * len(list(self.cells()))
 
     def estimate(self, counts: Mapping[str, Mapping[str, Any]]) -> Estimate:
         """Rows through the net, and pixels in them.
@@ -271,12 +296,16 @@ class SaliencyMap(Explanation):
         MetricInfo("neutrality", "1", "max", "1 - largest class probability of the baseline"),
         MetricInfo("map_min", "score", None, "Smallest value of the map"),
         MetricInfo("map_max", "score", None, "Largest value of the map"),
+        MetricInfo("maps_per_s", "1/s", "max", "Of a range of images: maps computed and written"),
     )
     artifacts: ClassVar[tuple[ArtifactInfo, ...]] = (
         ArtifactInfo("saliency/*/*.npy", "saliency_map", "One map, float32, a value a pixel"),
         ArtifactInfo("saliency/*/*.png", "image", "Maps of one method and class over the image"),
         *VIEW_FILES,
         ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
+        ArtifactInfo("maps.zarr/*", "table", "All maps of a range of images, chunked (Zarr 3)"),
+        ArtifactInfo("images.csv", "table", "Of a range: a row for each image and class"),
+        ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "Of a range: how far it is"),
         ArtifactInfo("report.json", "report", "Scores, baseline impact, rows, warnings, versions"),
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -303,6 +332,17 @@ class SaliencyMap(Explanation):
     outputs: list[Literal["npz", "png"]] = Field(
         default=["npz", "png"],
         max_length=2,
-        description="Beside the .npy maps and report.json: one archive of all maps; pictures",
+        description="Beside the .npy maps and report.json: one archive of all maps; pictures. Of a "
+        "range of images, whose maps are in maps.zarr: pictures of the first 8",
     )
     overlay: Overlay = Overlay()
+
+    @model_validator(mode="after")
+    def _of_one_shape(self) -> "SaliencyMap":
+        for index, method in enumerate(self.methods):
+            if isinstance(self.images, ImageRange) and isinstance(method, OcclusionRaw):
+                raise ValueError(  # noqa: TRY004  # pydantic's way to refuse
+                    f"methods.{index}: occlusion_raw gives a value a window, not a pixel, and the "
+                    "maps of a range of images are one array; use occlusion, or list the images"
+                )
+        return self

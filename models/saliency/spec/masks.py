@@ -21,6 +21,12 @@ class SlidingWindow(SpecGroup):
     stride: Extent = Field(
         default=16, description="Step between windows in pixels, one number or [down, right]"
     )
+    channel: Int | None = Field(
+        default=None,
+        ge=0,
+        le=4095,
+        description="Replace this channel of the window alone, from 0; null: all channels",
+    )
 
     @model_validator(mode="after")
     def _covers(self) -> "SlidingWindow":

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from models.core.spec import ArtifactRef, SpecGroup
+from models.saliency.spec.channels import AblationCam, ScoreCam
 from models.saliency.spec.fields import pair
 from models.saliency.spec.gradients import (
     Extremal,
@@ -24,6 +25,7 @@ from models.saliency.spec.masks import (
     ShapleyExact,
     SlidingWindow,
 )
+from models.saliency.spec.sobol import Sobol
 
 
 class Control(SpecGroup):
@@ -65,7 +67,8 @@ class Given(SpecGroup):
 
 Method = Annotated[
     Occlusion | OcclusionRaw | FeatureAblation | Rise | Lime | KernelShap | ShapleyExact
-    | Meaningful | Extremal | Gradient | IntegratedGradients | SmoothGrad | GradCam | Control,
+    | Sobol | ScoreCam | AblationCam | Meaningful | Extremal | Gradient | IntegratedGradients
+    | SmoothGrad | GradCam | Control,
     Field(discriminator="id"),
 ]  # fmt: skip
 REGIONAL = (Occlusion, OcclusionRaw, FeatureAblation, Lime, KernelShap, ShapleyExact)
@@ -79,7 +82,7 @@ def uses_baseline(method: Method | Given) -> bool:
     """Whether the map depends on the baseline."""
     if isinstance(method, Extremal):
         return method.perturbation == "fade"
-    baseline_free = SmoothGrad | GradCam | Control | Given
+    baseline_free = SmoothGrad | GradCam | AblationCam | Control | Given
     return not isinstance(method, baseline_free) and method.id != "gradient"
 
 
@@ -110,9 +113,9 @@ def check_window(method: Method, field: str, height: int, width: int) -> None:
         ValueError: naming ``field`` and the largest value allowed.
     """
     segments = getattr(method, "segments", None)
-    cells = method.grid if isinstance(method, Rise) else getattr(segments, "rows", 0)
+    cells = getattr(method, "grid", 0) or getattr(segments, "rows", 0)
     if cells > min(height, width):
-        name = "grid" if isinstance(method, Rise) else "segments.rows"
+        name = "segments.rows" if segments else "grid"
         raise ValueError(
             f"{field}.{name} is {cells}; the net's input is {height} x {width} pixels, "
             f"use 2 to {min(height, width)}"

@@ -15,13 +15,15 @@ from models.saliency.methods.baselines import (
     neutral_limit,
     replacements_of,
 )
+from models.saliency.methods.registry import compute_map
 from models.saliency.net import images
 from models.saliency.net.load import Subject
 from models.saliency.net.scores import Scorer, check_mode, probe
 from models.saliency.net.space import Space
 from models.saliency.spec.fields import Blur, Constant, GaussianNoise, Noise, Plain
 from models.saliency.spec.map import SaliencyMap
-from tests.models.saliency.saliency_nets import conv_net, noise
+from models.saliency.spec.masks import Occlusion
+from tests.models.saliency.saliency_nets import Linear, case, conv_net, noise
 from tests.smallest import smallest
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -240,6 +242,51 @@ def test_another_image_is_a_baseline_at_the_size_of_the_input(new_run):
     spec = SaliencyMap.model_validate({**smallest("saliency.map"), **beyond})
     with pytest.raises(SpecError, match=r"baselines\.0\.image\.index is 999"):
         images.load_others(spec, new_run(), subject)
+
+
+def sampled(new_run, **fields):
+    """A spec with a sampled baseline, its subject with the images loaded."""
+    part = {"id": "dataset_samples", "dataset": "digits", **fields}
+    spec = SaliencyMap.model_validate({**smallest("saliency.map"), "baselines": [part]})
+    subject = Subject(conv_net(), list("abcde"), Space(MEAN, STD), (12, 12), 3, 1.0)
+    images.load_others(spec, new_run(), subject)
+    return spec.baselines[0], subject.space
+
+
+def test_a_sampled_baseline_is_the_mean_over_images_of_the_set(new_run):
+    """For a linear score the mean over baselines is the map with their mean image, and no other."""
+    part, space = sampled(new_run, draws=5)
+    w, x = noise(1, 3, 12, 12), noise(3, 12, 12, seed=1)
+    drawn = replacements_of(part, x, space, 3)
+    assert len(drawn) == 5
+    pixels = (
+        torch.stack([*drawn]) * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    )
+    pool = space.samples["digits", "train"].double() / 255
+    for image in pixels:
+        assert (pool - image).abs().amax((1, 2, 3)).min() < 1e-6
+    method, one = Occlusion(id="occlusion", window=4, stride=4), case(Linear(w), x)
+    maps = torch.stack([compute_map(method, one, b) for b in drawn]).mean(0)
+    by_hand = (w[0] * (x - torch.stack([*drawn]).mean(0))).sum(0)
+    by_hand = by_hand.view(3, 4, 3, 4).sum((1, 3)).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    torch.testing.assert_close(maps[0], by_hand)
+
+
+def test_samples_differ_by_image_and_leave_it_out(new_run):
+    part, space = sampled(new_run, draws=32)
+    x = noise(3, 12, 12)
+    first, again, other = (torch.stack([*replacements_of(part, x, space, s)]) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first.flatten(1).unique(dim=0)) == 32
+    for own in first[:3]:
+        left = torch.stack([*replacements_of(part, own, space, 0)])
+        assert not (left == own).all((1, 2, 3)).any()
+
+
+def test_a_set_must_have_more_images_than_draws(new_run):
+    with pytest.raises(SpecError, match=r"baselines\.0\.draws is 7; photos has 7 images there"):
+        sampled(new_run, dataset="photos", draws=7)
 
 
 class Overflowing(nn.Module):

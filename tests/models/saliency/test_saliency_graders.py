@@ -12,8 +12,9 @@ from torch import nn
 
 from models.saliency.graders import agreement
 from models.saliency.graders.curves import pixel_curve, region_curve
-from models.saliency.graders.faithfulness import correlation, infidelity, localisation, monotonicity
+from models.saliency.graders.faithfulness import correlation, infidelity, monotonicity
 from models.saliency.graders.grade import GradedMap
+from models.saliency.graders.localisation import localise
 from models.saliency.graders.randomisation import _entropy_rise
 from models.saliency.graders.registry import grade
 from models.saliency.methods import imputation
@@ -134,14 +135,15 @@ def test_worth_of_pixels_correlates_perfectly_for_a_linear_score():
 def test_localisation_by_hand():
     values = torch.zeros(20, 20)
     values[5, 6], values[15, 15] = 3.0, 1.0
+    graded = GradedMap(values, None, 0, None, None)
     box = [4, 10, 9, 14]
     pointing = [
-        localisation(graders.Localisation(id="pointing_game", box=box, tolerance=t), values)
+        localise(graders.Localisation(id="pointing_game", box=box, tolerance=t), graded)
         for t in (3, 4)
     ]
     assert pointing == [0, 1]  # the maximum is 4 columns left of the box
     mass = graders.Localisation(id="mass_in_box", box=[0, 0, 10, 10])
-    assert localisation(mass, values) == pytest.approx(0.75)
+    assert localise(mass, graded) == pytest.approx(0.75)
 
 
 def test_imputed_pixels_solve_the_published_system():

@@ -12,7 +12,7 @@ from models.saliency.methods.registry import compute_map
 from models.saliency.net.scores import Scorer
 from models.saliency.net.space import Space
 from models.saliency.spec.evaluate import SaliencyEvaluate
-from models.saliency.spec.fields import LocalMean, NoisyLinear
+from models.saliency.spec.fields import Inpainted, LocalMean, NoisyLinear
 from models.saliency.spec.masks import FeatureAblation, GridSegments, KernelShap, Occlusion
 from tests.models.saliency.saliency_nets import Linear, case, conv_net, noise
 from tests.smallest import smallest
@@ -20,6 +20,7 @@ from tests.smallest import smallest
 SPACE = Space([0.5] * 3, [0.25] * 3)
 MEAN = LocalMean(id="local_mean", ring=2)
 SMOOTH = NoisyLinear(id="noisy_linear", noise=0.0)
+BIHARMONIC = Inpainted(id="inpainted")
 METHODS = [
     Occlusion(id="occlusion", window=5, stride=3),
     FeatureAblation(id="feature_ablation", segments=GridSegments(id="grid", rows=3)),
@@ -76,7 +77,31 @@ def test_noise_is_of_the_seed_and_lies_in_the_region_alone():
     assert 0.6 < spread < 1.4  # 72 normal numbers
 
 
-@pytest.mark.parametrize("part", [MEAN, SMOOTH])
+def test_inpainting_reproduces_biharmonic_functions():
+    """Their bilaplacian is 0 on the grid too: affine, saddle, cubic; means of rings are none."""
+    rows, columns = torch.arange(14.0)[:, None].double(), torch.arange(15.0).double()
+    x = torch.stack(
+        [rows + 2 * columns, rows**2 - columns**2 + rows * columns, columns**3 - 9 * rows**2]
+    )
+    removed = square(14, 15, 4, 5, 9, 10)
+    (filled,) = fill(BIHARMONIC, x)(removed, x)
+    torch.testing.assert_close(filled, x, atol=1e-9, rtol=0)
+    (mean,) = fill(MEAN, x)(removed, x)
+    assert (mean - x).abs().max() > 10
+
+
+def test_inpainting_stays_within_the_range_of_the_image():
+    x = noise(3, 16, 16)
+    for box in ((0, 0, 9, 9), (2, 2, 15, 15)):
+        (filled,) = fill(BIHARMONIC, x)(square(16, 16, *box), x)
+        assert x.min() - 1e-12 <= filled.min()
+        assert filled.max() <= x.max() + 1e-12
+    flat = torch.full((3, 16, 16), 0.25, dtype=torch.float64)
+    (filled,) = fill(BIHARMONIC, flat)(square(16, 16, 3, 3, 9, 16), flat)
+    torch.testing.assert_close(filled, flat)
+
+
+@pytest.mark.parametrize("part", [MEAN, SMOOTH, BIHARMONIC])
 def test_an_image_with_nothing_left_is_its_mean_colour(part):
     x = noise(3, 8, 8)
     replacement = fill(part, x)
@@ -87,7 +112,7 @@ def test_an_image_with_nothing_left_is_its_mean_colour(part):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("part", [MEAN, NoisyLinear(id="noisy_linear")])
+@pytest.mark.parametrize("part", [MEAN, NoisyLinear(id="noisy_linear"), BIHARMONIC])
 @torch.no_grad()
 def test_boxes_agree_with_whole_images(method, part):
     """Property 8: the engine computes boxes of images that differ from region to region."""

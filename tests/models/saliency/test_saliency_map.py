@@ -112,7 +112,7 @@ def test_report_and_events_agree(small, explain):
     assert rows[-1]["step"] == rows[-1]["total_steps"] == report["rows"]
     metrics = [event["values"] for event in events if event["type"] == "metric"]
     assert len(metrics) == len(report["maps"])
-    assert set(metrics[0]) == {info.name for info in SaliencyMap.metrics}
+    assert {*metrics[0], "maps_per_s"} == {info.name for info in SaliencyMap.metrics}
     image = report["images"][0]
     assert image["targets"][0]["class"] == image["top_class"]
     noise = image["baselines"]["uniform_noise"]
@@ -280,7 +280,7 @@ def test_images_of_the_validation_part_and_of_several_sizes_are_read(tmp_path):
             archive.writestr(f"{part}/{'ab'[index % 2]}/{index}.png", content)
     spec = SaliencyMap.model_validate({**FIELDS, "images": [ref]})
     with (tmp_path / "events.jsonl").open("w") as stream:
-        (image,) = inputs.load_images(spec, Run(tmp_path, stream))
+        image = inputs.ExplainedImages(spec, Run(tmp_path, stream))[0]
     assert image.shape == (12, 13, 3)
     assert (image[..., 0] == 3).all()
 
