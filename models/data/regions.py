@@ -25,6 +25,7 @@ from models.data.tars import open_packed
 MOST_BYTES = 256 * 2**20  # of a JSON, which is parsed as a whole
 ZIP_MAGIC = b"PK\x03\x04"
 NAMES = ("image", "file_name", "filename")
+CATEGORIES = ("category", "class", "label")
 CORNERS = (("left", "top", "right", "bottom"), ("xmin", "ymin", "xmax", "ymax"))
 EXTENT = ("x", "y", "width", "height")
 Size = tuple[int, int]  # height and width
@@ -37,6 +38,7 @@ class RegionBox(NamedTuple):
     top: float
     right: float
     bottom: float
+    category: str = ""
 
 
 class RegionMask(NamedTuple):
@@ -47,12 +49,14 @@ class RegionMask(NamedTuple):
         runs: lengths of runs, column by column, that lie outside and inside in turn.
         size: height and width of what the runs cover.
         entry: name of the picture.
+        category: of what it shows, where the file tells it.
     """
 
     polygons: tuple[tuple[float, ...], ...] = ()
     runs: tuple[int, ...] = ()
     size: Size = (0, 0)
     entry: str = ""
+    category: str = ""
 
 
 class ImageRegions:
@@ -82,6 +86,28 @@ class ImageRegions:
                     f"{self._by_stem[stem]!r} and {name!r} differ in their ending alone"
                 )
             self._by_stem[stem] = name
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of what the regions show, as far as the file tells them."""
+        named = {each.category for regions in self.by_image.values() for each in regions}
+        return sorted(named - {""})
+
+    def of_category(self, name: str) -> "ImageRegions":
+        """The regions of one category; images without one are left out.
+
+        Raises:
+            DataError: if there is no such category.
+        """
+        chosen = {
+            image: kept
+            for image, regions in self.by_image.items()
+            if (kept := [each for each in regions if each.category == name])
+        }
+        if not chosen:
+            known = ", ".join(self.categories[:20]) or "none"
+            raise DataError(f"no region is of category {name!r}; the file tells {known}")
+        return ImageRegions(chosen, self._sizes, self.archive)
 
     def name_for(self, picture: str) -> str | None:
         """The name here of a picture: its own, or the end of its path; the ending does not matter.
@@ -121,17 +147,21 @@ class ImageRegions:
     def _drawn(self, mask: RegionMask, name: str, size: Size) -> Bool[np.ndarray, "h w"]:
         if mask.entry:
             values = _picture(self.archive, mask.entry)
-        elif mask.runs:
-            values = _from_runs(mask, name)
-        else:
-            return _from_polygons(mask, name, size)
-        if values.shape != size:
-            raise DataError(
-                f"regions of {name}: a mask of {values.shape[0]} x {values.shape[1]} pixels, the "
-                f"image has {size[0]} x {size[1]}",
-                hint="use masks of the size of their images",
-            )
-        return values
+            _check_size(values.shape, size, name)
+            return values
+        if mask.runs:
+            _check_size(mask.size, size, name)  # before any pixel is made
+            return _from_runs(mask, name)
+        return _from_polygons(mask, name, size)
+
+
+def _check_size(drawn: tuple[int, ...], size: Size, name: str) -> None:
+    if drawn != size:
+        raise DataError(
+            f"regions of {name}: a mask of {drawn[0]} x {drawn[1]} pixels, the image has "
+            f"{size[0]} x {size[1]}",
+            hint="use masks of the size of their images",
+        )
 
 
 def stem_of(name: str) -> str:
@@ -148,12 +178,12 @@ def _fill(inside: Bool[np.ndarray, "h w"], box: RegionBox, name: str) -> None:
             "pixels (width x height)",
             hint="boxes count pixels of the stored image, from its upper left corner",
         )
-    left, top, right, bottom = (math.ceil(edge - 0.5) for edge in box)
+    left, top, right, bottom = (math.ceil(edge - 0.5) for edge in box[:4])
     inside[top:bottom, left:right] = True
 
 
 def _in_words(box: RegionBox) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in box._asdict().items())
+    return ", ".join(f"{name} {value:g}" for name, value in zip(CORNERS[0], box[:4], strict=True))
 
 
 def _from_runs(mask: RegionMask, name: str) -> Bool[np.ndarray, "h w"]:
@@ -247,7 +277,10 @@ def _from_archive(archive: Archive) -> ImageRegions:
 def _from_table(path: Path) -> ImageRegions:
     table = columns.read(path)
     header = [name.strip().lower() for name in table.header]
-    name = next((header.index(each) for each in NAMES if each in header), None)
+    name, kind = (
+        next((header.index(each) for each in known if each in header), None)
+        for known in (NAMES, CATEGORIES)
+    )
     sides = next((each for each in (*CORNERS, EXTENT) if set(each) <= set(header)), None)
     if name is None or sides is None:
         raise DataError(
@@ -259,7 +292,9 @@ def _from_table(path: Path) -> ImageRegions:
         if not cells[name]:
             raise DataError(f"line {line}: the cell of the image is empty")
         numbers = [_number(cells[header.index(side)], f"line {line}, {side}") for side in sides]
-        by_image.setdefault(cells[name], []).append(_box(numbers, sides == EXTENT, f"line {line}"))
+        category = "" if kind is None else cells[kind].strip()
+        box = _box(numbers, sides == EXTENT, f"line {line}")._replace(category=category)
+        by_image.setdefault(cells[name], []).append(box)
     if not by_image:
         raise DataError("the file has a header and no row")
     return ImageRegions(by_image)
@@ -277,7 +312,8 @@ def _number(value: Any, where: str) -> float:
 
 def _box(numbers: list[float], has_extent: bool, where: str) -> RegionBox:
     left, top, third, fourth = numbers
-    box = RegionBox(left, top, left + third, top + fourth) if has_extent else RegionBox(*numbers)
+    right, bottom = (left + third, top + fourth) if has_extent else (third, fourth)
+    box = RegionBox(left, top, right, bottom)
     if box.left >= box.right or box.top >= box.bottom:
         raise DataError(f"{where}: the box {_in_words(box)} holds nothing")
     return box
@@ -294,10 +330,13 @@ def _from_coco(path: Path) -> ImageRegions:
             for image in images.values()
             if "height" in image and "width" in image
         }
+        categories = {each["id"]: str(each["name"]) for each in document.get("categories", [])}
         by_image: dict[str, list[RegionBox | RegionMask]] = {}
         for number, each in enumerate(document["annotations"]):
             name = str(images[each["image_id"]]["file_name"])
-            by_image.setdefault(name, []).append(_annotated(each, f"annotation {number}"))
+            category = categories.get(each.get("category_id"), "")
+            region = _annotated(each, f"annotation {number}")._replace(category=category)
+            by_image.setdefault(name, []).append(region)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"no regions as of COCO: {type(error).__name__} {str(error)[:80]}",
@@ -319,7 +358,10 @@ def _annotated(annotation: dict[str, Any], where: str) -> RegionBox | RegionMask
                 hint="write counts as a list of numbers, or polygons",
             )
         height, width = drawn["size"]
-        return RegionMask(runs=tuple(map(int, drawn["counts"])), size=(int(height), int(width)))
+        runs = tuple(_number(each, where) for each in drawn["counts"])
+        if any(run < 0 or run % 1 for run in runs):
+            raise DataError(f"{where}: runs are whole numbers of pixels from 0")
+        return RegionMask(runs=tuple(map(int, runs)), size=(int(height), int(width)))
     if drawn:
         polygons = tuple(tuple(_number(c, where) for c in corners) for corners in drawn)
         if any(len(corners) < 6 or len(corners) % 2 for corners in polygons):

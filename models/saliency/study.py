@@ -50,8 +50,9 @@ class Study:
             for position, ref in enumerate(part.maps)
         }
         self.regions = {
-            part.regions.dataset: region_masks(
+            (part.regions.dataset, part.category): region_masks(
                 part.regions,
+                part.category,
                 f"graders.{number}.regions",
                 spec,
                 run,

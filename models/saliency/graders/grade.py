@@ -23,7 +23,7 @@ class GradedMap(NamedTuple):
         k: position of the map's class among the targets of the case.
         space: how pixels were normalised.
         recompute: computes the maps of another case in the same way.
-        regions: what is known of the image, by the name of the dataset of regions.
+        regions: what is known of the image, by the dataset of regions and the category.
     """
 
     values: Float[Tensor, "h w"]
@@ -31,7 +31,7 @@ class GradedMap(NamedTuple):
     k: int
     space: Space
     recompute: Recompute
-    regions: Mapping[str, Bool[Tensor, "h w"]] = {}
+    regions: Mapping[tuple[str, str | None], Bool[Tensor, "h w"]] = {}
 
     def baseline_image(self, baseline: Baseline) -> Float[Tensor, "c h w"]:
         """The first draw of a grader's baseline for the image of the map."""

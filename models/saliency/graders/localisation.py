@@ -15,7 +15,7 @@ def localise(part: Localisation, graded: GradedMap) -> float | None:
     None where the regions lie outside of what the net sees.
     """
     if part.regions is not None:
-        region = graded.regions[part.regions.dataset].to(graded.values.device)
+        region = graded.regions[part.regions.dataset, part.category].to(graded.values.device)
     else:
         top, left, bottom, right = part.box or (0, 0, 0, 0)
         region = torch.zeros_like(graded.values, dtype=torch.bool)

@@ -62,6 +62,7 @@ class ImageLabels:
 
 def region_masks(
     ref: DatasetRef,
+    category: str | None,
     field: str,
     spec: Explanation,
     run: Run,
@@ -74,6 +75,7 @@ def region_masks(
 
     Args:
         ref: the dataset of regions.
+        category: which of them count; None: all.
         field: of the spec that names it, for errors.
         spec: of the job.
         run: has the bytes of the datasets.
@@ -85,7 +87,14 @@ def region_masks(
         DataError: if a region does not fit into its image.
     """
     names = [name for refs in _by_part(spec.each_image) for name in _names(refs, run)]
-    with open_regions(run.input(ref)) as regions:
+    with open_regions(run.input(ref)) as every:
+        regions = every if category is None else every.of_category(category)
+        if category is None and len(every.categories) > 1:
+            run.warn(
+                "categories_together",
+                f"{field}: regions of {len(every.categories)} categories, such as"
+                f" {', '.join(every.categories[:NAMED])}, are taken together; name one by category",
+            )
         matches = [_match(regions, each) for each in names]
         shown = [each[0] for each in names]
         _refuse_missing(field, dict(zip(shown, matches, strict=True)), regions)

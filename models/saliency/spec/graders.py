@@ -182,6 +182,13 @@ class Localisation(SpecGroup):
         description="Uploaded boxes or masks by the name of the image, in pixels of the images as "
         "they are stored; in place of box",
     )
+    category: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Only regions of this category of the file, such as dog; null takes those of"
+        " all categories together",
+    )
     tolerance: Int = Field(default=15, ge=0, le=512, description="Pixels, of the pointing game")
 
     @model_validator(mode="after")
@@ -190,6 +197,8 @@ class Localisation(SpecGroup):
             raise ValueError(f"{self.id} needs either box or regions")
         if self.box is None:
             return self
+        if self.category is not None:
+            raise ValueError("category chooses among regions: leave it out beside box")
         top, left, bottom, right = self.box
         if top >= bottom or left >= right:
             raise ValueError(f"box {self.box} holds no pixel; use top < bottom and left < right")

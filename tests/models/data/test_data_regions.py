@@ -113,6 +113,11 @@ def test_a_picture_is_found_by_the_end_of_its_path(write, picture, found):
         (coco({"segmentation": [[1, 1, 30, 1, 1, 5]]}), SIZE, "polygon reaches beyond"),
         (zipped(a=png(INSIDE)), (6, 8), "a mask of 12 x 16 pixels, the image has 6 x 8"),
         (coco({"segmentation": {"counts": [3], "size": [12, 16]}}), SIZE, "runs of 3 pixels"),
+        (
+            coco({"segmentation": {"counts": [10**14], "size": [10**7] * 2}}),
+            SIZE,
+            "a mask of 10000000",
+        ),
     ],
 )
 def test_regions_that_do_not_fit_their_image_are_refused(write, content, size, message):
@@ -137,6 +142,11 @@ def test_regions_that_do_not_fit_their_image_are_refused(write, content, size, m
         (b"[1, 2]", "no regions as of COCO"),
         (b'{"images": [], "annotations": []}', "has no annotation"),
         (coco({"segmentation": {"counts": "abc", "size": [1, 2]}}), "compressed text"),
+        (
+            coco({"segmentation": {"counts": [-3, 195], "size": [12, 16]}}),
+            "whole numbers of pixels",
+        ),
+        (coco({"segmentation": {"counts": [2.5], "size": [12, 16]}}), "runs are whole"),
         (coco({"segmentation": [[1, 2, 3, 4]]}), "three corners"),
         (coco({"bbox": [1, 2, 3]}), "bbox has 3 numbers"),
         (b'{"images"', "no JSON"),
@@ -147,3 +157,25 @@ def test_regions_that_do_not_fit_their_image_are_refused(write, content, size, m
 def test_what_is_no_regions_is_refused_at_import(write, content, message):
     with pytest.raises(DataError, match=message):
         files.check(write(content), "regions", {})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image,left,top,right,bottom,class\na,3,2,9,6, dog\na,0,0,2,2,cat\nb,1,1,2,2,cat\n",
+        coco({"bbox": [3, 2, 6, 4], "category_id": 1}, {"bbox": [0, 0, 2, 2], "category_id": 2}),
+    ],
+)
+def test_one_category_is_taken_by_its_name(write, content):
+    if isinstance(content, bytes):
+        document = json.loads(content)
+        document["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+        content = json.dumps(document).encode()
+    with open_regions(write(content)) as regions:
+        assert regions.categories == ["cat", "dog"]
+        dogs = regions.of_category("dog")
+        (name,) = dogs.by_image
+        np.testing.assert_array_equal(dogs.mask(name, SIZE), INSIDE)
+        assert regions.mask(name, SIZE).sum() == INSIDE.sum() + 4
+        with pytest.raises(DataError, match="'cow'; the file tells cat, dog"):
+            regions.of_category("cow")

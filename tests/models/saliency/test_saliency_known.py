@@ -110,7 +110,9 @@ def test_a_random_map_finds_a_region_by_its_share():
     found = []
     for seed in range(30):
         values = noise(40, 40, seed=seed)
-        found.append(localise(part, GradedMap(values, None, 0, None, None, {"boxes": region})))
+        found.append(
+            localise(part, GradedMap(values, None, 0, None, None, {("boxes", None): region}))
+        )
         assert top_share(values.flatten().numpy(), 400).sum() == 400
     share = 400 / 1600
     assert np.mean(found) == pytest.approx(share / (2 - share), abs=0.01)
