@@ -73,11 +73,16 @@ def import_dataset(
         float | None,
         typer.Option(help="Stored value of cells without a height or nan, elevation only"),
     ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(help="Bring a raster to this system in metres, utm or EPSG:NUMBER"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload a dataset and wait until the service has checked it."""
     stored = "nan" if nodata is not None and math.isnan(nodata) else nodata  # as JSON has it
-    given = {"cell_size_m": cell_size_m, "nodata": stored, "label": label, "split": split}
+    given = {"cell_size_m": cell_size_m, "nodata": stored, "project": project}
+    given |= {"label": label, "split": split}
     options = {option: value for option, value in given.items() if value is not None}
     with connect() as client, bytes_bar() as bar:
         task = bar.add_task("uploading", total=None)

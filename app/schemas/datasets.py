@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.db.tables import Dataset
 from app.schemas.errors import DatasetError
 from app.schemas.page import Body, Cursor, Limit, Params
-from models.core.spec import Sha256
+from models.core.spec import PROJECT, Sha256
 from models.data.builtin import Builtin
 
 IMAGES = ("npz", "image_folder", "parquet", "idx")
@@ -38,6 +38,13 @@ class DatasetOptions(Body):
         default=None,
         description="Stored value of cells without a height, where the file declares none;"
         ' "nan" for NaN; elevation only',
+    )
+    project: str | None = Field(
+        default=None,
+        pattern=PROJECT,
+        description="Reference system in metres to which a raster is brought wherever it is read,"
+        " utm or EPSG: and a number, such as for one in degrees; cell_size_m is then that of the"
+        " result, about that of the file when null; elevation only",
     )
 
 
@@ -77,6 +84,8 @@ class DatasetCreate(Body):
             raise ValueError(f"split with format {self.format}; only images have parts")
         if options.nodata is not None and self.format != "elevation":
             raise ValueError(f"nodata with format {self.format}; only elevation has heights")
+        if options.project is not None and self.format != "elevation":
+            raise ValueError(f"project with format {self.format}; only elevation is projected")
         return self
 
 

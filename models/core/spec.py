@@ -113,6 +113,9 @@ class ArtifactRef(SpecGroup):
         return self.job if self.job.startswith("model:") else None
 
 
+PROJECT = r"^(utm|EPSG:[0-9]{4,6})$"  # a reference system that rasters are brought to
+
+
 class ReadOptions(SpecGroup):
     """How an uploaded set of images is read, as chosen at its import."""
 

@@ -14,7 +14,7 @@ from rasterio import Affine
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from models.core.errors import DataError
-from models.data import ascii_grid, heights, preview
+from models.data import ascii_grid, heights, preview, projection
 from models.data.contents import notes_alone
 from models.data.decode import PIXELS
 
@@ -27,6 +27,7 @@ ROWS_AT_A_TIME = 256
 LOCAL_UNIT = re.compile(r'(?:LOCAL_CS|ENGCRS)\[.*?UNIT\["([^"]+)",\s*([0-9.eE+-]+)', re.DOTALL)
 Nodata = float | Literal["nan"]
 DEGREE_M = 111_320.0  # of longitude at the equator
+UNKNOWN = math.nan  # a cell size that nobody needs
 
 
 class Block(NamedTuple):
@@ -69,6 +70,7 @@ def check(
     path: Path,
     cell_size_m: float | None,
     nodata: Nodata | None = None,
+    project: str | None = None,
     picture: Path | None = None,
 ) -> dict[str, Any]:
     """Validate a terrain by reading all of it, a band of rows at a time.
@@ -79,6 +81,8 @@ def check(
             raster whose unit is the degree; elsewhere it must agree with the file.
         nodata: stored value of cells without a height, beside the one that the file declares;
             ``"nan"`` for NaN, which JSON cannot hold.
+        project: reference system in metres to bring it to, as of :func:`projection.project`; the
+            cell size is then that of the result.
         picture: where to leave a small hillshade, if anywhere.
 
     Returns:
@@ -88,7 +92,7 @@ def check(
     Raises:
         DataError: naming what is wrong.
     """
-    with open_grid(path, cell_size_m, nodata) as grid:
+    with open_grid(path, cell_size_m, nodata, project) as grid:
         every = -(-max(grid.rows, grid.columns) // preview.LONGEST)
         known, shown = 0, []
         for block in grid.blocks():
@@ -113,6 +117,7 @@ def open_grid(
     path: Path,
     cell_size_m: float | None = None,
     nodata: Nodata | None = None,
+    project: str | None = None,
     *,
     are_heights: bool = True,
 ) -> Generator[Grid]:
@@ -122,6 +127,7 @@ def open_grid(
         path: of the file.
         cell_size_m: as of :func:`check`.
         nodata: as of :func:`check`.
+        project: as of :func:`check`.
         are_heights: whether values are heights, converted to metres and checked for their range;
             a map of anything else keeps its unit.
 
@@ -131,19 +137,57 @@ def open_grid(
     low, high = CELL_SIZE_M
     if cell_size_m is not None and not low <= cell_size_m <= high:
         raise DataError(f"options.cell_size_m is {cell_size_m}; use {low:g} to {high:g} metres")
+    values = () if nodata is None else (float(nodata),)
+    if project is None:
+        with _opened(path, cell_size_m, values, are_heights=are_heights) as grid:
+            yield grid
+        return
+    with _opened(path, UNKNOWN, values, are_heights=are_heights) as grid:
+        yield _projected(grid, project, cell_size_m)
+
+
+@contextmanager
+def _opened(
+    path: Path, cell_size_m: float | None, nodata: tuple[float, ...], *, are_heights: bool
+) -> Generator[Grid]:
     with path.open("rb") as file:
         magic = file.read(64)
-    values = () if nodata is None else (float(nodata),)
     if magic.startswith(NPY_MAGIC):
-        yield _open_npy(path, cell_size_m, heights.Encoding(1, 0, values, are_heights))
+        yield _open_npy(path, cell_size_m, heights.Encoding(1, 0, nodata, are_heights))
     elif magic[:4] in TIFF_MAGICS:
         with _opened_tiff(path) as raster:
-            yield _open_raster(raster, cell_size_m, values, are_heights)
+            yield _open_raster(raster, cell_size_m, nodata, are_heights)
     elif ascii_grid.begins(magic):
         with ascii_grid.open_text(path) as text:
-            yield _open_ascii(text, cell_size_m, values, are_heights)
+            yield _open_ascii(text, cell_size_m, nodata, are_heights)
     else:
         raise DataError(f"the file begins with {magic[:6]!r}: neither GeoTIFF, ASCII grid nor npy")
+
+
+def _projected(grid: Grid, target: str, cell_size_m: float | None) -> Grid:
+    """A grid in another reference system; one that seems to be in degrees is taken as WGS 84."""
+    notes, crs, transform = grid.notes, grid.crs, grid.transform
+    if transform is None:
+        raise DataError("options.project: the file has no coordinates that could be projected")
+    if crs is None:
+        if not _in_degrees(transform, None, (grid.rows, grid.columns)):
+            raise DataError("options.project: the file does not name its reference system")
+        crs = projection.WGS_84
+        notes.append("coordinates without a reference system are taken as degrees of WGS 84")
+    values = np.concatenate(
+        [np.where(block.missing, np.nan, block.values) for block in grid.blocks()]
+    )
+    made, cells, system, note = projection.project(values, transform, crs, target, cell_size_m)
+    _check_size(*made.shape)
+    notes.append(note)
+
+    def blocks() -> Iterator[Block]:
+        for top in range(0, len(made), ROWS_AT_A_TIME):
+            part = made[top : top + ROWS_AT_A_TIME]
+            missing = np.isnan(part)
+            yield Block(top, np.where(missing, np.float32(0), part), missing)
+
+    return Grid(*made.shape, cells.a, system, cells, notes, blocks)
 
 
 # -- npy --------------------------------------------------------------------------------------
@@ -283,7 +327,7 @@ def _cell_size_m(
     notes: list[str],
 ) -> float:
     """Side of a cell in metres, from the file where it tells."""
-    if transform is None:
+    if transform is None or given is UNKNOWN:
         if given is None:
             raise DataError(
                 "the raster does not tell its cell size; give options.cell_size_m in metres"
@@ -369,8 +413,9 @@ def _size_in_degrees(
     if size is None:
         is_or_seems = "is" if crs is not None else "has no reference system and seems to be"
         raise DataError(
-            f"the raster {is_or_seems} in degrees; reproject it to metres, or give "
-            f"options.cell_size_m; its cells are about {width:.4g} m wide and {height:.4g} m high"
+            f"the raster {is_or_seems} in degrees; give options.project, such as utm, or take its"
+            f" cells, about {width:.4g} m wide and {height:.4g} m high, as squares of"
+            " options.cell_size_m"
         )
     notes.append(
         f"cells in degrees, about {width:.4g} m wide and {height:.4g} m high, are taken as squares"

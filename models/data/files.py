@@ -141,7 +141,8 @@ def check(
         path: of the file.
         format: ``npz``, ``image_folder``, ``parquet``, ``idx``, ``elevation``, ``net``,
             ``series``, ``marks``, ``regions`` or ``netcdf``, as the user says.
-        options: ``cell_size_m`` and ``nodata`` for elevation; ``label`` and ``split`` for images.
+        options: ``cell_size_m``, ``nodata`` and ``project`` for elevation; ``label`` and
+            ``split`` for images.
         picture: where to leave a small picture of images or of a terrain (JPEG), if anywhere.
 
     Returns:
@@ -159,7 +160,7 @@ def check(
     """
     if format in FORMATS:
         return _check_images(path, format, _read_options(options, format), picture)
-    allowed = {"cell_size_m", "nodata"} if format == "elevation" else set()
+    allowed = {"cell_size_m", "nodata", "project"} if format == "elevation" else set()
     if unknown := set(options) - allowed:
         raise DataError(f"options {sorted(unknown)} are not known for format {format!r}")
     if format == "net":
@@ -169,7 +170,8 @@ def check(
     if format == "elevation":
         from models.data import elevation  # GDAL is for these files alone
 
-        return elevation.check(path, options.get("cell_size_m"), options.get("nodata"), picture)
+        names = ("cell_size_m", "nodata", "project")
+        return elevation.check(path, *map(options.get, names), picture)
     if format == "netcdf":
         from models.data import fields  # HDF5 is for these files alone
 

@@ -134,6 +134,7 @@ class DatasetOptions(TypedDict, total=False):
     label: str | None
     split: Literal["named", "hold_out"] | None
     nodata: float | Literal["nan"] | None
+    project: str | None
 
 
 class ModelPatch(TypedDict, total=False):

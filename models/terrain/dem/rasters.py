@@ -101,9 +101,10 @@ def _stored(terrain: DatasetTerrain | ArtifactTerrain, run: Run) -> Elevation:
     name = terrain.dataset if isinstance(terrain, DatasetTerrain) else terrain.artifact
     size = terrain.cell_size_m if isinstance(terrain, DatasetTerrain) else None
     nodata = terrain.nodata if isinstance(terrain, DatasetTerrain) else None
+    project = terrain.project if isinstance(terrain, DatasetTerrain) else None
     if isinstance(terrain, ArtifactTerrain) and terrain.artifact == SUBGRID_FILE:
         return subgrid_file.read(run.input(terrain), name)
-    return read(run.input(terrain), size, name, nodata)
+    return read(run.input(terrain), size, name, nodata, project)
 
 
 def maps_of(spec: Any, fine: Elevation, run: Run) -> Maps:
@@ -161,10 +162,9 @@ def map_on(
 
 def _map(ref: Map, run: Run, field: str) -> Elevation:
     """A raster of anything but heights."""
-    given = ref if isinstance(ref, DatasetTerrain) else None
-    size, nodata = (given.cell_size_m, given.nodata) if given else (None, None)
+    how = (ref.cell_size_m, ref.nodata, ref.project) if isinstance(ref, DatasetTerrain) else ()
     try:
-        with elevation.open_grid(run.input(ref), size, nodata, are_heights=False) as grid:
+        with elevation.open_grid(run.input(ref), *how, are_heights=False) as grid:
             values, missing = _all_rows(grid)
     except DataError as error:
         raise DataError(f"{field}: {error}", hint=error.hint) from error
@@ -229,7 +229,11 @@ def from_heights(z: Shaped[np.ndarray, "ny nx"], dx: float, name: str) -> Elevat
 
 
 def read(
-    path: Path, cell_size_m: float | None, name: str, nodata: elevation.Nodata | None = None
+    path: Path,
+    cell_size_m: float | None,
+    name: str,
+    nodata: elevation.Nodata | None = None,
+    project: str | None = None,
 ) -> Elevation:
     """Heights in metres of a file that :func:`models.data.elevation.check` accepts, north up.
 
@@ -238,11 +242,12 @@ def read(
         cell_size_m: side of a cell in m, where the file does not tell.
         name: for messages.
         nodata: stored value of cells without a height, beside the declared one.
+        project: reference system to bring it to, if to another.
 
     Raises:
         DataError: naming what is wrong.
     """
-    with elevation.open_grid(path, cell_size_m, nodata) as grid:
+    with elevation.open_grid(path, cell_size_m, nodata, project) as grid:
         values, missing = _all_rows(grid)
     return _filled(values, missing, grid, name)
 

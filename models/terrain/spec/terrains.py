@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from models.core.needs import TOLERANCE, WEIGHTS, ArtifactNeed, Bound, DatasetNeed
-from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
+from models.core.spec import PROJECT, ArtifactRef, DatasetRef, Int, SpecGroup
 from models.data.builtin import BUILTIN
 
 NodataCells = Annotated[
@@ -41,6 +41,12 @@ class DatasetTerrain(DatasetRef):
     nodata: float | Literal["nan"] | None = Field(
         default=None,
         description='Stored value of cells without a height, where none is declared; "nan" for NaN',
+    )
+    project: str | None = Field(
+        default=None,
+        pattern=PROJECT,
+        description="Reference system in metres to which the raster is brought, utm or EPSG: and a"
+        " number; cell_size_m is then that of the result. As at its upload where left out",
     )
     area: Area | None = Field(default=None, description="Part of it; all where left out")
 
