@@ -10,6 +10,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import CRSError
 
 from models.core.errors import DataError
+from models.data.decode import PIXELS
 
 WGS_84 = CRS.from_epsg(4326)
 UTM_LATITUDES = (-80.0, 84.0)
@@ -69,6 +70,10 @@ def project(
         raise DataError(f"options.project: {target} does not reach to the raster") from error
     if onto is None or columns is None or rows is None:
         raise DataError(f"options.project: {target} does not reach to the raster")
+    if rows * columns > PIXELS:
+        raise DataError(
+            f"options.cell_size_m: {rows} x {columns} cells of {onto.a:g} m; {PIXELS} are allowed"
+        )
     coarser = onto.a > COARSER * native.a
     how = Resampling.average if coarser else Resampling.bilinear
     shape = (rows, columns)

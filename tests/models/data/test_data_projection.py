@@ -124,6 +124,11 @@ def test_what_cannot_be_projected_is_refused(write, place, crs, project, message
         files.check(path, "elevation", {"project": project})
 
 
+def test_more_cells_than_a_raster_may_have_are_refused_before_they_are_made(write):
+    with pytest.raises(DataError, match=r"options\.cell_size_m: \d+ x \d+ cells of 0\.1 m"):
+        files.check(write(ground()), "elevation", {"project": "utm", "cell_size_m": 0.1})
+
+
 def test_a_file_without_coordinates_is_refused(tmp_path):
     np.save(tmp_path / "dem.npy", ground())
     with pytest.raises(DataError, match="no coordinates that could be projected"):
