@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from models.data.spec import Augment
+from models.data.trivial_augment import changed, draw
 
-CROP, ERASE, MIX = 1, 2, 3  # streams of random numbers
+CROP, ERASE, MIX, TRIVIAL = 1, 2, 3, 4  # streams of random numbers
 TRIES = 10  # for a rectangle that fits
 CROP_RATIOS = (3 / 4, 4 / 3)  # width over height (Szegedy et al., arXiv 1409.4842, section 6)
 ERASED_AREA, ERASED_RATIOS = (0.02, 1 / 3), (0.3, 3.3)  # Zhong et al., arXiv 1708.04896, table 1
@@ -107,6 +108,20 @@ def _erased_box(numbers: np.random.Generator, probability: float, h: int, w: int
     drawn = numbers.random() < probability
     box = _rectangle(numbers, h, w, ERASED_AREA, ERASED_RATIOS) if drawn else None
     return box or Box(0, 0, 0, 0)
+
+
+def trivially_changed(
+    images: UInt8[Tensor, "b i j c"], seed: int, step: int
+) -> UInt8[Tensor, "b i j c"]:
+    """Images of which each has one change of TrivialAugment (``trivial_augment.py``).
+
+    Args:
+        images: of a batch.
+        seed: of the job.
+        step: with the seed it keys the draws.
+    """
+    draws = [draw(_numbers(seed, TRIVIAL, step, k)) for k in range(len(images))]
+    return changed(images, draws)
 
 
 def mixed(

@@ -21,7 +21,7 @@ from models.core.device import generator
 from models.core.run import Run
 from models.core.spec import DatasetRef
 from models.data import selection
-from models.data.augment import CropKey, crop_box, erased
+from models.data.augment import CropKey, crop_box, erased, trivially_changed
 from models.data.builtin import BUILTIN
 from models.data.sizing import CHUNK, fitted, resize
 from models.data.spec import Augment, ImageOptions
@@ -238,9 +238,13 @@ def batches(
         images = torch.stack([_cropped(x, key) for x, key in zip(images, keys, strict=True)])
     if len(draws) > 1:
         images = _augmented(images, augment.crop_padding, draws[1:], data.size)
+    lengths = [len(part) for part in chosen]
+    if augment.trivial:
+        parts = zip(images.split(lengths), steps, strict=True)
+        images = torch.cat([trivially_changed(part, seed, step) for part, step in parts])
     x = normalise(images, data.mean, data.std)
     if augment.erase:
-        parts = zip(x.split([len(part) for part in chosen]), steps, strict=True)
+        parts = zip(x.split(lengths), steps, strict=True)
         x = torch.cat([erased(part, augment.erase, seed, step) for part, step in parts])
     return x, data.train_labels[index]
 

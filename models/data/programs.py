@@ -118,7 +118,9 @@ def read_program(path: Path, *, training: bool = False) -> Program:
         root, model = _model_of(archive)
         try:
             graph = model["graph_module"]["graph"]
-            targets = _targets(model["graph_module"]["signature"]["input_specs"])
+            signature = model["graph_module"]["signature"]
+            targets = _targets(signature["input_specs"])
+            _check_outputs(signature["output_specs"])
             weights = _weights(archive, root, targets)
             program = _program(graph, weights)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -208,6 +210,16 @@ def _targets(specs: list[dict[str, Any]]) -> dict[str, tuple[str, bool]]:
             elif kind != "user_input":
                 raise DataError(f"the program takes a {kind}; only tensors are understood")
     return weight_names
+
+
+def _check_outputs(specs: list[dict[str, Any]]) -> None:
+    for spec in specs:
+        for kind in spec:
+            if kind != "user_output":
+                raise DataError(
+                    f"the program gives a {kind.replace('_', ' ')} beside its answer",
+                    hint="save what torch.export.export gives, without run_decompositions",
+                )
 
 
 def _weights(

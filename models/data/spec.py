@@ -46,6 +46,11 @@ class Augment(SpecGroup):
         " area (0.08 is usual for photographs) and of 3:4 to 4:3; where images are streamed, a part"
         " of the whole picture as it was uploaded. null is off",
     )
+    trivial: bool = Field(
+        default=False,
+        description="TrivialAugment: one of 14 changes an image (turned, sheared, shifted, colours,"
+        " contrast, ...) at a random strength, after crop and flip",
+    )
     erase: float = Field(
         default=0.0,
         ge=0,

@@ -17,8 +17,9 @@ from torch.utils.flop_counter import flop_registry
 
 from models.core.errors import SpecError
 
-CONV = (torch.conv2d, functional.conv2d, torch.ops.aten.conv2d.default)
-LINEAR = (functional.linear, torch.ops.aten.linear.default)
+_aten = torch.ops.aten
+CONV = (torch.conv2d, functional.conv2d, _aten.conv2d.default, _aten.conv2d.padding)
+LINEAR = (functional.linear, _aten.linear.default)
 
 
 class ConvCall(NamedTuple):

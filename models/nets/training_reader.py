@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from models.core.errors import DataError
 from models.data.program_operations import CHANCE, in_training, operation_of
 from models.data.programs import Program
-from models.nets.exported import GraphReader, ordered, target_of
+from models.nets.exported import GraphReader, names_of, ordered, target_of
 from models.nets.program_modules import (
     DROP,
     Attention,
@@ -18,6 +20,7 @@ from models.nets.program_modules import (
     admitted,
 )
 
+TURNS = ("t", "permute", "transpose")  # of a matrix they are one
 COUNT = "num_batches_tracked"
 NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
 
@@ -36,6 +39,7 @@ class TrainingReader(GraphReader):
         self.names, self.root = names, root
         self.was_training = bool(in_training(program.nodes))
         self.draws: dict[fx.Node, float] = {}
+        self.turned: dict[fx.Node, fx.Node] = {}  # transposed weights to the weights
         self.folder = "operations"
         while hasattr(root, self.folder):
             self.folder += "_"
@@ -46,6 +50,9 @@ class TrainingReader(GraphReader):
             CHANCE: self._chance,
             "div_": self._rescale,
             "add_": self._count,
+            "convolution": self._convolution,
+            "addmm": self._product,
+            "mm": self._product,
             **dict.fromkeys(NORMS, self._norm),
             **dict.fromkeys(DROP, self._dropout),
         }
@@ -86,6 +93,9 @@ class TrainingReader(GraphReader):
             self._keep(several, made)
             return
         super()._add(node)
+        weight = given.get("self")
+        if name in TURNS and isinstance(weight, fx.Node) and weight.op == "get_attr":
+            self.turned[self.values[names_of(node["outputs"])[0]]] = weight
 
     def _may_write(self, name: str) -> bool:
         """Nothing may write into images or weights: the next pass would see it."""
@@ -118,6 +128,24 @@ class TrainingReader(GraphReader):
         value = given["self"]
         is_count = isinstance(value, fx.Node) and value.op == "get_attr"
         return value if is_count and str(value.target).endswith(COUNT) else None
+
+    def _convolution(self, _: dict[str, Any], given: dict[str, Any]) -> fx.Node | None:
+        """As the layer that a program was before it was decomposed, so that it is read as one."""
+        pair = len(given["stride"]) == len(given["padding"]) == 2
+        if given["transposed"] or not pair:
+            return None
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        return self.built.call_function(torch.conv2d, tuple(given[name] for name in names))
+
+    def _product(self, _: dict[str, Any], given: dict[str, Any]) -> fx.Node | None:
+        """The same of a linear layer: a product with a transposed weight."""
+        first, weight = ("mat1", "mat2") if "mat1" in given else ("self", "mat2")
+        turned = given[weight]
+        if turned not in self.turned or given.keys() & {"alpha", "beta"}:
+            return None
+        bias = given["self"] if first == "mat1" else None
+        args = (given[first], self.turned[turned], bias)
+        return self.built.call_function(functional.linear, args)
 
     def _instance_norm(self, _: dict[str, Any], given: dict[str, Any]) -> None:
         if given["running_mean"] is not None:

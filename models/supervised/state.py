@@ -25,7 +25,7 @@ from models.supervised.steps import optimizer_tensors
 
 # fields of the optimizer that earlier releases did not have
 ADDED = ("beta2", "decay", "clip_norm", "warmup_steps")
-ADDED_CHANGES = ("resized_crop", "erase", "mixup", "cutmix")  # likewise, of the images
+ADDED_CHANGES = ("resized_crop", "trivial", "erase", "mixup", "cutmix")  # likewise, of the images
 # further fields that they did not have, with what they did
 PLAIN: Mapping[str, Any] = {"accumulate": 1, "ema": None}
 

@@ -144,6 +144,34 @@ def test_layers_are_read_under_the_names_of_the_net(archives):
         assert read[name] == own[name]
 
 
+@pytest.mark.slow  # torch loads its compiler for it
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's own
+def test_layers_of_a_decomposed_program_are_found(tmp_path):
+    """Convolutions and products with transposed weights, as layers; a norm of its own kind."""
+    conv = nn.Conv2d(1, 4, 3, padding="same")
+    net = nn.Sequential(conv, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 8), nn.ReLU())
+    net = nn.Sequential(*net, nn.Linear(8, 4, bias=False)).eval()
+    x = torch.randn(3, 1, 4, 4)
+    batch = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(net, (x,), dynamic_shapes=batch)
+    path, before = tmp_path / "net.pt2", net(x)
+    torch.export.save(program.run_decompositions(), path)
+    made = load_trainable(path, 4)
+    torch.testing.assert_close(made.eval()(x), before)
+    names = {layer.parameter for layer in layers_of(made, 1, (4, 4))}
+    assert names == {"0.weight", "3.weight", "5.weight"}
+    net.train()(x)
+    made.train()(x)
+    torch.testing.assert_close(made.get_buffer("1.running_mean"), net[1].running_mean)
+    torch.export.save(program, path)
+    kept = {layer.parameter for layer in layers_of(load_trainable(path, 4), 1, (4, 4))}
+    assert kept == names
+    trained = torch.export.export(net.train(), (x,), dynamic_shapes=batch).run_decompositions()
+    torch.export.save(trained, path)
+    with pytest.raises(DataError, match="buffer mutation beside its answer"):
+        load_trainable(path, 4)
+
+
 class Endless(nn.Module):
     """Infinite constants, and norms that go by their input in either mode."""
 

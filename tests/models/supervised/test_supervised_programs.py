@@ -80,7 +80,7 @@ def told(run):
 def test_cheap_steps_resume_and_leave_a_net(data, run_with, monkeypatch):
     """Pooled filters by the net's names; the same bits again from the middle; files that load."""
     monkeypatch.setattr(loading, "load", lambda *_: data)
-    spec, run = downsampled(model={**MODEL, "freeze": ["stem.*"]}), run_with("train")
+    spec, run = downsampled(model={**MODEL, "freeze": ["stem.*"]}, export=True), run_with("train")
     downsampling.train(spec, run)
     loaded = load_net(run.dir / "weights.safetensors", "cpu")
     report = json.loads((run.dir / "report.json").read_text())
@@ -88,6 +88,7 @@ def test_cheap_steps_resume_and_leave_a_net(data, run_with, monkeypatch):
     assert rows == {"stem": "pooled", "down": "pooled"}
     assert report["result"]["steps"]["cheap"] > 0
     assert (run.dir / "net.onnx").exists()
+    assert (run.dir / "net.pt2").exists()
     assert "exported_in_eval_mode" not in told(run)
     assert "not_exported" not in told(run)
     half = min((run.dir / "checkpoints").iterdir())
