@@ -94,8 +94,10 @@ def register(client: Client, first: str, second: str) -> None:
     """A model of two versions, the newer one still to be tried, where there is none."""
     if any(model["name"] == MODEL for model in client.models()):
         return
-    client.register(MODEL, first, aliases=["production"], description="every fifth step whole")
-    client.register(MODEL, second, aliases=["candidate"], description=OTHER)
+    for job_id, alias in ((first, "production"), (second, "candidate")):
+        accuracy = client.get(job_id).result["test_accuracy"]
+        about = f"{accuracy:.1%} of the test images"
+        client.register(MODEL, job_id, aliases=[alias], description=about)
 
 
 def shown(page: Any, address: str, name: str, look: Look = LOOK) -> None:
