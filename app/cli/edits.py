@@ -26,14 +26,19 @@ def edit(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Label to set; NAME= removes it; repeatable"),
     ] = None,
+    hidden: Annotated[
+        bool | None, typer.Option("--hide/--show", help="Leave it out of lists, or no longer")
+    ] = None,
 ) -> None:
-    """Change what a job is called, whatever its status."""
+    """Change what a job is called and whether lists show it, whatever its status."""
     texts = {"name": name, "notes": notes}
     changes: dict[str, Any] = {n: text or None for n, text in texts.items() if text is not None}
     if label:
         changes["metadata"] = dict(map(_label, label))
+    if hidden is not None:
+        changes["hidden"] = hidden
     if not changes:
-        raise ValueError("nothing to change: give --name, --notes or --label NAME=VALUE")
+        raise ValueError("nothing to change: give --name, --notes, --label NAME=VALUE or --hide")
     with connect() as client:
         job = client.edit(refs.job_id(client, ref), **changes)
     say(f"{job['id']} is changed")

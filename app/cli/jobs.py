@@ -1,6 +1,6 @@
 """Commands about jobs: submit, list, show, follow, download, cancel, retry, delete."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -27,7 +27,7 @@ from app.cli.output import (
 )
 from app.cli.reproduce import reproduce
 from app.cli.values import Settings, with_values
-from sextant_client import Client
+from sextant_client import Client, Job
 from sextant_client.answers import ArtifactRead, JobStatus
 from sextant_client.calls import Start
 from sextant_client.download import is_there, within
@@ -111,21 +111,25 @@ def _end(client: Client, job: dict[str, Any], *, as_json: bool) -> None:
 def jobs(
     status: Annotated[list[str] | None, typer.Option(help="Only these; repeatable")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind")] = None,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Those that were hidden")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 20,
     watch: Watch = False,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    # the service says which there are
-    wanted = cast("list[JobStatus] | None", status)
+    wanted = cast("list[JobStatus] | None", status)  # the service says which there are
+
+    def fetched() -> list[Job]:
+        return list(client.jobs(limit, status=wanted, kind=kind, hidden=hidden))
+
     with connect() as client:
         if as_json:
-            output.print_json(list(client.jobs(limit, status=wanted, kind=kind)))
+            output.print_json(fetched())
             return
-        output.show(lambda: _listed(list(client.jobs(limit, status=wanted, kind=kind))), watch)
+        output.show(lambda: _listed(fetched()), watch)
 
 
-def _listed(listed: list[dict[str, Any]]) -> Table:
+def _listed(listed: Sequence[Mapping[str, Any]]) -> Table:
     """A row a job; on a narrow terminal names are cut, ids and statuses never."""
     if console.width >= output.WIDE:
         rows = (
@@ -148,12 +152,12 @@ def _cut(name: str) -> Text:
     return cut
 
 
-def _state(job: dict[str, Any]) -> Text:
+def _state(job: Mapping[str, Any]) -> Text:
     reason = job["status_reason"]
     return Text.assemble(coloured(job["status"]), f" ({reason})" if reason else "")
 
 
-def _percent(job: dict[str, Any]) -> str:
+def _percent(job: Mapping[str, Any]) -> str:
     fraction = (job["progress"] or {}).get("fraction")
     return "" if fraction is None else f"{fraction:.0%}"
 

@@ -161,7 +161,8 @@ class Job(Base):
         _one_of("status", tuple(JobStatus)),
         _one_of("status_reason", STATUS_REASONS),
         # lists; each ends with the id, so that a page is read in its order
-        Index("ix_jobs_list", "tenant_id", "id", **_only(LISTED)),
+        Index("ix_jobs_list", "tenant_id", "id", **_only(f"{LISTED} AND hidden_at IS NULL")),
+        Index("ix_jobs_hidden", "tenant_id", "id", **_only(f"{LISTED} AND hidden_at IS NOT NULL")),
         Index("ix_jobs_list_status", "tenant_id", "status", "id", **_only(LISTED)),
         Index("ix_jobs_list_kind", "tenant_id", "kind", "status", "id", **_only(LISTED)),
         Index("ix_jobs_list_method", "tenant_id", "method", "status", "id", **_only(LISTED)),
@@ -260,6 +261,7 @@ class Job(Base):
     queued_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    hidden_at: Mapped[datetime | None]  # lists leave it out from then on
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
     deleted_at: Mapped[datetime | None]
 

@@ -141,6 +141,11 @@ class JobPatch(Body):
     notes: str | None = Field(
         default=None, max_length=NOTES_CHARS, description="For people; any text. null removes it"
     )
+    hidden: bool = Field(
+        default=False,
+        description="true: lists leave the job out unless asked for it; it is there none the "
+        "less, and goes on. false: they show it again",
+    )
 
 
 class JobFilters(Params):
@@ -161,6 +166,9 @@ class JobFilters(Params):
     )
     parent: str | None = Field(default=None, max_length=64, description="Id of the job retried")
     sweep: str | None = Field(default=None, max_length=64, description="Id of its sweep")
+    hidden: bool = Field(
+        default=False, description="true: those alone that were hidden; false: all others"
+    )
     created_after: Time | None = None
     created_before: Time | None = None
     order: Literal["-created_at", "created_at"] = "-created_at"
@@ -274,6 +282,7 @@ class JobRead(BaseModel):
     paused_at: datetime | None = Field(
         description="Since when it is paused, or is asked to stop for it"
     )
+    hidden_at: datetime | None = Field(description="Since when lists leave it out")
     worker: WorkerRead | None
     progress: Progress | None
     estimate: dict[str, Any] | None

@@ -1,4 +1,4 @@
-"""Changes of what a job is called: name, labels, notes. What it does never changes."""
+"""Changes of what a job is called and where it is listed. What it does never changes."""
 
 from collections.abc import Set as AbstractSet
 
@@ -39,6 +39,8 @@ def edit(
         job.name = change.name
     if "notes" in sent:
         job.notes = change.notes
+    if "hidden" in sent:
+        job.hidden_at = (job.hidden_at or database_now(session)) if change.hidden else None
     if "metadata" in sent:
         _relabel(session, job, change)
     job.updated_at = database_now(session)

@@ -235,6 +235,7 @@ def _conditions(filters: JobFilters) -> list[ColumnElement[bool]]:
         Job.sweep_id: filters.sweep,
     }
     conditions = [column == value for column, value in equal.items() if value is not None]
+    conditions.append(Job.hidden_at.is_not(None) if filters.hidden else Job.hidden_at.is_(None))
     if filters.search is not None:
         conditions.append(search.condition(filters.search))
     # ids are sortable by time: the condition on them is what the index serves

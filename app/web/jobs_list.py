@@ -12,9 +12,9 @@ from app.db.tables import JobStatus
 from app.errors import ServiceError
 from app.http.deps import ReadSession
 from app.routers.jobs import JobId
-from app.schemas.jobs import JobFilters, JobRead
+from app.schemas.jobs import JobFilters, JobPatch, JobRead
 from app.schemas.page import Cursor
-from app.services import jobs
+from app.services import job_edits, jobs
 from app.web.page_route import PageRoute
 from app.web.templates import render
 from app.web.visitor import JobsReader, JobsWriter, Visitor
@@ -34,6 +34,7 @@ class ListQuery(BaseModel):
     status: list[JobStatus] = Field(default=[], max_length=5)
     kind: Annotated[str, Field(max_length=64)] = ""
     search: Annotated[str, Field(max_length=120)] = ""
+    hidden: bool = False
     cursor: Cursor | None = None
 
     @property
@@ -43,6 +44,7 @@ class ListQuery(BaseModel):
             status=self.status,
             kind=self.kind or None,
             search=self.search.strip() or None,
+            hidden=self.hidden,
             limit=ROWS,
             cursor=self.cursor,
         )
@@ -53,6 +55,7 @@ class ListQuery(BaseModel):
             "status": [each.value for each in self.status],
             "kind": self.kind,
             "search": self.search,
+            "hidden": "true" if self.hidden else "",
             "cursor": cursor,
         }
         query = urlencode({name: value for name, value in chosen.items() if value}, doseq=True)
@@ -64,7 +67,7 @@ class BulkRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    action: Literal["cancel", "delete"]
+    action: Literal["cancel", "delete", "hide", "show"]
     jobs: list[JobId] = Field(min_length=1, max_length=SELECTED_MAX)
 
 
@@ -109,7 +112,7 @@ def waits_for(job: JobRead) -> str:
 
 @router.post("/jobs/bulk")
 def change_many(body: BulkRequest, visitor: JobsWriter) -> Response:
-    """Cancel or delete the marked jobs, each by itself: one refusal keeps no other."""
+    """Carry out an action on the marked jobs, each by itself: one refusal keeps no other."""
     refusals = []
     for job_id in body.jobs:
         try:
@@ -123,5 +126,8 @@ def _change(visitor: Visitor, action: str, job_id: str) -> None:
     with make_session() as session:
         if action == "delete":
             jobs.delete(session, visitor.tenant_id, job_id)
+        elif action in ("hide", "show"):
+            change = JobPatch(hidden=action == "hide")
+            job_edits.edit(session, visitor.tenant_id, job_id, change, None)
         else:
             jobs.cancel(session, visitor.tenant_id, job_id, "graceful", save=True)

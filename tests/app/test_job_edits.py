@@ -56,6 +56,25 @@ class TestEdit:
         assert error["pointer"] == "/metadata"
         assert "17 labels" in error["detail"]
 
+    def test_hidden_ones_are_listed_where_they_are_asked_for(self, client, job):
+        path, other = f"/v1/jobs/{job['id']}", add_job()
+        hidden = client.patch(path, json={"hidden": True}).json()
+        assert hidden["hidden_at"] is not None
+        assert client.patch(path, json={"hidden": True}).json()["hidden_at"] == hidden["hidden_at"]
+
+        def listed(**query) -> set[str]:
+            return {row["id"] for row in client.get("/v1/jobs", params=query).json()["data"]}
+
+        assert listed() == listed(hidden="false", status="queued") == {other}
+        assert listed(hidden="true") == listed(hidden="true", **{"metadata.team": "a"})
+        assert listed(hidden="true") == {job["id"]}
+        assert client.get("/v1/jobs", params={"hidden": "only"}).status_code == 422
+        finish(claim())  # it goes on: as the older one it comes first
+        assert client.get(path).json()["status"] == "succeeded"
+        assert client.patch(path, json={"hidden": False}).json()["hidden_at"] is None
+        assert listed() == {job["id"], other}
+        assert client.patch(path, json={"hidden": None}).status_code == 422
+
     def test_of_another_tenant(self, client):
         other = add_job("tenant_other")
         assert client.patch(f"/v1/jobs/{other}", json={"name": "x"}).status_code == 404

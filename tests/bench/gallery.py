@@ -4,8 +4,8 @@
 
 Runs the catalogue's example of each kind in a service over the folder STATE, unless a job of the
 kind has succeeded there before, and a training with another schedule to compare with; imports a
-folder of photographs; makes a sweep of two short trainings. Photographs every page of
-the service into ``docs/gallery``.
+folder of photographs; makes a sweep of two short trainings; registers two versions of a model.
+Photographs every page of the service into ``docs/gallery``.
 """
 
 import tests.conftest  # noqa: F401  # before models
@@ -23,6 +23,7 @@ from playwright.sync_api import sync_playwright
 from app.local import up
 from models.catalog import kinds
 from sextant_client import Client
+from sextant_client.requests import SweepCreate, SweepJob
 from tests.web.conftest import Look, chromium, photograph
 
 GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
@@ -37,6 +38,7 @@ KINDS = (
 TRAINING = KINDS[0]
 OTHER = "every second step cheap"
 PHOTOGRAPHS = "photographs"
+MODEL = "digits"
 LOOK, DARK = Look(1280, "light"), Look(1280, "dark")
 PATIENCE_MS = 120_000  # on a loaded machine
 SETTLED_MS = 5000
@@ -78,14 +80,24 @@ def swept(client: Client) -> str:
     """The id of a sweep over the learning rate that has ended, made where there is none."""
     for sweep in client.sweeps(limit=1):
         return str(sweep["id"])
-    job = {"spec": dict(kinds()[TRAINING].example) | {"epochs": 3}}
-    request = {
+    job: SweepJob = {"spec": dict(kinds()[TRAINING].example) | {"epochs": 3}}
+    request: SweepCreate = {
         "name": "learning rates",
         "job": job,
         "parameters": {"optimizer.lr": {"values": [0.02, 0.1]}},
         "objective": {"metric": "validation_accuracy"},
     }
     return str(client.wait_sweep(client.sweep(request)["id"])["id"])
+
+
+def register(client: Client, first: str, second: str) -> None:
+    """A model of two versions, the newer one still to be tried, where there is none."""
+    if any(model["name"] == MODEL for model in client.models()):
+        return
+    for job_id, alias in ((first, "production"), (second, "candidate")):
+        accuracy = client.get(job_id).result["test_accuracy"]
+        about = f"{accuracy:.1%} of the test images"
+        client.register(MODEL, job_id, aliases=[alias], description=about)
 
 
 def shown(page: Any, address: str, name: str, look: Look = LOOK) -> None:
@@ -135,6 +147,9 @@ def main() -> None:
             pair = (jobs[TRAINING], trained_otherwise(client, jobs[TRAINING]))
             ids = ",".join(x.removeprefix("job_") for x in pair)
             shown(page, f"/compare?jobs={ids}", "compare", DARK)
+            register(client, *pair)
+            shown(page, "/models", "models")
+            shown(page, f"/models/{MODEL}", "model")
             browser.close()
 
 

@@ -115,6 +115,25 @@ def test_several_jobs_are_cancelled_and_deleted_at_once(user):
     expect(user.locator("tbody .status.queued")).to_have_count(1)
 
 
+def test_several_jobs_are_hidden_and_shown_again(user):
+    for name in ("first", "second", "third"):
+        add_job(name=name)
+    user.goto("/")
+    user.get_by_label("Mark first").check()
+    user.get_by_label("Mark third").check()
+    user.get_by_role("button", name="Hide").click()
+    expect(user.locator("tbody tr")).to_have_count(1)
+    expect(user.get_by_text("2 hidden")).to_be_visible()
+    user.get_by_label("hidden", exact=True).check()
+    expect(user.locator("tbody tr")).to_have_count(2)
+    assert "hidden=true" in user.url
+    user.get_by_label("Mark first").check()
+    user.get_by_role("button", name="Show again").click()
+    expect(user.locator("tbody tr")).to_have_count(1)
+    user.goto("/")
+    expect(user.locator("tbody tr")).to_have_count(2)
+
+
 def test_marks_outlive_a_refresh_of_the_list(user, tmp_path):
     run = training(tmp_path, "goes on", 40)
     add_job(name="marked")

@@ -113,6 +113,7 @@ class JobRead(TypedDict):
     updated_at: str
     cancel_requested_at: str | None
     paused_at: str | None
+    hidden_at: str | None
     worker: WorkerRead | None
     progress: Progress | None
     estimate: dict[str, Any] | None

@@ -46,6 +46,7 @@ class JobPatch(TypedDict, total=False):
     name: str | None
     metadata: Mapping[str, str | None]
     notes: str | None
+    hidden: bool
 
 
 class PipelineJob(TypedDict, total=False):
@@ -158,6 +159,7 @@ class JobFilters(TypedDict, total=False):
     search: str | None
     parent: str | None
     sweep: str | None
+    hidden: bool | None
     created_after: str | None
     created_before: str | None
     order: Literal["-created_at", "created_at"] | None

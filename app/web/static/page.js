@@ -85,14 +85,17 @@ async function send(button) {
 
 const picked = new Set();
 
+const DONE = { cancel: "asked to stop", delete: "deleted", hide: "hidden", show: "in the list again" };
+const ASKED = { cancel: "Cancel", delete: "Delete" };
+
 async function bulk(action) {
   const jobs = [...picked];
   if (action === "none") picked.clear();
   else if (action === "compare") location.assign(`/compare?jobs=${jobs.map((id) => id.replace("job_", "")).join(",")}`);
-  else if (await ask(`${action === "cancel" ? "Cancel" : "Delete"} ${jobs.length} job${jobs.length > 1 ? "s" : ""}?`)) {
+  else if (!ASKED[action] || (await ask(`${ASKED[action]} ${jobs.length} job${jobs.length > 1 ? "s" : ""}?`))) {
     try {
       const { done, refusals } = await post("/jobs/bulk", { action, jobs });
-      if (done) say(`${done} ${action === "cancel" ? "asked to stop" : "deleted"}`);
+      if (done) say(`${done} ${DONE[action]}`);
       for (const refusal of refusals.slice(0, 3)) say(`${refusal.job.slice(-6)}: ${refusal.detail}`, true);
       picked.clear();
       htmx.trigger(body, "jobs-changed");

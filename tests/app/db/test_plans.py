@@ -118,6 +118,7 @@ def page(**filters: Any) -> Callable[[Session], object]:
 
 QUERIES = {
     "first page": (page(), "ix_jobs_list"),
+    "hidden": (page(hidden=True), "ix_jobs_hidden"),
     "status": (page(status=["failed"]), "ix_jobs_list_status"),
     "kind": (page(kind="saliency.map"), "ix_jobs_list_kind"),
     "kind that is absent, and status": (
