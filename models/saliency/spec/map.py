@@ -303,7 +303,7 @@ class SaliencyMap(Explanation):
         ArtifactInfo("saliency/*/*.png", "image", "Maps of one method and class over the image"),
         *VIEW_FILES,
         ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
-        ArtifactInfo("maps.zarr/*", "table", "All maps of a range of images, chunked (Zarr 3)"),
+        ArtifactInfo("maps.zarr/*", "chunk", "All maps of a range of images, chunked (Zarr 3)"),
         ArtifactInfo("images.csv", "table", "Of a range: a row for each image and class"),
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "Of a range: how far it is"),
         ArtifactInfo("report.json", "report", "Scores, baseline impact, rows, warnings, versions"),
