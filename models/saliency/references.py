@@ -26,6 +26,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "lime": ("ribeiro2016",),
     "kernel_shap": ("lundberg2017",),
     "shapley_exact": ("shapley1953",),
+    "partition_shap": ("owen1977", "lundberg2017"),
     "slic": ("achanta2012",),
     "meaningful": ("fong2017",),
     "extremal": ("fong2019",),

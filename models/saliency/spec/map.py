@@ -175,7 +175,8 @@ class Explanation(Spec):
                 raise ValueError(
                     f"baselines: {local[0]} fills removed regions of pixels, and methods.{index}, "
                     f"{method.id}, has none; use it with occlusion, occlusion_raw, "
-                    "feature_ablation, lime, kernel_shap or shapley_exact, in a separate job"
+                    "feature_ablation, lime, kernel_shap, shapley_exact or partition_shap, in "
+                    "a separate job"
                 )
 
     def cells(self) -> Iterator[Cell]:
