@@ -19,6 +19,7 @@ from models.freetickets.spec import FreeTicketsTrain
 from models.lcw.spec import LcwSample, LcwTrain
 from models.saliency.spec.evaluate import SaliencyEvaluate, SaliencySweep
 from models.saliency.spec.map import SaliencyMap
+from models.saliency.spec.roar import SaliencyRoar
 from models.selective_convolution.spec import SelectiveConvolutionTrain
 from models.terrain.spec.floods import TerrainCompare, TerrainDownsample, TerrainSimulate
 from models.terrain.spec.train import TerrainTrain
@@ -30,6 +31,7 @@ JobSpec = Annotated[
     | SaliencyMap
     | SaliencyEvaluate
     | SaliencySweep
+    | SaliencyRoar
     | TerrainTrain
     | TerrainDownsample
     | TerrainSimulate

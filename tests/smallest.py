@@ -52,6 +52,15 @@ _SMALLEST: dict[str, dict[str, Any]] = {
         "seeds": [0, 1],
         "methods": [*_GRADED["methods"], {"id": "occlusion", "window": 128, "stride": 96}],
     },
+    "saliency.roar": {
+        **_STEPS,
+        "model": {"name": "resnet8", "width": 16},
+        "images": {"subset": 64},
+        "max_steps": 4,
+        "methods": [{"id": "gradient"}],
+        "shares": [0.5],
+        "seeds": [0],
+    },
     "terrain.train": {
         "scenes": {"synthetic": TINY, "train": 2, "test": 1},
         "factor": 8,

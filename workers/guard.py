@@ -18,6 +18,7 @@ from workers import runner
 from workers.host import Grant, gpu_memory_mb, this_host
 
 DISK_FLOOR_BYTES = 64 * 2**20
+SAVED = ("checkpoint", "chunk")  # roles of files without which a later run cannot go on
 
 log = structlog.get_logger(__name__)
 
@@ -87,13 +88,14 @@ class Guard(threading.Thread):
     def may_store(self, role: str) -> bool:
         """Whether a file of the run may still be stored.
 
-        After a stop checkpoints have the time that the child has to save one, other files the
-        time that it has without saving; none is left after a kill.
+        After a stop checkpoints, and chunks that a checkpoint counts as done, have the time that
+        the child has to save one, other files the time that it has without saving; none is left
+        after a kill.
         """
         now = time.monotonic()
         if self.lost or now >= self._kill_at:
             return False
-        return role == "checkpoint" or now < self._stopped_at + self._settings.worker_stop_s
+        return role in SAVED or now < self._stopped_at + self._settings.worker_stop_s
 
     # -- the lease ---------------------------------------------------------------------------
 

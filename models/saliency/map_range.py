@@ -168,7 +168,7 @@ class RangeExplainer:
             chunk = min(count, max(1, CHUNK_BYTES // (4 * math.prod(shape))))
             self._store = ZarrArray(self.run.dir, STORE, ARRAY, (count, *shape), chunk)
             for name in self._store.describe(AXES, self._attributes()):
-                self.run.artifact(name, role="table")
+                self.run.artifact(name, role="chunk")
         return self._store
 
     def _attributes(self) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class RangeExplainer:
         """Hand over the chunk that ends with an image, then say that it is done."""
         maps = np.stack(self.done.pending)
         store = self._chunked(maps.shape[1:])
-        self.run.artifact(store.write(position // store.chunk, maps), role="table")
+        self.run.artifact(store.write(position // store.chunk, maps), role="chunk")
         self.done.pending.clear()
         self.done.save(self.run)
         self.run.log(

@@ -2,9 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from models.core.run import Run
 from models.saliency.spec.evaluate import SaliencySweep
@@ -25,6 +26,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "lime": ("ribeiro2016",),
     "kernel_shap": ("lundberg2017",),
     "shapley_exact": ("shapley1953",),
+    "partition_shap": ("owen1977", "lundberg2017"),
     "slic": ("achanta2012",),
     "meaningful": ("fong2017",),
     "extremal": ("fong2019",),
@@ -53,6 +55,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "complexity": ("bhatt2020", "hedstroem2023"),
     "sparseness": ("chalasani2020", "hedstroem2023"),
     **dict.fromkeys(("sic", "aic"), ("kapishnikov2019",)),
+    "roar": ("hooker2019", "holm1979"),
     "mprt": ("adebayo2018",),
     "random_logit": ("sixt2020",),
     "efficient_mprt": ("hedstroem2024",),
@@ -62,15 +65,26 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
 def cited(spec: Explanation) -> list[str]:
     """Keys of the sources that a spec uses, sorted."""
     parts = [*spec.methods, *spec.baselines, *getattr(spec, "graders", [])]
-    parts += [part.segments for part in spec.methods if hasattr(part, "segments")]
     parts += [part.baseline for part in getattr(spec, "graders", []) if hasattr(part, "baseline")]
-    keys = {key for part in parts for key in SOURCES.get(getattr(part, "id", ""), ())}
-    return sorted({*keys, *ALWAYS, *(OF_SWEEPS if isinstance(spec, SaliencySweep) else ())})
+    further = OF_SWEEPS if isinstance(spec, SaliencySweep) else ()
+    return sorted({*cited_by(parts), *ALWAYS, *further})
+
+
+def cited_by(parts: Sequence[Any], *ids: str) -> list[str]:
+    """Keys of the sources of methods, graders and baselines, and of further ids, sorted."""
+    parts = [*parts, *(part.segments for part in parts if hasattr(part, "segments"))]
+    names = [*ids, *(getattr(part, "id", "") for part in parts)]
+    return sorted({key for name in names for key in SOURCES.get(name, ())})
 
 
 def leave(spec: Explanation, run: Run) -> None:
     """Leave ``references.bib`` with the sources of what a spec uses."""
-    (run.dir / FILE.name).write_text(bibtex(cited(spec)))
+    leave_keys(cited(spec), run)
+
+
+def leave_keys(keys: list[str], run: Run) -> None:
+    """Leave ``references.bib`` with some sources."""
+    (run.dir / FILE.name).write_text(bibtex(keys))
     run.artifact(FILE.name, role="report")
 
 

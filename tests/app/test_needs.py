@@ -428,7 +428,8 @@ class TestArtifacts:
 
 def test_every_training_of_a_classifier_is_one_whose_nets_are_explained():
     trainings = {kind for kind, spec in kinds().items() if issubclass(spec, SupervisedSpec)}
-    assert trainings - {"dynamic_downsampling.plan"} == set(CLASSIFIERS)  # a plan leaves no net
+    leave_none = {"dynamic_downsampling.plan", "saliency.roar"}
+    assert trainings - leave_none == set(CLASSIFIERS)
     for kind in CLASSIFIERS:
         weights = [each.name for each in kinds()[kind].artifacts if each.role in WEIGHTS]
         known = [name for name in weights if any(fnmatchcase(name, p) for p in CLASSIFIER_FILES)]

@@ -42,6 +42,7 @@ LARGER: dict[str, dict[str, Any]] = {
     "saliency.map": {"methods": [{"id": "rise", "masks": 400}]},
     "saliency.evaluate": {"methods": OCCLUSION},
     "saliency.sweep": {"methods": [*OCCLUSION, {"id": "rise", "masks": 100}]},
+    "saliency.roar": {"max_steps": 40, "shares": [0.3, 0.6]},
     "terrain.train": {
         "scenes": {"synthetic": TILE, "train": 8, "test": 2},
         "duration_s": 600.0,

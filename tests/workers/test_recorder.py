@@ -221,14 +221,16 @@ def test_a_kill_ends_the_storing_of_files(recorder, monkeypatch):
     assert job_of(recorder).status == "cancelled"
 
 
-def test_after_a_stop_checkpoints_have_longer_than_other_files(recorder, monkeypatch):
+def test_after_a_stop_what_a_later_run_needs_has_longer_than_other_files(recorder, monkeypatch):
+    """A checkpoint counts chunks as done, so they are stored as long as it is."""
     recorder.guard.stop("shutdown", 60)
     monkeypatch.setattr(recorder.guard, "_stopped_at", time.monotonic() - 30)
     leave_files(recorder, 3)
-    leave_files(recorder, 1, "checkpoint")
+    for role in ("chunk", "checkpoint"):
+        leave_files(recorder, 1, role)
     recorder.finish(Outcome(exit_code=0))
     with make_session(write=False) as session:
-        assert session.scalars(select(Artifact.role)).all() == ["checkpoint"]
+        assert set(session.scalars(select(Artifact.role))) == {"chunk", "checkpoint"}
     job = job_of(recorder)
     assert job.status == "queued"  # not succeeded: three of its files are missing
     assert job.failures == 0

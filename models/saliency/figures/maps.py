@@ -86,7 +86,8 @@ UNSIGNED = ("meaningful", "extremal", "smoothgrad", "gradcam", "score_cam", "abl
 PIXELWISE = ("gradient", "smoothgrad", "input_x_gradient", "integrated_gradients")
 NAMES = {"lime": "LIME", "kernel_shap": "kernel SHAP", "shapley_exact": "exact Shapley values",
          "gradcam": "Grad-CAM", "score_cam": "Score-CAM", "ablation_cam": "Ablation-CAM",
-         "sobol": "Sobol indices", "smoothgrad": "SmoothGrad"}  # fmt: skip
+         "sobol": "Sobol indices", "partition_shap": "partition SHAP",
+         "smoothgrad": "SmoothGrad"}  # fmt: skip
 
 
 def signed(method: Method) -> bool:
@@ -131,6 +132,7 @@ def quantity(method: Method, name: str) -> str:
         "lime": f"rise of {name} with the segment (LIME)",
         "kernel_shap": f"Shapley value of {name}",
         "shapley_exact": f"Shapley value of {name}",
+        "partition_shap": f"Owen value of {name}",
         "meaningful": "share removed",
         "extremal": "share kept, summed over areas",
         "gradient": f"|d {name} / d x|",

@@ -11,6 +11,7 @@ from models.saliency.methods import channels, controls, gradients, optimised
 from models.saliency.methods.baselines import Replacement
 from models.saliency.methods.case import Case, ScoreRange
 from models.saliency.methods.occlusion import occlusion, score_drops
+from models.saliency.methods.partition import partition_shap
 from models.saliency.methods.rise import rise
 from models.saliency.methods.sobol import sobol
 from models.saliency.methods.surrogates import ablation, kernel_shap, lime, shapley
@@ -24,6 +25,7 @@ from models.saliency.spec.gradients import (
     Meaningful,
     SmoothGrad,
 )
+from models.saliency.spec.partition import PartitionShap
 from models.saliency.spec.sobol import Sobol
 
 METHODS: dict[type, Callable[..., Any]] = {
@@ -34,6 +36,7 @@ METHODS: dict[type, Callable[..., Any]] = {
     masks.Lime: lime,
     masks.KernelShap: kernel_shap,
     masks.ShapleyExact: shapley,
+    PartitionShap: partition_shap,
     Sobol: sobol,
     ScoreCam: channels.score_cam,
     AblationCam: channels.ablation_cam,

@@ -175,7 +175,8 @@ class Explanation(Spec):
                 raise ValueError(
                     f"baselines: {local[0]} fills removed regions of pixels, and methods.{index}, "
                     f"{method.id}, has none; use it with occlusion, occlusion_raw, "
-                    "feature_ablation, lime, kernel_shap or shapley_exact, in a separate job"
+                    "feature_ablation, lime, kernel_shap, shapley_exact or partition_shap, in "
+                    "a separate job"
                 )
 
     def cells(self) -> Iterator[Cell]:
@@ -303,7 +304,7 @@ class SaliencyMap(Explanation):
         ArtifactInfo("saliency/*/*.png", "image", "Maps of one method and class over the image"),
         *VIEW_FILES,
         ArtifactInfo("maps.npz", "table", "All maps with a JSON index under the key 'index'"),
-        ArtifactInfo("maps.zarr/*", "table", "All maps of a range of images, chunked (Zarr 3)"),
+        ArtifactInfo("maps.zarr/*", "chunk", "All maps of a range of images, chunked (Zarr 3)"),
         ArtifactInfo("images.csv", "table", "Of a range: a row for each image and class"),
         ArtifactInfo("checkpoints/step-*.safetensors", "checkpoint", "Of a range: how far it is"),
         ArtifactInfo("report.json", "report", "Scores, baseline impact, rows, warnings, versions"),

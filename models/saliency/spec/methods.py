@@ -25,6 +25,7 @@ from models.saliency.spec.masks import (
     ShapleyExact,
     SlidingWindow,
 )
+from models.saliency.spec.partition import PartitionShap
 from models.saliency.spec.sobol import Sobol
 
 
@@ -67,11 +68,11 @@ class Given(SpecGroup):
 
 Method = Annotated[
     Occlusion | OcclusionRaw | FeatureAblation | Rise | Lime | KernelShap | ShapleyExact
-    | Sobol | ScoreCam | AblationCam | Meaningful | Extremal | Gradient | IntegratedGradients
-    | SmoothGrad | GradCam | Control,
+    | PartitionShap | Sobol | ScoreCam | AblationCam | Meaningful | Extremal | Gradient
+    | IntegratedGradients | SmoothGrad | GradCam | Control,
     Field(discriminator="id"),
 ]  # fmt: skip
-REGIONAL = (Occlusion, OcclusionRaw, FeatureAblation, Lime, KernelShap, ShapleyExact)
+REGIONAL = (Occlusion, OcclusionRaw, FeatureAblation, Lime, KernelShap, ShapleyExact, PartitionShap)
 LEARNED = (Meaningful, Extremal, Gradient, IntegratedGradients, SmoothGrad, GradCam)
 
 

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import runpy
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +137,47 @@ def test_findings_follow_from_the_archive_of_maps(swept):
         assert report["effects"][k]["p_holm"] == pytest.approx(min(1, value), rel=1e-6)
         mean = report["effects"][k]["difference"]["mean"]
         assert report["effects"][k]["finding"] == (value < 0.05 and mean > 0)
+
+
+NOTEBOOK = Path(__file__).parents[3] / "docs" / "notebooks" / "saliency_sweep.ipynb"
+
+
+def code_of(notebook):
+    """The code cells of a notebook, which holds no outputs."""
+    contents = json.loads(notebook.read_text())
+    assert (contents["nbformat"], contents["nbformat_minor"]) == (4, 5)
+    cells = [cell for cell in contents["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    return ["".join(cell["source"]) for cell in cells]
+
+
+@pytest.fixture
+def notebook(swept, tmp_path, monkeypatch):
+    """The notebook as a script beside the files that it reads."""
+    for name in ("maps.npz", "grades.csv", "sweep.json"):
+        shutil.copy(swept / name, tmp_path)
+    code = "\n".join(code_of(NOTEBOOK))
+    assert "sextant" not in code
+    assert "models" not in code
+    (tmp_path / "notebook.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "notebook.py"
+
+
+def test_the_notebook_computes_the_report_again_from_the_downloaded_files(notebook, capsys):
+    runpy.run_path(str(notebook))
+    printed = capsys.readouterr().out
+    assert "effects, noise, p values and findings are those of the report" in printed
+    assert "the agreement of graders is that of the report" in printed
+
+
+def test_the_notebook_notices_a_report_that_is_wrong(notebook):
+    path = notebook.with_name("sweep.json")
+    report = json.loads(path.read_text())
+    report["effects"][1]["floor"]["mean"] += 1e-3
+    path.write_text(json.dumps(report))
+    with pytest.raises(AssertionError):
+        runpy.run_path(str(notebook))
 
 
 def test_random_maps_and_baselines_have_a_map_for_each_seed_and_image(swept):
