@@ -20,7 +20,7 @@ class ChannelMethod(SpecGroup):
         default=2048,
         ge=1,
         le=65_536,
-        description="Feature maps used at most, those of the largest mean positive part; each costs "
+        description="Feature maps used at most, those of the largest mean positive part; each is "
         "a row",
     )
 
