@@ -69,7 +69,11 @@ def _combined(
 def _feature_maps(
     part: ScoreCam | AblationCam, case: Case
 ) -> tuple[Float[Tensor, "l i j"], Int64[Tensor, "l"]]:
-    """The feature maps of the image that are used, float64, and their channels."""
+    """The feature maps of the image that are used, float64, and their channels.
+
+    Their positive part: where a net applies its activation as a function, the last layer is before
+    it, and a sum of negative maps would be zero throughout.
+    """
     kept: list[Tensor] = []
     hook = layer_of(part, case).register_forward_hook(lambda _m, _i, output: kept.append(output))
     try:
@@ -78,8 +82,8 @@ def _feature_maps(
     finally:
         hook.remove()
     case.scorer.tick(1)
-    maps = kept[0][0].double()
-    order = maps.abs().mean((1, 2)).argsort(descending=True, stable=True)[: part.channels]
+    maps = kept[0][0].double().clamp(min=0)
+    order = maps.mean((1, 2)).argsort(descending=True, stable=True)[: part.channels]
     return maps[order], order
 
 

@@ -20,7 +20,8 @@ class ChannelMethod(SpecGroup):
         default=2048,
         ge=1,
         le=65_536,
-        description="Feature maps used at most, those of the largest mean size; each is a row",
+        description="Feature maps used at most, those of the largest mean positive part; each is "
+        "a row",
     )
 
     def rows(self, height: int, width: int) -> int:

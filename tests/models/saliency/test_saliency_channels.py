@@ -73,6 +73,19 @@ def test_the_largest_feature_maps_are_used_where_there_are_too_many():
     torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("name", ["score_cam", "ablation_cam"])
+@torch.no_grad()
+def test_a_layer_before_its_activation_gives_the_map_of_the_one_behind_it(name):
+    """Nets that apply activations as functions have no layer behind them."""
+    x, b, kind = noise(3, 10, 10), 0 * noise(3, 10, 10), {"score_cam": ScoreCam}
+    maps = [
+        compute_map(kind.get(name, AblationCam)(id=name, layer=layer), case(pooled_net(), x), b)
+        for layer in ("0", "1")
+    ]
+    torch.testing.assert_close(*maps)
+    assert maps[0].max() > 0
+
+
 @pytest.mark.parametrize("part", [SCORE, ABLATION, Sobol(id="sobol", grid=3, designs=4)])
 @torch.no_grad()
 def test_rows_are_as_estimated_and_do_not_depend_on_the_batch(part):
