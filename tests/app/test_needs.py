@@ -453,7 +453,7 @@ def _datasets_of(kind: str) -> dict[str, Any]:
             "scenes": {"rasters": [terrain], "test_rasters": [terrain | {"dataset": "other"}]}
         },
     }
-    if kind.startswith("saliency"):
+    if kind.startswith("saliency") and kind != "saliency.roar":
         baseline = {"id": "other_image", "image": image}
         graders = [{"id": "deletion", "baseline": baseline}]
         fields = {"model": {"dataset": "program"}, "images": [image], "baselines": [baseline]}

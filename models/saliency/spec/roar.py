@@ -64,7 +64,7 @@ class SaliencyRoar(SupervisedSpec):
         "seeds": [0, 1, 2],
     }
 
-    kind: Literal["saliency.roar"]
+    kind: Literal["saliency.roar"] = Field(init=False)
     model: Annotated[
         Annotated[ForeignNet, Tag("library")] | Annotated[ResidualFamily, Tag("own")],
         Discriminator(library_tag),

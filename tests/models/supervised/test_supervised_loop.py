@@ -495,7 +495,10 @@ def test_stored_specs_of_earlier_releases_hold_nothing_out():
                 **dict.fromkeys(("resume_from", "threads", "validation", "label_smoothing"), True),
                 **dict.fromkeys(("accumulate", "ema", "loading"), True),
                 "budget": {"patience"},
-                "images": {"fit": True, "augment": {"resized_crop", "erase", "mixup", "cutmix"}},
+                "images": {
+                    "fit": True,
+                    "augment": {"resized_crop", "trivial", "erase", "mixup", "cutmix"},
+                },
                 "optimizer": {"beta2", "decay", "clip_norm", "warmup_steps"},
             }
         )
