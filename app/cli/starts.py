@@ -186,7 +186,8 @@ def _tell_classes(job: dict[str, Any]) -> None:
 
 def _flooding(client: Client, dataset: DatasetRead) -> dict[str, Any]:
     example = client.kind("terrain.simulate")["example"]
-    return example | {"terrain": {"dataset": dataset["name"]}}
+    # of a terrain that nobody has looked at: steep ground must not grow waves
+    return example | {"terrain": {"dataset": dataset["name"]}, "solver": {"froude": 1.0}}
 
 
 def check_classes(dataset: DatasetRead) -> None:

@@ -48,7 +48,11 @@ class Solver(SpecGroup):
     h_dry_m: float = Field(default=1e-5, ge=1e-7, le=0.01, description="No flow below this depth")
     limiter: bool = Field(default=True, description="No cell gives more water than it has")
     froude: float | None = Field(
-        default=None, gt=0, le=10, description="Largest Froude number; 1 suits steep ground"
+        default=None,
+        gt=0,
+        le=10,
+        description="Largest Froude number |q| / (h sqrt(g h)). Steep ground needs 1: above 1.3 or"
+        " so waves grow by themselves to many times the depth",
     )
     reference_mode: bool = Field(
         default=False,

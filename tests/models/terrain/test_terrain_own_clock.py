@@ -289,3 +289,22 @@ def test_supercritical_cells_are_counted():
     state.qx[:] *= 0.98
     assert supercritical_share(state, 0.05) == 0
     assert supercritical_share(dry(z), 0.05) == 0
+
+
+def test_uniform_flow_on_steep_ground():
+    """1 m2/s down a slope of 5 %: at critical depth under a Froude cap of 1, waves without it."""
+    slope, n, dx, columns = 0.05, 0.03, 2.0, 300
+    normal, critical = (n / slope**0.5) ** 0.6, (1 / 9.8) ** (1 / 3)
+    z = (slope * dx * torch.arange(columns, 0, -1)).expand(1, 5, columns).contiguous()
+    drain = torch.zeros_like(z)
+    drain[..., -1] = slope**0.5 / n
+    inlet = Inlet(constant(5 * dx), (0, 1, 2, 3, 4), (0,) * 5)
+    start = dry(z)._replace(h=field(normal * (1 + 0.02 * noise(5, columns))))
+    depths = []
+    for froude in (1.0, None):
+        ground = Ground(z, n, dx, drain)
+        flood = open_flood("compiled", ground, Forcing((inlet,)), Physics(froude=froude), start)
+        assert flood.advance(700.0, 10**6)
+        depths.append(flood.depth[0, :, 20:-20])
+    torch.testing.assert_close(depths[0], torch.full_like(depths[0], critical), rtol=0.01, atol=0)
+    assert depths[1].max() > 5 * normal
