@@ -38,9 +38,9 @@ def warn_if_supercritical(run: Run, share: float) -> None:
     if share > MOST_SUPERCRITICAL:
         run.warn(
             "supercritical",
-            f"{share:.0%} of the wet cells have a Froude number above 1. Without convection waves"
-            " grow on such flow by themselves, to many times its depth: set solver.froude to 1,"
-            " which bounds the speed, so that steep ground carries critical depth. Bores, hydraulic"
-            " jumps, weirs and dam-break fronts stay wrong (a front on dry ground goes a third of"
-            " its way): they need full shallow-water equations",
+            f"{share:.0%} of the wet cells have a Froude number above 1; local inertia has no"
+            " convection, so waves grow on such flow by themselves, to many times its depth: set"
+            " solver.froude to 1, which bounds the speed, so that steep ground carries critical"
+            " depth. Bores, hydraulic jumps, weirs and dam-break fronts stay wrong (a front on dry"
+            " ground goes a third of its way): they need full shallow-water equations",
         )
