@@ -60,7 +60,8 @@ def main() -> None:
     for name in _known("docs/notebooks/*.ipynb"):
         (target / name).with_suffix(".md").write_text(_notebook(ROOT / name))
         picture = Path(name).with_suffix(".jpg")
-        shutil.copyfile(ROOT / picture, target / picture)
+        if (ROOT / picture).is_file():
+            shutil.copyfile(ROOT / picture, target / picture)
     shutil.copyfile(Path(__file__).with_name("mkdocs.yml"), folder / "mkdocs.yml")
     (target / "reference").mkdir()
     for name, text in {"api": _operations(), "problems": _problems(), "client": CLIENT}.items():
@@ -84,12 +85,14 @@ def _links(page: str) -> Iterator[str]:
 
 
 def _notebook(path: Path) -> str:
-    """A notebook as a page: text, code, and the picture that its last cell shows."""
+    """A notebook as a page: text, code, and the picture that its last cell shows, if it does."""
     parts = []
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
-    parts += [f"![What the last cell shows]({path.stem}.jpg)", f"[This notebook]({path.name})"]
+    if path.with_suffix(".jpg").is_file():
+        parts.append(f"![What the last cell shows]({path.stem}.jpg)")
+    parts.append(f"[This notebook]({path.name})")
     return "\n\n".join(parts) + "\n"
 
 

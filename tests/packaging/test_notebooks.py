@@ -31,7 +31,7 @@ def test_a_notebook_ends_in_a_picture(live, name, tmp_path):
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize("name", notebooks.NAMES)
+@pytest.mark.parametrize("name", [*notebooks.NAMES, notebooks.OF_FILES])
 def test_a_notebook_is_kept_without_outputs(name):
     for cell in json.loads((notebooks.FOLDER / f"{name}.ipynb").read_text())["cells"]:
         assert not cell.get("outputs")

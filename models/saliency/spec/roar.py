@@ -77,7 +77,8 @@ class SaliencyRoar(SupervisedSpec):
         "controls but `random`, which is always there, as well",
     )
     baseline: Annotated[Plain | Constant | Blur, Field(discriminator="id")] = Field(
-        default=Plain(id="zero"), description="Baseline of the methods that use one"
+        default_factory=lambda: Plain(id="zero"),
+        description="Baseline of the methods that use one; zero where left out",
     )
     score: Literal["prob", "logit", "logprob"] = Field(
         default="logit", description="Score whose maps rank the pixels"
