@@ -114,19 +114,26 @@ def _utm(crs: CRS, xs: tuple[float, ...], ys: tuple[float, ...]) -> CRS:
         DataError: if they lie too far apart, or too near to a pole.
     """
     longitudes, latitudes = warp.transform(crs, WGS_84, xs, ys)
+    # some count from 0 to 360, and 180 east is 180 west
+    longitudes = [longitudes[0] + _turned(x - longitudes[0]) for x in longitudes]
     west, east = min(longitudes), max(longitudes)
     low, high = UTM_LATITUDES
     zone = int((((west + east) / 2 + 180) % 360) // 6) + 1
     middle = zone * 6 - 183
-    reach = max(abs(west - middle), abs(east - middle))
+    reach = max(abs(_turned(x - middle)) for x in longitudes)
     if not low <= min(latitudes) <= max(latitudes) <= high or reach > UTM_REACH:
         raise DataError(
-            f"options.project: the raster reaches from {west:.4g} to {east:.4g} degrees east and"
+            f"options.project: the raster reaches from {west:.6g} to {east:.6g} degrees east and"
             f" {min(latitudes):.4g} to {max(latitudes):.4g} north; UTM is for {low:g} to {high:g}"
             f" north, and {2 * UTM_REACH:g} degrees wide at most: cut it, or give EPSG: and the"
             " number of a projection in metres"
         )
     return CRS.from_epsg((32600 if sum(latitudes) >= 0 else 32700) + zone)
+
+
+def _turned(degrees: float) -> float:
+    """An angle from -180 to 180."""
+    return (degrees + 180) % 360 - 180
 
 
 def _within(inside: Bool[np.ndarray, "rows columns"]) -> tuple[int, int, int, int]:

@@ -137,7 +137,9 @@ def _contrast(images: Tensor, v: Tensor) -> Tensor:
 
 
 def _sharpness(images: Tensor, v: Tensor) -> Tensor:
-    """Against a blurred image, which keeps its border."""
+    """Against a blurred image, which keeps its border; an image that is all border stays."""
+    if min(images.shape[1:3]) < 3:
+        return images
     c = images.shape[3]
     kernel = torch.full((c, 1, 3, 3), AROUND, device=images.device)
     kernel[:, :, 1, 1] = CENTRE

@@ -51,8 +51,8 @@ class Solver(SpecGroup):
         default=None,
         gt=0,
         le=10,
-        description="Largest Froude number |q| / (h sqrt(g h)). Steep ground needs 1: above 1.3 or"
-        " so waves grow by themselves to many times the depth",
+        description="Largest Froude number |q| / (h sqrt(g h)). Steep ground needs 1: well"
+        " above it waves grow by themselves to many times the depth",
     )
     reference_mode: bool = Field(
         default=False,

@@ -67,6 +67,16 @@ def test_heights_stay_where_they_are_on_the_ground(write):
     assert area == pytest.approx(SHAPE[0] * SHAPE[1] * 67.8 * 111.2, rel=0.06)
 
 
+@pytest.mark.parametrize("west", [190.0, -170.0, 179.96, -180.04])
+def test_longitudes_may_turn_round_the_earth(write, west):
+    """Counted from 0 to 360 or from -180; across 180 degrees east."""
+    terrain = read(write(np.full(SHAPE, 7, np.float32), transform=Affine.translation(west, 10.0)
+                         @ Affine.scale(1e-3, -1e-3)))  # fmt: skip
+    assert terrain.crs in [CRS.from_epsg(32601), CRS.from_epsg(32602), CRS.from_epsg(32660)]
+    assert min(terrain.z.shape) > 50
+    np.testing.assert_array_equal(terrain.z, 7)
+
+
 def test_cells_are_of_the_size_that_is_asked_for(write):
     path = write(ground())
     fine, coarse = read(path, 50.0), read(path, 400.0)

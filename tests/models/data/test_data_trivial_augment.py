@@ -97,3 +97,11 @@ def test_a_batch_depends_on_seed_step_and_position_alone():
     same = augment.trivially_changed(x, 3, 5)
     assert torch.equal(same, augment.trivially_changed(x, 3, 5))
     assert not torch.equal(same, augment.trivially_changed(x, 4, 5))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("change", range(len(CHANGES)))
+def test_the_smallest_images_change_too(change, size):
+    for v in (-1.0, 0.0, 1.0):
+        x = pictures(size=size)
+        assert changed(x, [Draw(change, v)] * 2).shape == x.shape
