@@ -17,6 +17,7 @@ from models.saliency.spec.roar import SaliencyRoar
 
 LEAST_SEEDS = 3  # below that an interval tells nothing of the spread
 FINDING = 0.05  # corrected p below which removal by a method differs from removal at random
+ROUNDING = 1e-12  # of means of accuracies
 Accuracies = Mapping[tuple[str, float, int], float]
 
 
@@ -119,11 +120,15 @@ def spread(values: Float[np.ndarray, "seeds"]) -> dict[str, Any]:
 
 
 def p_value(gaps: Float[np.ndarray, "seeds"]) -> float | None:
-    """Two-sided p of a t test that the mean over seeds is 0; None below three seeds."""
+    """Two-sided p of a t test that the mean over seeds is 0; None below three seeds.
+
+    None, too, where all seeds give one difference other than 0, as they do with few test images: t
+    would be infinite.
+    """
     if len(gaps) < LEAST_SEEDS:
         return None
-    if np.ptp(gaps) == 0:  # the t statistic is 0 / 0 or infinite
-        return 1.0 if gaps[0] == 0 else 0.0
+    if np.ptp(gaps) < ROUNDING:
+        return 1.0 if abs(gaps[0]) < ROUNDING else None
     return float(stats.ttest_1samp(gaps, 0.0).pvalue)
 
 
@@ -132,8 +137,10 @@ def title(comparisons: list[dict[str, Any]]) -> str:
     better = [each["ranking"] for each in comparisons if each["finding"]]
     if better:
         return f"Removal by {', '.join(better)} costs more accuracy than random removal"
-    if comparisons[0]["p"] is None:
+    if comparisons[0]["lost_beyond_random"]["seeds"] < LEAST_SEEDS:
         return f"Below {LEAST_SEEDS} seeds no ranking can be told from a random one"
+    if any(each["p"] is None for each in comparisons):
+        return "Seeds that do not differ tell no ranking from a random one: use more test images"
     return "No ranking costs more accuracy than a random one"
 
 

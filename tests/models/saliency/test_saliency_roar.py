@@ -244,3 +244,12 @@ def test_the_estimate_counts_every_training():
     assert spec_of().trainings()[:4] == [*(("none", 0.0, s) for s in range(3)), ("random", 0.25, 0)]
     assert isinstance(spec_of().methods[1], Control)
     assert isinstance(spec_of().methods[0], Gradient)
+
+
+def test_seeds_that_do_not_differ_are_no_certainty():
+    """Three test images give the same accuracies easily."""
+    assert roar_report.p_value(np.full(3, 1 / 3)) is None
+    assert roar_report.p_value(np.array([0.1 + 0.2, 0.3, 0.3])) is None
+    assert roar_report.p_value(np.zeros(3)) == 1
+    same = {"lost_beyond_random": {"seeds": 3}, "p": None, "finding": None, "ranking": "edge"}
+    assert "more test images" in roar_report.title([same])
