@@ -33,8 +33,14 @@ def mean_over_images(values: Float[np.ndarray, "images"]) -> dict[str, Any]:
     }
     if count < LEAST_IMAGES:
         return numbers | {"reason": TOO_FEW}
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * numbers["sd"] / count**0.5
-    return numbers | {"interval": [numbers["mean"] - half, numbers["mean"] + half]}
+    return numbers | {"interval": t_interval(known)}
+
+
+def t_interval(values: Float[np.ndarray, "n"]) -> list[float]:
+    """The 95 % t interval of the mean of two numbers or more."""
+    count, mean = len(values), float(values.mean())
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * float(values.std(ddof=1)) / count**0.5
+    return [mean - half, mean + half]
 
 
 def share_of_images(hits: Bool[np.ndarray, "images"]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from scipy import stats
 from models.core import device, figures
 from models.core.run import Run
 from models.data.images import ImageData
-from models.saliency.estimates import CONFIDENCE, holm
+from models.saliency.estimates import holm, t_interval
 from models.saliency.spec.roar import SaliencyRoar
 
 LEAST_SEEDS = 3  # below that an interval tells nothing of the spread
@@ -107,16 +107,12 @@ def spread(values: Float[np.ndarray, "seeds"]) -> dict[str, Any]:
     No interval below three seeds.
     """
     count = len(values)
-    numbers: dict[str, Any] = {
+    return {
         "mean": float(values.mean()),
         "sd": float(values.std(ddof=1)) if count > 1 else None,
         "seeds": count,
-        "interval": None,
+        "interval": t_interval(values) if count >= LEAST_SEEDS else None,
     }
-    if count >= LEAST_SEEDS:
-        half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * numbers["sd"] / count**0.5
-        numbers["interval"] = [numbers["mean"] - half, numbers["mean"] + half]
-    return numbers
 
 
 def p_value(gaps: Float[np.ndarray, "seeds"]) -> float | None:
