@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ PIECE = 64  # images of a piece, at most: the first batch takes several processe
 MOST_PROCESSES = 16
 LEAST_CPUS = 3  # fewer leave no core to a process
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 32 * 2**20  # freed memory that stays with a process: new pages cost a fault each
 LINGER_S = 120  # that a process goes on after SIGTERM: longer than a stop takes
 
 
@@ -66,7 +68,7 @@ def processes_for(device: str, ranks: int) -> int:
     return min(MOST_PROCESSES, cpus - 1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loader:
     """Decodes images, batch by batch, in the order asked for.
 
@@ -82,6 +84,7 @@ class Loader:
     decoders: Mapping[str, Decoder]
     processes: int = 0
     pinned: bool = False
+    _threads: int = field(default=1, init=False)
 
     def image(self, request: PictureRequest) -> UInt8[np.ndarray, "h w c"]:
         """One image, at once, in this process."""
@@ -100,6 +103,8 @@ class Loader:
         turn = self._plan.begin(batches)
         if self.processes and self._loader._iterator is None:
             atexit.register(self.close)  # before multiprocessing waits for its children
+            self._threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # on cores that decode, several would wait for each other
         batch = torch.empty(0, dtype=torch.uint8)
         for made in self._loader:
             if isinstance(made, DataError):
@@ -109,7 +114,6 @@ class Loader:
                 batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
             end = made.first + made.shape[0]
             # the slot is written anew only after the next piece but one was asked for
-            # copied by NumPy: threads of torch would wait in the way of the processes
             batch.numpy()[made.first : end] = self._slots.array(made.slot, made.shape)
             if end == made.total:
                 yield batch
@@ -131,6 +135,7 @@ class Loader:
         """End the processes; they would start again with the next batch."""
         iterator, self._loader._iterator = self._loader._iterator, None
         if iterator is not None and self.processes:
+            torch.set_num_threads(self._threads)
             # dropping it is not enough: a reader that was broken off holds it too
             atexit.unregister(self.close)
             iterator._shutdown_workers()  # ty: ignore[missing-attribute]
@@ -210,12 +215,14 @@ class _Pictures(Dataset):
         self._decoders, self._slots = decoders, slots
 
     def __getitems__(self, piece: _Piece) -> _Made | DataError:
+        image = self._decoders[piece.requests[0].part].shape(piece.requests[0].size)
+        shape = (len(piece.requests), *image)
+        pixels = self._slots.array(piece.slot, shape)
         try:
-            images = [self._decoders[x.part].image(*x[1:]) for x in piece.requests]
+            for k, x in enumerate(piece.requests):
+                pixels[k] = self._decoders[x.part].image(*x[1:])
         except DataError as error:
             return error
-        shape = (len(images), *images[0].shape)
-        np.stack(images, out=self._slots.array(piece.slot, shape))
         return _Made(piece.slot, shape, piece.first, piece.total)
 
 
@@ -228,4 +235,8 @@ def _bind(_: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER_S))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        library = ctypes.CDLL(None)
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if hasattr(library, "mallopt"):  # glibc
+            for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+                library.mallopt(option, KEPT_BYTES)

@@ -5,6 +5,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from models.data.area import area_means
 from models.data.fitting import central
 
 CHUNK = 1024  # images resized or normalised at once
@@ -21,15 +22,18 @@ def resize(
     """
     sides = (size, size) if isinstance(size, int) else size
     shrinks = sides[0] <= images.shape[1] and sides[1] <= images.shape[2]
-    parts = []
-    for chunk in images.split(CHUNK):
-        x = chunk.permute(0, 3, 1, 2).float()
-        if shrinks:
-            x = functional.interpolate(x, size=sides, mode="area")
-        else:
-            x = functional.interpolate(x, size=sides, mode="bilinear", antialias=True)
-        parts.append(x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
-    return torch.cat(parts).contiguous()
+    change = _shrunk if shrinks else _grown
+    return torch.cat([change(chunk, sides) for chunk in images.split(CHUNK)]).contiguous()
+
+
+def _shrunk(images: UInt8[Tensor, "n h w c"], sides: tuple[int, int]) -> UInt8[Tensor, "n i j c"]:
+    return torch.from_numpy(area_means(images.numpy(), sides))
+
+
+def _grown(images: UInt8[Tensor, "n h w c"], sides: tuple[int, int]) -> UInt8[Tensor, "n i j c"]:
+    x = images.permute(0, 3, 1, 2).float()
+    x = functional.interpolate(x, size=sides, mode="bilinear", antialias=True)
+    return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def fitted(

@@ -1,8 +1,10 @@
 """All that a training with cheap steps needs, decided before its first step."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from models.core import checkpoint, device, ranks
@@ -54,6 +56,11 @@ class Setup:
     sizes: list[tuple[int, int]]
     decisions: bytes
     fresh: list[str] = field(default_factory=list)
+
+    @cached_property
+    def first_images(self) -> UInt8[Tensor, "b h w c"]:
+        """The first training images, as many as a batch; decoded once where they are streamed."""
+        return self.data.train[: self.spec.batch(len(self.data.train))]
 
     def small(self, x: Tensor, step: int | None = None) -> Tensor:
         """Images of a cheap step, without a step those of the first size; ``crop`` is by step.
@@ -153,11 +160,10 @@ def _dry_run(setup: Setup, size: tuple[int, int]) -> None:
 
 def first_batch(setup: Setup) -> Batch:
     """The first training images as they are, normalised, and their labels."""
-    data = setup.data
-    count = setup.spec.batch(len(data.train))
+    data, pixels = setup.data, setup.first_images
     layout = torch.channels_last if setup.spec.channels_last else torch.contiguous_format
-    x = images.normalise(data.train[:count], data.mean, data.std).contiguous(memory_format=layout)
-    return Batch(x, data.train_labels[:count])
+    x = images.normalise(pixels, data.mean, data.std).contiguous(memory_format=layout)
+    return Batch(x, data.train_labels[: len(pixels)])
 
 
 def _slow_layers(setup: Setup, run: Run) -> list[str]:

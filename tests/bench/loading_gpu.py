@@ -9,7 +9,9 @@ machine with the GPU. A net of timm is trained as a job would be, in bf16, with 
 size: full, half, a quarter. ``held`` are noise of that size in the GPU's memory, ``stream`` the
 photographs; ``decoding`` takes the batches of ``stream`` to the GPU and trains nothing. The three
 take turns. Rates are of all steps after the warm-up, ``least`` and ``most`` of windows of them, at
-whose ends the host waits for the GPU.
+whose ends the host waits for the GPU. ``cores`` are CPU seconds a second over the same steps, of
+this process and of those that decode, for the user and in the system; ``faults`` pages that the
+latter touched for the first time, an image.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from models.core import device
@@ -61,6 +64,37 @@ def pack(paths: Path, count: int) -> bytes:
     return stream.getvalue()
 
 
+class WatchedRun(TimedRun):
+    """A run that notes what this process and its children have used at the ends of the windows."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.used: list[list[float]] = []
+
+    def checkpoint_due(self) -> bool:
+        due = super().checkpoint_due()
+        if len(self.times) > len(self.used):
+            parent = psutil.Process()
+            own, others = parent.cpu_times(), [x.cpu_times() for x in parent.children()]
+            sums = [sum(x.user for x in others), sum(x.system for x in others)]
+            faults = [minor_faults(x.pid) for x in parent.children()]
+            self.used.append([own.user, own.system, *sums, sum(faults)])
+        return due
+
+    def watched(self, shown: int) -> dict[str, Any]:
+        """Cores at work between the first window and the last, and faults an image."""
+        spent = [b - a for a, b in zip(self.used[0], self.used[-1], strict=True)]
+        rates = [x / (self.times[-1] - self.times[0]) for x in spent]
+        names = ("own_user", "own_system", "decoders_user", "decoders_system")
+        cores = dict(zip(names, rates, strict=False))
+        return {"cores": cores, "faults": spent[-1] / shown}
+
+
+def minor_faults(pid: int) -> int:
+    """Pages that a process touched for the first time."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
 class Bench:
     """One net and one set; a training a case.
 
@@ -79,7 +113,7 @@ class Bench:
         """All steps at one size."""
         whole = {"start": 0.0, "end": 1.0, "input_scale": scale}
         schedule = {"type": "list", "intervals": [whole]} if scale else {"type": "off"}
-        down = {"schedule": schedule, "kernel_pool": "none"}
+        down = {"schedule": schedule, "kernel_pool": "none", "gradient_probes": 0}
         down |= {"warmup_full_fraction": 0, "refine_fraction": 0} if scale else {}
         return DynamicDownsamplingTrain.model_validate(
             {
@@ -113,7 +147,7 @@ class Bench:
     def run(self, way: str, scale: float | None) -> dict[str, Any]:
         """Images a second of one case, and when its first batch was trained on."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            run = TimedRun(Path(folder), self.on, self.warm, self.window)
+            run = WatchedRun(Path(folder), self.on, self.warm, self.window)
             (run.dir / "inputs").symlink_to(self.folder / "inputs")
             spec, started = self.spec(scale), time.perf_counter()
             data = self.held if way == "held" else source.load(spec, run)
@@ -134,9 +168,11 @@ class Bench:
                 "loaded_s": loaded_s,
                 "to_first_window_s": times[0] - started,
                 "warnings": run.warned,
-            }
+            } | run.watched(self.window * self.options.batch * len(spans))
 
-    def decode(self, data: ImageData, spec: DynamicDownsamplingTrain, run: TimedRun) -> list[float]:
+    def decode(
+        self, data: ImageData, spec: DynamicDownsamplingTrain, run: WatchedRun
+    ) -> list[float]:
         """Take the batches of a training to the device, and no more."""
         setup = prepare(spec, data, run)
         size, batch = setup.decoded_size(0), self.options.batch

@@ -12,6 +12,7 @@ from PIL import Image
 from models.core.errors import DataError, SpecError
 from models.core.spec import DatasetRef, ReadOptions
 from models.data import fitting, images, order, sizing, synthetic
+from models.data.area import area_means
 from models.data.spec import Augment, ImageOptions
 
 
@@ -133,6 +134,21 @@ def test_resize_by_area_and_bilinear():
     grown = sizing.resize(pixels.repeat_interleave(4, 1).repeat_interleave(4, 2), 2)
     assert torch.equal(grown, pixels)
     assert sizing.resize(pixels, 6).shape == (1, 6, 6, 1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_area_means_are_those_of_torch(seed):
+    """Of whole multiples and others: overlapping windows, sums of two bytes and of four."""
+    rng = np.random.default_rng(seed)
+    high, wide = rng.integers(1, 20, 2)
+    height, width = rng.integers((high, wide), (high * 24 + 1, wide * 24 + 1))
+    shape = (int(rng.integers(1, 4)), int(height), int(width), int(rng.choice([1, 3, 4])))
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    torchs = torch.nn.functional.interpolate(x, size=(int(high), int(wide)), mode="area")
+    means = area_means(pixels, (int(high), int(wide)))
+    assert np.array_equal(means, torchs.round().permute(0, 2, 3, 1).numpy())
+    assert area_means(np.full(shape, 255, np.uint8), (int(high), int(wide))).min() == 255
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 9, 3), (2, 9, 14, 3), (2, 15, 9, 1), (1, 4, 400, 1)])

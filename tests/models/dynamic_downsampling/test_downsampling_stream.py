@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from models.data.loader import Loader
 from models.dynamic_downsampling import train as method
 from models.dynamic_downsampling.setup import prepare
 from models.supervised import source
@@ -55,6 +56,15 @@ def test_without_cheap_steps_nothing_differs_from_memory(spec_for, new_run):
         weights.append(setup.net.state_dict())
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name
+
+
+def test_probes_of_gradients_decode_their_images_once(spec_for, new_run, monkeypatch):
+    run, decoded = new_run(), []
+    real = Loader.image
+    monkeypatch.setattr(Loader, "image", lambda self, x: decoded.append(x) or real(self, x))
+    spec = spec_for(run, max_steps=8, batch_size=8, downsample={"gradient_probes": 4})
+    method.fit_cheap(prepare(spec, source.load(spec, run), run), run, SubRun())
+    assert len([x for x in decoded if x.part == "train"]) <= 8 + 1  # and one of its statistics
 
 
 def test_a_timm_net_goes_on_from_a_stop_with_the_same_bits(spec_for, new_run):
