@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from app.cli import output
 from app.cli.connect import connect
 from app.cli.output import AsJson, say, when
+from sextant_client.requests import FeedQuery
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +23,7 @@ def events(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more")] = False,
     status: Annotated[bool, typer.Option("--status", help="Only changes of status")] = False,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind, lcw.train")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -30,16 +32,16 @@ def events(
     Each line begins with its position: --after goes on from there. With --follow it waits for more
     until Ctrl-C. With --json a line is a JSON document.
     """
-    kind: Literal["status"] | None = "status" if status else None
+    wanted: FeedQuery = {"type": "status" if status else None, "kind": kind}
     with connect() as client:
         if after is None:
             after = max(client.events_page(limit=1)["latest"] - limit, 0)
         if not follow:
-            for event in client.events_page(after, limit=limit, type=kind)["data"]:
+            for event in client.events_page(after, limit=limit, **wanted)["data"]:
                 _print(event["position"], event["type"], event, as_json=as_json)
             return
         try:
-            for event in client.all_events(after, type=kind):
+            for event in client.all_events(after, **wanted):
                 _print(event["seq"], event["type"], event["data"], as_json=as_json)
         except KeyboardInterrupt:
             return

@@ -177,7 +177,7 @@ QUERIES = {
         "ix_events_feed",
     ),
     "changes of status of a tenant": (
-        lambda session: feed.page(session, TENANT, 1000, 100, only_status=True),
+        lambda session: feed.page(session, TENANT, 1000, 100, feed.Wanted(only_status=True)),
         "ix_events_feed_status",
     ),
     "metrics": (
