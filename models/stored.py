@@ -32,7 +32,7 @@ CLASSES = {
 }
 
 
-def load_stored(stored: dict[str, Any]) -> tuple[Spec, list[str]]:
+def load_stored(stored: dict[str, Any]) -> tuple[Any, list[str]]:
     """A spec that this or an earlier release accepted, and warnings of what had to change.
 
     Raises:

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from app.cli import output
 from app.cli.connect import connect
 from app.cli.output import AsJson, say, when
-from sextant_client.requests import FeedQuery
 
 
 def register(app: typer.Typer) -> None:
@@ -32,16 +31,16 @@ def events(
     Each line begins with its position: --after goes on from there. With --follow it waits for more
     until Ctrl-C. With --json a line is a JSON document.
     """
-    wanted: FeedQuery = {"type": "status" if status else None, "kind": kind}
+    only: Literal["status"] | None = "status" if status else None
     with connect() as client:
         if after is None:
             after = max(client.events_page(limit=1)["latest"] - limit, 0)
         if not follow:
-            for event in client.events_page(after, limit=limit, **wanted)["data"]:
+            for event in client.events_page(after, limit=limit, type=only, kind=kind)["data"]:
                 _print(event["position"], event["type"], event, as_json=as_json)
             return
         try:
-            for event in client.all_events(after, **wanted):
+            for event in client.all_events(after, type=only, kind=kind):
                 _print(event["seq"], event["type"], event["data"], as_json=as_json)
         except KeyboardInterrupt:
             return
