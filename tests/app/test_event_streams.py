@@ -313,7 +313,7 @@ def waited(job_id, act):
 
 def test_news_without_a_broker(settings):
     run = start_run()
-    assert waited(run.job_id, lambda: finish(run)) < 2.5
+    assert waited(run.job_id, lambda: finish(run)) < 4  # without news 5
 
 
 def test_no_news(settings):

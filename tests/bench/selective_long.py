@@ -2,14 +2,17 @@
 
     python -m tests.bench.selective_long --out FILE --data FOLDER --keep FOLDER --budget-s 540
     python -m tests.bench.selective_long --out FILE --data FOLDER --keep FOLDER --budget-s 540 ...
+    python -m tests.bench.selective_long --out FILE --keep FOLDER --beside FILE ... --runs ""
 
 DenseNet-40, growth 12, 300 epochs of batch 64 at rate 0.1, 150 rounds of allocation, threshold
 0.001; the rate falls along a cosine, where the authors cut it to a tenth at 1/2 and 3/4. All runs
 at a time, a process each; each goes on from its last checkpoint in ``--keep``, so the same command
-is given until no row is missing. Their times say nothing of one training alone.
+is given until no row is missing. Their times say nothing of one training alone. ``--beside`` takes
+the rows of earlier files of the same setting in, so that arms of two lots are paired by seed.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -97,13 +100,23 @@ def summarise(options: argparse.Namespace, names: list[str]) -> dict[str, Any]:
             rows.append(json.loads((folder / "row.json").read_text()))
         elif (folder / "events.jsonl").is_file():
             unfinished[name] = state_of(folder)
+    setting = {key: getattr(options, key) for key in ("growth", "batch", "epochs")}
+    devices = [device.describe(device.pick())] if names else []
+    for path in options.beside:
+        earlier = json.loads(path.read_text())
+        if earlier["setting"] != setting:
+            raise SystemExit(f"{path} has another setting: {earlier['setting']}, not {setting}")
+        rows += earlier["rows"]
+        devices += earlier.get("devices") or [earlier["device"]]
     of = {row["arm"]: [each for each in rows if each["arm"] == row["arm"]] for row in rows}
-    plain = of.get("plain", [])
     return {
-        "device": device.describe(device.pick()),
-        "setting": {key: getattr(options, key) for key in ("growth", "batch", "epochs")},
+        "devices": devices,
+        "setting": setting,
         "mean": {arm: summary(of[arm]) for arm in of},
-        "paired": {arm: paired(of[arm], plain) for arm in of if arm != "plain"},
+        "paired": {
+            f"{arm} less {base}": paired(of[arm], of[base])
+            for base, arm in itertools.combinations(of, 2)
+        },
         "rows": rows,
         "unfinished": unfinished,
     }
@@ -114,6 +127,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--beside", type=Path, nargs="*", default=[])
     parser.add_argument("--runs", default=RUNS, help="ARM[@THRESHOLD]:SEED, by commas")
     parser.add_argument("--growth", type=int, default=12)
     parser.add_argument("--batch", type=int, default=64)
@@ -124,7 +138,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    names = options.runs.split(",")
+    names = [name for name in options.runs.split(",") if name]
     ends = time.monotonic() + options.budget_s
     start = multiprocessing.get_context("spawn")
     children = [start.Process(target=train, args=(name, options, ends)) for name in names]
