@@ -66,8 +66,8 @@ audit: .venv/.installed-dev
 	$(BIN)/python -m tests.packaging.licences --check
 
 lock: .venv/.installed-dev
-	$(LOCK) --extra server --output-file requirements/api.txt
-	$(LOCK) --extra worker --extra samples --output-file requirements/worker.txt
+	$(LOCK) --extra server --extra otel --output-file requirements/api.txt
+	$(LOCK) --extra worker --extra samples --extra otel --output-file requirements/worker.txt
 	$(BIN)/python -m tests.packaging.licences
 
 .venv/.python:

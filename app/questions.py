@@ -1,7 +1,9 @@
 """Questions to nets that workers keep loaded, by way of the broker; losing one costs only time.
 
-A question lies under a key of its own for as long as somebody waits, its id in one list for all
-workers; the answer comes in a list of its own.
+A question lies under a key of its own for as long as somebody waits, its id in one sorted set for
+all workers; the answer comes in a list of its own. Tenants take turns: start-time fair queueing
+(Goyal, Vin and Cheng 1996), each question one unit long. How many a tenant may have waiting is a
+dynamic threshold (Choudhury and Hahne 1998): fewer than there are free, so some always are.
 """
 
 import asyncio
@@ -13,11 +15,29 @@ from typing import Any, NamedTuple
 from app.queue import AsyncBytesClient, BytesClient
 
 SERVING = "sextant.questions.serving"  # is there while a worker takes questions
-WAITING = "sextant.questions.waiting"
+WAITING = "sextant.questions.waiting_by_turn"  # "tenant id" by the start tag
+CLOCK = "sextant.questions.turn"  # start tag of who comes now and has none waiting
 SERVING_S = 5
-WAITING_LIMIT = 16  # more would only fill the broker's memory
+WAITING_LIMIT = 32  # of all tenants; more would only fill the broker's memory
 ANSWER_KEPT_S = 10
 MARGIN_S = 1.0  # beyond the broker's own time
+
+
+# KEYS: SERVING, WAITING, CLOCK, the question; ARGV: "tenant ", id, question, milliseconds, limit
+ADMIT = """
+local waiting = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+local own, tag = 0, tonumber(redis.call('GET', KEYS[3]) or '0')
+for i = 1, #waiting, 2 do
+  if string.sub(waiting[i], 1, #ARGV[1]) == ARGV[1] then
+    own, tag = own + 1, math.max(tag, tonumber(waiting[i + 1]) + 1)
+  end
+end
+local free = tonumber(ARGV[5]) - #waiting / 2
+if redis.call('EXISTS', KEYS[1]) == 0 or own >= free then return 0 end
+redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[4])
+redis.call('ZADD', KEYS[2], tag, ARGV[1] .. ARGV[2])
+return 1
+"""
 
 
 class Question(NamedTuple):
@@ -62,19 +82,18 @@ async def ask(client: AsyncBytesClient, question: Question, wait_s: float) -> An
         BrokerError: if the broker is away.
     """
     mine = uuid.uuid4().hex
-    async with client.pipeline() as sends:
-        sends.set(_question(mine), question.pack(), px=int(wait_s * 1000))
-        sends.rpush(WAITING, mine)
-        sends.exists(SERVING)
-        _, waiting, serving = await sends.execute()
-    came = None
-    if serving and waiting <= WAITING_LIMIT:
-        came = await _come(client, mine, wait_s)
+    admit = client.register_script(ADMIT)
+    keys = [SERVING, WAITING, CLOCK, _question(mine)]
+    whose = f"{question.tenant_id} "
+    values = [whose, mine, question.pack(), int(wait_s * 1000), WAITING_LIMIT]
+    if not await admit(keys, values):
+        return None
+    came = await _come(client, mine, wait_s)
     if came is not None:
         return json.loads(came)
     async with client.pipeline(transaction=False) as takes_back:
         takes_back.delete(_question(mine))
-        takes_back.lrem(WAITING, 0, mine)
+        takes_back.zrem(WAITING, whose + mine)
         await takes_back.execute()
     return None
 
@@ -106,19 +125,21 @@ class Taken(NamedTuple):
 
 
 def take(client: BytesClient, wait_s: int) -> Taken | None:
-    """The oldest question for which somebody waits; waits at most ``wait_s`` for one.
+    """The question whose turn it is, if somebody waits for it; waits at most ``wait_s`` for one.
 
     Raises:
         BrokerError: if the broker is away.
     """
-    popped: Any = client.blpop([WAITING], timeout=wait_s)
+    popped: Any = client.bzpopmin([WAITING], timeout=wait_s)
     if popped is None:
         return None
-    question_id = popped[1].decode()
+    _, waited, tag = popped
+    question_id = waited.decode().rpartition(" ")[2]
     with client.pipeline() as takes:
+        takes.set(CLOCK, tag + 1)  # its tenant comes behind all that wait for this turn
         takes.pttl(_question(question_id))
         takes.getdel(_question(question_id))
-        left_ms, packed = takes.execute()
+        _, left_ms, packed = takes.execute()
     return None if packed is None else Taken(question_id, unpack(packed), left_ms / 1000)
 
 

@@ -24,11 +24,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from models.catalog import load_entry, load_serving, load_stored
 from models.core import launch, serving
 from models.core.errors import RunError, SpecError
 from models.core.run import Run, StoppedError
 from models.core.spec import ArtifactRef
+from models.stored import load_entry, load_serving, load_stored
 
 EXIT_DONE, EXIT_SPEC, EXIT_INTERNAL, EXIT_STOPPED = 0, 64, 70, 75
 FIELDS_NAMED = 20  # of a wrong spec

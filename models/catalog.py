@@ -1,19 +1,16 @@
-"""Every kind of job: the union of the specs, and the code of each spec."""
+"""Every kind of job: the union of the specs."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from models.classify.spec import ClassifyPredict
-from models.core.run import Run
-from models.core.serving import Answerer
-from models.core.spec import ArtifactRef, Spec
+from models.core.spec import Spec
 from models.dynamic_downsampling.spec import DynamicDownsamplingPlan, DynamicDownsamplingTrain
 from models.freetickets.spec import FreeTicketsTrain
 from models.lcw.spec import LcwSample, LcwTrain
@@ -68,28 +65,3 @@ def upgrade(stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     spec = deepcopy(stored)
     kind = kinds().get(spec.get("kind", ""))
     return spec, [] if kind is None else kind.upgrade(spec)
-
-
-def load_stored(stored: dict[str, Any]) -> tuple[Any, list[str]]:
-    """A spec that this or an earlier release accepted, and warnings of what had to change.
-
-    Raises:
-        ValidationError: if it is no spec.
-    """
-    spec, warnings = upgrade(stored)
-    return TypeAdapter(JobSpec).validate_python(spec), warnings
-
-
-def load_entry(spec: Spec) -> Callable[[Spec, Run], None]:
-    """The function that carries out a spec; imports its method and, with it, torch."""
-    return _named(spec.entry)
-
-
-def load_serving(kind: str) -> Callable[[ArtifactRef, Run], Answerer]:
-    """The function that loads a net to answer for a kind; imports its method and torch."""
-    return _named(kinds()[kind].serving)
-
-
-def _named(name: str) -> Any:
-    module, function = name.split(":")
-    return getattr(import_module(module), function)

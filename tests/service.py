@@ -289,10 +289,15 @@ class Service:
 
 
 class Wire:
-    """A unix-socket proxy that can be cut and joined again: a server that is away."""
+    """A proxy of a server's unix socket that can be cut and joined again.
 
-    def __init__(self, listen: Path, target: Path) -> None:
-        self.listen, self.target = listen, target
+    It listens at a path, or at a host and port; what passes arrives ``delay_s`` later.
+    """
+
+    def __init__(
+        self, listen: Path | tuple[str, int], target: Path, *, delay_s: float = 0.0
+    ) -> None:
+        self.listen, self.target, self._delay_s = listen, target, delay_s
         self._pairs: list[socket.socket] = []
         self._server: socket.socket | None = None
         self.silent = False  # take connections, answer nothing
@@ -300,9 +305,11 @@ class Wire:
 
     def join(self) -> None:
         """Accept connections and pass them on."""
-        self.listen.unlink(missing_ok=True)
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(self.listen))
+        self._unlink()
+        tcp = not isinstance(self.listen, Path)
+        self._server = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._server.bind(self.listen if tcp else str(self.listen))
         self._server.listen(128)
         threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
 
@@ -312,12 +319,16 @@ class Wire:
             with contextlib.suppress(OSError):
                 self._server.shutdown(socket.SHUT_RDWR)
             self._server.close()
-        self.listen.unlink(missing_ok=True)
+        self._unlink()
         for end in self._pairs:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
         self._pairs.clear()
+
+    def _unlink(self) -> None:
+        if isinstance(self.listen, Path):
+            self.listen.unlink(missing_ok=True)
 
     def _accept(self, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -329,13 +340,14 @@ class Wire:
                 far = socket.socket(socket.AF_UNIX)
                 far.connect(str(self.target))
                 self._pairs.append(far)
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=_pump, args=(*ends, self._delay_s), daemon=True).start()
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _pump(source: socket.socket, sink: socket.socket, delay_s: float) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65_536):
+            time.sleep(delay_s)
             sink.sendall(data)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_RDWR)

@@ -17,8 +17,9 @@ from app.db.session import make_session
 from app.db.tables import Artifact, Dataset, Job, Run, new_id
 from app.services import artifacts, datasets, lifecycle, workers
 from app.settings import get_settings
-from models.catalog import load_stored
+from models.core.errors import SpecError
 from models.core.spec import ArtifactRef, Spec
+from models.stored import load_stored
 from workers.spans import RunSpans
 
 COPIED_AT_ONCE_BYTES = 2**30
@@ -81,7 +82,7 @@ def prepare(run: Run, spans: RunSpans) -> tuple[Path, Job, dict[str, Any]]:
 def _read_spec(job: Job) -> Spec:
     try:
         return load_stored(job.resolved_spec)[0]
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (SpecError, ValueError, TypeError, LookupError, AttributeError) as error:
         hint = "submit the job again, with a spec of this release"
         raise SpecRefusedError(f"the stored spec is refused: {error}; {hint}") from error
 

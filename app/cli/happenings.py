@@ -22,6 +22,7 @@ def events(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more")] = False,
     status: Annotated[bool, typer.Option("--status", help="Only changes of status")] = False,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind, lcw.train")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -30,16 +31,16 @@ def events(
     Each line begins with its position: --after goes on from there. With --follow it waits for more
     until Ctrl-C. With --json a line is a JSON document.
     """
-    kind: Literal["status"] | None = "status" if status else None
+    only: Literal["status"] | None = "status" if status else None
     with connect() as client:
         if after is None:
             after = max(client.events_page(limit=1)["latest"] - limit, 0)
         if not follow:
-            for event in client.events_page(after, limit=limit, type=kind)["data"]:
+            for event in client.events_page(after, limit=limit, type=only, kind=kind)["data"]:
                 _print(event["position"], event["type"], event, as_json=as_json)
             return
         try:
-            for event in client.all_events(after, type=kind):
+            for event in client.all_events(after, type=only, kind=kind):
                 _print(event["seq"], event["type"], event["data"], as_json=as_json)
         except KeyboardInterrupt:
             return

@@ -209,6 +209,11 @@ class Job(Base):
             unique=True,
             **_only("sweep_id IS NOT NULL"),
         ),
+        Index(
+            "ix_jobs_sweep_open",
+            "sweep_id",
+            **_only("sweep_id IS NOT NULL AND finished_at IS NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

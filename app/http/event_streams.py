@@ -379,16 +379,14 @@ def job_events(key_id: str, tenant_id: str, job_id: str, after: int) -> EventStr
     return EventStream(key_id, _frames(key_id, job_id, next_chunk))
 
 
-def tenant_events(
-    key_id: str, tenant_id: str, after: int, *, only_status: bool = False
-) -> EventStream:
+def tenant_events(key_id: str, tenant_id: str, after: int, wanted: feed.Wanted) -> EventStream:
     """The stream of the events of all jobs of a tenant behind a position; it has no end."""
     seen = after
 
     def next_chunk() -> StreamChunk:
         nonlocal seen
         with make_session(write=False) as session:
-            page = feed.page(session, tenant_id, seen, FEED_ROWS, only_status=only_status)
+            page = feed.page(session, tenant_id, seen, FEED_ROWS, wanted)
         frames = bytearray()
         for each in page.data:
             data = each.model_dump_json(exclude={"position", "type"})

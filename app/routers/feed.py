@@ -35,16 +35,16 @@ async def list_tenant_events(
     stream, for `Accept: text/event-stream`, `id` is the position, `event` the type, `data` the
     rest; it has no end. Events that retention has removed, and those of deleted jobs, are left out.
     """
-    tenant_id, only_status = principal.tenant_id, query.type == "status"
+    tenant_id, wanted = principal.tenant_id, feed.Wanted(query.type == "status", query.kind)
     after = query.after if last_event_id is None else int(last_event_id)
 
     def load() -> FeedPage:
         with make_session(write=False) as session:
-            return feed.page(session, tenant_id, after, query.limit, only_status=only_status)
+            return feed.page(session, tenant_id, after, query.limit, wanted)
 
     page = await run_in_threadpool(load)  # also of a stream: it refuses a wrong position
     if STREAM in accept:
-        return tenant_events(principal.key_id, tenant_id, after, only_status=only_status)
+        return tenant_events(principal.key_id, tenant_id, after, wanted)
     deadline = time.monotonic() + query.wait_s
     while not page.data and (left_s := deadline - time.monotonic()) > 0:
         await wait_for_update(principal.key_id, changes.FEED + tenant_id, left_s)

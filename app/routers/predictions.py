@@ -1,24 +1,30 @@
 """Predictions by registered models: at once where a net is loaded, else as a job."""
 
-from typing import Annotated, Any
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import HTTPException
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.db.session import make_session
 from app.db.tables import Dataset
 from app.errors import TooLargeError, invalid
 from app.http import asking
-from app.http.deps import JobsWrite
+from app.http.deps import IdempotencyKey, JobsWrite
 from app.http.loopback import JSON, media_type_of
-from app.http.problems import problems
+from app.http.problems import problems, refusal, respond
 from app.http.strict import StrictRoute, wrong_values
 from app.routers.registry import Alias, Name, Number
 from app.schemas.jobs import JobRead
 from app.schemas.predictions import BODY_BYTES, PredictionRead, PredictOptions, PredictRequest
-from app.services import datasets, jobs, predictions
+from app.services import datasets, idempotency, jobs, predictions
+from app.services.idempotency import REPLAYED, Answer, Claim
 from app.services.predictions import Asked
 from app.storage import Stored
 
@@ -52,13 +58,18 @@ Options = Annotated[PredictOptions, Query()]
     openapi_extra=BODY,
 )
 async def predict(
-    name: Name, alias: Alias, options: Options, request: Request, principal: JobsWrite
+    name: Name,
+    alias: Alias,
+    options: Options,
+    request: Request,
+    principal: JobsWrite,
+    key: IdempotencyKey = None,
 ) -> Response:
     """Classify pictures by the version an alias points at: one picture file, or JSON of several.
 
     A file may also be sent as what it is, such as ``image/png``.
     """
-    return await _predict(f"model:{name}@{alias}", options, request, principal.tenant_id)
+    return await _predict(f"model:{name}@{alias}", options, request, principal.tenant_id, key)
 
 
 @router.post(
@@ -68,24 +79,35 @@ async def predict(
     openapi_extra=BODY,
 )
 async def predict_by_version(
-    name: Name, number: Number, options: Options, request: Request, principal: JobsWrite
+    name: Name,
+    number: Number,
+    options: Options,
+    request: Request,
+    principal: JobsWrite,
+    key: IdempotencyKey = None,
 ) -> Response:
     """Classify pictures by a version."""
-    return await _predict(f"model:{name}/{number}", options, request, principal.tenant_id)
+    return await _predict(f"model:{name}/{number}", options, request, principal.tenant_id, key)
 
 
 async def _predict(
-    reference: str, options: PredictOptions, request: Request, tenant_id: str
+    reference: str, options: PredictOptions, request: Request, tenant_id: str, key: str | None
 ) -> Response:
     contents = await _contents(request)
+    once = _Once(request.url.path, _claim(request, options, contents, tenant_id, key))
+    if once.claim and (first := await run_in_threadpool(_first, once.claim)):
+        return respond(first)
     asked = await run_in_threadpool(_prepare, tenant_id, reference, options, contents)
     reply = await asking.ask(asked.question)
     if reply is None or "failed" in reply:
-        return await _as_job(asked, options)
+        return await _as_job(asked, options, once)
     if "refused" in reply:
         raise predictions.refusal(reply["refused"])
     read = PredictionRead(model=asked.reference, predictions=reply["predictions"])
-    return Response(read.model_dump_json(by_alias=True), media_type=JSON)
+    answer = Answer(200, read.model_dump(by_alias=True))
+    if once.claim:
+        answer = await run_in_threadpool(once.answer, lambda _: answer)
+    return respond(answer)
 
 
 async def _contents(request: Request) -> list[bytes]:
@@ -122,20 +144,66 @@ def _prepare(
         return predictions.prepare(session, tenant_id, reference, options, contents)
 
 
+# -- once for each key -----------------------------------------------------------------------
+
+
+def _claim(
+    request: Request,
+    options: PredictOptions,
+    contents: Sequence[bytes],
+    tenant_id: str,
+    key: str | None,
+) -> Claim | None:
+    """Whose key it is, and for which pictures in which order; None without a key."""
+    if key is None:
+        return None
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    body = json.dumps([options.model_dump(), digests], sort_keys=True).encode()
+    hashed = idempotency.request_hash(request.method, request.url.path, body)
+    return Claim(tenant_id, key, hashed)
+
+
+class _Once(NamedTuple):
+    """What answers a request once for its key, if it has one.
+
+    No transaction is open while a net is asked: of two equal requests at once both ask, and the
+    second to be answered gets the answer of the first.
+    """
+
+    path: str
+    claim: Claim | None
+
+    def answer(self, work: Callable[[Session], Answer]) -> Answer:
+        """Carry out ``work`` and keep its answer, or give the one that was kept meanwhile."""
+        with make_session(durable=True) as session:
+            if self.claim is None:
+                return work(session)
+            return idempotency.answer_once(
+                session, self.claim, lambda: work(session), lambda error: refusal(self.path, error)
+            )
+
+
+def _first(claim: Claim) -> Answer | None:
+    with make_session(write=False) as session:
+        return idempotency.first_answer(session, claim)
+
+
 # -- as a job --------------------------------------------------------------------------------
 
 
-async def _as_job(asked: Asked, options: PredictOptions) -> Response:
+async def _as_job(asked: Asked, options: PredictOptions, once: _Once) -> Response:
     tenant_id = asked.question.tenant_id
     dataset, room = await run_in_threadpool(_make_dataset, tenant_id)
+    needed = False
     try:
         stored = await predictions.store(dataset, room, asked.question.contents)
-        read = await run_in_threadpool(_submit, asked, options, dataset, stored)
-    except BaseException:
-        await run_in_threadpool(_drop, tenant_id, dataset)
-        raise
-    headers = {"Location": f"/v1/jobs/{read.id}"}
-    return Response(read.model_dump_json(), 202, headers, media_type=JSON)
+        work = partial(_submit, asked, options, dataset, stored)
+        answer = await run_in_threadpool(once.answer, work)
+        needed = answer.status_code == 202 and REPLAYED not in answer.headers
+    finally:
+        if not needed:
+            await run_in_threadpool(_drop, tenant_id, dataset)
+    return respond(answer)
 
 
 def _make_dataset(tenant_id: str) -> Any:
@@ -144,11 +212,16 @@ def _make_dataset(tenant_id: str) -> Any:
 
 
 def _submit(
-    asked: Asked, options: PredictOptions, dataset: Dataset, stored: tuple[str, Stored]
-) -> JobRead:
-    with make_session(durable=True) as session:
-        job = predictions.submit(session, asked, options, dataset, *stored)
-        return jobs.describe(session, [job])[0]
+    asked: Asked,
+    options: PredictOptions,
+    dataset: Dataset,
+    stored: tuple[str, Stored],
+    session: Session,
+) -> Answer:
+    job = predictions.submit(session, asked, options, dataset, *stored)
+    read = jobs.describe(session, [job])[0]
+    headers = {"Location": f"/v1/jobs/{read.id}"}
+    return Answer(202, read.model_dump(mode="json"), headers, read.id)
 
 
 def _drop(tenant_id: str, dataset: Dataset) -> None:

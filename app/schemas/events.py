@@ -23,6 +23,9 @@ class FeedQuery(Params):
     type: Literal["status"] | None = Field(
         default=None, description="status: changes of a job's status alone; null: all"
     )
+    kind: str | None = Field(
+        default=None, max_length=64, description="Only events of jobs of this kind, lcw.train"
+    )
     wait_s: float = Field(
         default=0, ge=0, le=60, description="Seconds to wait for an event if there is none; JSON"
     )

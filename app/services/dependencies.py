@@ -20,7 +20,7 @@ from app.schemas.errors import ReportedError
 from app.services import holds, lifecycle
 from app.services.outcome import Outcome, job_error
 from app.services.resolve import resolve
-from models.catalog import load_stored
+from models.stored import load_stored
 
 SETTLED_AT_ONCE = 100
 LOOKED_AT_ONCE = 1000

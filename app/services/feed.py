@@ -8,6 +8,7 @@ nothing but the commit.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from sqlalchemy import event as session_event
 from sqlalchemy import literal_column, select
@@ -19,6 +20,7 @@ from app.schemas.events import FeedEvent, FeedJob, FeedPage
 from app.services.paging import refused_query
 
 INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
 HELD = "events_of_the_feed"  # in Session.info: events, each with the savepoint it was made in
 
 
@@ -72,6 +74,16 @@ def _advance(session: Session, tenant_id: str, count: int) -> int:
 # -- reading ---------------------------------------------------------------------------------
 
 
+class Wanted(NamedTuple):
+    """Which events a reader wants: changes of a status alone, of jobs of one kind alone."""
+
+    only_status: bool = False
+    kind: str | None = None
+
+
+ALL = Wanted()
+
+
 def latest(session: Session, tenant_id: str) -> int:
     """The position of the tenant's newest event; 0 before the first."""
     return session.scalar(select(Feed.position).where(Feed.tenant_id == tenant_id)) or 0
@@ -91,9 +103,12 @@ def check(session: Session, tenant_id: str, after: int) -> int:
 
 
 def page(
-    session: Session, tenant_id: str, after: int, limit: int, *, only_status: bool = False
+    session: Session, tenant_id: str, after: int, limit: int, wanted: Wanted = ALL
 ) -> FeedPage:
     """At most ``limit`` events of a tenant behind a position, in order; of deleted jobs none.
+
+    Where nothing more is wanted, the next position is the newest: what was passed over is not
+    read again.
 
     Raises:
         InvalidError: as :func:`check`.
@@ -107,14 +122,18 @@ def page(
         .order_by(Event.position)
         .limit(limit + 1)
     )
-    if only_status:
+    if wanted.only_status:
         query = query.where(Event.type == literal_column("'status'"))
+    if wanted.kind is not None:
+        query = query.where(Job.kind == wanted.kind)
     rows = [_read(event, job) for event, job in session.execute(query)]
     data = rows[:limit]
+    more = len(rows) > limit
     following = data[-1].position if data else after
-    return FeedPage(
-        data=data, has_more=len(rows) > limit, next_after=following, latest=max(newest, following)
-    )
+    if not more:
+        following = max(following, newest)
+    latest = max(newest, following)
+    return FeedPage(data=data, has_more=more, next_after=following, latest=latest)
 
 
 def _read(event: Event, job: Job) -> FeedEvent:

@@ -23,6 +23,7 @@ from app.errors import (
 from app.settings import get_settings
 
 FORGOTTEN_AT_ONCE = 500
+REPLAYED = "Idempotent-Replayed"  # header of a repetition's answer
 
 
 class InFlightError(ConflictError):
@@ -95,6 +96,18 @@ def answer_once(
     return answer
 
 
+def first_answer(session: Session, claim: Claim) -> Answer | None:
+    """The answer kept for this claim, if the request was answered before.
+
+    Raises:
+        IdempotencyMismatchError: if the key came with another request before.
+    """
+    first = session.get(IdempotencyKey, (claim.tenant_id, claim.key))
+    if first is None or first.expires_at < database_now(session):
+        return None
+    return _replay(first, claim)
+
+
 def _lock(session: Session, claim: Claim) -> None:
     """Let one request at a time have the key; SQLite has one writer at a time anyway."""
     if session.get_bind().dialect.name == "postgresql":
@@ -119,7 +132,7 @@ def _replay(first: IdempotencyKey, claim: Claim) -> Answer:
     return Answer(
         first.status_code,
         first.body,
-        {**first.headers, "Idempotent-Replayed": "true"},
+        {**first.headers, REPLAYED: "true"},
         first.resource_id,
     )
 

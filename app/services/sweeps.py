@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.session import database_now
-from app.db.tables import FINAL, Job, JobStatus, Sweep, new_id
+from app.db.tables import Job, JobStatus, Sweep, new_id
 from app.errors import (
     ConflictError,
     InvalidError,
@@ -26,6 +26,7 @@ from app.services.sweep_stop import stop_early
 
 RUNNING, FINISHED, FAILED, CANCELLED = "running", "finished", "failed", "cancelled"
 ADVANCED_AT_ONCE = 100
+REFILL = 8  # jobs are made when this part of max_parallel is free, and at each period
 
 log = structlog.get_logger(__name__)
 
@@ -142,28 +143,38 @@ def forget(session: Session, before: datetime) -> None:
 
 
 def due(session: Session, *, look_at_metrics: bool) -> list[str]:
-    """Ids of sweeps for which :func:`advance` has something to do, in no particular order."""
+    """Ids of sweeps for which :func:`advance` has something to do, in no particular order.
+
+    Args:
+        session: to look in.
+        look_at_metrics: of the look of each period, which leaves nothing undone.
+    """
     query = select(Sweep).where(Sweep.status == RUNNING).order_by(func.random())
     sweeps = session.scalars(query.limit(ADVANCED_AT_ONCE)).all()
     counted = (
         select(Job.sweep_id, func.count())
-        .where(Job.sweep_id.in_([sweep.id for sweep in sweeps]), Job.status.not_in(FINAL))
+        .where(Job.sweep_id.in_([sweep.id for sweep in sweeps]), Job.finished_at.is_(None))
         .group_by(Job.sweep_id)
     )
     unfinished = dict(session.execute(counted).all()) if sweeps else {}
     return [
         sweep.id
         for sweep in sweeps
-        if _has_room(sweep, unfinished.get(sweep.id, 0))
+        if _has_room(sweep, unfinished.get(sweep.id, 0), all_room=look_at_metrics)
         or (look_at_metrics and sweep.request.get("early_stop") is not None)
     ]
 
 
-def _has_room(sweep: Sweep, unfinished: int) -> bool:
-    """Whether a job may be made now, or none is left to wait for."""
+def _has_room(sweep: Sweep, unfinished: int, *, all_room: bool) -> bool:
+    """Whether jobs may be made now, or none is left to wait for.
+
+    Between the looks of each period an eighth must be free: to make one job at each end of another
+    costs more than all the rest of a sweep.
+    """
     request = SweepCreate.model_validate(sweep.request)
     left = sweep_plan.job_count(request, sweep.trials) - sweep.made
-    return unfinished < request.max_parallel if left else not unfinished
+    some = 1 if all_room else max(1, request.max_parallel // REFILL)
+    return unfinished + some <= request.max_parallel if left else not unfinished
 
 
 def advance(session: Session, sweep_id: str, *, look_at_metrics: bool) -> None:
@@ -194,7 +205,7 @@ def advance(session: Session, sweep_id: str, *, look_at_metrics: bool) -> None:
 
 
 def _unfinished(sweep_id: str) -> Any:
-    return select(Job.id).where(Job.sweep_id == sweep_id, Job.status.not_in(FINAL))
+    return select(Job.id).where(Job.sweep_id == sweep_id, Job.finished_at.is_(None))
 
 
 def _has_values(session: Session, sweep: Sweep, request: SweepCreate) -> bool:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from models.core.spec import Spec
+from models.core.spec import VERSION_PATTERN, Spec
 from sextant_client.units import unit_of
 
 HIDDEN = ("sha256", "read")  # filled in by the service
@@ -94,12 +94,16 @@ def _group(
 
 
 def _resolved(schema: Schema, definitions: Schema) -> Schema:
-    """The schema behind a reference, or beside null; what stands next to it wins."""
+    """The schema behind a reference, or beside null or a model's name; what is next to it wins."""
     own = {name: value for name, value in schema.items() if name not in ("$ref", "anyOf")}
     if "$ref" in schema:
         named = definitions[schema["$ref"].rpartition("/")[2]]
         return {**_resolved(named, definitions), **own}
-    others = [part for part in schema.get("anyOf", ()) if part.get("type") != "null"]
+    others = [
+        part
+        for part in schema.get("anyOf", ())
+        if part.get("type") != "null" and part.get("pattern") != VERSION_PATTERN
+    ]
     if len(others) == 1:
         return {**_resolved(others[0], definitions), **own}
     return schema

@@ -9,6 +9,7 @@ from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
 from models.core.spec import (
     VECTOR,
     ArtifactInfo,
+    ArtifactOrVersion,
     ArtifactRef,
     DatasetRef,
     Estimate,
@@ -48,7 +49,7 @@ class ClassifyPredict(Spec):
     example: ClassVar[Mapping[str, Any]] = presets["photos"]
 
     kind: Literal["classify.predict"] = Field(init=False)
-    model: ArtifactRef | Pretrained = Field(
+    model: ArtifactOrVersion | Pretrained = Field(
         description="Weights, a checkpoint, a ticket or the ensemble of a training of a classifier"
         " (the mean probability of its members), or a net that comes with a package"
     )

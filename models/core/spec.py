@@ -30,6 +30,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}"
 MODEL_ALIAS = r"[A-Za-z][A-Za-z0-9._-]{0,63}"
 REGISTERED = rf"model:{MODEL_NAME}(@{MODEL_ALIAS}|/[1-9][0-9]{{0,8}})"
+VERSION_PATTERN = f"^{REGISTERED}$"
 # pydantic publishes a bound under its own name where a validator stands before the type, as in Int
 KEYWORDS = {
     "ge": "minimum",
@@ -111,6 +112,21 @@ class ArtifactRef(SpecGroup):
     def registered(self) -> str | None:
         """The version of a registered model that is meant, such as ``model:digits@production``."""
         return self.job if self.job.startswith("model:") else None
+
+
+class _NameToo:
+    """Beside the schema of :class:`ArtifactRef` that of a version's name, where it is sent."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        reference = handler(core_schema)
+        if handler.mode == "serialization":
+            return reference
+        return {"anyOf": [reference, {"type": "string", "pattern": VERSION_PATTERN}]}
+
+
+ArtifactOrVersion = Annotated[ArtifactRef, _NameToo()]
 
 
 PROJECT = r"^(utm|EPSG:[0-9]{4,6})$"  # a reference system that rasters are brought to
@@ -300,7 +316,7 @@ class Spec(SpecGroup):
         description="CPU threads; results depend on their number, also with deterministic."
         " null: one for each core that the run may use; the lineage of the job tells how many",
     )
-    resume_from: ArtifactRef | None = Field(
+    resume_from: ArtifactOrVersion | None = Field(
         default=None, description="Checkpoint to go on from; refused where not resumable"
     )
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models.core.errors import SpecError
-from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
+from models.core.spec import ArtifactOrVersion, DatasetRef, Int, SpecGroup
 
 FEATURE_DIMS = {"fd_clf": 64, "fd_effnetlite0": 1280, "fid_inception": 2048}
 MIN_BATCH = 8
@@ -177,7 +177,7 @@ class GeneratorEvaluation(SpecGroup):
     classifier_seed: Int = Field(
         default=0, ge=0, lt=2**32, description="Of its training; not the seed of the job"
     )
-    classifier_from: ArtifactRef | None = Field(
+    classifier_from: ArtifactOrVersion | None = Field(
         default=None,
         description="The classifier another lcw.train on this data left: scores of both then share"
         " one scale, which a training repeated on a GPU does not",

@@ -12,6 +12,7 @@ from models.core.spec import (
     FIGURE_DATA,
     VECTOR,
     ArtifactInfo,
+    ArtifactOrVersion,
     ArtifactRef,
     DatasetRef,
     Estimate,
@@ -110,7 +111,7 @@ class LcwTrain(Spec):
     images: LcwImages = LcwImages()
     arch: Architecture = Architecture()
     phase1: Phase1 = Phase1()
-    phase1_from: ArtifactRef | None = Field(
+    phase1_from: ArtifactOrVersion | None = Field(
         default=None,
         description="Weights of another lcw.train with this architecture: phase 1 is skipped",
     )
@@ -258,7 +259,9 @@ class LcwSample(Spec):
     }
 
     kind: Literal["lcw.sample"] = Field(init=False)
-    model: ArtifactRef | Bundled = Field(description="Weights of lcw.train, or a bundled generator")
+    model: ArtifactOrVersion | Bundled = Field(
+        description="Weights of lcw.train, or a bundled generator"
+    )
     count: Int = Field(default=64, ge=1, le=1_000_000, description="Images to draw")
     interpolations: Int = Field(
         default=6, ge=0, le=32, description="Strips to draw, each linear and spherical; 0: none"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from models.core.spec import ArtifactRef, DatasetRef
+from models.core.spec import ArtifactOrVersion, DatasetRef
 from models.nets.spec import Net
 
 ParameterPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]{1,200}$")]
@@ -21,14 +21,14 @@ class LibraryNet(Net):
 
 def _form_of_weights(value: Any) -> str | None:
     if isinstance(value, str):
-        return "library"
+        return "artifact" if value.startswith("model:") else "library"
     keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
     return "artifact" if "job" in keys or "artifact" in keys else "upload"
 
 
 InitialWeights = Annotated[
     Annotated[Literal["pretrained"], Tag("library")]
-    | Annotated[ArtifactRef, Tag("artifact")]
+    | Annotated[ArtifactOrVersion, Tag("artifact")]
     | Annotated[DatasetRef, Tag("upload")],
     Discriminator(_form_of_weights),
 ]

@@ -104,6 +104,11 @@ def test_what_is_installed_has_the_digest_of_the_lock(service, lock):
     assert "--no-deps --no-build-isolation ." in others
 
 
+@pytest.mark.parametrize("lock", ["api", "worker"])
+def test_images_can_send_traces(lock):
+    assert {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"} <= locked(lock).keys()
+
+
 def locked(lock: str) -> dict[str, str]:
     """Version by name of each package of a lock; every one of them has digests."""
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()

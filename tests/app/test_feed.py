@@ -92,11 +92,26 @@ def test_of_other_tenants_and_deleted_jobs_nothing_is_told(settings):
 def test_status_alone_and_a_position_that_was_never_given(settings):
     run = start_run()
     finish(run)
-    assert [each.data["status"] for each in page(only_status=True).data] == ["running", "succeeded"]
+    assert [each.data["status"] for each in page(wanted=feed.Wanted(only_status=True)).data] == [
+        "running",
+        "succeeded",
+    ]
     newest = page().latest
     assert page(newest).data == []
     with pytest.raises(InvalidError, match="begin anew"):
         page(newest + 1)
+
+
+def test_one_kind_alone_and_what_is_passed_over_is_not_read_again(settings):
+    add_job(kind="lcw.train", method="lcw")
+    mine, other = claim().job_id, start_run().job_id
+    only = page(wanted=feed.Wanted(kind="lcw.train"))
+    assert {each.job.id for each in only.data} == {mine}
+    assert only.next_after == only.latest == page().data[-1].position
+    first = page(limit=1, wanted=feed.Wanted(kind="saliency.map"))
+    assert (first.data[0].job.id, first.has_more) == (other, True)
+    assert first.next_after == first.data[0].position
+    assert page(wanted=feed.Wanted(kind="no.such")).data == []
 
 
 def test_pages_and_the_long_poll(client):

@@ -9,9 +9,10 @@ import pytest
 from app.db.session import make_session
 from app.db.tables import Artifact, Dataset, Tenant, new_id
 from app.services import keys
-from models.catalog import kinds, load_stored
+from models.catalog import kinds
 from models.core.needs import WEIGHTS, DatasetNeed
 from models.core.spec import DatasetRef
+from models.stored import load_stored
 from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS, SupervisedSpec
 from tests.app.factories import add_job
 from tests.app.test_problems import problem

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from app.db.session import make_session
 from app.main import create_app
 from app.services import keys, lifecycle
-from models.catalog import load_stored
+from models.stored import load_stored
 from tests.app.factories import WORKER
 from tests.conftest import fresh_caches
 from tests.smallest import smallest

@@ -4,7 +4,9 @@ import base64
 import threading
 from collections import Counter
 
+import jsonschema
 import pytest
+from pydantic import ValidationError
 
 from app.db.session import make_session
 from app.db.tables import Job
@@ -13,8 +15,11 @@ from app.schemas.registry import MAX_ALIASES, ModelAliasMove, ModelVersionCreate
 from app.services import artifacts, retention, versions
 from app.services.keys import DEFAULT_TENANT
 from app.settings import get_settings
+from models.catalog import kinds
+from models.nets.library_spec import ForeignNet
 from tests.app.factories import add_job, carry_out, claim, finish, write
 from tests.app.test_sweeps import request as sweep_request
+from tests.smallest import smallest
 from workers.dispatcher import advance_sweeps
 
 FILE = "weights.safetensors"
@@ -115,6 +120,28 @@ def test_a_version_holds_its_job_and_its_file(client, register, trained, monkeyp
     assert client.get(f"/v1/jobs/{job_id}").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("spec", "sent"),
+    [
+        (ForeignNet, {"library": "timm", "name": "resnet10t", "weights": "model:digits/1"}),
+        (kinds()["saliency.map"], smallest("saliency.map") | {"model": "model:digits@best"}),
+        (kinds()["terrain.compare"], smallest("terrain.compare") | {"nets": ["model:faces/2"]}),
+        (kinds()["lcw.train"], smallest("lcw.train") | {"resume_from": "model:digits/1"}),
+    ],
+)
+def test_schemas_know_the_name_of_a_version(spec, sent):
+    ((name, field),) = ((n, v) for n, v in sent.items() if "model:" in str(v))
+    schema = spec.model_json_schema()
+    jsonschema.validate(sent, schema)
+    assert "model:" in str(getattr(spec.model_validate(sent), name))
+    for wrong in ("model:", "model:digits", "digits/1"):
+        refused = sent | {name: [wrong] if isinstance(field, list) else wrong}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(refused, schema)
+        with pytest.raises(ValidationError):
+            spec.model_validate(refused)
+
+
 def test_a_spec_names_a_version(client, register, trained):
     job_id = trained()
     register(job_id=job_id, aliases=["production"])
@@ -123,7 +150,9 @@ def test_a_spec_names_a_version(client, register, trained):
         {"job": "model:digits@production"},
         {"job": "model:digits/1"},
     ):
-        made = client.post("/v1/jobs", json={"spec": explain(reference)}).json()
+        spec = explain(reference)
+        jsonschema.validate(spec, client.get(f"/v1/kinds/{spec['kind']}/schema").json())
+        made = client.post("/v1/jobs", json={"spec": spec}).json()
         assert made["spec"]["model"] == {"job": "model:digits/1"}
         resolved = made["resolved_spec"]["model"]
         assert (resolved["job"], resolved["artifact"]) == (job_id, FILE)

@@ -97,6 +97,19 @@ class TestOnBothDatabases:
         assert len(listed) == 6
         assert {job["metadata"]["team"] for job in listed} == {"a"}
 
+    def test_a_few_ended_jobs_are_made_up_for_together_or_at_the_next_look(self, post):
+        sweep = post(max_parallel=16, seeds=list(range(10)))
+        advance_sweeps()
+        run_next(0.5)
+        advance_sweeps()
+        assert len(jobs_of(sweep)) == 16
+        advance_sweeps(look_at_metrics=True)
+        assert len(jobs_of(sweep)) == 17
+        run_next(0.5)
+        run_next(0.5)
+        advance_sweeps()
+        assert len(jobs_of(sweep)) == 19
+
     def test_many_dispatchers_make_each_job_once(self, post):
         sweep = post(max_parallel=64)
         threads = [threading.Thread(target=advance_sweeps) for _ in range(4)]

@@ -168,7 +168,7 @@ def timed(client: httpx.Client, address: str, content: bytes) -> tuple[float, An
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Both in turns; milliseconds a request and CPU milliseconds a request."""
+    """Both in turns, then the net alone; milliseconds and CPU milliseconds a request."""
     path, files = folder / "weights.safetensors", pictures()
     write_net(path)
     ways = {"sextant": "/v1/models/net@production/predict", "plain": "/predict"}
@@ -189,7 +189,32 @@ def measure(folder: Path) -> dict[str, Any]:
             for mine, other in zip(replies["sextant"], replies["plain"], strict=True):
                 check(mine["predictions"][0], other)
         spent = {way: spent[way] + cpu_s(clients[way][1]) for way in ways}
-    return {way: figures(times[way], spent[way]) for way in ways}
+    both = {way: figures(times[way], spent[way]) for way in ways}
+    return both | {"forward_ms": forward_ms(path)}
+
+
+def forward_ms(path: Path) -> dict[str, float]:
+    """Median milliseconds of the net alone on one core, as it is loaded and in other forms."""
+    import torch
+
+    from models.nets.files import load_net
+
+    torch.set_num_threads(1)
+    x = torch.randn(1, 3, SIDE, SIDE)
+    as_loaded, last = (load_net(path, "cpu").net for _ in range(2))
+    last = last.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        frozen = torch.jit.freeze(torch.jit.trace(last, x))
+        ways = {"contiguous": as_loaded, "channels_last": last, "channels_last_frozen": frozen}
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS // BLOCK):
+            for name, net in ways.items():
+                for number in range(BLOCK // 2):
+                    began = time.perf_counter()
+                    net(x)
+                    if number:  # the first finds another net's weights in the cache
+                        times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: round(statistics.median(column), 2) for name, column in times.items()}
 
 
 def check(mine: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:

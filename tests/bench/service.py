@@ -42,14 +42,14 @@ from tests.service import Service, wait_until
 from tests.smallest import smallest
 
 TARGETS = {
-    "post_jobs.per_s": {"sqlite": ">= 150", "postgresql": ">= 120"},
+    "post_jobs.per_s": {"sqlite": ">= 300", "postgresql": ">= 260"},
     "post_paced.p99_ms": "<= 100 at 50/s",
-    "get_job.per_s": {"sqlite": ">= 500"},
+    "get_job.per_s": {"sqlite": ">= 1000", "postgresql": ">= 800"},
     "get_paced.p99_ms": "<= 50 at 100/s",
     "list_jobs": "p95 <= 50 ms, page 1,000 no slower than the first",
     "post_to_claim": "p50 <= 25 ms, p95 <= 150 ms",
-    "post_to_first_event": "p50 <= 100 ms without torch",
-    "first_line_with_torch": "<= 8 s",
+    "post_to_first_event": "p50 <= 150 ms without torch",
+    "first_line_with_torch": "<= 3 s",
     "sse_delay": "p95 <= 300 ms",
     "idle_streams.share_of_a_core": "<= 0.1 for 200",
     "million_points": "<= 300 ms",

@@ -18,8 +18,9 @@ import numpy as np
 import rasterio
 from pydantic import TypeAdapter
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.run import Run
+from models.stored import load_entry
 
 G = 9.8
 DIGESTS = {name: f"{k:064x}" for k, name in enumerate(("dem", "first", "tide"), 1)}

@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+from models.catalog import kinds
+from models.stored import CLASSES
+
 
 def test_torch_is_not_loaded():
     code = (
@@ -12,3 +15,21 @@ def test_torch_is_not_loaded():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_child_loads_the_spec_of_its_own_kind_alone():
+    code = (
+        "import models.__main__, sys\n"
+        "from models.stored import load_stored\n"
+        "load_stored({'kind': 'lcw.train', 'data': {'dataset': 'digits'}})\n"
+        "specs = {m for m in sys.modules if m.endswith('.spec')}\n"
+        "methods = {m.split('.')[1] for m in specs} - {'core', 'data', 'nets', 'supervised'}\n"
+        "assert methods == {'lcw'}, methods\n"
+        "assert 'models.catalog' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_kind_is_found_by_its_name():
+    assert {k: f"{c.__module__}:{c.__name__}" for k, c in kinds().items()} == CLASSES

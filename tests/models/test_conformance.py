@@ -9,9 +9,10 @@ from PIL import Image
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
-from models.catalog import JobSpec, kinds, load_entry
+from models.catalog import JobSpec, kinds
 from models.core.errors import DataMissingError
 from models.core.run import Run, StoppedError
+from models.stored import load_entry
 from tests.smallest import smallest
 
 TIMES = ("images_per_s", "curves.png")  # ends of metrics and files that tell of the machine

@@ -7,10 +7,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core import checkpoint
 from models.core.errors import DataError, DivergedError
 from models.core.finite import check_figures
+from models.stored import load_entry
 from tests.smallest import smallest
 
 HOT = {"optimizer": {"lr": 100.0, "warmup": 0.0, "schedule": "constant"}}

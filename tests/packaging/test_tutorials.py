@@ -19,10 +19,11 @@ from PIL import Image
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.run import Run
 from models.data import files, samples
 from models.nets.build import build_net
+from models.stored import load_entry
 from tests.models.nets.libraries import library
 
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(300)]

@@ -1,5 +1,6 @@
 """Predictions at once: loaded nets of workers, and jobs where none answers."""
 
+import asyncio
 import base64
 import io
 import os
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -193,6 +195,84 @@ def test_who_waited_too_long_for_others_does_not_end_the_net(broker, monkeypatch
     question = questions.Question("ten_a", "classify.predict", {"sha256": "0" * 64}, {}, [])
     assert "busy" in server._answer(question, time.monotonic() - 1)["failed"]
     assert not child.closed
+
+
+async def leave_waiting(broker, tenant_id: str, count: int) -> None:
+    """Ask at once and go away when each question waits or was turned away."""
+    client, before = queue.make_question_client(), broker.zcard(questions.WAITING)
+    question = questions.Question(tenant_id, "k", {}, {}, [])
+    asked = [asyncio.create_task(questions.ask(client, question, 60)) for _ in range(count)]
+
+    def settled() -> bool:
+        turned_away = sum(task.done() for task in asked)
+        return turned_away + broker.zcard(questions.WAITING) == before + count
+
+    await asyncio.to_thread(wait_until, settled)
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    await client.aclose()
+    await client.connection_pool.disconnect()
+
+
+def test_tenants_take_turns_and_none_fills_the_line(broker):
+    questions.say_serving(broker)
+    for tenant_id, count in (("ten_many", 30), ("ten_one", 1), ("ten_other", 30)):
+        asyncio.run(leave_waiting(broker, tenant_id, count))
+    took = [questions.take(broker, 1) for _ in range(broker.zcard(questions.WAITING))]
+    tenants = [taken.question.tenant_id for taken in took]
+    assert [tenants.count(each) for each in ("ten_many", "ten_one", "ten_other")] == [16, 1, 8]
+    assert sorted(tenants[:3]) == ["ten_many", "ten_one", "ten_other"]
+    assert tenants[-8:] == ["ten_many"] * 8
+    asyncio.run(leave_waiting(broker, "ten_many", 2))
+    asyncio.run(leave_waiting(broker, "ten_other", 1))
+    took = [questions.take(broker, 1).question.tenant_id for _ in range(3)]
+    assert took[-1] == "ten_many"  # its second one, though asked before that of the other
+
+
+def with_key(key: str, **more) -> dict:
+    """Arguments of a POST of one picture."""
+    return {"content": b"BMx", "headers": IMAGE | {"Idempotency-Key": key}} | more
+
+
+def test_a_question_asked_twice_becomes_one_job(asked):
+    api = asked()
+    first, second = (api.post(ALIAS, **with_key("a")) for _ in range(2))
+    assert (first.status_code, second.json()) == (202, first.json())
+    assert second.headers["location"] == first.headers["location"]
+    assert "Idempotent-Replayed" not in first.headers
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert api.post(ALIAS, **with_key("b")).json()["id"] != first.json()["id"]
+    for more in ({"content": b"BMy"}, {"params": {"top": 2}}):
+        assert api.post(ALIAS, **with_key("a", **more)).status_code == 422
+    names = [row["name"] for row in api.get("/v1/datasets").json()["data"]]
+    assert sum(name.startswith("predict-") for name in names) == 2
+
+
+def test_equal_questions_at_once_become_one_job(asked, monkeypatch):
+    api, together = asked(), threading.Barrier(2)
+
+    async def ask(_):
+        await asyncio.to_thread(together.wait, 10)
+
+    monkeypatch.setattr("app.http.asking.ask", ask)
+    with ThreadPoolExecutor(2) as pool:
+        posts = [pool.submit(api.post, ALIAS, **with_key("a")) for _ in range(2)]
+        answers = [post.result() for post in posts]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    names = [row["name"] for row in api.get("/v1/datasets").json()["data"]]
+    assert sum(name.startswith("predict-") for name in names) == 1
+
+
+def test_what_a_net_said_is_said_again_for_its_key(serve, asked):
+    api = asked()
+    serve()
+    assert api.post(ALIAS, **with_key("a", content=b"BMbad")).status_code == 422
+    first = api.post(ALIAS, **with_key("a"))
+    os.kill(pid_of(first), signal.SIGKILL)
+    assert ends(pid_of(first))
+    again = api.post(ALIAS, **with_key("a"))
+    assert (again.status_code, again.json()) == (200, first.json())
 
 
 def test_without_a_worker_it_is_a_job_at_once(asked):

@@ -119,7 +119,12 @@ class RegistryCalls:
 
     @Call
     def predict(
-        self, model: str, images: Sequence[bytes], *, top: int = 5
+        self,
+        model: str,
+        images: Sequence[bytes],
+        *,
+        top: int = 5,
+        idempotency_key: str | None = None,
     ) -> Flow[PredictionRead | JobRead]:
         """Classify pictures by a registered classifier.
 
@@ -127,6 +132,7 @@ class RegistryCalls:
             model: ``NAME@ALIAS`` or ``NAME/3``.
             images: 1 to 64 picture files, 8 MiB together in base64.
             top: likeliest classes to name.
+            idempotency_key: makes several calls one question, answered once; kept for a day.
 
         Returns:
             An object with ``predictions``, for each picture the likeliest classes with their
@@ -136,4 +142,5 @@ class RegistryCalls:
         name, number = model.partition("/")[::2]
         path = f"/v1/models/{name}{f'/versions/{number}' if number else ''}/predict"
         body = {"images": [base64.b64encode(image).decode() for image in images]}
-        return json_of(Request("POST", path, {"top": top}, json=body, read_s=330.0))
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return json_of(Request("POST", path, {"top": top}, body, headers, read_s=330.0))

@@ -192,4 +192,5 @@ class FeedQuery(TypedDict, total=False):
 
     limit: int | None
     type: Literal["status"] | None
+    kind: str | None
     wait_s: float | None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.core.needs import WEIGHTS, ArtifactNeed, Bound, DatasetNeed, Need
-from models.core.spec import ArtifactRef, DatasetRef, Int, SpecGroup
+from models.core.spec import ArtifactOrVersion, ArtifactRef, DatasetRef, Int, SpecGroup
 from models.nets.library_spec import LibraryNet, library_tag
 from models.nets.spec import IMAGENET_MARGIN, Pretrained, ResidualFamily
 from models.supervised.spec import CLASSIFIER_FILES, CLASSIFIERS
@@ -90,6 +90,8 @@ class UploadedNet(DatasetRef):
 
 
 def _model_tag(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "artifact" if value.startswith("model:") else None
     keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
     names = {"pretrained": "pretrained", "dataset": "uploaded", "library": "named",
              "job": "artifact", "artifact": "artifact"}  # fmt: skip
@@ -97,7 +99,7 @@ def _model_tag(value: Any) -> str | None:
 
 
 Model = Annotated[
-    Annotated[ArtifactRef, Tag("artifact")]
+    Annotated[ArtifactOrVersion, Tag("artifact")]
     | Annotated[Pretrained, Tag("pretrained")]
     | Annotated[NamedNet, Tag("named")]
     | Annotated[UploadedNet, Tag("uploaded")],
@@ -105,8 +107,8 @@ Model = Annotated[
         _model_tag,
         custom_error_type="model_form",
         custom_error_message='give {"job": id, "artifact": name} of a checkpoint or weights, '
-        '{"pretrained": "efficientnet_lite0"}, {"library": "timm", "name": ...}, or {"dataset": '
-        "name} of an uploaded torch.export archive or safetensors file",
+        '"model:NAME@ALIAS", {"pretrained": "efficientnet_lite0"}, {"library": "timm", "name": '
+        '...}, or {"dataset": name} of an uploaded torch.export archive or safetensors file',
     ),
 ]
 

@@ -11,6 +11,7 @@ from models.core.needs import Need
 from models.core.spec import (
     VECTOR,
     ArtifactInfo,
+    ArtifactOrVersion,
     ArtifactRef,
     Estimate,
     Int,
@@ -392,7 +393,9 @@ class TerrainDownsample(_OnTerrain):
         " convey, for floods on coarse cells; learned: the same with faces that a trained net"
         " corrects (factors 4, 8, 16)",
     )
-    net: ArtifactRef | None = Field(default=None, description="weights of a terrain.train job")
+    net: ArtifactOrVersion | None = Field(
+        default=None, description="weights of a terrain.train job"
+    )
     edges: Literal["pad", "crop"] = Field(
         default="pad", description="Rows and columns that do not fill a coarse cell"
     )
@@ -495,7 +498,9 @@ class TerrainCompare(_Flood):
         max_length=8,
         description="subgrid.nc of terrain.downsample jobs on this terrain, such as tuned ones",
     )
-    nets: list[ArtifactRef] = Field(default=[], max_length=8, description="weights to compare")
+    nets: list[ArtifactOrVersion] = Field(
+        default=[], max_length=8, description="weights to compare"
+    )
     optimise_steps: Int = Field(
         default=0,
         ge=0,

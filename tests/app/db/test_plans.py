@@ -25,6 +25,7 @@ from app.services import (
     jobs,
     lifecycle,
     metrics,
+    sweeps,
     workers,
 )
 from app.services.lifecycle import WorkerInfo
@@ -166,6 +167,10 @@ QUERIES = {
     ),
     "dead leases": (lifecycle.expire, "ix_jobs_running"),
     "queue timeouts": (lifecycle.time_out_queued, "ix_jobs_queue_timeout"),
+    "jobs of a sweep that go on": (
+        lambda session: session.scalars(sweeps._unfinished("swp_1")).all(),
+        "ix_jobs_sweep_open",
+    ),
     "numbers for Prometheus": (lambda session: [*gauges.families(session)], "ix_jobs_queued_at"),
     "open runs": (lambda session: workers.open_runs(session, "h1", "b1"), "ix_runs_open"),
     "events": (
@@ -177,7 +182,7 @@ QUERIES = {
         "ix_events_feed",
     ),
     "changes of status of a tenant": (
-        lambda session: feed.page(session, TENANT, 1000, 100, only_status=True),
+        lambda session: feed.page(session, TENANT, 1000, 100, feed.Wanted(only_status=True)),
         "ix_events_feed_status",
     ),
     "metrics": (

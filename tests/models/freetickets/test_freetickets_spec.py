@@ -6,10 +6,11 @@ from copy import deepcopy
 import pytest
 from pydantic import ValidationError
 
-from models.catalog import load_stored, upgrade
+from models.catalog import upgrade
 from models.core.errors import SpecError
 from models.freetickets import train as method
 from models.freetickets.timetable import phase_at
+from models.stored import load_stored
 
 
 @pytest.mark.parametrize(

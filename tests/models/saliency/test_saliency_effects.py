@@ -11,7 +11,6 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from models.catalog import load_stored
 from models.core.run import Run
 from models.saliency import analysis, effects, estimates
 from models.saliency.case_builder import image_seed
@@ -21,6 +20,7 @@ from models.saliency.net.space import Space
 from models.saliency.results import EvaluationResults, MapKey
 from models.saliency.spec.evaluate import SaliencySweep
 from models.saliency.sweep import sweep
+from models.stored import load_stored
 from tests.models.saliency.saliency_nets import conv_net
 
 IMAGES = 11

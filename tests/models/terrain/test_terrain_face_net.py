@@ -7,10 +7,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core import checkpoint
 from models.core.errors import SpecError
 from models.core.run import Run
+from models.stored import load_entry
 from models.terrain.dem import rasters, subgrid_file
 from models.terrain.learning import face_features, face_net
 from models.terrain.learning.face_features import (

@@ -7,9 +7,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.errors import SpecError
 from models.core.run import Run
+from models.stored import load_entry
 from models.terrain.dem import subgrid_file
 from models.terrain.learning.coarse_floods import depths_by_faces
 from models.terrain.learning.search import Matches, search

@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from rasterio import Affine
 from rasterio.warp import transform
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.errors import SpecError
+from models.stored import load_entry
 from models.terrain.dem.rasters import Elevation
 from models.terrain.solver.forcing import Forcing
 from models.terrain.solver.gauges import Readings, stations

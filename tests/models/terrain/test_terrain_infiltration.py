@@ -10,8 +10,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from scipy.integrate import solve_ivp
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.errors import SpecError
+from models.stored import load_entry
 from models.terrain.learning import coarse_floods
 from models.terrain.solver.forcing import Forcing, constant
 from models.terrain.solver.scheme import Ground, Physics, dry

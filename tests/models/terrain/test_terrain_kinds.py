@@ -12,9 +12,10 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from rasterio import Affine
 
-from models.catalog import JobSpec, load_entry, load_stored
+from models.catalog import JobSpec
 from models.core.errors import DataError, SpecError
 from models.core.run import Run
+from models.stored import load_entry, load_stored
 from models.terrain import measures
 from models.terrain.dem import rasters, subgrid_file
 from models.terrain.dem.pooling import BASELINES, d8_accumulation, pad_to_multiple

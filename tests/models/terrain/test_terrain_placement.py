@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
+from models.stored import load_entry
 from models.terrain.dem.rasters import Maps
 from models.terrain.solver.boundary import Extent
 from models.terrain.solver.engines import Scenario

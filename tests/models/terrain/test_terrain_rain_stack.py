@@ -9,8 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from rasterio import CRS, Affine
 from rasterio.warp import transform
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.errors import DataError, SpecError
+from models.stored import load_entry
 from models.terrain.dem.rasters import from_heights
 from models.terrain.solver.engines import scenario_of
 from models.terrain.solver.forcing import Forcing

@@ -11,9 +11,10 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from rasterio import Affine
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.errors import DataError, SpecError
 from models.data import ascii_grid, elevation, heights
+from models.stored import load_entry
 from models.terrain.dem import rasters
 from models.terrain.figures import floods, maps
 from models.terrain.solver.voids import Voids

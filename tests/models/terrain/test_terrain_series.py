@@ -7,8 +7,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.errors import DataError, SpecError
+from models.stored import load_entry
 from models.terrain.solver.forcing import Forcing, HeldLevel, Inlet, Series, constant
 from models.terrain.solver.inputs import with_series
 from models.terrain.solver.scheme import Ground, Physics, dry

@@ -10,8 +10,9 @@ import torch
 from pydantic import TypeAdapter
 from rasterio import Affine
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core.errors import SpecError
+from models.stored import load_entry
 from models.terrain.dem import rasters, subgrid_file
 from models.terrain.solver.engines import TorchFlood
 from models.terrain.solver.forcing import Forcing, HeldLevel, Series

@@ -14,10 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from rasterio import Affine
 from safetensors.torch import load_file, save_file
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
 from models.core import ranks
 from models.core.errors import SpecError
 from models.core.run import Run
+from models.stored import load_entry
 from models.terrain import train
 from models.terrain.dem import hydrology
 from models.terrain.dem.synthetic import generate

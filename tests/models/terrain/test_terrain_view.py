@@ -7,7 +7,8 @@ import pytest
 import rasterio
 from pydantic import TypeAdapter
 
-from models.catalog import JobSpec, load_entry
+from models.catalog import JobSpec
+from models.stored import load_entry
 
 TERRAIN = {"synthetic": {"rows": 40, "columns": 56, "cell_size_m": 5.0}}
 

@@ -1,0 +1,66 @@
+"""A stored spec and the code of its kind, without importing the specs of all others.
+
+This is part of the start of every child: all specs together take longer than the rest of it.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from importlib import import_module
+from typing import Any
+
+from models.core.errors import SpecError
+from models.core.run import Run
+from models.core.serving import Answerer
+from models.core.spec import ArtifactRef, Spec
+
+CLASSES = {
+    "dynamic_downsampling.train": "models.dynamic_downsampling.spec:DynamicDownsamplingTrain",
+    "dynamic_downsampling.plan": "models.dynamic_downsampling.spec:DynamicDownsamplingPlan",
+    "selective_convolution.train": "models.selective_convolution.spec:SelectiveConvolutionTrain",
+    "saliency.map": "models.saliency.spec.map:SaliencyMap",
+    "saliency.evaluate": "models.saliency.spec.evaluate:SaliencyEvaluate",
+    "saliency.sweep": "models.saliency.spec.evaluate:SaliencySweep",
+    "saliency.roar": "models.saliency.spec.roar:SaliencyRoar",
+    "terrain.train": "models.terrain.spec.train:TerrainTrain",
+    "terrain.downsample": "models.terrain.spec.floods:TerrainDownsample",
+    "terrain.simulate": "models.terrain.spec.floods:TerrainSimulate",
+    "terrain.compare": "models.terrain.spec.floods:TerrainCompare",
+    "freetickets.train": "models.freetickets.spec:FreeTicketsTrain",
+    "lcw.train": "models.lcw.spec:LcwTrain",
+    "lcw.sample": "models.lcw.spec:LcwSample",
+    "classify.predict": "models.classify.spec:ClassifyPredict",
+}
+
+
+def load_stored(stored: dict[str, Any]) -> tuple[Any, list[str]]:
+    """A spec that this or an earlier release accepted, and warnings of what had to change.
+
+    Raises:
+        ValidationError: if it is no spec.
+        SpecError: if there is no such kind.
+    """
+    kind = stored.get("kind", "")
+    if kind not in CLASSES:
+        raise SpecError(f"there is no kind {kind!r}", hint="submit the job again, with another")
+    spec, spec_class = deepcopy(stored), _class_of(kind)
+    warnings = spec_class.upgrade(spec)
+    return spec_class.model_validate(spec), warnings
+
+
+def load_entry(spec: Spec) -> Callable[[Spec, Run], None]:
+    """The function that carries out a spec; imports its method and, with it, torch."""
+    return _named(spec.entry)
+
+
+def load_serving(kind: str) -> Callable[[ArtifactRef, Run], Answerer]:
+    """The function that loads a net to answer for a kind; imports its method and torch."""
+    return _named(_class_of(kind).serving)
+
+
+def _class_of(kind: str) -> type[Spec]:
+    return _named(CLASSES[kind])
+
+
+def _named(name: str) -> Any:
+    module, function = name.split(":")
+    return getattr(import_module(module), function)
