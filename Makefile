@@ -7,7 +7,12 @@ TORCH_ARGS ?=
 DATA ?=
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# bytecode is written afterwards, of what is loaded alone: that of all files costs three times as much
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# processes of runs may write none; methods load these late
+COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import onnx.reference, \
+  torch._dynamo.convert_frame, torch._inductor.compile_fx; \
+  from models.catalog import kinds, load_entry; [load_entry(spec) for spec in kinds().values()]"
 
 .DEFAULT_GOAL := help
 LOCK := $(BIN)/uv pip compile --quiet pyproject.toml requirements/build.in -c constraints.txt \
@@ -77,15 +82,18 @@ lock: .venv/.installed-dev
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@touch $@
 
-# torch comes first and alone: TORCH_ARGS may name the index of its CPU builds
+# torch comes first and alone: TORCH_ARGS may name the index of its CPU builds.
+# A newer pip than that of Python needs half of the time for what comes after it.
 .venv/.torch: .venv/.python constraints.txt
 	@echo "Installing torch into .venv ..."
+	$(PIP) --upgrade pip
 	$(PIP) $(TORCH_ARGS) torch
 	@touch $@
 
 .venv/.installed: .venv/.torch pyproject.toml
 	@echo "Installing Sextant into .venv ..."
 	$(PIP) -e '.[embedded,samples]'
+	@$(COMPILE)
 	@touch $@
 
 # Nets of timm are tested as they are. Without dependencies: those name torch, and pip would replace
@@ -94,4 +102,5 @@ lock: .venv/.installed-dev
 	@echo "Installing Sextant and its tools into .venv ..."
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps timm torchvision huggingface_hub
+	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib
 	@touch $@ .venv/.installed

@@ -11,34 +11,26 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 from packaging.requirements import Requirement
 
+from app.local import protections
 from app.local.address import local_url
+from app.local.findings import Finding
 from app.local.gpus import find_gpus
 from app.local.install import DISTRIBUTION, install_command
 from app.settings import get_settings
-from models.core import confine
 
-SIGNALS_SINCE = 6  # version of Landlock
 DISK_MIN_GB = 2.0
+NOT_NEEDED = "not needed here: see SEXTANT_URL"
 EXTRAS = {
     "server": "this machine can serve",
     "worker": "jobs run here",
     "embedded": "sextant up has a broker",
     "samples": "the demo and the built-in datasets have their files",
 }
-
-
-class Finding(NamedTuple):
-    """What a check found; ``ok`` is None where something optional is not there."""
-
-    check: str
-    ok: bool | None
-    found: str
-    hint: str = ""
 
 
 def examine(only: Sequence[str] | None = None) -> list[Finding]:
@@ -131,6 +123,8 @@ def _database() -> list[Finding]:
     shown = get_engine().url.render_as_string(hide_password=True)
     path = get_engine().url.database or ""
     if get_engine().dialect.name == "sqlite" and not Path(path).is_file():
+        if _remote():
+            return [Finding("database", ok=None, found=NOT_NEEDED)]
         hint = f"`sextant up` makes it; or set SEXTANT_STATE_DIR (now {settings.state_dir})"
         return [Finding("database", ok=None, found=f"{shown} is not there yet", hint=hint)]
     try:
@@ -178,9 +172,9 @@ def _growth() -> list[Finding]:
 
 
 def _broker() -> list[Finding]:
-    if not get_settings().broker_url:
-        hint = "`sextant up` brings its own; elsewhere set SEXTANT_BROKER_URL"
-        return [Finding("broker", ok=None, found="no SEXTANT_BROKER_URL", hint=hint)]
+    """The broker of the settings, or else what a service that runs says of its own."""
+    if _remote() or not get_settings().broker_url:
+        return [_broker_there(_service_url())]
     from app.queue import make_redis
 
     try:
@@ -191,19 +185,45 @@ def _broker() -> list[Finding]:
     return [Finding("broker", ok=True, found="answers")]
 
 
+def _broker_there(url: str) -> Finding:
+    try:
+        broker = str(_readiness(url).json()["broker"])
+    except (httpx.TransportError, ValueError, KeyError):
+        hint = "`sextant up` brings its own; elsewhere set SEXTANT_BROKER_URL"
+        return Finding("broker", ok=None, found=f"none is set, and {url} does not tell", hint=hint)
+    if broker == "ok":
+        return Finding("broker", ok=True, found=f"ok, says {url}")
+    hint = "jobs start up to 5 s later; `sextant up` brings one with the extra embedded"
+    ok = None if broker.startswith("none") else False
+    return Finding("broker", ok=ok, found=f"{broker}, says {url}", hint=hint)
+
+
 def _remote() -> str | None:
     """SEXTANT_URL, where it names another service than that of the state directory."""
     url = os.environ.get("SEXTANT_URL", "").rstrip("/")
     return url if url and url != local_url(get_settings()) else None
 
 
+def _service_url() -> str:
+    return _remote() or local_url(get_settings())
+
+
+def _readiness(url: str) -> httpx.Response:
+    """What a service tells of its parts.
+
+    Raises:
+        httpx.TransportError: if nothing answers.
+    """
+    return httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+
+
 def _api() -> list[Finding]:
-    url = _remote() or local_url(get_settings())
+    url = _service_url()
     hint = "start it with `sextant up`, or look into logs/api.log of the state directory"
     if _remote():
         hint = "check SEXTANT_URL, and the service on its own machine"
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+        answer = _readiness(url)
     except httpx.TransportError:
         return [Finding("api", ok=False, found=f"nothing answers at {url}", hint=hint)]
     parts = ", ".join(f"{name} {value}" for name, value in answer.json().items())
@@ -219,7 +239,7 @@ def _workers() -> list[Finding]:
 def _living_there(url: str) -> Finding:
     """Workers of another machine's service, as it tells itself."""
     try:
-        living = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()["live_workers"]
+        living = _readiness(url).json()["live_workers"]
     except (httpx.TransportError, ValueError, KeyError):
         return Finding("workers", ok=None, found=f"{url} does not tell", hint="see api")
     hint = "" if living else "start one on a machine of the service; jobs wait until then"
@@ -229,7 +249,7 @@ def _living_there(url: str) -> Finding:
 def _worker() -> list[Finding]:
     """A worker on this machine, for the health check of its container."""
     if _remote():
-        return [Finding("worker", ok=None, found="not needed here: see SEXTANT_URL")]
+        return [Finding("worker", ok=None, found=NOT_NEEDED)]
     here = socket.gethostname()
     return [_living("worker", lambda worker: worker.host == here, f"none on {here}")]
 
@@ -252,74 +272,12 @@ def _living(check: str, counts: Callable[[Any], bool], none: str) -> Finding:
     return Finding(check, ok=True, found=shown)
 
 
-def _containment() -> list[Finding]:
-    """Which protections hold for a child that is started on this machine (SECURITY.md)."""
-    if sys.platform != "linux":
-        hint = "run the worker on Linux, for example by docker-compose.yml"
-        return [Finding("containment", ok=None, found=f"none on {sys.platform}", hint=hint)]
-    if not get_settings().worker_confined:
-        return [Finding("containment", None, "SEXTANT_WORKER_CONFINED is false", "unset it")]
-    return [_files(), _signals(), _network(), _processes(), _user()]
-
-
-def _files() -> Finding:
-    if version := confine.landlock_version():
-        return Finding("children: files", ok=True, found=f"only their own (Landlock {version})")
-    hint = "a kernel from 5.13 on with landlock in /sys/kernel/security/lsm"
-    return Finding("children: files", ok=None, found="all of this user: no Landlock", hint=hint)
-
-
-def _signals() -> Finding:
-    if confine.landlock_version() >= SIGNALS_SINCE:
-        return Finding("children: signals", ok=True, found="only to their own processes")
-    shown = "to all processes of this user"
-    return Finding("children: signals", None, shown, hint="a kernel from 6.12 on, with Landlock")
-
-
-def _network() -> Finding:
-    if get_settings().worker_network:
-        return Finding("children: network", None, "open", hint="unset SEXTANT_WORKER_NETWORK")
-    if confine.can_filter():
-        shown = "none; runs of several GPUs have all of it"
-        return Finding("children: network", ok=True, found=shown)
-    shown = f"open: no filter of system calls for {platform.machine()}"
-    return Finding("children: network", None, shown, hint="x86_64 or aarch64, or a firewall")
-
-
-def _processes() -> Finding:
-    """The limit of the control group that this process is in; a unit of systemd has its own."""
-    limits = [path.read_text().strip() for path in _groups() if path.is_file()]
-    numbers = [int(limit) for limit in limits if limit.isdigit()]
-    if numbers:
-        shown = f"at most {min(numbers)}, by the control group"
-        return Finding("children: processes", ok=True, found=shown)
-    hint = "`pids` in docker-compose.yml, or TasksMax= in the unit of systemd"
-    return Finding("children: processes", None, "no limit", hint)
-
-
-def _groups() -> list[Path]:
-    paths = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, name = line.split(":", 2)
-        if controllers in ("", "pids"):
-            folder = Path("/sys/fs/cgroup", controllers, name.lstrip("/"))
-            paths += [each / "pids.max" for each in (folder, *folder.parents)]
-    return paths
-
-
-def _user() -> Finding:
-    if os.geteuid():
-        return Finding("children: user", ok=True, found="not root")
-    hint = "run the worker as a user of its own, as docker-compose.yml does"
-    return Finding("children: user", None, "root, without its privileges", hint)
-
-
 CHECKS: dict[str, Callable[[], list[Finding]]] = {
     "python": _python,
     "packages": _packages,
     "gpu": _gpu,
     "disk": _disk,
-    "containment": _containment,
+    "containment": protections.examine,
     "database": _database,
     "growth": _growth,
     "broker": _broker,

@@ -279,11 +279,10 @@ def _leave_view(
 
 
 def _best(entries: list[MethodResult]) -> str | None:
-    """The method of the least error; None where there is none, or where several are all equal."""
+    """The method of the least error; None where there is none, or where several share it."""
     errors_m = {e.name: float(e.row["mae_m"]) for e in entries}
-    if not errors_m or (len(errors_m) > 1 and len({*errors_m.values()}) == 1):
-        return None
-    return min(errors_m, key=lambda name: errors_m[name])
+    least = [name for name, error_m in errors_m.items() if error_m == min(errors_m.values())]
+    return least[0] if len(least) == 1 else None
 
 
 def _best_hand_made(entries: list[MethodResult]) -> str | None:

@@ -26,7 +26,7 @@ from app.cli import jobs as commands
 from app.cli import kinds as kinds_commands
 from app.db.session import make_session
 from app.db.tables import Run
-from app.local import doctor, install
+from app.local import doctor, install, protections
 from app.local.address import admin_key
 from app.main import create_app
 from app.services import artifacts, datasets, events, keys, lifecycle
@@ -34,7 +34,7 @@ from app.settings import get_settings
 from models.catalog import kinds
 from sextant_client import ApiError, AsyncClient, Client
 from tests.app.factories import claim, finish, line, write
-from tests.conftest import make_database
+from tests.conftest import fresh_caches, make_database
 from tests.service import start, wait_until
 from tests.smallest import smallest
 
@@ -484,14 +484,19 @@ def test_the_version_and_completion_are_offered(call):
 
 def test_the_doctor_examines_the_service_of_the_url(service, monkeypatch, call):
     """Another machine's: its API is asked, also for workers; this machine needs none."""
-    found = {each.check: each for each in doctor.examine(["api", "workers", "worker"])}
+    found = {each.check: each for each in doctor.examine()}
     assert found["api"].ok
+    assert found["broker"].found == f"none: workers poll the database, says {service}"
+    assert found["database"].ok
     assert found["api"].found.startswith(service)
     assert (found["workers"].ok, found["worker"].ok) == (False, None)
     assert found["workers"].found == f"0 live, says {service}"
     monkeypatch.setenv("SEXTANT_URL", "http://127.0.0.1:9")
-    (api,) = doctor.examine(["api"])
-    assert api.ok is False
+    monkeypatch.setenv("SEXTANT_DATABASE_URL", f"sqlite:///{get_settings().state_dir}/none.db")
+    fresh_caches()
+    database, broker, api = doctor.examine(["database", "broker", "api"])
+    assert (database.ok, broker.ok, api.ok) == (None, None, False)
+    assert database.found == "not needed here: see SEXTANT_URL"
     assert "http://127.0.0.1:9" in api.found
     assert "SEXTANT_URL" in api.hint
     told = json.loads(call("config", "check", "--json").stdout)
@@ -966,7 +971,7 @@ def test_doctor_says_which_protections_hold(settings, monkeypatch):
         assert found.keys() == {
             f"children: {what}" for what in ("files", "signals", "network", "processes", "user")
         }
-        monkeypatch.setattr(doctor.confine, "landlock_version", lambda: 0)
+        monkeypatch.setattr(protections.confine, "landlock_version", lambda: 0)
         without = {each.check: each for each in doctor.examine(["containment"])}
         assert without["children: files"].ok is without["children: signals"].ok is None
     monkeypatch.setenv("SEXTANT_WORKER_CONFINED", "false")

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ VISITS = 15
 STREAMS = 10  # of one key at most
 PAGES = 200  # browsers that watch at once, each with a stream of its own
 WATCH_S = 30
-RESULT = Path(__file__).parent / "results" / "page_cpu.json"
+RESULTS = Path(__file__).parent / "results"
 KIND = "dynamic_downsampling.train"
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 
@@ -193,7 +194,8 @@ def spread(times: list[float]) -> dict[str, float]:
 
 def write(figures: dict[str, Any]) -> None:
     text = json.dumps(figures, indent=2)
-    RESULT.write_text(text + "\n")
+    target = RESULTS / f"page_{os.cpu_count()}cores_{datetime.now(UTC):%Y-%m-%d}.json"
+    target.write_text(text + "\n")
     print(text)
 
 

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from app.db.session import make_session
 from app.db.tables import Job, JobStatus
 from app.services import artifacts
-from tests.app.factories import add_job, write
+from tests.app.factories import add_job, start_run, write
 from tests.web.conftest import LOOKS, photograph, violations
 from tests.web.sample import end, every_status, put, put_log, report_steps, training
 
@@ -21,6 +21,18 @@ POINTS = """name => {
   const ink = chart.querySelector("canvas").getContext("2d");
   const {width, height} = ink.canvas;
   return ink.getImageData(0, 0, width, height).data.filter((v, n) => n % 4 === 3 && v > 0).length;
+}"""
+
+# pixels of the first chart in the colour of its first line
+INK = """() => {
+  const hex = getComputedStyle(document.documentElement).getPropertyValue("--series-0").trim();
+  const colour = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  const ink = document.querySelector(".chart canvas").getContext("2d");
+  const {data} = ink.getImageData(0, 0, ink.canvas.width, ink.canvas.height);
+  let count = 0;
+  for (let at = 0; at < data.length; at += 4)
+    count += data[at + 3] > 250 && colour.every((value, n) => Math.abs(value - data[at + n]) < 8);
+  return count;
 }"""
 
 
@@ -49,6 +61,14 @@ def test_series_of_one_unit_whose_names_end_alike_share_a_chart(user, tmp_path):
     assert user.evaluate(POINTS, "loss") > 500  # something was drawn
     label = first.locator(".plot").get_attribute("aria-label")
     assert re.search(r"loss 0\.\d+ at step 399", label)
+
+
+def test_a_series_of_one_step_can_be_seen(user):
+    run = start_run(name="one step")
+    report_steps(run, 0, 1)
+    user.goto(f"/jobs/{run.job_id}")
+    expect(user.locator(".chart")).to_have_count(2)
+    assert user.evaluate(INK) > 40  # a filled marker, no line
 
 
 def test_curves_log_and_files_grow_while_the_job_runs(user, tmp_path):

@@ -2,6 +2,9 @@
 const DASHES = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
 const COLOURS = 10;
 const HEIGHT = 210;
+const FEW = 40; // steps up to which each has a marker
+const MARKER = 4; // pixels
+const LONE_MARKER = 9; // of a series of one step, which has no line to see
 const FAINT = "40"; // hex of the alpha of unsmoothed values behind smoothed ones
 
 const style = () => getComputedStyle(document.documentElement);
@@ -95,7 +98,7 @@ export class Charts {
       width: faint ? 1 : 1.8,
       dash: faint ? [] : DASHES[(each.dash ?? index) % DASHES.length],
       spanGaps: true,
-      points: { show: each.step.length < 40, size: 4 },
+      points: this.markers(each.step.length, faint ? undefined : colour(each.colour ?? index)),
       value: (plot, value, column, row) => short(value ?? before(plot.data[column], row)),
     });
     const axis = { stroke: style().getPropertyValue("--muted").trim(), font: "11px system-ui, sans-serif",
@@ -113,6 +116,10 @@ export class Charts {
       legend: { live: true },
       hooks: { setScale: [(plot, scale) => scale === "x" && this.scaled(panel, plot)] },
     };
+  }
+
+  markers(steps, fill) {
+    return { show: steps < FEW, ...(steps === 1 ? { size: LONE_MARKER, fill } : { size: MARKER }) };
   }
 
   scaled(panel, plot) {

@@ -16,7 +16,7 @@ from models.catalog import JobSpec
 from models.core.errors import DataError, SpecError
 from models.core.run import Run
 from models.stored import load_entry, load_stored
-from models.terrain import measures
+from models.terrain import compare, measures
 from models.terrain.dem import rasters, subgrid_file
 from models.terrain.dem.pooling import BASELINES, d8_accumulation, pad_to_multiple
 from models.terrain.dem.synthetic import generate
@@ -156,6 +156,18 @@ def test_a_comparison_without_water_says_that_it_tells_nothing(run_spec, monkeyp
     assert all(title.startswith("All methods come equally close") for title in titles)
     lines = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
     assert "dry" in [line.get("code") for line in lines if line["type"] == "event"]
+
+
+def test_the_best_of_a_comparison_is_none_where_several_share_the_least_error():
+    def best(**errors_m: float) -> str | None:
+        none = np.zeros((1, 1))
+        return compare._best(
+            [compare.MethodResult(n, none, none, {"mae_m": e}) for n, e in errors_m.items()]
+        )
+
+    assert best(mean=0.2, max=0.1, min=0.3) == "max"
+    assert best(mean=0.1, max=0.1, min=0.3) is None
+    assert best() is None
 
 
 def test_a_subgrid_is_written_read_and_flooded(run_spec, new_run, monkeypatch):
