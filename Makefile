@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # processes of runs may write none; methods load these late
 COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import onnx.reference, \
   torch._dynamo.convert_frame, torch._inductor.compile_fx; \
-  from models.catalog import kinds, load_entry; [load_entry(spec) for spec in kinds().values()]"
+  from models.catalog import kinds; from models.stored import load_entry; [load_entry(spec) for spec in kinds().values()]"
 
 .DEFAULT_GOAL := help
 LOCK := $(BIN)/uv pip compile --quiet pyproject.toml requirements/build.in -c constraints.txt \
