@@ -1,4 +1,4 @@
-"""A stored spec and the code of its kind, without importing the specs of all others.
+"""The table of kinds; from a stored spec to the code of its kind, importing no other.
 
 This is part of the start of every child: all specs together take longer than the rest of it.
 """
@@ -42,9 +42,14 @@ def load_stored(stored: dict[str, Any]) -> tuple[Any, list[str]]:
     kind = stored.get("kind", "")
     if kind not in CLASSES:
         raise SpecError(f"there is no kind {kind!r}", hint="submit the job again, with another")
-    spec, spec_class = deepcopy(stored), _class_of(kind)
-    warnings = spec_class.upgrade(spec)
-    return spec_class.model_validate(spec), warnings
+    spec, warnings = upgrade(stored)
+    return class_of(kind).model_validate(spec), warnings
+
+
+def upgrade(stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """JSON of a stored spec in today's fields and bounds, and warnings of what that changed."""
+    spec, kind = deepcopy(stored), stored.get("kind", "")
+    return spec, class_of(kind).upgrade(spec) if kind in CLASSES else []
 
 
 def load_entry(spec: Spec) -> Callable[[Spec, Run], None]:
@@ -54,10 +59,11 @@ def load_entry(spec: Spec) -> Callable[[Spec, Run], None]:
 
 def load_serving(kind: str) -> Callable[[ArtifactRef, Run], Answerer]:
     """The function that loads a net to answer for a kind; imports its method and torch."""
-    return _named(_class_of(kind).serving)
+    return _named(class_of(kind).serving)
 
 
-def _class_of(kind: str) -> type[Spec]:
+def class_of(kind: str) -> type[Spec]:
+    """The class of a kind's spec; imports the specs of its method alone."""
     return _named(CLASSES[kind])
 
 

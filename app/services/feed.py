@@ -20,7 +20,6 @@ from app.schemas.events import FeedEvent, FeedJob, FeedPage
 from app.services.paging import refused_query
 
 INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
 HELD = "events_of_the_feed"  # in Session.info: events, each with the savepoint it was made in
 
 

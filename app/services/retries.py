@@ -9,7 +9,7 @@ from app.errors import ConflictError, NotFoundError, invalid
 from app.schemas.jobs import JobCreate, Limits, Resources, RetryRequest
 from app.services import artifacts, jobs, webhooks
 from app.services.specs import validated
-from models.catalog import upgrade
+from models.stored import upgrade
 
 ROOT = "/overrides"
 REFUSED = "the spec with these overrides is not valid"

@@ -16,9 +16,10 @@ from app.web.page_route import PageRoute
 from app.web.spec_form import build
 from app.web.templates import render
 from app.web.visitor import JobsWriter, Visitor
-from models.catalog import kinds, upgrade
+from models.catalog import kinds
 from models.core.spec import Spec
 from models.data.builtin import BUILTIN
+from models.stored import upgrade
 
 RECENT_JOBS = 20
 DATASETS = 200

@@ -281,8 +281,9 @@ def _leave_view(
 def _best(entries: list[MethodResult]) -> str | None:
     """The method of the least error; None where there is none, or where several share it."""
     errors_m = {e.name: float(e.row["mae_m"]) for e in entries}
-    least = [name for name, error_m in errors_m.items() if error_m == min(errors_m.values())]
-    return least[0] if len(least) == 1 else None
+    least_m = min(errors_m.values(), default=None)
+    names = [name for name, error_m in errors_m.items() if error_m == least_m]
+    return names[0] if len(names) == 1 else None
 
 
 def _best_hand_made(entries: list[MethodResult]) -> str | None:

@@ -18,10 +18,12 @@ def test_batches_of_pieces_are_whole(processes, new_run, monkeypatch):
     """Of a reader slower than the decoding, of several sizes, and after one that was broken off."""
     monkeypatch.setattr(pieces, "PIECE", 3)
     ref = placed(run := new_run(), packed("tar", learnable(40)))
+    threads = torch.get_num_threads()
     data = loading.load(ref, ImageOptions(), run, 0, lambda _: 0, "stream", processes=processes)
     whole, train = data.train[:], data.train
     first = train.split(7)
     assert torch.equal(next(first), whole[:7])
+    assert torch.get_num_threads() == (1 if processes else threads)  # the others decode
     taken = []
     for batch in train.split(7):
         time.sleep(0.02)
@@ -33,6 +35,7 @@ def test_batches_of_pieces_are_whole(processes, new_run, monkeypatch):
     (batch,) = train.read(lambda: iter([train.requests(index, small)]))
     assert batch.shape == (4, 4, 4, 3)
     train._loader.close()
+    assert torch.get_num_threads() == threads
 
 
 def test_slots_are_apart_and_hold_no_more_than_they_have():
