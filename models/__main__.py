@@ -22,16 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from models.core import launch, serving
-from models.core.errors import RunError, SpecError
+from models.core.errors import RunError
 from models.core.run import Run, StoppedError
 from models.core.spec import ArtifactRef
 from models.stored import load_entry, load_serving, load_stored
 
 EXIT_DONE, EXIT_SPEC, EXIT_INTERNAL, EXIT_STOPPED = 0, 64, 70, 75
-FIELDS_NAMED = 20  # of a wrong spec
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -174,20 +171,11 @@ def _guarded(run: Run, work: Callable[[], None]) -> int:
         return EXIT_STOPPED
     except launch.RanksEndedError as ended:  # rank 0 has reported the error
         return ended.exit_code
-    except ValidationError as error:
-        return _report(run, SpecError(_in_words(error)))
     except BaseException as error:  # the last line of defence of the process
         traceback.print_exc()
         return _report(run, error)
     run.emit("bye")
     return EXIT_DONE
-
-
-def _in_words(error: ValidationError) -> str:
-    """Each wrong field of a spec with what is wrong; pydantic's own text lists every kind first."""
-    fields = error.errors(include_url=False, include_input=False)[:FIELDS_NAMED]
-    names = (".".join(map(str, field["loc"])) or "spec" for field in fields)
-    return "; ".join(f"{name}: {field['msg']}" for name, field in zip(names, fields, strict=True))
 
 
 def _report(run: Run, error: BaseException) -> int:

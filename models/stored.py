@@ -8,11 +8,14 @@ from copy import deepcopy
 from importlib import import_module
 from typing import Any
 
+from pydantic import ValidationError
+
 from models.core.errors import SpecError
 from models.core.run import Run
 from models.core.serving import Answerer
 from models.core.spec import ArtifactRef, Spec
 
+FIELDS_NAMED = 20  # of a wrong spec
 CLASSES = {
     "dynamic_downsampling.train": "models.dynamic_downsampling.spec:DynamicDownsamplingTrain",
     "dynamic_downsampling.plan": "models.dynamic_downsampling.spec:DynamicDownsamplingPlan",
@@ -36,14 +39,22 @@ def load_stored(stored: dict[str, Any]) -> tuple[Any, list[str]]:
     """A spec that this or an earlier release accepted, and warnings of what had to change.
 
     Raises:
-        ValidationError: if it is no spec.
-        SpecError: if there is no such kind.
+        SpecError: naming the wrong fields, or the kinds that there are.
     """
-    kind = stored.get("kind", "")
+    kind = stored.get("kind")
     if kind not in CLASSES:
-        raise SpecError(f"there is no kind {kind!r}", hint="submit the job again, with another")
+        raise SpecError(f"there is no kind {kind!r}; there are {', '.join(map(repr, CLASSES))}")
     spec, warnings = upgrade(stored)
-    return class_of(kind).model_validate(spec), warnings
+    try:
+        return class_of(kind).model_validate(spec), warnings
+    except ValidationError as error:
+        raise SpecError(_in_words(error, kind)) from error
+
+
+def _in_words(error: ValidationError, kind: str) -> str:
+    """Each wrong field with what is wrong."""
+    fields = error.errors(include_url=False, include_input=False)[:FIELDS_NAMED]
+    return "; ".join(f"{'.'.join(map(str, (kind, *x['loc'])))}: {x['msg']}" for x in fields)
 
 
 def upgrade(stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -6,11 +6,10 @@ from copy import deepcopy
 import pytest
 from pydantic import ValidationError
 
-from models.catalog import upgrade
 from models.core.errors import SpecError
 from models.freetickets import train as method
 from models.freetickets.timetable import phase_at
-from models.stored import load_stored
+from models.stored import load_stored, upgrade
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from models.catalog import JobSpec, upgrade
-from models.stored import load_stored
+from models.catalog import JobSpec
+from models.stored import load_stored, upgrade
 from models.terrain.solver.boundary import physics_of
 from models.terrain.solver.cpu.engine import FusedFlood
 from models.terrain.solver.forcing import Forcing
